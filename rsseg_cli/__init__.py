@@ -1,0 +1,31 @@
+"""Land-cover maps and polygons from large georeferenced scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["PredictConfig", "PredictResult", "__version__", "predict"]
+
+# In a checkout `models/` and `weights/` stand beside this package; installed, they are inside it (pyproject, package-dir).
+_CHECKOUT = Path(__file__).resolve().parent.parent
+if not (_CHECKOUT / "rsseg_cli" / "models").exists() and (_CHECKOUT / "models" / "bicor_seg.py").exists():
+    __path__.append(str(_CHECKOUT))
+
+if TYPE_CHECKING:
+    from rsseg_cli.config import PredictConfig
+    from rsseg_cli.pipeline import PredictResult, predict
+
+
+def __getattr__(name: str) -> Any:
+    """Load the library's parts on first use, so that `rsseg --help` does not wait for torch."""
+    if name in {"predict", "PredictResult"}:
+        from rsseg_cli import pipeline
+
+        return getattr(pipeline, name)
+    if name == "PredictConfig":
+        from rsseg_cli.config import PredictConfig
+
+        return PredictConfig
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,33 @@
+"""What can go wrong through no fault of the program: each error's message says where, what was found, what to do."""
+
+
+class RssegError(Exception):
+    """An error that a user can cause and mend. The command line prints it in one line and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(RssegError):
+    """Options that contradict each other or lie outside their range."""
+
+    exit_code = 2
+
+
+class SceneError(RssegError):
+    """A scene cannot be read, or does not fit the model."""
+
+
+class ModelError(RssegError):
+    """A model file cannot be read, trusted or run."""
+
+
+class OutputError(RssegError):
+    """An output exists already or cannot be written."""
+
+
+class DataError(RssegError):
+    """Training or evaluation data are incomplete or carry unknown values."""
+
+
+class TilingError(RssegError):
+    """Tiles and scene do not fit each other."""

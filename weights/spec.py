@@ -1,0 +1,194 @@
+"""ModelSpec: all that a model file says of itself, so that a scene needs no further options."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from rsseg_cli.errors import ModelError
+
+SPEC_VERSION = 1
+MAX_CLASSES = 254  # a class raster is uint8 and 255 means no data
+MAX_SPEC_BYTES = 1_000_000
+PALETTE = (
+    (214, 69, 65), (222, 203, 164), (120, 120, 128), (76, 145, 65), (58, 124, 190),
+    (240, 178, 50), (145, 100, 170), (90, 190, 190), (160, 110, 70), (230, 130, 170),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ClassSpec:
+    """A class: its name and its colour on maps, (red, green, blue) from 0 to 255."""
+
+    name: str
+    colour: tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """What a network expects and what its outputs mean. Stored as JSON in the model file's metadata.
+
+    Attributes:
+        name: short name, as in `--model NAME`.
+        architecture: "bicor-seg" for files that `load_model` builds; "external" for a network handed over in Python.
+        network: the architecture's own sizes (`BicorSegConfig`).
+        bands: band names in the order of the network's channels.
+        scaling: "unit" divides integers by their type's largest value and takes floats as they are; "stretch" does so for
+            8-bit scenes and stretches others between the scene's 2nd and 98th percentile, band by band.
+        mean, std: subtracted and divided after scaling, one a band.
+        gsd_m: ground resolution of the training data, m a pixel; None runs any scene as it is.
+        gsd_range_m: resolutions that are run without resampling.
+        classes: class k of the network is classes[k].
+        license, data, training, scores: for the model card and `rsseg models show`.
+        refiner: name of the refiner that belongs to the model.
+    """
+
+    name: str
+    architecture: Literal["bicor-seg", "external"]
+    classes: tuple[ClassSpec, ...]
+    bands: tuple[str, ...] = ("red", "green", "blue")
+    network: dict[str, Any] = field(default_factory=dict)
+    scaling: Literal["unit", "stretch"] = "stretch"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    gsd_m: float | None = None
+    gsd_range_m: tuple[float, float] | None = None
+    description: str = ""
+    license: str = ""
+    data: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    refiner: str | None = None
+
+    def __post_init__(self) -> None:
+        problem = self._problem()
+        if problem:
+            raise ModelError(f"model {self.name!r}: {problem}")
+
+    def _problem(self) -> str | None:
+        if self.architecture not in ("bicor-seg", "external"):
+            return f"architecture {self.architecture!r} is unknown; this version knows bicor-seg"
+        if not 1 <= len(self.classes) <= MAX_CLASSES:
+            return f"{len(self.classes)} classes; needs 1 to {MAX_CLASSES}"
+        names = [item.name for item in self.classes]
+        if len(set(names)) != len(names) or not all(names):
+            return f"class names must be different and not empty, found {names}"
+        if any(len(item.colour) != 3 or not all(0 <= part <= 255 for part in item.colour) for item in self.classes):
+            return "colours need three numbers from 0 to 255"
+        if not self.bands or len(self.mean) != len(self.bands) or len(self.std) != len(self.bands):
+            return f"{len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} deviations; needs one each a band"
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            return "mean and std must be finite, std above 0"
+        if self.scaling not in ("unit", "stretch"):
+            return f"scaling {self.scaling!r}; needs unit or stretch"
+        if self.gsd_m is not None and not (math.isfinite(self.gsd_m) and self.gsd_m > 0):
+            return f"gsd_m {self.gsd_m}; needs metres above 0"
+        if self.gsd_range_m is not None:
+            low, high = self.gsd_range_m
+            if self.gsd_m is None or not 0 < low <= self.gsd_m <= high < math.inf:
+                return f"gsd_range_m {self.gsd_range_m} must enclose gsd_m {self.gsd_m}"
+        return None
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(item.name for item in self.classes)
+
+    @classmethod
+    def for_network(
+        cls,
+        *,
+        classes: Sequence[str | ClassSpec],
+        bands: Sequence[str] = ("red", "green", "blue"),
+        name: str = "external",
+    ) -> ModelSpec:
+        """Describe a network of one's own: pixels scaled to [0, 1], nothing subtracted, no resampling."""
+        return cls(
+            name=name,
+            architecture="external",
+            classes=class_specs(classes),
+            bands=tuple(bands),
+            scaling="unit",
+            mean=(0.0,) * len(bands),
+            std=(1.0,) * len(bands),
+        )
+
+    def to_json(self) -> str:
+        return json.dumps({"spec_version": SPEC_VERSION, **asdict(self)}, ensure_ascii=False, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, where: str = "model file") -> ModelSpec:
+        """Parse a spec from a file that is not trusted.
+
+        Raises:
+            ModelError: too long, no JSON, unknown version or fields, values of the wrong type or range.
+        """
+        if len(text) > MAX_SPEC_BYTES:
+            raise ModelError(f"{where}: model description of {len(text)} characters; at most {MAX_SPEC_BYTES} are read")
+        try:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as err:
+            raise ModelError(f"{where}: model description is no JSON ({err})") from err
+        if not isinstance(values, dict):
+            raise ModelError(f"{where}: model description is no JSON object")
+        version = values.pop("spec_version", None)
+        if version != SPEC_VERSION:
+            raise ModelError(f"{where}: model description of version {version!r}; this program reads {SPEC_VERSION}")
+        unknown = set(values) - {item.name for item in fields(cls)}
+        if unknown:
+            raise ModelError(f"{where}: unknown fields in the model description: {', '.join(sorted(unknown))}")
+        try:
+            return cls(**_typed(values))
+        except (TypeError, ValueError, KeyError, OverflowError) as err:
+            raise ModelError(f"{where}: model description has a wrong value ({err})") from err
+
+
+def class_specs(classes: Sequence[str | ClassSpec]) -> tuple[ClassSpec, ...]:
+    """Give classes without a colour one of the palette, in order."""
+    return tuple(
+        item if isinstance(item, ClassSpec) else ClassSpec(item, PALETTE[index % len(PALETTE)])
+        for index, item in enumerate(classes)
+    )
+
+
+def _typed(values: dict[str, Any]) -> dict[str, Any]:
+    """JSON lists to tuples and numbers of the right type; TypeError where a value cannot be."""
+    typed = dict(values)
+    typed["classes"] = tuple(
+        ClassSpec(_text(item["name"]), _colour(item["colour"])) for item in values["classes"]
+    )
+    for key in ("mean", "std", "gsd_range_m"):
+        if values.get(key) is not None:
+            typed[key] = tuple(_number(value) for value in values[key])
+    if "bands" in values:
+        typed["bands"] = tuple(_text(value) for value in values["bands"])
+    if values.get("gsd_m") is not None:
+        typed["gsd_m"] = _number(values["gsd_m"])
+    for key in ("name", "description", "license", "data"):
+        if key in values:
+            typed[key] = _text(values[key])
+    if values.get("refiner") is not None:
+        typed["refiner"] = _text(values["refiner"])
+    for key in ("network", "training", "scores"):
+        if not isinstance(values.get(key, {}), dict):
+            raise TypeError(f"{key} is no object")
+    return typed
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 100_000:
+        raise TypeError(f"{value!r:.80} is no text")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r:.80} is no number")
+    return float(value)
+
+
+def _colour(value: Any) -> tuple[int, int, int]:
+    red, green, blue = (int(_number(part)) for part in value)
+    return red, green, blue
