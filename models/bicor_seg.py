@@ -1,0 +1,352 @@
+"""BiCoR-Seg: class heatmaps let features and class embeddings refine each other in both directions.
+
+Source: "BiCoR-Seg: Bidirectional Co-Refinement Framework for High-Resolution Remote Sensing Image Segmentation",
+arXiv 2512.20255. Encoders come from timm (Apache-2.0); released checkpoints are read by `rsseg models import`.
+
+    paper                     here
+    F0, F                     features       (B, C, h, w), h = H / 4
+    CE0, CE                   class_embeddings (B, N, C)
+    S                         heatmap logits (B, N, h, w)
+    HBIS layer                HeatmapBridge
+    F2CE, CE2F                HeatmapBridge.update_embeddings, .modulate_features
+    gamma, beta               scale, shift
+
+What the published network does not have is an option that is off by default: `neck`, `detail_channels`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+STRIDE = 32  # height and width of an input must be multiples of it
+
+
+@dataclass(frozen=True, kw_only=True)
+class BicorSegConfig:
+    """Sizes of the network.
+
+    Attributes:
+        classes: N.
+        encoder: any timm `features_only` encoder with strides 4 to 32.
+        channels: C, width of features and class embeddings; a multiple of 16.
+        layers: L, number of HBIS layers.
+        topk_ratio: share of a class's pixels that update its embedding; 1 takes all.
+        in_channels: bands of the image.
+        neck: "published" joins the scales by linear maps alone; "conv" adds normalisation and a 3 x 3 convolution a scale.
+        detail_channels: width of a branch at half resolution that joins the upsampler; 0 leaves it out, as published.
+    """
+
+    classes: int
+    encoder: str = "convnext_base"
+    channels: int = 256
+    layers: int = 2
+    topk_ratio: float = 1.0
+    in_channels: int = 3
+    neck: Literal["published", "conv"] = "published"
+    detail_channels: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.classes <= 254:
+            raise ValueError(f"classes {self.classes}: needs 1 to 254")
+        if not 16 <= self.channels <= 4096 or self.channels % 16:
+            raise ValueError(f"channels {self.channels}: needs a multiple of 16 up to 4096")
+        if not 1 <= self.layers <= 32:
+            raise ValueError(f"layers {self.layers}: needs 1 to 32")
+        if not 0 < self.topk_ratio <= 1:
+            raise ValueError(f"topk_ratio {self.topk_ratio}: needs 0 < ratio <= 1")
+        if not 1 <= self.in_channels <= 1024:
+            raise ValueError(f"in_channels {self.in_channels}: needs 1 to 1024")
+        if self.neck not in ("published", "conv"):
+            raise ValueError(f"neck {self.neck!r}: needs published or conv")
+        if not 0 <= self.detail_channels <= 256:
+            raise ValueError(f"detail_channels {self.detail_channels}: needs 0 to 256")
+
+    @classmethod
+    def paper(cls, classes: int, layers: int = 2, topk_ratio: float = 1.0) -> BicorSegConfig:
+        """The published size: ConvNeXt-Base, 256 channels; 89.5 M parameters with two layers."""
+        return cls(classes=classes, layers=layers, topk_ratio=topk_ratio)
+
+    @classmethod
+    def lite(cls, classes: int) -> BicorSegConfig:
+        """A size for the CPU: EfficientNet-Lite0, 128 channels."""
+        return cls(classes=classes, encoder="tf_efficientnet_lite0", channels=128)
+
+
+class BicorExplanation(NamedTuple):
+    """What the network saw: logits (B, N, H, W); of each layer heatmap logits (B, N, h, w) and embeddings (B, N, C)."""
+
+    logits: Tensor
+    heatmaps: tuple[Tensor, ...]
+    class_embeddings: tuple[Tensor, ...]
+
+
+class BicorTrainingOutput(NamedTuple):
+    """An explanation and the auxiliary head's logits (B, N, H, W)."""
+
+    logits: Tensor
+    heatmaps: tuple[Tensor, ...]
+    class_embeddings: tuple[Tensor, ...]
+    auxiliary_logits: Tensor
+
+
+class BicorSeg(nn.Module):
+    """The whole network.
+
+    Args:
+        config: sizes.
+        pretrained: load timm's ImageNet weights into the encoder (needs timm's hub or cache).
+    """
+
+    def __init__(self, config: BicorSegConfig, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = build_encoder(
+            config.encoder, config.in_channels, detail=config.detail_channels > 0, pretrained=pretrained
+        )
+        widths = self.encoder.feature_info.channels()
+        if config.detail_channels:
+            self.detail = nn.Sequential(
+                nn.Conv2d(widths[0], config.detail_channels, 1, bias=False), nn.BatchNorm2d(config.detail_channels)
+            )
+            widths = widths[1:]
+        self.neck = Neck(widths, config.channels, config.neck)
+        self.decoder = BicorDecoder(config)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Class logits.
+
+        Args:
+            image: (B, in_channels, H, W), normalised; H and W multiples of 32.
+
+        Returns:
+            (B, N, H, W), no softmax applied.
+        """
+        return self.explain(image).logits
+
+    def explain(self, image: Tensor) -> BicorExplanation:
+        """Logits with every layer's heatmap logits and class embeddings, in one pass."""
+        features, detail = self._features(image)
+        features, heatmaps, embeddings = self.decoder.co_refine(features)
+        return BicorExplanation(self.decoder.classify(features, embeddings[-1], detail), heatmaps, embeddings)
+
+    def forward_training(self, image: Tensor) -> BicorTrainingOutput:
+        """As `explain`, with the auxiliary head on the features before co-refinement."""
+        first_features, detail = self._features(image)
+        features, heatmaps, embeddings = self.decoder.co_refine(first_features)
+        logits = self.decoder.classify(features, embeddings[-1], detail)
+        return BicorTrainingOutput(
+            logits, heatmaps, embeddings, self.decoder.classify_auxiliary(first_features, detail)
+        )
+
+    def _features(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+        if image.shape[-2] % STRIDE or image.shape[-1] % STRIDE:
+            raise ValueError(f"image of {tuple(image.shape[-2:])} px: height and width must be multiples of {STRIDE}")
+        scales = self.encoder(image)
+        if not self.config.detail_channels:
+            return self.neck(scales), None
+        return self.neck(scales[1:]), self.detail(scales[0])
+
+
+def build_encoder(name: str, in_channels: int, *, detail: bool = False, pretrained: bool = False) -> nn.Module:
+    """A timm encoder that returns its features at strides 4, 8, 16, 32 (with `detail`, stride 2 first).
+
+    Raises:
+        ValueError: timm does not know the encoder, or it lacks one of the strides.
+    """
+    strides = [2, 4, 8, 16, 32] if detail else [4, 8, 16, 32]
+    try:
+        probe = timm.create_model(name, features_only=True, in_chans=in_channels)
+    except (RuntimeError, AssertionError, TypeError, AttributeError) as err:
+        raise ValueError(f"encoder {name!r}: timm cannot build it with features_only ({err})") from err
+    reductions = probe.feature_info.reduction()
+    if not set(strides) <= set(reductions):
+        raise ValueError(f"encoder {name!r}: strides {reductions}, needs {strides}")
+    indices = tuple(reductions.index(stride) for stride in strides)
+    return timm.create_model(
+        name, features_only=True, out_indices=indices, in_chans=in_channels, pretrained=pretrained
+    )
+
+
+class Neck(nn.Module):
+    """Joins the encoder's scales into one map at stride 4: (B, c_i, h / 2^i, w / 2^i) each -> (B, C, h, w)."""
+
+    def __init__(self, widths: list[int], channels: int, kind: str) -> None:
+        super().__init__()
+        self.proj = nn.ModuleList(_projection(width, channels, kind) for width in widths)
+        self.fuse = nn.Conv2d(len(widths) * channels, channels, 1, bias=False)
+        self.norm = (
+            nn.Sequential(
+                nn.BatchNorm2d(channels),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(channels, channels, 3, padding=1, bias=False),
+                nn.BatchNorm2d(channels),
+            )
+            if kind == "conv"
+            else nn.Identity()
+        )
+
+    def forward(self, scales: list[Tensor]) -> Tensor:
+        size = scales[0].shape[-2:]
+        joined = None
+        for index, (proj, scale) in enumerate(zip(self.proj, scales, strict=True)):
+            # The 1 x 1 convolution is linear, so each scale goes through its columns before it is resized:
+            # the same sum as on the concatenation (deepest first), without holding 4C channels at stride 4.
+            columns = self._columns(len(scales) - 1 - index)
+            part = F.conv2d(proj(scale), columns)
+            if part.shape[-2:] != size:
+                part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)
+            joined = part if joined is None else joined + part
+        return self.norm(joined)
+
+    def _columns(self, position: int) -> Tensor:
+        channels = self.fuse.weight.shape[0]
+        return self.fuse.weight[:, position * channels : (position + 1) * channels]
+
+
+def _projection(width: int, channels: int, kind: str) -> nn.Module:
+    if kind == "published":
+        return nn.Conv2d(width, channels, 1)
+    return nn.Sequential(
+        nn.Conv2d(width, channels, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(inplace=True)
+    )
+
+
+class BicorDecoder(nn.Module):
+    """Class table, HBIS layers and heads: everything after the neck."""
+
+    def __init__(self, config: BicorSegConfig) -> None:
+        super().__init__()
+        self.class_table = nn.Parameter(torch.empty(config.classes, config.channels))
+        nn.init.trunc_normal_(self.class_table, std=0.02)
+        self.layers = nn.ModuleList(
+            HeatmapBridge(config.channels, config.topk_ratio) for _ in range(config.layers)
+        )
+        self.upsampler = PixelShuffleUpsampler(config.channels, config.detail_channels)
+        self.classifier = nn.Linear(config.channels, config.channels // 16, bias=False)
+        self.auxiliary_classifier = nn.Linear(config.channels, config.channels // 16, bias=False)
+
+    def co_refine(self, features: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Run the HBIS layers: refined features, and of every layer heatmap logits and class embeddings."""
+        embeddings = self.class_table.expand(features.shape[0], -1, -1)
+        all_heatmaps, all_embeddings = [], []
+        for layer in self.layers:
+            features, embeddings, heatmaps = layer(features, embeddings)
+            all_heatmaps.append(heatmaps)
+            all_embeddings.append(embeddings)
+        return features, tuple(all_heatmaps), tuple(all_embeddings)
+
+    def classify(self, features: Tensor, embeddings: Tensor, detail: Tensor | None = None) -> Tensor:
+        """Dot product of every pixel with every class: (B, C, h, w), (B, N, C) -> (B, N, 4h, 4w)."""
+        return class_dot_product(self.classifier(embeddings), self.upsampler(features, detail))
+
+    def classify_auxiliary(self, features: Tensor, detail: Tensor | None = None) -> Tensor:
+        """The same on features before co-refinement; the class table gets no gradient from here."""
+        embeddings = self.class_table.detach().expand(features.shape[0], -1, -1)
+        return class_dot_product(self.auxiliary_classifier(embeddings), self.upsampler(features, detail))
+
+
+class HeatmapBridge(nn.Module):
+    """One HBIS layer (heatmap-driven bidirectional information synergy)."""
+
+    def __init__(self, channels: int, topk_ratio: float) -> None:
+        super().__init__()
+        self.topk_ratio = topk_ratio
+        self.embedding_norm = nn.LayerNorm(channels)
+        self.feature_norm = nn.LayerNorm(channels)
+        self.query = nn.Linear(channels, channels, bias=False)
+        self.value = nn.Conv2d(channels, channels, 1, bias=False)
+        self.gate = nn.Sequential(nn.Linear(2 * channels, channels), nn.GELU(), nn.Linear(channels, channels))
+        self.candidate = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
+        self.scale = nn.Linear(channels, channels)
+        self.shift = nn.Linear(channels, channels)
+
+    def forward(self, features: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, C, h, w), (B, N, C) -> the same two, refined, and the heatmap logits (B, N, h, w)."""
+        normed_embeddings = self.embedding_norm(embeddings)
+        normed_features = channel_norm(self.feature_norm, features)
+        heatmaps = class_dot_product(self.query(normed_embeddings), normed_features)
+        heatmaps = heatmaps / math.sqrt(features.shape[1])
+        embeddings = self.update_embeddings(embeddings, normed_embeddings, normed_features, heatmaps)
+        return self.modulate_features(features, embeddings, heatmaps), embeddings, heatmaps
+
+    def update_embeddings(
+        self, embeddings: Tensor, normed_embeddings: Tensor, normed_features: Tensor, heatmaps: Tensor
+    ) -> Tensor:
+        """F2CE: each class gathers the pixels that its heatmap points at, and a gate decides how much it takes."""
+        weights = pixel_weights(heatmaps.detach().sigmoid(), self.topk_ratio)  # (B, N, hw)
+        # The value convolution is linear, so it can act on N gathered vectors instead of on h x w pixels.
+        gathered = weights @ normed_features.flatten(2).transpose(1, 2)  # (B, N, C)
+        gathered = F.linear(gathered, self.value.weight.flatten(1))
+        gate = self.gate(torch.cat([normed_embeddings, gathered], dim=-1)).sigmoid()
+        return gate * self.candidate(gathered) + (1 - gate) * embeddings
+
+    def modulate_features(self, features: Tensor, embeddings: Tensor, heatmaps: Tensor) -> Tensor:
+        """CE2F: every pixel is scaled and shifted by its classes, in proportion to their heatmaps.
+
+        sum_n heat_n (gamma_n F + beta_n) = (sum_n heat_n gamma_n) F + sum_n heat_n beta_n: two products of
+        (C, N) and (N, hw) instead of a tensor (B, N, C, h, w).
+        """
+        heat = heatmaps.softmax(dim=1).flatten(2)  # (B, N, hw)
+        scale = 1 + torch.tanh(self.scale(embeddings))  # (B, N, C)
+        shift = self.shift(embeddings)
+        mixed_scale = (scale.transpose(1, 2) @ heat).view_as(features)
+        mixed_shift = (shift.transpose(1, 2) @ heat).view_as(features)
+        return 0.5 * features + 0.5 * torch.addcmul(mixed_shift, mixed_scale, features)
+
+
+class PixelShuffleUpsampler(nn.Module):
+    """(B, C, h, w) -> (B, C / 16, 4h, 4w); `detail` (B, D, 2h, 2w) is mixed in at half resolution where it exists."""
+
+    def __init__(self, channels: int, detail_channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels // 4)
+        self.mix = (
+            nn.Sequential(
+                nn.Conv2d(channels // 4 + detail_channels, channels // 4, 3, padding=1, bias=False),
+                nn.BatchNorm2d(channels // 4),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(channels // 4, channels // 4, 3, padding=1),
+            )
+            if detail_channels
+            else None
+        )
+
+    def forward(self, features: Tensor, detail: Tensor | None = None) -> Tensor:
+        half = F.gelu(channel_norm(self.norm, F.pixel_shuffle(features, 2)))
+        if self.mix is not None:
+            half = half + self.mix(torch.cat([half, detail], dim=1))
+        return F.gelu(F.pixel_shuffle(half, 2))
+
+
+def channel_norm(norm: nn.LayerNorm, features: Tensor) -> Tensor:
+    """LayerNorm over the channels of (B, C, h, w)."""
+    return norm(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def class_dot_product(embeddings: Tensor, features: Tensor) -> Tensor:
+    """(B, N, C) and (B, C, h, w) -> (B, N, h, w)."""
+    return (embeddings @ features.flatten(2)).view(-1, embeddings.shape[1], *features.shape[2:])
+
+
+def pixel_weights(heat: Tensor, topk_ratio: float) -> Tensor:
+    """The k strongest pixels of each class, normalised to sum 1: (B, N, h, w) -> (B, N, h * w).
+
+    k = max(64, topk_ratio * h * w), at most h * w. Where their sum is no more than 1e-6 all pixels count.
+    """
+    heat = heat.flatten(2)
+    pixels = heat.shape[-1]
+    k = min(max(64, round(topk_ratio * pixels)), pixels)
+    if k == pixels:
+        kept = heat
+    else:
+        strongest = heat.topk(k, dim=-1)
+        kept = torch.zeros_like(heat).scatter_(-1, strongest.indices, strongest.values)
+    kept = torch.where(kept.sum(-1, keepdim=True) <= 1e-6, heat, kept)
+    return kept / (kept.sum(-1, keepdim=True) + 1e-6)
