@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 __all__ = ["PredictConfig", "PredictResult", "__version__", "predict"]
 
-# In a checkout `models/` and `weights/` stand beside this package; installed, they are inside it (pyproject, package-dir).
+# In a checkout `models/` and `weights/` stand beside this package; installed, they are inside it
+# (pyproject.toml, package-dir).
 _CHECKOUT = Path(__file__).resolve().parent.parent
 if not (_CHECKOUT / "rsseg_cli" / "models").exists() and (_CHECKOUT / "models" / "bicor_seg.py").exists():
     __path__.append(str(_CHECKOUT))

@@ -33,11 +33,11 @@ class ModelSpec:
 
     Attributes:
         name: short name, as in `--model NAME`.
-        architecture: "bicor-seg" for files that `load_model` builds; "external" for a network handed over in Python.
+        architecture: "bicor-seg" for files that `load_model` builds; "external" for a network of one's own.
         network: the architecture's own sizes (`BicorSegConfig`).
         bands: band names in the order of the network's channels.
-        scaling: "unit" divides integers by their type's largest value and takes floats as they are; "stretch" does so for
-            8-bit scenes and stretches others between the scene's 2nd and 98th percentile, band by band.
+        scaling: "unit" divides integers by their type's largest value and takes floats as they are; "stretch"
+            does so for 8-bit scenes and stretches others between the scene's 2nd and 98th percentile of each band.
         mean, std: subtracted and divided after scaling, one a band.
         gsd_m: ground resolution of the training data, m a pixel; None runs any scene as it is.
         gsd_range_m: resolutions that are run without resampling.
@@ -76,10 +76,14 @@ class ModelSpec:
         names = [item.name for item in self.classes]
         if len(set(names)) != len(names) or not all(names):
             return f"class names must be different and not empty, found {names}"
-        if any(len(item.colour) != 3 or not all(0 <= part <= 255 for part in item.colour) for item in self.classes):
+        if any(
+            len(item.colour) != 3 or not all(0 <= part <= 255 for part in item.colour)
+            for item in self.classes
+        ):
             return "colours need three numbers from 0 to 255"
         if not self.bands or len(self.mean) != len(self.bands) or len(self.std) != len(self.bands):
-            return f"{len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} deviations; needs one each a band"
+            counts = f"{len(self.bands)} bands, {len(self.mean)} means, {len(self.std)} deviations"
+            return f"{counts}; needs a mean and a deviation for each band"
         if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
             return "mean and std must be finite, std above 0"
         if self.scaling not in ("unit", "stretch"):
@@ -126,7 +130,9 @@ class ModelSpec:
             ModelError: too long, no JSON, unknown version or fields, values of the wrong type or range.
         """
         if len(text) > MAX_SPEC_BYTES:
-            raise ModelError(f"{where}: model description of {len(text)} characters; at most {MAX_SPEC_BYTES} are read")
+            raise ModelError(
+                f"{where}: model description of {len(text)} characters; at most {MAX_SPEC_BYTES} are read"
+            )
         try:
             values = json.loads(text)
         except (ValueError, RecursionError) as err:
@@ -135,10 +141,14 @@ class ModelSpec:
             raise ModelError(f"{where}: model description is no JSON object")
         version = values.pop("spec_version", None)
         if version != SPEC_VERSION:
-            raise ModelError(f"{where}: model description of version {version!r}; this program reads {SPEC_VERSION}")
+            raise ModelError(
+                f"{where}: model description of version {version!r}; this program reads {SPEC_VERSION}"
+            )
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
-            raise ModelError(f"{where}: unknown fields in the model description: {', '.join(sorted(unknown))}")
+            raise ModelError(
+                f"{where}: unknown fields in the model description: {', '.join(sorted(unknown))}"
+            )
         try:
             return cls(**_typed(values))
         except (TypeError, ValueError, KeyError, OverflowError) as err:

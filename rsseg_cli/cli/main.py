@@ -1,0 +1,99 @@
+"""The `rsseg` program: its commands, and the one place where errors become messages and exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from rsseg_cli import __version__
+from rsseg_cli.errors import RssegError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+EPILOG = "`rsseg COMMAND --help` shows a command's options with units, defaults and an example."
+
+
+class _Group(TyperGroup):
+    """Turns the project's errors into a line on stderr and an exit code; commands run inside `invoke`."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a closed pipe shows here, where Typer ends quietly, not at interpreter exit
+            return result
+        except RssegError as err:
+            typer.echo(f"rsseg: error: {err}", err=True)
+            raise typer.Exit(err.exit_code) from err
+        except KeyboardInterrupt as err:
+            typer.echo("rsseg: interrupted", err=True)
+            raise typer.Exit(INTERRUPTED) from err
+
+
+class _LogHandler(logging.Handler):
+    """`rsseg: MESSAGE` on stderr, with the level's name from warning upwards."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        typer.echo(f"rsseg: {level}{record.getMessage()}", err=True)
+
+
+app = typer.Typer(
+    cls=_Group,
+    name="rsseg",
+    help="Land-cover maps and polygons from large georeferenced scenes.\n\n"
+    "Example: rsseg predict scene.tif -o map.tif --preview map.png",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rsseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _start(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    logger = logging.getLogger("rsseg_cli")
+    logger.handlers[:] = [_LogHandler()]
+    logger.setLevel(logging.INFO)
+
+
+def _add_commands() -> None:
+    for name, module, attribute in (
+        ("predict", "predict", "predict_command"),
+        ("demo-scene", "demo_scene", "demo_scene"),
+        ("demo", "demo", "demo_command"),
+        ("train", "train", "app"),
+        ("models", "models", "app"),
+    ):
+        if importlib.util.find_spec(f"rsseg_cli.cli.{module}") is None:
+            continue
+        command = getattr(importlib.import_module(f"rsseg_cli.cli.{module}"), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name)(command)
+
+
+_add_commands()
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name="rsseg")
