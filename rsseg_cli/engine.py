@@ -1,0 +1,241 @@
+"""Batches of pixels in, class scores out: device, precision, batch size, test-time augmentation."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from rsseg_cli.config import PredictConfig
+from rsseg_cli.errors import ModelError, UsageError
+
+STRIDE_PX = 32  # deepest stride of the encoders: heights and widths are multiples of it
+MAX_AUTO_BATCH = 32
+# Each view is (turn rows and columns round, flip rows, flip columns); flips are their own inverse.
+FLIP_VIEWS = tuple((False, rows, cols) for rows in (False, True) for cols in (False, True))
+VIEWS = {
+    "none": ((False, False, False),),
+    "flip": FLIP_VIEWS,
+    "d4": FLIP_VIEWS + tuple((True, rows, cols) for _, rows, cols in FLIP_VIEWS),
+}
+_log = logging.getLogger("rsseg_cli")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """Pixel value x of band b becomes x * factors[b] + offsets[b]."""
+
+    factors: tuple[float, ...]
+    offsets: tuple[float, ...]
+
+
+class Engine:
+    """Run a network over tiles.
+
+    The network is put into evaluation mode and moved to the device. Lower precision is by autocast, so that
+    its weights stay what they are.
+
+    Args:
+        network: (B, bands, H, W) scaled pixels -> logits (B, classes, H, W).
+        classes: number of classes the network must give.
+        scaling: from the scene's values to what the network wants.
+        config: device, dtype, batch_size and tta are used.
+        heatmaps: also give the network's last class heatmaps, by its method `explain`.
+        probabilities: always give probabilities; else logits, where averaging views does not need more.
+
+    Raises:
+        UsageError: a device or dtype that this machine does not have.
+        ModelError: heatmaps are asked of a network without `explain`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        classes: int,
+        scaling: Scaling,
+        config: PredictConfig,
+        heatmaps: bool = False,
+        probabilities: bool = False,
+    ) -> None:
+        if heatmaps and not hasattr(network, "explain"):
+            raise ModelError(
+                f"{type(network).__name__} has no class heatmaps (no method `explain`); "
+                "leave out --heatmaps or use a BiCoR-Seg model"
+            )
+        self.device = choose_device(config.device)
+        self.dtype = choose_dtype(config.dtype, self.device)
+        self.classes = classes
+        self.heatmaps = heatmaps
+        self.gives_logits = not (probabilities or heatmaps) and config.tta == "none"
+        self._views = VIEWS[config.tta]
+        self._network = network.eval().to(self.device).to(memory_format=torch.channels_last)
+        self._factors = torch.tensor(scaling.factors, dtype=torch.float32, device=self.device).view(-1, 1, 1)
+        self._offsets = torch.tensor(scaling.offsets, dtype=torch.float32, device=self.device).view(-1, 1, 1)
+        self._asked_batch = config.batch_size
+        self._batch_size: int | None = None if config.batch_size == "auto" else config.batch_size
+
+    @property
+    def channels(self) -> int:
+        """Channels of a result: classes, then the classes' heatmaps where they are asked for."""
+        return self.classes * (2 if self.heatmaps else 1)
+
+    def batch_size(self, height: int, width: int) -> int:
+        """Tiles of this size to hand over at once."""
+        if self._batch_size is None:
+            self._batch_size = self._auto_batch(height, width)
+        return self._batch_size
+
+    @torch.inference_mode()
+    def run(self, tiles: Sequence[NDArray[Any]]) -> torch.Tensor:
+        """Scores of tiles (bands, h, w) of one size: float32 (B, channels, h, w) on the device.
+
+        Classes are logits if `gives_logits`, else probabilities; heatmaps are in [0, 1].
+
+        Raises:
+            ModelError: the network gives another shape, or a single tile does not fit into memory.
+        """
+        height, width = tiles[0].shape[1:]
+        try:
+            return self._run(tiles)[..., :height, :width]
+        except RuntimeError as err:
+            if not _is_out_of_memory(err):
+                raise
+            problem = str(err)
+        if len(tiles) == 1:
+            smaller = max(STRIDE_PX, height // 2 // STRIDE_PX * STRIDE_PX)
+            raise ModelError(
+                f"out of memory on {self.device} with one tile of {height} x {width} px; "
+                f"pass --tile-size {smaller} or another --device ({problem:.120})"
+            )
+        self._free()
+        half = math.ceil(len(tiles) / 2)
+        self._batch_size = half
+        _log.warning("out of memory on %s: batch size %d lowered to %d", self.device, len(tiles), half)
+        return torch.cat([self.run(tiles[:half]), self.run(tiles[half:])])
+
+    def _run(self, tiles: Sequence[NDArray[Any]]) -> torch.Tensor:
+        pixels = self._to_device(tiles)
+        total = self._forward(pixels)  # the first view of every set is the tile as it is
+        for view in self._views[1:]:
+            total = total + unapply_view(self._forward(apply_view(pixels, view)), view)
+        return total / len(self._views) if len(self._views) > 1 else total
+
+    def _to_device(self, tiles: Sequence[NDArray[Any]]) -> torch.Tensor:
+        batch = np.stack([pad_to_stride(tile) for tile in tiles])
+        if batch.dtype not in (np.uint8, np.float32):
+            batch = batch.astype(np.float32)
+        pixels = torch.from_numpy(batch).to(self.device).to(torch.float32)
+        return pixels.mul_(self._factors).add_(self._offsets).contiguous(memory_format=torch.channels_last)
+
+    def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        heatmaps: torch.Tensor | None = None
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            if self.heatmaps:
+                explanation = self._network.explain(pixels)  # type: ignore[operator]
+                logits, heatmaps = explanation.logits, explanation.heatmaps[-1]
+            else:
+                logits = self._network(pixels)
+        self._check(logits, pixels)
+        scores = logits.float()
+        if not self.gives_logits:
+            scores = scores.softmax(1)
+        if heatmaps is not None:
+            strength = nn.functional.interpolate(
+                heatmaps.float().sigmoid(), pixels.shape[-2:], mode="bilinear", align_corners=False
+            )
+            scores = torch.cat([scores, strength], 1)
+        return scores
+
+    def _check(self, logits: object, pixels: torch.Tensor) -> None:
+        needed = (pixels.shape[0], self.classes, *pixels.shape[-2:])
+        if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != needed:
+            found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            raise ModelError(
+                f"{type(self._network).__name__} gave {found} for {tuple(pixels.shape)}; "
+                f"needs {needed}: (batch, {self.classes} classes, height, width)"
+            )
+
+    def _auto_batch(self, height: int, width: int) -> int:
+        """One on the CPU, where more save no time; on a GPU what fits into half of its free memory."""
+        if self.device.type != "cuda":
+            return 1
+        tile = np.zeros((len(self._factors), height, width), np.uint8)
+        self._free()
+        torch.cuda.reset_peak_memory_stats(self.device)
+        before = torch.cuda.memory_allocated(self.device)
+        self.run([tile])
+        tile_bytes = max(1, torch.cuda.max_memory_allocated(self.device) - before)
+        self._free()
+        free_bytes, _ = torch.cuda.mem_get_info(self.device)
+        return max(1, min(MAX_AUTO_BATCH, free_bytes // 2 // tile_bytes))
+
+    def _free(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name.
+
+    "auto" is the first CUDA device, else the CPU ("mps" is taken only where it is asked for).
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as err:
+        raise UsageError(f"--device {name}: needs auto, cpu, cuda, cuda:N or mps") from err
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UsageError(
+            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; pass cpu or auto"
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UsageError(f"--device {name}: this machine has no MPS device; pass cpu or auto")
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"--device {name}: needs auto, cpu, cuda, cuda:N or mps")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The arithmetic of that name; "auto" is bfloat16 on CUDA devices that have it, else float32."""
+    if name == "auto":
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def apply_view(pixels: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Tensor:
+    """Look at (B, C, H, W) transposed and then flipped, as the view says."""
+    turned = pixels.transpose(-1, -2) if view[0] else pixels
+    return _flip(turned, view)
+
+
+def unapply_view(scores: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Tensor:
+    """Bring scores of a view back to the tile's own orientation."""
+    flipped = _flip(scores, view)
+    return flipped.transpose(-1, -2) if view[0] else flipped
+
+
+def _flip(values: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Tensor:
+    axes = [axis for axis, flipped in ((-2, view[1]), (-1, view[2])) if flipped]
+    return values.flip(axes) if axes else values
+
+
+def pad_to_stride(tile: NDArray[Any]) -> NDArray[Any]:
+    """Continue (bands, h, w) to the right and below by reflection, to multiples of STRIDE_PX."""
+    below, right = -tile.shape[1] % STRIDE_PX, -tile.shape[2] % STRIDE_PX
+    if not below and not right:
+        return tile
+    return np.pad(tile, ((0, 0), (0, below), (0, right)), mode="reflect")
+
+
+def _is_out_of_memory(err: RuntimeError) -> bool:
+    return isinstance(err, torch.OutOfMemoryError) or "can't allocate memory" in str(err)
