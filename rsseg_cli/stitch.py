@@ -93,7 +93,7 @@ class Stitcher:
 
     @torch.inference_mode()
     def skip(self, tile: Tile) -> Block:
-        """Pass over a tile that was not run because none of its pixels has data: what it shares is not used."""
+        """Pass over a tile that was not run because none of its pixels has data."""
         self._expect(tile)
         rows, cols = self._plan.rows.cuts, self._plan.cols.cuts
         top, left = rows[tile.row_index], cols[tile.col_index]

@@ -1,0 +1,102 @@
+"""Streaming bilinear resampling: finished rectangles of one grid in, finished rectangles of another out.
+
+Both grids have the same extent. Output pixel y lies at (y + 0.5) * source / target - 0.5 in the source (pixel
+centres at halves); beyond the outermost centres the edge value holds. An output pixel leaves as soon as the
+rectangle with the last of its neighbours has come, so that a column and a row of the source are all that is
+kept, and any partition gives the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from rsseg_cli.errors import TilingError
+
+STRIP_VALUES = 2**22  # float32 values that leave at once: 16 MiB
+
+
+class AxisMap:
+    """Where output pixels lie between source pixels along one axis."""
+
+    def __init__(self, source: int, target: int) -> None:
+        position = (np.arange(target) + 0.5) * (source / target) - 0.5
+        position = position.clip(0, source - 1)
+        self.lower = position.astype(np.int64)
+        self.upper = np.minimum(self.lower + 1, source - 1)
+        self.weight = (position - self.lower).astype(np.float32)
+
+    def finished(self, end: int) -> int:
+        """Number of output pixels that need source pixels below `end` alone."""
+        return int(np.searchsorted(self.upper, end))
+
+    def cuts(self, source_cuts: Sequence[int]) -> tuple[int, ...]:
+        """Output pixels finished at each of the source's cuts."""
+        return tuple(self.finished(cut) for cut in source_cuts)
+
+
+class Resampler:
+    """Blocks (channels, h, w) of the source grid, row-major, to blocks of the target grid.
+
+    Args:
+        source, target: (height, width) of the grids.
+    """
+
+    def __init__(self, source: tuple[int, int], target: tuple[int, int]) -> None:
+        self.rows = AxisMap(source[0], target[0])
+        self.cols = AxisMap(source[1], target[1])
+        self._source_width = source[1]
+        self._above: torch.Tensor | None = None  # (C, 1, source width): last row of the blocks above
+        self._left: torch.Tensor | None = (
+            None  # (C, 1 + h, 1): last column of the block before, with its row above
+        )
+
+    @torch.inference_mode()
+    def push(self, row: int, col: int, values: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """Give what is finished with this block: (row, col, values), in strips of rows of a bounded size."""
+        block, row, col = self._extend(row, col, values)
+        end_row, end_col = row + block.shape[1], col + block.shape[2]
+        # The first row and column of an extended block were finished with the block before, unless it is the
+        # first.
+        first_out = self.rows.finished(row + 1) if row else 0
+        first_col = self.cols.finished(col + 1) if col else 0
+        last_out, last_col = self.rows.finished(end_row), self.cols.finished(end_col)
+        if last_col <= first_col:
+            return
+        columns = slice(first_col, last_col)
+        step = max(1, STRIP_VALUES // (block.shape[0] * max(last_col - first_col, block.shape[2])))
+        for first in range(first_out, last_out, step):
+            rows = slice(first, min(first + step, last_out))
+            strip = _interpolate(block, self.rows, rows, row, axis=1)
+            yield first, first_col, _interpolate(strip, self.cols, columns, col, axis=2)
+
+    def _extend(self, row: int, col: int, values: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+        """Put the row above and the column before in front of the block."""
+        if self._above is None:
+            self._above = values.new_zeros((values.shape[0], 1, self._source_width))
+        end = col + values.shape[2]
+        block = values
+        if row:
+            block = torch.cat([self._above[:, :, col:end], block], dim=1)
+        self._above[:, :, col:end] = values[:, -1:]
+        if col:
+            if self._left is None or self._left.shape[1] != block.shape[1]:
+                raise TilingError(f"the block at ({row}, {col}) does not follow the one before")
+            block = torch.cat([self._left, block], dim=2)
+        self._left = block[:, :, -1:].clone()
+        return block, row - bool(row), col - bool(col)
+
+
+def _interpolate(
+    values: torch.Tensor, axis_map: AxisMap, wanted: slice, origin: int, axis: int
+) -> torch.Tensor:
+    """Output pixels `wanted` along an axis; `values` starts at source pixel `origin`."""
+    device = values.device
+    lower = torch.from_numpy(axis_map.lower[wanted] - origin).to(device)
+    upper = torch.from_numpy(axis_map.upper[wanted] - origin).to(device)
+    weight = torch.from_numpy(axis_map.weight[wanted]).to(device)
+    if axis == 1:
+        weight = weight[:, None]
+    return torch.lerp(values.index_select(axis, lower), values.index_select(axis, upper), weight)

@@ -1,0 +1,230 @@
+"""What runs beside the network: tiles read ahead on one side, finished rows written on the other.
+
+Both sides work in threads and hold a bounded number of arrays. What fails in a thread is raised in the thread
+that asks for the next tile or hands over the next block; leaving either context ends its threads.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rsseg_cli.tiling import Plan, Tile
+
+CHUNK_WIDTH_PX = 2048  # columns a read asks for, rounded to whole blocks of the file
+TILES_AHEAD = 4
+ROWS_AHEAD = 2
+
+
+class Reader(Protocol):
+    """Reads windows, from several threads at once."""
+
+    def read(self, row: int, col: int, height: int, width: int) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+        """Pixels (bands, height, width) and which of them are data (height, width)."""
+
+    def fill(self, array: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
+        """The pixels with those that are no data continued from their surroundings."""
+
+
+class TilePixels(NamedTuple):
+    """A tile, its pixels (bands, h, w) with holes filled, or None if it has no data, and its mask (h, w)."""
+
+    tile: Tile
+    pixels: NDArray[Any] | None
+    valid: NDArray[np.bool_]
+
+
+class TileFeed:
+    """The tiles of a plan in order, each pixel of the scene read once.
+
+    A tile row is read in chunks of columns, and only the rows that the tile row before it did not have; what
+    they share is
+    kept: bands x overlap x width values.
+
+    Args:
+        reader: of the same size as the plan.
+        plan: the tiles.
+        threads: reading at the same time.
+        block_width: columns of the file's blocks; chunks are whole blocks.
+        first_row: tile row to start with.
+    """
+
+    def __init__(
+        self, reader: Reader, plan: Plan, *, threads: int = 2, block_width: int = 1, first_row: int = 0
+    ) -> None:
+        self._reader = reader
+        self._plan = plan
+        self._first_row = first_row
+        self._chunk_width = -(-CHUNK_WIDTH_PX // block_width) * block_width
+        self._chunks_ahead = threads + 1
+        self._readers = ThreadPoolExecutor(threads, thread_name_prefix="rsseg-read")
+        self._assembler = ThreadPoolExecutor(1, thread_name_prefix="rsseg-assemble")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._readers.shutdown(wait=True, cancel_futures=True)
+        self._assembler.shutdown(wait=True, cancel_futures=True)
+
+    def __iter__(self) -> Iterator[TilePixels]:
+        tiles = self._assemble()
+        ahead = deque(self._assembler.submit(next, tiles, None) for _ in range(TILES_AHEAD))
+        while True:
+            found = ahead.popleft().result()
+            if found is None:
+                return
+            ahead.append(self._assembler.submit(next, tiles, None))
+            yield found
+
+    def _assemble(self) -> Iterator[TilePixels]:
+        pieces = self._pieces()
+        for row_index in range(self._first_row, len(self._plan.rows)):
+            held: deque[_Piece] = deque()
+            for col_index in range(len(self._plan.cols)):
+                tile = self._plan.tile(row_index, col_index)
+                while held and held[0].end <= tile.col:
+                    held.popleft()
+                while not held or held[-1].end < tile.col + tile.width:
+                    held.append(next(pieces))
+                yield self._cut(tile, held)
+
+    def _cut(self, tile: Tile, held: Sequence[_Piece]) -> TilePixels:
+        valid = _join([piece.columns(piece.valid, tile) for piece in held])
+        if not valid.any():
+            return TilePixels(tile, None, valid)
+        pixels = _join([piece.columns(piece.pixels, tile) for piece in held])
+        return TilePixels(tile, pixels if valid.all() else self._reader.fill(pixels, valid), valid)
+
+    def _pieces(self) -> Iterator[_Piece]:
+        """Columns of tile rows at full tile height.
+
+        What was kept of the tile row before, then what was read.
+        """
+        rows = self._plan.rows
+        kept: list[NDArray[Any]] = []  # pixels and mask, (..., rows shared with the next tile row, width)
+        for row_index, first, end, future in self._read_ahead():
+            read = future.result()
+            if not kept:
+                most = max((before + rows.size - after for before, after in pairwise(rows.starts)), default=0)
+                kept = [np.empty((*part.shape[:-2], most, self._plan.width), part.dtype) for part in read]
+            have = rows.size - read[0].shape[-2]
+            joined = [
+                np.concatenate([old[..., :have, first:end], new], axis=-2) if have else new
+                for old, new in zip(kept, read, strict=True)
+            ]
+            if row_index + 1 < len(rows):
+                shared = rows.starts[row_index] + rows.size - rows.starts[row_index + 1]
+                for old, part in zip(kept, joined, strict=True):
+                    old[..., :shared, first:end] = part[..., rows.size - shared :, :]
+            yield _Piece(first, end, *joined)
+
+    def _read_ahead(self) -> Iterator[tuple[int, int, int, Future[tuple[NDArray[Any], NDArray[np.bool_]]]]]:
+        ahead: deque[tuple[int, int, int, Future[tuple[NDArray[Any], NDArray[np.bool_]]]]] = deque()
+        for row_index, row, height in self._new_rows():
+            for first in range(0, self._plan.width, self._chunk_width):
+                end = min(first + self._chunk_width, self._plan.width)
+                future = self._readers.submit(self._reader.read, row, first, height, end - first)
+                ahead.append((row_index, first, end, future))
+                if len(ahead) > self._chunks_ahead:
+                    yield ahead.popleft()
+        yield from ahead
+
+    def _new_rows(self) -> Iterator[tuple[int, int, int]]:
+        """Tile row, first row and number of rows that no tile row before it had."""
+        rows = self._plan.rows
+        done = rows.starts[self._first_row]
+        for row_index in range(self._first_row, len(rows)):
+            end = rows.starts[row_index] + rows.size
+            yield row_index, done, end - done
+            done = end
+
+
+class _Piece(NamedTuple):
+    """Columns first to end of a tile row."""
+
+    first: int
+    end: int
+    pixels: NDArray[Any]
+    valid: NDArray[np.bool_]
+
+    def columns(self, part: NDArray[Any], tile: Tile) -> NDArray[Any]:
+        return part[..., max(tile.col - self.first, 0) : tile.col + tile.width - self.first]
+
+
+def _join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+
+class RowSink:
+    """Blocks of rows in, whole rows out, handed to `write` in a thread of its own.
+
+    Args:
+        cuts: first rows of the row bands whose blocks come together, and the number of rows at the end.
+        width: columns.
+        channels: of the uint8 blocks.
+        write: called with a first row and uint8 (channels, rows, width), in order.
+    """
+
+    def __init__(
+        self, cuts: Sequence[int], width: int, channels: int, write: Callable[[int, NDArray[np.uint8]], None]
+    ) -> None:
+        self._bands = deque((first, end) for first, end in pairwise(cuts) if end > first)
+        self._width = width
+        self._channels = channels
+        self._write = write
+        self._band: NDArray[np.uint8] | None = None
+        self._missing_px = 0
+        self._pending: deque[Future[None]] = deque()
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="rsseg-write")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.shutdown(wait=True, cancel_futures=kind is not None)
+
+    def put(self, row: int, col: int, values: NDArray[np.uint8]) -> None:
+        """Place a block of the current band; waits where writing falls behind."""
+        if not self._bands:
+            raise ValueError(f"a block at row {row} came after the last row")
+        first, end = self._bands[0]
+        if self._band is None:
+            self._band = np.empty((self._channels, end - first, self._width), np.uint8)
+            self._missing_px = (end - first) * self._width
+        _, height, width = values.shape
+        if row < first or row + height > end or col + width > self._width:
+            raise ValueError(
+                f"a block at ({row}, {col}) of {height} x {width} px lies outside rows {first} to {end}"
+            )
+        self._band[:, row - first : row - first + height, col : col + width] = values
+        self._missing_px -= height * width
+        if self._missing_px == 0:
+            self._bands.popleft()
+            self._pending.append(self._writer.submit(self._write, first, self._band))
+            self._band = None
+            while len(self._pending) > ROWS_AHEAD:
+                self._pending.popleft().result()
+
+    def finish(self) -> None:
+        """Wait until all rows are written.
+
+        Raises:
+            ValueError: blocks are missing.
+        """
+        if self._bands:
+            raise ValueError(f"rows from {self._bands[0][0]} on never came")
+        while self._pending:
+            self._pending.popleft().result()
