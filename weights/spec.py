@@ -37,7 +37,7 @@ class ModelSpec:
         network: the architecture's own sizes (`BicorSegConfig`).
         bands: band names in the order of the network's channels.
         scaling: "unit" divides integers by their type's largest value and takes floats as they are; "stretch"
-            does so for 8-bit scenes and stretches others between the scene's 2nd and 98th percentile of each band.
+            does so for 8-bit scenes and stretches others between each band's 2nd and 98th percentile.
         mean, std: subtracted and divided after scaling, one a band.
         gsd_m: ground resolution of the training data, m a pixel; None runs any scene as it is.
         gsd_range_m: resolutions that are run without resampling.

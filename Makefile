@@ -1,0 +1,45 @@
+# make demo    draw a scene, map it, say where the map and its picture lie
+# make test    run the tests (PYTEST='-m slow' for the slow ones)
+# make lint    style and types
+# Each makes its environment in .venv first; all that is needed is Python 3.11 or later.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST :=
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.ready
+	$(BIN)/rsseg demo -o demo --overwrite
+
+test: $(VENV)/.ready
+	$(BIN)/python -m pytest $(PYTEST)
+
+# mypy sees the package laid out as it is when installed: networks and weights inside it
+lint: $(VENV)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/types && mkdir -p build/types/rsseg_cli
+	ln -s $(CURDIR)/rsseg_cli/* $(CURDIR)/models $(CURDIR)/weights build/types/rsseg_cli/
+	$(BIN)/mypy -p rsseg_cli
+
+clean:
+	rm -rf $(VENV) build demo *.egg-info
+
+# The candidates are tried, not looked up: pyenv's shims exist for versions that do not run.
+$(VENV)/.ready: pyproject.toml
+	@for python in python3.13 python3.12 python3.11 python3 python; do \
+	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; \
+	  python=; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make: no Python 3.11 or later found (tried python3.13, 3.12, 3.11, python3 and python)" >&2; exit 1; \
+	fi; \
+	echo "making $(VENV) with $$($$python --version); the first time downloads PyTorch, about 3 GB"; \
+	$$python -m venv --clear $(VENV) || { \
+	  echo "make: 'python -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; \
+	}
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
+	@touch $@

@@ -1,0 +1,215 @@
+"""`rsseg models`: which there are, what one says of itself; released checkpoints turned into model files."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from rsseg_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rsseg_cli.weights import ClassSpec, ModelSpec
+
+app = typer.Typer(help="List, show and import trained models.", no_args_is_help=True, rich_markup_mode=None)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_command(as_json: JsonOption = False) -> None:
+    """List the models that come along.
+
+    Example: rsseg models list
+    """
+    from rsseg_cli.weights.registry import list_models, read_spec
+
+    specs = [read_spec(name) for name in list_models()]
+    if as_json:
+        typer.echo(json.dumps([_summary(spec) for spec in specs], indent=2, ensure_ascii=False))
+        return
+    width = max((len(spec.name) for spec in specs), default=0)
+    for spec in specs:
+        typer.echo(f"{spec.name:<{width}}  {_resolution(spec)}  {', '.join(spec.class_names)}")
+    if not specs:
+        typer.echo("no models come along; pass a model file's path to --model")
+
+
+@app.command("show")
+def show_command(
+    model: Annotated[
+        str, typer.Argument(metavar="NAME|PATH", help="A model that comes along, or a model file.")
+    ],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a model expects, gives, was trained on and scores.
+
+    Example: rsseg models show landcover
+    """
+    from rsseg_cli.weights.registry import file_sha256, model_file, read_spec
+
+    spec, path = read_spec(model), model_file(model)
+    file = {"path": str(path), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    if as_json:
+        typer.echo(json.dumps({**json.loads(spec.to_json()), "file": file}, indent=2, ensure_ascii=False))
+        return
+    for line in _card(spec):
+        typer.echo(line)
+    typer.echo(f"file         {path}, {path.stat().st_size / 1e6:.1f} MB")
+    typer.echo(f"sha256       {file['sha256']}")
+
+
+@app.command("import")
+def import_command(
+    checkpoint: Annotated[Path, typer.Argument(metavar="RELEASED.ckpt", help="Lightning checkpoint.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")],
+    classes: Annotated[str, typer.Option(help="Class names in the order of the network's outputs: a,b,c.")],
+    topk_ratio: Annotated[
+        float, typer.Option(help="Share of pixels that update a class, 0 to 1: 0.02 for LoveDA, 1 for ISPRS.")
+    ],
+    layers: Annotated[
+        int | None, typer.Option(help="HBIS layers the checkpoint must have.  [default: what it has]")
+    ] = None,
+    arch: Annotated[Literal["bicor-seg"], typer.Option(help="The network.")] = "bicor-seg",
+    colours: Annotated[
+        str, typer.Option(help="Colours of the classes: '#d64541,#dec3a4,...'.  [default: a palette]")
+    ] = "",
+    bands: Annotated[
+        str, typer.Option(help="Bands in the order of the network's inputs, as nir,red,green for Vaihingen.")
+    ] = "red,green,blue",
+    gsd: Annotated[
+        float | None,
+        typer.Option(
+            help="Ground resolution of the training data, m a pixel.  [default: run scenes as they are]"
+        ),
+    ] = None,
+    name: Annotated[str, typer.Option(help="The model's name.  [default: the output's name]")] = "",
+    dtype: Annotated[
+        Literal["float32", "float16"],
+        typer.Option(help="Stored type; float16 halves the file, rounds weights."),
+    ] = "float32",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+) -> None:
+    """Turn a checkpoint of the released BiCoR-Seg program into a model file.
+
+    Pickles that hold more than tensors and plain values are refused.
+
+    Example: rsseg models import vaihingen.ckpt --layers 2 --topk-ratio 1 --bands nir,red,green --gsd 0.09
+    --classes surface,building,low,tree,car,clutter -o vaihingen.safetensors
+    """
+    from rsseg_cli.weights import ModelSpec, save_model
+    from rsseg_cli.weights.registry import check_target
+    from rsseg_cli.weights.released import read_released
+
+    class_list, band_names = _classes(classes, colours), _names("--bands", bands)
+    if not 0 < topk_ratio <= 1:
+        raise UsageError(f"--topk-ratio {topk_ratio}: needs 0 < ratio <= 1")
+    if gsd is not None and not 0 < gsd < 1e5:
+        raise UsageError(f"--gsd {gsd}: needs metres a pixel above 0")
+    check_target(output, overwrite)
+    network = read_released(checkpoint, topk_ratio=topk_ratio, layers=layers)
+    if len(class_list) != network.config.classes or len(band_names) != network.config.in_channels:
+        raise UsageError(
+            f"{checkpoint}: {network.config.classes} classes and {network.config.in_channels} bands; "
+            f"--classes names {len(class_list)}, --bands {len(band_names)}"
+        )
+    spec = ModelSpec(
+        name=name or output.stem,
+        architecture=arch,
+        classes=class_list,
+        bands=band_names,
+        network=asdict(network.config),
+        gsd_m=gsd,
+        # the released training scales images by 0.75 to 1.5
+        gsd_range_m=None if gsd is None else (gsd / 1.5, gsd / 0.75),
+        description=f"Imported from {checkpoint.name}, a checkpoint of the released BiCoR-Seg program.",
+    )
+    save_model(output, network, spec, dtype=dtype, overwrite=overwrite)
+    typer.echo(
+        f"{output}: {network.config.encoder}, {network.config.layers} layers, {len(class_list)} classes"
+    )
+
+
+def _names(option: str, text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names) or len(set(names)) != len(names):
+        raise UsageError(f"{option} {text!r}: needs different names, separated by commas")
+    return names
+
+
+def _classes(classes: str, colours: str) -> tuple[ClassSpec, ...]:
+    from rsseg_cli.weights.spec import ClassSpec, class_specs
+
+    names = _names("--classes", classes)
+    if not colours:
+        return class_specs(names)
+    parts = [part.strip().removeprefix("#") for part in colours.split(",")]
+    if len(parts) != len(names):
+        raise UsageError(f"--colours: {len(parts)} colours for {len(names)} classes")
+    try:
+        triples = [bytes.fromhex(part) for part in parts]
+    except ValueError:
+        triples = [b""]
+    if any(len(triple) != 3 for triple in triples):
+        raise UsageError(f"--colours {colours!r}: needs colours as #rrggbb, separated by commas")
+    return tuple(
+        ClassSpec(name, (red, green, blue)) for name, (red, green, blue) in zip(names, triples, strict=True)
+    )
+
+
+def _summary(spec: ModelSpec) -> dict[str, Any]:
+    return {
+        "name": spec.name,
+        "description": spec.description,
+        "classes": spec.class_names,
+        "bands": spec.bands,
+        "gsd_m": spec.gsd_m,
+        "license": spec.license,
+    }
+
+
+def _resolution(spec: ModelSpec) -> str:
+    if spec.gsd_m is None:
+        return "any resolution"
+    if spec.gsd_range_m is None:
+        return f"{spec.gsd_m:g} m"
+    return f"{spec.gsd_m:g} m ({spec.gsd_range_m[0]:.2g} to {spec.gsd_range_m[1]:.2g} m)"
+
+
+def _card(spec: ModelSpec) -> list[str]:
+    colours = ["#{:02x}{:02x}{:02x}".format(*item.colour) for item in spec.classes]
+    sizes = ", ".join(f"{key} {value}" for key, value in spec.network.items())
+    lines = [
+        spec.name,
+        f"network      {spec.architecture}: {sizes}",
+        f"bands        {', '.join(spec.bands)}",
+        f"resolution   {_resolution(spec)}",
+        "classes      "
+        + ", ".join(
+            f"{index} {item.name} {colour}"
+            for index, (item, colour) in enumerate(zip(spec.classes, colours, strict=True))
+        ),
+    ]
+    if spec.description:
+        lines.insert(1, spec.description)
+    optional = (("licence", spec.license), ("data", spec.data), ("refiner", spec.refiner))
+    lines += [f"{title:<12} {value}" for title, value in optional if value]
+    for title, values in (("scores", spec.scores), ("training", spec.training)):
+        if values:
+            lines += [title, *_tree(values)]
+    return lines
+
+
+def _tree(values: Any, depth: int = 1) -> list[str]:
+    """Nested values as indented lines."""
+    lines = []
+    for key, value in values.items():
+        start = f"{'  ' * depth}{key}"
+        if isinstance(value, dict):
+            lines += [start, *_tree(value, depth + 1)]
+        else:
+            lines.append(f"{start}: {value:.3f}" if isinstance(value, float) else f"{start}: {value}")
+    return lines
