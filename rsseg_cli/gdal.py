@@ -1,0 +1,80 @@
+"""What every use of GDAL shares: settings, a bounded block cache, and errors in the user's words."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import rasterio
+from rasterio._err import CPLE_BaseError
+from rasterio.env import getenv, hasenv
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from rsseg_cli.errors import RssegError
+
+CACHE_MIB = 128  # GDAL's own default is 5 % of RAM
+REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://", "az://", "ftp://")
+
+
+@contextmanager
+def gdal_env(path: str = "", cache_mib: int | None = None) -> Iterator[None]:
+    """GDAL with a bounded block cache and, for remote paths, retries and no listing of folders.
+
+    Args:
+        path: what is going to be opened.
+        cache_mib: size of the block cache, which all threads share; None leaves that of an outer `gdal_env`.
+            The environment variable GDAL_CACHEMAX comes before both.
+    """
+    options: dict[str, object] = {}
+    if "GDAL_CACHEMAX" not in os.environ:
+        outer = getenv().get("GDAL_CACHEMAX") if hasenv() else None
+        options["GDAL_CACHEMAX"] = cache_mib << 20 if cache_mib else outer or CACHE_MIB << 20
+    if is_remote(path):
+        remote = {
+            "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
+            "GDAL_HTTP_CONNECTTIMEOUT": "30",
+            "GDAL_HTTP_MAX_RETRY": "4",
+            "GDAL_HTTP_RETRY_DELAY": "1",
+            "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+            "VSI_CACHE": "TRUE",
+        }
+        options |= {key: value for key, value in remote.items() if key not in os.environ}
+    with rasterio.Env(**options):
+        yield
+
+
+@contextmanager
+def gdal_errors(kind: type[RssegError], where: str, advice: str = "") -> Iterator[None]:
+    """Turn errors of GDAL, rasterio and the file system into `kind`, with `where` before and `advice` after.
+
+    Passwords and signatures in addresses do not appear in the message.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            yield
+    except (RasterioError, CPLE_BaseError, OSError) as err:
+        found = redact(str(err.__cause__ or err)).strip().rstrip(".")
+        raise kind(f"{redact(where)}: {found}.{' ' if advice else ''}{advice}") from err
+
+
+def is_remote(path: str) -> bool:
+    """Whether GDAL reads `path` through one of its network file systems."""
+    return path.startswith(REMOTE) and not path.startswith(
+        ("/vsimem", "/vsizip//", "/vsitar//", "/vsigzip//")
+    )
+
+
+def redact(text: str) -> str:
+    """`text` without passwords and query strings in its addresses."""
+    text = re.sub(r"://[^/@\s]+@", "://", text)
+    return re.sub(r"(://[^\s?]+)\?[^\s,'\"]+", r"\1?...", text)
+
+
+def display_name(path: str | Path) -> str:
+    """How messages call a file: its path, without credentials."""
+    return redact(str(path))
