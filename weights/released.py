@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PREFIX = "net."  # the network inside the Lightning module; losses and metrics stand beside it
 CLASS_TABLE = "net.decoder.class_dict.class_embed"
-ENCODERS = {  # (blocks a stage, width of the first) -> timm's name
+ENCODERS: dict[tuple[tuple[int, ...], int], str] = {  # (blocks a stage, width of the first) -> timm's name
     ((2, 2, 6, 2), 40): "convnext_atto",
     ((2, 2, 6, 2), 48): "convnext_femto",
     ((2, 2, 6, 2), 64): "convnext_pico",

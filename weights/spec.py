@@ -13,6 +13,8 @@ from rsseg_cli.errors import ModelError
 SPEC_VERSION = 1
 MAX_CLASSES = 254  # a class raster is uint8 and 255 means no data
 MAX_SPEC_BYTES = 1_000_000
+MAX_NAME = 100  # characters of a class's, band's or model's name
+MAX_DEPTH = 16  # of nested scores and settings
 PALETTE = (
     (214, 69, 65), (222, 203, 164), (120, 120, 128), (76, 145, 65), (58, 124, 190),
     (240, 178, 50), (145, 100, 170), (90, 190, 190), (160, 110, 70), (230, 130, 170),
@@ -76,6 +78,9 @@ class ModelSpec:
         names = [item.name for item in self.classes]
         if len(set(names)) != len(names) or not all(names):
             return f"class names must be different and not empty, found {names}"
+        for name in (self.name, *names, *self.bands, *filter(None, [self.refiner])):
+            if not name or len(name) > MAX_NAME or not name.isprintable():
+                return f"name {name!r:.{MAX_NAME}}: needs 1 to {MAX_NAME} printable characters"
         if any(
             len(item.colour) != 3 or not all(0 <= part <= 255 for part in item.colour)
             for item in self.classes
@@ -120,7 +125,10 @@ class ModelSpec:
         )
 
     def to_json(self) -> str:
-        return json.dumps({"spec_version": SPEC_VERSION, **asdict(self)}, ensure_ascii=False, sort_keys=True)
+        """The description as strict JSON; scores and settings that are not finite become null."""
+        values = {"spec_version": SPEC_VERSION, **asdict(self)}
+        values["training"], values["scores"] = _finite(self.training), _finite(self.scores)
+        return json.dumps(values, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, where: str = "model file") -> ModelSpec:
@@ -134,7 +142,7 @@ class ModelSpec:
                 f"{where}: model description of {len(text)} characters; at most {MAX_SPEC_BYTES} are read"
             )
         try:
-            values = json.loads(text)
+            values = json.loads(text, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as err:
             raise ModelError(f"{where}: model description is no JSON ({err})") from err
         if not isinstance(values, dict):
@@ -151,6 +159,8 @@ class ModelSpec:
             )
         try:
             return cls(**_typed(values))
+        except ModelError as err:
+            raise ModelError(f"{where}: {err}") from err
         except (TypeError, ValueError, KeyError, OverflowError) as err:
             raise ModelError(f"{where}: model description has a wrong value ({err})") from err
 
@@ -167,13 +177,13 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
     """JSON lists to tuples and numbers of the right type; TypeError where a value cannot be."""
     typed = dict(values)
     typed["classes"] = tuple(
-        ClassSpec(_text(item["name"]), _colour(item["colour"])) for item in values["classes"]
+        ClassSpec(_text(item["name"]), _colour(item["colour"])) for item in _list(values["classes"])
     )
     for key in ("mean", "std", "gsd_range_m"):
         if values.get(key) is not None:
-            typed[key] = tuple(_number(value) for value in values[key])
+            typed[key] = tuple(_number(value) for value in _list(values[key]))
     if "bands" in values:
-        typed["bands"] = tuple(_text(value) for value in values["bands"])
+        typed["bands"] = tuple(_text(value) for value in _list(values["bands"]))
     if values.get("gsd_m") is not None:
         typed["gsd_m"] = _number(values["gsd_m"])
     for key in ("name", "description", "license", "data"):
@@ -184,12 +194,21 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
     for key in ("network", "training", "scores"):
         if not isinstance(values.get(key, {}), dict):
             raise TypeError(f"{key} is no object")
+        _check_plain(values.get(key, {}))
     return typed
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 100_000:
         raise TypeError(f"{value!r:.80} is no text")
+    if any(not char.isprintable() and char not in "\n\t" for char in value):
+        raise TypeError(f"{value!r:.80} holds control characters")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{value!r:.80} is no list")
     return value
 
 
@@ -200,5 +219,36 @@ def _number(value: Any) -> float:
 
 
 def _colour(value: Any) -> tuple[int, int, int]:
-    red, green, blue = (int(_number(part)) for part in value)
+    red, green, blue = _list(value)
+    if not all(type(part) is int for part in (red, green, blue)):
+        raise TypeError(f"colour {value!r:.80} is not of three whole numbers")
     return red, green, blue
+
+
+def _check_plain(value: Any, depth: int = 0) -> None:
+    """Nested values that can be shown and stored again: else a TypeError or ValueError."""
+    if depth > MAX_DEPTH:
+        raise TypeError(f"values nested deeper than {MAX_DEPTH}")
+    if isinstance(value, str):
+        _text(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _text(key)
+            _check_plain(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            _check_plain(item, depth + 1)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number is not finite")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,116 @@
+"""Imports run one way and commands start light: told from the source, so that lazy imports count too."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = {"config", "errors"}
+RASTER = {
+    "raster",
+    "area",
+    "gdal",
+    "output",
+    "pixels",
+}  # one job, reading and writing rasters, in several files
+PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine", "vectorize"}
+DRAWN = {"synthetic", "synthetic_layout", "synthetic_render", "synthetic_style"}
+SHOWN = {"metrics", "preview", "report"}
+LEARNED = {"datasets", "training"}
+# what each part may import of the program; parts of a group import one another only where it says so here
+ALLOWED = {
+    "errors": set(),
+    "config": {"errors"},
+    **dict.fromkeys(PARTS | SHOWN, BASE),
+    **dict.fromkeys(RASTER, BASE | RASTER),
+    **dict.fromkeys(DRAWN, BASE | DRAWN | RASTER),
+    "models": set(),
+    "weights": BASE | {"models"},
+    "pipeline": BASE | PARTS | SHOWN | {"weights"},
+    "batch": BASE | PARTS | SHOWN | {"weights", "pipeline"},
+    **dict.fromkeys(LEARNED, BASE | PARTS | SHOWN | DRAWN | LEARNED | {"weights", "models"}),
+    "cli": BASE | PARTS | SHOWN | DRAWN | LEARNED | {"weights", "models", "pipeline", "batch"},
+    "__init__": {"config", "pipeline"},
+    "__main__": {"cli"},
+}
+LIGHT = {"rsseg_cli", "typer"}  # beside the standard library, all that a command's file may import at its top
+
+
+def sources() -> list[Path]:
+    return [
+        path
+        for folder in ("rsseg_cli", "models", "weights")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+    ]
+
+
+def part_of(path: Path) -> str:
+    """The part of the program a file belongs to: a module of `rsseg_cli`, or a folder."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "rsseg_cli" else parts[0]
+
+
+def run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from run_time_nodes(node)
+
+
+def imported(path: Path, tree: ast.AST) -> set[str]:
+    """Dotted names of all that a file imports, lazily or at its top."""
+    names = set()
+    package = ["rsseg_cli", *path.relative_to(ROOT).parts[:-1]]
+    package = [part for index, part in enumerate(package) if index == 0 or part != "rsseg_cli"]
+    for node in run_time_nodes(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*start, *filter(None, [node.module])])
+            names |= {f"{module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_one_way(path: Path) -> None:
+    own = part_of(path)
+    assert own in ALLOWED, f"{own}: say in this test what it may import"
+    names = {
+        name.split(".")[1]
+        for name in imported(path, ast.parse(path.read_text()))
+        if name.startswith("rsseg_cli.")
+    }
+    modules = {name for name in names if name in ALLOWED}
+    wrong = modules - ALLOWED[own] - {own}
+    assert not wrong, f"{own} imports {sorted(wrong)}"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "rsseg_cli" / "cli").glob("*.py")), ids=lambda path: path.name
+)
+def test_commands_load_nothing_heavy_at_their_top(path: Path) -> None:
+    import sys
+
+    tree = ast.parse(path.read_text())
+    top = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef)], [])
+    packages = {name.split(".")[0] for name in imported(path, top)}
+    assert packages <= LIGHT | sys.stdlib_module_names
+    heavy = {name for name in imported(path, top) if name.startswith("rsseg_cli.")} - {
+        "rsseg_cli.__version__"
+    }
+    assert all(name.split(".")[1] in {*BASE, "cli"} for name in heavy), heavy
+
+
+def test_networks_stand_alone() -> None:
+    for path in (ROOT / "models").glob("*.py"):
+        names = {
+            name for name in imported(path, ast.parse(path.read_text())) if name.startswith("rsseg_cli.")
+        }
+        assert all(name.split(".")[1] == "models" for name in names), f"{path.name} imports {sorted(names)}"
