@@ -1,7 +1,8 @@
 """BiCoR-Seg: class heatmaps let features and class embeddings refine each other in both directions.
 
-Source: "BiCoR-Seg: Bidirectional Co-Refinement Framework for High-Resolution Remote Sensing Image Segmentation",
-arXiv 2512.20255. Encoders come from timm (Apache-2.0); released checkpoints are read by `rsseg models import`.
+Source: "BiCoR-Seg: Bidirectional Co-Refinement Framework for High-Resolution Remote Sensing Image
+Segmentation", arXiv 2512.20255. Encoders come from timm (Apache-2.0); released checkpoints are read by
+`rsseg models import`.
 
     paper                     here
     F0, F                     features       (B, C, h, w), h = H / 4
@@ -17,7 +18,7 @@ What the published network does not have is an option that is off by default: `n
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import timm
@@ -39,8 +40,10 @@ class BicorSegConfig:
         layers: L, number of HBIS layers.
         topk_ratio: share of a class's pixels that update its embedding; 1 takes all.
         in_channels: bands of the image.
-        neck: "published" joins the scales by linear maps alone; "conv" adds normalisation and a 3 x 3 convolution a scale.
-        detail_channels: width of a branch at half resolution that joins the upsampler; 0 leaves it out, as published.
+        neck: "published" joins the scales by linear maps alone; "conv" adds normalisation and a 3 x 3
+            convolution a scale.
+        detail_channels: width of a branch at half resolution that joins the upsampler; 0 leaves it out, as
+            published.
     """
 
     classes: int
@@ -74,13 +77,14 @@ class BicorSegConfig:
         return cls(classes=classes, layers=layers, topk_ratio=topk_ratio)
 
     @classmethod
-    def lite(cls, classes: int) -> BicorSegConfig:
-        """A size for the CPU: EfficientNet-Lite0, 128 channels."""
-        return cls(classes=classes, encoder="tf_efficientnet_lite0", channels=128)
+    def lite(cls, classes: int, *, published: bool = False) -> BicorSegConfig:
+        """A size for the CPU: EfficientNet-Lite0, 128 channels; `published` leaves out its options."""
+        sizes = cls(classes=classes, encoder="tf_efficientnet_lite0", channels=128)
+        return sizes if published else replace(sizes, neck="conv")
 
 
 class BicorExplanation(NamedTuple):
-    """What the network saw: logits (B, N, H, W); of each layer heatmap logits (B, N, h, w) and embeddings (B, N, C)."""
+    """Logits (B, N, H, W); of each layer heatmap logits (B, N, h, w) and class embeddings (B, N, C)."""
 
     logits: Tensor
     heatmaps: tuple[Tensor, ...]
@@ -113,7 +117,8 @@ class BicorSeg(nn.Module):
         widths = self.encoder.feature_info.channels()
         if config.detail_channels:
             self.detail = nn.Sequential(
-                nn.Conv2d(widths[0], config.detail_channels, 1, bias=False), nn.BatchNorm2d(config.detail_channels)
+                nn.Conv2d(widths[0], config.detail_channels, 1, bias=False),
+                nn.BatchNorm2d(config.detail_channels),
             )
             widths = widths[1:]
         self.neck = Neck(widths, config.channels, config.neck)
@@ -147,14 +152,18 @@ class BicorSeg(nn.Module):
 
     def _features(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
         if image.shape[-2] % STRIDE or image.shape[-1] % STRIDE:
-            raise ValueError(f"image of {tuple(image.shape[-2:])} px: height and width must be multiples of {STRIDE}")
+            raise ValueError(
+                f"image of {tuple(image.shape[-2:])} px: height and width must be multiples of {STRIDE}"
+            )
         scales = self.encoder(image)
         if not self.config.detail_channels:
             return self.neck(scales), None
         return self.neck(scales[1:]), self.detail(scales[0])
 
 
-def build_encoder(name: str, in_channels: int, *, detail: bool = False, pretrained: bool = False) -> nn.Module:
+def build_encoder(
+    name: str, in_channels: int, *, detail: bool = False, pretrained: bool = False
+) -> nn.Module:
     """A timm encoder that returns its features at strides 4, 8, 16, 32 (with `detail`, stride 2 first).
 
     Raises:
@@ -175,7 +184,7 @@ def build_encoder(name: str, in_channels: int, *, detail: bool = False, pretrain
 
 
 class Neck(nn.Module):
-    """Joins the encoder's scales into one map at stride 4: (B, c_i, h / 2^i, w / 2^i) each -> (B, C, h, w)."""
+    """Joins the encoder's scales, (B, c_i, h / 2^i, w / 2^i) each, into one map (B, C, h, w)."""
 
     def __init__(self, widths: list[int], channels: int, kind: str) -> None:
         super().__init__()
@@ -263,7 +272,9 @@ class HeatmapBridge(nn.Module):
         self.query = nn.Linear(channels, channels, bias=False)
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
         self.gate = nn.Sequential(nn.Linear(2 * channels, channels), nn.GELU(), nn.Linear(channels, channels))
-        self.candidate = nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
+        self.candidate = nn.Sequential(
+            nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels)
+        )
         self.scale = nn.Linear(channels, channels)
         self.shift = nn.Linear(channels, channels)
 
@@ -279,7 +290,7 @@ class HeatmapBridge(nn.Module):
     def update_embeddings(
         self, embeddings: Tensor, normed_embeddings: Tensor, normed_features: Tensor, heatmaps: Tensor
     ) -> Tensor:
-        """F2CE: each class gathers the pixels that its heatmap points at, and a gate decides how much it takes."""
+        """F2CE: each class gathers the pixels its heatmap points at; a gate decides how much it takes."""
         weights = pixel_weights(heatmaps.detach().sigmoid(), self.topk_ratio)  # (B, N, hw)
         # The value convolution is linear, so it can act on N gathered vectors instead of on h x w pixels.
         gathered = weights @ normed_features.flatten(2).transpose(1, 2)  # (B, N, C)
@@ -302,7 +313,7 @@ class HeatmapBridge(nn.Module):
 
 
 class PixelShuffleUpsampler(nn.Module):
-    """(B, C, h, w) -> (B, C / 16, 4h, 4w); `detail` (B, D, 2h, 2w) is mixed in at half resolution where it exists."""
+    """(B, C, h, w) -> (B, C / 16, 4h, 4w); `detail` (B, D, 2h, 2w) joins at half resolution."""
 
     def __init__(self, channels: int, detail_channels: int) -> None:
         super().__init__()

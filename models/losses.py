@@ -56,7 +56,7 @@ def dice(logits: Tensor, labels: Tensor, smooth: float = 0.05) -> Tensor:
 
 
 def fisher_discriminative(embeddings: Tensor) -> Tensor:
-    """Scatter of each class's embeddings over the batch, over the distance between classes: (B, N, C) -> scalar.
+    """Scatter of each class's embeddings (B, N, C) over the batch, over the distance between classes.
 
     Zero for a batch of one and for a single class.
     """

@@ -141,7 +141,7 @@ def test_the_auxiliary_head_leaves_the_class_table_alone():
 
 
 def test_neck_equals_concatenation():
-    """Deepest scale first, resized, concatenated, one 1 x 1 convolution: as published, in the published order."""
+    """Deepest scale first, resized, concatenated, one 1 x 1 convolution: the published order."""
     torch.manual_seed(0)
     neck = Neck([4, 6, 8, 10], 16, "published")
     scales = [torch.rand(1, width, 32 // 2**i, 16 // 2**i) for i, width in enumerate((4, 6, 8, 10))]
@@ -217,7 +217,8 @@ class TestLosses:
         """Two pixels of class 0, two of class 1, an ignored row; certain and half right."""
         certain = torch.tensor([[[[50.0, 50.0], [50.0, 50.0], [0, 0]], [[0, 0], [0, 0], [50.0, 50.0]]]])
         labels = torch.tensor([[[0, 0], [1, 1], [IGNORE, IGNORE]]])
-        # class 0: overlap 2, found 4, true 2 -> 4.05 / 6.05; class 1: overlap 0, found 0, true 2 -> 0.05 / 2.05
+        # class 0: overlap 2, found 4, true 2 -> 4.05 / 6.05
+        # class 1: overlap 0, found 0, true 2 -> 0.05 / 2.05
         expected = 1 - (4.05 / 6.05 + 0.05 / 2.05) / 2
         assert float(dice(certain, labels)) == pytest.approx(expected, abs=1e-6)
 

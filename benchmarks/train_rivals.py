@@ -1,0 +1,168 @@
+"""Train BiCoR-Seg lite and what a user would take instead, on the same data, for the same processor minutes.
+
+    python benchmarks/train_rivals.py --data DIR --val 'tile3_*' --test 'tile8_*' --classes a,b,c --gsd 1
+    --cpu-minutes 20
+    python benchmarks/train_rivals.py --scenes LIST.csv --classes background,building --gsd 0.2 --networks
+    unet,linear
+
+All networks have EfficientNet-Lite0 with ImageNet weights as encoder, see the same crops and augmentation,
+and take as
+many steps as fit into the processor minutes (measured over six steps first, so that a busy machine changes
+nothing).
+`linear` is one 1 x 1 convolution on the four scales; `unet` is segmentation-models-pytorch's. Needs
+`rsseg[bench,train]`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import logging
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import default_collate
+
+from rsseg_cli import training
+from rsseg_cli.cli.train import read_classes
+from rsseg_cli.datasets import CropDataset, find_scenes, load_scene, read_scene_list
+from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig, build_encoder
+from rsseg_cli.weights import ModelSpec
+
+ENCODER = "tf_efficientnet_lite0"
+
+
+class LinearHead(nn.Module):
+    """One 1 x 1 convolution on the encoder's four scales, all resized to stride 4; logits resized to the
+    image."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.encoder = build_encoder(ENCODER, 3)
+        self.head = nn.Conv2d(sum(self.encoder.feature_info.channels()), classes, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        scales = self.encoder(image)
+        size = scales[0].shape[-2:]
+        resized = [F.interpolate(scale, size=size, mode="bilinear", align_corners=False) for scale in scales]
+        logits = self.head(torch.cat(resized, 1))
+        return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
+
+
+def build(name: str, classes: int, seed: int) -> nn.Module:
+    """A network by name with ImageNet weights in its encoder."""
+    torch.manual_seed(seed)
+    if name == "unet":
+        import segmentation_models_pytorch as smp
+
+        network = smp.Unet(f"tu-{ENCODER}", encoder_weights=None, classes=classes)
+        encoder = network.encoder.model
+    else:
+        network = (
+            LinearHead(classes)
+            if name == "linear"
+            else BicorSeg(BicorSegConfig.lite(classes, published=name == "published"))
+        )
+        encoder = network.encoder
+    training.load_encoder(encoder, ENCODER, training.imagenet_lite0())
+    return network
+
+
+def seconds_a_step(
+    network: nn.Module, spec: ModelSpec, crops: CropDataset, config: training.TrainConfig
+) -> float:
+    """Processor seconds of a training step, over six steps after three; the network is left as it was."""
+    before = copy.deepcopy(network.state_dict())
+    module = training.SegmentationModule(network, spec, config, 1).train()
+    module.log = lambda *args, **kwargs: None  # no trainer is attached
+    size = config.batch_size
+    start = 0.0
+    for step in range(9):
+        if step == 3:
+            start = time.process_time()
+        batch = default_collate([crops[step * size + index] for index in range(size)])
+        module.training_step(batch, 0).backward()
+    seconds = (time.process_time() - start) / 6
+    network.zero_grad(set_to_none=True)
+    network.load_state_dict(before)
+    return seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, action="append", default=[])
+    parser.add_argument("--scenes", type=Path, action="append", default=[])
+    parser.add_argument("--val", action="append", default=[])
+    parser.add_argument("--test", action="append", default=[])
+    parser.add_argument("--classes", required=True)
+    parser.add_argument("--gsd", type=float, required=True)
+    parser.add_argument("--cpu-minutes", type=float, default=20.0)
+    parser.add_argument(
+        "--networks", default="bicor-seg,unet,linear", help="also: published (BiCoR-Seg without options)"
+    )
+    parser.add_argument("--seeds", default="0")
+    parser.add_argument("--epochs", type=int, default=12, help="validations, evenly over the run")
+    parser.add_argument("--lr", type=float, default=training.TrainConfig.learning_rate)
+    parser.add_argument("--encoder-rate", type=float, default=training.TrainConfig.encoder_rate)
+    parser.add_argument("--drawn-share", type=float, default=0.0)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--run-dir", type=Path, default=Path("runs/rivals"))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+
+    listed = [scene for path in args.scenes for scene in read_scene_list(path)]
+    listed += [scene for path in args.data for scene in find_scenes(path, val=args.val, test=args.test)]
+    spec = ModelSpec(
+        name="rival", architecture="external", classes=read_classes(args.classes, ""), gsd_m=args.gsd
+    )
+    base = training.TrainConfig(
+        learning_rate=args.lr, encoder_rate=args.encoder_rate, drawn_share=args.drawn_share
+    )
+    loaded = training.load_training_scenes(listed, spec, base)
+    tests = [load_scene(scene, spec) for scene in listed if scene.split == "test"]
+    print(
+        f"{args.cpu_minutes} processor minutes each, {args.threads} threads, {', '.join(spec.class_names)}",
+        flush=True,
+    )
+    for seed in map(int, args.seeds.split(",")):
+        for name in args.networks.split(","):
+            network = build(name, len(spec.classes), seed)
+            config = dataclasses.replace(base, seed=seed)
+            crops = CropDataset(loaded[0], training.crop_config(spec, config), loaded[2])
+            seconds = seconds_a_step(network, spec, crops, config)
+            steps = int(args.cpu_minutes * 60 / seconds)
+            config = dataclasses.replace(
+                config, epochs=args.epochs, crops_per_epoch=max(1, steps // args.epochs) * config.batch_size
+            )
+            run_dir = args.run_dir / f"{name}-{seed}"
+            used = time.process_time()
+            result = training.train(network, spec, loaded, config, run_dir=run_dir, device="cpu", bar=False)
+            row = {
+                "network": name,
+                "seed": seed,
+                "steps": result["steps"],
+                "cpu_minutes": round((time.process_time() - used) / 60, 1),
+                "best_epoch": result["epoch"],
+            }
+            for part, scenes in (("val", loaded[1]), ("test", tests)):
+                scores = training.evaluate(network, spec, scenes)
+                row[part] = {
+                    "miou": round(scores["miou"], 4),
+                    "mean_f1": round(scores["mean_f1"], 4),
+                    "iou": [round(value, 4) for value in scores["iou"]],
+                }
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
