@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,10 +30,13 @@ _log = logging.getLogger("rsseg_cli")
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """Pixel value x of band b becomes x * factors[b] + offsets[b]."""
+    """Pixel value x of band b becomes x * factors[b] + offsets[b], kept inside limits[b] where there are
+    any.
+    """
 
     factors: tuple[float, ...]
     offsets: tuple[float, ...]
+    limits: tuple[tuple[float, float], ...] | None = None
 
 
 class Engine:
@@ -79,7 +82,11 @@ class Engine:
         self._network = network.eval().to(self.device).to(memory_format=torch.channels_last)
         self._factors = torch.tensor(scaling.factors, dtype=torch.float32, device=self.device).view(-1, 1, 1)
         self._offsets = torch.tensor(scaling.offsets, dtype=torch.float32, device=self.device).view(-1, 1, 1)
-        self._asked_batch = config.batch_size
+        self._limits = (
+            None
+            if scaling.limits is None
+            else torch.tensor(scaling.limits, device=self.device).view(-1, 2, 1, 1)
+        )
         self._batch_size: int | None = None if config.batch_size == "auto" else config.batch_size
 
     @property
@@ -92,6 +99,24 @@ class Engine:
         if self._batch_size is None:
             self._batch_size = self._auto_batch(height, width)
         return self._batch_size
+
+    def to_host(self, values: torch.Tensor) -> Callable[[], NDArray[Any]]:
+        """Start to bring values from the device.
+
+        Calling the result waits for them, and for nothing queued later.
+        """
+        if self.device.type != "cuda":
+            return values.cpu().numpy
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> NDArray[Any]:
+            arrived.synchronize()
+            return host.numpy()
+
+        return wait
 
     @torch.inference_mode()
     def run(self, tiles: Sequence[NDArray[Any]]) -> torch.Tensor:
@@ -133,7 +158,10 @@ class Engine:
         if batch.dtype not in (np.uint8, np.float32):
             batch = batch.astype(np.float32)
         pixels = torch.from_numpy(batch).to(self.device).to(torch.float32)
-        return pixels.mul_(self._factors).add_(self._offsets).contiguous(memory_format=torch.channels_last)
+        pixels = pixels.mul_(self._factors).add_(self._offsets)
+        if self._limits is not None:
+            pixels = pixels.clamp_(self._limits[:, 0], self._limits[:, 1])
+        return pixels.contiguous(memory_format=torch.channels_last)
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
         heatmaps: torch.Tensor | None = None

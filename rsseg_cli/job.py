@@ -1,0 +1,198 @@
+"""What is to be predicted, checked before a model is loaded or a byte written.
+
+Scene, grids, scaling, outputs.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rsseg_cli import raster
+from rsseg_cli.config import PredictConfig
+from rsseg_cli.engine import Scaling
+from rsseg_cli.errors import ModelError, OutputError, SceneError
+from rsseg_cli.weights.registry import TrainedModel, read_spec
+from rsseg_cli.weights.spec import ModelSpec
+
+GSD_TOLERANCE = 0.01  # ground resolutions closer than this are the same
+STRETCH_PERCENTILES = (2.0, 98.0)
+STRETCH_SIZE_PX = 1024  # longest side of the overview whose percentiles stretch the scene
+_log = logging.getLogger("rsseg_cli")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A prediction that was checked and may begin."""
+
+    info: raster.SceneInfo
+    bands: tuple[int, ...]
+    grid: raster.Grid  # of the map: the scene's, or the part of it inside the bounding box
+    network_grid: raster.Grid  # what the network sees; the same unless the scene is resampled
+    area: raster.Area | None  # pixels outside count as having no data
+    spec: ModelSpec
+    scaling: Scaling
+    config: PredictConfig
+    paths: Mapping[str, Path]
+    notes: list[str]
+
+    @property
+    def resampled(self) -> bool:
+        return self.network_grid != self.grid
+
+    @property
+    def may_have_holes(self) -> bool:
+        """Whether pixels without data are possible."""
+        floats = any(np.dtype(self.info.dtypes[band - 1]).kind == "f" for band in self.bands)
+        return self.info.has_mask or floats or self.area is not None
+
+    def reader(self, grid: raster.Grid) -> raster.SceneReader:
+        """Reads the scene's chosen bands on a grid, without the pixels outside the area."""
+        return raster.SceneReader(self.info, self.bands, grid, region_mask=self.area)
+
+    @property
+    def layers(self) -> dict[str, slice]:
+        """Channels of the finished uint8 rows, by the raster that they go to."""
+        classes = len(self.spec.classes)
+        sizes = {"labels": 1, "confidence": 1, "probabilities": classes, "heatmaps": classes}
+        layers, first = {}, 0
+        for kind, size in sizes.items():
+            if kind in self.paths:
+                layers[kind] = slice(first, first + size)
+                first += size
+        return layers
+
+
+def prepare(
+    scene: str, paths: Mapping[str, Path], model: str | os.PathLike[str] | TrainedModel, config: PredictConfig
+) -> Job:
+    """Check scene, model, outputs and settings against each other, without loading weights or writing."""
+    spec = model.spec if isinstance(model, TrainedModel) else read_spec(model)
+    inputs: list[str | Path] = [scene, *([] if isinstance(model, TrainedModel) else [Path(model)])]
+    _check_outputs(paths, inputs + ([config.aoi] if config.aoi else []), config)
+    if "heatmaps" in paths:
+        _check_heatmaps(model, spec)
+    info = raster.inspect(scene, config.nodata)
+    bands = raster.select_bands(info, spec.bands, config.bands, spec.name)
+    grid = info.grid
+    if config.bbox is not None:
+        grid = grid.window(*raster.window_of_bbox(grid, config.bbox))
+    notes: list[str] = []
+    network_grid = _network_grid(grid, spec, config.gsd_m, info.name, notes)
+    job = Job(
+        info=info,
+        bands=bands,
+        grid=grid,
+        network_grid=network_grid,
+        area=raster.read_area(config.aoi, grid) if config.aoi is not None else None,
+        spec=spec,
+        scaling=_scaling(info, bands, spec, notes),
+        config=config,
+        paths=paths,
+        notes=notes,
+    )
+    for note in notes:
+        _log.warning("%s", note)
+    return job
+
+
+def _check_outputs(paths: Mapping[str, Path], inputs: list[str | Path], config: PredictConfig) -> None:
+    """Each output is a file of its own, of the right kind, that may be written."""
+    seen: dict[Path, str] = {}
+    for kind, path in paths.items():
+        place = path.resolve()
+        if place in seen:
+            raise OutputError(
+                f"{path}: is both the {seen[place]} and the {kind}; give each a name of its own"
+            )
+        seen[place] = kind
+        endings = (".png",) if kind == "preview" else (".tif", ".tiff")
+        if path.suffix.lower() not in endings:
+            raise OutputError(
+                f"{path}: the {kind} is written as {endings[0][1:].upper()}; its name ends in {endings[0]}"
+            )
+        raster.check_target(path, overwrite=config.overwrite, inputs=inputs)
+    raster.check_creation_options(config.creation_options)
+
+
+def _check_heatmaps(model: str | os.PathLike[str] | TrainedModel, spec: ModelSpec) -> None:
+    has_them = (
+        hasattr(model.network, "explain")
+        if isinstance(model, TrainedModel)
+        else spec.architecture == "bicor-seg"
+    )
+    if not has_them:
+        raise ModelError(
+            f"model {spec.name!r} has no class heatmaps; leave out --heatmaps or use a BiCoR-Seg model"
+        )
+
+
+def _network_grid(
+    grid: raster.Grid, spec: ModelSpec, asked_gsd_m: float | None, scene: str, notes: list[str]
+) -> raster.Grid:
+    """The grid that the network sees.
+
+    Square pixels on the ground at its own resolution, where the scene's do not suit.
+    """
+    target = asked_gsd_m or spec.gsd_m
+    if target is None:
+        return grid
+    found = grid.gsd_m
+    if found is None:
+        if spec.gsd_m is None:
+            raise SceneError(f"{scene}: has no CRS, so --gsd {target:g} cannot be met; leave it out")
+        notes.append(f"{scene}: has no CRS; taken to be at the model's ground resolution, {spec.gsd_m:g} m")
+        found = (spec.gsd_m, spec.gsd_m)
+    low, high = target / (1 + GSD_TOLERANCE), target * (1 + GSD_TOLERANCE)
+    if asked_gsd_m is None and spec.gsd_range_m is not None:
+        low, high = spec.gsd_range_m
+    if all(low <= side <= high for side in found):
+        return grid
+    width = max(1, round(grid.width * found[0] / target))
+    height = max(1, round(grid.height * found[1] / target))
+    notes.append(
+        f"{scene}: ground resolution {found[0]:.3g} x {found[1]:.3g} m is outside {low:.3g} to {high:.3g} m; "
+        f"read at {target:.3g} m: {width} x {height} px in place of {grid.width} x {grid.height}"
+    )
+    return grid.scaled(width=width, height=height)
+
+
+def _scaling(info: raster.SceneInfo, bands: tuple[int, ...], spec: ModelSpec, notes: list[str]) -> Scaling:
+    """Pixel values to the network's input in one multiplication and addition a band."""
+    ranges = [_type_range(info.dtypes[band - 1]) for band in bands]
+    stretched = spec.scaling == "stretch" and any(info.dtypes[band - 1] != "uint8" for band in bands)
+    if stretched:
+        ranges = _stretch(info, bands)
+        shown = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in ranges)
+        dtype = info.dtypes[bands[0] - 1]
+        notes.append(f"{info.name}: {dtype} values are stretched to 0 to 1, band by band from {shown}")
+    factors, offsets, limits = [], [], []
+    for (low, high), mean, std in zip(ranges, spec.mean, spec.std, strict=True):
+        factors.append(1 / ((high - low) * std))
+        offsets.append((-low / (high - low) - mean) / std)
+        limits.append((-mean / std, (1 - mean) / std))
+    return Scaling(
+        factors=tuple(factors), offsets=tuple(offsets), limits=tuple(limits) if stretched else None
+    )
+
+
+def _type_range(dtype: str) -> tuple[float, float]:
+    kind = np.dtype(dtype)
+    return (0.0, float(np.iinfo(kind).max)) if kind.kind in "iu" else (0.0, 1.0)
+
+
+def _stretch(info: raster.SceneInfo, bands: tuple[int, ...]) -> list[tuple[float, float]]:
+    """2nd and 98th percentile of each band's valid pixels, from an overview."""
+    nodata = info.nodata if info.nodata_given else None
+    pixels, valid, _ = raster.overview(info.path, bands, STRETCH_SIZE_PX, nodata)
+    ranges = []
+    for band in pixels:
+        values = band[valid]
+        low, high = np.percentile(values, STRETCH_PERCENTILES) if values.size else (0.0, 1.0)
+        ranges.append((float(low), float(high) if high > low else float(low) + 1))
+    return ranges

@@ -1,0 +1,195 @@
+"""The outputs of a prediction: rasters and picture that appear together, once all of them are complete."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_cli import __version__
+from rsseg_cli.errors import OutputError
+from rsseg_cli.raster import RasterWriter
+from rsseg_cli.result import NODATA, AreaCounter, row_areas_m2
+
+if TYPE_CHECKING:
+    from rsseg_cli.job import Job
+    from rsseg_cli.raster import Grid, SceneReader
+
+PREVIEW_SIZE_PX = 1200  # longest side of the picture
+MASK_PX = 2**22  # pixels whose mask is read at once
+PREVIEW_PERCENTILES = (1.0, 99.0)
+
+
+class Target:
+    """Takes finished rows of all rasters at once.
+
+    Used as a context manager, which removes what was not committed.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.counter = AreaCounter(job.spec.class_names, row_areas_m2(job.grid))
+        self._job = job
+        self._layers = job.layers
+        self._stack = ExitStack()
+        self._writers: dict[str, RasterWriter] = {}
+        self._mask: SceneReader | None = None
+        self._thumbnail = _Thumbnail(job.grid) if "preview" in job.paths else None
+
+    def __enter__(self) -> Self:
+        with self._stack:
+            for kind in self._layers:
+                self._writers[kind] = self._stack.enter_context(_open_writer(self._job, kind))
+            if self._job.resampled and self._job.may_have_holes:
+                self._mask = self._stack.enter_context(self._job.reader(self._job.grid))
+            self._stack = self._stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def write(self, row: int, rows: NDArray[np.uint8]) -> None:
+        """Write the next rows, uint8 (layers, rows, width)."""
+        if self._mask is not None:
+            self._drop_holes(self._mask, row, rows)
+        self.counter.add(row, rows[0])
+        if self._thumbnail is not None:
+            self._thumbnail.add(row, rows[0])
+        for kind, channels in self._layers.items():
+            self._writers[kind].write(row, rows[channels])
+
+    @staticmethod
+    def _drop_holes(mask: SceneReader, row: int, rows: NDArray[np.uint8]) -> None:
+        """Resampled rows have values wherever the network ran; holes are those of the map's own grid."""
+        step = max(1, MASK_PX // rows.shape[2])
+        for first in range(0, rows.shape[1], step):
+            part = rows[:, first : first + step]
+            _, valid = mask.read(row + first, 0, part.shape[1], part.shape[2])
+            if not valid.all():
+                part[:, ~valid] = NODATA
+
+    def commit(self) -> None:
+        """Give all outputs their names; what was written so far is taken back if one of them fails.
+
+        Raises:
+            OutputError: an output cannot be finished.
+        """
+        new: list[Path] = []
+        picture = self._draw(self._thumbnail) if self._thumbnail is not None else None
+        try:
+            for kind in reversed(self._layers):  # the map comes last: where it is, everything is
+                path = self._job.paths[kind]
+                existed = path.exists()
+                self._writers[kind].commit()
+                if not existed:
+                    new.append(path)
+            if picture is not None:
+                picture.replace(self._job.paths["preview"])
+        except BaseException:
+            for path in new:
+                path.unlink(missing_ok=True)
+            raise
+        finally:
+            if picture is not None:
+                picture.unlink(missing_ok=True)
+
+    def _draw(self, thumbnail: _Thumbnail) -> Path:
+        """Draw the preview beside its name."""
+        from rsseg_cli.preview import draw_preview
+
+        job, grid = self._job, thumbnail.grid
+        path = job.paths["preview"]
+        classes = tuple((item.name, item.colour) for item in job.spec.classes)
+        gsd_m = grid.gsd_m
+        image = _scene_image(job, grid)
+        drawn = draw_preview(image, thumbnail.labels, classes, gsd_m[0] if gsd_m else None, job.spec.name)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.png")
+        try:
+            drawn.save(temporary)
+        except OSError as err:
+            temporary.unlink(missing_ok=True)
+            raise OutputError(f"{path}: cannot be written ({err})") from err
+        return temporary
+
+
+def _open_writer(job: Job, kind: str) -> RasterWriter:
+    names = job.spec.class_names
+    labels = kind == "labels"
+    return RasterWriter(
+        job.paths[kind],
+        job.grid,
+        1 if kind in ("labels", "confidence") else len(names),
+        overviews="mode" if labels else "average",
+        colours={index: item.colour for index, item in enumerate(job.spec.classes)} if labels else None,
+        category_names=names if labels else None,
+        band_names=names if kind in ("probabilities", "heatmaps") else None,
+        tags=_tags(job, kind),
+        creation_options=job.config.creation_options,
+        overwrite=job.config.overwrite,
+    )
+
+
+def _tags(job: Job, kind: str) -> dict[str, str]:
+    config = job.config
+    settings = {
+        "tile_size": config.tile_size,
+        "overlap": config.overlap,
+        "tta": config.tta,
+        "dtype": config.dtype,
+        "bands": job.bands,
+        "nodata": config.nodata,
+        "gsd_m": config.gsd_m,
+        "bbox": config.bbox,
+        "aoi": None if config.aoi is None else str(config.aoi),
+        "factors": job.scaling.factors,
+        "offsets": job.scaling.offsets,
+    }
+    tags = {
+        "TIFFTAG_SOFTWARE": f"rsseg {__version__}",
+        "RSSEG_LAYER": kind,
+        "RSSEG_MODEL": job.spec.name,
+        "RSSEG_SCENE": job.info.name,
+        "RSSEG_SETTINGS": json.dumps(settings),
+    }
+    return tags if kind == "labels" else {**tags, "RSSEG_SCALE": "0-254 is 0-1, 255 is no data"}
+
+
+class _Thumbnail:
+    """The map at the preview's size: the class at the centre of each of its pixels."""
+
+    def __init__(self, grid: Grid) -> None:
+        shrink = max(1.0, max(grid.width, grid.height) / PREVIEW_SIZE_PX)
+        self.grid = grid.scaled(
+            width=max(1, round(grid.width / shrink)), height=max(1, round(grid.height / shrink))
+        )
+        self.labels = np.full((self.grid.height, self.grid.width), NODATA, np.uint8)
+        self._rows = ((np.arange(self.grid.height) + 0.5) * grid.height / self.grid.height).astype(int)
+        self._cols = ((np.arange(self.grid.width) + 0.5) * grid.width / self.grid.width).astype(int)
+
+    def add(self, row: int, labels: NDArray[np.uint8]) -> None:
+        first, end = np.searchsorted(self._rows, (row, row + len(labels)))
+        self.labels[first:end] = labels[self._rows[first:end] - row][:, self._cols]
+
+
+def _scene_image(job: Job, grid: Grid) -> NDArray[np.uint8]:
+    """The scene's first three chosen bands, or its only one thrice, uint8 (3, height, width).
+
+    White without data.
+    """
+    with job.reader(grid) as reader:
+        pixels, valid = reader.read(0, 0, grid.height, grid.width)
+    pixels = pixels[:3] if len(pixels) >= 3 else np.repeat(pixels[:1], 3, axis=0)
+    if pixels.dtype != np.uint8:
+        shown = pixels[:, valid].astype(np.float64)
+        low, high = np.percentile(shown, PREVIEW_PERCENTILES) if shown.size else (0.0, 1.0)
+        with np.errstate(invalid="ignore"):
+            scaled = (pixels.astype(np.float64) - low) / max(high - low, 1e-12) * 255
+        pixels = np.nan_to_num(scaled).clip(0, 255).astype(np.uint8)
+    return np.where(valid, pixels, np.uint8(255))
