@@ -1,9 +1,9 @@
 """A drawn orthophoto with exact labels: for the demo, tests, benchmarks and training.
 
 The labels are what a perfect interpreter would draw from above: a roof is building, a crown over a street
-vegetation, a shadow what it falls upon, a bridge road. Paved ground (streets, pavements, drives, yards, parking) is
-road, unpaved ground (soil, gravel paths, sand, stubble) land, whatever is green vegetation, and rivers, the sea,
-ponds and pools water.
+vegetation, a shadow what it falls upon, a bridge road. Paved ground (streets, pavements, drives, yards,
+parking) is road, unpaved ground (soil, gravel paths, sand, stubble) land, whatever is green vegetation, and
+rivers, the sea, ponds and pools water.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def draw_scene(
     """Draw an orthophoto and its label map.
 
     The same arguments give the same pixels. A seed decides place, season, light and colours; seed 0 is the
-    demonstration scene. A larger size shows more of the same place, another resolution the same things finer or
-    coarser.
+    demonstration scene. A larger size shows more of the same place, another resolution the same things finer
+    or coarser.
 
     Args:
         size: width and height, 64 to 20,000 px.

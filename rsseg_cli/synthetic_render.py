@@ -1,4 +1,4 @@
-"""Draws a window of a plan: ground, water, roofs and trees; then light and shadow; then what a camera does."""
+"""Draws a window of a plan: ground, water, roofs, trees; then light and shadow; then what a camera does."""
 
 from __future__ import annotations
 
@@ -13,22 +13,13 @@ from rasterio.features import rasterize
 from rasterio.transform import Affine
 from scipy.ndimage import gaussian_filter
 
-from rsseg_cli.synthetic_layout import (
-    CAR,
-    FLAT,
-    HALL,
-    HIP,
-    PITCH,
-    Body,
-    CellBuilder,
-    Content,
-    Plan,
-    Surface,
-)
+from rsseg_cli.synthetic_plan import CAR, FLAT, HALL, HIP, PITCH, Body, Content, Plan, Surface
 from rsseg_cli.synthetic_style import LAND, ROAD, VEGETATION, WATER, make_style
+from rsseg_cli.synthetic_zones import ZonedCell
 
 BLOCK_PX = 2048
 TALLEST_M = 34.0
+SATURATION = 0.84  # air and sensors grey what paint boxes hold
 Plane = NDArray[np.float32]
 
 
@@ -90,7 +81,7 @@ class Renderer:
         )
         wanted = [(i, j) for i in range(i0, i1 + 1) for j in range(j0, j1 + 1)]
         wanted = [key for key in wanted if self._touches(key, u, v, pad)]
-        self._cells = {key: self._cells.get(key) or CellBuilder(self.plan, *key).build() for key in wanted}
+        self._cells = {key: self._cells.get(key) or ZonedCell(self.plan, *key).build() for key in wanted}
         return list(self._cells.values())
 
     def _touches(self, key: tuple[int, int], u: Plane, v: Plane, pad: float) -> bool:
@@ -158,7 +149,7 @@ class Canvas:
         )
 
     def noise(self, scale_m: float, key: int) -> Plane:
-        """Smooth noise of about unit deviation, its grain `scale_m`; a place has the same value in any window."""
+        """Smooth noise, deviation about 1, grain `scale_m`; a place has the same value in any window."""
         view, pitch = self.view, max(scale_m, self.gsd)
         i0, j0 = math.floor(view.x0 / pitch) - 3, math.floor(view.y0 / pitch) - 3
         i1 = math.ceil((view.x0 + view.width * self.gsd) / pitch) + 4
@@ -166,9 +157,8 @@ class Canvas:
         lattice = _hash_normal(np.arange(i0, i1), np.arange(j0, j1), self.renderer.seed * 64 + key)
         left, top = view.x0 / pitch - i0, view.y0 / pitch - j0
         box = (left, top, left + view.width * self.gsd / pitch, top + view.height * self.gsd / pitch)
-        return 1.3 * np.asarray(
-            Image.fromarray(lattice).resize((view.width, view.height), Image.Resampling.BICUBIC, box=box)
-        )
+        smooth = Image.fromarray(lattice).resize((view.width, view.height), Image.Resampling.BICUBIC, box=box)
+        return np.asarray(smooth) * np.float32(1.3)
 
     def _noises(self) -> None:
         self.grain = self.noise(0.45, 1)
@@ -325,7 +315,7 @@ class Canvas:
         dx = (view.x0 + (np.arange(c0, c1) + 0.5) * gsd - body.x).astype(np.float32)[None, :]
         dy = (view.y0 + (np.arange(r0, r1) + 0.5) * gsd - body.y).astype(np.float32)[:, None]
         p, q = c * dx + s * dy, c * dy - s * dx
-        edge_p, edge_q = body.a - np.abs(p), body.b - np.abs(q)
+        edge_p, edge_q = np.float32(body.a) - np.abs(p), np.float32(body.b) - np.abs(q)
         rise, light, texture = self._roof(body, p, q, edge_p, edge_q)
         z = body.eave_m + rise
         window = (slice(r0, r1), slice(c0, c1))
@@ -349,12 +339,11 @@ class Canvas:
         pitch, gsd = PITCH[body.roof], self.gsd
         one = np.ones(p.shape, np.float32)
         if body.roof == CAR:
-            glass = (
-                ((np.abs(p - 0.15 * body.a) < 0.52 * body.a) & (np.abs(p - 0.15 * body.a) > 0.28 * body.a))
-                if body.a < 3
-                else (np.abs(p - 0.62 * body.a) < 0.05 * body.a)
-            )
-            return 0 * p, one, np.where(glass, 0.35, one).astype(np.float32)
+            front = np.abs(p - 0.42 * body.a) < 0.13 * body.a
+            rear = np.abs(p + 0.55 * body.a) < 0.08 * body.a
+            if body.a >= 3:  # a lorry: cab and box
+                front, rear = np.abs(p - 0.62 * body.a) < 0.05 * body.a, np.zeros(p.shape, bool)
+            return 0 * p, one, (one - 0.5 * front - 0.35 * rear).astype(np.float32)
         if body.roof == FLAT:
             rim = np.minimum(edge_p, edge_q) < max(0.35, gsd * 0.6)
             small = min(body.a, body.b) < 2
@@ -516,7 +505,7 @@ class Canvas:
         for band in range(3):
             own = rng.standard_normal(out.shape[1:], dtype=np.float32)
             out[band] += gain * (0.8 * common + 0.6 * own) * np.sqrt(0.25 + np.maximum(out[band], 0))
-        return (np.clip(_soften_colour(out), 0, 1) * 254.999).astype(np.uint8)
+        return (np.clip(_soften_colour(out), 0, 1) * np.float32(254.999)).astype(np.uint8)
 
 
 _NOWHERE = ({"type": "Polygon", "coordinates": [[(-9e6, -9e6), (-9e6, -8e6), (-8e6, -9e6), (-9e6, -9e6)]]}, 0)
@@ -525,7 +514,7 @@ _NOWHERE = ({"type": "Polygon", "coordinates": [[(-9e6, -9e6), (-9e6, -8e6), (-8
 def _soften_colour(rgb: Plane) -> Plane:
     """Colour at half the resolution of brightness, as JPEG keeps it."""
     grey = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
-    return np.stack([grey + gaussian_filter(band - grey, 0.9, truncate=2.5) for band in rgb])
+    return np.stack([grey + SATURATION * gaussian_filter(band - grey, 0.9, truncate=2.5) for band in rgb])
 
 
 def _shifted(shape: tuple[int, ...], dy: int, dx: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -21,7 +21,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 @dataclass(frozen=True, kw_only=True)
 class Style:
-    """What holds for a whole scene. Lengths in m, colours 0 to 1, angles in radians, the sun's clockwise from north."""
+    """What holds for a whole scene. Lengths in m, colours 0 to 1, angles in radians."""
 
     name: str
     green: bool = True
@@ -286,8 +286,33 @@ def _demo(rng: Rng) -> dict[str, Any]:
         "phases": (0.6, 2.1, 4.0, 1.2),
         "bend_m": 9.0,
         "cell_m": (205.0, 190.0),
+        "fixed_zones": {
+            (-2, 0): "forest",
+            (-2, 1): "forest",
+            (-2, 2): "forest",
+            (-2, 3): "forest",
+            (-1, -1): "suburb",
+            (-1, 0): "suburb",
+            (-1, 1): "dense",
+            (-1, 2): "park",
+            (-1, 3): "fields",
+            (0, -1): "industry",
+            (0, 0): "industry",
+            (0, 1): "suburb",
+            (0, 2): "suburb",
+            (0, 3): "bare",
+            (1, -1): "park",
+            (1, 0): "park",
+            (1, 1): "park",
+            (1, 2): "forest",
+            (1, 3): "fields",
+            (2, -1): "fields",
+            (2, 0): "fields",
+            (2, 1): "suburb",
+            (2, 2): "suburb",
+        },
         "river_every": 5,
-        "river_column": 2,
+        "river_column": 1,
         "river_share": 0.27,
         "sun_azimuth": math.radians(142),
         "sun_elevation": math.radians(47),
@@ -296,7 +321,7 @@ def _demo(rng: Rng) -> dict[str, Any]:
         "street_m": 9.5,
         "lane_m": 6.0,
         "block_depth_m": 56.0,
-        "house_scale": 1.05,
+        "house_scale": 1.22,
         "setback_m": 4.2,
         "tree_density": 1.0,
         "parked": 0.35,
@@ -368,7 +393,7 @@ def _coast(rng: Rng) -> dict[str, Any]:
         "zones": (("suburb", 5.0), ("dense", 1.5), ("park", 1.5), ("towers", 1.0), ("bare", 1.0)),
         "origin": origin,
         "rotation": rotation,
-        "coast_u": origin[0] + float(rng.uniform(40, 260)),
+        "coast_u": origin[0] + float(rng.uniform(-60, 190)),
         "river_every": 0,
         "pools": 0.3,
         "water": (0.08, 0.27, 0.36),
