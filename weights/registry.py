@@ -153,9 +153,16 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, hexadecimal.
+
+    Raises:
+        ModelError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as err:
+        raise ModelError(f"{path}: cannot be read ({err})") from err
 
 
 def _read_header(path: Path) -> dict[str, Any]:

@@ -1,0 +1,155 @@
+"""The program's frame: help, version, errors as one line, exit codes, and a start without torch."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from rsseg_cli import __version__
+from rsseg_cli.cli import main
+from rsseg_cli.errors import ModelError, RssegError, UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "numpy", "rasterio", "geopandas", "timm", "lightning", "PIL", "scipy")
+
+
+def rsseg(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "rsseg_cli", *args]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+
+def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command with its words, sub-commands included."""
+    command = command or get_command(main.app)
+    if not hasattr(command, "commands"):
+        yield path, command
+        return
+    for name, child in command.commands.items():
+        yield from commands(child, (*path, name))
+
+
+def failing(error: BaseException) -> typer.Typer:
+    """A program with the frame's group whose one command raises."""
+    app = typer.Typer(cls=main._Group, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback()(main._start)
+
+    @app.command()
+    def fail() -> None:
+        raise error
+
+    return app
+
+
+def test_help_and_version() -> None:
+    shown = rsseg("--help")
+    assert shown.returncode == 0
+    for name in ("models", "Example: rsseg predict scene.tif"):
+        assert name in shown.stdout
+    assert rsseg("--version").stdout == f"rsseg {__version__}\n"
+
+
+@pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)
+def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
+    shown = CliRunner().invoke(main.app, [*path, "--help"])
+    assert shown.exit_code == 0
+    assert "Example:" in shown.output
+    assert f"rsseg {' '.join(path)}" in " ".join(shown.output.split("Example:")[1].split())
+
+
+@pytest.mark.parametrize("args", [["--help"], ["--version"], *[[*path, "--help"] for path, _ in commands()]])
+def test_help_loads_nothing_heavy(args: list[str]) -> None:
+    code = (
+        f"import sys; sys.argv = ['rsseg', *{args!r}]\n"
+        "from rsseg_cli.cli.main import main\n"
+        "try: main()\n"
+        f"finally: assert not set({HEAVY!r}) & set(sys.modules), set({HEAVY!r}) & set(sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (RssegError("a.tif: what and why"), 1, "rsseg: error: a.tif: what and why\n"),
+        (ModelError("m"), 1, "rsseg: error: m\n"),
+        (UsageError("u"), 2, "rsseg: error: u\n"),
+        (KeyboardInterrupt(), 130, "rsseg: interrupted\n"),
+    ],
+)
+def test_errors_become_one_line_and_a_code(error: BaseException, code: int, line: str) -> None:
+    result = CliRunner().invoke(failing(error), ["fail"])
+    assert (result.exit_code, result.stdout, result.stderr) == (code, "", line)
+
+
+def test_faults_of_the_program_keep_their_trace() -> None:
+    result = CliRunner().invoke(failing(ZeroDivisionError("slip")), ["fail"])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("args", [["nosuch"], ["models", "nosuch"], ["--nosuch"], ["models", "show"]])
+def test_usage_errors_exit_2(args: list[str]) -> None:
+    result = rsseg(*args)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("Usage: rsseg")
+
+
+def test_errors_of_subcommands_pass_the_same_place() -> None:
+    result = rsseg("models", "show", "nosuch")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.startswith("rsseg: error: model 'nosuch'")
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pipes differ")
+def test_a_closed_pipe_ends_quietly() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as closed:
+        result = subprocess.run(
+            [sys.executable, "-m", "rsseg_cli", "models", "list"],
+            cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert result.stderr == ""
+    assert result.returncode == 1
+
+
+@pytest.fixture
+def started() -> Iterator[None]:
+    """The command line's logging, taken down again after the test."""
+    logger = logging.getLogger("rsseg_cli")
+    before = logger.handlers[:], logger.level
+    main._start(False)
+    yield
+    logger.handlers[:], level = before
+    logger.setLevel(level)
+
+
+@pytest.mark.parametrize(
+    ("write", "line"),
+    [
+        (logging.Logger.info, "rsseg: read 3 tiles\n"),
+        (logging.Logger.warning, "rsseg: warning: read 3 tiles\n"),
+        (logging.Logger.debug, ""),
+    ],
+)
+@pytest.mark.usefixtures("started")
+def test_log_goes_to_stderr(
+    write: Callable[..., None], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main._start(False)  # twice, as in tests and notebooks: still one line a message
+    write(logging.getLogger("rsseg_cli.pipeline"), "read %d tiles", 3)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", line)

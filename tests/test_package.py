@@ -1,0 +1,90 @@
+"""What is installed: the wheel's contents, and the package used from it and from the checkout."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import rsseg_cli
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = ("rsseg_cli", "models", "weights", "pyproject.toml", "README.md", "LICENSE")
+
+
+def python(code: str, cwd: Path, *path: Path) -> str:
+    env = {"PYTHONPATH": ":".join(map(str, path)), "PATH": "/usr/bin:/bin"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built by way of the source distribution, from a copy, so that the checkout stays clean."""
+    source = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source / name)
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(source / "dist"), str(source)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout[-3000:] + built.stderr[-3000:]
+    (path,) = (source / "dist").glob("*.whl")
+    return path
+
+
+def test_wheel_holds_the_package_alone(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert tops == {"rsseg_cli", f"rsseg-{rsseg_cli.__version__}.dist-info"}
+    expected = {
+        "rsseg_cli/py.typed",
+        *(f"rsseg_cli/{path.relative_to(ROOT / 'rsseg_cli')}" for path in (ROOT / "rsseg_cli").rglob("*.py")),
+        *(
+            f"rsseg_cli/{path.relative_to(ROOT)}"
+            for folder in ("models", "weights")
+            for path in (ROOT / folder).iterdir()
+            if path.suffix in {".py", ".safetensors", ".md"}
+        ),
+    }
+    assert expected <= set(names)
+    metadata = f"rsseg-{rsseg_cli.__version__}.dist-info"
+    assert f"{metadata}/licenses/LICENSE" in names
+    with zipfile.ZipFile(wheel) as archive:
+        assert b"rsseg = rsseg_cli.cli.main:main" in archive.read(f"{metadata}/entry_points.txt")
+
+
+def test_installed_package_uses_its_own_networks(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    code = (
+        "import rsseg_cli.models.bicor_seg as m, rsseg_cli.weights as w; print(m.__file__); print(w.__file__)"
+    )
+    networks, weights = python(code, tmp_path, site).splitlines()
+    assert networks == str(site / "rsseg_cli" / "models" / "bicor_seg.py")
+    assert weights == str(site / "rsseg_cli" / "weights" / "__init__.py")
+
+
+def test_checkout_works_uninstalled(tmp_path: Path) -> None:
+    code = "import rsseg_cli.models.losses as m; print(m.__file__)"
+    assert python(code, tmp_path, ROOT) == str(ROOT / "models" / "losses.py")
+
+
+def test_library_loads_its_parts_on_first_use(tmp_path: Path) -> None:
+    code = (
+        "import sys, rsseg_cli; assert not {'torch', 'numpy', 'rasterio'} & set(sys.modules)\n"
+        "from rsseg_cli import predict, PredictConfig, PredictResult; print(predict.__module__)\n"
+        "try: rsseg_cli.nosuch\n"
+        "except AttributeError as err: print(err)"
+    )
+    lines = python(code, tmp_path, ROOT).splitlines()
+    assert lines == ["rsseg_cli.pipeline", "module 'rsseg_cli' has no attribute 'nosuch'"]
+    assert set(rsseg_cli.__all__) <= {*dir(rsseg_cli), "predict", "PredictConfig", "PredictResult"}
