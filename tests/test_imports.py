@@ -18,6 +18,7 @@ RASTER = {
     "pixels",
 }  # one job, reading and writing rasters, in several files
 PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine", "vectorize"}
+PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
 DRAWN = {"synthetic", "synthetic_layout", "synthetic_render", "synthetic_style"}
 SHOWN = {"metrics", "preview", "report"}
 LEARNED = {"datasets", "training"}
@@ -30,7 +31,7 @@ ALLOWED = {
     **dict.fromkeys(DRAWN, BASE | DRAWN | RASTER),
     "models": set(),
     "weights": BASE | {"models"},
-    "pipeline": BASE | PARTS | SHOWN | {"weights"},
+    **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | {"weights"}),
     "batch": BASE | PARTS | SHOWN | {"weights", "pipeline"},
     **dict.fromkeys(LEARNED, BASE | PARTS | SHOWN | DRAWN | LEARNED | {"weights", "models"}),
     "cli": BASE | PARTS | SHOWN | DRAWN | LEARNED | {"weights", "models", "pipeline", "batch"},
