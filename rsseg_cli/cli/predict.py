@@ -1,0 +1,250 @@
+"""`rsseg predict`: a scene in, its land-cover map out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from rsseg_cli.config import PredictConfig
+
+if TYPE_CHECKING:
+    from rsseg_cli.result import PredictResult
+
+DEFAULTS = PredictConfig()
+DEFAULT_MODEL = "landcover"
+
+
+def predict_command(
+    scene: Annotated[
+        str,
+        typer.Argument(
+            metavar="SCENE", help="Any raster GDAL reads: GeoTIFF, VRT, /vsicurl/https://..., s3://... ."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="OUT.tif",
+            help="Map of class indices, 255 without data. Default: SCENE_MODEL.tif beside a local scene, "
+            "in the current folder for a remote one.",
+        ),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME|PATH", help="A model that comes along, or a .safetensors file.")
+    ] = DEFAULT_MODEL,
+    confidence: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.tif",
+            help="Also write the probability of the mapped class, 0-254 for 0-1.",
+        ),
+    ] = None,
+    probabilities: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.tif",
+            help="Also write every class's probability, a band each.",
+        ),
+    ] = None,
+    heatmaps: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.tif",
+            help="Also write BiCoR-Seg's last class heatmaps, a band each.",
+        ),
+    ] = None,
+    preview: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Also draw the scene with the map over it."),
+    ] = None,
+    tile_size: Annotated[
+        int, typer.Option(metavar="PX", help="Side of a tile, px: a multiple of 32.")
+    ] = DEFAULTS.tile_size,
+    overlap: Annotated[
+        int,
+        typer.Option(metavar="PX", help="What neighbouring tiles share, px: 0 to half a tile."),
+    ] = DEFAULTS.overlap,
+    batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Tiles that run at once.")] = str(
+        DEFAULTS.batch_size
+    ),
+    tta: Annotated[
+        Literal["none", "flip", "d4"],
+        typer.Option(
+            help="Average over flipped (4 times the work) or flipped and turned views (8 times).",
+        ),
+    ] = DEFAULTS.tta,
+    device: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps."),
+    ] = DEFAULTS.device,
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="Arithmetic; auto is bfloat16 on CUDA, float32 elsewhere."),
+    ] = DEFAULTS.dtype,
+    bidx: Annotated[
+        str | None,
+        typer.Option(
+            "--bidx",
+            "-b",
+            metavar="1,2,3",
+            help="Bands of the scene in the model's order, from 1. Default: by name.",
+        ),
+    ] = None,
+    nodata: Annotated[
+        float | None,
+        typer.Option(
+            metavar="VALUE",
+            help="Value of pixels without data, beside the file's own mask.",
+        ),
+    ] = None,
+    gsd: Annotated[
+        float | None,
+        typer.Option(
+            metavar="M",
+            help="Ground resolution that the network sees, metres a pixel. Default: the model's, where the "
+            "scene's does not suit it.",
+        ),
+    ] = None,
+    bbox: Annotated[
+        tuple[float, float, float, float] | None,
+        typer.Option(
+            metavar="LEFT BOTTOM RIGHT TOP",
+            help="Map this part alone; in the scene's CRS.",
+        ),
+    ] = None,
+    aoi: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Vector file; pixels outside its polygons are left out.",
+        ),
+    ] = None,
+    co: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--co",
+            metavar="KEY=VALUE",
+            help="GDAL creation option of the outputs; repeatable.",
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")] = False,
+) -> None:
+    """Map the land cover of a scene, on the scene's own grid.
+
+    Example: rsseg predict scene.tif -o map.tif --model landcover --confidence sure.tif --preview map.png
+    """
+    config = PredictConfig(
+        tile_size=tile_size,
+        overlap=overlap,
+        batch_size=_batch_size(batch_size),
+        tta=tta,
+        device=device,
+        dtype=dtype,
+        bands=_bands(bidx),
+        nodata=nodata,
+        gsd_m=gsd,
+        bbox=bbox,
+        aoi=aoi,
+        creation_options=_creation_options(co or []),
+        overwrite=overwrite,
+    )
+    if quiet:
+        logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
+    from rsseg_cli.weights.registry import read_spec
+
+    target = output or default_output(scene, read_spec(model).name)
+    from rsseg_cli.pipeline import predict
+
+    with _Bar(hidden=quiet) as bar:
+        result = predict(
+            scene,
+            target,
+            model=model,
+            config=config,
+            confidence=confidence,
+            probabilities=probabilities,
+            heatmaps=heatmaps,
+            preview=preview,
+            progress=bar.show,
+        )
+    typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else summary(result))
+
+
+def default_output(scene: str, model_name: str) -> Path:
+    """SCENE_MODEL.tif beside a local scene, in the current folder for a remote one."""
+    remote = scene.startswith("/vsi") or "://" in scene
+    name = PurePosixPath(scene.partition("?")[0]).stem if remote else Path(scene).stem
+    folder = Path() if remote else Path(scene).parent
+    return folder / f"{name}_{model_name}.tif"
+
+
+def summary(result: PredictResult) -> str:
+    """Where the outputs lie and how the classes share the scene."""
+    lines = [str(path) for path in result.paths.values()]
+    width = max(map(len, result.classes))
+    for name, extent in result.classes.items():
+        area = "" if extent.area_m2 is None else f"  {extent.area_m2 / 1e6:12.4f} km2"
+        lines.append(f"  {name:<{width}}  {extent.share:7.2%}{area}")
+    empty = 1 - result.valid_pixels / result.pixels
+    lines.append(f"  {result.pixels / 1e6:.1f} Mpx, {empty:.1%} without data, in {result.seconds:.1f} s")
+    return "\n".join(lines)
+
+
+class _Bar:
+    """Tiles done, on stderr where that is a terminal."""
+
+    def __init__(self, hidden: bool) -> None:
+        self._hidden = hidden
+        self._bar: Any = None
+
+    def __enter__(self) -> _Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, done: int, tiles: int) -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            # disable=None: no bar where stderr is no terminal
+            self._bar = tqdm(total=tiles, unit="tile", disable=True if self._hidden else None, leave=False)
+        self._bar.update(done - self._bar.n)
+
+
+def _batch_size(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal():
+        raise typer.BadParameter(f"{text!r}: needs a number of tiles, or auto", param_hint="--batch-size")
+    return int(text)
+
+
+def _bands(text: str | None) -> tuple[int, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as err:
+        raise typer.BadParameter(
+            f"{text!r}: needs bands from 1 with commas between, as 4,3,2", param_hint="--bidx"
+        ) from err
+
+
+def _creation_options(pairs: list[str]) -> dict[str, str]:
+    options = {}
+    for pair in pairs:
+        key, sign, value = pair.partition("=")
+        if not sign or not key:
+            raise typer.BadParameter(f"{pair!r}: needs KEY=VALUE, as COMPRESS=ZSTD", param_hint="--co")
+        options[key] = value
+    return options
