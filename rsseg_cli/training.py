@@ -416,7 +416,7 @@ def model_card(spec: ModelSpec) -> str:
 
 
 def build_network(
-    spec: ModelSpec, *, init: str = "", encoder_weights: str = "imagenet"
+    spec: ModelSpec, *, init: str = "", encoder_weights: str = "imagenet", seed: int = 0
 ) -> tuple[BicorSeg, ModelSpec]:
     """A BicorSeg for `spec`, started from a model (`init`) or from ImageNet weights of its encoder.
 
@@ -430,6 +430,7 @@ def build_network(
     from rsseg_cli.models.bicor_seg import BicorSegConfig
     from rsseg_cli.weights import load_model
 
+    torch.manual_seed(seed)
     if init:
         start = load_model(init)
         sizes = {**start.spec.network, "classes": len(spec.classes)}

@@ -83,10 +83,13 @@ def train_bicor_seg(
         raise UsageError(f"{output} exists; pass --overwrite to replace it")
     if not data and not scenes:
         raise UsageError("nothing to train on: pass --data FOLDER or --scenes LIST.csv")
+    import logging
+
     from rsseg_cli import datasets, training
     from rsseg_cli.models.bicor_seg import BicorSegConfig
     from rsseg_cli.weights import ModelSpec
 
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     found = [scene for path in scenes or () for scene in datasets.read_scene_list(path)]
     for folder in data or ():
         found += datasets.find_scenes(folder, images=images, masks=masks, val=val or (), test=test or ())
@@ -117,7 +120,7 @@ def train_bicor_seg(
         data=data_note,
     )
     run_dir = run_dir or Path("runs") / spec.name
-    network, spec = training.build_network(spec, init=init, encoder_weights=encoder_weights)
+    network, spec = training.build_network(spec, init=init, encoder_weights=encoder_weights, seed=seed)
     loaded = training.load_training_scenes(found, spec, config)
     for title, part in zip(("training", "validation", "drawn"), loaded, strict=True):
         if part:
