@@ -149,7 +149,7 @@ def test_classes_from_json(two_colours):
 
 
 def test_scores_by_hand():
-    """Ten pixels: class 0 is right 4 of 5, class 1 right 3 of 4, one pixel of class 0 found as 2; one unlabelled."""
+    """Class 0 is right 4 times of 5, class 1 3 times of 4; one pixel is found as 2, one is unlabelled."""
     labels = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 255])
     found = torch.tensor([0, 0, 0, 0, 2, 1, 1, 1, 0, 2])
     matrix = confusion_matrix(found, labels, 3)
