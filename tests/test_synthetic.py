@@ -1,0 +1,220 @@
+"""Drawn scenes: the same every time, labels that are exact, files that others can read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import rasterio
+from typer.testing import CliRunner
+
+from rsseg_cli import synthetic
+from rsseg_cli.cli.main import app
+from rsseg_cli.errors import OutputError, UsageError
+from rsseg_cli.synthetic import CLASSES, NODATA, draw_scene, write_scene
+from rsseg_cli.synthetic_style import PLACES, make_style
+
+BUILDING, LAND, ROAD, VEGETATION, WATER = range(5)
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return draw_scene(1024, 0, 0.6)  # the ground of the demonstration scene, at half its resolution
+
+
+def test_the_demonstration_shows_all_classes(demo):
+    image, labels = demo
+    assert image.shape == (3, 1024, 1024)
+    assert image.dtype == labels.dtype == np.uint8
+    shares = np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
+    assert len(shares) == len(CLASSES)
+    assert (shares > 0.07).all(), shares
+
+
+def test_materials_have_their_colours(demo):
+    image, labels = demo
+    red, green, blue = (np.array([np.median(band[labels == k]) for k in range(5)]) for band in image)
+    assert green[VEGETATION] > red[VEGETATION] > blue[VEGETATION]
+    assert blue[WATER] > red[WATER]
+    assert red[LAND] > green[LAND] > blue[LAND]
+    assert np.ptp([red[ROAD], green[ROAD], blue[ROAD]]) < 12
+    assert 60 < image.mean() < 150
+    assert (image == 255).mean() < 0.01
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_the_same_arguments_give_the_same_pixels(seed):
+    first, second = draw_scene(96, seed, 0.4), draw_scene(96, seed, 0.4)
+    assert np.array_equal(first[0], second[0])
+    assert np.array_equal(first[1], second[1])
+
+
+def test_seeds_differ_in_place_light_and_colour():
+    styles = [make_style(seed) for seed in range(1, 60)]
+    assert {style.name for style in styles} == set(PLACES)
+    assert (
+        len({style.sun_azimuth for style in styles}) == len({style.soil for style in styles}) == len(styles)
+    )
+    images = [draw_scene(64, seed, 1.0)[0] for seed in (1, 2)]
+    assert np.abs(images[0].astype(int) - images[1]).mean() > 5
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_roofs_end_in_the_image_where_they_end_in_the_labels(seed):
+    image, labels = draw_scene(1024, seed, 0.3)
+    contrast = np.abs(np.diff(image.astype(np.float32), axis=2)).mean(0)  # between column c and c + 1
+    edges = (labels == BUILDING)[:, 1:] != (labels == BUILDING)[:, :-1]
+    edges[:, :8] = edges[:, -8:] = False
+    assert edges.sum() > 1000
+    rows, cols = np.nonzero(edges)
+    profile = {shift: contrast[rows, cols + shift].mean() for shift in range(-4, 5)}
+    assert max(profile, key=profile.get) == 0, profile
+    assert profile[0] > 2 * max(profile[-3], profile[3]), profile
+
+
+def test_a_larger_scene_shows_more_of_the_same_place():
+    small, large = draw_scene(128, 5, 0.5), draw_scene(256, 5, 0.5)
+    assert (small[1] == large[1][:128, :128]).mean() > 0.998
+    assert np.abs(small[0].astype(int) - large[0][:, :128, :128]).mean() < 4  # the sensor's noise differs
+
+
+def test_another_resolution_shows_the_same_ground():
+    fine, coarse = draw_scene(512, 2, 0.3)[1], draw_scene(256, 2, 0.6)[1]
+    assert (fine[1::2, 1::2] == coarse).mean() > 0.93
+
+
+def test_blocks_join_without_a_seam(monkeypatch):
+    whole = draw_scene(200, 0, 0.6)
+    monkeypatch.setattr(synthetic, "BLOCK_PX", 100)
+    image, labels = draw_scene(200, 0, 0.6)
+    assert (labels == whole[1]).mean() > 0.998
+    assert np.abs(image.astype(int) - whole[0])[:, 95:105].mean() < 4
+    assert np.abs(image.astype(int) - whole[0])[:, :, 95:105].mean() < 4
+
+
+@pytest.mark.parametrize("gsd_m", [0.1, 1.5])
+@pytest.mark.parametrize("seed", [4, 7, 8])
+def test_every_resolution_draws(seed, gsd_m):
+    image, labels = draw_scene(65, seed, gsd_m)
+    assert image.shape == (3, 65, 65)
+    assert labels.max() < len(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("size", "seed", "gsd_m", "message"),
+    [
+        (63, 0, 0.3, "64 to 20000 px"),
+        (20_001, 0, 0.3, "size 20001 px"),
+        (64, -1, 0.3, "seed -1"),
+        (64, 0, 0.05, "needs 0.1 to 1.5 m"),
+        (64, 0, float("nan"), "needs 0.1 to 1.5 m"),
+    ],
+)
+def test_arguments_outside_their_range_are_refused(size, seed, gsd_m, message):
+    with pytest.raises(UsageError, match=message):
+        draw_scene(size, seed, gsd_m)
+
+
+def test_files_are_georeferenced_tiled_and_say_what_they_hold(tmp_path):
+    scene, truth = tmp_path / "scene.tif", tmp_path / "labels.tif"
+    write_scene(scene, size=600, seed=1, gsd_m=0.5, labels_path=truth)
+    image, labels = draw_scene(600, 1, 0.5)
+    with rasterio.open(scene) as a, rasterio.open(truth) as b:
+        assert np.array_equal(a.read(), image)
+        assert np.array_equal(b.read(1), labels)
+        assert a.crs == b.crs == rasterio.CRS.from_epsg(32632)
+        assert a.transform == b.transform
+        assert a.res == (0.5, 0.5)
+        assert 166_000 < a.bounds.left < a.bounds.right < 834_000
+        assert a.profile["tiled"]
+        assert b.profile["tiled"]
+        assert a.overviews(1) == b.overviews(1) == [2, 4]
+        assert a.nodata is None
+        assert b.nodata == NODATA
+        assert a.descriptions == ("red", "green", "blue")
+        assert [b.colormap(1)[k][:3] for k in range(5)] == [colour for _, colour in CLASSES]
+        assert set(np.unique(b.read(1, out_shape=(150, 150)))) <= set(range(5))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.tif", "labels.tif.aux.xml", "scene.tif"]
+
+
+@pytest.mark.skipif(shutil.which("gdalinfo") is None, reason="gdalinfo is not installed")
+def test_gdalinfo_reads_the_labels(tmp_path):
+    truth = tmp_path / "labels.tif"
+    write_scene(tmp_path / "scene.tif", size=64, labels_path=truth)
+    told = subprocess.run(
+        ["gdalinfo", "-json", str(truth)], capture_output=True, text=True, check=True
+    ).stdout
+    info = json.loads(told)
+    assert info["size"] == [64, 64]
+    assert "UTM zone 32N" in info["coordinateSystem"]["wkt"]
+    (band,) = info["bands"]
+    assert band["noDataValue"] == NODATA
+    assert band["colorInterpretation"] == "Palette"
+    plain = subprocess.run(["gdalinfo", str(truth)], capture_output=True, text=True, check=True).stdout
+    assert all(f"{k}: {name}" in plain for k, (name, _) in enumerate(CLASSES))
+
+
+def test_nothing_is_overwritten_unasked(tmp_path):
+    scene, truth = tmp_path / "scene.tif", tmp_path / "labels.tif"
+    truth.write_text("mine")
+    with pytest.raises(OutputError, match=r"labels\.tif: exists already. Pass --overwrite"):
+        write_scene(scene, size=64, labels_path=truth)
+    assert truth.read_text() == "mine"
+    assert not scene.exists()
+    write_scene(scene, size=64, labels_path=truth, overwrite=True)
+    with rasterio.open(truth) as raster:
+        assert raster.shape == (64, 64)
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(synthetic, "_overviews", fail)
+    with pytest.raises(OutputError, match="No space left"):
+        write_scene(tmp_path / "scene.tif", size=64, labels_path=tmp_path / "labels.tif")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_same_name_and_missing_folder_are_refused(tmp_path):
+    with pytest.raises(OutputError, match="same file"):
+        write_scene(tmp_path / "a.tif", size=64, labels_path=tmp_path / "a.tif")
+    with pytest.raises(OutputError, match="does not exist"):
+        write_scene(tmp_path / "none" / "a.tif", size=64)
+
+
+def test_command_writes_both_files_and_names_them(tmp_path):
+    scene, truth = tmp_path / "s.tif", tmp_path / "l.tif"
+    options = [
+        "demo-scene",
+        str(scene),
+        "--size",
+        "64",
+        "--seed",
+        "2",
+        "--gsd",
+        "0.5",
+        "--labels",
+        str(truth),
+    ]
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.split() == [str(scene), str(truth)]
+    with rasterio.open(scene) as raster:
+        assert raster.res == (0.5, 0.5)
+    again = CliRunner().invoke(app, options)
+    assert again.exit_code == 1
+    assert "exists already. Pass --overwrite" in again.stderr
+    assert CliRunner().invoke(app, [*options, "--overwrite"]).exit_code == 0
+
+
+def test_command_says_its_bounds(tmp_path):
+    result = CliRunner().invoke(app, ["demo-scene", str(tmp_path / "s.tif"), "--size", "30000"])
+    assert result.exit_code == 2
+    assert "size 30000 px" in result.stderr
+    shown = CliRunner().invoke(app, ["demo-scene", "--help"], terminal_width=200).output
+    assert "Example: rsseg demo-scene" in shown
+    assert "64 to 20000" in shown
