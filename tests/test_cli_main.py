@@ -53,9 +53,21 @@ def failing(error: BaseException) -> typer.Typer:
 def test_help_and_version() -> None:
     shown = rsseg("--help")
     assert shown.returncode == 0
-    for name in ("models", "Example: rsseg predict scene.tif"):
+    for name in ("predict", "train", "models", "demo-scene", "Example: rsseg predict scene.tif"):
         assert name in shown.stdout
     assert rsseg("--version").stdout == f"rsseg {__version__}\n"
+
+
+def test_help_is_quick() -> None:
+    """Half a second is the promise; processor time, so that a busy machine does not fail it."""
+
+    def seconds() -> float:
+        before = os.times()
+        rsseg("--help")
+        after = os.times()
+        return after.children_user + after.children_system - before.children_user - before.children_system
+
+    assert min(seconds() for _ in range(3)) < 0.5
 
 
 @pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)

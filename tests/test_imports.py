@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ RASTER = {
 }  # one job, reading and writing rasters, in several files
 PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine", "vectorize"}
 PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
-DRAWN = {"synthetic", "synthetic_layout", "synthetic_render", "synthetic_style"}
+DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
 SHOWN = {"metrics", "preview", "report"}
 LEARNED = {"datasets", "training"}
 # what each part may import of the program; parts of a group import one another only where it says so here
@@ -55,21 +56,24 @@ def part_of(path: Path) -> str:
     return parts[1] if parts[0] == "rsseg_cli" else parts[0]
 
 
-def run_time_nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under `if TYPE_CHECKING`."""
+def run_time_nodes(tree: ast.AST, lazy: bool) -> Iterator[ast.AST]:
+    """All nodes but those under `if TYPE_CHECKING`; without `lazy` none inside a function either."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
+        if not lazy and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
         yield node
-        yield from run_time_nodes(node)
+        yield from run_time_nodes(node, lazy)
 
 
-def imported(path: Path, tree: ast.AST) -> set[str]:
-    """Dotted names of all that a file imports, lazily or at its top."""
+def imported(path: Path, *, lazy: bool = True) -> set[str]:
+    """Dotted names of all that a file imports when it runs, or (without `lazy`) when it is loaded."""
     names = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     package = ["rsseg_cli", *path.relative_to(ROOT).parts[:-1]]
     package = [part for index, part in enumerate(package) if index == 0 or part != "rsseg_cli"]
-    for node in run_time_nodes(tree):
+    for node in run_time_nodes(tree, lazy):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -83,11 +87,7 @@ def imported(path: Path, tree: ast.AST) -> set[str]:
 def test_imports_run_one_way(path: Path) -> None:
     own = part_of(path)
     assert own in ALLOWED, f"{own}: say in this test what it may import"
-    names = {
-        name.split(".")[1]
-        for name in imported(path, ast.parse(path.read_text()))
-        if name.startswith("rsseg_cli.")
-    }
+    names = {name.split(".")[1] for name in imported(path) if name.startswith("rsseg_cli.")}
     modules = {name for name in names if name in ALLOWED}
     wrong = modules - ALLOWED[own] - {own}
     assert not wrong, f"{own} imports {sorted(wrong)}"
@@ -97,21 +97,13 @@ def test_imports_run_one_way(path: Path) -> None:
     "path", sorted((ROOT / "rsseg_cli" / "cli").glob("*.py")), ids=lambda path: path.name
 )
 def test_commands_load_nothing_heavy_at_their_top(path: Path) -> None:
-    import sys
-
-    tree = ast.parse(path.read_text())
-    top = ast.Module([node for node in tree.body if not isinstance(node, ast.FunctionDef)], [])
-    packages = {name.split(".")[0] for name in imported(path, top)}
-    assert packages <= LIGHT | sys.stdlib_module_names
-    heavy = {name for name in imported(path, top) if name.startswith("rsseg_cli.")} - {
-        "rsseg_cli.__version__"
-    }
-    assert all(name.split(".")[1] in {*BASE, "cli"} for name in heavy), heavy
+    names = imported(path, lazy=False)
+    assert {name.split(".")[0] for name in names} <= LIGHT | sys.stdlib_module_names
+    own = {name.split(".")[1] for name in names if name.startswith("rsseg_cli.")}
+    assert own <= {*BASE, "cli", "__version__"}
 
 
 def test_networks_stand_alone() -> None:
     for path in (ROOT / "models").glob("*.py"):
-        names = {
-            name for name in imported(path, ast.parse(path.read_text())) if name.startswith("rsseg_cli.")
-        }
+        names = {name for name in imported(path) if name.startswith("rsseg_cli.")}
         assert all(name.split(".")[1] == "models" for name in names), f"{path.name} imports {sorted(names)}"

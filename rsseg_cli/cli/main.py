@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import logging
 import sys
 from typing import Annotated, Any
@@ -12,6 +10,11 @@ import typer
 from typer.core import TyperGroup
 
 from rsseg_cli import __version__
+from rsseg_cli.cli.demo import demo_command
+from rsseg_cli.cli.demo_scene import demo_scene
+from rsseg_cli.cli.models import app as models_app
+from rsseg_cli.cli.predict import predict_command
+from rsseg_cli.cli.train import app as train_app
 from rsseg_cli.errors import RssegError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -74,24 +77,11 @@ def _start(
     logger.setLevel(logging.INFO)
 
 
-def _add_commands() -> None:
-    for name, module, attribute in (
-        ("predict", "predict", "predict_command"),
-        ("demo-scene", "demo_scene", "demo_scene"),
-        ("demo", "demo", "demo_command"),
-        ("train", "train", "app"),
-        ("models", "models", "app"),
-    ):
-        if importlib.util.find_spec(f"rsseg_cli.cli.{module}") is None:
-            continue
-        command = getattr(importlib.import_module(f"rsseg_cli.cli.{module}"), attribute)
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, name=name)
-        else:
-            app.command(name)(command)
-
-
-_add_commands()
+app.command("predict")(predict_command)
+app.command("demo")(demo_command)
+app.command("demo-scene")(demo_scene)
+app.add_typer(train_app, name="train")
+app.add_typer(models_app, name="models")
 
 
 def main() -> None:
