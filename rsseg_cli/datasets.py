@@ -274,7 +274,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     """Augmented crops: image float32 (bands, crop, crop) in [0, 1], labels int64 (crop, crop).
 
     Args:
-        scenes: real scenes, drawn in proportion to their labelled area on the ground.
+        scenes: real scenes, drawn in proportion to the square root of their labelled area on the ground.
         drawn: drawn scenes, each as likely as the others, `config.drawn_share` of all crops.
         config: crops and augmentation.
     """
@@ -284,12 +284,12 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.scenes = [*scenes, *drawn]
         self.config = config
-        areas = np.array([(scene.labels != IGNORE).sum() * scene.gsd_m**2 for scene in scenes], float)
-        if not areas.sum():
+        weights = np.sqrt([(scene.labels != IGNORE).sum() * scene.gsd_m**2 for scene in scenes])
+        if not weights.sum():
             raise DataError("no labelled pixel in the training scenes")
         share = config.drawn_share if drawn else 0.0
         self.weights = np.concatenate(
-            [areas / areas.sum() * (1 - share), np.full(len(drawn), share / max(len(drawn), 1))]
+            [weights / weights.sum() * (1 - share), np.full(len(drawn), share / max(len(drawn), 1))]
         )
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:

@@ -59,12 +59,12 @@ class TrainConfig:
 
     epochs: int = 30
     crops_per_epoch: int = 800
-    batch_size: int = 8
+    batch_size: int = 4
     learning_rate: float = 1e-3
     encoder_rate: float = 0.3
     weight_decay: float = 0.01
     warmup: float = 0.05
-    ema: float = 0.995
+    ema: float = 0.99
     patience: int = 0
     crop_size: int = 256
     scales: tuple[float, float] = (0.75, 1.5)

@@ -48,7 +48,7 @@ def train_bicor_seg(
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the crops, a validation after each.")] = 30,
     crops_per_epoch: Annotated[int, typer.Option(help="Random crops an epoch.")] = 800,
-    batch_size: Annotated[int, typer.Option(help="Crops a step.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Crops a step.")] = 4,
     crop_size: Annotated[int, typer.Option(help="Side of a crop, px.")] = 256,
     scales: Annotated[tuple[float, float], typer.Option(help="Smallest and largest random scale.")] = (
         0.75,
@@ -59,7 +59,7 @@ def train_bicor_seg(
     drawn_share: Annotated[float, typer.Option(help="Share of crops from drawn scenes.")] = 0.0,
     lr: Annotated[float, typer.Option(help="Highest learning rate of the head.")] = 1e-3,
     encoder_rate: Annotated[float, typer.Option(help="The encoder's rate in relation to the head's.")] = 0.3,
-    ema: Annotated[float, typer.Option(help="Decay of averaged weights; 0 turns it off.")] = 0.995,
+    ema: Annotated[float, typer.Option(help="Decay of averaged weights; 0 turns it off.")] = 0.99,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes that prepare crops.")] = 0,
