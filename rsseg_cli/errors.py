@@ -1,8 +1,8 @@
-"""What can go wrong through no fault of the program: each error's message says where, what was found, what to do."""
+"""What a user can cause: each error's message says where, what was found, what is needed, what to do."""
 
 
 class RssegError(Exception):
-    """An error that a user can cause and mend. The command line prints it in one line and exits with `exit_code`."""
+    """An error that a user can mend; the command line prints it in one line and exits with `exit_code`."""
 
     exit_code = 1
 

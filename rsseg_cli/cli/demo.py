@@ -30,9 +30,9 @@ def demo_command(
 
     Example: rsseg demo -o demo
     """
+    from rsseg_cli.metrics import scores_of
     from rsseg_cli.pipeline import predict
     from rsseg_cli.synthetic import write_scene
-    from rsseg_cli.training import scores_of
     from rsseg_cli.weights.registry import read_spec
 
     names = read_spec(MODEL).class_names
@@ -63,13 +63,13 @@ def _confusion(land_cover: Path, labels: Path, classes: int) -> torch.Tensor:
     """Pixels by drawn class (rows) and class of the map (columns)."""
     import torch
 
+    from rsseg_cli.metrics import confusion_matrix
     from rsseg_cli.raster import SceneReader, inspect
-    from rsseg_cli.training import confusion_matrix
 
-    values = []
-    for path in (land_cover, labels):
+    def class_indices(path: Path) -> torch.Tensor:
         info = inspect(path)
         with SceneReader(info, (1,), info.grid) as reader:
             pixels, _ = reader.read(0, 0, info.grid.height, info.grid.width)
-        values.append(torch.from_numpy(pixels[0]).long())
-    return confusion_matrix(*values, classes)
+        return torch.from_numpy(pixels[0]).long()
+
+    return confusion_matrix(class_indices(land_cover), class_indices(labels), classes)
