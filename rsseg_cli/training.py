@@ -31,6 +31,7 @@ from rsseg_cli.datasets import (
     load_scene,
 )
 from rsseg_cli.errors import DataError, ModelError, UsageError
+from rsseg_cli.metrics import confusion_matrix, scores_of
 from rsseg_cli.models.bicor_seg import BicorSeg
 from rsseg_cli.models.losses import BicorLossWeights, bicor_loss, cross_entropy, dice
 from rsseg_cli.weights import ModelSpec, save_model
@@ -186,31 +187,6 @@ def learning_rate_factor(step: int, total: int, warmup: float) -> float:
         return (step + 1) / rise
     done = min(1.0, (step - rise) / max(1, total - rise))
     return 0.01 + 0.99 * 0.5 * (1 + float(np.cos(np.pi * done)))
-
-
-def confusion_matrix(found: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Pixels by true class (rows) and found class (columns), unlabelled ones left out: int64 (classes,
-    classes)."""
-    valid = labels != IGNORE
-    pairs = labels[valid] * classes + found[valid]
-    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-
-
-def scores_of(confusion: Tensor) -> dict[str, Any]:
-    """mIoU, mean F1, overall accuracy, and IoU and F1 by class; classes absent from labels and map are left
-    out of means."""
-    matrix = confusion.double()
-    hit, truth, found = matrix.diag(), matrix.sum(1), matrix.sum(0)
-    either = truth + found - hit
-    iou = torch.where(either > 0, hit / either.clamp(min=1), torch.nan)
-    f1 = torch.where(either > 0, 2 * hit / (truth + found).clamp(min=1), torch.nan)
-    return {
-        "miou": float(iou.nanmean()),
-        "mean_f1": float(f1.nanmean()),
-        "overall_accuracy": float(hit.sum() / matrix.sum().clamp(min=1)),
-        "iou": [float(value) for value in iou],
-        "f1": [float(value) for value in f1],
-    }
 
 
 def load_training_scenes(
@@ -384,12 +360,26 @@ def finish(
     scores: dict[str, Any] = {"val": result}
     test = [load_scene(scene, spec) for scene in scenes if scene.split == "test"]
     if test:
-        scores["test"] = evaluate(network, spec, test)
+        scores["test"] = _without_nan(evaluate(network, spec, test))
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "workers"}
     saved = dataclasses.replace(spec, training=settings, scores=scores)
     save_model(output, network, saved, overwrite=overwrite)
     output.with_suffix(".md").write_text(model_card(saved), encoding="utf-8")
     return saved
+
+
+def _without_nan(scores: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: the score of a class that occurs nowhere is None."""
+    return {
+        key: [None if isinstance(item, float) and np.isnan(item) else item for item in value]
+        if isinstance(value, list)
+        else value
+        for key, value in scores.items()
+    }
+
+
+def _decimal(score: float | None) -> str:
+    return "absent" if score is None else f"{score:.3f}"
 
 
 def model_card(spec: ModelSpec) -> str:
@@ -401,7 +391,7 @@ def model_card(spec: ModelSpec) -> str:
     if test:
         lines += ["## Test scores", "", "| class | IoU | F1 |", "|---|---|---|"]
         for name, iou, f1 in zip(spec.class_names, test["iou"], test["f1"], strict=True):
-            lines.append(f"| {name} | {iou:.3f} | {f1:.3f} |")
+            lines.append(f"| {name} | {_decimal(iou)} | {_decimal(f1)} |")
         lines.append(f"| mean | {test['miou']:.3f} | {test['mean_f1']:.3f} |")
         lines += ["", f"Overall accuracy {test['overall_accuracy']:.3f}.", ""]
     lines += [

@@ -11,14 +11,13 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli.train import app
 from rsseg_cli.errors import DataError, ModelError, UsageError
+from rsseg_cli.metrics import confusion_matrix, scores_of
 from rsseg_cli.models.bicor_seg import build_encoder
 from rsseg_cli.training import (
     TrainConfig,
-    confusion_matrix,
     learning_rate_factor,
     load_encoder,
     parameter_groups,
-    scores_of,
 )
 from rsseg_cli.weights import load_model
 
