@@ -19,6 +19,7 @@ class CellBuilder:
         self.plan, self.style, self.i, self.j = plan, plan.style, i, j
         self.rng = plan.rng(i, j, 7)
         self.out = Content()
+        self.may_flood = plan.is_river(i) or plan.style.coast_u is not None
 
     def build(self) -> Content:
         plan, style, i, j = self.plan, self.style, self.i, self.j
@@ -125,7 +126,7 @@ class CellBuilder:
     # things
 
     def is_dry(self, u: float, v: float, margin: float) -> bool:
-        return float(self.plan.shore_m(np.float32(u), np.float32(v))) > margin  # type: ignore[arg-type]
+        return not self.may_flood or float(self.plan.shore_m(np.float32(u), np.float32(v))) > margin  # type: ignore[arg-type]
 
     def angle(self, u: float, v: float, along_u: bool) -> float:
         x0, y0 = self.plan.point(u, v)
@@ -154,8 +155,11 @@ class CellBuilder:
         self.out.bodies.append(Body(x, y, a, b, angle, eave, roof, colour, label))
 
     def car(self, u: float, v: float, along_u: bool, turn: float = 0.0, truck: bool = False) -> None:
-        if not self.is_dry(u, v, 3):
-            return
+        """A car where it is dry; `traffic` puts them on bridges too."""
+        if self.is_dry(u, v, 3):
+            self.traffic(u, v, along_u, turn, truck)
+
+    def traffic(self, u: float, v: float, along_u: bool, turn: float, truck: bool) -> None:
         x, y = self.plan.point(u, v)
         colour = self.style.car_colours[int(self.rng.integers(len(self.style.car_colours)))]
         a, b, h = (
@@ -298,7 +302,7 @@ class CellBuilder:
             position = self.rng.uniform(0, 50)
             while position < length:
                 u, v = at(position, lane * half)
-                self.car(
-                    u, v, along_u, 0.0 if lane > 0 else math.pi, truck=arterial and self.rng.random() < 0.12
-                )
+                truck = arterial and self.rng.random() < 0.12
+                put = self.car if self.style.coast_u is not None else self.traffic
+                put(u, v, along_u, 0.0 if lane > 0 else math.pi, truck)
                 position += self.rng.exponential(self.style.headway_m) + 9

@@ -19,7 +19,6 @@ from rsseg_cli.synthetic_zones import ZonedCell
 
 BLOCK_PX = 2048
 TALLEST_M = 34.0
-SATURATION = 0.84  # air and sensors grey what paint boxes hold
 Plane = NDArray[np.float32]
 
 
@@ -212,7 +211,7 @@ class Canvas:
     def _tint_grass(self) -> None:
         """Grass is greener here and dryer there."""
         grass = self.labels == VEGETATION
-        dry = (0.06 * self.patchy + 0.05 * self.broad + 0.04 * self.mottle)[grass]
+        dry = (0.045 * self.patchy + 0.05 * self.broad + 0.04 * self.mottle)[grass]
         self.albedo[0][grass] *= 1 + dry
         self.albedo[2][grass] *= 1 + 0.4 * dry
 
@@ -248,7 +247,8 @@ class Canvas:
         shore = self._enlarge(np.minimum(coarse, 200.0), step) + 1.1 * self.patchy + 0.35 * self.mottle
         uu, vv = self._enlarge(u, step), self._enlarge(v, step)
         bridge = self._bridges(uu, vv)
-        self.height[bridge & (shore < 3)] = 3.5
+        ramp = np.clip((30 - shore) / 30, 0, 1)  # gentle, or the bridge's end would shade the road
+        self.height[bridge] = 3.5 * ramp[bridge]
         style = self.style
         beach = 14.0 if style.coast_u is not None else 3.0
         bank = (shore < beach + 5) & (shore >= 0) & ~bridge & (self.labels != WATER)
@@ -317,7 +317,7 @@ class Canvas:
         p, q = c * dx + s * dy, c * dy - s * dx
         edge_p, edge_q = np.float32(body.a) - np.abs(p), np.float32(body.b) - np.abs(q)
         rise, light, texture = self._roof(body, p, q, edge_p, edge_q)
-        z = body.eave_m + rise
+        z = body.eave_m + rise + self._deck(body)
         window = (slice(r0, r1), slice(c0, c1))
         on = (edge_p >= 0) & (edge_q >= 0) & (z > self.height[window])
         if not on.any():
@@ -331,6 +331,14 @@ class Canvas:
         self.height[window][on] = z[on]
         if body.label is not None:
             self.labels[window][on] = body.label
+
+    def _deck(self, body: Body) -> float:
+        """How high the road lies that a car stands on: bridges."""
+        row = math.floor((body.y - self.view.y0) / self.gsd)
+        col = math.floor((body.x - self.view.x0) / self.gsd)
+        inside = 0 <= row < self.view.height and 0 <= col < self.view.width
+        on_road = body.label is None and inside and self.labels[row, col] == ROAD
+        return float(self.height[row, col]) if on_road else 0.0
 
     def _roof(
         self, body: Body, p: Plane, q: Plane, edge_p: Plane, edge_q: Plane
@@ -492,29 +500,30 @@ class Canvas:
         drift = 1 + 0.02 * self.broad
         occlusion = gaussian_filter(self.height, 1.6 / self.gsd) - self.height
         ambient = 1 - np.clip(occlusion / 9, 0, 0.4)
-        sigma = float(np.clip(0.16 / self.gsd, 0.42, 0.8))
+        sigma = style.softness * float(np.clip(0.16 / self.gsd, 0.42, 0.8))
         rng = np.random.default_rng(list(key))
         out = np.empty((3, inner[0].stop - inner[0].start, inner[1].stop - inner[1].start), np.float32)
         for band in range(3):
             plane = self.albedo[band] * (direct[band] * sunlit + sky[band] * ambient) * drift
             plane = gaussian_filter(plane, sigma, truncate=3)[inner]
             plane = plane * (1 - style.haze) + style.haze * (0.62, 0.68, 0.78)[band]
-            out[band] = plane * (1.02 + 0.10 * (elevation - 0.7))
-        gain = np.float32(0.008)
+            plane = plane * (style.balance[band] * style.exposure * (1.02 + 0.10 * (elevation - 0.7)))
+            out[band] = np.float32(0.4) + np.float32(style.contrast) * (plane - np.float32(0.4))
+        gain = np.float32(style.noise)
         common = rng.standard_normal(out.shape[1:], dtype=np.float32)
         for band in range(3):
             own = rng.standard_normal(out.shape[1:], dtype=np.float32)
             out[band] += gain * (0.8 * common + 0.6 * own) * np.sqrt(0.25 + np.maximum(out[band], 0))
-        return (np.clip(_soften_colour(out), 0, 1) * np.float32(254.999)).astype(np.uint8)
+        return (np.clip(_soften_colour(out, style.saturation), 0, 1) * np.float32(254.999)).astype(np.uint8)
 
 
 _NOWHERE = ({"type": "Polygon", "coordinates": [[(-9e6, -9e6), (-9e6, -8e6), (-8e6, -9e6), (-9e6, -9e6)]]}, 0)
 
 
-def _soften_colour(rgb: Plane) -> Plane:
+def _soften_colour(rgb: Plane, saturation: float) -> Plane:
     """Colour at half the resolution of brightness, as JPEG keeps it."""
     grey = 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
-    return np.stack([grey + SATURATION * gaussian_filter(band - grey, 0.9, truncate=2.5) for band in rgb])
+    return np.stack([grey + saturation * gaussian_filter(band - grey, 0.9, truncate=2.5) for band in rgb])
 
 
 def _shifted(shape: tuple[int, ...], dy: int, dx: int) -> tuple[tuple[slice, slice], tuple[slice, slice]]:

@@ -40,6 +40,12 @@ class Style:
     sun_azimuth: float
     sun_elevation: float
     haze: float
+    exposure: float = 1.0
+    contrast: float = 1.0
+    balance: Colour = (1.0, 1.0, 1.0)
+    saturation: float = 0.84  # air and sensors grey what paint boxes hold
+    softness: float = 1.0
+    noise: float = 0.008
     arterial_m: float = 15.0
     street_m: float = 9.5
     lane_m: float = 6.2
@@ -317,6 +323,7 @@ def _demo(rng: Rng) -> dict[str, Any]:
         "sun_azimuth": math.radians(142),
         "sun_elevation": math.radians(47),
         "haze": 0.02,
+        "exposure": 1.07,
         "arterial_m": 15.0,
         "street_m": 9.5,
         "lane_m": 6.0,
@@ -477,8 +484,14 @@ def _tropics(rng: Rng) -> dict[str, Any]:
 
 
 def _recolour(rng: Rng, settings: dict[str, Any]) -> dict[str, Any]:
-    """The sensor's and the season's hand: a common tint and contrast, and each material a little off."""
+    """The sensor's and the season's hand: exposure, tint, contrast, and each material a little off."""
     out = dict(settings)
+    out["exposure"] = float(rng.uniform(0.82, 1.2))
+    out["contrast"] = float(rng.uniform(0.85, 1.25))
+    out["balance"] = tuple(float(part) for part in 1 + rng.normal(0, 0.035, 3))
+    out["saturation"] = float(rng.uniform(0.5, 1.0))
+    out["softness"] = float(rng.uniform(0.7, 1.7))
+    out["noise"] = float(rng.uniform(0.004, 0.02))
     for name in (
         "asphalt",
         "side_asphalt",

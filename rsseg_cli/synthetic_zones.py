@@ -261,7 +261,7 @@ class ZonedCell(CellBuilder):
                 self.patch(block, VEGETATION, shade(style.lawn, 0.9), rough=(0.06, 0.14, 0.1))
             else:
                 self.patch(
-                    block, ROAD, shade(style.concrete, rng.uniform(0.75, 1.0)), rough=(0.05, 0.14, 0.1)
+                    block, ROAD, shade(style.concrete, rng.uniform(0.75, 1.0)), rough=(0.04, 0.08, 0.06)
                 )
             self.scatter(block.inset(16), 130, 1.5, 4.0)
             depth = min(rng.uniform(5.2, 6.6), block.depth / 2 - 5)
@@ -397,7 +397,7 @@ class ZonedCell(CellBuilder):
             cell, rng.uniform(75, 105), rng.uniform(95, 150), style.lane_m + 3
         ):
             self.patch(
-                block, ROAD, shade(style.concrete, rng.uniform(0.8, 1.0)), 4.0, rough=(0.05, 0.14, 0.1)
+                block, ROAD, shade(style.concrete, rng.uniform(0.8, 1.0)), 4.0, rough=(0.04, 0.08, 0.06)
             )
             edge = 5.0
             for t in (0.0, block.depth - edge):
@@ -465,7 +465,8 @@ class ZonedCell(CellBuilder):
     def zone_park(self, cell: Block) -> None:
         style, rng = self.style, self.rng
         label, colour = (VEGETATION, style.lawn) if style.green else (LAND, style.soil)
-        self.patch(cell, label, colour, 6.0, rough=(0.05, 0.10, 0.10))
+        rough = (0.05, 0.10, 0.10) if style.green else (0.035, 0.045, 0.05)
+        self.patch(cell, label, colour, 6.0, rough=rough)
         for _ in range(5):
             u, v = rng.uniform(cell.u0 + 25, cell.u1 - 25), rng.uniform(cell.v0 + 25, cell.v1 - 25)
             tone = shade(style.meadow, rng.uniform(0.88, 1.12))
@@ -560,7 +561,7 @@ class ZonedCell(CellBuilder):
                 label,
                 colour,
                 2.5,
-                rough=(0.035, 0.05, 0.09),
+                rough=(0.035, 0.045, 0.05),
                 angle=angle,
                 period_m=period,
                 furrow=strength,
