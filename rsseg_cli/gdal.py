@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import rasterio
 from rasterio._err import CPLE_BaseError
@@ -16,8 +18,9 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsseg_cli.errors import RssegError
 
-CACHE_MIB = 128  # GDAL's own default is 5 % of RAM
+CACHE_MIB = 48  # GDAL's own default is 5 % of RAM
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://", "az://", "ftp://")
+_opening = threading.Lock()
 
 
 @contextmanager
@@ -54,12 +57,17 @@ def gdal_errors(kind: type[RssegError], where: str, advice: str = "") -> Iterato
     Passwords and signatures in addresses do not appear in the message.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            yield
+        yield
     except (RasterioError, CPLE_BaseError, OSError) as err:
         found = redact(str(err.__cause__ or err)).strip().rstrip(".")
         raise kind(f"{redact(where)}: {found}.{' ' if advice else ''}{advice}") from err
+
+
+def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
+    """`rasterio.open` without its warning about missing georeferencing, which `inspect` words itself."""
+    with _opening, warnings.catch_warnings():  # the filters belong to all threads
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path, mode, **options)
 
 
 def is_remote(path: str) -> bool:

@@ -5,24 +5,23 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree as ET
 
 import numpy as np
-import rasterio
 from numpy.typing import NDArray
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy
 from rasterio.windows import Window
 
 from rsseg_cli.errors import OutputError, UsageError
-from rsseg_cli.gdal import gdal_env, gdal_errors
+from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster
 
 if TYPE_CHECKING:
-    from rsseg_cli.raster import Grid
+    from rsseg_cli.area import Grid
 
 NODATA = 255
 BLOCK = 512
@@ -35,6 +34,7 @@ FORBIDDEN_OPTIONS = {
     "RESAMPLING", "WARP_RESAMPLING", "COPY_SRC_OVERVIEWS", "PHOTOMETRIC",
 }  # fmt: skip
 LOSSY = {"JPEG", "WEBP", "JXL", "LERC", "LERC_DEFLATE", "LERC_ZSTD"}
+BLOCK_OPTIONS = {"BLOCKSIZE", "BLOCKXSIZE", "BLOCKYSIZE"}
 _numbers = itertools.count()
 
 
@@ -84,6 +84,8 @@ def check_creation_options(options: Mapping[str, str], *, cog: bool = True) -> N
             raise UsageError(
                 f"--co {key}={value}: may lose pixel values; use DEFLATE, ZSTD, LZW, LZMA or NONE"
             )
+        if key.upper() in BLOCK_OPTIONS and not _is_block_size(value):  # GDAL aborts the process on some
+            raise UsageError(f"--co {key}={value}: needs a multiple of 16, 64 to 4096 px")
     if not options:
         return
     complaints = _Complaints()
@@ -99,7 +101,7 @@ def check_creation_options(options: Mapping[str, str], *, cog: bool = True) -> N
             "dtype": "uint8",
             "nodata": NODATA,
         }
-        with rasterio.open(source.name, "w", **profile) as dataset:
+        with open_raster(source.name, "w", **profile) as dataset:
             dataset.write(np.zeros((1, 16, 16), np.uint8))
         gdal_log.addHandler(complaints)
         gdal_log.setLevel(logging.WARNING)
@@ -111,6 +113,10 @@ def check_creation_options(options: Mapping[str, str], *, cog: bool = True) -> N
             gdal_log.setLevel(level)
     if complaints.messages:
         raise UsageError(f"{shown}: {'; '.join(complaints.messages)}")
+
+
+def _is_block_size(value: str) -> bool:
+    return value.isdecimal() and 64 <= int(value) <= 4096 and int(value) % 16 == 0
 
 
 class _Complaints(logging.Handler):
@@ -142,19 +148,17 @@ class _Level:
         profile = {"driver": "GTiff", "dtype": "uint8", "count": count, "height": height, "width": width}
         profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": self._block, "interleave": "band"}
         profile |= {"compress": "zstd", "zstd_level": 1, "bigtiff": "if_safer"}
-        self._dataset: Any = rasterio.open(path, "w", **profile)
+        self._dataset: Any = open_raster(path, "w", **profile)
 
-    def push(self, rows: Rows) -> list[Rows]:
-        """Take rows; return the blocks of rows that were completed."""
-        done = []
+    def push(self, rows: Rows) -> Iterator[Rows]:
+        """Take rows; yield each row of blocks as it is written, valid until the next."""
         while rows.shape[1]:
             taken = min(rows.shape[1], self._block - self._pending)
             self._buffer[:, self._pending : self._pending + taken] = rows[:, :taken]
             self._pending += taken
             rows = rows[:, taken:]
             if self._pending == self._block or self.rows_written + self._pending == self.height:
-                done.append(self._flush())
-        return done
+                yield self._flush()
 
     def _flush(self) -> Rows:
         block = self._buffer[:, : self._pending]
@@ -166,7 +170,7 @@ class _Level:
     def reopen(self) -> None:
         """Close, so that everything written is on disk with its directory, and go on."""
         self.close()
-        self._dataset = rasterio.open(self.path, "r+")
+        self._dataset = open_raster(self.path, "r+")
 
     def close(self) -> None:
         if not self._dataset.closed:

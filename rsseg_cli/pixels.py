@@ -1,6 +1,9 @@
-"""Arithmetic on blocks of pixels: resampling by exact weights, filling of holes. numpy and scipy only."""
+"""Arithmetic on blocks of pixels: comparison with nodata, resampling by exact weights, filling of holes."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +11,7 @@ from scipy.sparse import csr_matrix
 
 Array = NDArray[np.generic]
 Mask = NDArray[np.bool_]
-RELAXATIONS = 2
+COARSE_RELAXATIONS = 3
 
 
 def axis_weights(
@@ -61,13 +64,13 @@ def resample(array: Array, valid: Mask, down: csr_matrix, across: csr_matrix) ->
         the same dtype, integers rounded; and the valid mask.
     """
     wide = array.dtype.itemsize > 2 and array.dtype != np.float32
-    work = np.float64 if wide else np.float32
+    work: type[np.floating] = np.float64 if wide else np.float32
     down, across = down.astype(work), across.astype(work)
     complete = bool(valid.all())
     shares = None if complete else _weigh(valid.astype(work), down, across)
     means = np.empty((len(array), down.shape[0], across.shape[0]), array.dtype)
     for band, values in enumerate(array):
-        known = values.astype(work) if complete else np.where(valid, values, 0).astype(work)
+        known: NDArray[np.floating] = (values if complete else np.where(valid, values, 0)).astype(work)
         mean = _weigh(known, down, across)
         if shares is not None:
             # Full weight is 1 but for the last bits: not divided, or windows with and without holes differ.
@@ -80,6 +83,30 @@ def resample(array: Array, valid: Mask, down: csr_matrix, across: csr_matrix) ->
 def _weigh(plane: NDArray[np.floating], down: csr_matrix, across: csr_matrix) -> NDArray[np.floating]:
     rows = down @ plane
     return (across @ np.ascontiguousarray(rows.T)).T
+
+
+def differs_from(array: Array, nodata: tuple[float | None, ...]) -> Mask | None:
+    """(rows, cols), False where every band has its nodata value; None where that cannot be."""
+    empty: Mask | None = None
+    for values, value in zip(array, nodata, strict=True):
+        stored = _as_stored(value, array.dtype)
+        if stored is None:
+            return None
+        here = values == stored
+        empty = here if empty is None else empty & here
+    return None if empty is None else ~empty
+
+
+def _as_stored(value: float | None, dtype: np.dtype[Any]) -> np.generic | None:
+    """A nodata value in the array's dtype; None where it cannot occur (NaN is caught by `isfinite`)."""
+    if value is None or math.isnan(value):
+        return None
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        if value != int(value) or not limits.min <= value <= limits.max:
+            return None
+        return dtype.type(int(value))
+    return dtype.type(value)
 
 
 def fill(array: Array, valid: Mask) -> Array:
@@ -119,26 +146,42 @@ def _surroundings(valid: Mask, margin: int = 16) -> tuple[slice, slice]:
     return bounds[0], bounds[1]
 
 
-def _pull_push(values: NDArray[np.float32], known: Mask) -> NDArray[np.float32]:
+def _pull_push(values: NDArray[np.float32], known: Mask, finest: bool = True) -> NDArray[np.float32]:
     """Fill unknown pixels from the image at half the size, then relax them towards their neighbours' mean."""
     height, width = known.shape
     if known.all() or not known.any():
         return values
-    pad = ((0, height % 2), (0, width % 2))
-    weights = np.pad(known, pad).astype(np.float32)
-    sums = _sum_fours(np.pad(values, ((0, 0), *pad)) if height % 2 or width % 2 else values)
+    weights = known.astype(np.float32)
+    if height % 2 or width % 2:
+        pad = ((0, height % 2), (0, width % 2))
+        weights, padded = np.pad(weights, pad), np.pad(values, ((0, 0), *pad))
+    else:
+        padded = values
     counts = _sum_fours(weights)
-    coarse = _pull_push(sums / np.maximum(counts, 1), counts > 0)
-    smooth = _double(_double(coarse, 1), 2)[:, :height, :width]
+    coarse = _sum_fours(padded)
+    coarse /= np.maximum(counts, 1)
+    coarse = _pull_push(coarse, counts > 0, finest=False)
+    smooth = _double_rows(_double_cols(coarse))[:, :height, :width]
+    unknown = ~known
     smooth = np.where(known, values, smooth)
-    for _ in range(RELAXATIONS):
-        framed = np.pad(smooth, ((0, 0), (1, 1), (1, 1)), mode="edge")
-        mean = framed[:, :-2, 1:-1] + framed[:, 2:, 1:-1]
-        mean += framed[:, 1:-1, :-2]
-        mean += framed[:, 1:-1, 2:]
-        mean *= 0.25
-        np.copyto(smooth, mean, where=~known)
+    for band in smooth:
+        _relax(band, unknown, 1 if finest else COARSE_RELAXATIONS)
     return smooth
+
+
+def _relax(band: NDArray[np.float32], unknown: Mask, times: int) -> None:
+    """Set unknown pixels to the mean of their four neighbours, in place."""
+    framed = np.pad(band, 1, mode="edge")
+    for number in range(times):
+        if number:
+            framed[0], framed[-1] = framed[1], framed[-2]
+            framed[:, 0], framed[:, -1] = framed[:, 1], framed[:, -2]
+        mean = framed[:-2, 1:-1] + framed[2:, 1:-1]
+        mean += framed[1:-1, :-2]
+        mean += framed[1:-1, 2:]
+        mean *= np.float32(0.25)
+        np.copyto(framed[1:-1, 1:-1], mean, where=unknown)
+    band[...] = framed[1:-1, 1:-1]
 
 
 def _sum_fours(values: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -146,16 +189,23 @@ def _sum_fours(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows[..., ::2] + rows[..., 1::2]
 
 
-def _double(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Twice as many pixels along `axis`, linear between their centres."""
-    values = np.moveaxis(values, axis, 0)
-    doubled = np.empty((2 * len(values), *values.shape[1:]), np.float32)
-    near = values * np.float32(0.75)
-    doubled[0::2] = near
-    doubled[1::2] = near
-    far = values * np.float32(0.25)
-    doubled[2::2] += far[:-1]
-    doubled[1:-1:2] += far[1:]
-    doubled[0] += far[0]
-    doubled[-1] += far[-1]
-    return np.moveaxis(doubled, 0, axis)
+def _double_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Twice as many rows, linear between the old ones' centres."""
+    bands, height, width = values.shape
+    doubled = np.empty((bands, 2 * height, width), np.float32)
+    near, far = values * np.float32(0.75), values * np.float32(0.25)
+    np.add(near[:, 1:], far[:, :-1], out=doubled[:, 2::2])
+    np.add(near[:, :-1], far[:, 1:], out=doubled[:, 1:-1:2])
+    doubled[:, 0], doubled[:, -1] = values[:, 0], values[:, -1]
+    return doubled
+
+
+def _double_cols(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Twice as many columns, linear between the old ones' centres."""
+    bands, height, width = values.shape
+    doubled = np.empty((bands, height, 2 * width), np.float32)
+    near, far = values * np.float32(0.75), values * np.float32(0.25)
+    np.add(near[..., 1:], far[..., :-1], out=doubled[..., 2::2])
+    np.add(near[..., :-1], far[..., 1:], out=doubled[..., 1:-1:2])
+    doubled[..., 0], doubled[..., -1] = values[..., 0], values[..., -1]
+    return doubled
