@@ -112,11 +112,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12, help="validations, evenly over the run")
     parser.add_argument("--lr", type=float, default=training.TrainConfig.learning_rate)
     parser.add_argument("--encoder-rate", type=float, default=training.TrainConfig.encoder_rate)
+    parser.add_argument("--scales", type=float, nargs=2, default=training.TrainConfig.scales)
     parser.add_argument("--drawn-share", type=float, default=0.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--run-dir", type=Path, default=Path("runs/rivals"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    training.keep_freed_memory()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -126,7 +128,10 @@ def main() -> None:
         name="rival", architecture="external", classes=read_classes(args.classes, ""), gsd_m=args.gsd
     )
     base = training.TrainConfig(
-        learning_rate=args.lr, encoder_rate=args.encoder_rate, drawn_share=args.drawn_share
+        learning_rate=args.lr,
+        encoder_rate=args.encoder_rate,
+        drawn_share=args.drawn_share,
+        scales=tuple(args.scales),
     )
     loaded = training.load_training_scenes(listed, spec, base)
     tests = [load_scene(scene, spec) for scene in listed if scene.split == "test"]
@@ -150,6 +155,7 @@ def main() -> None:
             row = {
                 "network": name,
                 "seed": seed,
+                "seconds_a_step": round(seconds, 2),
                 "steps": result["steps"],
                 "cpu_minutes": round((time.process_time() - used) / 60, 1),
                 "best_epoch": result["epoch"],

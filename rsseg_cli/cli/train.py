@@ -90,6 +90,7 @@ def train_bicor_seg(
     from rsseg_cli.weights import ModelSpec
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    training.keep_freed_memory()
     found = [scene for path in scenes or () for scene in datasets.read_scene_list(path)]
     for folder in data or ():
         found += datasets.find_scenes(folder, images=images, masks=masks, val=val or (), test=test or ())
