@@ -59,7 +59,7 @@ def gdal_errors(kind: type[RssegError], where: str, advice: str = "") -> Iterato
     try:
         yield
     except (RasterioError, CPLE_BaseError, OSError) as err:
-        found = redact(str(err.__cause__ or err)).strip().rstrip(".")
+        found = redact(str(err.__cause__ or err)).strip().rstrip(".").removeprefix(f"{redact(where)}: ")
         raise kind(f"{redact(where)}: {found}.{' ' if advice else ''}{advice}") from err
 
 

@@ -129,6 +129,7 @@ def test_what_is_no_raster_is_refused(tmp_path: Path, content: bytes | None, mes
     with pytest.raises(SceneError, match=message) as caught:
         inspect(path)
     assert str(caught.value).startswith(str(path))
+    assert f"{path}: {path}" not in str(caught.value)
 
 
 def test_unreachable_addresses_are_refused_without_their_secrets() -> None:
