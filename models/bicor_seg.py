@@ -12,17 +12,18 @@ Segmentation", arXiv 2512.20255. Encoders come from timm (Apache-2.0); released 
     F2CE, CE2F                HeatmapBridge.update_embeddings, .modulate_features
     gamma, beta               scale, shift
 
-What the published network does not have is an option that is off by default: `neck`, `detail_channels`.
+What the published network does not have is an option that is off by default: `neck`.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import timm
 import torch
+from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,8 +43,6 @@ class BicorSegConfig:
         in_channels: bands of the image.
         neck: "published" joins the scales by linear maps alone; "conv" adds normalisation and a 3 x 3
             convolution a scale.
-        detail_channels: width of a branch at half resolution that joins the upsampler; 0 leaves it out, as
-            published.
     """
 
     classes: int
@@ -53,7 +52,6 @@ class BicorSegConfig:
     topk_ratio: float = 1.0
     in_channels: int = 3
     neck: Literal["published", "conv"] = "published"
-    detail_channels: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.classes <= 254:
@@ -68,8 +66,6 @@ class BicorSegConfig:
             raise ValueError(f"in_channels {self.in_channels}: needs 1 to 1024")
         if self.neck not in ("published", "conv"):
             raise ValueError(f"neck {self.neck!r}: needs published or conv")
-        if not 0 <= self.detail_channels <= 256:
-            raise ValueError(f"detail_channels {self.detail_channels}: needs 0 to 256")
 
     @classmethod
     def paper(cls, classes: int, layers: int = 2, topk_ratio: float = 1.0) -> BicorSegConfig:
@@ -111,16 +107,8 @@ class BicorSeg(nn.Module):
     def __init__(self, config: BicorSegConfig, *, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
-        self.encoder = build_encoder(
-            config.encoder, config.in_channels, detail=config.detail_channels > 0, pretrained=pretrained
-        )
-        widths = self.encoder.feature_info.channels()
-        if config.detail_channels:
-            self.detail = nn.Sequential(
-                nn.Conv2d(widths[0], config.detail_channels, 1, bias=False),
-                nn.BatchNorm2d(config.detail_channels),
-            )
-            widths = widths[1:]
+        self.encoder = build_encoder(config.encoder, config.in_channels, pretrained=pretrained)
+        widths = cast(FeatureInfo, self.encoder.feature_info).channels()
         self.neck = Neck(widths, config.channels, config.neck)
         self.decoder = BicorDecoder(config)
 
@@ -137,44 +125,37 @@ class BicorSeg(nn.Module):
 
     def explain(self, image: Tensor) -> BicorExplanation:
         """Logits with every layer's heatmap logits and class embeddings, in one pass."""
-        features, detail = self._features(image)
-        features, heatmaps, embeddings = self.decoder.co_refine(features)
-        return BicorExplanation(self.decoder.classify(features, embeddings[-1], detail), heatmaps, embeddings)
+        features, heatmaps, embeddings = self.decoder.co_refine(self._features(image))
+        return BicorExplanation(self.decoder.classify(features, embeddings[-1]), heatmaps, embeddings)
 
     def forward_training(self, image: Tensor) -> BicorTrainingOutput:
         """As `explain`, with the auxiliary head on the features before co-refinement."""
-        first_features, detail = self._features(image)
+        first_features = self._features(image)
         features, heatmaps, embeddings = self.decoder.co_refine(first_features)
-        logits = self.decoder.classify(features, embeddings[-1], detail)
-        return BicorTrainingOutput(
-            logits, heatmaps, embeddings, self.decoder.classify_auxiliary(first_features, detail)
-        )
+        logits = self.decoder.classify(features, embeddings[-1])
+        auxiliary_logits = self.decoder.classify_auxiliary(first_features)
+        return BicorTrainingOutput(logits, heatmaps, embeddings, auxiliary_logits)
 
-    def _features(self, image: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _features(self, image: Tensor) -> Tensor:
         if image.shape[-2] % STRIDE or image.shape[-1] % STRIDE:
             raise ValueError(
                 f"image of {tuple(image.shape[-2:])} px: height and width must be multiples of {STRIDE}"
             )
-        scales = self.encoder(image)
-        if not self.config.detail_channels:
-            return self.neck(scales), None
-        return self.neck(scales[1:]), self.detail(scales[0])
+        return self.neck(self.encoder(image))
 
 
-def build_encoder(
-    name: str, in_channels: int, *, detail: bool = False, pretrained: bool = False
-) -> nn.Module:
-    """A timm encoder that returns its features at strides 4, 8, 16, 32 (with `detail`, stride 2 first).
+def build_encoder(name: str, in_channels: int, *, pretrained: bool = False) -> nn.Module:
+    """A timm encoder that returns its features at strides 4, 8, 16, 32.
 
     Raises:
         ValueError: timm does not know the encoder, or it lacks one of the strides.
     """
-    strides = [2, 4, 8, 16, 32] if detail else [4, 8, 16, 32]
+    strides = [4, 8, 16, 32]
     try:
         probe = timm.create_model(name, features_only=True, in_chans=in_channels)
     except (RuntimeError, AssertionError, TypeError, AttributeError) as err:
         raise ValueError(f"encoder {name!r}: timm cannot build it with features_only ({err})") from err
-    reductions = probe.feature_info.reduction()
+    reductions = cast(FeatureInfo, probe.feature_info).reduction()
     if not set(strides) <= set(reductions):
         raise ValueError(f"encoder {name!r}: strides {reductions}, needs {strides}")
     indices = tuple(reductions.index(stride) for stride in strides)
@@ -237,7 +218,7 @@ class BicorDecoder(nn.Module):
         self.layers = nn.ModuleList(
             HeatmapBridge(config.channels, config.topk_ratio) for _ in range(config.layers)
         )
-        self.upsampler = PixelShuffleUpsampler(config.channels, config.detail_channels)
+        self.upsampler = PixelShuffleUpsampler(config.channels)
         self.classifier = nn.Linear(config.channels, config.channels // 16, bias=False)
         self.auxiliary_classifier = nn.Linear(config.channels, config.channels // 16, bias=False)
 
@@ -251,14 +232,14 @@ class BicorDecoder(nn.Module):
             all_embeddings.append(embeddings)
         return features, tuple(all_heatmaps), tuple(all_embeddings)
 
-    def classify(self, features: Tensor, embeddings: Tensor, detail: Tensor | None = None) -> Tensor:
+    def classify(self, features: Tensor, embeddings: Tensor) -> Tensor:
         """Dot product of every pixel with every class: (B, C, h, w), (B, N, C) -> (B, N, 4h, 4w)."""
-        return class_dot_product(self.classifier(embeddings), self.upsampler(features, detail))
+        return class_dot_product(self.classifier(embeddings), self.upsampler(features))
 
-    def classify_auxiliary(self, features: Tensor, detail: Tensor | None = None) -> Tensor:
+    def classify_auxiliary(self, features: Tensor) -> Tensor:
         """The same on features before co-refinement; the class table gets no gradient from here."""
         embeddings = self.class_table.detach().expand(features.shape[0], -1, -1)
-        return class_dot_product(self.auxiliary_classifier(embeddings), self.upsampler(features, detail))
+        return class_dot_product(self.auxiliary_classifier(embeddings), self.upsampler(features))
 
 
 class HeatmapBridge(nn.Module):
@@ -313,26 +294,14 @@ class HeatmapBridge(nn.Module):
 
 
 class PixelShuffleUpsampler(nn.Module):
-    """(B, C, h, w) -> (B, C / 16, 4h, 4w); `detail` (B, D, 2h, 2w) joins at half resolution."""
+    """(B, C, h, w) -> (B, C / 16, 4h, 4w)."""
 
-    def __init__(self, channels: int, detail_channels: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(channels // 4)
-        self.mix = (
-            nn.Sequential(
-                nn.Conv2d(channels // 4 + detail_channels, channels // 4, 3, padding=1, bias=False),
-                nn.BatchNorm2d(channels // 4),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(channels // 4, channels // 4, 3, padding=1),
-            )
-            if detail_channels
-            else None
-        )
 
-    def forward(self, features: Tensor, detail: Tensor | None = None) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         half = F.gelu(channel_norm(self.norm, F.pixel_shuffle(features, 2)))
-        if self.mix is not None:
-            half = half + self.mix(torch.cat([half, detail], dim=1))
         return F.gelu(F.pixel_shuffle(half, 2))
 
 

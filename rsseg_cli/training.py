@@ -114,7 +114,9 @@ class SegmentationModule(L.LightningModule):
         self.confusion = torch.zeros(len(spec.classes), len(spec.classes), dtype=torch.int64)
 
     def normalise(self, image: Tensor) -> Tensor:
-        return ((image - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return ((image - self.get_buffer("mean")) / self.get_buffer("std")).contiguous(
+            memory_format=torch.channels_last
+        )
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         image, labels = batch
@@ -226,7 +228,7 @@ def crop_config(spec: ModelSpec, config: TrainConfig) -> CropConfig:
 
 def count_table(scenes: Sequence[LoadedScene], names: Sequence[str]) -> str:
     """Share of each class in the labelled pixels, a line a class."""
-    counts = sum(np.bincount(scene.labels.ravel(), minlength=256) for scene in scenes)
+    counts = np.sum([np.bincount(scene.labels.ravel(), minlength=256) for scene in scenes], axis=0)
     labelled = counts[:IGNORE].sum()
     lines = [f"  {name:<16}{counts[index] / max(labelled, 1):7.1%}" for index, name in enumerate(names)]
     pixels = counts.sum()

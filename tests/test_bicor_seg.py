@@ -99,9 +99,8 @@ def test_published_size():
 
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (32, 96)])
 @pytest.mark.parametrize("neck", ["published", "conv"])
-@pytest.mark.parametrize("detail", [0, 8])
-def test_shapes(height, width, neck, detail):
-    network = tiny(neck=neck, detail_channels=detail).eval()
+def test_shapes(height, width, neck):
+    network = tiny(neck=neck).eval()
     seen = network.explain(torch.rand(2, 3, height, width))
     assert seen.logits.shape == (2, 4, height, width)
     assert [heat.shape for heat in seen.heatmaps] == [(2, 4, height // 4, width // 4)] * 2
@@ -125,7 +124,7 @@ def test_sizes_that_do_not_fit_are_named():
 
 @pytest.mark.parametrize("neck", ["published", "conv"])
 def test_every_parameter_gets_a_gradient(neck):
-    network = tiny(neck=neck, detail_channels=8)
+    network = tiny(neck=neck)
     output = network.forward_training(torch.rand(2, 3, 64, 64))
     bicor_loss(output, torch.randint(0, 4, (2, 64, 64)), BicorLossWeights(fisher_last=1.0)).backward()
     without = [

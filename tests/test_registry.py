@@ -222,7 +222,7 @@ def test_sizes_that_disagree_with_the_bytes_are_refused(model_path: Path) -> Non
         ({"in_channels": 4}, "4 bands"),
         ({"topk_ratio": 0}, "topk_ratio"),
         ({"more": 1}, "more"),
-        ({"detail_channels": 16}, "tensors missing"),
+        ({"layers": 3}, "tensors missing"),
     ],
 )
 def test_networks_that_do_not_fit_are_told(
