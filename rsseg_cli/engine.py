@@ -157,11 +157,12 @@ class Engine:
         batch = np.stack([pad_to_stride(tile) for tile in tiles])
         if batch.dtype not in (np.uint8, np.float32):
             batch = batch.astype(np.float32)
-        pixels = torch.from_numpy(batch).to(self.device).to(torch.float32)
+        # reordered while pixels are bytes, a quarter of the memory
+        pixels = torch.from_numpy(batch).to(self.device).contiguous(memory_format=torch.channels_last).float()
         pixels = pixels.mul_(self._factors).add_(self._offsets)
         if self._limits is not None:
             pixels = pixels.clamp_(self._limits[:, 0], self._limits[:, 1])
-        return pixels.contiguous(memory_format=torch.channels_last)
+        return pixels
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
         heatmaps: torch.Tensor | None = None

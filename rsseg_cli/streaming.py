@@ -19,9 +19,13 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from rsseg_cli.tiling import Plan, Tile
 
-CHUNK_WIDTH_PX = 2048  # columns a read asks for, rounded to whole blocks of the file
-TILES_AHEAD = 4
-ROWS_AHEAD = 2
+CHUNK_WIDTH_PX = 1024  # columns a read asks for, rounded to whole blocks of the file
+GROUPS_AHEAD = 2
+# Tiles are handed over in groups: where other programs keep the processors busy, each hand-over may wait for
+# its turn.
+GROUP_PIXEL_TILES = 2
+GROUP_TILES = 32
+ROWS_AHEAD = 1
 
 
 class Reader(Protocol):
@@ -79,13 +83,13 @@ class TileFeed:
 
     def __iter__(self) -> Iterator[TilePixels]:
         tiles = self._assemble()
-        ahead = deque(self._assembler.submit(next, tiles, None) for _ in range(TILES_AHEAD))
+        ahead = deque(self._assembler.submit(_take_group, tiles) for _ in range(GROUPS_AHEAD))
         while True:
-            found = ahead.popleft().result()
-            if found is None:
+            group = ahead.popleft().result()
+            if not group:
                 return
-            ahead.append(self._assembler.submit(next, tiles, None))
-            yield found
+            ahead.append(self._assembler.submit(_take_group, tiles))
+            yield from group
 
     def _assemble(self) -> Iterator[TilePixels]:
         pieces = self._pieces()
@@ -160,6 +164,16 @@ class _Piece(NamedTuple):
 
     def columns(self, part: NDArray[Any], tile: Tile) -> NDArray[Any]:
         return part[..., max(tile.col - self.first, 0) : tile.col + tile.width - self.first]
+
+
+def _take_group(tiles: Iterator[TilePixels]) -> list[TilePixels]:
+    """The next tiles: a few with pixels, or more without."""
+    group: list[TilePixels] = []
+    for item in tiles:
+        group.append(item)
+        if sum(each.pixels is not None for each in group) == GROUP_PIXEL_TILES or len(group) == GROUP_TILES:
+            break
+    return group
 
 
 def _join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
