@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rsseg_cli.tiling import Plan, Tile
 
 CHUNK_WIDTH_PX = 1024  # columns a read asks for, rounded to whole blocks of the file
-GROUPS_AHEAD = 2
+GROUPS_AHEAD = 1
 # Tiles are handed over in groups: where other programs keep the processors busy, each hand-over may wait for
 # its turn.
 GROUP_PIXEL_TILES = 2
