@@ -43,7 +43,14 @@ class BundledModel:
     sha256: str
 
 
-MODELS: dict[str, BundledModel] = {}
+MODELS = {
+    "buildings": BundledModel(
+        "buildings.safetensors", "cfede094147d7236838c4493dbadc03d42aabdb81ffd93f08089819cdef23cbc"
+    ),
+    "landcover": BundledModel(
+        "landcover.safetensors", "54d951013bd3b2ee7bad363f1768a395b9923f43b54b5852f9fdd18bfd92287c"
+    ),
+}
 
 
 def list_models() -> tuple[str, ...]:
