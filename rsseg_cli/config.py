@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,11 +51,12 @@ class PredictConfig:
     readers: int = 2
 
     def __post_init__(self) -> None:
+        self._plain()
         if not 32 <= self.tile_size <= 8192 or self.tile_size % 32:
             raise UsageError(f"--tile-size {self.tile_size}: needs a multiple of 32 from 32 to 8192 px")
         if not 0 <= self.overlap <= self.tile_size // 2:
             raise UsageError(f"--overlap {self.overlap}: needs 0 to half the tile, {self.tile_size // 2} px")
-        if self.batch_size != "auto" and self.batch_size < 1:
+        if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise UsageError(f"--batch-size {self.batch_size}: needs 1 or more, or auto")
         if self.tta not in ("none", "flip", "d4"):
             raise UsageError(f"--tta {self.tta}: needs none, flip or d4")
@@ -64,7 +66,25 @@ class PredictConfig:
             raise UsageError(f"--bidx {self.bands}: bands count from 1")
         if self.gsd_m is not None and not 0 < self.gsd_m < 1e5:
             raise UsageError(f"--gsd {self.gsd_m}: needs metres a pixel above 0")
-        if self.bbox is not None and not (self.bbox[0] < self.bbox[2] and self.bbox[1] < self.bbox[3]):
+        if self.bbox is not None and not (
+            len(self.bbox) == 4
+            and all(map(math.isfinite, self.bbox))
+            and self.bbox[0] < self.bbox[2]
+            and self.bbox[1] < self.bbox[3]
+        ):
             raise UsageError(f"--bbox {self.bbox}: needs left < right and bottom < top, in the scene's CRS")
         if self.readers < 1:
             raise UsageError(f"readers {self.readers}: needs 1 or more")
+
+    def _plain(self) -> None:
+        """Lists, arrays and their numbers to Python's own, as a result of numpy or rasterio may be given."""
+        plain = {
+            "bands": None if self.bands is None else tuple(int(band) for band in self.bands),
+            "bbox": None if self.bbox is None else tuple(float(edge) for edge in self.bbox),
+            "nodata": None if self.nodata is None else float(self.nodata),
+            "gsd_m": None if self.gsd_m is None else float(self.gsd_m),
+            "aoi": None if self.aoi is None else Path(self.aoi),
+            "creation_options": {str(key): str(value) for key, value in self.creation_options.items()},
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)

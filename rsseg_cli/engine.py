@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +80,11 @@ class Engine:
         self.heatmaps = heatmaps
         self.gives_logits = not (probabilities or heatmaps) and config.tta == "none"
         self._views = VIEWS[config.tta]
-        self._network = network.eval().to(self.device).to(memory_format=torch.channels_last)
+        self._layout = torch.channels_last
+        self._network = network.eval().to(self.device).to(memory_format=self._layout)
+        self._input_dtype = _input_dtype(network, self.dtype)
+        if self._input_dtype != torch.float32:  # computes in its own precision
+            self.dtype = torch.float32
         self._factors = torch.tensor(scaling.factors, dtype=torch.float32, device=self.device).view(-1, 1, 1)
         self._offsets = torch.tensor(scaling.offsets, dtype=torch.float32, device=self.device).view(-1, 1, 1)
         self._limits = (
@@ -131,6 +136,10 @@ class Engine:
         try:
             return self._run(tiles)[..., :height, :width]
         except RuntimeError as err:
+            if self._layout != torch.contiguous_format and "view size is not compatible" in str(err):
+                self._layout = torch.contiguous_format  # a network that views its arrays row by row
+                self._network.to(memory_format=self._layout)
+                return self.run(tiles)
             if not _is_out_of_memory(err):
                 raise
             problem = str(err)
@@ -150,7 +159,8 @@ class Engine:
         pixels = self._to_device(tiles)
         total = self._forward(pixels)  # the first view of every set is the tile as it is
         for view in self._views[1:]:
-            total = total + unapply_view(self._forward(apply_view(pixels, view)), view)
+            seen = apply_view(pixels, view).contiguous(memory_format=self._layout)
+            total = total + unapply_view(self._forward(seen), view)
         return total / len(self._views) if len(self._views) > 1 else total
 
     def _to_device(self, tiles: Sequence[NDArray[Any]]) -> torch.Tensor:
@@ -158,11 +168,11 @@ class Engine:
         if batch.dtype not in (np.uint8, np.float32):
             batch = batch.astype(np.float32)
         # reordered while pixels are bytes, a quarter of the memory
-        pixels = torch.from_numpy(batch).to(self.device).contiguous(memory_format=torch.channels_last).float()
+        pixels = torch.from_numpy(batch).to(self.device).contiguous(memory_format=self._layout).float()
         pixels = pixels.mul_(self._factors).add_(self._offsets)
         if self._limits is not None:
             pixels = pixels.clamp_(self._limits[:, 0], self._limits[:, 1])
-        return pixels
+        return pixels.to(self._input_dtype)
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
         heatmaps: torch.Tensor | None = None
@@ -176,6 +186,8 @@ class Engine:
         scores = logits.float()
         if not self.gives_logits:
             scores = scores.softmax(1)
+        elif scores is logits and not _is_own(scores):
+            scores = scores.clone()
         if heatmaps is not None:
             strength = nn.functional.interpolate(
                 heatmaps.float().sigmoid(), pixels.shape[-2:], mode="bilinear", align_corners=False
@@ -264,6 +276,32 @@ def pad_to_stride(tile: NDArray[Any]) -> NDArray[Any]:
     if not below and not right:
         return tile
     return np.pad(tile, ((0, 0), (0, below), (0, right)), mode="reflect")
+
+
+@contextmanager
+def evaluation(network: nn.Module) -> Iterator[None]:
+    """Evaluation mode of a network and its parts; afterwards each part has the mode that it had."""
+    modes = [(part, part.training) for part in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _input_dtype(network: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """Type of pixels that a network takes: its weights'; autocast takes float32, unless they are float64."""
+    kinds = [weight.dtype for weight in network.parameters() if weight.is_floating_point()]
+    if not kinds or (dtype != torch.float32 and kinds[0] != torch.float64):
+        return torch.float32
+    return kinds[0]
+
+
+def _is_own(scores: torch.Tensor) -> bool:
+    """Whether a result may be written to: the network neither keeps it nor repeats values in it."""
+    repeated = any(step == 0 and size > 1 for step, size in zip(scores.stride(), scores.shape, strict=True))
+    return scores.is_inference() and not repeated
 
 
 def _is_out_of_memory(err: RuntimeError) -> bool:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from rsseg_cli import resample, stitch, streaming, tiling
 from rsseg_cli.config import Dtype, PredictConfig, Tta
-from rsseg_cli.engine import Engine
+from rsseg_cli.engine import Engine, evaluation
+from rsseg_cli.errors import ModelError
 from rsseg_cli.job import Job, prepare
 from rsseg_cli.raster import SceneInfo
 from rsseg_cli.result import NODATA, AreaCounter, PredictResult
@@ -26,6 +27,7 @@ from rsseg_cli.weights.registry import TrainedModel, load_model
 
 FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254
 MAX_EMPTY_TILES = 64  # that wait for a batch to fill
+BROKEN = 254  # in place of a class where the network gave NaN; classes end at 253
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 
@@ -107,6 +109,11 @@ def predict(
 
 def _run(job: Job, model: TrainedModel, progress: Progress | None) -> AreaCounter:
     """Stream the scene through the network into the outputs."""
+    with evaluation(model.network):
+        return _run_network(job, model, progress)
+
+
+def _run_network(job: Job, model: TrainedModel, progress: Progress | None) -> AreaCounter:
     layers = job.layers
     engine = Engine(
         model.network,
@@ -169,13 +176,13 @@ def _stream(
             for block in finisher.push(item, None if item.pixels is None else next(scores))
         ]
         for block in waiting:
-            sink.put(block.row, block.col, block.fetch())
+            sink.put(block.row, block.col, block.values())
         waiting = finished
         done += len(batch)
         if progress is not None:
             progress(done, tiles)
     for block in waiting:
-        sink.put(block.row, block.col, block.fetch())
+        sink.put(block.row, block.col, block.values())
 
 
 def _batches(feed: streaming.TileFeed, engine: Engine) -> Iterator[list[streaming.TilePixels]]:
@@ -198,6 +205,17 @@ class _Finished(NamedTuple):
     row: int
     col: int
     fetch: Callable[[], NDArray[np.uint8]]
+
+    def values(self) -> NDArray[np.uint8]:
+        values = self.fetch()
+        broken = values[0] == BROKEN
+        if broken.any():
+            row, col = np.argwhere(broken)[0]
+            raise ModelError(
+                f"the network gave NaN at row {self.row + row}, column {self.col + col} of the map; "
+                "needs finite logits. Lower precision may overflow: try --dtype float32"
+            )
+        return values
 
 
 class _Finisher:
@@ -255,7 +273,7 @@ class _Finisher:
         """uint8 (layers, h, w) of scores (channels, h, w)."""
         scores = values[: self._classes]
         best = scores.max(0)  # on the CPU its indices are 40 times faster than argmax
-        labels = best.indices.to(torch.uint8)
+        labels = best.indices.to(torch.uint8).masked_fill_(best.values.isnan(), BROKEN)
         if self._resampler is not None:  # beside pixels that were not run for want of data
             labels[best.values <= 0] = NODATA
         parts = [labels[None]]

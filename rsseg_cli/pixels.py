@@ -103,7 +103,7 @@ def _as_stored(value: float | None, dtype: np.dtype[Any]) -> np.generic | None:
         return None
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
-        if value != int(value) or not limits.min <= value <= limits.max:
+        if not limits.min <= value <= limits.max or value != int(value):
             return None
         return dtype.type(int(value))
     return dtype.type(value)
