@@ -155,9 +155,10 @@ def _network_grid(
         return grid
     width = max(1, round(grid.width * found[0] / target))
     height = max(1, round(grid.height * found[1] / target))
+    shown = f"{scene}: ground resolution {found[0]:.3g} x {found[1]:.3g} m"
+    why = f" is outside {low:.3g} to {high:.3g} m; read at" if asked_gsd_m is None else "; read at the asked"
     notes.append(
-        f"{scene}: ground resolution {found[0]:.3g} x {found[1]:.3g} m is outside {low:.3g} to {high:.3g} m; "
-        f"read at {target:.3g} m: {width} x {height} px in place of {grid.width} x {grid.height}"
+        f"{shown}{why} {target:.3g} m: {width} x {height} px in place of {grid.width} x {grid.height}"
     )
     return grid.scaled(width=width, height=height)
 

@@ -180,6 +180,9 @@ class _Level:
 class RasterWriter:
     """Writes a raster from top to bottom; it appears under its name at `commit`, whole, or never.
 
+    `commit` is `finish` and then `publish`; several rasters that belong together are all finished before the
+    first is published.
+
     Overviews are made from the rows as they pass. Used as a context manager: leaving without `commit` removes
     what was written.
 
@@ -231,6 +234,7 @@ class RasterWriter:
         self._options = _upper(creation_options or {})
         self._cog, self._flush_every, self._flushed = cog, flush_every, 0
         self._rows = 0
+        self._finished = False
         self._stem = f".{self.path.name}.{os.getpid()}.{next(_numbers)}"
         self._levels: list[_Level] = []
         try:
@@ -304,6 +308,16 @@ class RasterWriter:
             ValueError: rows are missing.
             OutputError: it cannot be written.
         """
+        self.finish()
+        self.publish()
+
+    def finish(self) -> None:
+        """Build the file under its temporary name, on disk; what stands under its own name stays as it is.
+
+        Raises:
+            ValueError: rows are missing.
+            OutputError: it cannot be written.
+        """
         if self._rows != self.grid.height:
             raise ValueError(f"{self.path}: {self._rows} of {self.grid.height} rows written")
         finished, described = self._temporary("tif"), self._temporary("vrt")
@@ -313,14 +327,32 @@ class RasterWriter:
             described.write_bytes(self._describe())
             copy(str(described), str(finished), **self._copy_options())
             _sync(finished)
-            names = self._temporary("aux.xml")
             if self._categories:
+                names = self._temporary("aux.xml")
                 names.write_bytes(_category_file(self._categories))
-            for leftover in (".ovr", ".msk", ".aux.xml"):  # of the file that is replaced
-                Path(f"{self.path}{leftover}").unlink(missing_ok=True)
-            os.replace(finished, self.path)
+                _sync(names)
+            for level in self._levels:
+                level.path.unlink()
+        self._finished = True
+
+    def publish(self) -> None:
+        """Give the finished file its name, and take away what went with the file that it replaces.
+
+        Raises:
+            ValueError: it is not finished.
+            OutputError: its name cannot be changed.
+        """
+        if not self._finished:
+            raise ValueError(f"{self.path}: not finished")
+        with gdal_errors(OutputError, f"{self.path}: cannot be written"):
+            os.replace(self._temporary("tif"), self.path)
+            sidecar = Path(f"{self.path}.aux.xml")
             if self._categories:
-                os.replace(names, f"{self.path}.aux.xml")
+                os.replace(self._temporary("aux.xml"), sidecar)
+            else:
+                sidecar.unlink(missing_ok=True)
+            for leftover in (".ovr", ".msk"):
+                Path(f"{self.path}{leftover}").unlink(missing_ok=True)
             _sync(self.path.parent)
         self.discard()
 

@@ -76,26 +76,28 @@ class Target:
                 part[:, ~valid] = NODATA
 
     def commit(self) -> None:
-        """Give all outputs their names; what was written so far is taken back if one of them fails.
+        """Finish all outputs, then give them their names: until all are finished, none appears or is
+        replaced.
 
         Raises:
             OutputError: an output cannot be finished.
         """
-        new: list[Path] = []
         picture = self._draw(self._thumbnail) if self._thumbnail is not None else None
+        kinds = list(reversed(self._layers))  # the map comes last: where it is, everything is
+        new = [path for path in self._job.paths.values() if not path.exists()]
         try:
-            for kind in reversed(self._layers):  # the map comes last: where it is, everything is
-                path = self._job.paths[kind]
-                existed = path.exists()
-                self._writers[kind].commit()
-                if not existed:
-                    new.append(path)
-            if picture is not None:
-                picture.replace(self._job.paths["preview"])
-        except BaseException:
-            for path in new:
-                path.unlink(missing_ok=True)
-            raise
+            for kind in kinds:
+                self._writers[kind].finish()
+            try:
+                if picture is not None:
+                    picture.replace(self._job.paths["preview"])
+                for kind in kinds:
+                    self._writers[kind].publish()
+            except BaseException:
+                for path in new:
+                    path.unlink(missing_ok=True)
+                    Path(f"{path}.aux.xml").unlink(missing_ok=True)
+                raise
         finally:
             if picture is not None:
                 picture.unlink(missing_ok=True)

@@ -1,6 +1,7 @@
 """The whole path: exact on every kind of scene, whole or not at all."""
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from torch import nn
 
 from rsseg_cli import PredictConfig, predict
 from rsseg_cli.errors import ModelError, OutputError, SceneError, UsageError
+from rsseg_cli.output import RasterWriter
 from rsseg_cli.pipeline import PredictSettings
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
 
@@ -290,6 +292,8 @@ def test_a_scene_of_another_resolution_is_read_at_the_models(make_raster, tmp_pa
     np.testing.assert_array_equal(found[centres], array[0][centres])
     inside = predict(make_raster("fits.tif", array=array, gsd=0.55), tmp_path / "fits_map.tif", model=model)
     assert inside.notes == ()
+    asked = predict(scene, tmp_path / "asked.tif", model=model, gsd_m=0.5)
+    assert "0.25 x 0.25 m; read at the asked 0.5 m: 60 x 42 px" in asked.notes[0]
 
 
 @pytest.mark.parametrize("gsd_m", [0.2, 1.2])
@@ -541,6 +545,27 @@ def test_outputs_appear_together_or_not_at_all(make_raster, tmp_path):
         )
     (tmp_path / "m.tif").rmdir()
     assert files(tmp_path) == before
+
+
+@pytest.mark.parametrize("failing", ["labels", "confidence"])
+def test_a_failed_output_leaves_all_old_ones(make_raster, tmp_path, monkeypatch, failing):
+    scene = make_raster()
+    outputs = {"labels": tmp_path / "m.tif", "confidence": tmp_path / "c.tif"}
+    for path in outputs.values():
+        path.write_text(f"old {path.name}")
+        Path(f"{path}.aux.xml").write_text("old names")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    finish = RasterWriter.finish
+
+    def fail(writer):
+        finish(writer)
+        if writer.path == outputs[failing]:
+            raise OutputError("disk full")
+
+    monkeypatch.setattr(RasterWriter, "finish", fail)
+    with pytest.raises(OutputError, match="disk full"):
+        predict(scene, outputs["labels"], model=one_hot(), confidence=outputs["confidence"], overwrite=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_overwrite_replaces(make_raster, tmp_path):

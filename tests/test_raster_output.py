@@ -227,6 +227,23 @@ def test_errors_leave_the_old_file_and_nothing_else(tmp_path: Path, error: type[
     assert leftovers(tmp_path) == []
 
 
+def test_a_finished_file_waits_for_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "map.tif"
+    path.write_text("old")
+    labels, grid = draw_labels(20, 20), grid_of(20, 20)
+    with RasterWriter(path, grid, category_names=["building"], overwrite=True) as writer:
+        writer.write(0, labels)
+        with pytest.raises(ValueError, match="not finished"):
+            writer.publish()
+        writer.finish()
+        assert path.read_text() == "old"
+        assert not Path(f"{path}.aux.xml").exists()
+        writer.publish()
+    with rasterio.open(path) as dataset:
+        assert (dataset.read() == labels).all()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+
+
 def test_replacing_takes_the_old_files_companions_away(tmp_path: Path) -> None:
     path = tmp_path / "map.tif"
     write_all(path, draw_labels(30, 40), grid_of(30, 40), category_names=["old"], colours=COLOURS)
