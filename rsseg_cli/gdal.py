@@ -18,7 +18,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsseg_cli.errors import RssegError
 
-CACHE_MIB = 48  # GDAL's own default is 5 % of RAM
+CACHE_MIB = 24  # GDAL's own default is 5 % of RAM; readers ask for what a row of tiles needs
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://", "az://", "ftp://")
 _opening = threading.Lock()
 

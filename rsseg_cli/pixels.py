@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
 
 Array = NDArray[np.generic]
 Mask = NDArray[np.bool_]
@@ -31,6 +33,8 @@ def axis_weights(
         (first, length, weights): source pixels `first` to `first + length` are needed; weights (count,
         length) sum to 1 a row.
     """
+    from scipy.sparse import csr_matrix  # 10 MB, which scenes on their own grid do not need
+
     centre = offset + (np.arange(start, start + count) + 0.5) * scale
     radius = scale / 2 if scale > 2 else max(1.0, scale)
     lowest = np.floor(centre - radius).astype(np.int64)
