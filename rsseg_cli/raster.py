@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 MAX_CACHE_MIB = 512
 MAX_SOURCE_PX = 32 << 20  # source pixels x bands that one resampled window may read at a time
 ALIGNED_PX = 1e-3
+ALPHA_SHARE = 0.1  # of values between empty and full, from which a band called alpha is taken as data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +162,9 @@ def select_bands(
 
     By `bidx`; else each by its description or colour interpretation; else, where names do not tell and the
     model wants red, green, blue (and nir), the first three (four) bands that are not alpha, or all bands
-    where their number is the model's.
+    where their number is the model's. Of four bytes GDAL's writer calls the last one alpha unless it is told
+    otherwise: an alpha band given by `bidx`, or needed for the model's number and with values between empty
+    and full, is taken as data, and no longer marks pixels.
 
     Args:
         wanted: names of the model's bands.
@@ -174,7 +177,11 @@ def select_bands(
     if bidx is not None:
         chosen = _check_bidx(info, tuple(wanted), tuple(bidx))
     else:
-        chosen = _bands_by_name(info, wanted) or _bands_by_place(info, tuple(name.lower() for name in wanted))
+        chosen = (
+            _bands_by_name(info, wanted)
+            or _bands_by_place(info, tuple(name.lower() for name in wanted))
+            or _all_bands(info, wanted)
+        )
     kinds = {info.colour_interpretations[band - 1] for band in chosen}
     if not chosen or ("palette" in kinds and len(wanted) > 1):
         bands = f"{info.count} band{'s' if info.count > 1 else ''} ({_describe_bands(info)})"
@@ -182,6 +189,9 @@ def select_bands(
         advice = "Pass --bidx or another model."
         if "palette" in info.colour_interpretations:
             advice = "Expand its palette first: gdal_translate -expand rgb."
+        elif "alpha" in info.colour_interpretations and info.count == len(wanted):
+            every = ",".join(map(str, range(1, info.count + 1)))
+            advice = f"Its alpha band marks pixels without data; if it is data pass --bidx {every}."
         raise SceneError(f"{info.name}: {bands}, {needs} {len(wanted)} ({', '.join(wanted)}). {advice}")
     dtypes = {info.dtypes[band - 1] for band in chosen}
     if any(dtype.startswith("complex") for dtype in dtypes):
@@ -204,11 +214,8 @@ def _check_bidx(info: SceneInfo, wanted: tuple[str, ...], bidx: tuple[int, ...])
         )
     if not all(1 <= band <= info.count for band in bidx):
         raise UsageError(f"--bidx {shown}: {info.name} has bands 1 to {info.count}")
-    alpha = set(bidx) - set(info.colour_bands)
-    if alpha:
-        raise UsageError(
-            f"--bidx {shown}: band {min(alpha)} of {info.name} is alpha; it marks pixels without data"
-        )
+    for band in sorted(set(bidx) - set(info.colour_bands)):
+        logger.warning("%s: band %d is alpha; taken as data, as --bidx %s says", info.name, band, shown)
     return bidx
 
 
@@ -237,6 +244,30 @@ def _bands_by_place(info: SceneInfo, wanted: tuple[str, ...]) -> tuple[int, ...]
     chosen = colours[: len(wanted)]
     logger.info("%s: bands %s taken as %s", info.name, ", ".join(map(str, chosen)), ", ".join(wanted))
     return chosen
+
+
+def _all_bands(info: SceneInfo, wanted: Sequence[str]) -> tuple[int, ...]:
+    """All bands where their number is the model's and one that is called alpha holds data."""
+    if info.count != len(wanted) or info.colour_interpretations.count("alpha") != 1:
+        return ()
+    alpha = info.colour_interpretations.index("alpha") + 1
+    if not _holds_data(info, alpha):
+        return ()
+    logger.warning("%s: band %d is called alpha; taken as %s", info.name, alpha, wanted[alpha - 1])
+    return tuple(range(1, info.count + 1))
+
+
+def _holds_data(info: SceneInfo, band: int) -> bool:
+    """Whether a tenth of the values in some windows lie between the band's least and largest."""
+    side = 64
+    grid, found = info.grid, []
+    with gdal_env(info.path), gdal_errors(SceneError, info.name), open_raster(info.path) as dataset:
+        for part in (0.25, 0.5, 0.75):
+            row, col = int(grid.height * part), int(grid.width * part)
+            window = Window(col, row, min(side, grid.width - col), min(side, grid.height - row))
+            found.append(dataset.read(band, window=window).ravel())
+    values = np.concatenate(found)
+    return bool(np.mean((values > 0) & (values < values.max())) > ALPHA_SHARE)
 
 
 @lru_cache(maxsize=32)
@@ -280,6 +311,7 @@ class SceneReader:
         self._nodata_given = info.nodata_given or nodata is not None
         self._nodata = tuple(info.band_nodata[band - 1] if nodata is None else nodata for band in self.bands)
         self._region = region_mask
+        self._alpha_is_data = any(info.colour_interpretations[band - 1] == "alpha" for band in self.bands)
         self._scale, self._offset = _place(info.grid, self.grid)
         self._direct = _is_aligned(self._scale, self._offset, self.grid)
         self._level = None if self._direct else _overview_level(info, min(self._scale))
@@ -381,7 +413,7 @@ class SceneReader:
         flags = dataset.mask_flag_enums[self.bands[0] - 1]
         if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
             return dataset.read_masks(self.bands[0], window=window) != 0
-        if "alpha" in self.info.colour_interpretations:
+        if "alpha" in self.info.colour_interpretations and not self._alpha_is_data:
             return dataset.read(self.info.colour_interpretations.index("alpha") + 1, window=window) != 0
         return None
 

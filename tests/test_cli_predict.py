@@ -47,8 +47,8 @@ def test_a_map_is_written_beside_the_scene_and_told(make_raster, model_file, tmp
     target = tmp_path / "scene_tiny.tif"
     lines = done.stdout.splitlines()
     assert lines[0] == str(target)
-    assert re.fullmatch(r"  roof +\d+\.\d\d% +\d+\.\d{4} km2", lines[1])
-    assert "0.0 Mpx, 0.0% without data, in " in lines[-1]
+    assert re.fullmatch(r"  roof +\d+\.\d\d% +\d+(\.\d\d)? m2", lines[1])
+    assert "6300 px, 0.0% without data, in " in lines[-1]
     assert done.stderr == ""  # no terminal, no bar
     with rasterio.open(target) as dataset:
         assert dataset.shape == (70, 90)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,10 +18,12 @@ import torch
 from torch import nn
 
 from rsseg_cli import PredictConfig, predict
-from rsseg_cli.errors import ModelError, UsageError
+from rsseg_cli.cli.predict import area_text
+from rsseg_cli.errors import ModelError, SceneError, UsageError
 from rsseg_cli.weights import ModelSpec, TrainedModel
 
 MakeRaster = Callable[..., Path]
+ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
 SMALL: dict[str, Any] = {"tile_size": 64, "overlap": 16}
 
@@ -172,3 +179,65 @@ def test_boxes_are_finite() -> None:
     for bbox in ((-np.inf, 0, 1, 1), (0, 0, np.nan, 1), (0, 0, 1)):
         with pytest.raises(UsageError, match="--bbox"):
             PredictConfig(bbox=bbox)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bidx", [None, (1, 2, 3, 4)])
+def test_a_fourth_band_that_was_named_alpha_by_default(
+    make_raster: MakeRaster, tmp_path: Path, bidx, caplog
+) -> None:
+    array = noise(4)
+    scene = make_raster(array=array)
+    with rasterio.open(scene) as dataset:
+        assert dataset.colorinterp[3].name == "alpha"  # nobody asked for it
+    model = trained(nn.Identity(), 4, ("red", "green", "blue", "nir"))
+    predict(scene, tmp_path / "map.tif", model=model, bands=bidx, **SMALL)
+    np.testing.assert_array_equal(read(tmp_path / "map.tif")[0], array.argmax(0))
+    assert "band 4 is" in caplog.text
+    assert "taken as" in caplog.text
+
+
+def test_an_alpha_band_that_marks_pixels_is_no_colour(make_raster: MakeRaster, tmp_path: Path) -> None:
+    model = trained(nn.Identity(), 4, ("red", "green", "blue", "nir"))
+    with pytest.raises(SceneError, match=r"if it is data pass --bidx 1,2,3,4\."):
+        predict(make_raster(kind="alpha"), tmp_path / "map.tif", model=model, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("area_m2", "text"),
+    [
+        (0, "0.00 m2"), (0.25, "0.25 m2"), (99.9, "99.90 m2"), (1234.5, "1234 m2"), (9999.4, "9999 m2"),
+        (9999.6, "1.00 ha"), (123_456, "12.35 ha"), (999_960, "1.00 km2"), (12_345_678, "12.35 km2"),
+    ],
+)  # fmt: skip
+def test_areas_are_told_in_units_of_their_size(area_m2: float, text: str) -> None:
+    assert area_text(area_m2) == text
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends signals")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_nothing_and_exits_with_130(make_raster: MakeRaster, tmp_path: Path, sent) -> None:
+    scene = make_raster(array=np.ones((3, 4000, 3000), np.uint8), compress="deflate")
+    command = [
+        sys.executable,
+        "-m",
+        "rsseg_cli",
+        "predict",
+        str(scene),
+        "--model",
+        "buildings",
+        "--gsd",
+        "0.5",
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".scene_buildings.tif.*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(sent)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    assert stderr.strip().endswith("rsseg: interrupted")
+    assert stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
+import signal
 import sys
+import threading
 from typing import Annotated, Any
 
 import typer
@@ -86,4 +90,26 @@ app.add_typer(models_app, name="models")
 
 def main() -> None:
     """Run the command line."""
-    app(prog_name="rsseg")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up and exits like an interrupt
+    try:
+        app(prog_name="rsseg")
+    except SystemExit as end:
+        _leave(end)
+        raise
+
+
+def _leave(end: SystemExit) -> None:
+    """End a process that used torch without the clean-up of its libraries, which takes 100 MB."""
+    if "torch" not in sys.modules or threading.active_count() > 1:
+        return
+    code = end.code if isinstance(end.code, int) else 0 if end.code is None else None
+    if code is None:  # a message that Python prints
+        return
+    logging.shutdown()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):  # a closed pipe
+        return
+    atexit._run_exitfuncs()
+    os._exit(code)

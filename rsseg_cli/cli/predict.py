@@ -191,11 +191,19 @@ def summary(result: PredictResult) -> str:
     lines = [str(path) for path in result.paths.values()]
     width = max(map(len, result.classes))
     for name, extent in result.classes.items():
-        area = "" if extent.area_m2 is None else f"  {extent.area_m2 / 1e6:12.4f} km2"
+        area = "" if extent.area_m2 is None else f"  {area_text(extent.area_m2):>12}"
         lines.append(f"  {name:<{width}}  {extent.share:7.2%}{area}")
     empty = 1 - result.valid_pixels / result.pixels
-    lines.append(f"  {result.pixels / 1e6:.1f} Mpx, {empty:.1%} without data, in {result.seconds:.1f} s")
+    size = f"{result.pixels / 1e6:.1f} Mpx" if result.pixels >= 1e5 else f"{result.pixels} px"
+    lines.append(f"  {size}, {empty:.1%} without data, in {result.seconds:.1f} s")
     return "\n".join(lines)
+
+
+def area_text(area_m2: float) -> str:
+    """An area in m2, from 1 ha in ha, from 1 km2 in km2, with at least three digits that count."""
+    if area_m2 < 9999.5:
+        return f"{area_m2:.0f} m2" if area_m2 >= 100 else f"{area_m2:.2f} m2"
+    return f"{area_m2 / 1e4:.2f} ha" if area_m2 < 999_950 else f"{area_m2 / 1e6:.2f} km2"
 
 
 class _Bar:
