@@ -118,6 +118,21 @@ def _split_of(stem: str, val: Sequence[str], test: Sequence[str]) -> Split:
     return "val" if any(fnmatch(stem, pattern) for pattern in val) else "train"
 
 
+def ground_resolution(scenes: Sequence[LabelledScene]) -> float:
+    """Metres a pixel on the ground of the first training scene.
+
+    Raises:
+        DataError: it carries no CRS.
+    """
+    first = next((scene for scene in scenes if scene.split == "train"), None)
+    if first is None:
+        raise DataError("no training scene among those found")
+    ground = inspect(first.image).grid.gsd_m
+    if ground is None:
+        raise DataError(f"{first.image}: has no CRS, so its ground resolution is unknown; pass --gsd")
+    return float(np.sqrt(ground[0] * ground[1]))
+
+
 @dataclass(frozen=True)
 class LoadedScene:
     """A scene in memory on its training grid.

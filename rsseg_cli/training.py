@@ -461,7 +461,13 @@ def build_network(
         return network, dataclasses.replace(spec, network=sizes)
     network_config = BicorSegConfig(**spec.network)
     if encoder_weights == "imagenet" and network_config.encoder != "tf_efficientnet_lite0":
-        return BicorSeg(network_config, pretrained=True), spec
+        try:
+            return BicorSeg(network_config, pretrained=True), spec
+        except (OSError, RuntimeError, ValueError) as err:
+            raise ModelError(
+                f"ImageNet weights of {network_config.encoder} cannot be fetched ({err}); "
+                "pass --encoder-weights none, or a file"
+            ) from err
     network = BicorSeg(network_config)
     if encoder_weights != "none":
         path = imagenet_lite0() if encoder_weights == "imagenet" else Path(encoder_weights)

@@ -17,6 +17,7 @@ from rsseg_cli.datasets import (
     TileDataset,
     draw_training_scenes,
     find_scenes,
+    ground_resolution,
     jitter_colours,
     load_scene,
     read_scene_list,
@@ -90,6 +91,16 @@ class TestFinding:
 
 
 class TestLoading:
+    def test_ground_resolution_of_the_first_training_scene(self, tmp_path):
+        held = LabelledScene(tmp_path / "none.tif", tmp_path / "none.tif", "val")
+        first = LabelledScene(
+            write_raster(tmp_path / "image.tif", random_image(8, 8), gsd=0.25), held.labels, "train"
+        )
+        assert ground_resolution([held, first]) == pytest.approx(0.25, rel=1e-3)
+        Image.new("RGB", (8, 8)).save(tmp_path / "image.png")
+        with pytest.raises(DataError, match="pass --gsd"):
+            ground_resolution([LabelledScene(tmp_path / "image.png", held.labels, "train")])
+
     def test_at_the_scenes_own_resolution_nothing_changes(self, tmp_path):
         image, labels = random_image(40, 60), random_image(40, 60, 1)[0] % 2
         scene = LabelledScene(
