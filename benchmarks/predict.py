@@ -247,10 +247,10 @@ def whole_network(name: str) -> Any:
 
 
 def run_rsseg(arguments: argparse.Namespace, model: Any = None) -> dict[str, float]:
-    import torch
-
-    from rsseg_cli import predict
+    from rsseg_cli import predict  # before torch, whose threads it tells not to spin
     from rsseg_cli.weights import ModelSpec, TrainedModel
+
+    import torch  # isort: skip
 
     torch.set_num_threads(arguments.threads)
     if model is None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 NODATA = 255
 BLOCK = 512
+HALVED_ROWS = 64  # at once, for an overview; even
 Overviews = Literal["mode", "average"]
 Rows = NDArray[np.uint8]
 # What would change pixels or their places; outputs are exact and on the scene's grid.
@@ -286,8 +287,11 @@ class RasterWriter:
         if level == len(self._levels):
             return
         for block in self._levels[level].push(rows):
-            if level + 1 < len(self._levels):
-                self._push(level + 1, halve(block, self._resampling))
+            if level + 1 == len(self._levels):
+                continue
+            for first in range(0, block.shape[1], HALVED_ROWS):
+                part = halve(block[:, first : first + HALVED_ROWS], self._resampling)
+                self._push(level + 1, part)
 
     def checkpoint(self) -> int:
         """Make what was written readable after a crash.

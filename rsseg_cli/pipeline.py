@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -127,6 +129,7 @@ def _run_network(job: Job, model: TrainedModel, progress: Progress | None) -> Ar
         job.network_grid.height, job.network_grid.width, job.config.tile_size, job.config.overlap
     )
     finisher = _Finisher(job, engine, plan)
+    _give_back_memory()
     with ExitStack() as stack:
         target = stack.enter_context(Target(job))
         reader = stack.enter_context(job.reader(job.network_grid))
@@ -139,7 +142,16 @@ def _run_network(job: Job, model: TrainedModel, progress: Progress | None) -> Ar
         _stream(engine, finisher, feed, sink, len(plan), progress)
         sink.finish()
         target.commit()
+        _give_back_memory()
     return target.counter
+
+
+def _give_back_memory() -> None:
+    """What was freed goes back to the system (glibc keeps it otherwise): some 70 MB after a scene."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _block_width(job: Job) -> int:
@@ -175,6 +187,7 @@ def _stream(
             for item in batch
             for block in finisher.push(item, None if item.pixels is None else next(scores))
         ]
+        del arrays, scores  # not kept while the next batch runs
         for block in waiting:
             sink.put(block.row, block.col, block.values())
         waiting = finished
