@@ -23,6 +23,7 @@ from rsseg_cli.weights.spec import ModelSpec
 GSD_TOLERANCE = 0.01  # ground resolutions closer than this are the same
 STRETCH_PERCENTILES = (2.0, 98.0)
 STRETCH_SIZE_PX = 1024  # longest side of the overview whose percentiles stretch the scene
+HOLE_SHARE = 0.005  # of pixels of one extreme value, from which they may be unmarked holes
 _log = logging.getLogger("rsseg_cli")
 
 
@@ -54,6 +55,18 @@ class Job:
     def reader(self, grid: raster.Grid) -> raster.SceneReader:
         """Reads the scene's chosen bands on a grid, without the pixels outside the area."""
         return raster.SceneReader(self.info, self.bands, grid, region_mask=self.area)
+
+    def note_unmarked_holes(self, reader: raster.SceneReader) -> None:
+        """Note and warn where a scene that was read has much of pure black or white and no nodata value."""
+        value, share = reader.extreme_share
+        if share > HOLE_SHARE:
+            colour = "white" if value else "black"
+            note = (
+                f"{self.info.name}: {share:.1%} of the pixels are pure {colour} ({value}) and the file names "
+                f"no nodata value; pass --nodata {value} if they are holes"
+            )
+            self.notes.append(note)
+            _log.warning("%s", note)
 
     @property
     def layers(self) -> dict[str, slice]:

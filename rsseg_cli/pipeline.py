@@ -142,6 +142,7 @@ def _run_network(job: Job, model: TrainedModel, progress: Progress | None) -> Ar
         _stream(engine, finisher, feed, sink, len(plan), progress)
         sink.finish()
         target.commit()
+        job.note_unmarked_holes(reader)
         _give_back_memory()
     return target.counter
 

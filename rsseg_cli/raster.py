@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -43,6 +44,7 @@ logger = logging.getLogger(__name__)
 MAX_CACHE_MIB = 512
 MAX_SOURCE_PX = 32 << 20  # source pixels x bands that one resampled window may read at a time
 ALIGNED_PX = 1e-3
+COUNTED_PX = 2048  # of each window that are looked at for unmarked holes
 ALPHA_SHARE = 0.1  # of values between empty and full, from which a band called alpha is taken as data
 
 
@@ -315,6 +317,8 @@ class SceneReader:
         self._scale, self._offset = _place(info.grid, self.grid)
         self._direct = _is_aligned(self._scale, self._offset, self.grid)
         self._level = None if self._direct else _overview_level(info, min(self._scale))
+        unmarked = not info.has_mask and self.dtype in (np.uint8, np.uint16)
+        self._extremes = Extremes(self.dtype) if unmarked else None
         self._cache_mib = _cache_mib(info)
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -364,7 +368,17 @@ class SceneReader:
             array, valid = self._read_resampled(row, col, height, width)
         if self._region is not None:
             valid = valid & self._region.mask(self.grid.window(row, col, height, width))
+        if self._extremes is not None:
+            self._extremes.add(array, valid)
         return array, valid
+
+    @property
+    def extreme_share(self) -> tuple[int, float]:
+        """Of a scene without any mark of holes: 0 or the type's largest value, and its share, 0 to 1.
+
+        Of both the value that more of the pixels read so far have in all bands; counted on a sample of them.
+        """
+        return (0, 0.0) if self._extremes is None else self._extremes.share
 
     @staticmethod
     def fill(array: Array, valid: Mask) -> Array:
@@ -444,6 +458,27 @@ class SceneReader:
         (first, first_valid), (second, second_valid) = parts
         axis = -2 if height >= width else -1
         return np.concatenate((first, second), axis), np.concatenate((first_valid, second_valid), axis)
+
+
+class Extremes:
+    """Counts pixels that are 0, or the type's largest value, in all bands, on a sample of them."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._values = (0, int(np.iinfo(dtype).max))
+        self._counts = np.zeros(3, np.int64)  # black, white, all
+        self._lock = threading.Lock()
+
+    def add(self, array: Array, valid: Mask) -> None:
+        step = max(1, math.isqrt(valid.size // COUNTED_PX))
+        pixels, known = np.ascontiguousarray(array[:, ::step, ::step]), valid[::step, ::step]
+        counts = [np.count_nonzero((pixels == value).all(0) & known) for value in self._values]
+        with self._lock:
+            self._counts += np.array((*counts, np.count_nonzero(known))) * step**2
+
+    @property
+    def share(self) -> tuple[int, float]:
+        which = int(self._counts[1] > self._counts[0])
+        return self._values[which], float(self._counts[which] / max(1, self._counts[2]))
 
 
 def _place(scene: Grid, grid: Grid) -> tuple[tuple[float, float], tuple[float, float]]:

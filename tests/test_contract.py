@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -241,3 +242,43 @@ def test_a_signal_leaves_nothing_and_exits_with_130(make_raster: MakeRaster, tmp
     assert stderr.strip().endswith("rsseg: interrupted")
     assert stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "colour"), [("uint8", 0, "black"), ("uint8", 255, "white"), ("uint16", 65535, "white")]
+)
+@pytest.mark.parametrize("gsd_m", [None, 1.0])
+def test_unmarked_holes_are_told_once(
+    make_raster: MakeRaster, tmp_path: Path, caplog, dtype, value, colour, gsd_m
+) -> None:
+    array = make_noise(dtype)
+    array[:, :80, :100] = value  # of 240 x 320 px
+    scene = make_raster(array=array)
+    result = predict(scene, tmp_path / "map.tif", model=trained(nn.Identity()), gsd_m=gsd_m, **SMALL)
+    (line,) = [message for message in caplog.messages if "pure" in message]
+    assert line == result.notes[-1]
+    told, share, rest = re.fullmatch(r"(.*): ([\d.]+)% of (.*)", line).groups()  # type: ignore[union-attr]
+    assert told == str(scene)
+    assert float(share) == pytest.approx(10.4, abs=2.5)  # a sample
+    assert rest == (
+        f"the pixels are pure {colour} ({value}) and the file names no nodata value; "
+        f"pass --nodata {value} if they are holes"
+    )
+
+
+@pytest.mark.parametrize("case", ["few", "one band", "marked", "given", "float"])
+def test_extreme_pixels_without_need_are_not_told(
+    make_raster: MakeRaster, tmp_path: Path, caplog, case
+) -> None:
+    array = make_noise("uint8")
+    array[slice(1) if case == "one band" else slice(None), : 8 if case == "few" else 80, :40] = 0
+    array = array / np.float32(255) if case == "float" else array
+    scene = make_raster(array=array, **({"kind": "value", "nodata": 7} if case == "marked" else {}))
+    given = {"nodata": 0} if case == "given" else {}
+    predict(scene, tmp_path / "map.tif", model=trained(nn.Identity()), **given, **SMALL)
+    assert "pure" not in caplog.text
+
+
+def make_noise(dtype: str) -> np.ndarray:
+    """Pixels between black and white, (3, 240, 320)."""
+    return np.random.default_rng(0).integers(1, np.iinfo(dtype).max, (3, 240, 320)).astype(dtype)
