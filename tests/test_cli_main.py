@@ -138,6 +138,24 @@ def test_a_closed_pipe_ends_quietly() -> None:
     assert result.returncode == 1
 
 
+@pytest.mark.parametrize(("args", "code"), [(["--version"], 0), (["models", "show", "nosuch"], 1)])
+def test_the_end_skips_torchs_clean_up_alone(args: list[str], code: int) -> None:
+    program = (
+        f"import atexit, sys, types; sys.argv = ['rsseg', *{args!r}]\n"
+        "sys.modules['torch'] = types.ModuleType('torch')\n"
+        "atexit.register(lambda: print('cleaned', flush=True))\n"
+        "from rsseg_cli.cli.main import main\n"
+        "try: main()\n"
+        "finally: print('not left')"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == code
+    assert result.stdout.endswith("cleaned\n")
+    assert "not left" not in result.stdout
+
+
 @pytest.fixture
 def started() -> Iterator[None]:
     """The command line's logging, taken down again after the test."""

@@ -100,7 +100,8 @@ def main() -> None:
 
 def _leave(end: SystemExit) -> None:
     """End a process that used torch without the clean-up of its libraries, which takes 100 MB."""
-    if "torch" not in sys.modules or threading.active_count() > 1:
+    working = [thread for thread in threading.enumerate() if not thread.daemon]
+    if "torch" not in sys.modules or len(working) > 1:
         return
     code = end.code if isinstance(end.code, int) else 0 if end.code is None else None
     if code is None:  # a message that Python prints
