@@ -15,8 +15,8 @@ _CHECKOUT = Path(__file__).resolve().parent.parent
 if not (_CHECKOUT / "rsseg_cli" / "models").exists() and (_CHECKOUT / "models" / "bicor_seg.py").exists():
     __path__.append(str(_CHECKOUT))
 
-# Read when torch is loaded: its threads sleep where they wait for one another. Spinning, they took 25 s of
-# processor time for a scene of 8192 x 4096 px on two cores that other programs kept busy; asleep, 4 s.
+# Read when torch is loaded: its threads sleep where they wait for one another. On cores that other programs
+# keep busy, spinning threads use up the time of the one they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:

@@ -125,7 +125,7 @@ def test_notes_go_to_stderr_unless_quiet(make_raster, model_file):
     scene = make_raster()
     loud = run(scene, "--model", model_file, "--gsd", "1", *SMALL, "--json")
     assert "rsseg: warning: " in loud.stderr
-    assert "read at 1 m" in loud.stderr
+    assert "read at the asked 1 m" in loud.stderr
     assert json.loads(loud.stdout)["notes"]
     quiet = run(scene, "--model", model_file, "--gsd", "1", *SMALL, "--overwrite", "--quiet")
     assert quiet.exit_code == 0
