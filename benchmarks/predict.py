@@ -15,6 +15,7 @@ deflate.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
 import json
 import os
@@ -238,7 +239,8 @@ def whole_network(name: str) -> Any:
     from rsseg_cli.weights import ModelSpec, TrainedModel, load_model
 
     if name not in ("lite", "paper"):
-        return load_model(name)
+        model = load_model(name)  # at the scene's own resolution: both sides run the same tiles
+        return TrainedModel(model.network, dataclasses.replace(model.spec, gsd_m=None, gsd_range_m=None))
     torch.manual_seed(0)
     network = BicorSeg(getattr(BicorSegConfig, name)(5)).eval()
     return TrainedModel(
