@@ -31,7 +31,8 @@ from torch.utils.data import default_collate
 
 from rsseg_cli import training
 from rsseg_cli.cli.train import read_classes
-from rsseg_cli.datasets import CropDataset, find_scenes, load_scene, read_scene_list
+from rsseg_cli.crops import CropDataset
+from rsseg_cli.datasets import find_scenes, load_scene, read_scene_list
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig, build_encoder
 from rsseg_cli.weights import ModelSpec
 

@@ -1,35 +1,23 @@
-"""Training data: scenes with labels found in folders or lists, and augmented crops drawn from them.
-
-Every crop follows from (seed, index) alone, so a resumed run sees the crops that an uninterrupted one sees.
-"""
+"""Labelled scenes, found in folders or lists, and read for training."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
-import rasterio
-import torch
 from numpy.typing import NDArray
-from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
-from rasterio.vrt import WarpedVRT
-from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.data import Dataset, Sampler
 
+from rsseg_cli.crops import LoadedScene
 from rsseg_cli.errors import DataError
-from rsseg_cli.raster import Grid, SceneReader, inspect, select_bands
+from rsseg_cli.labels import IGNORE, check_labels, read_labels
+from rsseg_cli.raster import SceneReader, inspect, select_bands
 from rsseg_cli.weights.spec import ModelSpec
 
-IGNORE = 255
 IMAGE_SUFFIXES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".vrt", ".jp2"}
-MAX_REDRAWS = 11
-ONE_CLASS_SHARE = 0.75
 Split = str  # "train", "val" or "test"
 
 
@@ -133,22 +121,6 @@ def ground_resolution(scenes: Sequence[LabelledScene]) -> float:
     return float(np.sqrt(ground[0] * ground[1]))
 
 
-@dataclass(frozen=True)
-class LoadedScene:
-    """A scene in memory on its training grid.
-
-    Attributes:
-        image: uint8 (bands, height, width).
-        labels: uint8 (height, width), 255 unlabelled or without data.
-        gsd_m: ground resolution of both, m a pixel.
-    """
-
-    name: str
-    image: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    gsd_m: float
-
-
 def load_scene(scene: LabelledScene, spec: ModelSpec, *, finest_gsd_m: float | None = None) -> LoadedScene:
     """Read an image and its labels at the finer of `finest_gsd_m` and the model's resolution, never finer
     than the scene.
@@ -169,8 +141,8 @@ def load_scene(scene: LabelledScene, spec: ModelSpec, *, finest_gsd_m: float | N
         across = max(1, round(grid.width * (ground or (native, native))[0] / target))
         down = max(1, round(grid.height * (ground or (native, native))[1] / target))
         grid = grid.scaled(width=across, height=down)
-    labels = _read_labels(scene.labels, info.grid, grid)
-    _check_labels(scene.labels, labels, len(spec.classes))
+    labels = read_labels(scene.labels, info.grid, grid)
+    check_labels(scene.labels, labels, len(spec.classes))
     rows, cols = _labelled_part(labels)
     labels = labels[rows, cols]
     with SceneReader(info, bands, grid, None) as reader:
@@ -180,49 +152,6 @@ def load_scene(scene: LabelledScene, spec: ModelSpec, *, finest_gsd_m: float | N
     return LoadedScene(scene.image.stem, _to_uint8(image, valid), labels, target or 1.0)
 
 
-def _read_labels(path: Path, image_grid: Grid, grid: Grid) -> NDArray[np.uint8]:
-    """The label raster on `grid`: the most frequent label where pixels shrink, the nearest otherwise."""
-    try:
-        with rasterio.open(path) as dataset:
-            if dataset.crs is None and (dataset.height, dataset.width) != (
-                image_grid.height,
-                image_grid.width,
-            ):
-                raise DataError(
-                    f"{path}: {dataset.width} x {dataset.height} px without CRS, its image has "
-                    f"{image_grid.width} x {image_grid.height} px; needs the same size or georeferencing"
-                )
-            if dataset.count != 1 or not np.issubdtype(np.dtype(dataset.dtypes[0]), np.integer):
-                raise DataError(
-                    f"{path}: {dataset.count} bands of {dataset.dtypes[0]}; needs one band of class numbers"
-                )
-            size = (grid.height, grid.width)
-            if dataset.crs is None:
-                shrinks = dataset.height > grid.height
-                way = Resampling.mode if shrinks else Resampling.nearest
-                return _as_labels(path, dataset.read(1, out_shape=size, resampling=way), dataset.nodata)
-            if image_grid.crs is None:
-                raise DataError(f"{path}: labels have a CRS, their image has none; they cannot be aligned")
-            way = (
-                Resampling.mode
-                if abs(grid.transform.a) > 1.2 * abs(dataset.transform.a)
-                else Resampling.nearest
-            )
-            with WarpedVRT(
-                dataset,
-                crs=grid.crs,
-                transform=grid.transform,
-                width=grid.width,
-                height=grid.height,
-                resampling=way,
-                src_nodata=dataset.nodata,
-                nodata=IGNORE,
-            ) as warped:
-                return _as_labels(path, warped.read(1), IGNORE)
-    except RasterioError as err:
-        raise DataError(f"{path}: labels cannot be read ({err})") from err
-
-
 def _labelled_part(labels: NDArray[np.uint8]) -> tuple[slice, slice]:
     """The smallest box that holds every label; a scene may be labelled in a corner only."""
     rows = np.flatnonzero((labels != IGNORE).any(1))
@@ -230,24 +159,6 @@ def _labelled_part(labels: NDArray[np.uint8]) -> tuple[slice, slice]:
     if not rows.size:
         return slice(0, labels.shape[0]), slice(0, labels.shape[1])
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
-
-
-def _as_labels(path: Path, values: NDArray[np.integer], nodata: float | None) -> NDArray[np.uint8]:
-    if nodata is not None:
-        values = np.where(values == nodata, IGNORE, values)
-    if values.min() < 0 or values.max() > 255:
-        raise DataError(f"{path}: label values {values.min()} to {values.max()}; needs 0 to 255")
-    return values.astype(np.uint8)
-
-
-def _check_labels(path: Path, labels: NDArray[np.uint8], classes: int) -> None:
-    found = np.unique(labels)
-    wrong = found[(found >= classes) & (found != IGNORE)]
-    if wrong.size:
-        shown = ", ".join(map(str, wrong[:5]))
-        raise DataError(
-            f"{path}: label value {shown} is no class; the model has 0 to {classes - 1}, 255 is unlabelled"
-        )
 
 
 def _to_uint8(image: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -260,215 +171,3 @@ def _to_uint8(image: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[n
             low, high = np.percentile(values[valid], (2, 98))
             stretched[band] = np.clip((values - low) / max(high - low, 1e-6) * 255, 0, 255).round()
     return stretched
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropConfig:
-    """How crops are drawn.
-
-    Attributes:
-        crop_size: px; a multiple of 32.
-        gsd_m: resolution of a crop at scale 1, m a pixel.
-        scales: smallest and largest random scale; 2 shows things twice as large.
-        mosaic: share of crops put together from four.
-        colour: strength of random brightness, contrast, saturation, blur and noise; 0 leaves colours alone.
-        drawn_share: share of crops from drawn scenes, which stand last in the list.
-        seed: of all of it.
-    """
-
-    crop_size: int = 256
-    gsd_m: float = 1.0
-    scales: tuple[float, float] = (0.75, 1.5)
-    mosaic: float = 0.25
-    colour: float = 1.0
-    drawn_share: float = 0.0
-    seed: int = 0
-
-
-class CropDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented crops: image float32 (bands, crop, crop) in [0, 1], labels int64 (crop, crop).
-
-    Args:
-        scenes: real scenes, drawn in proportion to the square root of their labelled area on the ground.
-        drawn: drawn scenes, each as likely as the others, `config.drawn_share` of all crops.
-        config: crops and augmentation.
-    """
-
-    def __init__(
-        self, scenes: Sequence[LoadedScene], config: CropConfig, drawn: Sequence[LoadedScene] = ()
-    ) -> None:
-        self.scenes = [*scenes, *drawn]
-        self.config = config
-        weights = np.sqrt([(scene.labels != IGNORE).sum() * scene.gsd_m**2 for scene in scenes])
-        if not weights.sum():
-            raise DataError("no labelled pixel in the training scenes")
-        share = config.drawn_share if drawn else 0.0
-        self.weights = np.concatenate(
-            [weights / weights.sum() * (1 - share), np.full(len(drawn), share / max(len(drawn), 1))]
-        )
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng((self.config.seed, index))
-        size = self.config.crop_size
-        if rng.random() < self.config.mosaic:
-            image, labels = self._mosaic(rng)
-        else:
-            image, labels = self._varied_crop(rng, size)
-        image, labels = _turn(image, labels, rng)
-        if self.config.colour:
-            image = jitter_colours(image, rng, self.config.colour)
-        return image.contiguous(), labels.long().contiguous()
-
-    def _mosaic(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        half = self.config.crop_size // 2
-        parts = [self._varied_crop(rng, half) for _ in range(4)]
-        images = [part[0] for part in parts]
-        labels = [part[1] for part in parts]
-        return (
-            torch.cat([torch.cat(images[:2], 2), torch.cat(images[2:], 2)], 1),
-            torch.cat([torch.cat(labels[:2], 1), torch.cat(labels[2:], 1)], 0),
-        )
-
-    def _varied_crop(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
-        """Crops are redrawn while one class fills over 75 %, at most 11 times."""
-        for _ in range(MAX_REDRAWS):
-            scene = self.scenes[rng.choice(len(self.scenes), p=self.weights)]
-            image, labels = self._crop(scene, rng, size)
-            counts = np.bincount(labels.ravel(), minlength=256)[:IGNORE]
-            if counts.sum() and counts.max() <= ONE_CLASS_SHARE * counts.sum():
-                break
-        return _resize(image, labels, size)
-
-    def _crop(
-        self, scene: LoadedScene, rng: np.random.Generator, size: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        low, high = self.config.scales
-        scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-        side = max(8, round(size * self.config.gsd_m / scene.gsd_m / scale))
-        height, width = scene.labels.shape
-        row = int(rng.integers(0, max(height - side, 0) + 1))
-        col = int(rng.integers(0, max(width - side, 0) + 1))
-        image = scene.image[:, row : row + side, col : col + side]
-        labels = scene.labels[row : row + side, col : col + side]
-        short = (side - labels.shape[0], side - labels.shape[1])
-        if any(short):
-            image = np.pad(image, ((0, 0), (0, short[0]), (0, short[1])), mode="edge")
-            labels = np.pad(labels, ((0, short[0]), (0, short[1])), constant_values=IGNORE)
-        return image, labels
-
-
-def _resize(image: NDArray[np.uint8], labels: NDArray[np.uint8], size: int) -> tuple[Tensor, Tensor]:
-    pixels = torch.from_numpy(np.ascontiguousarray(image))[None].float() / 255
-    classes = torch.from_numpy(np.ascontiguousarray(labels))[None, None]
-    if pixels.shape[-1] != size:
-        pixels = F.interpolate(
-            pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True
-        )
-        classes = F.interpolate(classes, size=(size, size), mode="nearest-exact")
-    return pixels[0], classes[0, 0]
-
-
-def _turn(image: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
-    image, labels = torch.rot90(image, quarters, (1, 2)), torch.rot90(labels, quarters, (0, 1))
-    return (image.flip(2), labels.flip(1)) if flip else (image, labels)
-
-
-def jitter_colours(image: Tensor, rng: np.random.Generator, strength: float) -> Tensor:
-    """Random gain a band, gamma, saturation, contrast, blur and noise: another sensor, another hour, another
-    country.
-
-    Args:
-        image: (bands, H, W) in [0, 1].
-        rng: source of the random numbers.
-        strength: 0 changes nothing, 1 is strong.
-    """
-    bands = image.shape[0]
-    common = rng.uniform(-0.25, 0.25) * strength
-    gains = np.exp(common + rng.uniform(-0.12, 0.12, bands) * strength)
-    image = image * torch.from_numpy(gains).float()[:, None, None]
-    grey = image.mean(0, keepdim=True)
-    image = grey + (image - grey) * float(np.exp(rng.uniform(-0.5, 0.4) * strength))
-    mean = image.mean()
-    image = mean + (image - mean) * float(np.exp(rng.uniform(-0.3, 0.3) * strength))
-    image = image.clamp(0, 1) ** float(np.exp(rng.uniform(-0.25, 0.25) * strength))
-    if rng.random() < 0.25 * strength:
-        small = tuple(max(1, int(side * rng.uniform(0.4, 0.9))) for side in image.shape[1:])
-        softer = F.interpolate(image[None], size=small, mode="bilinear", antialias=True)
-        image = F.interpolate(softer, size=image.shape[1:], mode="bilinear", align_corners=False)[0]
-    if rng.random() < 0.3 * strength:
-        noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-        image = image + noise * float(rng.uniform(0, 0.04))
-    return image.clamp(0, 1)
-
-
-class EpochSampler(Sampler[int]):
-    """Indices that never repeat: epoch e yields e * length to (e + 1) * length - 1."""
-
-    def __init__(self, length: int) -> None:
-        self.length = length
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.length, (self.epoch + 1) * self.length))
-
-    def __len__(self) -> int:
-        return self.length
-
-
-class TileDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Whole scenes in tiles without overlap, for validation: image (bands, tile, tile), labels (tile,
-    tile)."""
-
-    def __init__(self, scenes: Sequence[LoadedScene], tile_size: int) -> None:
-        self.tile_size = tile_size
-        self.tiles = [
-            (scene, row, col)
-            for scene in scenes
-            for row in range(0, scene.labels.shape[0], tile_size)
-            for col in range(0, scene.labels.shape[1], tile_size)
-        ]
-
-    def __len__(self) -> int:
-        return len(self.tiles)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        scene, row, col = self.tiles[index]
-        size = self.tile_size
-        image = scene.image[:, row : row + size, col : col + size]
-        labels = scene.labels[row : row + size, col : col + size]
-        short = (size - labels.shape[0], size - labels.shape[1])
-        image = np.pad(image, ((0, 0), (0, short[0]), (0, short[1])), mode="edge")
-        labels = np.pad(labels, ((0, short[0]), (0, short[1])), constant_values=IGNORE)
-        return torch.from_numpy(image).float() / 255, torch.from_numpy(labels).long()
-
-
-def draw_training_scenes(
-    spec: ModelSpec, *, count: int, gsd_m: float, size: int = 1024, seed: int = 1000
-) -> list[LoadedScene]:
-    """Drawn scenes with the model's classes: classes of one name are the same, others become `background` or
-    unlabelled.
-
-    Raises:
-        DataError: none of the model's classes is drawn.
-    """
-    from rsseg_cli.synthetic import CLASSES, draw_scene
-
-    names, drawn = spec.class_names, [name for name, _ in CLASSES]
-    other = names.index("background") if "background" in names else IGNORE
-    if not set(names) & set(drawn):
-        raise DataError(
-            f"drawn scenes have {', '.join(drawn)}; the model has {', '.join(names)}: "
-            "leave --drawn-share at 0"
-        )
-    table = np.full(256, IGNORE, np.uint8)
-    table[: len(drawn)] = [names.index(name) if name in names else other for name in drawn]
-    scenes = []
-    for index in range(count):
-        image, labels = draw_scene(size, seed + index, gsd_m)
-        scenes.append(LoadedScene(f"drawn-{seed + index}", image, table[labels], gsd_m))
-    return scenes

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 UNLABELLED = 255
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoringProtocol:
+    """What of a data set counts, as its published results count it.
+
+    Attributes:
+        name: of the data set whose protocol this is; "" for one's own data.
+        out_of_means: names of classes whose IoU and F1 do not enter the means (ISPRS: clutter).
+        erode_px: labels within this distance of a border between classes are left out (ISPRS also
+            publishes labels eroded by 3 px).
+    """
+
+    name: str = ""
+    out_of_means: tuple[str, ...] = ()
+    erode_px: int = 0
 
 
 def confusion_matrix(found: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -19,18 +19,17 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from rsseg_cli.datasets import (
-    IGNORE,
+from rsseg_cli.crops import (
     CropConfig,
     CropDataset,
     EpochSampler,
-    LabelledScene,
     LoadedScene,
     TileDataset,
     draw_training_scenes,
-    load_scene,
 )
+from rsseg_cli.datasets import LabelledScene, load_scene
 from rsseg_cli.errors import DataError, ModelError, UsageError
+from rsseg_cli.labels import IGNORE
 from rsseg_cli.metrics import confusion_matrix, scores_of
 from rsseg_cli.models.bicor_seg import BicorSeg
 from rsseg_cli.models.losses import BicorLossWeights, bicor_loss, cross_entropy, dice

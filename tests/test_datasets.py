@@ -7,22 +7,24 @@ import torch
 from PIL import Image
 from rasterio.transform import from_origin
 
-from rsseg_cli.datasets import (
-    IGNORE,
+from rsseg_cli.crops import (
     CropConfig,
     CropDataset,
     EpochSampler,
-    LabelledScene,
     LoadedScene,
     TileDataset,
     draw_training_scenes,
+    jitter_colours,
+)
+from rsseg_cli.datasets import (
+    LabelledScene,
     find_scenes,
     ground_resolution,
-    jitter_colours,
     load_scene,
     read_scene_list,
 )
 from rsseg_cli.errors import DataError
+from rsseg_cli.labels import IGNORE
 from rsseg_cli.weights import ModelSpec
 from rsseg_cli.weights.spec import class_specs
 

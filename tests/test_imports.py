@@ -22,20 +22,22 @@ PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result
 PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
 SHOWN = {"metrics", "preview", "report"}
-LEARNED = {"datasets", "training"}
+TRUTH = {"labels"}
+LEARNED = {"crops", "datasets", "training"}
 # what each part may import of the program; parts of a group import one another only where it says so here
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
     **dict.fromkeys(PARTS | SHOWN, BASE),
     **dict.fromkeys(RASTER, BASE | RASTER),
+    "labels": BASE | RASTER,
     **dict.fromkeys(DRAWN, BASE | DRAWN | RASTER),
     "models": set(),
     "weights": BASE | {"models"},
     **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | {"weights"}),
     "batch": BASE | PARTS | SHOWN | {"weights", "pipeline"},
-    **dict.fromkeys(LEARNED, BASE | PARTS | SHOWN | DRAWN | LEARNED | {"weights", "models"}),
-    "cli": BASE | PARTS | SHOWN | DRAWN | LEARNED | {"weights", "models", "pipeline", "batch"},
+    **dict.fromkeys(LEARNED, BASE | PARTS | SHOWN | TRUTH | DRAWN | LEARNED | {"weights", "models"}),
+    "cli": BASE | PARTS | SHOWN | TRUTH | DRAWN | LEARNED | {"weights", "models", "pipeline", "batch"},
     "__init__": {"config", "pipeline"},
     "__main__": {"cli"},
 }
