@@ -86,11 +86,12 @@ def prepare(
 ) -> Job:
     """Check scene, model, outputs and settings against each other, without loading weights or writing."""
     spec = model.spec if isinstance(model, TrainedModel) else read_spec(model)
-    inputs: list[str | Path] = [scene, *([] if isinstance(model, TrainedModel) else [Path(model)])]
-    _check_outputs(paths, inputs + ([config.aoi] if config.aoi else []), config)
     if "heatmaps" in paths:
         _check_heatmaps(model, spec)
     info = raster.inspect(scene, config.nodata)
+    inputs: list[str | Path] = [scene, *info.files]
+    inputs += [] if isinstance(model, TrainedModel) else [Path(model)]
+    _check_outputs(paths, inputs + ([config.aoi] if config.aoi else []), config)
     bands = raster.select_bands(info, spec.bands, config.bands, spec.name)
     grid = info.grid
     if config.bbox is not None:

@@ -54,13 +54,61 @@ def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | 
         raise OutputError(f"{path}: its folder does not exist. Make {path.parent} first.")
     for other in inputs:
         if _same_file(path, other):
-            raise OutputError(f"{path}: is the input itself. Choose another output.")
+            raise OutputError(f"{path}: is the input itself, or a part of it. Choose another output.")
     if path.is_dir():
         raise OutputError(f"{path}: is a folder; needs the name of a file.")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists. Pass --overwrite to replace it, or choose another output.")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"{path}: no permission to write in {path.parent}.")
+
+
+def replace_all(renames: Mapping[Path, Path], leftovers: Sequence[Path] = ()) -> None:
+    """Give files their names and remove others: all of it or, where one step fails, none.
+
+    Args:
+        renames: file -> its name; in order, so that the last one tells that all are there.
+        leftovers: files to remove.
+
+    Raises:
+        OutputError: a name cannot be given; what stood under the names before stands there again.
+    """
+    kept: dict[Path, Path] = {}  # what stands under a name -> where it waits for the end
+    given: list[Path] = []
+    try:
+        for path in (*renames.values(), *leftovers):
+            if path.is_file():
+                kept[path] = path.with_name(f".{path.name}.{os.getpid()}.old")
+                _keep(path, kept[path])
+        for file, path in renames.items():
+            os.replace(file, path)
+            given.append(path)
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for path in given}:
+            _sync(folder)
+    except BaseException as err:
+        for path in given:
+            path.unlink(missing_ok=True)
+        for path, old in kept.items():
+            if old.exists():
+                old.replace(path)
+        if isinstance(err, OSError):
+            names = ", ".join(map(str, renames.values()))
+            raise OutputError(f"{names}: cannot be written ({err}); what stood there was left") from err
+        raise
+    finally:
+        for old in kept.values():
+            old.unlink(missing_ok=True)
+
+
+def _keep(path: Path, old: Path) -> None:
+    """A second name for a file; a file system without hard links moves it there."""
+    old.unlink(missing_ok=True)
+    try:
+        old.hardlink_to(path)
+    except OSError:
+        path.replace(old)
 
 
 def _same_file(path: Path, other: str | Path) -> bool:
@@ -346,19 +394,24 @@ class RasterWriter:
             ValueError: it is not finished.
             OutputError: its name cannot be changed.
         """
+        replace_all(self.renames(), self.leftovers())
+        self.discard()
+
+    def renames(self) -> dict[Path, Path]:
+        """The finished files under their temporary names, and the names that they are to get.
+
+        Raises:
+            ValueError: they are not finished.
+        """
         if not self._finished:
             raise ValueError(f"{self.path}: not finished")
-        with gdal_errors(OutputError, f"{self.path}: cannot be written"):
-            os.replace(self._temporary("tif"), self.path)
-            sidecar = Path(f"{self.path}.aux.xml")
-            if self._categories:
-                os.replace(self._temporary("aux.xml"), sidecar)
-            else:
-                sidecar.unlink(missing_ok=True)
-            for leftover in (".ovr", ".msk"):
-                Path(f"{self.path}{leftover}").unlink(missing_ok=True)
-            _sync(self.path.parent)
-        self.discard()
+        names = {"aux.xml": Path(f"{self.path}.aux.xml")} if self._categories else {}
+        return {self._temporary(ending): path for ending, path in (names | {"tif": self.path}).items()}
+
+    def leftovers(self) -> list[Path]:
+        """Files that belong to an earlier raster of this name and would be read with the new one."""
+        endings = (".ovr", ".msk") if self._categories else (".ovr", ".msk", ".aux.xml")
+        return [Path(f"{self.path}{ending}") for ending in endings]
 
     def discard(self) -> None:
         """Remove the temporary files."""

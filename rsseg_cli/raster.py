@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 from affine import Affine
 from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from rsseg_cli.area import Area, Grid, read_area, window_of_bbox
 from rsseg_cli.errors import SceneError, UsageError
 from rsseg_cli.gdal import CACHE_MIB, display_name, gdal_env, gdal_errors, is_remote, open_raster
-from rsseg_cli.output import RasterWriter, check_creation_options, check_target
+from rsseg_cli.output import RasterWriter, check_creation_options, check_target, replace_all
 from rsseg_cli.pixels import Array, Mask, axis_weights, differs_from, fill, resample
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "inspect",
     "overview",
     "read_area",
+    "replace_all",
     "select_bands",
     "window_of_bbox",
 ]
@@ -44,6 +46,7 @@ logger = logging.getLogger(__name__)
 MAX_CACHE_MIB = 512
 MAX_SOURCE_PX = 32 << 20  # source pixels x bands that one resampled window may read at a time
 ALIGNED_PX = 1e-3
+MAX_FILES = 100_000  # of a mosaic that are kept apart from the outputs
 COUNTED_PX = 2048  # of each window that are looked at for unmarked holes
 ALPHA_SHARE = 0.1  # of values between empty and full, from which a band called alpha is taken as data
 
@@ -61,6 +64,7 @@ class SceneInfo:
         has_mask: some pixels may be without data (alpha, mask band, .msk, nodata).
         block_shape: (height, width) of a block as stored, px.
         overviews: reduction factors stored.
+        files: that the raster is read from: itself, its sidecars, the sources of a VRT.
     """
 
     path: str
@@ -75,6 +79,7 @@ class SceneInfo:
     has_mask: bool
     block_shape: tuple[int, int]
     overviews: tuple[int, ...]
+    files: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -123,7 +128,21 @@ def inspect(path: str | Path, nodata: float | None = None) -> SceneInfo:
             or any(MaskFlags.all_valid not in mask for mask in flags),
             block_shape=dataset.block_shapes[0],
             overviews=tuple(dataset.overviews(1)) if bands else (),
+            files=tuple(_files_of(dataset)),
         )
+
+
+def _files_of(dataset: Any) -> list[str]:
+    """Files behind a raster, through VRTs inside VRTs as well; those that cannot be opened are named all the
+    same."""
+    found = dict.fromkeys(dataset.files)
+    nested = [file for file in found if file.lower().endswith(".vrt") and file != dataset.name]
+    while nested and len(found) < MAX_FILES:
+        with suppress(RasterioError), open_raster(nested.pop()) as inner:
+            new = [file for file in inner.files if file not in found]
+            found |= dict.fromkeys(new)
+            nested += [file for file in new if file.lower().endswith(".vrt")]
+    return list(found)
 
 
 def _grid_of(dataset: Any, name: str) -> Grid:

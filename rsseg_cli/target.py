@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli import __version__
 from rsseg_cli.errors import OutputError
-from rsseg_cli.raster import RasterWriter
+from rsseg_cli.raster import RasterWriter, replace_all
 from rsseg_cli.result import NODATA, AreaCounter, row_areas_m2
 
 if TYPE_CHECKING:
@@ -82,25 +82,19 @@ class Target:
         Raises:
             OutputError: an output cannot be finished.
         """
-        picture = self._draw(self._thumbnail) if self._thumbnail is not None else None
-        kinds = list(reversed(self._layers))  # the map comes last: where it is, everything is
-        new = [path for path in self._job.paths.values() if not path.exists()]
+        renames: dict[Path, Path] = {}
+        leftovers: list[Path] = []
         try:
-            for kind in kinds:
+            if self._thumbnail is not None:
+                renames[self._draw(self._thumbnail)] = self._job.paths["preview"]
+            for kind in reversed(self._layers):  # the map comes last: where it is, everything is
                 self._writers[kind].finish()
-            try:
-                if picture is not None:
-                    picture.replace(self._job.paths["preview"])
-                for kind in kinds:
-                    self._writers[kind].publish()
-            except BaseException:
-                for path in new:
-                    path.unlink(missing_ok=True)
-                    Path(f"{path}.aux.xml").unlink(missing_ok=True)
-                raise
+                renames |= self._writers[kind].renames()
+                leftovers += self._writers[kind].leftovers()
+            replace_all(renames, leftovers)
         finally:
-            if picture is not None:
-                picture.unlink(missing_ok=True)
+            for file in renames:
+                file.unlink(missing_ok=True)
 
     def _draw(self, thumbnail: _Thumbnail) -> Path:
         """Draw the preview beside its name."""

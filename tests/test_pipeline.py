@@ -568,6 +568,21 @@ def test_a_failed_output_leaves_all_old_ones(make_raster, tmp_path, monkeypatch,
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_a_vrt_is_made_of_is_never_replaced(make_raster, tmp_path, nested):
+    import rasterio.shutil
+
+    scene, mosaic = make_raster(), tmp_path / "mosaic.vrt"
+    rasterio.shutil.copy(str(scene), str(mosaic), driver="VRT")
+    if nested:
+        rasterio.shutil.copy(str(mosaic), str(tmp_path / "outer.vrt"), driver="VRT")
+        mosaic = tmp_path / "outer.vrt"
+    before = scene.read_bytes()
+    with pytest.raises(OutputError, match="is the input itself, or a part of it"):
+        predict(mosaic, scene, model=one_hot(), overwrite=True)
+    assert scene.read_bytes() == before
+
+
 def test_overwrite_replaces(make_raster, tmp_path):
     array = values((40, 40))
     scene, output = make_raster(array=array), tmp_path / "m.tif"
