@@ -71,7 +71,14 @@ def fisher_discriminative(embeddings: Tensor) -> Tensor:
 
 
 def bicor_loss(output: BicorTrainingOutput, labels: Tensor, weights: BicorLossWeights) -> Tensor:
-    """The whole training loss.
+    """The whole training loss: the sum of `bicor_loss_parts`."""
+    return torch.stack(list(bicor_loss_parts(output, labels, weights).values())).sum()
+
+
+def bicor_loss_parts(
+    output: BicorTrainingOutput, labels: Tensor, weights: BicorLossWeights
+) -> dict[str, Tensor]:
+    """The parts of the training loss, each with its weight: main, auxiliary, heatmaps, fisher.
 
     Args:
         output: of `BicorSeg.forward_training`.
@@ -82,12 +89,15 @@ def bicor_loss(output: BicorTrainingOutput, labels: Tensor, weights: BicorLossWe
     def main(logits: Tensor) -> Tensor:
         return cross_entropy(logits, labels, weights.smoothing) + dice(logits, labels)
 
-    loss = main(output.logits)
-    loss = loss + weights.auxiliary * cross_entropy(output.auxiliary_logits, labels, weights.smoothing)
+    heatmap_loss = output.logits.new_zeros(())
+    fisher_loss = weights.fisher_last * fisher_discriminative(output.class_embeddings[-1])
     for heatmaps, embeddings in zip(output.heatmaps, output.class_embeddings, strict=True):
         resized = F.interpolate(heatmaps, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-        loss = loss + weights.heatmaps * main(resized)
-        loss = loss + weights.fisher * fisher_discriminative(embeddings)
-    if weights.fisher_last:
-        loss = loss + weights.fisher_last * fisher_discriminative(output.class_embeddings[-1])
-    return loss
+        heatmap_loss = heatmap_loss + weights.heatmaps * main(resized)
+        fisher_loss = fisher_loss + weights.fisher * fisher_discriminative(embeddings)
+    return {
+        "main": main(output.logits),
+        "auxiliary": weights.auxiliary * cross_entropy(output.auxiliary_logits, labels, weights.smoothing),
+        "heatmaps": heatmap_loss,
+        "fisher": fisher_loss,
+    }
