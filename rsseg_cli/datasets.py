@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.crops import LoadedScene
 from rsseg_cli.errors import DataError
-from rsseg_cli.labels import IGNORE, check_labels, read_labels
+from rsseg_cli.labels import IGNORE, LabelFormat, LabelReader
 from rsseg_cli.raster import SceneReader, inspect, select_bands
 from rsseg_cli.weights.spec import ModelSpec
 
@@ -141,8 +141,10 @@ def load_scene(scene: LabelledScene, spec: ModelSpec, *, finest_gsd_m: float | N
         across = max(1, round(grid.width * (ground or (native, native))[0] / target))
         down = max(1, round(grid.height * (ground or (native, native))[1] / target))
         grid = grid.scaled(width=across, height=down)
-    labels = read_labels(scene.labels, info.grid, grid)
-    check_labels(scene.labels, labels, len(spec.classes))
+    with LabelReader(
+        scene.labels, grid, LabelFormat(class_names=spec.class_names), image_grid=info.grid
+    ) as truth:
+        labels = truth.read(0, 0, grid.height, grid.width)
     rows, cols = _labelled_part(labels)
     labels = labels[rows, cols]
     with SceneReader(info, bands, grid, None) as reader:

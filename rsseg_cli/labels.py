@@ -1,78 +1,107 @@
-"""Labels of a scene, brought to its grid."""
+"""Labels of a scene, rasters or polygons, brought to its grid window by window."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
-import rasterio
-from numpy.typing import NDArray
-from rasterio.enums import Resampling
-from rasterio.errors import RasterioError
-from rasterio.vrt import WarpedVRT
 
 from rsseg_cli.area import Grid
-from rsseg_cli.errors import DataError
+from rsseg_cli.gdal import gdal_env
+from rsseg_cli.label_format import IGNORE, LabelFormat, Labels
+from rsseg_cli.label_raster import RasterLabels
+from rsseg_cli.label_vector import VECTOR_SUFFIXES, VectorLabels, is_vector
 
-IGNORE = 255
+__all__ = ["IGNORE", "VECTOR_SUFFIXES", "LabelFormat", "LabelReader", "is_vector"]
+CACHE_BYTES = 64 << 20
 
 
-def read_labels(path: Path, image_grid: Grid, grid: Grid) -> NDArray[np.uint8]:
-    """The label raster on `grid`: the most frequent label where pixels shrink, the nearest otherwise."""
-    try:
-        with rasterio.open(path) as dataset:
-            if dataset.crs is None and (dataset.height, dataset.width) != (
-                image_grid.height,
-                image_grid.width,
-            ):
-                raise DataError(
-                    f"{path}: {dataset.width} x {dataset.height} px without CRS, its image has "
-                    f"{image_grid.width} x {image_grid.height} px; needs the same size or georeferencing"
-                )
-            if dataset.count != 1 or not np.issubdtype(np.dtype(dataset.dtypes[0]), np.integer):
-                raise DataError(
-                    f"{path}: {dataset.count} bands of {dataset.dtypes[0]}; needs one band of class numbers"
-                )
-            size = (grid.height, grid.width)
-            if dataset.crs is None:
-                shrinks = dataset.height > grid.height
-                way = Resampling.mode if shrinks else Resampling.nearest
-                return _as_labels(path, dataset.read(1, out_shape=size, resampling=way), dataset.nodata)
-            if image_grid.crs is None:
-                raise DataError(f"{path}: labels have a CRS, their image has none; they cannot be aligned")
-            way = (
-                Resampling.mode
-                if abs(grid.transform.a) > 1.2 * abs(dataset.transform.a)
-                else Resampling.nearest
+class LabelReader:
+    """Reads windows of labels on a grid; the same pixels for any windowing. Not for several threads.
+
+    Where pixels do not coincide: the most frequent label where they shrink (unlabelled ones vote too), else
+    the nearest; polygons by pixel centre. Blocks of fixed places on the grid are made and kept for a while,
+    so that neither windows nor their order change a pixel.
+
+    Args:
+        path: any raster that GDAL reads, or GPKG, GeoJSON, Shapefile, FlatGeobuf; in any CRS.
+        grid: where labels are wanted.
+        format: what the file's values mean.
+        image_grid: the image's own grid, `grid` by default. Label rasters of its size lie on it where either
+            has no CRS.
+
+    Raises:
+        DataError: the file cannot be read or aligned; from `read`, also a value that is no class.
+    """
+
+    def __init__(
+        self, path: Path | str, grid: Grid, format: LabelFormat, *, image_grid: Grid | None = None
+    ) -> None:
+        self.path, self.grid = Path(path), grid
+        self._env = gdal_env(str(path))
+        with gdal_env(str(path)):
+            self._source: RasterLabels | VectorLabels = (
+                VectorLabels(self.path, grid, format)
+                if is_vector(self.path)
+                else RasterLabels(self.path, grid, format, image_grid or grid)
             )
-            with WarpedVRT(
-                dataset,
-                crs=grid.crs,
-                transform=grid.transform,
-                width=grid.width,
-                height=grid.height,
-                resampling=way,
-                src_nodata=dataset.nodata,
-                nodata=IGNORE,
-            ) as warped:
-                return _as_labels(path, warped.read(1), IGNORE)
-    except RasterioError as err:
-        raise DataError(f"{path}: labels cannot be read ({err})") from err
+        self._size = self._source.block_size
+        self._blocks: OrderedDict[tuple[int, int], Labels] = OrderedDict()
 
+    def __enter__(self) -> LabelReader:
+        self._env.__enter__()
+        return self
 
-def _as_labels(path: Path, values: NDArray[np.integer], nodata: float | None) -> NDArray[np.uint8]:
-    if nodata is not None:
-        values = np.where(values == nodata, IGNORE, values)
-    if values.min() < 0 or values.max() > 255:
-        raise DataError(f"{path}: label values {values.min()} to {values.max()}; needs 0 to 255")
-    return values.astype(np.uint8)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        self._env.__exit__(None, None, None)
 
+    def close(self) -> None:
+        self._source.close()
+        self._blocks.clear()
 
-def check_labels(path: Path, labels: NDArray[np.uint8], classes: int) -> None:
-    found = np.unique(labels)
-    wrong = found[(found >= classes) & (found != IGNORE)]
-    if wrong.size:
-        shown = ", ".join(map(str, wrong[:5]))
-        raise DataError(
-            f"{path}: label value {shown} is no class; the model has 0 to {classes - 1}, 255 is unlabelled"
-        )
+    @property
+    def unknown_px(self) -> int:
+        """Pixels of unknown colours that were left unlabelled so far (`LabelFormat.unknown`)."""
+        return self._source.unknown_px
+
+    def read(self, row: int, col: int, height: int, width: int) -> Labels:
+        """uint8 (height, width): class numbers, 255 where unlabelled or outside the file.
+
+        Raises:
+            ValueError: the window does not lie inside the grid.
+            DataError: a value is no class, or the pixels cannot be read.
+        """
+        if not (0 <= row < row + height <= self.grid.height and 0 <= col < col + width <= self.grid.width):
+            raise ValueError(
+                f"window {(row, col, height, width)} outside {self.grid.height} x {self.grid.width} px"
+            )
+        if self._source.direct:
+            return self._source.block(row, col, height, width)
+        labels = np.empty((height, width), np.uint8)
+        size = self._size
+        for down in range(row // size, (row + height - 1) // size + 1):
+            for across in range(col // size, (col + width - 1) // size + 1):
+                block, top, left = self._block(down, across), down * size, across * size
+                rows = slice(max(row, top), min(row + height, top + block.shape[0]))
+                cols = slice(max(col, left), min(col + width, left + block.shape[1]))
+                labels[rows.start - row : rows.stop - row, cols.start - col : cols.stop - col] = block[
+                    rows.start - top : rows.stop - top, cols.start - left : cols.stop - left
+                ]
+        return labels
+
+    def _block(self, down: int, across: int) -> Labels:
+        """A block of the grid, kept until others need its room."""
+        block = self._blocks.pop((down, across), None)
+        if block is None:
+            row, col = down * self._size, across * self._size
+            height, width = min(self._size, self.grid.height - row), min(self._size, self.grid.width - col)
+            block = self._source.block(row, col, height, width)
+        self._blocks[down, across] = block
+        if len(self._blocks) > CACHE_BYTES // self._size**2:
+            self._blocks.popitem(last=False)
+        return block

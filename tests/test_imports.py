@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = {"config", "errors"}
+BASE = {"config", "errors", "train_config"}
 RASTER = {
     "raster",
     "area",
@@ -21,23 +21,43 @@ RASTER = {
 PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine", "vectorize"}
 PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
-SHOWN = {"metrics", "preview", "report"}
-TRUTH = {"labels"}
-LEARNED = {"crops", "datasets", "training"}
+SHOWN = {"metrics", "preview"}
+TRUTH = {"labels", "label_format", "label_raster", "label_vector"}
+LEARNED = {
+    "crops",
+    "datasets",
+    "model_card",
+    "optim",
+    "recipes",
+    "starting",
+    "train_module",
+    "train_progress",
+    "training",
+}
 # what each part may import of the program; parts of a group import one another only where it says so here
 ALLOWED = {
     "errors": set(),
-    "config": {"errors"},
+    **dict.fromkeys(("config", "train_config"), {"errors"}),
     **dict.fromkeys(PARTS | SHOWN, BASE),
     **dict.fromkeys(RASTER, BASE | RASTER),
-    "labels": BASE | RASTER,
+    **dict.fromkeys(TRUTH, BASE | RASTER | TRUTH),
     **dict.fromkeys(DRAWN, BASE | DRAWN | RASTER),
+    **dict.fromkeys(REPORT, BASE | RASTER | SHOWN | TRUTH | REPORT),
+    "compare": BASE,
     "models": set(),
     "weights": BASE | {"models"},
     **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | {"weights"}),
     "batch": BASE | PARTS | SHOWN | {"weights", "pipeline"},
     **dict.fromkeys(LEARNED, BASE | PARTS | SHOWN | TRUTH | DRAWN | LEARNED | {"weights", "models"}),
-    "cli": BASE | PARTS | SHOWN | TRUTH | DRAWN | LEARNED | {"weights", "models", "pipeline", "batch"},
+    "evaluation": BASE | PARTS | SHOWN | TRUTH | LEARNED | REPORT | {"weights", "pipeline", "compare"},
+    "cli": BASE
+    | PARTS
+    | SHOWN
+    | TRUTH
+    | DRAWN
+    | LEARNED
+    | REPORT
+    | {"weights", "models", "pipeline", "batch", "compare", "evaluation"},
     "__init__": {"config", "pipeline"},
     "__main__": {"cli"},
 }

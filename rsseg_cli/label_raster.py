@@ -1,0 +1,263 @@
+"""Label rasters: class numbers, raw values, colours or palettes, brought to a grid."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.crs import CRS
+from rasterio.enums import MaskFlags, Resampling
+from rasterio.warp import reproject, transform, transform_bounds
+from rasterio.windows import Window
+
+from rsseg_cli.area import Grid
+from rsseg_cli.errors import DataError
+from rsseg_cli.gdal import gdal_errors, open_raster
+from rsseg_cli.label_format import IGNORE, UNKNOWN, LabelFormat, Labels
+
+logger = logging.getLogger(__name__)
+ALIGNED_PX = 1e-3
+SHRINKS = 1.2  # label pixels a pixel of the grid, from which the most frequent one is taken
+MAX_SOURCE_PX = 16 << 20  # label pixels under one block
+PIXEL_PLANE = "EPSG:3857"  # stands for the plane of pixels where neither side has a CRS
+FLIP = Affine(
+    1, 0, 1, 0, -1, 1
+)  # not from the origin: GDAL takes (0, 1, 0, 0, 0, -1) for no transform at all
+
+
+class RasterLabels:
+    """Blocks of a label raster on a grid. The constructor checks what can be told without pixels.
+
+    Args:
+        image_grid: the image's own grid; labels without CRS and of its size lie on it.
+    """
+
+    def __init__(self, path: Path, grid: Grid, format: LabelFormat, image_grid: Grid) -> None:
+        self._path, self._format, self.grid = path, format, grid
+        advice = "Give a label raster that GDAL can read, or GPKG, GeoJSON, Shapefile, FlatGeobuf."
+        with gdal_errors(DataError, str(path), advice):
+            self._dataset = open_raster(path)
+        try:
+            self._bands, self._table = _table_of(self._dataset, path, format)
+            self._masked = _is_masked(self._dataset, path, format)
+            self._place(image_grid)
+        except BaseException:
+            self._dataset.close()
+            raise
+        self.unknown_px = 0
+
+    def close(self) -> None:
+        self._dataset.close()
+
+    def _place(self, image_grid: Grid) -> None:
+        """Bring both grids into one plane; find whether pixels coincide and how much they shrink."""
+        dataset, grid, path = self._dataset, self.grid, self._path
+        same_size = (dataset.height, dataset.width) == (image_grid.height, image_grid.width)
+        found = f"{path}: {dataset.width} x {dataset.height} px"
+        needs = f"its image has {image_grid.width} x {image_grid.height} px"
+        crs = None if dataset.transform == Affine.identity() else dataset.crs
+        by_pixel = self._format.by_pixel or crs is None or image_grid.crs is None
+        if by_pixel and not same_size:
+            if crs is not None and image_grid.crs is None:
+                raise DataError(f"{found} with a CRS; {needs} and none, so that they cannot be aligned")
+            raise DataError(f"{found} without CRS, {needs}; needs the same size or georeferencing")
+        if by_pixel:
+            plane = CRS.from_string(PIXEL_PLANE)
+            self._source, self._target = (plane, FLIP), (plane, FLIP * ~image_grid.transform * grid.transform)
+        else:
+            self._source, self._target = (crs, dataset.transform), (grid.crs, grid.transform)
+        self._same_crs = self._source[0] == self._target[0]
+        self._scale = self._measure()
+        self._offset: tuple[int, int] | None = None
+        if self._same_crs:
+            steps = ~self._source[1] * self._target[1]
+            drift = max(abs(steps.a - 1), abs(steps.b), abs(steps.d), abs(steps.e - 1))
+            start = round(steps.f), round(steps.c)
+            near = max(abs(steps.f - start[0]), abs(steps.c - start[1])) < ALIGNED_PX
+            if near and drift * max(grid.width, grid.height) < ALIGNED_PX:
+                self._offset = start
+
+    def _measure(self) -> float:
+        """Label pixels a pixel of the grid, along a side, at the grid's centre."""
+        row, col = self.grid.height / 2, self.grid.width / 2
+        points = [self._target[1] * point for point in ((col, row), (col + 1, row), (col, row + 1))]
+        xs, ys = [x for x, _ in points], [y for _, y in points]
+        if not self._same_crs:
+            with gdal_errors(DataError, str(self._path)):
+                xs, ys = transform(self._target[0], self._source[0], xs, ys)
+        (x, y), (x1, y1), (x2, y2) = (~self._source[1] * point for point in zip(xs, ys, strict=True))
+        area = abs((x1 - x) * (y2 - y) - (x2 - x) * (y1 - y))
+        return math.sqrt(area) if math.isfinite(area) and area > 0 else 1.0
+
+    @property
+    def direct(self) -> bool:
+        """Pixels coincide, so that any window may be read as it is."""
+        return self._offset is not None
+
+    @property
+    def block_size(self) -> int:
+        """Side of the blocks that may be asked of `block`, px of the grid."""
+        size = 512
+        while size > 16 and (size * self._scale) ** 2 > MAX_SOURCE_PX:
+            size //= 2
+        return size
+
+    def block(self, row: int, col: int, height: int, width: int) -> Labels:
+        """Labels of a window of the grid, 255 outside the file."""
+        labels = np.full((height, width), IGNORE, np.uint8)
+        if self._offset is not None:
+            row, col = row + self._offset[0], col + self._offset[1]
+            rows = slice(max(row, 0), min(row + height, self._dataset.height))
+            cols = slice(max(col, 0), min(col + width, self._dataset.width))
+            if rows.start < rows.stop and cols.start < cols.stop:
+                part = (slice(rows.start - row, rows.stop - row), slice(cols.start - col, cols.stop - col))
+                labels[part] = self._classes(rows, cols)
+            return labels
+        target = self._target[1] * Affine.translation(col, row)
+        with gdal_errors(DataError, f"{self._path}: labels cannot be brought to the image's grid"):
+            rows, cols = self._source_window(target, height, width)
+            if rows.start < rows.stop and cols.start < cols.stop:
+                reproject(
+                    self._classes(rows, cols), labels, src_crs=self._source[0], dst_crs=self._target[0],
+                    src_transform=self._source[1] * Affine.translation(cols.start, rows.start),
+                    dst_transform=target, init_dest_nodata=False, tolerance=0,
+                    resampling=Resampling.mode if self._scale > SHRINKS else Resampling.nearest,
+                )  # fmt: skip
+        return labels
+
+    def _source_window(self, target: Affine, height: int, width: int) -> tuple[slice, slice]:
+        corners = [target * point for point in ((0, 0), (width, 0), (0, height), (width, height))]
+        if not self._same_crs:
+            xs, ys = zip(*corners, strict=True)
+            left, bottom, right, top = transform_bounds(
+                self._target[0], self._source[0], min(xs), min(ys), max(xs), max(ys)
+            )
+            corners = [(left, bottom), (left, top), (right, bottom), (right, top)]
+        cols, rows = zip(*(~self._source[1] * corner for corner in corners), strict=True)
+        pad = math.ceil(self._scale) + 2
+        if not all(map(math.isfinite, (*rows, *cols))):
+            return slice(0, 0), slice(0, 0)
+        bounds = []
+        for ends, size in ((rows, self._dataset.height), (cols, self._dataset.width)):
+            bounds.append(slice(max(0, math.floor(min(ends)) - pad), min(size, math.ceil(max(ends)) + pad)))
+        return bounds[0], bounds[1]
+
+    def _classes(self, rows: slice, cols: slice) -> Labels:
+        """Class numbers of stored pixels.
+
+        Raises:
+            DataError: a value or colour is no class.
+        """
+        window = Window.from_slices(rows, cols)
+        where = f"{self._path}: rows {rows.start} to {rows.stop - 1} cannot be read"
+        with gdal_errors(DataError, where, "The file may be cut short or damaged."):
+            values = self._dataset.read(self._bands, window=window)
+            labelled = self._dataset.dataset_mask(window=window) if self._masked else None
+        classes = _look_up(self._table, values)
+        if labelled is not None:
+            classes[labelled == 0] = IGNORE
+        unknown = classes == UNKNOWN
+        if unknown.any():
+            if self._format.unknown == "error" or len(values) == 1:
+                self._refuse(values[:, unknown], rows)
+            self.unknown_px += int(unknown.sum())
+            classes[unknown] = IGNORE
+        return classes
+
+    def _refuse(self, values: NDArray[np.integer], rows: slice) -> None:
+        """Raise, naming the most frequent of the values (bands, n) that are no class."""
+        kinds, counts = np.unique(values, axis=1, return_counts=True)
+        value, count = kinds[:, counts.argmax()].tolist(), int(counts.max())
+        more = f" and {len(counts) - 1} more" if len(counts) > 1 else ""
+        where = f"{count} px in rows {rows.start} to {rows.stop - 1}{more}"
+        names = self._format.class_names
+        palette = len(values) == 1 and self._format.colours is not None and self._format.values is None
+        if len(values) == 1 and not (palette and _palette(self._dataset)):
+            known = "the raw values given" if self._format.values is not None else f"0 to {len(names) - 1}"
+            raise DataError(
+                f"{self._path}: label value {value[0]} is no class ({where}); the classes have {known}, "
+                f"{IGNORE} is unlabelled"
+            )
+        if len(values) == 1:
+            value = list(_palette(self._dataset).get(value[0], (value[0],))[:3])
+        listed = ", ".join(
+            f"{rgb} {_name(names, index)}" for rgb, index in (self._format.colours or {}).items()
+        )
+        lossy = " JPEG changes colours; keep masks as PNG or TIFF." if self._dataset.driver == "JPEG" else ""
+        raise DataError(
+            f"{self._path}: colour {tuple(value)} is no class ({where}); known are {listed[:500]}. Add its "
+            f"mask_colour to --classes, or its value to read a palette's numbers.{lossy}"
+        )
+
+
+def _name(names: tuple[str, ...], index: int) -> str:
+    return "unlabelled" if index == IGNORE else names[index]
+
+
+def _palette(dataset: Any) -> dict[int, tuple[int, ...]]:
+    if dataset.count > 2 or dataset.colorinterp[0].name != "palette":
+        return {}
+    return dict(dataset.colormap(1))
+
+
+def _table_of(dataset: Any, path: Path, format: LabelFormat) -> tuple[list[int], Labels]:
+    """The bands to read and what their values mean.
+
+    Raises:
+        DataError: bands of another number or kind than labels have.
+    """
+    bands = [band for band, kind in enumerate(dataset.colorinterp, 1) if kind.name != "alpha"]
+    kinds = {np.dtype(dataset.dtypes[band - 1]) for band in bands}
+    shown = f"{path}: {dataset.count} bands of {', '.join(sorted(map(str, kinds)))}"
+    if len(bands) in (3, 4) and kinds == {np.dtype(np.uint8)}:
+        if format.colours is None:
+            raise DataError(
+                f"{shown} is a colour mask; which colour is which class is not known. Pass --classes "
+                'FILE.json, a list of {"name", "colour"}'
+            )
+        return bands[:3], format.colour_table()
+    if len(bands) != 1 or next(iter(kinds)).kind not in "iub":
+        raise DataError(f"{shown}; needs one band of whole numbers, or three or four of uint8 for colours")
+    palette = _palette(dataset)
+    if palette and format.colours is not None and format.values is None:
+        table = np.full(256, UNKNOWN, np.uint8)
+        for value, colour in palette.items():
+            table[value] = format.colours.get((colour[0], colour[1], colour[2]), UNKNOWN)
+        return bands, table
+    return bands, format.table(65536)
+
+
+def _is_masked(dataset: Any, path: Path, format: LabelFormat) -> bool:
+    """Whether some pixels are marked as without data."""
+    flags = dataset.mask_flag_enums[0]
+    if MaskFlags.all_valid in flags:
+        return False
+    if MaskFlags.nodata not in flags or dataset.count > 2:
+        return True
+    nodata = dataset.nodata
+    if format.values is not None and nodata in format.values:
+        return False
+    if format.values is None and 0 <= nodata < len(format.class_names):
+        name = format.class_names[int(nodata)]
+        logger.warning(
+            "%s: its nodata value %d is also the number of class %r; those pixels are unlabelled (give the "
+            "class its value in --classes FILE.json to count them)", path, nodata, name,
+        )  # fmt: skip
+    return True
+
+
+def _look_up(table: Labels, values: NDArray[np.integer]) -> Labels:
+    """Class numbers of values (bands, rows, cols); 254 where a value is outside the table."""
+    if len(values) == 3:
+        red, green, blue = values.astype(np.uint32)
+        return table[red << 16 | green << 8 | blue]
+    (band,) = values
+    if band.dtype in (np.uint8, np.uint16) and np.iinfo(band.dtype).max < len(table):
+        return table[band]
+    inside = (band >= 0) & (band < len(table))
+    return np.where(inside, table[np.where(inside, band, 0).astype(np.int64)], np.uint8(UNKNOWN))

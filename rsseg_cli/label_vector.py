@@ -1,0 +1,191 @@
+"""Vector labels: polygons with a class, painted onto a grid."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rasterio.features import rasterize
+
+from rsseg_cli.area import Grid
+from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.label_format import FIELDS, LabelFormat, Labels
+
+logger = logging.getLogger(__name__)
+VECTOR_SUFFIXES = {".gpkg", ".geojson", ".json", ".shp", ".fgb"}
+BOX_POINTS = 21  # a side, when a box is brought to another CRS
+
+
+def is_vector(path: Path) -> bool:
+    """Whether a label file is read as polygons; its name tells."""
+    return path.suffix.lower() in VECTOR_SUFFIXES
+
+
+class VectorLabels:
+    """Polygons of the first layer of a file, painted by pixel centre, later ones over earlier ones.
+
+    Memory: the polygons that reach into the grid's bounding box.
+
+    Raises:
+        DataError: the file cannot be read, holds no polygons, or names an unknown class.
+    """
+
+    direct = False
+    block_size = 512
+    unknown_px = 0
+
+    def __init__(self, path: Path, grid: Grid, format: LabelFormat) -> None:
+        from shapely import STRtree
+
+        self.grid, self._outside = grid, format.outside_index
+        frame = _read(path, format, grid)
+        classes = _classes(path, frame, format)
+        shapes = _polygons(path, frame, grid)
+        self._shapes = list(shapes)
+        self._classes = classes[frame.index.get_indexer(shapes.index)]
+        self._tree = STRtree(self._shapes)
+
+    def close(self) -> None:
+        self._shapes, self._tree = [], None
+
+    def block(self, row: int, col: int, height: int, width: int) -> Labels:
+        """Labels of a window of the grid."""
+        from shapely import box
+
+        window = self.grid.window(row, col, height, width)
+        touched = sorted(self._tree.query(box(*window.bounds)))
+        if not touched:
+            return np.full((height, width), self._outside, np.uint8)
+        return rasterize(
+            [(self._shapes[index], int(self._classes[index])) for index in touched],
+            (height, width), transform=window.transform, fill=self._outside, dtype="uint8",
+        )  # fmt: skip
+
+
+def check_vector(path: Path, format: LabelFormat) -> None:
+    """Read all features' attributes and refuse unknown classes, without geometries in memory."""
+    _classes(path, _read(path, format, None), format)
+
+
+def _read(path: Path, format: LabelFormat, grid: Grid | None) -> Any:
+    """Features in file order with the attribute that names the class; without `grid`, no geometries."""
+    import geopandas
+    import pyogrio
+    from pyogrio.errors import DataSourceError
+
+    advice = "needs GPKG, GeoJSON, Shapefile or FlatGeobuf with polygons"
+    try:
+        layers = pyogrio.list_layers(path)
+        if not len(layers):
+            raise DataError(f"{path}: holds no layer; {advice}")
+        if len(layers) > 1:
+            names = ", ".join(map(str, layers[:, 0]))
+            logger.warning("%s: layer %s is read, of %s", path, layers[0, 0], names)
+        layer = layers[0, 0]
+        info = pyogrio.read_info(path, layer=layer)
+        field = _field_of(path, list(map(str, info["fields"])), format)
+        box = None if grid is None else _box_in(info["crs"], grid)
+        frame = geopandas.read_file(
+            path, layer=layer, columns=[field] if field else [], engine="pyogrio", bbox=box,
+            fid_as_index=True, read_geometry=grid is not None,
+        )  # fmt: skip
+    except (DataSourceError, OSError, ValueError) as err:
+        raise DataError(f"{path}: cannot be read as a vector file ({err}); {advice}") from err
+    frame = frame.sort_index()  # a spatial index may give features in its own order
+    frame.attrs["field"] = field
+    return frame
+
+
+def _field_of(path: Path, fields: Sequence[str], format: LabelFormat) -> str:
+    """The attribute that names the class; "" where all polygons are of one class."""
+    if format.field:
+        if format.field not in fields:
+            raise DataError(
+                f"{path}: has no attribute {format.field!r}; it has {', '.join(fields) or 'none'}"
+            )
+        return format.field
+    if format.vector_class:
+        return ""
+    by_name = {name.casefold(): name for name in reversed(fields)}
+    return next((by_name[name] for name in FIELDS if name in by_name), "")
+
+
+def _box_in(crs: str | None, grid: Grid) -> tuple[float, float, float, float] | None:
+    """The grid's bounding box in a layer's CRS, None where it cannot be told."""
+    from pyproj import CRS, Transformer
+    from pyproj.exceptions import ProjError
+
+    if crs is None or grid.crs is None:
+        return None
+    left, bottom, right, top = grid.bounds
+    try:
+        target = CRS.from_user_input(crs)
+        to_layer = Transformer.from_crs(CRS.from_wkt(grid.crs.to_wkt()), target, always_xy=True)
+        box = to_layer.transform_bounds(left, bottom, right, top, densify_pts=BOX_POINTS)
+    except ProjError:
+        return None
+    margin = 0.01 * max(box[2] - box[0], box[3] - box[1])
+    if not np.isfinite(box).all() or box[0] > box[2]:  # over the antimeridian
+        return None
+    return box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin
+
+
+def _classes(path: Path, frame: Any, format: LabelFormat) -> Any:
+    """uint8 class numbers of all features.
+
+    Raises:
+        DataError: a value is no class; the feature is named.
+    """
+    field = frame.attrs["field"]
+    if not field:
+        try:
+            return np.full(len(frame), format.polygon_index, np.uint8)
+        except UsageError as err:
+            raise DataError(f"{path}: {err}") from err
+    known: dict[Any, int] = {}
+    classes = np.empty(len(frame), np.uint8)
+    for place, (number, value) in enumerate(frame[field].items()):
+        value = value if isinstance(value, Hashable) else str(value)
+        if value not in known:
+            index = format.index_of(value)
+            if index is None:
+                raise DataError(
+                    f"{path}: feature {number} has {field} {_shown(value)}, which is no class; needs one of "
+                    f"{', '.join(format.class_names)}, or 0 to {len(format.class_names) - 1}. Pass "
+                    "--label-field for another attribute, or --vector-class if all polygons are of one class"
+                )
+            known[value] = index
+        classes[place] = known[value]
+    return classes
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None or value != value else repr(value)[:80]
+
+
+def _polygons(path: Path, frame: Any, grid: Grid) -> Any:
+    """The polygons among the features, valid and in the grid's CRS."""
+    from pyproj import CRS
+
+    shapes = frame.geometry
+    shapes = shapes[shapes.notna() & ~shapes.is_empty]
+    flat = shapes[shapes.geom_type.isin(["Polygon", "MultiPolygon", "GeometryCollection"])]
+    if len(flat) < len(shapes):
+        kinds = ", ".join(sorted(set(shapes.geom_type) - set(flat.geom_type)))
+        if flat.empty:
+            raise DataError(f"{path}: holds {kinds}; needs polygons")
+        logger.warning("%s: %d features of %s are left out", path, len(shapes) - len(flat), kinds)
+    if grid.crs is None and flat.crs is not None:
+        raise DataError(f"{path}: has a CRS, its image has none, so that they cannot be aligned")
+    if flat.crs is None and grid.crs is not None:
+        logger.warning("%s has no CRS; taken to be in the image's", path)
+    elif grid.crs is not None:
+        flat = flat.to_crs(CRS.from_wkt(grid.crs.to_wkt()))
+    flat = flat.make_valid()
+    finite = np.isfinite(flat.bounds.to_numpy()).all(axis=1)
+    if not finite.all():
+        logger.warning("%s: %d polygons lie outside the image's CRS", path, int((~finite).sum()))
+    return flat[finite]
