@@ -23,6 +23,7 @@ PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
 SHOWN = {"metrics", "preview"}
 TRUTH = {"labels", "label_format", "label_raster", "label_vector"}
+REPORT = {path.stem for path in (ROOT / "rsseg_cli").glob("report*.py")}
 LEARNED = {
     "crops",
     "datasets",

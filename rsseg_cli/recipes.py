@@ -1,0 +1,222 @@
+"""Settings of a training run, put together: defaults < recipe < TOML file < options of the command line."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rsseg_cli.errors import UsageError
+from rsseg_cli.train_config import NetworkSettings, TrainConfig
+
+MAX_CONFIG_BYTES = 1_000_000
+SECTIONS = {
+    "network": tuple(item.name for item in dataclasses.fields(NetworkSettings)),
+    "training": (
+        "epochs", "crops_per_epoch", "batch_size", "accumulate", "precision", "learning_rate", "end_rate",
+        "encoder_rate", "schedule", "warmup", "weight_decay", "decay_vectors", "lookahead",
+        "lookahead_alpha", "clip", "ema", "patience", "tile_size", "workers", "seed",
+    ),
+    "crops": (
+        "crop_size", "scales", "mosaic", "turns", "redraw_above", "redraws", "colour", "drawn_share",
+        "drawn_scenes",
+    ),
+    "losses": ("smoothing", "auxiliary", "heatmaps", "fisher", "fisher_last"),
+}  # fmt: skip
+
+# Source: arXiv 2512.20255 and its released program. Where neither says anything: Lookahead's k and alpha are
+# those of its paper (arXiv 1907.08610), an epoch is one pass over the scenes, gradients are not clipped.
+_PUBLISHED = {
+    "arch": "paper", "neck": "published", "channels": 256, "encoder_weights": "imagenet", "mean": (),
+    "std": (), "epochs": 45, "batch_size": 4, "accumulate": 1, "crop_size": 512, "topk_ratio": 1.0,
+    "layers": 2, "weight_decay": 0.01, "decay_vectors": True, "lookahead": 5, "lookahead_alpha": 0.5,
+    "schedule": "epoch", "end_rate": 1e-6, "warmup": 0.0, "encoder_rate": 1.0, "ema": 0.0, "clip": 0.0,
+    "patience": 0, "crops_per_epoch": "auto", "scales": (0.75, 1.5), "mosaic": 0.25, "turns": True,
+    "redraw_above": 0.75, "redraws": 11, "colour": 0.0, "drawn_share": 0.0, "smoothing": 0.05,
+    "auxiliary": 0.4, "heatmaps": 0.1, "fisher": 0.1, "fisher_last": 0.0,
+}  # fmt: skip
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "finetune": {"learning_rate": 3e-4, "epochs": 20, "warmup": 0.1},
+    "paper:loveda": {
+        **_PUBLISHED, "topk_ratio": 0.02, "epochs": 30, "batch_size": 8, "learning_rate": 8e-5,
+        "fisher_last": 1.0,
+    },
+    "paper:vaihingen": {**_PUBLISHED, "learning_rate": 5e-5},
+    "paper:potsdam": {**_PUBLISHED, "layers": 3, "learning_rate": 1e-4, "crop_size": 768},
+}  # fmt: skip
+PUBLISHED_FOR = ("loveda", "vaihingen", "potsdam")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of a run.
+
+    Attributes:
+        recipe: the recipe they started from.
+        network: sizes and start of the network.
+        training: everything else.
+    """
+
+    recipe: str = "default"
+    network: NetworkSettings = field(default_factory=NetworkSettings)
+    training: TrainConfig = field(default_factory=TrainConfig)
+
+    def values(self) -> dict[str, dict[str, Any]]:
+        """Section -> key -> value, in the order of `SECTIONS`."""
+        flat = vars(self.network) | vars(self.training)
+        return {section: {key: flat[key] for key in keys} for section, keys in SECTIONS.items()}
+
+    def to_toml(self) -> str:
+        """A file that `--config` reads back and that gives these settings again."""
+        lines = [f"recipe = {_toml(self.recipe)}"]
+        for section, values in self.values().items():
+            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
+        return "\n".join(lines) + "\n"
+
+
+def resolve_settings(
+    given: Mapping[str, Any] | None = None, *, recipe: str = "", config: Path | None = None, dataset: str = ""
+) -> Settings:
+    """Settings of a run: defaults, then the recipe's, then the file's, then those given.
+
+    Args:
+        given: setting -> value, as options name them.
+        recipe: a key of `RECIPES`, or "paper" with a `dataset` that it was published for. Without one, the
+            file's; without that, "finetune" where a model to start from is given.
+        config: TOML file, flat or in sections, with an optional `recipe`.
+        dataset: name of the data set, "" for one's own data.
+
+    Raises:
+        UsageError: an unknown recipe or key, a wrong type, a value out of bounds.
+    """
+    from_file = read_config(config) if config else {}
+    given = {key: _checked(key, value, "option") for key, value in (given or {}).items()}
+    own_recipe = from_file.pop("recipe", "")
+    starts = given.get("init", from_file.get("init", ""))
+    name = recipe_name(recipe or own_recipe or ("finetune" if starts else "default"), dataset)
+    merged = {**RECIPES[name], **from_file, **given}
+    network = {key: merged.pop(key) for key in SECTIONS["network"] if key in merged}
+    try:
+        return Settings(recipe=name, network=NetworkSettings(**network), training=TrainConfig(**merged))
+    except UsageError as err:
+        where = f"recipe {name}" + (f" with {config}" if config else "")
+        raise UsageError(f"{err} ({where})") from err
+
+
+def recipe_name(recipe: str, dataset: str) -> str:
+    """The full name of a recipe; "paper" takes the data set's.
+
+    Raises:
+        UsageError: no such recipe, or "paper" for data that nothing was published for.
+    """
+    if recipe == "paper":
+        if dataset not in PUBLISHED_FOR:
+            listed = ", ".join(f"paper:{name}" for name in PUBLISHED_FOR)
+            raise UsageError(
+                f"--recipe paper: values were published for {', '.join(PUBLISHED_FOR)}; say which to take "
+                f"for your data: {listed}"
+            )
+        return f"paper:{dataset}"
+    if recipe not in RECIPES:
+        raise UsageError(f"--recipe {recipe!r:.80}: needs one of paper, {', '.join(RECIPES)}")
+    return recipe
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Settings of a TOML file, flat: keys may stand at its top or in their sections.
+
+    Raises:
+        UsageError: no TOML, an unknown section or key, a value of the wrong type; key and allowed ones named.
+    """
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise UsageError(f"{path}: {path.stat().st_size} bytes; at most {MAX_CONFIG_BYTES} are read")
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
+        raise UsageError(f"{path}: cannot be read as TOML ({err})") from err
+    values: dict[str, Any] = {}
+    for key, value in found.items():
+        if key == "recipe" and isinstance(value, str):
+            values[key] = value
+        elif isinstance(value, dict):
+            values |= _section(path, key, value)
+        else:
+            values[key] = _checked(key, value, str(path))
+    return values
+
+
+def _section(path: Path, section: str, values: dict[str, Any]) -> dict[str, Any]:
+    if section not in SECTIONS:
+        raise UsageError(f"{path}: section [{section:.80}] is unknown; needs one of {', '.join(SECTIONS)}")
+    wrong = sorted(set(values) - set(SECTIONS[section]))
+    if wrong:
+        allowed = ", ".join(SECTIONS[section])
+        raise UsageError(f"{path}: [{section}] has no setting {wrong[0]!r:.80}; needs {allowed}")
+    return {key: _checked(key, value, f"{path}: [{section}]") for key, value in values.items()}
+
+
+def setting_types() -> dict[str, Any]:
+    """Setting -> its type."""
+    return typing.get_type_hints(NetworkSettings) | typing.get_type_hints(TrainConfig)
+
+
+def _checked(key: str, value: Any, where: str) -> Any:
+    """The value in the setting's type; whole numbers serve as decimal ones, lists as tuples."""
+    kinds = setting_types()
+    if key not in kinds:
+        raise UsageError(f"{where}: unknown setting {key!r:.80}; needs one of recipe, {', '.join(kinds)}")
+    for kind in _alternatives(kinds[key]):
+        matched = _match(value, kind)
+        if matched is not None:
+            return matched
+    raise UsageError(f"{where}: {key} = {value!r:.80}; needs {_words(kinds[key])}")
+
+
+def _alternatives(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+
+
+def _match(value: Any, kind: Any) -> Any:
+    """`value` as `kind`, or None where it is not of that kind."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return value if isinstance(value, str) and value in arguments else None
+    if typing.get_origin(kind) is tuple:
+        if not isinstance(value, (list, tuple)):
+            return None
+        if Ellipsis not in arguments and len(value) != len(arguments):
+            return None
+        items = [_match(item, arguments[0]) for item in value]
+        return None if None in items else tuple(items)
+    if kind is float and type(value) is int and abs(value) < 2**53:
+        return float(value)
+    return value if type(value) is kind else None
+
+
+def _words(kind: Any) -> str:
+    """A type in words: "a whole number or auto"."""
+    arguments = typing.get_args(kind)
+    if len(_alternatives(kind)) > 1:
+        return " or ".join(_words(part) for part in _alternatives(kind))
+    if typing.get_origin(kind) is typing.Literal:
+        return " or ".join(f'"{item}"' for item in arguments)
+    if typing.get_origin(kind) is tuple:
+        return "a list of numbers" if Ellipsis in arguments else f"a list of {len(arguments)} numbers"
+    return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return repr(value)

@@ -1,0 +1,167 @@
+"""Settings of a training run: what they are, their defaults and bounds. Light: no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rsseg_cli.errors import UsageError
+
+Precision = Literal["auto", "32", "bf16", "16"]
+LARGEST_COUNT = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkSettings:
+    """The network and what it starts from.
+
+    Attributes:
+        arch: lite (EfficientNet-Lite0, 128 channels), paper (ConvNeXt-Base, 256 channels) or any timm encoder
+            with strides 4 to 32.
+        neck: how scales are joined, "published" or "conv"; "" takes conv for lite, else published.
+        layers: HBIS layers, L.
+        topk_ratio: share of a class's pixels that update its embedding, r; 1 takes all.
+        channels: width of features and class embeddings, a multiple of 16; 0 takes the arch's.
+        init: name or path of the model to start from, with its sizes; "" starts from `encoder_weights`.
+        encoder_weights: "imagenet", "none" or a file.
+        mean, std: of the input after scaling to [0, 1], one a band; empty takes ImageNet's.
+    """
+
+    arch: str = "lite"
+    neck: str = ""
+    layers: int = 2
+    topk_ratio: float = 1.0
+    channels: int = 0
+    init: str = ""
+    encoder_weights: str = "imagenet"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        _within("--layers", self.layers, 1, 32)
+        _within("--topk-ratio", self.topk_ratio, 1e-6, 1)
+        if self.channels:
+            _within("--channels", self.channels, 16, 4096)
+        if self.neck not in ("", "published", "conv"):
+            raise UsageError(f"--neck {self.neck}: needs published or conv")
+        if not self.arch or len(self.arch) > 100:
+            raise UsageError(f"--arch {self.arch!r:.100}: needs lite, paper or the name of a timm encoder")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Settings of a training run; saved with the weights.
+
+    Attributes:
+        epochs: passes over `crops_per_epoch` random crops, a validation after each.
+        crops_per_epoch: number of crops, or "auto": one pass over the scenes, see `crops_in_a_pass`.
+        batch_size: crops a device takes at once.
+        accumulate: batches whose gradients are added up for one step.
+        precision: "32"; "bf16" and "16" mix in halves; "auto" is bf16 on CUDA that has it, else 32.
+        learning_rate: highest rate of the head; the encoder's is `encoder_rate` times that.
+        end_rate: rate of the head that the cosine ends at; 0 is a hundredth of `learning_rate`.
+        schedule: the rate changes after each "step" or each "epoch".
+        warmup: share of all steps (or epochs) with a rising rate.
+        weight_decay: of AdamW, on matrices and kernels; with `decay_vectors` on norms and biases too.
+        lookahead: steps between Lookahead's averages (k), 0 is AdamW alone.
+        lookahead_alpha: share of the way that Lookahead's slow weights go towards the fast ones.
+        clip: largest norm of a step's gradient; 0 does not clip.
+        ema: decay of the averaged weights, which are validated and saved; 0 turns it off.
+        patience: epochs without a better validation mIoU before training stops; 0 never stops.
+        crop_size: px, a multiple of 64.
+        scales: smallest and largest random scale; 2 shows things twice as large.
+        mosaic: share of crops put together from four.
+        turns: flip and turn crops by quarters.
+        redraw_above: crops are drawn again while one class fills more than this share; 1 never.
+        redraws: most draws of a crop.
+        colour: strength of random brightness, contrast, saturation, blur and noise; 0 leaves colours alone.
+        drawn_share, drawn_scenes: share of crops from drawn scenes, and how many are drawn.
+        smoothing, auxiliary, heatmaps, fisher, fisher_last: label smoothing and weights of the losses; the
+            last is that of the Fisher loss on the last embeddings (published: 1 for LoveDA).
+        tile_size: px, side of validation tiles.
+        workers: processes that prepare crops; 0 prepares them in the training process.
+        seed: of everything random.
+    """
+
+    epochs: int = 30
+    crops_per_epoch: int | Literal["auto"] = 800
+    batch_size: int = 4
+    accumulate: int = 1
+    precision: Precision = "auto"
+    learning_rate: float = 1e-3
+    end_rate: float = 0.0
+    encoder_rate: float = 0.3
+    schedule: Literal["step", "epoch"] = "step"
+    warmup: float = 0.05
+    weight_decay: float = 0.01
+    decay_vectors: bool = False
+    lookahead: int = 0
+    lookahead_alpha: float = 0.5
+    clip: float = 1.0
+    ema: float = 0.99
+    patience: int = 0
+    crop_size: int = 256
+    scales: tuple[float, float] = (0.75, 1.5)
+    mosaic: float = 0.25
+    turns: bool = True
+    redraw_above: float = 0.75
+    redraws: int = 11
+    colour: float = 1.0
+    drawn_share: float = 0.0
+    drawn_scenes: int = 16
+    smoothing: float = 0.05
+    auxiliary: float = 0.4
+    heatmaps: float = 0.1
+    fisher: float = 0.1
+    fisher_last: float = 0.0
+    tile_size: int = 512
+    workers: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _within("--crop-size", self.crop_size, 64, 8192)
+        _within("--tile-size", self.tile_size, 64, 8192)
+        if self.crop_size % 64 or self.tile_size % 32:
+            raise UsageError(
+                f"--crop-size {self.crop_size}, --tile-size {self.tile_size}: need multiples of 64 and 32 px"
+            )
+        for name in ("epochs", "batch_size", "accumulate", "redraws"):
+            _within(_option(name), getattr(self, name), 1, LARGEST_COUNT)
+        for name in ("lookahead", "patience", "drawn_scenes", "seed"):
+            _within(_option(name), getattr(self, name), 0, LARGEST_COUNT)
+        _within("--workers", self.workers, 0, 256)
+        for name in ("mosaic", "warmup", "lookahead_alpha", "redraw_above", "encoder_rate", "smoothing"):
+            _within(_option(name), getattr(self, name), 0, 1)
+        for name in ("end_rate", "clip", "colour", "auxiliary", "heatmaps", "fisher", "fisher_last"):
+            _within(_option(name), getattr(self, name), 0, 1000)
+        _within("--lr", self.learning_rate, 1e-12, 10)
+        _within("--weight-decay", self.weight_decay, 0, 10)
+        for name in ("ema", "drawn_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(
+                    f"{_option(name)} {getattr(self, name)}: needs 0 up to, but not including, 1"
+                )
+        if not 0.05 <= self.scales[0] <= self.scales[1] <= 8:
+            raise UsageError(f"--scales {self.scales}: needs 0.05 <= smallest <= largest <= 8")
+        if self.precision not in ("auto", "32", "bf16", "16") or self.schedule not in ("step", "epoch"):
+            raise UsageError("--precision needs auto, 32, bf16 or 16; --schedule step or epoch")
+        self._check_crops()
+
+    def _check_crops(self) -> None:
+        if self.crops_per_epoch == "auto":
+            return
+        _within("--crops-per-epoch", self.crops_per_epoch, 1, LARGEST_COUNT)
+        if self.crops_per_epoch < self.batch_size * self.accumulate:
+            raise UsageError(
+                f"--crops-per-epoch {self.crops_per_epoch}: needs at least a step's "
+                f"{self.batch_size * self.accumulate} crops (--batch-size times --accumulate)"
+            )
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _within(option: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # not a number is not within either
+        raise UsageError(f"{option} {value!r:.40}: needs {low:g} to {high:g}")
