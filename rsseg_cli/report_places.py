@@ -1,0 +1,222 @@
+"""The worst places of a map: which tiles they are, and their pictures, read window by window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_cli.errors import RssegError
+from rsseg_cli.labels import IGNORE, LabelReader
+from rsseg_cli.raster import Grid, SceneReader, inspect, select_bands
+
+if TYPE_CHECKING:
+    from rsseg_cli.scoring import TileScore
+
+MOST_PLACES = 12
+LEAST_LABELLED = 0.05  # share of a tile; of less one cannot tell how good the map is there
+PICTURE_PX = 384  # longest side of a picture
+PLACE_PX = 512  # longest side of the ground shown, px of the map
+CELL_PX = 32  # wrong pixels of a large tile are counted in cells of this side
+CONFUSIONS = 3  # named below a place
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """A part of a map that is far from the truth, ready to be shown.
+
+    Attributes:
+        scene: its name.
+        row, col, height, width: window of the map, px.
+        image: uint8 (h, w, 3), None where there is none to show; `truth`, `found`: uint8 (h, w), class or
+            255. All of one size, at most PICTURE_PX a side.
+        crs: as "EPSG:32633", "" without; `centre`: x, y in it; `lonlat`: degrees; None without.
+        width_m: ground that the pictures' width shows.
+        labelled, wrong: pixels of the whole tile that the place stands for.
+        confusions: (class, mapped as, pixels) of the tile, most first; "mapped as" is the number of classes
+            where nothing was mapped.
+    """
+
+    scene: str
+    row: int
+    col: int
+    height: int
+    width: int
+    image: NDArray[np.uint8] | None
+    truth: NDArray[np.uint8]
+    found: NDArray[np.uint8]
+    crs: str
+    centre: tuple[float, float] | None
+    lonlat: tuple[float, float] | None
+    width_m: float | None
+    labelled: int
+    wrong: int
+    confusions: tuple[tuple[int, int, int], ...]
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        return self.scene, self.row, self.col
+
+
+def wrong_pixels(confusion: NDArray[np.int64]) -> int:
+    """Labelled pixels that were mapped as something else, or not at all."""
+    return int(confusion.sum() - np.trace(confusion))
+
+
+def worst_tiles(tiles: Sequence[TileScore], scenes: int, most: int = MOST_PLACES) -> list[TileScore]:
+    """The tiles with most wrong pixels, the worst first.
+
+    At most 2 a scene, or `most` divided by the number of scenes where that is more, so that one bad scene
+    does not hide the others. So much can be said scene by scene: what is not among the worst of those seen
+    so far is not among the worst of all.
+
+    Args:
+        tiles: of any number of scenes.
+        scenes: number of scenes in all.
+        most: tiles to return.
+    """
+    a_scene = max(2, math.ceil(most / max(1, scenes)))
+    taken: dict[str, int] = {}
+    chosen: list[TileScore] = []
+    for tile in sorted(
+        tiles, key=lambda tile: (-wrong_pixels(tile.confusion), tile.scene, tile.row, tile.col)
+    ):
+        enough = tile.confusion.sum() >= LEAST_LABELLED * tile.height * tile.width
+        if enough and wrong_pixels(tile.confusion) and taken.get(tile.scene, 0) < a_scene:
+            taken[tile.scene] = taken.get(tile.scene, 0) + 1
+            chosen.append(tile)
+    return chosen[:most]
+
+
+def read_place(tile: TileScore) -> Place:
+    """Read a tile's pictures: of a large tile, the part with most wrong pixels.
+
+    Memory: the tile's classes twice, a byte a pixel, and the pictures.
+
+    Raises:
+        SceneError, DataError: map or truth cannot be read.
+    """
+    info = inspect(tile.predicted)
+    with (
+        SceneReader(info, (1,)) as map_reader,
+        LabelReader(tile.truth, info.grid, tile.truth_format) as truth_reader,
+    ):
+        whole = tile.row, tile.col, tile.height, tile.width
+        found = _classes(*map_reader.read(*whole))
+        truth = truth_reader.read(*whole)
+    down, across = _densest((truth != IGNORE) & (truth != found))
+    found, truth = found[down, across], truth[down, across]
+    row, col = tile.row + down.start, tile.col + across.start
+    grid = info.grid.window(row, col, *truth.shape)
+    shrink = min(1.0, PICTURE_PX / max(truth.shape))
+    size = max(1, round(truth.shape[0] * shrink)), max(1, round(truth.shape[1] * shrink))
+    gsd, centre = grid.gsd_m, grid.transform * (grid.width / 2, grid.height / 2)
+    return Place(
+        scene=tile.scene,
+        row=row,
+        col=col,
+        height=truth.shape[0],
+        width=truth.shape[1],
+        image=_picture(tile.image, grid.scaled(height=size[0], width=size[1])) if tile.image else None,
+        truth=_shrunk(truth, size),
+        found=_shrunk(found, size),
+        crs=_crs_name(grid.crs),
+        centre=None if grid.crs is None else centre,
+        lonlat=_lonlat(grid.crs, centre),
+        width_m=None if gsd is None else gsd[0] * grid.width,
+        labelled=int(tile.confusion.sum()),
+        wrong=wrong_pixels(tile.confusion),
+        confusions=_confusions(tile.confusion),
+    )
+
+
+def _classes(array: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.where(valid & (array[0] <= IGNORE), array[0], IGNORE).astype(np.uint8)
+
+
+def _densest(wrong: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The window of at most PLACE_PX a side with most wrong pixels, in steps of CELL_PX."""
+    height, width = wrong.shape
+    rows, cols = min(height, PLACE_PX), min(width, PLACE_PX)
+    sums = np.zeros((height + 1, width + 1), np.int32)
+    np.cumsum(np.cumsum(wrong, 0, dtype=np.int32), 1, out=sums[1:, 1:])
+    top = np.unique([*range(0, height - rows + 1, CELL_PX), height - rows])[:, None]
+    left = np.unique([*range(0, width - cols + 1, CELL_PX), width - cols])[None]
+    counts = sums[top + rows, left + cols] - sums[top, left + cols] - sums[top + rows, left] + sums[top, left]
+    row, col = np.unravel_index(int(counts.argmax()), counts.shape)
+    first_row, first_col = int(top[row, 0]), int(left[0, col])
+    return slice(first_row, first_row + rows), slice(first_col, first_col + cols)
+
+
+def _shrunk(classes: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Nearest pixels; classes have no average."""
+    rows = ((np.arange(size[0]) + 0.5) * classes.shape[0] / size[0]).astype(int)
+    cols = ((np.arange(size[1]) + 0.5) * classes.shape[1] / size[1]).astype(int)
+    return classes[rows[:, None], cols]
+
+
+def _picture(path: Any, grid: Grid) -> NDArray[np.uint8] | None:
+    """uint8 (h, w, 3) of a scene on `grid`; None where it cannot be shown, which spoils no report."""
+    try:
+        info = inspect(path)
+        with SceneReader(info, _display_bands(info), grid) as reader:
+            array, valid = reader.read(0, 0, grid.height, grid.width)
+    except (RssegError, ValueError):  # ValueError: the image lies on another grid than the map
+        return None
+    picture = _stretched(array, valid)
+    return np.ascontiguousarray(np.broadcast_to(picture, (3, *picture.shape[1:])).transpose(1, 2, 0))
+
+
+def _display_bands(info: Any) -> tuple[int, ...]:
+    """Red, green, blue; else the first three bands as they are, else the first alone."""
+    try:
+        return select_bands(info, ("red", "green", "blue"))
+    except RssegError:
+        bands = info.colour_bands or (1,)
+        return bands[:3] if len(bands) >= 3 else bands[:1]
+
+
+def _stretched(array: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """8-bit values as they are, others between their 2nd and 98th percentile; white without data."""
+    if array.dtype != np.uint8:
+        values = array.astype(np.float32)
+        known = values[:, valid]
+        low, high = np.percentile(known, (2, 98), axis=1) if known.size else (np.zeros(1), np.ones(1))
+        low, high = low[:, None, None], np.maximum(high, low + 1e-6)[:, None, None]
+        array = np.clip(np.nan_to_num((values - low) / (high - low)) * 255, 0, 255).round().astype(np.uint8)
+    return np.where(valid, array, np.uint8(255))
+
+
+def _crs_name(crs: Any) -> str:
+    if crs is None:
+        return ""
+    code = crs.to_epsg()
+    return f"EPSG:{code}" if code else "the scene's own CRS"
+
+
+def _lonlat(crs: Any, point: tuple[float, float]) -> tuple[float, float] | None:
+    if crs is None:
+        return None
+    from pyproj import CRS as ProjCRS
+    from pyproj import Transformer
+    from pyproj.exceptions import ProjError
+
+    try:
+        lon, lat = Transformer.from_crs(ProjCRS.from_wkt(crs.to_wkt()), 4326, always_xy=True).transform(
+            *point
+        )
+    except ProjError:
+        return None
+    return (lon, lat) if math.isfinite(lon) and math.isfinite(lat) else None
+
+
+def _confusions(confusion: NDArray[np.int64]) -> tuple[tuple[int, int, int], ...]:
+    wrong = confusion.copy()
+    np.fill_diagonal(wrong, 0)
+    order = np.argsort(wrong, axis=None, kind="stable")[::-1][:CONFUSIONS]
+    pairs = [(int(flat // wrong.shape[1]), int(flat % wrong.shape[1])) for flat in order]
+    return tuple((truth, found, int(wrong[truth, found])) for truth, found in pairs if wrong[truth, found])
