@@ -1,12 +1,21 @@
-"""Scores of a map against labels, from one confusion matrix."""
+"""Scores of a map against labels, from one confusion matrix.
+
+Rows are true classes, columns mapped ones; a last column counts pixels mapped as none of the classes, which
+are wrong. Pixels without a label are in no cell.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 UNLABELLED = 255
 
@@ -17,7 +26,9 @@ class ScoringProtocol:
 
     Attributes:
         name: of the data set whose protocol this is; "" for one's own data.
-        out_of_means: names of classes whose IoU and F1 do not enter the means (ISPRS: clutter).
+        out_of_means: names of classes whose scores do not enter the means over classes (ISPRS: clutter).
+            Their pixels count all the same: in overall accuracy and kappa, and as errors of the classes that
+            they are mistaken for.
         erode_px: labels within this distance of a border between classes are left out (ISPRS also
             publishes labels eroded by 3 px).
     """
@@ -39,23 +50,72 @@ def confusion_matrix(found: Tensor, labels: Tensor, classes: int) -> Tensor:
     """
     valid = labels != UNLABELLED
     pairs = labels[valid] * classes + found[valid]
-    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+    return pairs.bincount(minlength=classes**2).view(classes, classes)
 
 
-def scores_of(confusion: Tensor) -> dict[str, Any]:
-    """mIoU, mean F1, overall accuracy, and IoU and F1 by class.
+def count_confusion(
+    mapped: NDArray[np.integer], labels: NDArray[np.uint8], classes: int
+) -> NDArray[np.int64]:
+    """The same of arrays, where a pixel may be mapped as none of the classes.
 
-    A class that neither labels nor map hold has NaN and is left out of the means.
+    Args:
+        mapped: any shape; values from 0 to `classes` - 1, all others are none of the classes.
+        labels: of the same shape, 0 to `classes` - 1, 255 unlabelled.
+        classes: N.
+
+    Returns:
+        int64 (N, N + 1); the last column counts labelled pixels mapped as none of the classes.
     """
-    matrix = confusion.double()
-    hit, truth, found = matrix.diag(), matrix.sum(1), matrix.sum(0)
-    either = truth + found - hit
-    iou = torch.where(either > 0, hit / either.clamp(min=1), torch.nan)
-    f1 = torch.where(either > 0, 2 * hit / (truth + found).clamp(min=1), torch.nan)
+    labelled = labels != UNLABELLED
+    columns = mapped[labelled].astype(np.int32)
+    columns[(columns < 0) | (columns > classes)] = classes
+    pairs = labels[labelled] * np.int32(classes + 1) + columns
+    return np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
+
+
+def scores_of(
+    confusion: NDArray[np.integer] | Tensor, out_of_means: Sequence[int] = ()
+) -> dict[str, float | list[float]]:
+    """All scores of a confusion matrix.
+
+    IoU and F1 of a class are NaN where neither labels nor map hold it; such a class is left out of the means.
+    A class that only one of both holds has 0. Precision is NaN where the map never has the class, recall
+    where the labels never have it; kappa where both hold one and the same class alone.
+
+    Args:
+        confusion: (N, N) or (N, N + 1), in memory (not on a GPU).
+        out_of_means: classes that are left out of `miou` and `mean_f1`, and of nothing else.
+
+    Returns:
+        miou, mean_f1, overall_accuracy, kappa, and lists by class: iou, f1, precision, recall.
+    """
+    matrix = np.asarray(confusion, np.float64)
+    classes, total = len(matrix), matrix.sum()
+    hits, truth, mapped = matrix.diagonal(), matrix.sum(1), matrix.sum(0)[:classes]
+    iou = _ratio(hits, truth + mapped - hits)
+    f1 = _ratio(2 * hits, truth + mapped)
+    counted = np.setdiff1d(np.arange(classes), out_of_means)
+    agreement = float(_ratio(hits.sum(), total))
+    chance = float(_ratio((truth * mapped).sum(), total**2))
     return {
-        "miou": float(iou.nanmean()),
-        "mean_f1": float(f1.nanmean()),
-        "overall_accuracy": float(hit.sum() / matrix.sum().clamp(min=1)),
-        "iou": [float(value) for value in iou],
-        "f1": [float(value) for value in f1],
+        "miou": mean_of(iou[counted]),
+        "mean_f1": mean_of(f1[counted]),
+        "overall_accuracy": agreement,
+        "kappa": float(_ratio(agreement - chance, 1 - chance)),
+        "iou": iou.tolist(),
+        "f1": f1.tolist(),
+        "precision": _ratio(hits, mapped).tolist(),
+        "recall": _ratio(hits, truth).tolist(),
     }
+
+
+def mean_of(values: NDArray[np.floating]) -> float:
+    """Mean of those that are not NaN; NaN of none."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
+
+
+def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
+    """NaN where `whole` is 0."""
+    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
