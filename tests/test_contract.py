@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from rsseg_cli import PredictConfig, predict
-from rsseg_cli.cli.predict import area_text
+from rsseg_cli.cli.predict import area_texts
 from rsseg_cli.errors import ModelError, SceneError, UsageError
 from rsseg_cli.weights import ModelSpec, TrainedModel
 
@@ -204,14 +204,16 @@ def test_an_alpha_band_that_marks_pixels_is_no_colour(make_raster: MakeRaster, t
 
 
 @pytest.mark.parametrize(
-    ("area_m2", "text"),
+    ("areas_m2", "texts"),
     [
-        (0, "0.00 m2"), (0.25, "0.25 m2"), (99.9, "99.90 m2"), (1234.5, "1234 m2"), (9999.4, "9999 m2"),
-        (9999.6, "1.00 ha"), (123_456, "12.35 ha"), (999_960, "1.00 km2"), (12_345_678, "12.35 km2"),
+        ([0.0, 65.16, 9_000.0], ["0.00 m2", "65.16 m2", "9000.00 m2"]),
+        ([65.16, 22_500.0], ["0.01 ha", "2.25 ha"]),
+        ([2_000.0, 12.5e6, 900_000.0, 0.0], ["<0.01 km2", "12.50 km2", "0.90 km2", "0.00 km2"]),
+        ([], []),
     ],
-)  # fmt: skip
-def test_areas_are_told_in_units_of_their_size(area_m2: float, text: str) -> None:
-    assert area_text(area_m2) == text
+)
+def test_areas_have_one_unit(areas_m2: list[float], texts: list[str]) -> None:
+    assert area_texts(areas_m2) == texts
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends signals")

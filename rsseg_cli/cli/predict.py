@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -190,8 +191,9 @@ def summary(result: PredictResult) -> str:
     """Where the outputs lie and how the classes share the scene."""
     lines = [str(path) for path in result.paths.values()]
     width = max(map(len, result.classes))
-    for name, extent in result.classes.items():
-        area = "" if extent.area_m2 is None else f"  {area_text(extent.area_m2):>12}"
+    areas = [extent.area_m2 for extent in result.classes.values()]
+    texts = [f"  {text:>12}" for text in area_texts([area for area in areas if area is not None])]
+    for (name, extent), area in zip(result.classes.items(), texts or [""] * len(areas), strict=True):
         lines.append(f"  {name:<{width}}  {extent.share:7.2%}{area}")
     empty = 1 - result.valid_pixels / result.pixels
     size = f"{result.pixels / 1e6:.1f} Mpx" if result.pixels >= 1e5 else f"{result.pixels} px"
@@ -199,11 +201,11 @@ def summary(result: PredictResult) -> str:
     return "\n".join(lines)
 
 
-def area_text(area_m2: float) -> str:
-    """An area in m2, from 1 ha in ha, from 1 km2 in km2, with at least three digits that count."""
-    if area_m2 < 9999.5:
-        return f"{area_m2:.0f} m2" if area_m2 >= 100 else f"{area_m2:.2f} m2"
-    return f"{area_m2 / 1e4:.2f} ha" if area_m2 < 999_950 else f"{area_m2 / 1e6:.2f} km2"
+def area_texts(areas_m2: Sequence[float]) -> list[str]:
+    """Areas in the unit that suits the largest: m2, from 1 ha on ha, from 1 km2 on km2."""
+    largest = max(areas_m2, default=0.0)
+    unit, size = ("m2", 1.0) if largest < 1e4 else ("ha", 1e4) if largest < 1e6 else ("km2", 1e6)
+    return [f"<0.01 {unit}" if 0 < area < 0.005 * size else f"{area / size:.2f} {unit}" for area in areas_m2]
 
 
 class _Bar:

@@ -1,0 +1,49 @@
+"""python range_server.py FOLDER: serves a folder by ranges on a free port of this machine, as buckets do.
+
+Prints the port, then a line a request: status, bytes sent, whether it was signed, path. A program of its own
+because GDAL may hold Python's lock while it waits for an answer.
+"""
+
+from __future__ import annotations
+
+import sys
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+FOLDER = Path(sys.argv[1])
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        path = self.path.split("?")[0]
+        file = FOLDER / path.lstrip("/")
+        status, data, headers = 404, b"", {}
+        if file.is_file():
+            status, data = 200, file.read_bytes()
+            headers["Accept-Ranges"] = "bytes"
+            if asked := self.headers.get("Range"):
+                first, last = asked.removeprefix("bytes=").split("-")
+                size, part = len(data), slice(int(first), int(last) + 1 if last else None)
+                status, data = 206, data[part]
+                headers["Content-Range"] = f"bytes {part.start}-{part.start + len(data) - 1}/{size}"
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(data))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        body = data if self.command == "GET" else b""
+        self.wfile.write(body)
+        signed = self.headers.get("Authorization", "").startswith("AWS4-HMAC-SHA256")
+        print(status, len(body), signed, path, flush=True)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Its lines are those above."""
+
+
+if __name__ == "__main__":
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    print(server.server_port, flush=True)
+    server.serve_forever()

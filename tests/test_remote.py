@@ -1,0 +1,99 @@
+"""Scenes on a web server and in a bucket, read by ranges from a server that runs here."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import rasterio
+from test_pipeline import one_hot
+
+from rsseg_cli import predict
+from rsseg_cli.errors import SceneError
+
+
+class Server(NamedTuple):
+    folder: Path
+    address: str
+    log: Path
+
+    def requests(self) -> list[list[str]]:
+        """Status, bytes, signed, path of each request so far."""
+        return [line.split(maxsplit=3) for line in self.log.read_text().splitlines()[1:]]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    folder, log = tmp_path / "served", tmp_path / "requests.log"
+    folder.mkdir()
+    program = [sys.executable, str(Path(__file__).with_name("range_server.py")), str(folder)]
+    with log.open("w") as lines, subprocess.Popen(program, stdout=lines) as process:
+        try:
+            while not log.read_text().endswith("\n"):
+                assert process.poll() is None, "the server did not start"
+            yield Server(folder, f"127.0.0.1:{int(log.read_text())}", log)
+        finally:
+            process.terminate()
+
+
+@pytest.fixture
+def in_bucket(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    settings = {
+        "AWS_S3_ENDPOINT": server.address,
+        "AWS_HTTPS": "NO",
+        "AWS_VIRTUAL_HOSTING": "FALSE",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return server
+
+
+def bands(side: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 3, (3, side, side)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("form", ["http://{0}/{1}", "/vsicurl/http://{0}/{1}"])
+def test_a_scene_on_a_web_server(make_raster, server: Server, tmp_path: Path, form: str) -> None:
+    local = make_raster("served/scene.tif", array=bands(90))
+    predict(local, tmp_path / "local.tif", model=one_hot())
+    predict(form.format(server.address, "scene.tif"), tmp_path / "remote.tif", model=one_hot())
+    with rasterio.open(tmp_path / "local.tif") as here, rasterio.open(tmp_path / "remote.tif") as there:
+        np.testing.assert_array_equal(here.read(), there.read())
+        assert here.transform == there.transform
+
+
+def test_a_scene_in_a_bucket(make_raster, in_bucket: Server, tmp_path: Path) -> None:
+    (in_bucket.folder / "bucket").mkdir()
+    local = make_raster("served/bucket/scene.tif", array=bands(90))
+    predict(local, tmp_path / "local.tif", model=one_hot())
+    predict("s3://bucket/scene.tif", tmp_path / "remote.tif", model=one_hot())
+    with rasterio.open(tmp_path / "local.tif") as here, rasterio.open(tmp_path / "remote.tif") as there:
+        np.testing.assert_array_equal(here.read(), there.read())
+    read = [signed for status, _, signed, path in in_bucket.requests() if path == "/bucket/scene.tif"]
+    assert read  # signed with the keys of the environment
+    assert set(read) == {"True"}
+
+
+def test_only_the_window_is_fetched(make_raster, server: Server, tmp_path: Path) -> None:
+    layout = {"tiled": True, "blockxsize": 256, "blockysize": 256}
+    scene = make_raster("served/scene.tif", array=bands(1536), **layout)
+    with rasterio.open(scene) as dataset:
+        left, top = dataset.transform * (256, 256)
+        right, bottom = dataset.transform * (512, 512)
+    box = (left, bottom, right, top)
+    predict(f"http://{server.address}/scene.tif", tmp_path / "m.tif", model=one_hot(), bbox=box)
+    sent = sum(int(size) for _, size, _, path in server.requests() if path == "/scene.tif")
+    assert 3 * 256**2 <= sent < scene.stat().st_size / 8
+
+
+def test_a_missing_object_is_told(in_bucket: Server, tmp_path: Path) -> None:
+    with pytest.raises(SceneError, match=r"s3://bucket/none\.tif"):
+        predict("s3://bucket/none.tif", tmp_path / "m.tif", model=one_hot())
+    assert not (tmp_path / "m.tif").exists()
