@@ -93,7 +93,8 @@ class Comparison:
         text = (
             f"{self.first} minus {self.second}; above 0 {self.first} is better. {self.config.level:.0%} "
             f"intervals by resampling {self.tiles} tiles {self.config.resamples} times, in pairs: pixels of "
-            "a tile are not independent. Rows of classes are IoU."
+            "a tile are not independent. Where zero lies inside, no difference is shown. Rows of classes are "
+            "IoU."
         )
         if self.few_tiles:
             text += (

@@ -34,12 +34,13 @@ th:first-child { text-align: left; padding-left: 0; } tbody th { font-weight: 50
 .bar i i { background: currentColor; box-shadow: inset 0 0 0 1px var(--edge); }
 .swatch { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin-right: 8px;
   vertical-align: -1px; background: currentColor; box-shadow: inset 0 0 0 1px var(--edge); }
-.matrix td { min-width: 62px; text-align: center; border: 2px solid var(--paper); }
+.matrix td { min-width: 84px; text-align: center; border: 2px solid var(--paper); }
 .matrix thead th { text-align: center; border: 0; max-width: 130px; overflow: hidden;
   text-overflow: ellipsis; }
 .matrix .axis { text-align: left; font-style: italic; }
 .matrix .total { color: var(--muted); text-align: right; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 20px 28px; }
+.versus { display: grid; grid-template-columns: auto minmax(320px, 1fr); gap: 20px 36px; align-items: start; }
 figure { margin: 0; } figcaption { font-size: 14px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", Arial, sans-serif;
@@ -65,13 +66,15 @@ svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans",
 .none { background: var(--panel); color: var(--muted); border-radius: 3px; padding: 24px; font-size: 13.5px; }
 .scale { display: block; height: 6px; margin-top: 6px; border: solid var(--ink);
   border-width: 0 1.5px 1.5px; }
-.what { margin: 10px 0 0; font-size: 14px; max-width: none; } .what .swatch { margin: 0 5px 0 0; }
-.what span + span { margin-left: 22px; } .what span { display: inline-block; }
+.what { display: flex; flex-wrap: wrap; gap: 2px 22px; margin: 10px 0 0; font-size: 14px;
+  max-width: none; }
+.what .swatch { margin: 0 5px 0 0; }
 .facts th { text-align: left; color: var(--muted); font-weight: 500; vertical-align: top; }
 .facts td { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 .facts th, .facts td { padding: 3px 18px 3px 0; font-size: 13.5px; }
 footer { margin-top: 48px; padding-top: 12px; border-top: 1px solid var(--line); color: var(--muted);
   font-size: 13px; }
+@media (max-width: 980px) { .versus { grid-template-columns: minmax(0, 1fr); } }
 @media (max-width: 640px) { .triplet { grid-template-columns: 1fr; } }
 @media print { :root { --paper: #fff; --panel: #f3f4f5; --ink: #000; --muted: #444; --line: #ccc;
     --right: 38, 111, 168; --wrong: 200, 82, 40; --edge: rgba(0, 0, 0, .28); }

@@ -106,20 +106,20 @@ def comparison_section(comparison: Comparison) -> str:
     rows, drawn = [], []
     for item in comparison.rows():
         low, high = item.interval
-        clear = "" if not is_number(low) or not is_number(high) else "no" if low <= 0 <= high else "yes"
+        differs = "" if not is_number(low) else "not clear" if item.holds_zero else "yes"
         rows.append(
             f"<tr><th>{escape(item.name)}</th><td>{score_text(item.first)}</td>"
             f"<td>{score_text(item.second)}</td><td>{signed_text(item.difference)}</td>"
-            f"<td>{signed_text(low)} to {signed_text(high)}</td><td>{clear}</td></tr>"
+            f"<td>{signed_text(low)} to {signed_text(high)}</td><td>{differs}</td></tr>"
         )
         drawn.append((item.name, item.difference, low, high))
     head = (
         f"<th></th><th>{escape(comparison.first)}</th><th>{escape(comparison.second)}</th>"
-        "<th>difference</th><th>95 % interval</th><th>differs from 0</th>"
+        f"<th>difference</th><th>{comparison.config.level:.0%} interval</th><th>differs</th>"
     )
     return (
         f"<h2>Against {escape(comparison.second)}</h2>"
         f'<p class="note">{escape(comparison.explanation)}</p>'
-        f'<div class="charts"><div class="scroll"><table><thead><tr>{head}</tr></thead>'
+        f'<div class="versus"><div class="scroll"><table><thead><tr>{head}</tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div><figure>{intervals(drawn)}</figure></div>"
     )

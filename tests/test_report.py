@@ -1,0 +1,324 @@
+"""The report: one page that needs nothing beside it, and shows what is there."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import dataclass
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rasterio.transform import Affine
+
+from rsseg_cli.compare import compare
+from rsseg_cli.errors import OutputError
+from rsseg_cli.labels import LabelFormat
+from rsseg_cli.report import check_report_folder, write_report
+from rsseg_cli.report_places import read_place, worst_tiles
+from rsseg_cli.weights.spec import ClassSpec
+
+CLASSES = (ClassSpec("roof", (214, 69, 65)), ClassSpec("<script>alert(1)</script>", (76, 145, 65)))
+NAMES = tuple(item.name for item in CLASSES)
+FORMAT = LabelFormat(class_names=NAMES)
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+@dataclass(frozen=True)
+class Tile:
+    scene: str
+    predicted: Path
+    truth: Path
+    image: Path | None
+    row: int
+    col: int
+    height: int
+    width: int
+    confusion: Any
+    truth_format: LabelFormat = FORMAT
+
+
+@dataclass(frozen=True)
+class Result:
+    scores: dict[str, Any]
+    confusion: Any
+    tiles: list[Tile]
+
+
+def count(truth, found):
+    known = truth != 255
+    pairs = truth[known].astype(int) * 3 + np.minimum(found[known], 2)
+    return np.bincount(pairs, minlength=6).reshape(2, 3)
+
+
+def scores(confusion):
+    rows = [
+        {"name": name, "iou": 0.5, "f1": 0.6, "precision": None, "recall": 0.8, "pixels": int(pixels)}
+        for name, pixels in zip(NAMES, confusion.sum(1), strict=True)
+    ]
+    curve = {"mean": [0.2, 0.4, 0.6], "classes": {NAMES[0]: [0.2, 0.4, 0.6], NAMES[1]: [None, None, None]}}
+    boundary = {"wfm": 0.61, "widths_px": [1, 3, 10], "widths_m": [0.5, 1.5, 5.0]}
+    means = {"miou": 0.512, "mean_f1": 0.634, "overall_accuracy": 0.876, "kappa": float("nan")}
+    return {
+        **means,
+        "classes": rows,
+        "boundary": {**boundary, "boundary_iou": curve, "trimap_accuracy": curve},
+    }
+
+
+@pytest.fixture
+def scored(make_raster):
+    """Two tiles of a scene of 128 x 256 px; the right one is worse, and a corner of its truth unlabelled."""
+    generator = np.random.default_rng(0)
+    smooth = np.kron(generator.integers(0, 255, (3, 8, 16)), np.ones((1, 16, 16))).astype(np.uint8)
+    truth = np.kron(generator.integers(0, 2, (8, 16)), np.ones((16, 16))).astype(np.uint8)
+    found = truth.copy()
+    found[:10, :20] ^= 1
+    found[:40, 140:] ^= 1
+    truth[100:, 200:] = 255
+    found[120:, :] = 255
+    paths = {
+        "image": make_raster("scene.tif", array=smooth),
+        "truth": make_raster("truth.tif", array=truth[None], nodata=255),
+        "predicted": make_raster("map.tif", array=found[None], nodata=255),
+    }
+    tiles = [
+        Tile(
+            scene="north",
+            row=0,
+            col=col,
+            height=128,
+            width=128,
+            confusion=count(truth[:, col : col + 128], found[:, col : col + 128]),
+            **paths,
+        )
+        for col in (0, 128)
+    ]
+    confusion = sum(tile.confusion for tile in tiles)
+    return Result(scores(confusion), confusion, tiles), smooth, truth, found
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order, and gathers what a reader sees."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.pictures, self.texts, self.attributes = [], [], [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag == "img":
+            self.pictures.append(dict(attrs)["src"])
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.texts.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.texts).split())
+
+
+def picture(uri):
+    return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
+
+
+def test_a_page_that_closes_its_tags_and_needs_nothing_else(scored, tmp_path):
+    result, *_ = scored
+    path = write_report(
+        tmp_path / "report",
+        result,
+        title="North & south",
+        classes=CLASSES,
+        model="<b>m</b>",
+        settings={"tile size": 512, "<i>": "</table>"},
+    )
+    assert path == tmp_path / "report" / "index.html"
+    source = path.read_text(encoding="utf-8")
+    page = Page(source)
+    assert "http" not in source
+    assert not {"script", "link", "iframe", "b" * 2} & set(page.tags)
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "<script>alert(1)</script>" in page.text  # as words, not as a tag
+    assert "&lt;script&gt;" in source
+    for words in ("North & south", "0.512", "0.634", "0.876", "<b>m</b>", "</table>", "Boundary IoU, 3 px"):
+        assert words in page.text
+    assert sorted(item.name for item in path.parent.iterdir()) == ["index.html", "scores.json"]
+
+
+def test_pictures_show_image_truth_and_map_of_the_worst_tile_first(scored, tmp_path):
+    result, image, truth, found = scored
+    page = Page(write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8"))
+    assert len(page.pictures) == 6
+    photo, labels, mapped = (picture(uri) for uri in page.pictures[:3])
+    assert photo.format == "JPEG"
+    assert {labels.format, mapped.format} == {"PNG"}
+    shown = np.asarray(photo.convert("RGB")).transpose(2, 0, 1).astype(int)
+    assert np.abs(shown - image[:, :, 128:]).mean() < 6
+    colours = np.array([*[item.colour for item in CLASSES], *[(190, 190, 190)] * 254])
+    assert (np.asarray(mapped.convert("RGB")) == colours[found[:, 128:]]).all()
+    known = truth[:, 128:] != 255
+    drawn = np.asarray(labels.convert("RGB"))
+    assert (drawn[known] == colours[truth[:, 128:][known]]).all()
+    greys = np.unique(drawn[~known], axis=0)
+    assert greys.tolist() == [[151] * 3, [190] * 3]  # hatched
+    assert "truth unlabelled" in page.text
+    assert "no data in the map" in page.text
+
+
+def test_places_tell_where_they_lie_and_what_is_confused(scored, tmp_path):
+    result, _, truth, found = scored
+    path = write_report(tmp_path / "r", result, title="t", classes=CLASSES)
+    text = Page(path.read_text(encoding="utf-8")).text
+    assert "1. north rows 0–127, columns 128–255 EPSG:32633: 500096.0, 4999968.0" in text
+    assert "45.15" in text  # latitude of the centre, degrees
+    assert "bar 20 m" in text
+    part = (slice(None), slice(128, 256))
+    known = truth[part] != 255
+    share = (truth[part] == found[part])[known].mean()
+    assert f"{share:.1%} of {known.sum():,} labelled px right" in text
+    numbers = json.loads((path.parent / "scores.json").read_text(encoding="utf-8"))
+    place = numbers["worst_places"][0]
+    assert (place["scene"], place["row"], place["col"], place["crs"]) == ("north", 0, 128, "EPSG:32633")
+    assert place["wrong_pixels"] == (truth[part] != found[part])[known].sum()
+    assert sum(item["pixels"] for item in place["confusions"]) <= place["wrong_pixels"]
+    assert place["lonlat"] == pytest.approx((15.0012, 45.1530), abs=1e-3)
+
+
+def test_scores_stand_beside_the_page_as_strict_json(scored, tmp_path):
+    result, *_ = scored
+    write_report(tmp_path / "r", result, title="t", classes=CLASSES, model="tiny", settings={"split": "test"})
+    numbers = json.loads(
+        (tmp_path / "r" / "scores.json").read_text(encoding="utf-8"), parse_constant=pytest.fail
+    )
+    assert numbers["scores"]["miou"] == 0.512
+    assert numbers["scores"]["kappa"] is None  # NaN
+    assert numbers["confusion"]["rows_truth_columns_map"] == result.confusion.tolist()
+    assert numbers["settings"] == {"model": "tiny", "split": "test"}
+
+
+def test_curves_are_drawn_to_scale(scored, tmp_path):
+    result, *_ = scored
+    source = write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8")
+    lines = re.findall(r'<polyline class="curve[^"]*" points="([^"]+)"', source)
+    assert len(lines) == 4  # a class without values has no line; class and mean, two charts
+    points = [[float(part) for part in point.split(",")] for point in lines[0].split()]
+    steps = np.diff([y for _, y in points])
+    assert steps[0] == pytest.approx(steps[1])  # 0.2, 0.4, 0.6
+    assert steps[0] < 0  # upwards
+    assert [x for x, _ in points] == sorted(x for x, _ in points)
+
+
+def test_a_comparison_is_told_and_drawn(scored, tmp_path):
+    result, *_ = scored
+    comparison = compare(result.tiles, result.tiles, NAMES, names=("tiny", "<old>"))
+    source = write_report(
+        tmp_path / "r", result, title="t", classes=CLASSES, comparison=comparison
+    ).read_text(encoding="utf-8")
+    page = Page(source)
+    assert "Against <old>" in page.text
+    assert "2 tiles are few (under 20)" in page.text
+    assert "not clear" in page.text
+    numbers = json.loads((tmp_path / "r" / "scores.json").read_text(encoding="utf-8"))
+    assert numbers["against"]["overall"][0]["difference"] == 0
+
+
+def test_a_report_is_not_replaced_unless_asked(scored, tmp_path):
+    result, *_ = scored
+    write_report(tmp_path / "r", result, title="first", classes=CLASSES)
+    with pytest.raises(OutputError, match="exists already; pass --overwrite"):
+        write_report(tmp_path / "r", result, title="second", classes=CLASSES)
+    write_report(tmp_path / "r", result, title="second", classes=CLASSES, overwrite=True)
+    assert "second" in (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="is a file; --report needs a folder"):
+        check_report_folder(tmp_path / "file")
+    with pytest.raises(OutputError, match="does not exist"):
+        check_report_folder(tmp_path / "none" / "r")
+
+
+def test_worst_tiles_are_spread_over_scenes_and_need_labels():
+    def tile(scene, row, wrong, right=100):
+        matrix = np.array([[right, wrong, 0], [0, 0, 0]])
+        return Tile(scene, Path(), Path(), None, row, 0, 20, 20, matrix)
+
+    tiles = [tile("a", row, 50 + row) for row in range(5)] + [
+        tile("b", 0, 10),
+        tile("c", 0, 5),
+        tile("c", 1, 0),
+    ]
+    tiles.append(tile("d", 0, 19, 0))  # 19 of 400 px are labelled
+    chosen = [(tile.scene, tile.row) for tile in worst_tiles(tiles, 6)]
+    assert chosen == [("a", 4), ("a", 3), ("b", 0), ("c", 0)]
+    assert len(worst_tiles(tiles[:5], 1)) == 5
+    assert [tile.row for tile in worst_tiles(tiles, 1, most=2)] == [4, 3]
+    # scene by scene gives the same as all at once
+    kept = []
+    for scene in "abcd":
+        kept = worst_tiles([*kept, *(tile for tile in tiles if tile.scene == scene)], 6)
+    assert [(tile.scene, tile.row) for tile in kept] == chosen
+
+
+def test_of_a_large_tile_the_worst_part_is_shown(make_raster):
+    truth = np.zeros((1, 1200, 1500), np.uint8)
+    found = truth.copy()
+    found[0, 700:760, 900:1000] = 1
+    found[0, 10, :] = 1
+    image = make_raster("i.tif", shape=(1200, 1500), crs=None)
+    paths = [make_raster(f"{k}.tif", array=array, crs=None) for k, array in enumerate((found, truth))]
+    place = read_place(Tile("a", *paths, image, 0, 0, 1200, 1500, count(truth[0], found[0])))
+    assert (place.height, place.width) == (512, 512)
+    assert 760 - 512 <= place.row <= 700
+    assert 1000 - 512 <= place.col <= 900
+    assert place.image.shape == (384, 384, 3)
+    assert place.found.shape == place.truth.shape == (384, 384)
+    assert place.found.mean() == pytest.approx(6000 / 512**2, rel=0.05)
+    assert (place.crs, place.centre, place.lonlat, place.width_m) == ("", None, None, None)
+
+
+@pytest.mark.parametrize("kind", ["one band", "uint16", "five bands", "other grid", "no image"])
+def test_images_of_any_kind_are_shown_or_left_out(make_raster, tmp_path, kind):
+    labels = np.zeros((1, 60, 80), np.uint8)
+    truth, found = make_raster("t.tif", array=labels), make_raster("m.tif", array=labels + 1)
+    moved = Affine(0.5, 0, 0, 0, -0.5, 0)
+    image = {
+        "one band": lambda: make_raster("i.tif", bands=1),
+        "uint16": lambda: make_raster("i.tif", dtype="uint16", kind="value"),
+        "five bands": lambda: make_raster("i.tif", bands=5),
+        "other grid": lambda: make_raster("i.tif", transform=moved),
+        "no image": lambda: None,
+    }[kind]()
+    tile = Tile("a", found, truth, image, 0, 0, 60, 80, count(labels[0], labels[0] + 1))
+    place = read_place(tile)
+    if kind in ("other grid", "no image"):
+        assert place.image is None
+    else:
+        assert place.image.shape == (60, 80, 3)
+        assert place.image.max() > 200 > 60 > place.image.min()
+    result = Result(scores(tile.confusion), tile.confusion, [tile])
+    page = Page(write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8"))
+    assert ("no image on the grid of the map" in page.text) == (place.image is None)
+
+
+def test_a_perfect_map_has_no_worst_place(make_raster, tmp_path):
+    tile = Tile("a", Path("gone"), Path("gone"), None, 0, 0, 10, 10, np.array([[100, 0, 0], [0, 0, 0]]))
+    result = Result(scores(tile.confusion), tile.confusion, [tile])
+    page = Page(write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8"))
+    assert "every labelled pixel is right" in page.text
+    assert not page.pictures
