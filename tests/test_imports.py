@@ -17,12 +17,14 @@ RASTER = {
     "gdal",
     "output",
     "pixels",
+    "class_names",
 }  # one job, reading and writing rasters, in several files
 PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine", "vectorize"}
 PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
 SHOWN = {"metrics", "preview"}
 TRUTH = {"labels", "label_format", "label_raster", "label_vector"}
+SCORED = {"boundary", "scoring", "score_tiles"}
 REPORT = {path.stem for path in (ROOT / "rsseg_cli").glob("report*.py")}
 LEARNED = {
     "crops",
@@ -45,16 +47,27 @@ ALLOWED = {
     **dict.fromkeys(DRAWN, BASE | DRAWN | RASTER),
     **dict.fromkeys(REPORT, BASE | RASTER | SHOWN | TRUTH | REPORT),
     "compare": BASE,
+    "boundary": BASE | {"metrics"},
+    "score_tiles": BASE | RASTER | TRUTH | {"metrics"},
+    "scoring": BASE | RASTER | TRUTH | SHOWN | SCORED | {"weights"},
     "models": set(),
     "weights": BASE | {"models"},
     **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | {"weights"}),
     "batch": BASE | PARTS | SHOWN | {"weights", "pipeline"},
     **dict.fromkeys(LEARNED, BASE | PARTS | SHOWN | TRUTH | DRAWN | LEARNED | {"weights", "models"}),
-    "evaluation": BASE | PARTS | SHOWN | TRUTH | LEARNED | REPORT | {"weights", "pipeline", "compare"},
+    "evaluation": BASE
+    | PARTS
+    | SHOWN
+    | TRUTH
+    | SCORED
+    | LEARNED
+    | REPORT
+    | {"weights", "pipeline", "compare"},
     "cli": BASE
     | PARTS
     | SHOWN
     | TRUTH
+    | SCORED
     | DRAWN
     | LEARNED
     | REPORT
