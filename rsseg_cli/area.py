@@ -18,7 +18,7 @@ from rasterio.features import geometry_mask
 
 from rsseg_cli.errors import UsageError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("rsseg_cli")
 SNAP_PX = 1e-4  # a box drawn on pixel edges, written with few digits, does not grow by a pixel
 
 

@@ -3,184 +3,29 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
 
 import numpy as np
-from numpy.typing import NDArray
-from rasterio.io import MemoryFile
 from rasterio.shutil import copy
 from rasterio.windows import Window
 
-from rsseg_cli.errors import OutputError, UsageError
+from rsseg_cli.creation import check_creation_options, upper
+from rsseg_cli.errors import OutputError
 from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster
+from rsseg_cli.halve import NODATA, Overviews, Rows, halve
+from rsseg_cli.replace import check_target, replace_all, sync
 
 if TYPE_CHECKING:
     from rsseg_cli.area import Grid
 
-NODATA = 255
 BLOCK = 512
 HALVED_ROWS = 64  # at once, for an overview; even
-Overviews = Literal["mode", "average"]
-Rows = NDArray[np.uint8]
-# What would change pixels or their places; outputs are exact and on the scene's grid.
-FORBIDDEN_OPTIONS = {
-    "TILING_SCHEME", "TARGET_SRS", "RES", "EXTENT", "ALIGNED_LEVELS", "ZOOM_LEVEL",
-    "ZOOM_LEVEL_STRATEGY", "ADD_ALPHA", "NBITS", "OVERVIEWS", "OVERVIEW_COUNT", "OVERVIEW_RESAMPLING",
-    "RESAMPLING", "WARP_RESAMPLING", "COPY_SRC_OVERVIEWS", "PHOTOMETRIC",
-}  # fmt: skip
-LOSSY = {"JPEG", "WEBP", "JXL", "LERC", "LERC_DEFLATE", "LERC_ZSTD"}
-BLOCK_OPTIONS = {"BLOCKSIZE", "BLOCKXSIZE", "BLOCKYSIZE"}
 _numbers = itertools.count()
-
-
-def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | Path] = ()) -> None:
-    """Refuse a target before work starts.
-
-    Args:
-        inputs: files that must not be replaced.
-
-    Raises:
-        OutputError: it exists and `overwrite` is False, is an input or a folder, or its folder is missing or
-            read-only.
-    """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: its folder does not exist. Make {path.parent} first.")
-    for other in inputs:
-        if _same_file(path, other):
-            raise OutputError(f"{path}: is the input itself, or a part of it. Choose another output.")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; needs the name of a file.")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists. Pass --overwrite to replace it, or choose another output.")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: no permission to write in {path.parent}.")
-
-
-def replace_all(renames: Mapping[Path, Path], leftovers: Sequence[Path] = ()) -> None:
-    """Give files their names and remove others: all of it or, where one step fails, none.
-
-    Args:
-        renames: file -> its name; in order, so that the last one tells that all are there.
-        leftovers: files to remove.
-
-    Raises:
-        OutputError: a name cannot be given; what stood under the names before stands there again.
-    """
-    kept: dict[Path, Path] = {}  # what stands under a name -> where it waits for the end
-    given: list[Path] = []
-    try:
-        for path in (*renames.values(), *leftovers):
-            if path.is_file():
-                kept[path] = path.with_name(f".{path.name}.{os.getpid()}.old")
-                _keep(path, kept[path])
-        for file, path in renames.items():
-            os.replace(file, path)
-            given.append(path)
-        for path in leftovers:
-            path.unlink(missing_ok=True)
-        for folder in {path.parent for path in given}:
-            _sync(folder)
-    except BaseException as err:
-        for path in given:
-            path.unlink(missing_ok=True)
-        for path, old in kept.items():
-            if old.exists():
-                old.replace(path)
-        if isinstance(err, OSError):
-            names = ", ".join(map(str, renames.values()))
-            raise OutputError(f"{names}: cannot be written ({err}); what stood there was left") from err
-        raise
-    finally:
-        for old in kept.values():
-            old.unlink(missing_ok=True)
-
-
-def _keep(path: Path, old: Path) -> None:
-    """A second name for a file; a file system without hard links moves it there."""
-    old.unlink(missing_ok=True)
-    try:
-        old.hardlink_to(path)
-    except OSError:
-        path.replace(old)
-
-
-def _same_file(path: Path, other: str | Path) -> bool:
-    try:
-        return path.exists() and os.path.samefile(path, other)
-    except OSError:
-        return False
-
-
-def check_creation_options(options: Mapping[str, str], *, cog: bool = True) -> None:
-    """Refuse creation options that GDAL does not know, would ignore, or that change pixels.
-
-    Raises:
-        UsageError: naming the option and why.
-    """
-    for key, value in options.items():
-        if key.upper() in FORBIDDEN_OPTIONS:
-            raise UsageError(
-                f"--co {key}={value}: would change pixels or georeferencing; outputs keep the scene's grid"
-            )
-        if key.upper() == "COMPRESS" and value.upper() in LOSSY:
-            raise UsageError(
-                f"--co {key}={value}: may lose pixel values; use DEFLATE, ZSTD, LZW, LZMA or NONE"
-            )
-        if key.upper() in BLOCK_OPTIONS and not _is_block_size(value):  # GDAL aborts the process on some
-            raise UsageError(f"--co {key}={value}: needs a multiple of 16, 64 to 4096 px")
-    if not options:
-        return
-    complaints = _Complaints()
-    gdal_log = logging.getLogger("rasterio._env")
-    level = gdal_log.level
-    shown = " ".join(f"--co {key}={value}" for key, value in options.items())
-    with gdal_env(), MemoryFile() as source, MemoryFile() as target:
-        profile = {
-            "driver": "GTiff",
-            "width": 16,
-            "height": 16,
-            "count": 1,
-            "dtype": "uint8",
-            "nodata": NODATA,
-        }
-        with open_raster(source.name, "w", **profile) as dataset:
-            dataset.write(np.zeros((1, 16, 16), np.uint8))
-        gdal_log.addHandler(complaints)
-        gdal_log.setLevel(logging.WARNING)
-        try:
-            with gdal_errors(UsageError, shown):
-                copy(source.name, target.name, driver="COG" if cog else "GTiff", **_upper(options))
-        finally:
-            gdal_log.removeHandler(complaints)
-            gdal_log.setLevel(level)
-    if complaints.messages:
-        raise UsageError(f"{shown}: {'; '.join(complaints.messages)}")
-
-
-def _is_block_size(value: str) -> bool:
-    return value.isdecimal() and 64 <= int(value) <= 4096 and int(value) % 16 == 0
-
-
-class _Complaints(logging.Handler):
-    """Keeps what GDAL warns of: rasterio raises nothing for an unknown creation option."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
-
-
-def _upper(options: Mapping[str, str]) -> dict[str, str]:
-    return {key.upper(): value for key, value in options.items()}
 
 
 class _Level:
@@ -280,7 +125,7 @@ class RasterWriter:
         self._band_names, self._tags = tuple(band_names or ()), dict(tags or {})
         if self._band_names and len(self._band_names) != count:
             raise ValueError(f"{len(self._band_names)} band names for {count} bands")
-        self._options = _upper(creation_options or {})
+        self._options = upper(creation_options or {})
         self._cog, self._flush_every, self._flushed = cog, flush_every, 0
         self._rows = 0
         self._finished = False
@@ -378,11 +223,11 @@ class RasterWriter:
                 level.close()
             described.write_bytes(self._describe())
             copy(str(described), str(finished), **self._copy_options())
-            _sync(finished)
+            sync(finished)
             if self._categories:
                 names = self._temporary("aux.xml")
                 names.write_bytes(_category_file(self._categories))
-                _sync(names)
+                sync(names)
             for level in self._levels:
                 level.path.unlink()
         self._finished = True
@@ -487,53 +332,3 @@ def _escape(name: str) -> str:
     import glob
 
     return glob.escape(name)
-
-
-def _sync(path: Path) -> None:
-    """Have the system put a file, or the names in a folder, on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def halve(rows: Rows, resampling: Overviews) -> Rows:
-    """(bands, rows, cols) at half the size, rounded up; 255 only where all four pixels are 255.
-
-    "mode": the value that most of the valid pixels have, of equals the upper left. "average": their mean,
-    rounded.
-    """
-    _, height, width = rows.shape
-    if height % 2 or width % 2:
-        rows = np.pad(rows, ((0, 0), (0, height % 2), (0, width % 2)), mode="edge")
-    a, b = rows[:, ::2, ::2], rows[:, ::2, 1::2]
-    c, d = rows[:, 1::2, ::2], rows[:, 1::2, 1::2]
-    if resampling == "average":
-        return _mean_of_four(a, b, c, d)
-    return _mode_of_four(*(np.ascontiguousarray(part) for part in (a, b, c, d)))
-
-
-def _mode_of_four(a: Rows, b: Rows, c: Rows, d: Rows) -> Rows:
-    by_a = (a == b) | (a == c) | (a == d)
-    by_b = (b == c) | (b == d)
-    by_c = c == d
-    first = a
-    if any(int(part.max()) == NODATA for part in (a, b, c, d)):
-        by_a &= a != NODATA
-        by_b &= b != NODATA
-        by_c &= c != NODATA
-        for other in (b, c, d):
-            first = np.where(first == NODATA, other, first)
-    return np.where(by_a, a, np.where(by_b, b, np.where(by_c, c, first)))
-
-
-def _mean_of_four(a: Rows, b: Rows, c: Rows, d: Rows) -> Rows:
-    parts = (a, b, c, d)
-    total = sum((part.astype(np.uint16) for part in parts[1:]), a.astype(np.uint16))
-    if not any(int(part.max()) == NODATA for part in parts):
-        return ((total + 2) >> 2).astype(np.uint8)
-    empty = sum(((part == NODATA).astype(np.uint16) for part in parts[1:]), (a == NODATA).astype(np.uint16))
-    count = np.maximum(4 - empty, 1)
-    mean = (total - NODATA * empty + count // 2) // count
-    return np.where(empty == 4, NODATA, mean).astype(np.uint8)

@@ -12,13 +12,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BASE = {"config", "errors", "train_config"}
 RASTER = {
-    "raster",
-    "area",
-    "gdal",
-    "output",
-    "pixels",
-    "class_names",
-}  # one job, reading and writing rasters, in several files
+    "raster", "area", "bands", "creation", "gdal", "halve", "output", "pixels", "reader", "replace",
+    "scene_info",
+}  # fmt: skip; one job, reading and writing rasters, in several files
 PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine", "vectorize"}
 PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}

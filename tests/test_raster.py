@@ -419,7 +419,7 @@ def test_large_windows_are_read_in_pieces(make_raster: MakeRaster, monkeypatch: 
     grid = info.grid.scaled(height=20, width=30)
     with SceneReader(info, (1, 2, 3), grid) as reader:
         whole = reader.read(0, 0, 20, 30)
-        monkeypatch.setattr("rsseg_cli.raster.MAX_SOURCE_PX", 2000)
+        monkeypatch.setattr("rsseg_cli.reader.MAX_SOURCE_PX", 2000)
         pieces = reader.read(0, 0, 20, 30)
     assert (whole[0] == pieces[0]).all()
     assert (whole[1] == pieces[1]).all()

@@ -20,8 +20,15 @@ from rasterio.crs import CRS
 from rio_cogeo import cog_validate
 
 from rsseg_cli.errors import OutputError, UsageError
-from rsseg_cli.output import RasterWriter, check_creation_options, check_target, halve, replace_all
-from rsseg_cli.raster import Grid, inspect
+from rsseg_cli.halve import halve
+from rsseg_cli.raster import (
+    Grid,
+    RasterWriter,
+    check_creation_options,
+    check_target,
+    inspect,
+    replace_all,
+)
 
 UTM = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.3, 0, 500000.123456789, 0, -0.3, 5000000.1)

@@ -1,0 +1,139 @@
+"""What a raster is: size, grid, bands, how pixels without data are marked; read without its pixels."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from affine import Affine
+from rasterio.enums import MaskFlags
+from rasterio.errors import RasterioError
+
+from rsseg_cli.area import Grid
+from rsseg_cli.errors import SceneError
+from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster
+
+logger = logging.getLogger("rsseg_cli")
+MAX_FILES = 100_000  # of a mosaic that are kept apart from the outputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneInfo:
+    """What `inspect` found.
+
+    Attributes:
+        path: as given; `name` is the same for messages.
+        dtypes, colour_interpretations, descriptions: one a band.
+        nodata: the value in force for all bands, given by the user or the file's; None without.
+        band_nodata: the same, band by band.
+        nodata_given: the user gave it, so it holds besides alpha and masks.
+        has_mask: some pixels may be without data (alpha, mask band, .msk, nodata).
+        block_shape: (height, width) of a block as stored, px.
+        overviews: reduction factors stored.
+        files: that the raster is read from: itself, its sidecars, the sources of a VRT.
+    """
+
+    path: str
+    grid: Grid
+    count: int
+    dtypes: tuple[str, ...]
+    nodata: float | None
+    band_nodata: tuple[float | None, ...]
+    nodata_given: bool
+    colour_interpretations: tuple[str, ...]
+    descriptions: tuple[str | None, ...]
+    has_mask: bool
+    block_shape: tuple[int, int]
+    overviews: tuple[int, ...]
+    files: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The path without credentials."""
+        return display_name(self.path)
+
+    @property
+    def colour_bands(self) -> tuple[int, ...]:
+        """1-based bands that are not alpha."""
+        return tuple(band for band, kind in enumerate(self.colour_interpretations, 1) if kind != "alpha")
+
+
+def inspect(path: str | Path, nodata: float | None = None) -> SceneInfo:
+    """Look at a raster without reading pixels.
+
+    Args:
+        path: anything GDAL opens: a file, VRT, https:// or s3:// address, /vsi path.
+        nodata: value of pixels without data, over the file's own.
+
+    Raises:
+        SceneError: it cannot be opened, or has no bands.
+    """
+    name = display_name(path)
+    advice = "Give a raster that GDAL can read (gdalinfo shows whether it can)."
+    with gdal_env(str(path)), gdal_errors(SceneError, name, advice), open_raster(path) as dataset:
+        if dataset.count == 0:
+            parts = ", ".join(display_name(part) for part in dataset.subdatasets[:4])
+            raise SceneError(
+                f"{name}: holds no bands itself. {f'Pass one of its parts: {parts}' if parts else advice}"
+            )
+        bands = range(1, dataset.count + 1)
+        kinds = tuple(kind.name for kind in dataset.colorinterp)
+        flags = [mask for mask, kind in zip(dataset.mask_flag_enums, kinds, strict=True) if kind != "alpha"]
+        return SceneInfo(
+            path=str(path),
+            grid=_grid_of(dataset, name),
+            count=dataset.count,
+            dtypes=tuple(dataset.dtypes),
+            nodata=dataset.nodata if nodata is None else nodata,
+            band_nodata=tuple(dataset.nodatavals) if nodata is None else (nodata,) * dataset.count,
+            nodata_given=nodata is not None,
+            colour_interpretations=kinds,
+            descriptions=tuple(dataset.descriptions),
+            has_mask=nodata is not None
+            or "alpha" in kinds
+            or any(MaskFlags.all_valid not in mask for mask in flags),
+            block_shape=dataset.block_shapes[0],
+            overviews=tuple(dataset.overviews(1)) if bands else (),
+            files=tuple(_files_of(dataset)),
+        )
+
+
+def _files_of(dataset: Any) -> list[str]:
+    """Files behind a raster, through VRTs inside VRTs as well; those that cannot be opened are named all the
+    same."""
+    found = dict.fromkeys(dataset.files)
+    nested = [file for file in found if file.lower().endswith(".vrt") and file != dataset.name]
+    while nested and len(found) < MAX_FILES:
+        with suppress(RasterioError), open_raster(nested.pop()) as inner:
+            new = [file for file in inner.files if file not in found]
+            found |= dict.fromkeys(new)
+            nested += [file for file in new if file.lower().endswith(".vrt")]
+    return list(found)
+
+
+def _grid_of(dataset: Any, name: str) -> Grid:
+    crs, transform = dataset.crs or None, dataset.transform
+    if transform.is_degenerate:
+        raise SceneError(
+            f"{name}: its transform {tuple(transform)[:6]} has no area. Set it with gdal_edit -a_ullr."
+        )
+    if transform == Affine.identity():
+        gcps, _ = dataset.gcps
+        if crs is not None or gcps or dataset.tags(ns="RPC"):
+            found = (
+                "ground control points"
+                if gcps
+                else "RPCs"
+                if dataset.tags(ns="RPC")
+                else "a CRS but no transform"
+            )
+            logger.warning(
+                "%s: has only %s; the map is left without georeferencing (gdalwarp the scene first)",
+                name,
+                found,
+            )
+        crs = None
+    return Grid(crs=crs, transform=transform, width=dataset.width, height=dataset.height)
