@@ -1,109 +1,195 @@
-"""Labelled scenes, found in folders or lists, and read for training."""
+"""Labelled data of every kind: found, checked, split by scene, told in a table.
+
+Benchmark data sets are in `benchmark_data`, reading in `scene_load`, pairing of files in `scene_files`.
+"""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from rsseg_cli.class_table import ClassTable, read_classes
 from rsseg_cli.crops import LoadedScene
-from rsseg_cli.errors import DataError
-from rsseg_cli.labels import IGNORE, LabelFormat, LabelReader
-from rsseg_cli.raster import SceneReader, inspect, select_bands
-from rsseg_cli.weights.spec import ModelSpec
+from rsseg_cli.data_split import labelled_areas, unique_names, with_validation
+from rsseg_cli.data_table import found_table
+from rsseg_cli.errors import DataError, SceneError, UsageError
+from rsseg_cli.label_format import LabelFormat
+from rsseg_cli.label_vector import check_vector, is_vector
+from rsseg_cli.metrics import ScoringProtocol
+from rsseg_cli.raster import inspect
+from rsseg_cli.scene_files import find_scenes, named, read_scene_list
+from rsseg_cli.scene_load import LabelledScene
+from rsseg_cli.weights.spec import ClassSpec, ModelSpec
 
-IMAGE_SUFFIXES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".vrt", ".jp2"}
-Split = str  # "train", "val" or "test"
+__all__ = [
+    "DataConfig",
+    "LabelledData",
+    "LabelledScene",
+    "Source",
+    "find_scenes",
+    "found_table",
+    "ground_resolution",
+    "load_scene",
+    "open_data",
+    "read_scene_list",
+]
+
+
+class Source(Protocol):
+    """A labelled image of a data set."""
+
+    @property
+    def name(self) -> str:
+        """Unique in its data."""
+        ...
+
+    @property
+    def split(self) -> str:
+        """train, val or test."""
+        ...
+
+    def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
+        """Read for training; the arrays are memory-mapped files in `folder`."""
+        ...
+
+    def rasters(self, folder: Path) -> tuple[str, Path]:
+        """The image for prediction, and its label raster on the image's own grid (uint8, 255 unlabelled)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What to train on or to score against.
+
+    Attributes:
+        dataset, root: loveda, vaihingen, potsdam or torchgeo:ClassName, and its folder.
+        domains: of LoveDA.
+        bands: names of the bands to use; (): the data set's own, red, green and blue of one's own data.
+        folders, images, masks: folders with pairs, and glob patterns inside them.
+        scenes: CSV lists.
+        val, test: patterns of image names that are held out.
+        val_share: labelled area to hold out of the training scenes where no validation part is named.
+        classes: names, or a JSON file; "" takes the data set's or the model's.
+        field, vector_class, outside: of vector labels, see `LabelFormat`.
+        gsd_m: ground resolution to train at, m a pixel; None: the data set's, or the first training scene's.
+        seed: of the validation part.
+    """
+
+    dataset: str = ""
+    root: Path | None = None
+    domains: tuple[str, ...] = ("urban", "rural")
+    bands: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
+    images: str = "images/*"
+    masks: str = "masks/*"
+    scenes: tuple[Path, ...] = ()
+    val: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+    val_share: float = 0.15
+    classes: str = ""
+    field: str = ""
+    vector_class: str = ""
+    outside: str = ""
+    gsd_m: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.dataset and (self.folders or self.scenes):
+            raise UsageError("--dataset and --data or --scenes exclude each other; pass one of them")
+        if not (self.dataset or self.folders or self.scenes):
+            raise UsageError("no data: pass --data FOLDER, --scenes LIST.csv, or --dataset NAME --root DIR")
+        if not 0 < self.val_share <= 0.5:
+            raise UsageError(f"--val-share {self.val_share}: needs a share above 0, to 0.5")
+        if self.gsd_m is not None and not 0 < self.gsd_m < 1e5:
+            raise UsageError(f"--gsd {self.gsd_m}: needs metres a pixel above 0")
 
 
 @dataclass(frozen=True)
-class LabelledScene:
-    """An image and its label raster; `split` is train, val or test."""
+class LabelledData:
+    """Labelled images in three parts.
 
-    image: Path
-    labels: Path
-    split: Split
+    Attributes:
+        sources: all of them, with different names.
+        classes: class k is classes[k].
+        bands: names of the bands to use.
+        gsd_m: ground resolution to train at, m a pixel; None: unknown.
+        protocol: what of the scores counts.
+    """
+
+    name: str
+    sources: tuple[Source, ...]
+    classes: tuple[ClassSpec, ...]
+    bands: tuple[str, ...] = ("red", "green", "blue")
+    gsd_m: float | None = None
+    protocol: ScoringProtocol = field(default_factory=ScoringProtocol)
+
+    def split(self, name: str) -> tuple[Source, ...]:
+        """The sources of one part: train, val or test."""
+        return tuple(source for source in self.sources if source.split == name)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return tuple(item.name for item in self.classes)
 
 
-def find_scenes(
-    folder: Path,
-    *,
-    images: str = "images/*",
-    masks: str = "masks/*",
-    val: Sequence[str] = (),
-    test: Sequence[str] = (),
-) -> list[LabelledScene]:
-    """Pair images and masks of the same stem.
+def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()) -> LabelledData:
+    """Find labelled data, pair images with labels, check polygons' classes, and split by scene.
 
     Args:
-        folder: holds both.
-        images, masks: glob patterns inside it.
-        val, test: patterns of stems that are held out.
+        config: what to look for.
+        default_classes: where `config` names none, for instance of the model to start from.
 
     Raises:
-        DataError: no pair, or images and masks without a partner, which are named.
+        DataError: images or labels are missing, which are named, or classes are unknown.
+        UsageError: no classes, or options that fit nothing.
     """
-    image_by_stem = _by_stem(folder, images)
-    mask_by_stem = _by_stem(folder, masks)
-    alone = sorted(image_by_stem.keys() ^ mask_by_stem.keys())
-    if alone:
-        shown = ", ".join(alone[:5]) + (" ..." if len(alone) > 5 else "")
-        raise DataError(f"{folder}: {len(alone)} files of {images} and {masks} have no partner: {shown}")
-    if not image_by_stem:
-        raise DataError(f"{folder}: no pairs found in {images} and {masks}; pass --images and --masks")
-    return [
-        LabelledScene(path, mask_by_stem[stem], _split_of(stem, val, test))
-        for stem, path in sorted(image_by_stem.items())
-    ]
+    if config.dataset:
+        from rsseg_cli.benchmark_data import open_benchmark
+
+        return open_benchmark(config)
+    if not config.classes and not default_classes:
+        raise UsageError("no classes: pass --classes a,b,c or a JSON file")
+    table = read_classes(config.classes) if config.classes else ClassTable(default_classes)
+    format = label_format(config, table)
+    found = [scene for path in config.scenes for scene in read_scene_list(path, format)]
+    for folder in config.folders:
+        found += find_scenes(
+            folder, images=config.images, masks=config.masks, val=config.val, test=config.test, format=format
+        )
+    _check_patterns(config, found)
+    for scene in {(scene.labels, scene.label_format(()).field): scene for scene in found}.values():
+        if is_vector(scene.labels):
+            check_vector(scene.labels, scene.label_format(()))
+    scenes = with_validation(unique_names(found), labelled_areas, share=config.val_share, seed=config.seed)
+    name = next(path.stem for path in (*config.folders, *config.scenes))
+    gsd_m = config.gsd_m or _first_gsd_m(scenes)
+    return LabelledData(name, tuple(scenes), table.classes, config.bands or LabelledData.bands, gsd_m)
 
 
-def read_scene_list(path: Path) -> list[LabelledScene]:
-    """Read a CSV with the columns image, labels, split (train, val or test); paths relative to the file.
-
-    Raises:
-        DataError: a column is missing, a split unknown, a file absent; the line is named.
-    """
-    scenes = []
-    try:
-        with path.open(newline="", encoding="utf-8") as lines:
-            for number, row in enumerate(csv.DictReader(lines), start=2):
-                if not row.get("image") or not row.get("labels"):
-                    raise DataError(f"{path}, line {number}: needs the columns image, labels and split")
-                split = (row.get("split") or "train").strip()
-                if split not in ("train", "val", "test"):
-                    raise DataError(f"{path}, line {number}: split {split!r}; needs train, val or test")
-                scene = LabelledScene(path.parent / row["image"], path.parent / row["labels"], split)
-                for file in (scene.image, scene.labels):
-                    if not file.is_file():
-                        raise DataError(f"{path}, line {number}: {file} does not exist")
-                scenes.append(scene)
-    except (OSError, UnicodeDecodeError, csv.Error) as err:
-        raise DataError(f"{path}: cannot be read as a CSV ({err})") from err
-    if not scenes:
-        raise DataError(f"{path}: no scenes listed")
-    return scenes
+def label_format(config: DataConfig, table: ClassTable) -> LabelFormat:
+    """What labels mean, by the classes and the options for vector labels."""
+    return LabelFormat(
+        class_names=tuple(item.name for item in table.classes),
+        colours=table.colours,
+        values=table.values,
+        field=config.field,
+        vector_class=config.vector_class,
+        outside=config.outside,
+    )
 
 
-def _by_stem(folder: Path, pattern: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob(pattern)):
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        if path.stem in found:
-            raise DataError(f"{path} and {found[path.stem]} have the same name")
-        found[path.stem] = path
-    return found
-
-
-def _split_of(stem: str, val: Sequence[str], test: Sequence[str]) -> Split:
-    if any(fnmatch(stem, pattern) for pattern in test):
-        return "test"
-    return "val" if any(fnmatch(stem, pattern) for pattern in val) else "train"
+def _check_patterns(config: DataConfig, scenes: Sequence[LabelledScene]) -> None:
+    """Refuse a pattern of --val or --test that holds nothing out."""
+    for option, patterns in (("--val", config.val), ("--test", config.test)):
+        for pattern in patterns if config.folders else ():
+            if not any(fnmatch(scene.image.stem, pattern) for scene in scenes):
+                names = named(sorted(scene.image.stem for scene in scenes))
+                raise DataError(f"{option} {pattern}: matches none of the {len(scenes)} images ({names})")
 
 
 def ground_resolution(scenes: Sequence[LabelledScene]) -> float:
@@ -121,55 +207,13 @@ def ground_resolution(scenes: Sequence[LabelledScene]) -> float:
     return float(np.sqrt(ground[0] * ground[1]))
 
 
+def _first_gsd_m(scenes: Sequence[LabelledScene]) -> float | None:
+    try:
+        return ground_resolution(scenes)
+    except (DataError, SceneError):
+        return None
+
+
 def load_scene(scene: LabelledScene, spec: ModelSpec, *, finest_gsd_m: float | None = None) -> LoadedScene:
-    """Read an image and its labels at the finer of `finest_gsd_m` and the model's resolution, never finer
-    than the scene.
-
-    Images without CRS are taken to be at the model's resolution.
-
-    Raises:
-        DataError: labels of another size without georeferencing, or values that are no class.
-        SceneError: the image cannot be read or lacks bands.
-    """
-    info = inspect(str(scene.image))
-    bands = select_bands(info, spec.bands, None)
-    ground = info.grid.gsd_m
-    native = spec.gsd_m if ground is None or spec.gsd_m is None else float(np.sqrt(ground[0] * ground[1]))
-    target = native if native is None else max(native, finest_gsd_m or spec.gsd_m or native)
-    grid = info.grid
-    if target is not None and native is not None and abs(target / native - 1) > 0.02:
-        across = max(1, round(grid.width * (ground or (native, native))[0] / target))
-        down = max(1, round(grid.height * (ground or (native, native))[1] / target))
-        grid = grid.scaled(width=across, height=down)
-    with LabelReader(
-        scene.labels, grid, LabelFormat(class_names=spec.class_names), image_grid=info.grid
-    ) as truth:
-        labels = truth.read(0, 0, grid.height, grid.width)
-    rows, cols = _labelled_part(labels)
-    labels = labels[rows, cols]
-    with SceneReader(info, bands, grid, None) as reader:
-        image, valid = reader.read(rows.start, cols.start, *labels.shape)
-        image = reader.fill(image, valid)
-    labels = np.where(valid, labels, np.uint8(IGNORE))
-    return LoadedScene(scene.image.stem, _to_uint8(image, valid), labels, target or 1.0)
-
-
-def _labelled_part(labels: NDArray[np.uint8]) -> tuple[slice, slice]:
-    """The smallest box that holds every label; a scene may be labelled in a corner only."""
-    rows = np.flatnonzero((labels != IGNORE).any(1))
-    cols = np.flatnonzero((labels != IGNORE).any(0))
-    if not rows.size:
-        return slice(0, labels.shape[0]), slice(0, labels.shape[1])
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(cols[0]), int(cols[-1]) + 1)
-
-
-def _to_uint8(image: NDArray[np.generic], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """8-bit images as they are; others between their 2nd and 98th percentile, band by band."""
-    if image.dtype == np.uint8:
-        return image  # type: ignore[return-value]
-    stretched = np.zeros(image.shape, np.uint8)
-    for band, values in enumerate(image.astype(np.float32)):
-        if valid.any():
-            low, high = np.percentile(values[valid], (2, 98))
-            stretched[band] = np.clip((values - low) / max(high - low, 1e-6) * 255, 0, 255).round()
-    return stretched
+    """Read a scene into memory; see `LabelledScene.load`."""
+    return scene.load(spec, None, finest_gsd_m=finest_gsd_m)

@@ -1,12 +1,17 @@
 """Scenes found, aligned and cropped: what the network is shown is what lies in the files."""
 
+import json
+
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 import torch
 from PIL import Image
 from rasterio.transform import from_origin
+from shapely.geometry import box
 
+from rsseg_cli.class_table import read_classes
 from rsseg_cli.crops import (
     CropConfig,
     CropDataset,
@@ -17,15 +22,19 @@ from rsseg_cli.crops import (
     jitter_colours,
 )
 from rsseg_cli.datasets import (
+    DataConfig,
     LabelledScene,
     find_scenes,
+    found_table,
     ground_resolution,
     load_scene,
+    open_data,
     read_scene_list,
 )
-from rsseg_cli.errors import DataError
+from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.labels import IGNORE
 from rsseg_cli.weights import ModelSpec
+from rsseg_cli.weights.registry import TrainedModel
 from rsseg_cli.weights.spec import class_specs
 
 
@@ -169,6 +178,328 @@ class TestLoading:
         Image.new("L", (20, 20)).save(tmp_path / "mask.png")
         with pytest.raises(DataError, match="20 x 20 px without CRS"):
             load_scene(LabelledScene(tmp_path / "image.png", tmp_path / "mask.png", "train"), spec_at(1.0))
+
+
+def write_pairs(folder, names, *, classes=2, size=16, suffix=("", "")):
+    """Pairs of a random image and an index mask; returns the masks by name."""
+    rng = np.random.default_rng(0)
+    masks = {}
+    for sub in ("images", "masks"):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        masks[name] = rng.integers(0, classes, (size, size), dtype=np.uint8)
+        image = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
+        Image.fromarray(image).save(folder / "images" / f"{name}{suffix[0]}.png")
+        Image.fromarray(masks[name]).save(folder / "masks" / f"{name}{suffix[1]}.png")
+    return masks
+
+
+class TestPairing:
+    @pytest.mark.parametrize(
+        ("images", "masks", "files"),
+        [
+            ("*_image.tif", "*_label.tif", ["a_image", "b_image", "a_label", "b_label"]),
+            ("img_*.tif", "lab_*.tif", ["img_a", "img_b", "lab_a", "lab_b"]),
+            ("*/rgb/*.tif", "*/gt/*.tif", ["p/rgb/x", "q/rgb/x", "p/gt/x", "q/gt/x"]),
+            ("**/i*.tif", "**/l*.tif", ["i1", "d/i2", "l1", "d/l2"]),
+        ],
+    )
+    def test_by_what_the_star_matched(self, tmp_path, images, masks, files):
+        paths = [tmp_path / f"{name}.tif" for name in files]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_raster(path, random_image(8, 8, 1))
+        found = find_scenes(tmp_path, images=images, masks=masks)
+        assert {(scene.image, scene.labels) for scene in found} == {tuple(paths[::2]), tuple(paths[1::2])}
+
+    def test_by_stem_where_patterns_do_not_tell(self, tmp_path):
+        write_pairs(tmp_path, ["a1", "a2"])
+        found = find_scenes(tmp_path, images="images/a?.*", masks="masks/*.png")
+        assert [scene.labels.stem for scene in found] == ["a1", "a2"]
+
+    def test_names_that_differ_get_advice(self, tmp_path):
+        write_pairs(tmp_path, ["t1", "t2"], suffix=("_rgb", "_gt"))
+        with pytest.raises(
+            DataError, match=r"have no partner.*--images 'images/t\*_rgb.png' --masks 'masks/t\*_gt.png'"
+        ):
+            find_scenes(tmp_path)
+        assert len(find_scenes(tmp_path, images="images/t*_rgb.png", masks="masks/t*_gt.png")) == 2
+
+    def test_one_vector_file_for_all_images(self, tmp_path):
+        for number in range(3):
+            write_raster(
+                tmp_path / f"s{number}.tif", random_image(8, 8), origin=(500000 + 4 * number, 5000000)
+            )
+        shapes = [box(500000, 4999990, 500006, 5000000)]
+        geopandas.GeoDataFrame({"label": [1]}, geometry=shapes, crs="EPSG:32632").to_file(
+            tmp_path / "all.gpkg"
+        )
+        found = find_scenes(tmp_path, images="*.tif", masks="*.gpkg")
+        assert [scene.labels.name for scene in found] == ["all.gpkg"] * 3
+        shares = [load_scene(scene, spec_at(0.5)).labels.mean() for scene in found]
+        assert shares == [1.0, 0.5, 0.0]
+
+    @pytest.mark.parametrize("images", ["none/*", "/abs/*"])
+    def test_nothing_found(self, tmp_path, images):
+        write_pairs(tmp_path, ["a"])
+        with pytest.raises(DataError, match=r"nothing matches none/|is no pattern inside a folder"):
+            find_scenes(tmp_path, images=images)
+
+
+class TestClasses:
+    def write(self, tmp_path, listed):
+        path = tmp_path / "classes.json"
+        path.write_text(json.dumps(listed))
+        return str(path)
+
+    def test_names_alone(self):
+        table = read_classes("other, building")
+        assert [item.name for item in table.classes] == ["other", "building"]
+        assert (table.colours, table.values) == (None, None)
+
+    def test_colours_values_and_unlabelled(self, tmp_path):
+        table = read_classes(
+            self.write(
+                tmp_path,
+                [
+                    {"name": "unlabelled", "value": 0, "mask_colour": [0, 0, 0]},
+                    {"name": "land", "colour": "#010203", "value": [1, 2]},
+                    {"name": "water", "colour": [0, 0, 9], "mask_colour": [[7, 7, 7], "#080808"], "value": 3},
+                ],
+            )
+        )
+        assert [(item.name, item.colour) for item in table.classes] == [
+            ("land", (1, 2, 3)),
+            ("water", (0, 0, 9)),
+        ]
+        assert table.colours == {(0, 0, 0): 255, (1, 2, 3): 0, (7, 7, 7): 1, (8, 8, 8): 1}
+        assert table.values == {0: 255, 1: 0, 2: 0, 3: 1, 255: 255}
+
+    @pytest.mark.parametrize(
+        ("listed", "message"),
+        [
+            ({"land": 1}, "needs a JSON list"),
+            ([{"colour": [1, 2, 3]}], 'class 1: needs an object with "name"'),
+            ([{"name": "a", "colour": [1, 2]}], r"class 1: colour \[1, 2\]"),
+            ([{"name": "a", "kind": 1}], "class 1: kind is unknown"),
+            ([{"name": "a", "value": 1}, {"name": "b"}], "not for b"),
+            ([{"name": "a", "value": 1}, {"name": "b", "value": [2, 1]}], "value 1 stands for two classes"),
+            (
+                [{"name": "a", "colour": "#000000"}, {"name": "b", "colour": "#000000"}],
+                "stands for two classes",
+            ),
+            ([{"name": "a"}, {"name": "a"}], "needs different names, found a"),
+        ],
+    )
+    def test_a_wrong_file_is_told(self, tmp_path, listed, message):
+        with pytest.raises(DataError, match=message):
+            read_classes(self.write(tmp_path, listed))
+
+
+class TestOpening:
+    def config(self, folder, **options):
+        return DataConfig(**({"folders": (folder,), "classes": "other,building"} | options))
+
+    def test_pairs_to_arrays_and_rasters(self, tmp_path):
+        masks = write_pairs(tmp_path / "d", ["a", "b", "c"])
+        data = open_data(self.config(tmp_path / "d", val=("b",), test=("c",)))
+        assert [len(data.split(part)) for part in ("train", "val", "test")] == [1, 1, 1]
+        assert data.class_names == ("other", "building")
+        assert data.gsd_m is None
+        for source in data.sources:
+            scene = source.load(spec_at(1.0), tmp_path / "kept")
+            assert isinstance(scene.image, np.memmap)
+            assert isinstance(scene.labels, np.memmap)
+            np.testing.assert_array_equal(scene.labels, masks[source.name])
+            np.testing.assert_array_equal(
+                scene.image.transpose(1, 2, 0),
+                np.array(Image.open(tmp_path / "d/images" / f"{source.name}.png")),
+            )
+            image, labels = source.rasters(tmp_path / "kept")
+            with rasterio.open(image) as opened, rasterio.open(labels) as truth:
+                assert truth.shape == opened.shape
+                np.testing.assert_array_equal(truth.read(1), masks[source.name])
+
+    def test_colour_masks_by_the_classes_colours(self, tmp_path):
+        masks = write_pairs(tmp_path / "d", ["a", "b"])
+        colours = np.array([[9, 9, 9], [200, 0, 0]], np.uint8)
+        for name, mask in masks.items():
+            Image.fromarray(colours[mask]).save(tmp_path / "d/masks" / f"{name}.png")
+        table = tmp_path / "classes.json"
+        table.write_text(
+            json.dumps([{"name": "other", "colour": [9, 9, 9]}, {"name": "building", "colour": [200, 0, 0]}])
+        )
+        data = open_data(self.config(tmp_path / "d", classes=str(table)))
+        for source in data.sources:
+            np.testing.assert_array_equal(
+                source.load(spec_at(1.0), tmp_path / "k").labels, masks[source.name]
+            )
+        colours[1] = 77
+        Image.fromarray(colours[masks["a"]]).save(tmp_path / "d/masks/a.png")
+        with pytest.raises(DataError, match=r"a.png: colour \(77, 77, 77\) is no class"):
+            open_data(self.config(tmp_path / "d", classes=str(table))).sources[0].load(
+                spec_at(1.0), tmp_path / "k"
+            )
+
+    def test_validation_is_held_out_by_scene_and_said(self, tmp_path, caplog):
+        write_pairs(tmp_path, [f"s{number:02}" for number in range(20)])
+        data = open_data(self.config(tmp_path, test=("s19",)))
+        assert [len(data.split(part)) for part in ("train", "val", "test")] == [16, 3, 1]
+        held = [source.name for source in data.split("val")]
+        assert f"3 of 19 training scenes are held out to choose the epoch: {', '.join(held)}" in caplog.text
+        again = open_data(self.config(tmp_path, test=("s19",)))
+        assert [source.name for source in again.split("val")] == held
+        other = open_data(self.config(tmp_path, test=("s19",), seed=1))
+        assert [source.name for source in other.split("val")] != held
+
+    def test_validation_by_labelled_area(self, tmp_path):
+        """One scene holds 16 of 19 labelled parts: it is never the one held out."""
+        write_pairs(tmp_path, ["a", "b", "c"])
+        Image.new("RGB", (64, 64)).save(tmp_path / "images/big.png")
+        Image.new("L", (64, 64)).save(tmp_path / "masks/big.png")
+        for seed in range(6):
+            data = open_data(self.config(tmp_path, seed=seed))
+            assert "big" not in [source.name for source in data.split("val")]
+            assert len(data.split("val")) in (1, 2, 3)
+
+    def test_a_single_scene_is_cut_in_two(self, tmp_path, caplog):
+        (tmp_path / "images").mkdir()
+        (tmp_path / "masks").mkdir()
+        labels = np.random.default_rng(0).integers(0, 2, (100, 40), dtype=np.uint8)
+        labels[80:] = IGNORE  # the lower part holds no labels
+        write_raster(tmp_path / "images/a.tif", random_image(100, 40))
+        write_raster(tmp_path / "masks/a.tif", labels)
+        data = open_data(self.config(tmp_path, val_share=0.25))
+        assert "a.tif is the only training scene: its rows from 60 on (25 % of its labels)" in caplog.text
+        for split, rows in (("train", slice(0, 60)), ("val", slice(60, 80))):
+            (source,) = data.split(split)
+            np.testing.assert_array_equal(source.load(spec_at(0.5), tmp_path / "k").labels, labels[rows])
+            whole = np.full_like(labels, IGNORE)
+            whole[rows] = labels[rows]
+            with rasterio.open(source.rasters(tmp_path / "k")[1]) as truth:
+                np.testing.assert_array_equal(truth.read(1), whole)
+
+    def test_polygons_in_a_list_with_their_field(self, tmp_path):
+        write_raster(tmp_path / "a.tif", random_image(20, 20))
+        shapes = [box(500000, 4999990, 500005, 5000000)]
+        geopandas.GeoDataFrame(
+            {"kind": ["building"], "label": [9]}, geometry=shapes, crs="EPSG:32632"
+        ).to_file(tmp_path / "a.gpkg")
+        listed = tmp_path / "list.csv"
+        listed.write_text(
+            "image,labels,split,classes_field\na.tif,a.gpkg,train,kind\na.tif,a.gpkg,val,kind\n"
+        )
+        data = open_data(DataConfig(scenes=(listed,), classes="other,building"))
+        assert data.gsd_m == pytest.approx(0.5, rel=1e-3)
+        assert len({source.name for source in data.sources}) == 2
+        labels = data.sources[0].load(spec_at(0.5), tmp_path / "k").labels
+        assert (labels[:, :10] == 1).all()
+        assert (labels[:, 10:] == 0).all()
+        listed.write_text("image,labels\na.tif,a.gpkg\n")
+        with pytest.raises(DataError, match=r"a.gpkg: feature 1 has label 9, which is no class"):
+            open_data(DataConfig(scenes=(listed,), classes="other,building"))
+
+    def test_options_that_fit_nothing(self, tmp_path):
+        write_pairs(tmp_path, ["a", "b"])
+        with pytest.raises(DataError, match=r"--val x\*: matches none of the 2 images \(a, b\)"):
+            open_data(self.config(tmp_path, val=("x*",)))
+        with pytest.raises(UsageError, match="no classes"):
+            open_data(self.config(tmp_path, classes=""))
+        assert open_data(
+            self.config(tmp_path, classes=""), default_classes=class_specs(["a", "b"])
+        ).class_names == ("a", "b")
+        with pytest.raises(UsageError, match="exclude each other"):
+            self.config(tmp_path, dataset="loveda")
+        with pytest.raises(UsageError, match="no data: pass --data"):
+            DataConfig()
+
+
+class TestReading:
+    @pytest.mark.parametrize("gsd", [0.5, 1.3])
+    def test_blocks_leave_no_trace(self, tmp_path, monkeypatch, gsd):
+        """Read in small blocks as in one; the image has no holes, whose filling depends on the window."""
+        from rsseg_cli import scene_load
+
+        image, labels = random_image(150, 170), random_image(150, 170, 1)[0] % 2
+        labels[:9], labels[:, 160:] = IGNORE, IGNORE
+        scene = LabelledScene(
+            write_raster(tmp_path / "i.tif", image), write_raster(tmp_path / "l.tif", labels), "train"
+        )
+        whole = load_scene(scene, spec_at(gsd))
+        monkeypatch.setattr(scene_load, "BLOCK_ROWS", 16)
+        monkeypatch.setattr(scene_load, "BLOCK_PX", 16 * 32)
+        parts = scene.load(spec_at(gsd), tmp_path / "kept")
+        np.testing.assert_array_equal(parts.image, whole.image)
+        np.testing.assert_array_equal(parts.labels, whole.labels)
+
+    def test_sixteen_bits_as_prediction_sees_them(self, tmp_path):
+        from rsseg_cli import job
+        from rsseg_cli.config import PredictConfig
+
+        image = np.random.default_rng(0).integers(200, 3000, (3, 300, 200)).astype(np.uint16)
+        image[0] *= 3
+        path = write_raster(tmp_path / "i.tif", image)
+        scene = LabelledScene(path, write_raster(tmp_path / "l.tif", np.zeros((300, 200), np.uint8)), "train")
+        spec = spec_at(0.5)
+        found = load_scene(scene, spec).image / 255
+        model = TrainedModel(network=torch.nn.Identity(), spec=spec)
+        scaling = job.prepare(str(path), {"labels": tmp_path / "x.tif"}, model, PredictConfig()).scaling
+        factors, offsets = (np.array(part)[:, None, None] for part in (scaling.factors, scaling.offsets))
+        mean, std = (np.array(part)[:, None, None] for part in (spec.mean, spec.std))
+        predicted = np.clip((image * factors + offsets) * std + mean, 0, 1)
+        np.testing.assert_allclose(found, predicted, atol=0.5 / 255 + 1e-5)
+
+    @pytest.mark.parametrize("kind", ["value", "alpha", "mask"])
+    def test_pixels_without_data_are_unlabelled_and_filled(self, tmp_path, make_raster, kind):
+        image = make_raster("i.tif", kind=kind, hole=(10, 20, 15, 25), shape=(60, 80))
+        labels = write_raster(tmp_path / "l.tif", np.ones((60, 80), np.uint8), crs="EPSG:32633")
+        scene = LabelledScene(image, labels, "train")
+        got = load_scene(scene, spec_at(0.5))
+        assert (got.labels[10:25, 20:45] == IGNORE).all()
+        assert (got.labels == 1).sum() == 60 * 80 - 15 * 25
+        assert got.image[:, 10:25, 20:45].min() > 0
+        _, path = scene.rasters(tmp_path / "k", ("other", "building"))
+        with rasterio.open(path) as truth:
+            assert (truth.read(1)[10:25, 20:45] == IGNORE).all()
+            assert (truth.read(1) == 1).sum() == 60 * 80 - 15 * 25
+
+    def test_chosen_bands_by_way_of_a_vrt(self, tmp_path):
+        image = random_image(30, 20, bands=4)
+        image[3, :10] = 0  # would be holes if the fourth band were taken as alpha
+        path = write_raster(tmp_path / "i & j.tif", image)
+        labels = write_raster(tmp_path / "l.tif", image[0] % 2)
+        bands = ((4, "nir"), (1, "red"))
+        scene = LabelledScene(path, labels, "train", bands=bands)
+        spec = ModelSpec(
+            name="t", architecture="external", classes=class_specs(["a", "b"]), bands=("red", "nir"),
+            mean=(0, 0), std=(1, 1), gsd_m=0.5,
+        )  # fmt: skip
+        np.testing.assert_array_equal(scene.load(spec, tmp_path / "k").image, image[[0, 3]])
+        opened, _ = scene.rasters(tmp_path / "k", ("a", "b"))
+        with rasterio.open(opened) as dataset:
+            assert dataset.descriptions == ("nir", "red")
+            np.testing.assert_array_equal(dataset.read(), image[[3, 0]])
+            assert dataset.transform.e == -0.5
+
+
+def test_table_of_what_was_found():
+    train = loaded(np.array([[0, 0, 0], [1, 255, 255]], np.uint8))
+    val = loaded(np.zeros((1, 2), np.uint8))
+    lines = found_table(
+        {"train": [train, train], "val": [val], "test": []}, ["land", "water", "ice"]
+    ).splitlines()
+    assert lines == [
+        "             training  validation",
+        "scenes              2           1",
+        "megapixels       0.00        0.00",
+        "labelled        66.7%      100.0%",
+        "land        6 (75.0%)  2 (100.0%)",
+        "water       2 (25.0%)    0 (0.0%)",
+        "ice          0 (0.0%)    0 (0.0%)",
+        "warning: class ice not labelled in the training part: cannot be learned",
+        "warning: classes water, ice not labelled in the validation part: have no say in the choice of the "
+        "epoch",
+    ]
 
 
 class TestCrops:

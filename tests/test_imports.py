@@ -20,11 +20,13 @@ PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
 SHOWN = {"metrics", "preview"}
 TRUTH = {"labels", "label_format", "label_raster", "label_vector"}
-SCORED = {"boundary", "scoring", "score_tiles"}
+SCORED = {"boundary", "scoring", "score_pair", "score_tiles"}
 REPORT = {path.stem for path in (ROOT / "rsseg_cli").glob("report*.py")}
-LEARNED = {
+DATA = {
+    "datasets", "benchmark_data", "benchmarks_known", "class_table", "data_split", "data_table", "scene_files", "scene_load",
+}  # fmt: skip
+LEARNED = DATA | {
     "crops",
-    "datasets",
     "model_card",
     "optim",
     "recipes",
@@ -45,7 +47,7 @@ ALLOWED = {
     "compare": BASE,
     "boundary": BASE | {"metrics"},
     "score_tiles": BASE | RASTER | TRUTH | {"metrics"},
-    "scoring": BASE | RASTER | TRUTH | SHOWN | SCORED | {"weights"},
+    **dict.fromkeys(("scoring", "score_pair"), BASE | RASTER | TRUTH | SHOWN | SCORED | {"weights"}),
     "models": set(),
     "weights": BASE | {"models"},
     **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | {"weights"}),

@@ -1,0 +1,289 @@
+"""Labelled scenes: read for training into memory-mapped arrays, and written out as rasters for scoring."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import numpy as np
+from numpy.typing import NDArray
+from rasterio.windows import Window
+
+from rsseg_cli.area import Grid
+from rsseg_cli.crops import LoadedScene
+from rsseg_cli.errors import DataError
+from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster
+from rsseg_cli.labels import IGNORE, LabelFormat, LabelReader
+from rsseg_cli.raster import SceneInfo, SceneReader, inspect, overview, select_bands
+from rsseg_cli.weights.spec import ModelSpec
+
+BLOCK_ROWS = 512
+BLOCK_PX = 1 << 22  # pixels read at a time: 50 MB a float32 copy of three bands
+SAME_GSD = 0.02  # resolutions closer than this share are the same
+STRETCH_PERCENTILES = (2.0, 98.0)  # as a scene is stretched before prediction
+STRETCH_SIZE_PX = 1024
+LOCAL_METRES = (
+    'PROJCS["metres from the upper left corner",GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,'
+    '298.257223563]],PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]],PROJECTION['
+    '"Transverse_Mercator"],PARAMETER["latitude_of_origin",0],PARAMETER["central_meridian",0],PARAMETER['
+    '"scale_factor",1],PARAMETER["false_easting",0],PARAMETER["false_northing",0],UNIT["metre",1]]'
+)
+VRT_TYPES = {"uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32",
+             "int32": "Int32", "float32": "Float32", "float64": "Float64"}  # fmt: skip
+Block = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class LabelledScene:
+    """An image and its labels.
+
+    Attributes:
+        image: raster; labels: raster or polygons on any grid and CRS.
+        split: train, val or test.
+        name: unique within the data; by default the image's stem.
+        format: what the labels' values mean; None: numbers of the model's classes.
+        bands: (1-based band, name) of the image's bands that are used, with names for them; () chooses by the
+            names and colours in the file.
+        gsd_m: ground resolution of an image without CRS, m a pixel; None takes the model's.
+        rows: first and last + 1 of the image's rows whose labels count; None: all.
+    """
+
+    image: Path
+    labels: Path
+    split: str
+    name: str = ""
+    format: LabelFormat | None = None
+    bands: tuple[tuple[int, str], ...] = ()
+    gsd_m: float | None = None
+    rows: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.split not in ("train", "val", "test"):
+            raise DataError(f"{self.image}: split {self.split!r}; needs train, val or test")
+        object.__setattr__(self, "name", self.name or self.image.stem)
+
+    def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
+        """Read image and labels, cut to the box that holds all labels, at the finer of `finest_gsd_m` and the
+        model's resolution, never finer than the scene.
+
+        Args:
+            spec: bands, classes, scaling, resolution.
+            folder: where the arrays are kept as files; None keeps them in memory.
+            finest_gsd_m: m a pixel.
+
+        Raises:
+            DataError: labels cannot be aligned, or hold values that are no class.
+            SceneError: the image cannot be read or lacks bands.
+        """
+        info = inspect(self._image(folder))
+        chosen = select_bands(info, spec.bands, None, spec.name)
+        grid, gsd_m = training_grid(info.grid, spec.gsd_m, finest_gsd_m)
+        labels, box = self._load_labels(info.grid, grid, spec, folder)
+        labels = labels[box]
+        ranges = stretch_ranges(info, chosen, spec)
+        image = _array(folder, f"{_safe(self.name)}.image", (len(chosen), *labels.shape))
+        row, col = box[0].start, box[1].start
+        with SceneReader(info, chosen, grid) as reader:
+            for rows, cols in blocks(*labels.shape):
+                size = rows.stop - rows.start, cols.stop - cols.start
+                pixels, valid = reader.read(row + rows.start, col + cols.start, *size)
+                image[:, rows, cols] = to_uint8(reader.fill(pixels, valid), ranges)
+                labels[rows, cols][~valid] = IGNORE
+        return LoadedScene(self.name, image, labels, gsd_m)
+
+    def _load_labels(
+        self, image_grid: Grid, grid: Grid, spec: ModelSpec, folder: Path | None
+    ) -> tuple[NDArray[np.uint8], Block]:
+        """Labels on `grid`, and the smallest box that holds all; a scene may be labelled in a corner only."""
+        format = self.label_format(spec.class_names)
+        if len(format.class_names) != len(spec.classes):
+            raise DataError(
+                f"{self.labels}: labels of {len(format.class_names)} classes "
+                f"({', '.join(format.class_names)}), the model has {len(spec.classes)}"
+            )
+        labels = _array(folder, f"{_safe(self.name)}.labels", (grid.height, grid.width))
+        with_label = np.zeros(grid.height, np.bool_), np.zeros(grid.width, np.bool_)
+        scale = grid.height / image_grid.height
+        with LabelReader(self.labels, grid, format, image_grid=image_grid) as reader:
+            for rows, cols in blocks(grid.height, grid.width):
+                found = _read_part(reader, rows, cols, self.rows, scale)
+                labels[rows, cols] = found
+                with_label[0][rows] |= (found != IGNORE).any(1)
+                with_label[1][cols] |= (found != IGNORE).any(0)
+            self._note_unknown(reader)
+        ends = []
+        for labelled in with_label:
+            (places,) = np.nonzero(labelled)
+            first, last = (int(places[0]), int(places[-1]) + 1) if places.size else (0, len(labelled))
+            ends.append(slice(first, last))
+        return labels, (ends[0], ends[1])
+
+    def rasters(self, folder: Path, class_names: tuple[str, ...] = ()) -> tuple[str, Path]:
+        """The image for prediction, and its labels on the image's own grid.
+
+        Args:
+            folder: the label raster goes there, and a VRT where bands are chosen or the CRS is missing.
+            class_names: the model's, for labels without a format of their own.
+
+        Returns:
+            what GDAL opens as the image; the label raster (uint8, 255 unlabelled or without image data).
+
+        Raises:
+            DataError: as `load`.
+        """
+        image = self._image(folder)
+        info, target = inspect(image), folder / f"{_safe(self.name)}.labels.tif"
+        grid, format = info.grid, self.label_format(class_names)
+        holes = info.has_mask or any(np.dtype(dtype).kind == "f" for dtype in info.dtypes)
+        profile = {
+            "driver": "GTiff", "height": grid.height, "width": grid.width, "count": 1, "dtype": "uint8",
+            "crs": grid.crs, "transform": grid.transform, "nodata": IGNORE, "tiled": True, "blockxsize": 512,
+            "blockysize": 512, "compress": "deflate", "bigtiff": "if_safer",
+        }  # fmt: skip
+        folder.mkdir(parents=True, exist_ok=True)
+        where = gdal_errors(DataError, str(target), "The labels cannot be written; is the disk full?")
+        bands = info.colour_bands or (1,)
+        with (
+            gdal_env(), where, open_raster(target, "w", **profile) as written,
+            LabelReader(self.labels, grid, format) as truth, SceneReader(info, bands) as reader,
+        ):  # fmt: skip
+            for rows, cols in blocks(grid.height, grid.width):
+                labels = _read_part(truth, rows, cols, self.rows, 1.0)
+                if holes:
+                    labels[~reader.read(rows.start, cols.start, *labels.shape)[1]] = IGNORE
+                written.write(labels, 1, window=Window.from_slices(rows, cols))
+            self._note_unknown(truth)
+        return image, target
+
+    def label_format(self, class_names: tuple[str, ...]) -> LabelFormat:
+        """The scene's own format, else numbers of these classes."""
+        return self.format or LabelFormat(class_names=class_names)
+
+    def _image(self, folder: Path | None) -> str:
+        """The image, by way of a VRT where bands are chosen by number or a resolution is known but no CRS."""
+        if not self.bands:
+            return str(self.image)
+        if folder is None:
+            raise ValueError(f"{self.name}: chosen bands need a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{_safe(self.name)}.vrt"
+        path.write_text(_vrt(inspect(self.image), self.bands, self.gsd_m), encoding="utf-8")
+        return str(path)
+
+    def _note_unknown(self, reader: LabelReader) -> None:
+        if reader.unknown_px:
+            import logging
+
+            logging.getLogger(__name__).warning(
+                "%s: %d px of colours that are no class; left unlabelled", self.labels, reader.unknown_px
+            )
+
+
+def training_grid(
+    grid: Grid, model_gsd_m: float | None, finest_gsd_m: float | None = None
+) -> tuple[Grid, float]:
+    """The grid that a scene is read on for training, and its ground resolution, m a pixel.
+
+    Args:
+        grid: the image's own; without CRS taken to be at the model's resolution.
+        model_gsd_m: None keeps every scene's own grid.
+        finest_gsd_m: wanted where the scene is as fine.
+    """
+    if model_gsd_m is None:
+        return grid, 1.0
+    ground = grid.gsd_m or (model_gsd_m, model_gsd_m)
+    native = float(np.sqrt(ground[0] * ground[1]))
+    target = max(native, finest_gsd_m or model_gsd_m)
+    if abs(target / native - 1) > SAME_GSD:
+        width = max(1, round(grid.width * ground[0] / target))
+        grid = grid.scaled(width=width, height=max(1, round(grid.height * ground[1] / target)))
+    return grid, target
+
+
+def stretch_ranges(
+    info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec
+) -> list[tuple[float, float]] | None:
+    """Values that become 0 and 255, band by band, as prediction scales them; None: 8 bits stay as is."""
+    dtypes = [info.dtypes[band - 1] for band in bands]
+    if all(dtype == "uint8" for dtype in dtypes):
+        return None
+    if spec.scaling == "unit":
+        kinds = [np.dtype(dtype) for dtype in dtypes]
+        return [(0.0, float(np.iinfo(kind).max) if kind.kind in "iu" else 1.0) for kind in kinds]
+    pixels, valid, _ = overview(info.path, bands, STRETCH_SIZE_PX)
+    ranges = []
+    for band in pixels:
+        values = band[valid]
+        low, high = np.percentile(values, STRETCH_PERCENTILES) if values.size else (0.0, 1.0)
+        ranges.append((float(low), float(high) if high > low else float(low) + 1))
+    return ranges
+
+
+def to_uint8(pixels: NDArray[np.generic], ranges: list[tuple[float, float]] | None) -> NDArray[np.uint8]:
+    """Stretch (bands, rows, cols) to 0 to 255, clipped."""
+    if ranges is None:
+        return pixels.astype(np.uint8, copy=False)
+    stretched = np.empty(pixels.shape, np.uint8)
+    for band, (low, high) in enumerate(ranges):
+        values = np.nan_to_num(pixels[band].astype(np.float32), nan=low)
+        stretched[band] = np.clip((values - low) * (255 / (high - low)), 0, 255).round()
+    return stretched
+
+
+def blocks(height: int, width: int) -> Iterator[Block]:
+    """Rows and columns of blocks that cover an array, row by row."""
+    across = min(width, BLOCK_PX // BLOCK_ROWS)
+    for row in range(0, height, BLOCK_ROWS):
+        for col in range(0, width, across):
+            yield slice(row, min(row + BLOCK_ROWS, height)), slice(col, min(col + across, width))
+
+
+def _read_part(
+    reader: LabelReader, rows: slice, cols: slice, part: tuple[int, int] | None, scale: float
+) -> NDArray[np.uint8]:
+    """Labels of a block, unlabelled outside the rows that count."""
+    labels = reader.read(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
+    if part is not None:
+        first, last = (min(max(round(edge * scale) - rows.start, 0), len(labels)) for edge in part)
+        labels[:first], labels[last:] = IGNORE, IGNORE
+    return labels
+
+
+def _array(folder: Path | None, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    if folder is None:
+        return np.zeros(shape, np.uint8)
+    folder.mkdir(parents=True, exist_ok=True)
+    return np.memmap(folder / name, np.uint8, "w+", shape=shape)
+
+
+def _safe(name: str) -> str:
+    """A scene's name as part of a file name."""
+    return re.sub(r"[^\w.-]+", "_", name)[:150]
+
+
+def _vrt(info: SceneInfo, bands: tuple[tuple[int, str], ...], gsd_m: float | None) -> str:
+    """A VRT of chosen bands with their names; images without CRS get metres from their upper left corner."""
+    grid, path = info.grid, Path(info.path).resolve()
+    crs, transform = grid.crs.to_wkt() if grid.crs else "", grid.transform
+    if not crs and gsd_m is not None:
+        crs, transform = LOCAL_METRES, type(transform)(gsd_m, 0, 0, 0, -gsd_m, 0)
+    lines = [f'<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">']
+    if crs:
+        lines.append(f"<SRS>{escape(crs)}</SRS>")
+    if not transform.is_identity:
+        lines.append(f"<GeoTransform>{', '.join(repr(float(v)) for v in transform.to_gdal())}</GeoTransform>")
+    for number, (band, name) in enumerate(bands, 1):
+        if not 1 <= band <= info.count:
+            raise DataError(f"{info.name}: has {info.count} bands; band {band} ({name}) is needed")
+        nodata = info.band_nodata[band - 1]
+        lines += [
+            f'<VRTRasterBand dataType="{VRT_TYPES[info.dtypes[band - 1]]}" band="{number}">',
+            f"<Description>{escape(name)}</Description>",
+            "" if nodata is None else f"<NoDataValue>{nodata!r}</NoDataValue>",
+            f'<SimpleSource><SourceFilename relativeToVRT="0">{escape(str(path))}</SourceFilename>',
+            f"<SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>",
+        ]
+    return "\n".join([*lines, "</VRTDataset>"])
