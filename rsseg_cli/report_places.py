@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from rsseg_cli.errors import RssegError
 from rsseg_cli.labels import IGNORE, LabelReader
-from rsseg_cli.raster import Grid, SceneReader, inspect, select_bands
+from rsseg_cli.raster import Area, Grid, SceneReader, inspect, select_bands
 
 if TYPE_CHECKING:
-    from rsseg_cli.scoring import TileScore
+    from rsseg_cli.score_tiles import TileScore
 
 MOST_PLACES = 12
 LEAST_LABELLED = 0.05  # share of a tile; of less one cannot tell how good the map is there
@@ -95,7 +95,7 @@ def worst_tiles(tiles: Sequence[TileScore], scenes: int, most: int = MOST_PLACES
 def read_place(tile: TileScore) -> Place:
     """Read a tile's pictures: of a large tile, the part with most wrong pixels.
 
-    Memory: the tile's classes twice, a byte a pixel, and the pictures.
+    Memory: a strip of the tile, and the pictures.
 
     Raises:
         SceneError, DataError: map or truth cannot be read.
@@ -105,22 +105,19 @@ def read_place(tile: TileScore) -> Place:
         SceneReader(info, (1,)) as map_reader,
         LabelReader(tile.truth, info.grid, tile.truth_format) as truth_reader,
     ):
-        whole = tile.row, tile.col, tile.height, tile.width
-        found = _classes(*map_reader.read(*whole))
-        truth = truth_reader.read(*whole)
-    down, across = _densest((truth != IGNORE) & (truth != found))
-    found, truth = found[down, across], truth[down, across]
-    row, col = tile.row + down.start, tile.col + across.start
-    grid = info.grid.window(row, col, *truth.shape)
+        pair = _Pair(map_reader, truth_reader, _map_table(tile), tile.area)
+        window = _densest(pair, tile)
+        found, truth = pair.read(*window)
+    grid = info.grid.window(*window)
     shrink = min(1.0, PICTURE_PX / max(truth.shape))
     size = max(1, round(truth.shape[0] * shrink)), max(1, round(truth.shape[1] * shrink))
     gsd, centre = grid.gsd_m, grid.transform * (grid.width / 2, grid.height / 2)
     return Place(
         scene=tile.scene,
-        row=row,
-        col=col,
-        height=truth.shape[0],
-        width=truth.shape[1],
+        row=window[0],
+        col=window[1],
+        height=window[2],
+        width=window[3],
         image=_picture(tile.image, grid.scaled(height=size[0], width=size[1])) if tile.image else None,
         truth=_shrunk(truth, size),
         found=_shrunk(found, size),
@@ -134,22 +131,59 @@ def read_place(tile: TileScore) -> Place:
     )
 
 
-def _classes(array: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    return np.where(valid & (array[0] <= IGNORE), array[0], IGNORE).astype(np.uint8)
+def _map_table(tile: TileScore) -> NDArray[np.uint8]:
+    """Class number of the map's values, 255 for none of the classes."""
+    return np.where(tile.class_table < len(tile.confusion), tile.class_table, np.uint8(IGNORE))
 
 
-def _densest(wrong: NDArray[np.bool_]) -> tuple[slice, slice]:
+@dataclass(frozen=True)
+class _Pair:
+    """A map and its truth, read window by window."""
+
+    map_reader: SceneReader
+    truth_reader: LabelReader
+    table: NDArray[np.uint8]
+    area: Area | None
+
+    def read(
+        self, row: int, col: int, height: int, width: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Classes of map and truth, uint8 (height, width), 255 for none."""
+        array, valid = self.map_reader.read(row, col, height, width)
+        inside = valid & (array[0] >= 0) & (array[0] <= IGNORE)
+        found = np.where(inside, self.table[np.where(inside, array[0], 0).astype(np.uint8)], np.uint8(IGNORE))
+        truth = self.truth_reader.read(row, col, height, width)
+        if self.area is not None:
+            inside = self.area.mask(self.map_reader.grid.window(row, col, height, width))
+            truth = np.where(inside, truth, np.uint8(IGNORE))
+        return found, truth
+
+
+def _densest(pair: _Pair, tile: TileScore) -> tuple[int, int, int, int]:
     """The window of at most PLACE_PX a side with most wrong pixels, in steps of CELL_PX."""
-    height, width = wrong.shape
-    rows, cols = min(height, PLACE_PX), min(width, PLACE_PX)
-    sums = np.zeros((height + 1, width + 1), np.int32)
-    np.cumsum(np.cumsum(wrong, 0, dtype=np.int32), 1, out=sums[1:, 1:])
-    top = np.unique([*range(0, height - rows + 1, CELL_PX), height - rows])[:, None]
-    left = np.unique([*range(0, width - cols + 1, CELL_PX), width - cols])[None]
-    counts = sums[top + rows, left + cols] - sums[top, left + cols] - sums[top + rows, left] + sums[top, left]
-    row, col = np.unravel_index(int(counts.argmax()), counts.shape)
-    first_row, first_col = int(top[row, 0]), int(left[0, col])
-    return slice(first_row, first_row + rows), slice(first_col, first_col + cols)
+    rows, cols = min(tile.height, PLACE_PX), min(tile.width, PLACE_PX)
+    if (rows, cols) == (tile.height, tile.width):
+        return tile.row, tile.col, rows, cols
+    counts = np.concatenate(
+        [
+            _cells(*pair.read(tile.row + top, tile.col, min(PLACE_PX, tile.height - top), tile.width))
+            for top in range(0, tile.height, PLACE_PX)
+        ]
+    )
+    down, across = min(len(counts), PLACE_PX // CELL_PX), min(counts.shape[1], PLACE_PX // CELL_PX)
+    sums = np.pad(counts.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    windows = sums[down:, across:] - sums[:-down, across:] - sums[down:, :-across] + sums[:-down, :-across]
+    place = np.unravel_index(int(windows.argmax()), windows.shape)
+    row = min(int(place[0]) * CELL_PX, tile.height - rows)
+    col = min(int(place[1]) * CELL_PX, tile.width - cols)
+    return tile.row + row, tile.col + col, rows, cols
+
+
+def _cells(found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Wrong pixels by cells of CELL_PX a side."""
+    wrong = ((truth != IGNORE) & (truth != found)).astype(np.int64)
+    rows, cols = (np.arange(0, side, CELL_PX) for side in wrong.shape)
+    return np.add.reduceat(np.add.reduceat(wrong, rows, 0), cols, 1)
 
 
 def _shrunk(classes: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:

@@ -16,9 +16,9 @@ h1 { font-size: 28px; line-height: 1.2; margin: 0 0 6px; font-weight: 650; lette
 h2 { font-size: 18px; margin: 48px 0 4px; font-weight: 650; }
 p { margin: 0 0 14px; max-width: 76ch; } .note, .lead { color: var(--muted); } .note { font-size: 13.5px; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 1px;
-  margin: 26px 0 0; background: var(--line); border: 1px solid var(--line); border-radius: 6px;
+  margin: 26px 0 0; border: 1px solid var(--line); border-radius: 6px;
   overflow: hidden; }
-.cards div { background: var(--paper); padding: 14px 18px 12px; }
+.cards div { box-shadow: 0 0 0 1px var(--line); padding: 14px 18px 12px; }
 .cards b { display: block; font-size: 28px; line-height: 1.15; font-weight: 620; letter-spacing: -.01em; }
 .cards span { color: var(--muted); font-size: 13px; }
 .scroll { overflow-x: auto; }
@@ -41,6 +41,7 @@ th:first-child { text-align: left; padding-left: 0; } tbody th { font-weight: 50
 .matrix .total { color: var(--muted); text-align: right; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 20px 28px; }
 .versus { display: grid; grid-template-columns: auto minmax(320px, 1fr); gap: 20px 36px; align-items: start; }
+.versus figure { max-width: 520px; }
 figure { margin: 0; } figcaption { font-size: 14px; }
 svg { display: block; width: 100%; height: auto; overflow: visible; }
 svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", Arial, sans-serif;
@@ -78,7 +79,8 @@ footer { margin-top: 48px; padding-top: 12px; border-top: 1px solid var(--line);
 @media (max-width: 640px) { .triplet { grid-template-columns: 1fr; } }
 @media print { :root { --paper: #fff; --panel: #f3f4f5; --ink: #000; --muted: #444; --line: #ccc;
     --right: 38, 111, 168; --wrong: 200, 82, 40; --edge: rgba(0, 0, 0, .28); }
-  body { font-size: 11pt; } main { max-width: none; padding: 0; } h2 { break-after: avoid; margin-top: 28px; }
+  body { font-size: 11pt; } main { max-width: none; padding: 0; } h2 { margin-top: 28px; }
+  h2, h2 + p { break-after: avoid; } .cards { grid-template-columns: repeat(3, 1fr); }
   table, .charts figure { break-inside: avoid; } .scroll { overflow: visible; }
   .triplet { grid-template-columns: repeat(3, 1fr); } }
 """

@@ -64,7 +64,7 @@ def confusion_table(confusion: NDArray[np.int64], classes: Sequence[ClassSpec]) 
 
 
 def _plain_head(classes: Sequence[ClassSpec], index: int) -> str:
-    return swatch(classes[index]) if index < len(classes) else "no class"
+    return swatch(classes[index]) if index < len(classes) else "none of these"
 
 
 def _cell(count: int, whole: int, right: bool, truth: str, found: str) -> str:

@@ -18,7 +18,7 @@ def swatch(item: ClassSpec) -> str:
 
 
 def swatch_of(classes: Sequence[ClassSpec], index: int) -> str:
-    return swatch(classes[index]) if index < len(classes) else "no class"
+    return swatch(classes[index]) if index < len(classes) else "none of these"
 
 
 def score_text(value: float | None) -> str:
@@ -38,4 +38,4 @@ def legend_items(classes: Sequence[ClassSpec]) -> str:
 
 
 def class_name(classes: Sequence[ClassSpec], index: int) -> str:
-    return classes[index].name if index < len(classes) else "no class"
+    return classes[index].name if index < len(classes) else "none of these"

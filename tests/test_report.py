@@ -4,48 +4,40 @@ import base64
 import io
 import json
 import re
-from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from rasterio.transform import Affine
+from shapely import box
 
 from rsseg_cli.compare import compare
 from rsseg_cli.errors import OutputError
 from rsseg_cli.labels import LabelFormat
+from rsseg_cli.raster import Area
 from rsseg_cli.report import check_report_folder, write_report
 from rsseg_cli.report_places import read_place, worst_tiles
+from rsseg_cli.score_tiles import TileScore
+from rsseg_cli.scoring import ScoreResult
 from rsseg_cli.weights.spec import ClassSpec
 
 CLASSES = (ClassSpec("roof", (214, 69, 65)), ClassSpec("<script>alert(1)</script>", (76, 145, 65)))
 NAMES = tuple(item.name for item in CLASSES)
-FORMAT = LabelFormat(class_names=NAMES)
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
-@dataclass(frozen=True)
-class Tile:
-    scene: str
-    predicted: Path
-    truth: Path
-    image: Path | None
-    row: int
-    col: int
-    height: int
-    width: int
-    confusion: Any
-    truth_format: LabelFormat = FORMAT
+def tile_score(scene, predicted, truth, image, row, col, height, width, confusion, area=None):
+    return TileScore(
+        scene=scene, predicted=predicted, truth=truth, image=image, row=row, col=col, height=height,
+        width=width, confusion=confusion, bounds=None, area=area, truth_format=LabelFormat(class_names=NAMES),
+        class_table=np.minimum(np.arange(256), 2).astype(np.uint8),
+    )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Result:
-    scores: dict[str, Any]
-    confusion: Any
-    tiles: list[Tile]
+def score_result(scores, confusion, tiles):
+    return ScoreResult(scores=scores, confusion=confusion, tiles=tiles)
 
 
 def count(truth, found):
@@ -86,7 +78,7 @@ def scored(make_raster):
         "predicted": make_raster("map.tif", array=found[None], nodata=255),
     }
     tiles = [
-        Tile(
+        tile_score(
             scene="north",
             row=0,
             col=col,
@@ -98,7 +90,7 @@ def scored(make_raster):
         for col in (0, 128)
     ]
     confusion = sum(tile.confusion for tile in tiles)
-    return Result(scores(confusion), confusion, tiles), smooth, truth, found
+    return score_result(scores(confusion), confusion, tiles), smooth, truth, found
 
 
 class Page(HTMLParser):
@@ -256,7 +248,7 @@ def test_a_report_is_not_replaced_unless_asked(scored, tmp_path):
 def test_worst_tiles_are_spread_over_scenes_and_need_labels():
     def tile(scene, row, wrong, right=100):
         matrix = np.array([[right, wrong, 0], [0, 0, 0]])
-        return Tile(scene, Path(), Path(), None, row, 0, 20, 20, matrix)
+        return tile_score(scene, Path(), Path(), None, row, 0, 20, 20, matrix)
 
     tiles = [tile("a", row, 50 + row) for row in range(5)] + [
         tile("b", 0, 10),
@@ -282,7 +274,7 @@ def test_of_a_large_tile_the_worst_part_is_shown(make_raster):
     found[0, 10, :] = 1
     image = make_raster("i.tif", shape=(1200, 1500), crs=None)
     paths = [make_raster(f"{k}.tif", array=array, crs=None) for k, array in enumerate((found, truth))]
-    place = read_place(Tile("a", *paths, image, 0, 0, 1200, 1500, count(truth[0], found[0])))
+    place = read_place(tile_score("a", *paths, image, 0, 0, 1200, 1500, count(truth[0], found[0])))
     assert (place.height, place.width) == (512, 512)
     assert 760 - 512 <= place.row <= 700
     assert 1000 - 512 <= place.col <= 900
@@ -290,6 +282,15 @@ def test_of_a_large_tile_the_worst_part_is_shown(make_raster):
     assert place.found.shape == place.truth.shape == (384, 384)
     assert place.found.mean() == pytest.approx(6000 / 512**2, rel=0.05)
     assert (place.crs, place.centre, place.lonlat, place.width_m) == ("", None, None, None)
+
+
+def test_ground_outside_the_scored_area_is_shown_as_unlabelled(make_raster):
+    truth = np.zeros((1, 60, 80), np.uint8)
+    paths = [make_raster(f"{k}.tif", array=truth + 1 - k) for k in range(2)]
+    left = Area([box(500000, 4999970, 500010, 5000000)])  # the first 20 columns
+    place = read_place(tile_score("a", *paths, None, 0, 0, 60, 80, np.array([[0, 1200, 0], [0, 0, 0]]), left))
+    assert (place.truth[:, :20] == 0).all()
+    assert (place.truth[:, 20:] == 255).all()
 
 
 @pytest.mark.parametrize("kind", ["one band", "uint16", "five bands", "other grid", "no image"])
@@ -304,21 +305,21 @@ def test_images_of_any_kind_are_shown_or_left_out(make_raster, tmp_path, kind):
         "other grid": lambda: make_raster("i.tif", transform=moved),
         "no image": lambda: None,
     }[kind]()
-    tile = Tile("a", found, truth, image, 0, 0, 60, 80, count(labels[0], labels[0] + 1))
+    tile = tile_score("a", found, truth, image, 0, 0, 60, 80, count(labels[0], labels[0] + 1))
     place = read_place(tile)
     if kind in ("other grid", "no image"):
         assert place.image is None
     else:
         assert place.image.shape == (60, 80, 3)
         assert place.image.max() > 200 > 60 > place.image.min()
-    result = Result(scores(tile.confusion), tile.confusion, [tile])
+    result = score_result(scores(tile.confusion), tile.confusion, [tile])
     page = Page(write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8"))
     assert ("no image on the grid of the map" in page.text) == (place.image is None)
 
 
 def test_a_perfect_map_has_no_worst_place(make_raster, tmp_path):
-    tile = Tile("a", Path("gone"), Path("gone"), None, 0, 0, 10, 10, np.array([[100, 0, 0], [0, 0, 0]]))
-    result = Result(scores(tile.confusion), tile.confusion, [tile])
+    tile = tile_score("a", Path("gone"), Path("gone"), None, 0, 0, 10, 10, np.array([[100, 0, 0], [0, 0, 0]]))
+    result = score_result(scores(tile.confusion), tile.confusion, [tile])
     page = Page(write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8"))
     assert "every labelled pixel is right" in page.text
     assert not page.pictures

@@ -1,0 +1,218 @@
+"""A model's scores on labelled scenes: the maps that `predict` makes of whole images, against the truth."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rsseg_cli.class_names import plain
+from rsseg_cli.config import PredictConfig
+from rsseg_cli.errors import DataError
+from rsseg_cli.labels import LabelFormat
+from rsseg_cli.pipeline import predict
+from rsseg_cli.report_places import Place, read_place, worst_tiles
+from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult, TileScore
+
+if TYPE_CHECKING:
+    from rsseg_cli.datasets import LabelledData, Source
+    from rsseg_cli.weights.registry import TrainedModel
+    from rsseg_cli.weights.spec import ModelSpec
+
+SAID = "rsseg_cli.scoring"  # warns of classes for every map; `check_classes` has said it once
+_log = logging.getLogger("rsseg_cli")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceDone:
+    """A scene that was mapped and scored.
+
+    Attributes:
+        name: of the scene.
+        number, sources: it is the first, second, ... of so many.
+        pixels: of the map.
+        seconds: wall time, s.
+    """
+
+    name: str
+    number: int
+    sources: int
+    pixels: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Scores of a model, and pictures of its worst places, as the maps themselves are gone."""
+
+    result: ScoreResult
+    places: tuple[Place, ...]
+
+
+Progress = Callable[[SourceDone], None]
+
+
+def evaluate(
+    model: TrainedModel,
+    data: LabelledData,
+    split: str,
+    *,
+    config: PredictConfig | None = None,
+    score: ScoreConfig | None = None,
+    places: bool = True,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Map every scene of a part of the data as `predict` does, and score the maps.
+
+    Classes of model and data are matched by name; scores stand in the order of the data. Of the maps one at
+    a time lies on disk, in the system's folder for temporary files, with its labels; the pictures of the
+    worst places so far are kept in memory, so that none is needed twice.
+
+    Args:
+        model: network and spec.
+        data: of `open_data`.
+        split: train, val or test.
+        config: how scenes are tiled and run.
+        score: classes in the order of the data, protocol, widths; `score_config(data)` by default.
+        places: read pictures of the worst places.
+        progress: called after every scene.
+
+    Raises:
+        DataError: the part is empty, or the data have classes that the model does not know.
+        SceneError, ModelError: a scene cannot be read, or does not fit the model.
+    """
+    sources = sources_of(data, split)
+    check_classes(model.spec, data)
+    truth_format = LabelFormat(class_names=data.class_names)
+    scorer = Scorer(score or score_config(data))
+    kept: dict[tuple[str, int, int], Place] = {}
+    worst: list[TileScore] = []
+    with _each_note_once():
+        for number, source in enumerate(sources, 1):
+            start = time.monotonic()
+            with tempfile.TemporaryDirectory(prefix="rsseg-eval-") as folder:
+                image, truth = source.rasters(Path(folder))
+                found = Path(folder) / "map.tif"
+                pixels = predict(image, found, model=model, config=config).pixels
+                scorer.add(source.name, found, truth, truth_format=truth_format, image=image)
+                if places:
+                    worst = worst_tiles([*worst, *scorer.tiles_of(source.name)], len(sources))
+                    kept = {_key(tile): kept.get(_key(tile)) or read_place(tile) for tile in worst}
+            if progress is not None:
+                seconds = time.monotonic() - start
+                progress(
+                    SourceDone(
+                        name=source.name, number=number, sources=len(sources), pixels=pixels, seconds=seconds
+                    )
+                )
+    return Evaluation(result=scorer.result(), places=tuple(kept.values()))
+
+
+def _key(tile: TileScore) -> tuple[str, int, int]:
+    return tile.scene, tile.row, tile.col
+
+
+def score_config(
+    data: LabelledData, *, erode_px: int | None = None, widths_px: Sequence[int] = ()
+) -> ScoreConfig:
+    """The protocol of the data, with borders eroded and bands of other widths where these are given."""
+    protocol = data.protocol
+    if erode_px is not None:
+        protocol = dataclasses.replace(protocol, erode_px=erode_px)
+    config = ScoreConfig(classes=data.classes, protocol=protocol)
+    return dataclasses.replace(config, boundary_widths_px=tuple(widths_px)) if widths_px else config
+
+
+def sources_of(data: LabelledData, split: str) -> tuple[Source, ...]:
+    """Scenes of a part of the data.
+
+    Raises:
+        DataError: there are none.
+    """
+    sources = tuple(data.split(split))
+    if sources:
+        return sources
+    counts = Counter(source.split for source in data.sources)
+    found = ", ".join(f"{name} {number}" for name, number in sorted(counts.items())) or "none at all"
+    raise DataError(
+        f"{data.name or 'data'}: no scene in the part {split!r} (scenes found: {found}). Pass another "
+        "--split, or name scenes with --val or --test"
+    )
+
+
+def check_classes(spec: ModelSpec, data: LabelledData) -> None:
+    """Every class of the data must be one of the model's, by name; more classes of the model are warned of.
+
+    Raises:
+        DataError: the data have classes that the model does not know.
+    """
+    of_model, of_data = ({plain(name) for name in names} for names in (spec.class_names, data.class_names))
+    unknown = [name for name in data.class_names if plain(name) not in of_model]
+    unused = [name for name in spec.class_names if plain(name) not in of_data]
+    if unknown:
+        raise DataError(
+            f"{data.name or 'data'}: classes that model {spec.name!r} does not have: {', '.join(unknown)}; "
+            f"classes of the model that the data do not have: {', '.join(unused) or 'none'}. Name the "
+            "classes of the labels as the model does, in the order of the labels, with --classes; or use "
+            "another model"
+        )
+    if unused:
+        _log.warning(
+            "model %r has classes that the data do not have: %s; what is mapped so counts as wrong",
+            spec.name,
+            ", ".join(unused),
+        )
+
+
+@contextmanager
+def _each_note_once() -> Iterator[None]:
+    """Of notes that differ in names and numbers alone the first is told, and how many were like it."""
+    once = _Once()
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "rsseg_cli"]
+    filters: list[tuple[logging.Logger, logging.Filter]] = []
+    filters += [(logging.getLogger(name), once) for name in names if name != SAID]
+    filters.append((logging.getLogger(SAID), _Silence()))
+    for logger, own in filters:
+        logger.addFilter(own)
+    try:
+        yield
+    finally:
+        for logger, own in filters:
+            logger.removeFilter(own)
+    for message, count in once.more():
+        _log.warning("%d more scenes like this: %s", count, message)
+
+
+class _Silence(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return False
+
+
+class _Once(logging.Filter):
+    """Lets the first warning of a kind through and counts the others; less than warnings not at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno < logging.WARNING:
+            return False
+        message = record.getMessage()
+        kind = re.sub(r"\d+(\.\d+)?", "0", message.partition(": ")[2] or message)
+        self._first.setdefault(kind, message)
+        self._counts[kind] += 1
+        return self._counts[kind] == 1
+
+    def more(self) -> list[tuple[str, int]]:
+        """Messages that were told once, and how often they were not told."""
+        return [(self._first[kind], count - 1) for kind, count in self._counts.items() if count > 1]
