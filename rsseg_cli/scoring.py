@@ -1,0 +1,371 @@
+"""Score maps against labels, block by block: memory does not grow with the scene."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_cli.boundary import BoundaryCounts, check_widths, halo_px, means, near_border
+from rsseg_cli.class_names import plain, read_class_names
+from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.label_format import UNLABELLED_NAMES
+from rsseg_cli.labels import LabelFormat, LabelReader
+from rsseg_cli.metrics import UNLABELLED, ScoringProtocol, scores_of
+from rsseg_cli.raster import Area, SceneReader, inspect
+from rsseg_cli.score_tiles import MAX_TILES, SceneTiles, TileBook, TileScore
+from rsseg_cli.weights.spec import MAX_CLASSES, ClassSpec
+
+__all__ = ["MapReader", "ScoreConfig", "ScoreResult", "Scorer", "TileScore"]
+
+logger = logging.getLogger(__name__)
+MAX_ERODE_PX = 64
+SAME_GSD = 0.01  # ground resolutions closer than this share their widths in metres
+Labels = NDArray[np.uint8]
+Window = tuple[int, int, int, int]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreConfig:
+    """What is scored, and how.
+
+    Attributes:
+        classes: N; class k of the labels is classes[k].
+        protocol: what counts in the means, and how far labels are eroded. Boundaries are scored on the labels
+            as they are: where those near borders are left out, there is nothing to score.
+        boundary_widths_px: distances from a border, px.
+        tile_size: side of the tiles that are scored one by one, px; doubles where there would be more than
+            `max_tiles`.
+        block_size: side of what is read at once, px; changes no score.
+    """
+
+    classes: tuple[ClassSpec, ...]
+    protocol: ScoringProtocol = field(default_factory=ScoringProtocol)
+    boundary_widths_px: tuple[int, ...] = (1, 3, 5, 10)
+    tile_size: int = 512
+    max_tiles: int = MAX_TILES
+    block_size: int = 1024
+
+    def __post_init__(self) -> None:
+        names = [plain(name) for name in self.names]
+        if not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+            raise UsageError(f"classes {', '.join(self.names)}: needs 1 to {MAX_CLASSES}, each once")
+        try:
+            object.__setattr__(self, "boundary_widths_px", check_widths(self.boundary_widths_px))
+        except ValueError as err:
+            raise UsageError(f"--boundary-widths: {err}") from err
+        unknown = [name for name in self.protocol.out_of_means if plain(name) not in names]
+        if unknown or len(self.protocol.out_of_means) >= len(names):
+            raise UsageError(
+                f"{', '.join(unknown or self.protocol.out_of_means)} cannot be left out of the means of "
+                f"{', '.join(self.names)}"
+            )
+        if not 0 <= self.protocol.erode_px <= MAX_ERODE_PX:
+            raise UsageError(f"--erode {self.protocol.erode_px}: needs 0 to {MAX_ERODE_PX} px")
+        if min(self.tile_size, self.block_size, self.max_tiles) < 1:
+            raise UsageError("tile_size, block_size and max_tiles need 1 or more")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(item.name for item in self.classes)
+
+    @property
+    def out_of_means(self) -> tuple[int, ...]:
+        """Numbers of the classes that the means leave out."""
+        left_out = {plain(name) for name in self.protocol.out_of_means}
+        return tuple(index for index, name in enumerate(self.names) if plain(name) in left_out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreResult:
+    """Scores of one or more maps.
+
+    Attributes:
+        scores: in types that JSON has, None where a score is not defined (of a class that occurs nowhere):
+            `miou`, `mean_f1`, `overall_accuracy`, `kappa`;
+            `classes`: a list, in order, of `name`, `iou`, `f1`, `precision`, `recall`, `pixels` (true ones);
+            `boundary`: `wfm`, `widths_px`, `widths_m` (None without a ground resolution, or with several),
+            `boundary_iou` and `trimap_accuracy`, each with `mean` (over classes; a value for each width) and
+            `classes` (name to a value for each width), the latter also with `overall` (of all pixels);
+            `pixels`: that were scored; `pixels_outside_classes`: of these, mapped as none of the classes;
+            `unlabelled_share`: of all pixels looked at, 0 to 1.
+            WFm is the mean over maps; all else is from counts over all maps together.
+        confusion: int64 (N, N + 1), true classes by mapped ones; the last column is none of the classes.
+        tiles: in the order of the maps, row-major.
+    """
+
+    scores: dict[str, Any]
+    confusion: NDArray[np.int64]
+    tiles: list[TileScore]
+
+
+class MapReader:
+    """Reads a class raster as class numbers.
+
+    Values are brought to the classes by name where the raster names them, else they are class numbers. What
+    is none of the classes, or without data, is N.
+
+    Raises:
+        SceneError: it cannot be opened.
+        DataError: it is no class raster, or none of its classes is known.
+    """
+
+    def __init__(self, path: str | Path, class_names: tuple[str, ...]) -> None:
+        self.info = inspect(path)
+        self.grid = self.info.grid
+        self.table = _class_table(self.info.name, read_class_names(path), class_names)
+        bands = self.info.colour_bands
+        if len(bands) != 1 or np.dtype(self.info.dtypes[bands[0] - 1]).kind not in "iu":
+            dtypes = ", ".join(dict.fromkeys(self.info.dtypes))
+            raise DataError(
+                f"{self.info.name}: {self.info.count} bands of {dtypes}; needs one band of class numbers, as "
+                "`rsseg predict` writes it"
+            )
+        self.none = len(class_names)
+        self._reader = SceneReader(self.info, bands)
+
+    def __enter__(self) -> MapReader:
+        self._reader.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.__exit__(kind, error, trace)
+
+    def read(self, row: int, col: int, height: int, width: int) -> Labels:
+        """uint8 (height, width): class numbers, N for none of the classes."""
+        (values,), valid = self._reader.read(row, col, height, width)
+        if values.dtype != np.uint8:
+            valid = valid & (values >= 0) & (values < len(self.table))
+            values = np.where(valid, values, 0).astype(np.uint8)
+        return np.where(valid, self.table[values], np.uint8(self.none))
+
+
+class Scorer:
+    """Adds up the scores of maps.
+
+    Args:
+        progress: called with blocks done and blocks in all of the map at hand.
+    """
+
+    def __init__(self, config: ScoreConfig, progress: Progress | None = None) -> None:
+        self.config = config
+        self._progress = progress
+        count = len(config.classes)
+        self._confusion = np.zeros((count, count + 1), np.int64)
+        self._boundary = BoundaryCounts(classes=count, widths=config.boundary_widths_px)
+        self._tiles = TileBook(config.tile_size, count, config.max_tiles)
+        self._wfm: list[float] = []
+        self._gsd_m: list[float | None] = []
+        self._pixels = 0
+
+    def add(
+        self,
+        name: str,
+        predicted: str | Path,
+        truth: str | Path,
+        *,
+        truth_format: LabelFormat | None = None,
+        image: str | Path | None = None,
+        window: Window | None = None,
+        area: Area | None = None,
+    ) -> list[TileScore]:
+        """Score a map on its own grid.
+
+        Args:
+            name: of the scene.
+            predicted: class raster.
+            truth: label raster or polygons, in any CRS; where they end, ground is unlabelled.
+            truth_format: what the labels mean; class numbers by default.
+            image: the scene, for pictures of it.
+            window: (row, col, height, width) of the map, px; what lies outside is not looked at.
+            area: in the map's CRS; pixels outside are not looked at.
+
+        Returns:
+            the map's tiles.
+
+        Raises:
+            SceneError, DataError: the map or the labels cannot be read, or do not fit the classes.
+        """
+        format = truth_format or LabelFormat(class_names=self.config.names)
+        if format.class_names != self.config.names:
+            raise ValueError(f"labels of {format.class_names}, scores of {self.config.names}")
+        counts = BoundaryCounts(classes=len(self.config.classes), widths=self.config.boundary_widths_px)
+        with ExitStack() as stack:
+            mapped = stack.enter_context(MapReader(predicted, self.config.names))
+            labels = stack.enter_context(LabelReader(truth, mapped.grid, format))
+            window = window or (0, 0, mapped.grid.height, mapped.grid.width)
+            tiles = SceneTiles(
+                name=name, image=image, predicted=predicted, truth=truth, truth_format=format,
+                class_table=mapped.table, grid=mapped.grid, window=window, area=area,
+                size=self.config.tile_size,
+            )  # fmt: skip
+            self._tiles.open(tiles)
+            self._add_blocks(_Blocks(mapped, labels, window, area), tiles, counts)
+        self._boundary.merge(counts)
+        self._wfm.append(counts.wfm())
+        gsd_m = mapped.grid.gsd_m
+        self._gsd_m.append(None if gsd_m is None else math.sqrt(gsd_m[0] * gsd_m[1]))
+        return list(tiles.scores())
+
+    def _add_blocks(self, blocks: _Blocks, tiles: SceneTiles, counts: BoundaryCounts) -> None:
+        erode = self.config.protocol.erode_px
+        halo = max(halo_px(counts.widths), erode)
+        windows = list(blocks.windows(self.config.block_size))
+        for done, (row, col, height, width) in enumerate(windows, 1):
+            labels, pixels = blocks.labels(row, col, height, width, halo)
+            self._pixels += pixels
+            core = slice(halo, halo + height), slice(halo, halo + width)
+            if (labels[core] != UNLABELLED).any():
+                mapped = blocks.mapped(row, col, height, width, halo)
+                counts.add(mapped, labels, core)
+                kept = labels[core]
+                if erode:
+                    kept = np.where(near_border(labels, erode)[core], np.uint8(UNLABELLED), kept)
+                self._confusion += tiles.add(row, col, mapped[core], kept)
+            if self._progress is not None:
+                self._progress(done, len(windows))
+
+    def tiles_of(self, name: str) -> list[TileScore]:
+        """Tiles of a map that was added, row-major, as large as they are at present."""
+        return self._tiles.scores_of(name)
+
+    def result(self) -> ScoreResult:
+        """Scores of all maps added so far.
+
+        Raises:
+            DataError: no pixel of them has a label.
+        """
+        if not self._confusion.any():
+            raise DataError(
+                "no pixel of the map has a label: truth and map do not overlap, or all of it is unlabelled. "
+                "Check their CRS and extent (gdalinfo, ogrinfo)"
+            )
+        return ScoreResult(
+            scores=_without_nan(self._scores()), confusion=self._confusion.copy(), tiles=self._tiles.scores()
+        )
+
+    def _scores(self) -> dict[str, Any]:
+        matrix, config = self._confusion, self.config
+        scores: dict[str, Any] = scores_of(matrix, config.out_of_means)
+        by_class = {key: scores.pop(key) for key in ("iou", "f1", "precision", "recall")}
+        scores["classes"] = [
+            {"name": name, **{key: values[index] for key, values in by_class.items()}, "pixels": int(pixels)}
+            for index, (name, pixels) in enumerate(zip(config.names, matrix.sum(1), strict=True))
+        ]
+        known = [wfm for wfm in self._wfm if not math.isnan(wfm)]
+        scores["boundary"] = {
+            "wfm": sum(known) / len(known) if known else math.nan,
+            "widths_px": list(config.boundary_widths_px),
+            "widths_m": self._widths_m(),
+            "boundary_iou": self._by_width(self._boundary.boundary_iou()),
+            "trimap_accuracy": {
+                "overall": self._boundary.overall_trimap_accuracy().tolist(),
+                **self._by_width(self._boundary.trimap_accuracy()),
+            },
+        }
+        pixels = int(matrix.sum())
+        scores["pixels"] = pixels
+        scores["pixels_outside_classes"] = int(matrix[:, -1].sum())
+        scores["unlabelled_share"] = 1 - pixels / self._pixels
+        return scores
+
+    def _by_width(self, values: NDArray[np.float64]) -> dict[str, Any]:
+        counted = np.setdiff1d(np.arange(len(values)), self.config.out_of_means)
+        classes = {name: row.tolist() for name, row in zip(self.config.names, values, strict=True)}
+        return {"mean": means(values, counted), "classes": classes}
+
+    def _widths_m(self) -> list[float] | None:
+        known = [gsd_m for gsd_m in self._gsd_m if gsd_m is not None]
+        if len(known) < len(self._gsd_m) or max(known) > (1 + SAME_GSD) * min(known):
+            return None
+        return [width * sum(known) / len(known) for width in self.config.boundary_widths_px]
+
+
+class _Blocks:
+    """Labels and map of a window with what lies around, unknown beyond the window."""
+
+    def __init__(self, mapped: MapReader, labels: LabelReader, window: Window, area: Area | None) -> None:
+        self._mapped, self._labels, self._window, self._area = mapped, labels, window, area
+
+    def windows(self, size: int) -> Iterator[Window]:
+        """(row, col, height, width) from the window's upper left."""
+        _, _, height, width = self._window
+        for row, col in itertools.product(range(0, height, size), range(0, width, size)):
+            yield row, col, min(size, height - row), min(size, width - col)
+
+    def labels(self, row: int, col: int, height: int, width: int, halo: int) -> tuple[Labels, int]:
+        """Labels of a block and `halo` px around it; pixels of the block that lie in the area."""
+        part, place = self._part(row, col, height, width, halo)
+        labels = np.full((height + 2 * halo, width + 2 * halo), UNLABELLED, np.uint8)
+        labels[place] = self._labels.read(*part)
+        if self._area is None:
+            return labels, height * width
+        inside = np.zeros(labels.shape, np.bool_)
+        inside[place] = self._area.mask(self._mapped.grid.window(*part))
+        labels[~inside] = UNLABELLED
+        return labels, int(np.count_nonzero(inside[halo : halo + height, halo : halo + width]))
+
+    def mapped(self, row: int, col: int, height: int, width: int, halo: int) -> Labels:
+        """Class numbers of the map, likewise."""
+        part, place = self._part(row, col, height, width, halo)
+        mapped = np.full((height + 2 * halo, width + 2 * halo), self._mapped.none, np.uint8)
+        mapped[place] = self._mapped.read(*part)
+        return mapped
+
+    def _part(
+        self, row: int, col: int, height: int, width: int, halo: int
+    ) -> tuple[Window, tuple[slice, slice]]:
+        """What of a block with its halo lies in the window: where in the map, and where in the block."""
+        top, left, rows, cols = self._window
+        first_row, first_col = max(row - halo, 0), max(col - halo, 0)
+        size = min(row + height + halo, rows) - first_row, min(col + width + halo, cols) - first_col
+        down, across = first_row - row + halo, first_col - col + halo
+        part = top + first_row, left + first_col, *size
+        return part, (slice(down, down + size[0]), slice(across, across + size[1]))
+
+
+def _class_table(where: str, names: Mapping[int, str], class_names: tuple[str, ...]) -> Labels:
+    """uint8 (256,): class number of a map's values, N for none of the classes."""
+    table = np.full(256, len(class_names), np.uint8)
+    if not names:
+        table[: len(class_names)] = np.arange(len(class_names))
+        return table
+    known = {plain(name): index for index, name in enumerate(class_names)}
+    strange = []
+    for value, name in names.items():
+        if plain(name) in known:
+            table[value] = known[plain(name)]
+        elif plain(name) not in UNLABELLED_NAMES:
+            strange.append(name)
+    if (table == len(class_names)).all():
+        raise DataError(
+            f"{where}: its classes are {', '.join(names.values())}; none of them is one of "
+            f"{', '.join(class_names)}. Pass --classes, or other truth"
+        )
+    if strange:
+        logger.warning(
+            "%s: %s is none of %s; what is mapped so counts as wrong", where, ", ".join(strange),
+            ", ".join(class_names),
+        )  # fmt: skip
+    return table
+
+
+def _without_nan(values: Any) -> Any:
+    """JSON has no NaN: None in its place."""
+    if isinstance(values, dict):
+        return {key: _without_nan(value) for key, value in values.items()}
+    if isinstance(values, list):
+        return [_without_nan(value) for value in values]
+    return None if isinstance(values, float) and math.isnan(values) else values
