@@ -1,0 +1,243 @@
+"""Score one map against one file of truth: which classes there are, and which values mean them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rsseg_cli.class_names import plain, read_class_colours, read_class_names, read_scene_name
+from rsseg_cli.class_table import ClassTable, read_classes
+from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.label_format import IGNORE, UNLABELLED_NAMES, LabelFormat
+from rsseg_cli.labels import is_vector
+from rsseg_cli.metrics import ScoringProtocol
+from rsseg_cli.raster import Area, Grid, inspect, read_area, window_of_bbox
+from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult
+from rsseg_cli.weights.spec import ClassSpec, class_specs
+
+logger = logging.getLogger(__name__)
+Bbox = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairConfig:
+    """How a map is scored against a file of truth.
+
+    Attributes:
+        classes: `a,b,c` or a JSON file, in the order of the truth's values, and of the map's where it has no
+            names; "" takes the names that the map carries.
+        boundary_widths_px: see `ScoreConfig`.
+        erode_px: labels this near to a border between classes are left out of all scores but the boundaries'.
+        out_of_means: names of classes that do not enter the means.
+        field, vector_class, outside: see `LabelFormat`.
+        bbox: left, bottom, right, top in the map's CRS; what lies outside is not looked at.
+        aoi: vector file; what lies outside its polygons is not looked at.
+        image: the scene that was mapped, for pictures; "" takes the one that the map names, if it is there.
+    """
+
+    classes: str = ""
+    boundary_widths_px: tuple[int, ...] = (1, 3, 5, 10)
+    erode_px: int = 0
+    out_of_means: tuple[str, ...] = ()
+    field: str = ""
+    vector_class: str = ""
+    outside: str = ""
+    bbox: Bbox | None = None
+    aoi: Path | None = None
+    image: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairScore:
+    """Scores of a map, and the classes that they are of, in order."""
+
+    result: ScoreResult
+    classes: tuple[ClassSpec, ...]
+
+
+def score_pair(
+    predicted: str, truth: str, config: PairConfig, progress: Callable[[int, int], None] | None = None
+) -> PairScore:
+    """Score the class raster `predicted` against labels or polygons.
+
+    Classes of map and truth are brought together by name where both carry names.
+
+    Raises:
+        SceneError, DataError: a file cannot be read, or map and truth do not fit each other.
+        UsageError: an option does not fit.
+    """
+    grid = inspect(predicted).grid
+    names = {
+        value: name
+        for value, name in read_class_names(predicted).items()
+        if plain(name) not in UNLABELLED_NAMES
+    }
+    table = read_classes(config.classes) if config.classes else _table_of_map(predicted, names)
+    score = ScoreConfig(
+        classes=table.classes,
+        protocol=ScoringProtocol(out_of_means=config.out_of_means, erode_px=config.erode_px),
+        boundary_widths_px=config.boundary_widths_px,
+    )
+    if config.classes and names:
+        _check_names(predicted, list(names.values()), score.names)
+    format = _truth_format(truth, table, config)
+    _check_crs(grid, truth)
+    window, area = _part(grid, config)
+    scorer = Scorer(score, progress)
+    image = config.image or _scene_of(predicted)
+    scorer.add(
+        Path(predicted).stem, predicted, truth, truth_format=format, image=image, window=window, area=area
+    )
+    result = scorer.result()
+    _warn_of_holes(predicted, result)
+    return PairScore(result=result, classes=table.classes)
+
+
+def _table_of_map(path: str, names: dict[int, str]) -> ClassTable:
+    """Classes that a map names; truth without names has the map's values."""
+    if not names:
+        raise DataError(
+            f"{path}: names no classes (tags CLASS_0, CLASS_1, ..., or category names). Pass --classes a,b,c "
+            "in the order of its values"
+        )
+    colours = read_class_colours(path)
+    specs = class_specs(
+        [ClassSpec(name, colours[value]) if value in colours else name for value, name in names.items()]
+    )
+    values = {value: index for index, value in enumerate(names)}
+    plain_numbers = list(names) == list(range(len(names)))
+    return ClassTable(
+        specs,
+        colours={item.colour: index for index, item in enumerate(specs)},
+        values=None if plain_numbers else {**values, IGNORE: IGNORE},
+    )
+
+
+def _check_names(path: str, found: list[str], wanted: tuple[str, ...]) -> None:
+    """Every class of `--classes` is one of the map's.
+
+    Raises:
+        DataError: the map has no such class.
+    """
+    known = {plain(name) for name in found}
+    missing = [name for name in wanted if plain(name) not in known]
+    if missing:
+        raise DataError(
+            f"{path}: its classes are {', '.join(found)}; --classes names {', '.join(missing)}. Name them "
+            "as the map does, or leave --classes out"
+        )
+
+
+def _truth_format(truth: str, table: ClassTable, config: PairConfig) -> LabelFormat:
+    """What the truth's values mean: by name where it has names, else as the classes say."""
+    names = tuple(item.name for item in table.classes)
+    options = {"field": config.field, "vector_class": config.vector_class, "outside": config.outside}
+    if is_vector(Path(truth)):
+        return LabelFormat(class_names=names, values=table.values, **options)
+    given = [f"--{name.replace('_', '-')}" for name in ("vector_class", "outside") if options[name]]
+    given += ["--label-field"] if config.field else []
+    if given:
+        raise UsageError(f"{' and '.join(given)}: for truth of polygons; {truth} is a raster")
+    named = {} if config.classes and table.values else read_class_names(truth)
+    if named:
+        return LabelFormat(class_names=names, values=_values_by_name(truth, named, names))
+    colour_mask = len(inspect(truth).colour_bands) >= 3
+    return LabelFormat(class_names=names, values=table.values, colours=table.colours if colour_mask else None)
+
+
+def _values_by_name(truth: str, named: dict[int, str], names: tuple[str, ...]) -> dict[int, int]:
+    """Class number by the truth's values.
+
+    Raises:
+        DataError: a name is none of the classes.
+    """
+    known = {plain(name): index for index, name in enumerate(names)}
+    strange = [
+        f"{name} ({value})"
+        for value, name in named.items()
+        if plain(name) not in known and plain(name) not in UNLABELLED_NAMES
+    ]
+    if strange:
+        raise DataError(
+            f"{truth}: {', '.join(strange)} is no class; needs {', '.join(names)}. Pass --classes FILE.json, "
+            'a list of {"name", "value"} that gives the values in the truth for each class'
+        )
+    lacking = [name for name in names if plain(name) not in {plain(other) for other in named.values()}]
+    if lacking:
+        logger.warning("%s: has no %s; what is mapped so counts as wrong", truth, ", ".join(lacking))
+    values = {value: known.get(plain(name), IGNORE) for value, name in named.items()}
+    return {IGNORE: IGNORE, **values}
+
+
+def _check_crs(grid: Grid, truth: str) -> None:
+    """Coordinates of the truth can be brought to the map's, where both have a CRS.
+
+    Raises:
+        DataError: they cannot.
+    """
+    from pyproj import CRS, Transformer
+    from pyproj.exceptions import ProjError
+
+    text = _vector_crs(truth) if is_vector(Path(truth)) else _wkt(inspect(truth).grid)
+    ours = _wkt(grid)
+    if not text or not ours:
+        return
+    try:
+        Transformer.from_crs(CRS.from_user_input(text), CRS.from_wkt(ours), always_xy=True)
+    except ProjError as err:
+        names = [CRS.from_user_input(crs).name for crs in (text, ours)]
+        raise DataError(
+            f"{truth}: its CRS ({names[0]}) cannot be brought to that of the map ({names[1]}). If it is not "
+            "the right one, set it with gdal_edit -a_srs or ogr2ogr -a_srs"
+        ) from err
+
+
+def _wkt(grid: Grid) -> str:
+    return "" if grid.crs is None else str(grid.crs.to_wkt())
+
+
+def _vector_crs(path: str) -> str:
+    """ "" where it cannot be told; whoever reads the polygons says why."""
+    import pyogrio
+    from pyogrio.errors import DataSourceError
+
+    try:
+        return str(pyogrio.read_info(path)["crs"] or "")
+    except (DataSourceError, OSError, ValueError):
+        return ""
+
+
+def _part(grid: Grid, config: PairConfig) -> tuple[tuple[int, int, int, int], Area | None]:
+    """The window of the map that is looked at, and the area in it.
+
+    Raises:
+        UsageError: they lie outside the map, or do not overlap.
+    """
+    top, left, bottom, right = 0, 0, grid.height, grid.width
+    area = read_area(config.aoi, grid) if config.aoi is not None else None
+    windows = [window_of_bbox(grid, config.bbox)] if config.bbox is not None else []
+    windows += [area.window(grid)] if area is not None else []
+    for row, col, height, width in windows:
+        top, left = max(top, row), max(left, col)
+        bottom, right = min(bottom, row + height), min(right, col + width)
+    if top >= bottom or left >= right:
+        raise UsageError(f"--bbox and --aoi {config.aoi}: have no pixel of the map in common")
+    return (top, left, bottom - top, right - left), area
+
+
+def _scene_of(predicted: str) -> str | None:
+    """The scene that a map says it was made of, if that is a file here."""
+    scene = read_scene_name(predicted)
+    places = [Path(scene), Path(predicted).parent / Path(scene).name] if scene else []
+    return next((str(place) for place in places if place.is_file()), None)
+
+
+def _warn_of_holes(predicted: str, result: ScoreResult) -> None:
+    pixels, outside = result.scores["pixels"], result.scores["pixels_outside_classes"]
+    if outside:
+        logger.warning(
+            "%s: %d of %d labelled pixels (%.2g%%) are without data or of no class in the map; they count as "
+            "wrong (--aoi or --bbox can leave them out)", predicted, outside, pixels, 100 * outside / pixels,
+        )  # fmt: skip
