@@ -25,7 +25,7 @@ def found_table(loaded: Mapping[str, Sequence[LoadedScene]], names: Sequence[str
         names: of the classes.
     """
     shown = {part: scenes for part, scenes in loaded.items() if scenes}
-    counts = {part: sum(map(class_counts, scenes)) for part, scenes in shown.items()}
+    counts = {part: np.sum([class_counts(scene) for scene in scenes], 0) for part, scenes in shown.items()}
     pixels = {part: sum(scene.labels.size for scene in scenes) for part, scenes in shown.items()}
     rows = [
         ["", *(PARTS.get(part, part) for part in shown)],

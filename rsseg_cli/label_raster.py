@@ -49,6 +49,8 @@ class RasterLabels:
         except BaseException:
             self._dataset.close()
             raise
+        raw_values = format.values if len(self._bands) == 1 and format.values is not None else {}
+        self._beyond = {raw: index for raw, index in raw_values.items() if not 0 <= raw < len(self._table)}
         self.unknown_px = 0
 
     def close(self) -> None:
@@ -159,6 +161,8 @@ class RasterLabels:
             values = self._dataset.read(self._bands, window=window)
             labelled = self._dataset.dataset_mask(window=window) if self._masked else None
         classes = _look_up(self._table, values)
+        for raw, index in self._beyond.items():
+            classes[values[0] == raw] = index
         if labelled is not None:
             classes[labelled == 0] = IGNORE
         unknown = classes == UNKNOWN

@@ -23,7 +23,8 @@ TRUTH = {"labels", "label_format", "label_raster", "label_vector"}
 SCORED = {"boundary", "scoring", "score_pair", "score_tiles"}
 REPORT = {path.stem for path in (ROOT / "rsseg_cli").glob("report*.py")}
 DATA = {
-    "datasets", "benchmark_data", "benchmark_known", "benchmark_torchgeo", "class_table", "data_split", "data_table", "scene_files", "scene_load",
+    "datasets", "benchmark_data", "benchmark_known", "benchmark_torchgeo", "class_table", "data_split", "data_table",
+    "scene_files", "scene_load",
 }  # fmt: skip
 LEARNED = DATA | {
     "crops",

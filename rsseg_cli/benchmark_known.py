@@ -1,0 +1,233 @@
+"""LoveDA, Vaihingen, Potsdam and Inria: layouts, codings and protocols, checked pair by pair.
+
+TorchGeo's classes name the files and splits. Pixels are read by our own readers, which take colours that are
+no class for unlabelled and count them, where TorchGeo takes them for the first class.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.label_format import IGNORE, LabelFormat
+from rsseg_cli.metrics import ScoringProtocol
+from rsseg_cli.scene_files import named
+from rsseg_cli.scene_load import LabelledScene
+from rsseg_cli.weights.spec import ClassSpec, class_specs
+
+if TYPE_CHECKING:
+    from rsseg_cli.datasets import DataConfig
+
+logger = logging.getLogger(__name__)
+LOVEDA_COLOURS = (
+    (255, 255, 255), (255, 0, 0), (255, 255, 0), (0, 0, 255), (159, 129, 183), (0, 255, 0), (255, 195, 128),
+)  # fmt: skip
+LOVEDA_LAYOUT = "{Train,Val}/{Urban,Rural}/{images_png,masks_png}/*.png"
+LOVEDA_SPLITS = {"train": "train", "val": "test"}  # its own test part has no labels
+INRIA_LAYOUT = "AerialImageDataset/train/{images,gt}/*.tif"
+INRIA_VAL = 5  # images of a city that are its validation part
+SYNONYMS = {"near-infrared": "nir", "near infrared": "nir", "infrared": "nir", "ir": "nir"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A data set as it lies in its folder, before a validation part is split off."""
+
+    name: str
+    sources: Sequence[Any]
+    classes: tuple[ClassSpec, ...]
+    bands: tuple[str, ...]
+    gsd_m: float | None = None
+    protocol: ScoringProtocol = field(default_factory=ScoringProtocol)
+
+
+def open_loveda(config: DataConfig) -> Found:
+    """LoveDA: train as training part, val as test part; label 0 is no data."""
+    from torchgeo.datasets import LoveDA
+
+    root, domains = _root(config), tuple(dict.fromkeys(domain.lower() for domain in config.domains))
+    if not domains or not set(domains) <= {"urban", "rural"}:
+        raise UsageError(f"--domains {','.join(config.domains)}: needs urban, rural or both")
+    classes = tuple(
+        ClassSpec(name, colour) for name, colour in zip(LoveDA.classes[:7], LOVEDA_COLOURS, strict=True)
+    )
+    format = LabelFormat(
+        class_names=tuple(item.name for item in classes), by_pixel=True,
+        values={0: IGNORE, **{value + 1: value for value in range(7)}},
+    )  # fmt: skip
+    bands = choose_bands(config.bands, ("red", "green", "blue"), "loveda")
+    scenes = []
+    for theirs, ours in LOVEDA_SPLITS.items():
+        folders = [root / theirs.capitalize() / domain.capitalize() for domain in domains]
+        if not (root / theirs.capitalize()).is_dir():
+            logger.warning("%s: has no %s folder; its %s part is empty", root, theirs.capitalize(), ours)
+            continue
+        for folder in folders:
+            if not folder.is_dir():
+                raise _wrong_layout(root, "LoveDA", LOVEDA_LAYOUT, f"{folder} is missing (see --domains)")
+            _check_pairs(folder, _stems(folder / "images_png"), _stems(folder / "masks_png"))
+        dataset = LoveDA(root=str(root), split=theirs, scene=list(domains), download=False, checksum=False)
+        for pair in dataset.files:
+            image = Path(pair["image"])
+            name = f"{image.parent.parent.name.lower()}-{image.stem}"
+            scenes.append(LabelledScene(image, Path(pair["mask"]), ours, name, format, bands, 0.3))
+    if not scenes:
+        raise _wrong_layout(root, "LoveDA", LOVEDA_LAYOUT, "no images found")
+    logger.info(
+        "loveda: the test part is its val part, as in published ablations; its own test part has no labels"
+    )
+    return Found("loveda", scenes, classes, _names(bands), 0.3, ScoringProtocol(name="LoveDA"))
+
+
+def open_vaihingen(config: DataConfig) -> Found:
+    """ISPRS Vaihingen: near-infrared, red, green at 0.09 m."""
+    from torchgeo.datasets import Vaihingen2D
+
+    bands = choose_bands(config.bands, ("nir", "red", "green"), "vaihingen")
+    return _open_isprs(config, Vaihingen2D, "vaihingen", bands, 0.09, ("{}", "{}"))
+
+
+def open_potsdam(config: DataConfig) -> Found:
+    """ISPRS Potsdam: red, green, blue at 0.05 m unless `config.bands` says otherwise; nir is there too."""
+    from torchgeo.datasets import Potsdam2D
+
+    wanted = config.bands or ("red", "green", "blue")
+    bands = choose_bands(wanted, ("red", "green", "blue", "nir"), "potsdam")
+    return _open_isprs(config, Potsdam2D, "potsdam", bands, 0.05, ("{}_RGBIR.tif", "{}_label.tif"))
+
+
+def _open_isprs(
+    config: DataConfig, kind: Any, title: str, bands: tuple[tuple[int, str], ...], gsd_m: float,
+    files: tuple[str, str],
+) -> Found:  # fmt: skip
+    """Both ISPRS sets: images in a folder, colour masks beside it, splits as TorchGeo lists them.
+
+    Args:
+        files: patterns of the image's and the mask's file name.
+    """
+    root = _root(config)
+    layout = f"{kind.image_root}/{files[0].format('*')} and {files[1].format('*')} beside that folder"
+    if not (root / kind.image_root).is_dir():
+        zips = ", ".join(kind.filenames)
+        raise _wrong_layout(root, title, layout, f"{root / kind.image_root} is missing (unzip {zips} there)")
+    names = clean_names(kind.classes)
+    classes = tuple(ClassSpec(name, colour) for name, colour in zip(names, kind.colormap, strict=True))
+    colours = {colour: index for index, colour in enumerate(kind.colormap)}
+    format = LabelFormat(
+        class_names=names, colours={(0, 0, 0): IGNORE} | colours, by_pixel=True, unknown="unlabelled"
+    )
+    scenes: list[LabelledScene] = []
+    for split, official in kind.splits.items():
+        images = {name for name in official if (root / kind.image_root / files[0].format(name)).is_file()}
+        masks = {name for name in official if (root / files[1].format(name)).is_file()}
+        _check_pairs(root, images, masks)
+        absent = sorted(set(official) - images)
+        if absent:
+            logger.warning("%s: %d of %d images of the official %s part are absent: %s", root, len(absent),
+                           len(official), split, named(absent))  # fmt: skip
+        for pair in kind(root=str(root), split=split, checksum=False).files:
+            image, mask = Path(pair["image"]), Path(pair["mask"])
+            scenes.append(
+                LabelledScene(image, mask, split, image.stem, format=format, bands=bands, gsd_m=gsd_m)
+            )
+    if not scenes:
+        raise _wrong_layout(root, title, layout, "no image of the official list found")
+    protocol = ScoringProtocol(name=f"ISPRS {title.capitalize()}", out_of_means=("clutter",))
+    return Found(title, scenes, classes, _names(bands), gsd_m, protocol)
+
+
+def open_inria(config: DataConfig) -> Found:
+    """Inria aerial image labelling: images 1 to 5 of a city are the validation part; its test has no labels.
+
+    Paired by name: TorchGeo 0.8 pairs by order and takes the image's number from the whole path.
+    """
+    from torchgeo.datasets import InriaAerialImageLabeling
+
+    root = _root(config)
+    folder = root / InriaAerialImageLabeling.directory / "train"
+    if not (folder / "images").is_dir() or not (folder / "gt").is_dir():
+        raise _wrong_layout(root, "Inria", INRIA_LAYOUT, f"{folder}/images or gt is missing")
+    images = {path.stem: path for path in sorted((folder / "images").glob("*.tif"))}
+    masks = {path.stem: path for path in (folder / "gt").glob("*.tif")}
+    _check_pairs(folder, images, masks)
+    if not images:
+        raise _wrong_layout(root, "Inria", INRIA_LAYOUT, "no images found")
+    classes = class_specs(["background", "building"])
+    format = LabelFormat(class_names=("background", "building"), values={0: 0, 1: 1, 255: 1}, by_pixel=True)
+    bands = choose_bands(config.bands, ("red", "green", "blue"), "inria")
+    scenes = []
+    for stem, image in images.items():
+        number = re.search(r"(\d+)$", stem)
+        split = "val" if number and int(number[1]) <= INRIA_VAL else "train"
+        scenes.append(LabelledScene(image, masks[stem], split, stem, format, bands, 0.3))
+    return Found("inria", scenes, classes, _names(bands), 0.3, ScoringProtocol(name="Inria"))
+
+
+KNOWN: dict[str, Callable[[DataConfig], Found]] = {
+    "loveda": open_loveda,
+    "vaihingen": open_vaihingen,
+    "vaihingen2d": open_vaihingen,
+    "potsdam": open_potsdam,
+    "potsdam2d": open_potsdam,
+    "inria": open_inria,
+    "inriaaerialimagelabeling": open_inria,
+}
+
+
+def choose_bands(wanted: Iterable[str], own: tuple[str, ...], title: str) -> tuple[tuple[int, str], ...]:
+    """(1-based band, name) of the wanted bands, all of the data set's own by default.
+
+    Raises:
+        UsageError: it has no such band.
+    """
+    plain = [SYNONYMS.get(name.strip().lower(), name.strip().lower()) for name in wanted] or list(own)
+    unknown = [name for name in plain if name not in own]
+    if unknown or len(set(plain)) < len(plain):
+        raise UsageError(
+            f"--bands {','.join(plain)}: {title} has {', '.join(own)}; needs different ones of them"
+        )
+    return tuple((own.index(name) + 1, name) for name in plain)
+
+
+def clean_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Short lower-case names: of "Clutter/background" the first part, unless two become the same."""
+    full = [" ".join(str(name).lower().replace("_", " ").split())[:100] or "class" for name in names]
+    short = [name.split("/")[0].strip() or name for name in full]
+    for listed in (short, full):
+        if len(set(listed)) == len(listed):
+            return tuple(listed)
+    return tuple(f"{name} {number}" for number, name in enumerate(full))
+
+
+def _names(bands: tuple[tuple[int, str], ...]) -> tuple[str, ...]:
+    return tuple(name for _, name in bands)
+
+
+def _root(config: DataConfig) -> Path:
+    if config.root is None:
+        raise UsageError(f"--dataset {config.dataset}: needs --root, the folder that holds it")
+    return config.root
+
+
+def _stems(folder: Path) -> set[str]:
+    return {path.stem for path in folder.glob("*.png")}
+
+
+def _check_pairs(where: Path, images: Iterable[str], masks: Iterable[str]) -> None:
+    """Refuse images without masks and masks without images, by name."""
+    images, masks = set(images), set(masks)
+    told = []
+    for kind, other, alone in (("images", "mask", images - masks), ("masks", "image", masks - images)):
+        if alone:
+            told.append(f"{len(alone)} {kind} without {other}: {named(sorted(alone))}")
+    if told:
+        raise DataError(f"{where}: {'; '.join(told)}. Copy what is missing, or take the others away")
+
+
+def _wrong_layout(root: Path, title: str, layout: str, found: str) -> DataError:
+    return DataError(f"--root {root}: {found}. {title} needs {layout}; nothing is downloaded")

@@ -1,0 +1,294 @@
+"""Any segmentation data set of TorchGeo by its class name: samples with an image and a mask."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import re
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_cli.benchmark_known import Found, clean_names
+from rsseg_cli.class_table import read_classes
+from rsseg_cli.crops import LoadedScene
+from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.gdal import gdal_errors, open_raster
+from rsseg_cli.label_format import IGNORE, LabelFormat
+from rsseg_cli.scene_load import LabelledScene
+from rsseg_cli.weights.spec import ClassSpec, ModelSpec, class_specs
+
+if TYPE_CHECKING:
+    from rsseg_cli.datasets import DataConfig
+
+logger = logging.getLogger(__name__)
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test",),
+}
+LOOKED_AT = 4  # samples that decide what pixel values mean
+BANDS = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", "nir")}
+
+
+@dataclass(frozen=True)
+class TorchSample:
+    """A sample of a TorchGeo data set; it is written to files to be read as any other scene.
+
+    Attributes:
+        dataset, index: where it is.
+        scale: 255 where pixel values are from 0 to 1, else 1.
+        dtype: of the file that it becomes.
+    """
+
+    dataset: Any
+    index: int
+    split: str
+    name: str
+    format: LabelFormat
+    bands: tuple[str, ...]
+    scale: float
+    dtype: str
+
+    def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
+        """Read for training; see `LabelledScene.load`."""
+        with tempfile.TemporaryDirectory() as kept:
+            return self._write(Path(kept)).load(spec, folder, finest_gsd_m=finest_gsd_m)
+
+    def rasters(self, folder: Path) -> tuple[str, Path]:
+        """Image and label raster, both in `folder`; see `LabelledScene.rasters`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        scene = self._write(folder)
+        rasters = scene.rasters(folder)
+        scene.labels.unlink()
+        return rasters
+
+    def _write(self, folder: Path) -> LabelledScene:
+        where = f"{type(self.dataset).__name__} {self.name}"
+        image, mask = arrays_of(self.dataset[self.index], where)
+        values = image.astype(np.float64) * self.scale
+        if self.dtype != "float32":
+            limit = np.iinfo(self.dtype).max
+            if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= limit):
+                raise DataError(
+                    f"{where}: pixel values {image.min()} to {image.max()}; other samples have less"
+                )
+            values = values.round()
+        self._check_mask(mask, where)
+        scene = LabelledScene(
+            folder / f"{self.name}.tif", folder / f"{self.name}.mask.tif", self.split, format=self.format
+        )
+        _write_tiff(scene.image, values.astype(self.dtype), self.bands)
+        _write_tiff(scene.labels, mask[None].astype(np.int32), ("label",))
+        return scene
+
+    def _check_mask(self, mask: NDArray[np.integer], where: str) -> None:
+        if self.format.values is None:
+            found = np.unique(mask)
+            wrong = found[(found < 0) | (found >= len(self.format.class_names)) & (found != IGNORE)]
+            if wrong.size:
+                raise DataError(
+                    f"{where}: label value {wrong[0]} is no class; the classes are 0 to "
+                    f"{len(self.format.class_names) - 1} ({', '.join(self.format.class_names)}). "
+                    "Pass --classes"
+                )
+
+
+def open_torchgeo(name: str, config: DataConfig) -> Found:
+    """A TorchGeo data set with its own splits.
+
+    Raises:
+        UsageError: no such class.
+        DataError: it cannot be opened, or its samples have no image and mask; what was found is told.
+    """
+    kind = data_class(name)
+    parts = _parts(kind, name, config)
+    image_and_mask = {part: _first(dataset, f"{name} {part}") for part, dataset in parts.items()}
+    for part in [part for part, pair in image_and_mask.items() if pair is None]:
+        logger.warning("%s: its %s part has no masks and is left out", name, part)
+        del parts[part]
+    if not parts:
+        raise DataError(f"--root {config.root}: no part of {name} has images with masks")
+    dataset = next(iter(parts.values()))
+    classes, format = _classes_of(dataset, name, config)
+    scale, dtype, channels = _pixel_values(dataset, name)
+    bands = _band_names(dataset, channels, name, config)
+    width = len(str(max(map(len, parts.values()))))
+    sources = [
+        TorchSample(dataset, index, part, f"{part}-{index:0{width}}", format, bands, scale, dtype)
+        for part, dataset in parts.items()
+        for index in range(len(dataset))
+    ]
+    return Found(name, sources, classes, bands)
+
+
+def data_class(name: str) -> Any:
+    """A class of torchgeo.datasets, and nothing else.
+
+    Raises:
+        UsageError: there is none of that name, or it has no images of their own size (a GeoDataset).
+    """
+    import torchgeo.datasets
+    from torchgeo.datasets import NonGeoDataset
+
+    known = {item.lower(): item for item in torchgeo.datasets.__all__}
+    kind = (
+        getattr(torchgeo.datasets, known.get(name.lower(), ""), None) if re.fullmatch(r"\w+", name) else None
+    )
+    if not (inspect.isclass(kind) and issubclass(kind, NonGeoDataset)) or inspect.isabstract(kind):
+        raise UsageError(
+            f"--dataset torchgeo:{name}: is none of the NonGeoDataset classes in torchgeo.datasets"
+        )
+    return kind
+
+
+def _parts(kind: Any, name: str, config: DataConfig) -> dict[str, Any]:
+    """The data set's splits under our names; those that it does not have or that are empty are left out."""
+    parameters = inspect.signature(kind.__init__).parameters
+    needed = [key for key, value in list(parameters.items())[1:] if value.default is value.empty
+              and value.kind in (value.POSITIONAL_OR_KEYWORD, value.KEYWORD_ONLY)]  # fmt: skip
+    if "root" not in parameters or set(needed) - {"root"}:
+        raise UsageError(
+            f"--dataset torchgeo:{name}: needs more than a folder ({', '.join(needed) or 'no root'})"
+        )
+    options = {"root": str(config.root)} | {
+        key: False for key in ("download", "checksum") if key in parameters
+    }
+    if "split" not in parameters:
+        return {"train": _construct(kind, name, options)}
+    own = getattr(kind, "splits", None)
+    own = list(own) if isinstance(own, (tuple, list, dict, set, frozenset)) else []
+    parts = {}
+    for ours, theirs in SPLIT_NAMES.items():
+        candidates = [split for split in theirs if not own or split in own]
+        for split in candidates:
+            try:
+                dataset = _construct(kind, name, options | {"split": split})
+            except DataError:
+                if ours == "train" and split == candidates[-1]:
+                    raise
+                continue
+            if len(dataset):
+                parts[ours] = dataset
+                break
+    return parts
+
+
+def _construct(kind: Any, name: str, options: dict[str, Any]) -> Any:
+    """The data set, or a DataError with what it says itself."""
+    try:
+        return kind(**options)
+    except (
+        AssertionError,
+        ImportError,
+        KeyError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as err:
+        said = " ".join(str(err).split())[:300] or type(err).__name__
+        raise DataError(
+            f"--root {options['root']}: torchgeo cannot open {name} there ({said}); nothing is downloaded"
+        ) from err
+
+
+def _first(dataset: Any, where: str) -> tuple[Any, Any] | None:
+    """Image and mask of the first sample; None where there is an image alone."""
+    sample = dataset[0]
+    if isinstance(sample, dict) and "image" in sample and set(sample) <= {"image", "filename", "index"}:
+        return None
+    return arrays_of(sample, where)
+
+
+def arrays_of(sample: Any, where: str) -> tuple[NDArray[np.generic], NDArray[np.integer]]:
+    """Image (bands, rows, cols) and mask (rows, cols) of a sample.
+
+    Raises:
+        DataError: they are missing or of other shapes; what was found is told.
+    """
+    items = sample if isinstance(sample, dict) else {}
+    found = {key: tuple(getattr(value, "shape", ())) for key, value in items.items()}
+    shown = (
+        ", ".join(f"{key} {shape or type(items[key]).__name__}" for key, shape in found.items()) or "nothing"
+    )
+    image, mask = found.get("image", ()), found.get("mask", ())
+    mask = mask[1:] if len(mask) == 3 and mask[0] == 1 else mask
+    if len(image) != 3 or len(mask) != 2 or image[1:] != mask:
+        raise DataError(f"{where}: found {shown}; needs image (bands, rows, cols) and mask (rows, cols)")
+    labels = np.asarray(items["mask"]).reshape(mask)
+    if labels.dtype.kind not in "iub":
+        raise DataError(f"{where}: mask of {labels.dtype}; needs whole numbers")
+    return np.asarray(items["image"]), labels
+
+
+def _classes_of(dataset: Any, name: str, config: DataConfig) -> tuple[tuple[ClassSpec, ...], LabelFormat]:
+    if config.classes:
+        table = read_classes(config.classes)
+        names = tuple(item.name for item in table.classes)
+        return table.classes, LabelFormat(class_names=names, values=table.values)
+    for key in ("classes", "all_classes"):
+        listed = getattr(dataset, key, None)
+        if isinstance(listed, (list, tuple)) and listed and all(isinstance(item, str) for item in listed):
+            names = clean_names(listed)
+            colours = _colours_of(dataset, len(names))
+            specs = [ClassSpec(n, c) for n, c in zip(names, colours, strict=True)] if colours else names
+            return class_specs(specs), LabelFormat(class_names=names)
+    raise UsageError(f"--dataset torchgeo:{name}: does not name its classes; pass --classes")
+
+
+def _colours_of(dataset: Any, count: int) -> list[tuple[int, int, int]]:
+    """Colours of the classes, from a colour map of theirs; none where it has fewer."""
+    for key in ("colormap", "cmap"):
+        listed = getattr(dataset, key, None)
+        try:
+            colours = np.asarray(getattr(listed, "colors", listed), np.float64)
+        except (TypeError, ValueError):
+            continue
+        if colours.ndim == 2 and len(colours) >= count and colours.shape[1] >= 3:
+            colours = colours[:count, :3] * (255 if colours.max() <= 1 else 1)
+            return [(int(red), int(green), int(blue)) for red, green, blue in colours.round().clip(0, 255)]
+    return []
+
+
+def _pixel_values(dataset: Any, name: str) -> tuple[float, str, int]:
+    """(scale, dtype, bands) of the files that samples become, from a few of them.
+
+    TorchGeo gives floats: whole numbers to 255 were bytes, to 65535 16 bits; up to 1 they were scaled.
+    """
+    places = np.linspace(0, len(dataset) - 1, min(LOOKED_AT, len(dataset))).astype(int)
+    images = [arrays_of(dataset[int(index)], f"{name} {index}")[0] for index in places]
+    values = np.concatenate([image.astype(np.float64).ravel() for image in images])
+    whole = bool(np.isfinite(values).all() and values.min() >= 0 and (values == values.round()).all())
+    if whole and 1 < values.max() <= 255:
+        return 1.0, "uint8", len(images[0])
+    if whole and values.max() <= 65535 and values.max() > 1:
+        return 1.0, "uint16", len(images[0])
+    if values.min() >= 0 and values.max() <= 1:
+        return 255.0, "uint8", len(images[0])
+    return 1.0, "float32", len(images[0])
+
+
+def _band_names(dataset: Any, channels: int, name: str, config: DataConfig) -> tuple[str, ...]:
+    own = getattr(dataset, "all_bands", ())
+    own = tuple(map(str, own)) if isinstance(own, (list, tuple)) and len(own) == channels else ()
+    names = config.bands or own or BANDS.get(channels) or tuple(f"band{k + 1}" for k in range(channels))
+    if len(names) != channels or len(set(names)) != channels:
+        raise UsageError(f"--bands {','.join(names)}: {name} has {channels} bands; needs a name for each")
+    return tuple(names)
+
+
+def _write_tiff(path: Path, array: NDArray[np.generic], bands: tuple[str, ...]) -> None:
+    profile = {"driver": "GTiff", "count": len(array), "height": array.shape[1], "width": array.shape[2],
+               "dtype": array.dtype.name, "photometric": "minisblack"}  # fmt: skip
+    if len(array) > 1:
+        profile["alpha"] = "no"
+    with gdal_errors(DataError, str(path)), open_raster(path, "w", **profile) as dataset:
+        dataset.write(array)
+        for number, band in enumerate(bands, 1):
+            dataset.set_band_description(number, band)
