@@ -34,6 +34,7 @@ LEARNED = DATA | {
     "starting",
     "train_module",
     "train_progress",
+    "trainer",
     "training",
 }
 # what each part may import of the program; parts of a group import one another only where it says so here
