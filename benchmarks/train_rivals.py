@@ -30,10 +30,13 @@ from torch.nn import functional as F
 from torch.utils.data import default_collate
 
 from rsseg_cli import training
-from rsseg_cli.cli.train import read_classes
 from rsseg_cli.crops import CropDataset
-from rsseg_cli.datasets import find_scenes, load_scene, read_scene_list
+from rsseg_cli.datasets import DataConfig, open_data
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig, build_encoder
+from rsseg_cli.starting import imagenet_lite0, load_encoder
+from rsseg_cli.train_config import TrainConfig
+from rsseg_cli.train_module import SegmentationModule
+from rsseg_cli.trainer import RunOptions
 from rsseg_cli.weights import ModelSpec
 
 ENCODER = "tf_efficientnet_lite0"
@@ -71,16 +74,14 @@ def build(name: str, classes: int, seed: int) -> nn.Module:
             else BicorSeg(BicorSegConfig.lite(classes, published=name == "published"))
         )
         encoder = network.encoder
-    training.load_encoder(encoder, ENCODER, training.imagenet_lite0())
+    load_encoder(encoder, ENCODER, imagenet_lite0())
     return network
 
 
-def seconds_a_step(
-    network: nn.Module, spec: ModelSpec, crops: CropDataset, config: training.TrainConfig
-) -> float:
+def seconds_a_step(network: nn.Module, spec: ModelSpec, crops: CropDataset, config: TrainConfig) -> float:
     """Processor seconds of a training step, over six steps after three; the network is left as it was."""
     before = copy.deepcopy(network.state_dict())
-    module = training.SegmentationModule(network, spec, config, 1).train()
+    module = SegmentationModule(network, spec, config, 1).train()
     module.log = lambda *args, **kwargs: None  # no trainer is attached
     size = config.batch_size
     start = 0.0
@@ -111,9 +112,9 @@ def main() -> None:
     )
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--epochs", type=int, default=12, help="validations, evenly over the run")
-    parser.add_argument("--lr", type=float, default=training.TrainConfig.learning_rate)
-    parser.add_argument("--encoder-rate", type=float, default=training.TrainConfig.encoder_rate)
-    parser.add_argument("--scales", type=float, nargs=2, default=training.TrainConfig.scales)
+    parser.add_argument("--lr", type=float, default=TrainConfig.learning_rate)
+    parser.add_argument("--encoder-rate", type=float, default=TrainConfig.encoder_rate)
+    parser.add_argument("--scales", type=float, nargs=2, default=TrainConfig.scales)
     parser.add_argument("--drawn-share", type=float, default=0.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--run-dir", type=Path, default=Path("runs/rivals"))
@@ -123,19 +124,21 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
-    listed = [scene for path in args.scenes for scene in read_scene_list(path)]
-    listed += [scene for path in args.data for scene in find_scenes(path, val=args.val, test=args.test)]
-    spec = ModelSpec(
-        name="rival", architecture="external", classes=read_classes(args.classes, ""), gsd_m=args.gsd
-    )
-    base = training.TrainConfig(
+    data = open_data(
+        DataConfig(
+            folders=tuple(args.data), scenes=tuple(args.scenes), val=tuple(args.val), test=tuple(args.test),
+            classes=args.classes, gsd_m=args.gsd,
+        )
+    )  # fmt: skip
+    spec = ModelSpec(name="rival", architecture="external", classes=data.classes, gsd_m=args.gsd)
+    base = TrainConfig(
         learning_rate=args.lr,
         encoder_rate=args.encoder_rate,
         drawn_share=args.drawn_share,
         scales=tuple(args.scales),
     )
-    loaded = training.load_training_scenes(listed, spec, base)
-    tests = [load_scene(scene, spec) for scene in listed if scene.split == "test"]
+    loaded = training.load_training_scenes(data, spec, base)
+    tests = [source.load(spec, None) for source in data.split("test")]
     print(
         f"{args.cpu_minutes} processor minutes each, {args.threads} threads, {', '.join(spec.class_names)}",
         flush=True,
@@ -152,14 +155,14 @@ def main() -> None:
             )
             run_dir = args.run_dir / f"{name}-{seed}"
             used = time.process_time()
-            result = training.train(network, spec, loaded, config, run_dir=run_dir, device="cpu", bar=False)
+            result = training.train(network, spec, loaded, config, RunOptions(run_dir=run_dir, device="cpu"))
             row = {
                 "network": name,
                 "seed": seed,
                 "seconds_a_step": round(seconds, 2),
-                "steps": result["steps"],
+                "steps": result.steps,
                 "cpu_minutes": round((time.process_time() - used) / 60, 1),
-                "best_epoch": result["epoch"],
+                "best_epoch": result.epoch,
             }
             for part, scenes in (("val", loaded[1]), ("test", tests)):
                 scores = training.evaluate(network, spec, scenes)

@@ -19,13 +19,13 @@ from rsseg_cli.errors import DataError
 from rsseg_cli.labels import IGNORE
 from rsseg_cli.weights.spec import ModelSpec
 
-MAX_REDRAWS = 11
-ONE_CLASS_SHARE = 0.75
+ONE_CROP_PX = 1024 * 1024  # an image of up to this area gives one crop a pass
+ROWS = 1024  # read at once of a scene on disk
 
 
 @dataclass(frozen=True)
 class LoadedScene:
-    """A scene in memory on its training grid.
+    """A scene on its training grid, in memory or in memory-mapped files.
 
     Attributes:
         image: uint8 (bands, height, width).
@@ -48,6 +48,9 @@ class CropConfig:
         gsd_m: resolution of a crop at scale 1, m a pixel.
         scales: smallest and largest random scale; 2 shows things twice as large.
         mosaic: share of crops put together from four.
+        turns: flip and turn crops by quarters.
+        redraw_above: crops are drawn again while one class fills more than this share of their labels.
+        redraws: most draws of a crop.
         colour: strength of random brightness, contrast, saturation, blur and noise; 0 leaves colours alone.
         drawn_share: share of crops from drawn scenes, which stand last in the list.
         seed: of all of it.
@@ -57,6 +60,9 @@ class CropConfig:
     gsd_m: float = 1.0
     scales: tuple[float, float] = (0.75, 1.5)
     mosaic: float = 0.25
+    turns: bool = True
+    redraw_above: float = 0.75
+    redraws: int = 11
     colour: float = 1.0
     drawn_share: float = 0.0
     seed: int = 0
@@ -76,7 +82,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.scenes = [*scenes, *drawn]
         self.config = config
-        weights = np.sqrt([(scene.labels != IGNORE).sum() * scene.gsd_m**2 for scene in scenes])
+        weights = np.sqrt([_labelled_px(scene) * scene.gsd_m**2 for scene in scenes])
         if not weights.sum():
             raise DataError("no labelled pixel in the training scenes")
         share = config.drawn_share if drawn else 0.0
@@ -91,7 +97,8 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
             image, labels = self._mosaic(rng)
         else:
             image, labels = self._varied_crop(rng, size)
-        image, labels = _turn(image, labels, rng)
+        if self.config.turns:
+            image, labels = _turn(image, labels, rng)
         if self.config.colour:
             image = jitter_colours(image, rng, self.config.colour)
         return image.contiguous(), labels.long().contiguous()
@@ -107,12 +114,11 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         )
 
     def _varied_crop(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
-        """Crops are redrawn while one class fills over 75 %, at most 11 times."""
-        for _ in range(MAX_REDRAWS):
+        for _ in range(self.config.redraws):
             scene = self.scenes[rng.choice(len(self.scenes), p=self.weights)]
             image, labels = self._crop(scene, rng, size)
             counts = np.bincount(labels.ravel(), minlength=256)[:IGNORE]
-            if counts.sum() and counts.max() <= ONE_CLASS_SHARE * counts.sum():
+            if counts.sum() and counts.max() <= self.config.redraw_above * counts.sum():
                 break
         return _resize(image, labels, size)
 
@@ -135,8 +141,10 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _resize(image: NDArray[np.uint8], labels: NDArray[np.uint8], size: int) -> tuple[Tensor, Tensor]:
-    pixels = torch.from_numpy(np.ascontiguousarray(image))[None].float() / 255
-    classes = torch.from_numpy(np.ascontiguousarray(labels))[None, None]
+    pixels = (
+        torch.from_numpy(np.array(image))[None].float() / 255
+    )  # copies: a scene's own files are read-only
+    classes = torch.from_numpy(np.array(labels))[None, None]
     if pixels.shape[-1] != size:
         pixels = F.interpolate(
             pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True
@@ -179,11 +187,41 @@ def jitter_colours(image: Tensor, rng: np.random.Generator, strength: float) -> 
     return image.clamp(0, 1)
 
 
-class EpochSampler(Sampler[int]):
-    """Indices that never repeat: epoch e yields e * length to (e + 1) * length - 1."""
+def _labelled_px(scene: LoadedScene) -> int:
+    height = scene.labels.shape[0]
+    return sum(
+        int(np.count_nonzero(scene.labels[row : row + ROWS] != IGNORE)) for row in range(0, height, ROWS)
+    )
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+
+def crops_in_a_pass(scenes: Sequence[LoadedScene], config: CropConfig) -> int:
+    """Crops that make one pass over the scenes: one of an image of up to 1024 x 1024 px, as the released
+    program draws them of LoveDA; of a larger one as many as fill its area."""
+    total = 0
+    for scene in scenes:
+        height, width = scene.labels.shape
+        crop_px = (config.crop_size * config.gsd_m / scene.gsd_m) ** 2
+        native_px = height * width
+        total += 1 if native_px <= ONE_CROP_PX else max(1, round(native_px / crop_px))
+    return total
+
+
+class EpochSampler(Sampler[int]):
+    """Indices that never repeat: epoch e yields e * length to (e + 1) * length - 1.
+
+    Of several processes each takes its own batches, so that `world` of them with batches of B see in a step
+    what one alone sees with batches of world * B.
+
+    Args:
+        length: crops an epoch, of all processes together; a multiple of `batch_size` * `world`.
+        batch_size: B.
+        rank, world: this process, and how many there are.
+    """
+
+    def __init__(self, length: int, batch_size: int = 1, rank: int = 0, world: int = 1) -> None:
+        if length % (batch_size * world):
+            raise ValueError(f"{length} crops are no multiple of {batch_size} x {world}")
+        self.length, self.batch_size, self.rank, self.world = length, batch_size, rank, world
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -191,24 +229,31 @@ class EpochSampler(Sampler[int]):
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        return iter(range(self.epoch * self.length, (self.epoch + 1) * self.length))
+        size, start = self.batch_size, self.epoch * self.length
+        for first in range(start + self.rank * size, start + self.length, self.world * size):
+            yield from range(first, first + size)
 
     def __len__(self) -> int:
-        return self.length
+        return self.length // self.world
 
 
 class TileDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Whole scenes in tiles without overlap, for validation: image (bands, tile, tile), labels (tile,
-    tile)."""
+    """Whole scenes in tiles without overlap, for validation: image (bands, tile, tile), labels (tile, tile).
 
-    def __init__(self, scenes: Sequence[LoadedScene], tile_size: int) -> None:
+    Of several processes (`rank` of `world`) each takes every world-th tile; one for which none is left gets a
+    tile without labels, as all of them have to take part.
+    """
+
+    def __init__(self, scenes: Sequence[LoadedScene], tile_size: int, rank: int = 0, world: int = 1) -> None:
         self.tile_size = tile_size
-        self.tiles = [
+        tiles = [
             (scene, row, col)
             for scene in scenes
             for row in range(0, scene.labels.shape[0], tile_size)
             for col in range(0, scene.labels.shape[1], tile_size)
         ]
+        self.tiles = tiles[rank::world] or tiles[:1]
+        self.blank = rank >= len(tiles)
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -221,6 +266,8 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         short = (size - labels.shape[0], size - labels.shape[1])
         image = np.pad(image, ((0, 0), (0, short[0]), (0, short[1])), mode="edge")
         labels = np.pad(labels, ((0, short[0]), (0, short[1])), constant_values=IGNORE)
+        if self.blank:
+            labels = np.full_like(labels, IGNORE)
         return torch.from_numpy(image).float() / 255, torch.from_numpy(labels).long()
 
 

@@ -1,0 +1,186 @@
+"""The model card of a training run: Markdown, filled in from what the run found, did and scored."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from typing import Any
+
+from rsseg_cli.weights.spec import ModelSpec
+
+MOST_EPOCHS = 40  # rows of the curve's table
+MOST_CLASSES = 30  # of the confusion matrix
+RISING_SHARE = 0.1  # the best epoch in this last part of a run: validation still rose
+
+
+def model_card(
+    spec: ModelSpec, *, history: Sequence[Mapping[str, Any]] = (), found: str = "", command: str = ""
+) -> str:
+    """A model card in Markdown.
+
+    Args:
+        spec: as saved: with settings in `training` and scores in `scores`.
+        history: of each epoch: epoch, loss, miou.
+        found: table of the data.
+        command: that repeats the run.
+    """
+    parts = [
+        f"# {_text(spec.name)}\n",
+        f"{_text(spec.description) or 'A BiCoR-Seg network.'}\n",
+        _facts(spec),
+        _data(spec, found),
+        _test(spec),
+        _curve(spec, history),
+        _not_tested(spec),
+        _run(spec, command),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _facts(spec: ModelSpec) -> str:
+    low, high = spec.gsd_range_m or (None, None)
+    runs = f"; {low:.3g} to {high:.3g} m is run as it is" if low and high else ""
+    gsd = f"{spec.gsd_m:.4g} m a pixel{runs}" if spec.gsd_m else "any: scenes are run as they are"
+    sizes = spec.network
+    network = (
+        f"{sizes.get('encoder')}, {sizes.get('channels')} channels, {sizes.get('layers')} HBIS layers, top-k "
+        f"share {sizes.get('topk_ratio')}"
+    )
+    return "\n".join(
+        [
+            "- **Use**: `rsseg predict scene.tif --model MODEL.safetensors -o map.tif`",
+            f"- **Classes**: {', '.join(map(_text, spec.class_names))}",
+            f"- **Bands**: {', '.join(map(_text, spec.bands))}",
+            f"- **Ground resolution**: {gsd}",
+            f"- **Network**: {network}",
+            f"- **Licence of the weights**: {_text(spec.license) or 'not stated (--license)'}",
+            f"- **Source and licence of the data**: {_text(spec.data) or 'not stated (--data-note)'}",
+            "",
+        ]
+    )
+
+
+def _data(spec: ModelSpec, found: str) -> str:
+    if not found:
+        return ""
+    return f"## Data\n\nAs found before training:\n\n```text\n{found.replace('```', '')}\n```\n"
+
+
+def _test(spec: ModelSpec) -> str:
+    test = spec.scores.get("test")
+    if not test:
+        return "## Test scores\n\nNone: no scenes were held out for a test (`--test`).\n"
+    lines = ["## Test scores", "", "| class | IoU | F1 |", "|---|---|---|"]
+    for name, iou, f1 in zip(spec.class_names, test["iou"], test["f1"], strict=True):
+        lines.append(f"| {_text(name)} | {_decimal(iou)} | {_decimal(f1)} |")
+    lines.append(f"| mean | {_decimal(test['miou'])} | {_decimal(test['mean_f1'])} |")
+    lines += [
+        "",
+        f"Overall accuracy {_decimal(test['overall_accuracy'])}. One confusion matrix over all test",
+    ]
+    lines[-1] += " scenes, in tiles without overlap; they were not used to choose the epoch."
+    return "\n".join([*lines, "", *_confusion(spec, test.get("confusion"))])
+
+
+def _confusion(spec: ModelSpec, matrix: Sequence[Sequence[int]] | None) -> list[str]:
+    """The confusion matrix as a table of pixels."""
+    if not matrix or len(matrix) > MOST_CLASSES:
+        return []
+    names = [_text(name) for name in spec.class_names]
+    names_of_columns = names + ["no class"] * (len(matrix[0]) - len(names))
+    lines = ["Pixels; rows: label, columns: map.", "", f"| | {' | '.join(names_of_columns)} |"]
+    lines.append("|---" * (len(names_of_columns) + 1) + "|")
+    for name, row in zip(names, matrix, strict=True):
+        lines.append(f"| {name} | {' | '.join(str(count) for count in row)} |")
+    return [*lines, ""]
+
+
+def _curve(spec: ModelSpec, history: Sequence[Mapping[str, Any]]) -> str:
+    val = spec.scores.get("val", {})
+    if not history or "epoch" not in val:
+        return ""
+    best, last = int(val["epoch"]), int(history[-1]["epoch"])
+    first_of_end = last - max(1, round(last * RISING_SHARE)) + 1
+    if best >= first_of_end:
+        rose = "It still rose at the end: more epochs may give more."
+    else:
+        rose = "It had stopped rising before the end."
+    planned = spec.training.get("epochs", last)
+    ended = f" of {planned}, stopped early" if last < planned else ""
+    step = -(-len(history) // MOST_EPOCHS)
+    shown = [item for item in history if item["epoch"] % step == 0 or item["epoch"] in (1, best, last)]
+    rows = [f"| {item['epoch']} | {_decimal(item['loss'])} | {_decimal(item['miou'])} |" for item in shown]
+    return "\n".join(
+        [
+            "## Validation",
+            "",
+            f"Best mIoU {_decimal(val['val_miou'])} at epoch {best}, {_decimal(history[-1]['miou'])} at the "
+            f"last, {last}{ended}. {rose} The best epoch is the one that was saved.",
+            "",
+            "| epoch | training loss | validation mIoU |",
+            "|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _not_tested(spec: ModelSpec) -> str:
+    test = spec.scores.get("test")
+    lines = ["## What it was not tested on", ""]
+    if test:
+        lines.append("- Places, seasons and sensors other than those of the test scenes above.")
+        absent = [name for name, iou in zip(spec.class_names, test["iou"], strict=True) if _unknown(iou)]
+        if absent:
+            lines.append(f"- Classes that the test scenes do not hold: {', '.join(map(_text, absent))}.")
+    else:
+        lines.append("- Anything but the validation scenes, which chose the epoch: their score flatters.")
+    if spec.gsd_m:
+        lines.append(f"- Ground resolutions other than {spec.gsd_m:.4g} m a pixel.")
+    lines.append(
+        f"- Bands other than {', '.join(map(_text, spec.bands))}; scenes that are not stretched alike."
+    )
+    return "\n".join([*lines, ""])
+
+
+def _run(spec: ModelSpec, command: str) -> str:
+    val = spec.scores.get("val", {})
+    versions = ", ".join(f"{name} {_version(name)}" for name in ("torch", "lightning", "timm"))
+    minutes = val.get("seconds", 0) / 60
+    lines = [
+        "## Run",
+        "",
+        f"- **Machine**: {_text(str(spec.training.get('computed_on', 'not known')))}, "
+        f"{spec.training.get('computed_in', '')} arithmetic",
+        f"- **Versions**: Python {platform.python_version()}, {versions}",
+        f"- **Time**: {minutes:.1f} minutes, {val.get('steps', '?')} steps",
+        f"- **Recipe**: {spec.training.get('recipe', 'not known')}",
+        "",
+    ]
+    if command:
+        lines += ["To repeat it:", "", f"    {' '.join(command.splitlines())}", ""]
+    settings = json.dumps(spec.training, indent=1, ensure_ascii=False).replace("```", "")
+    return "\n".join([*lines, "All settings:", "", "```json", settings, "```", ""])
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _unknown(score: float | None) -> bool:
+    return score is None or math.isnan(score)
+
+
+def _decimal(score: float | None) -> str:
+    return "absent" if score is None or math.isnan(score) else f"{score:.3f}"
+
+
+def _text(value: str) -> str:
+    """One line that Markdown tables and HTML renderers take as text."""
+    return " ".join(value.split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,0 +1,91 @@
+"""The optimiser of a training run: AdamW, alone or inside Lookahead, and its learning rate's course."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from timm.optim.lookahead import Lookahead
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from rsseg_cli.errors import UsageError
+from rsseg_cli.train_config import TrainConfig
+
+END_SHARE = 0.01  # of the highest rate, where `end_rate` is 0
+
+
+def build_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
+    """AdamW, inside Lookahead (arXiv 1907.08610) where `config.lookahead` says after how many steps.
+
+    The slow weights start where the first `lookahead` steps end, not where they began: timm's way.
+    """
+    optimizer: Optimizer = AdamW(parameter_groups(network, config), lr=config.learning_rate)
+    if config.lookahead:
+        optimizer = Lookahead(optimizer, alpha=config.lookahead_alpha, k=config.lookahead)
+    return optimizer
+
+
+def build_schedule(optimizer: Optimizer, config: TrainConfig, total_steps: int) -> dict[str, Any]:
+    """Lightning's description of the learning rate's course over a run.
+
+    Args:
+        optimizer: whose groups hold their highest rates.
+        config: says whether the rate changes with steps or epochs.
+        total_steps: of the whole run.
+    """
+    total = config.epochs if config.schedule == "epoch" else total_steps
+    end = config.end_rate / config.learning_rate if config.end_rate else END_SHARE
+    schedule = LambdaLR(
+        optimizer, lambda count: learning_rate_factor(count, total, config.warmup, min(end, 1.0))
+    )
+    return {"scheduler": schedule, "interval": config.schedule}
+
+
+def learning_rate_factor(count: int, total: int, warmup: float, end: float = END_SHARE) -> float:
+    """Linear rise over the share `warmup` of all steps or epochs, then a cosine from 1 to `end`."""
+    rise = round(total * warmup) if warmup == 0 else max(1, round(total * warmup))
+    if count < rise:
+        return (count + 1) / rise
+    done = min(1.0, (count - rise) / max(1, total - rise))
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
+    """Encoder and head with their own rates; norms, biases and vectors decay only with `decay_vectors`."""
+    groups = []
+    for is_encoder in (True, False):
+        for is_vector in (True, False):
+            members = [
+                parameter
+                for name, parameter in network.named_parameters()
+                if name.startswith("encoder.") == is_encoder and (parameter.ndim < 2) == is_vector
+            ]
+            rate = config.learning_rate * (config.encoder_rate if is_encoder else 1.0)
+            decay = 0.0 if is_vector and not config.decay_vectors else config.weight_decay
+            groups.append({"params": members, "lr": rate, "weight_decay": decay})
+    return [group for group in groups if group["params"]]
+
+
+def averaged_weights(decay: float) -> WeightAveraging:
+    """Exponential average of weights and statistics; its decay rises to `decay`, so that the start is soon
+    forgotten."""
+
+    def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        return mean * now + value * (1 - now) if mean.is_floating_point() else value
+
+    return WeightAveraging(avg_fn=average, use_buffers=True)
+
+
+def mixed_precision(precision: str, device: torch.device | str) -> str:
+    """Lightning's name of `TrainConfig.precision` on a device; "auto" is bf16 on CUDA that computes in it."""
+    on_cuda = torch.device(device).type == "cuda"
+    if precision == "auto":
+        precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32"
+    if precision == "16" and not on_cuda:
+        raise UsageError("--precision 16: needs CUDA; pass --precision bf16 or 32")
+    return {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision]

@@ -1,0 +1,165 @@
+"""The Lightning module around a segmentation network: losses, validation scores, optimiser."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from rsseg_cli.errors import ModelError
+from rsseg_cli.metrics import ScoringProtocol, confusion_matrix, scores_of
+from rsseg_cli.models.bicor_seg import BicorSeg, BicorTrainingOutput
+from rsseg_cli.models.losses import BicorLossWeights, bicor_loss_parts, cross_entropy, dice
+from rsseg_cli.optim import build_optimizer, build_schedule
+from rsseg_cli.train_config import TrainConfig
+from rsseg_cli.weights import ModelSpec
+
+
+class SegmentationModule(L.LightningModule):
+    """Loss, validation scores and optimiser of any (B, C, H, W) -> (B, N, H, W) network.
+
+    A `BicorSeg` is trained with its own losses; other networks with the main one, cross-entropy and Dice.
+
+    Args:
+        network: to be trained; expects normalised images.
+        spec: mean and standard deviation of its input, its classes.
+        config: rates and loss weights.
+        total_steps: length of the learning rate's schedule.
+        protocol: which classes count in the validation's means.
+
+    Attributes:
+        history: of each finished epoch: epoch (from 1), loss, rate (of the head, at its start), seconds,
+            miou, mean_f1, overall_accuracy and iou by class.
+        step_loss: of the last step.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: ModelSpec,
+        config: TrainConfig,
+        total_steps: int,
+        protocol: ScoringProtocol | None = None,
+    ) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.config = config
+        self.total_steps = total_steps
+        self.class_names = spec.class_names
+        self.protocol = protocol or ScoringProtocol()
+        self.loss_weights = BicorLossWeights(
+            smoothing=config.smoothing,
+            auxiliary=config.auxiliary,
+            heatmaps=config.heatmaps,
+            fisher=config.fisher,
+            fisher_last=config.fisher_last,
+        )
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
+        self.confusion = torch.zeros(len(spec.classes), len(spec.classes), dtype=torch.int64)
+        self.history: list[dict[str, Any]] = []
+        self.step_loss = float("nan")
+        self.loss_sum, self.loss_count, self.epoch_started, self.epoch_rate = 0.0, 0, 0.0, 0.0
+
+    def normalise(self, image: Tensor) -> Tensor:
+        return ((image - self.get_buffer("mean")) / self.get_buffer("std")).contiguous(
+            memory_format=torch.channels_last
+        )
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+        image, labels = batch
+        parts = self._loss_parts(self.normalise(image), labels)
+        loss = torch.stack(list(parts.values())).sum()
+        self.step_loss = loss.item()
+        if not torch.isfinite(loss.detach()):
+            raise ModelError(self._not_finite())
+        self.loss_sum, self.loss_count = self.loss_sum + self.step_loss, self.loss_count + 1
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        for name, part in parts.items():
+            self.log(f"loss_{name}", part.detach(), on_step=True, on_epoch=False)
+        return loss
+
+    def _loss_parts(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Losses in float32 also where the network computes in halves."""
+        if not isinstance(self.network, BicorSeg):
+            logits = self.network(image).float()
+            with torch.autocast(image.device.type, enabled=False):
+                weight = self.config.smoothing
+                return {"main": cross_entropy(logits, labels, weight) + dice(logits, labels)}
+        output = self.network.forward_training(image)
+        with torch.autocast(image.device.type, enabled=False):
+            exact = BicorTrainingOutput(
+                output.logits.float(),
+                tuple(heatmaps.float() for heatmaps in output.heatmaps),
+                tuple(embeddings.float() for embeddings in output.class_embeddings),
+                output.auxiliary_logits.float(),
+            )
+            return bicor_loss_parts(exact, labels, self.loss_weights)
+
+    def _not_finite(self) -> str:
+        place = f"step {self.global_step + 1} (epoch {self.current_epoch + 1})"
+        kept = f"epoch {len(self.history)} is kept" if self.history else "no epoch was finished"
+        more = ", or --precision 32" if self.config.precision == "16" else ""
+        return (
+            f"{place}: the loss is {self.step_loss}, training stops; {kept}. Pass a lower --lr than "
+            f"{self.config.learning_rate:g}{more}"
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)
+
+    def on_train_epoch_start(self) -> None:
+        self.loss_sum, self.loss_count, self.epoch_started = 0.0, 0, time.perf_counter()
+        groups = self.optimizers().param_groups  # type: ignore[union-attr]
+        self.epoch_rate = float(groups[-1]["lr"])
+        self.log("rate", self.epoch_rate, on_step=False, on_epoch=True)
+
+    def on_validation_epoch_start(self) -> None:
+        self.confusion.zero_()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
+        image, labels = batch
+        found = self(self.normalise(image)).max(1).indices
+        self.confusion += confusion_matrix(found, labels, len(self.confusion)).cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores of all ranks' tiles together."""
+        total = self.trainer.strategy.reduce(self.confusion.to(self.device), reduce_op="sum")
+        scores = protocol_scores(total.cpu(), self.class_names, self.protocol)
+        for name in ("miou", "mean_f1", "overall_accuracy"):
+            self.log(f"val_{name}", scores[name])
+        for name, iou in zip(self.class_names, scores["iou"], strict=True):
+            self.log(f"val_iou/{name.replace('/', '_')}", iou)
+        self.history.append(
+            {
+                "epoch": self.current_epoch + 1,
+                "loss": self.loss_sum / max(self.loss_count, 1),
+                "rate": self.epoch_rate,
+                "seconds": round(time.perf_counter() - self.epoch_started, 1),
+                **{key: scores[key] for key in ("miou", "mean_f1", "overall_accuracy", "iou")},
+            }
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint.get("history", []))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.network, self.config)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": build_schedule(optimizer, self.config, self.total_steps),
+        }
+
+
+def protocol_scores(
+    confusion: Tensor, class_names: tuple[str, ...], protocol: ScoringProtocol
+) -> dict[str, Any]:
+    """`scores_of` with means over the classes that count in the protocol."""
+    left_out = [index for index, name in enumerate(class_names) if name in protocol.out_of_means]
+    return dict(scores_of(confusion, left_out))
