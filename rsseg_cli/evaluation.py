@@ -36,12 +36,14 @@ class SourceDone:
     """A scene that was mapped and scored.
 
     Attributes:
+        model: its name.
         name: of the scene.
         number, sources: it is the first, second, ... of so many.
         pixels: of the map.
         seconds: wall time, s.
     """
 
+    model: str
     name: str
     number: int
     sources: int
@@ -79,7 +81,7 @@ def evaluate(
     Args:
         model: network and spec.
         data: of `open_data`.
-        split: train, val or test.
+        split: train, val, test or all.
         config: how scenes are tiled and run.
         score: classes in the order of the data, protocol, widths; `score_config(data)` by default.
         places: read pictures of the worst places.
@@ -107,12 +109,15 @@ def evaluate(
                     worst = worst_tiles([*worst, *scorer.tiles_of(source.name)], len(sources))
                     kept = {_key(tile): kept.get(_key(tile)) or read_place(tile) for tile in worst}
             if progress is not None:
-                seconds = time.monotonic() - start
-                progress(
-                    SourceDone(
-                        name=source.name, number=number, sources=len(sources), pixels=pixels, seconds=seconds
-                    )
+                done = SourceDone(
+                    model=model.spec.name,
+                    name=source.name,
+                    number=number,
+                    sources=len(sources),
+                    pixels=pixels,
+                    seconds=time.monotonic() - start,
                 )
+                progress(done)
     return Evaluation(result=scorer.result(), places=tuple(kept.values()))
 
 
@@ -132,20 +137,29 @@ def score_config(
 
 
 def sources_of(data: LabelledData, split: str) -> tuple[Source, ...]:
-    """Scenes of a part of the data.
+    """Scenes of a part of the data; "all" is every scene.
 
     Raises:
         DataError: there are none.
     """
-    sources = tuple(data.split(split))
+    sources = tuple(data.sources if split == "all" else data.split(split))
     if sources:
         return sources
     counts = Counter(source.split for source in data.sources)
     found = ", ".join(f"{name} {number}" for name, number in sorted(counts.items())) or "none at all"
     raise DataError(
         f"{data.name or 'data'}: no scene in the part {split!r} (scenes found: {found}). Pass another "
-        "--split, or name scenes with --val or --test"
+        "--split (all: every scene), or name scenes with --val or --test"
     )
+
+
+def with_colours(data: LabelledData, spec: ModelSpec) -> LabelledData:
+    """Classes in the colours of the model's maps."""
+    colours = {plain(item.name): item.colour for item in spec.classes}
+    classes = tuple(
+        dataclasses.replace(item, colour=colours.get(plain(item.name), item.colour)) for item in data.classes
+    )
+    return dataclasses.replace(data, classes=classes)
 
 
 def check_classes(spec: ModelSpec, data: LabelledData) -> None:

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from rsseg_cli import __version__
 from rsseg_cli.cli.demo import demo_command
 from rsseg_cli.cli.demo_scene import demo_scene
+from rsseg_cli.cli.eval import eval_command
 from rsseg_cli.cli.models import app as models_app
 from rsseg_cli.cli.predict import predict_command
 from rsseg_cli.cli.score import score_command
@@ -84,6 +85,7 @@ def _start(
 
 app.command("predict")(predict_command)
 app.command("score")(score_command)
+app.command("eval")(eval_command)
 app.command("demo")(demo_command)
 app.command("demo-scene")(demo_scene)
 app.add_typer(train_app, name="train")

@@ -59,3 +59,48 @@ def _row(title: str, cells: Sequence[str], width: int) -> str:
 def _decimal(score: float | None) -> str:
     """Three decimals; `-` for the score of a class that occurs nowhere."""
     return "-" if score is None or score != score else f"{score:.3f}"
+
+
+def print_comparison(comparison: Mapping[str, Any]) -> None:
+    """Print `comparison_table` on stdout."""
+    typer.echo(comparison_table(comparison))
+
+
+def comparison_table(comparison: Mapping[str, Any]) -> str:
+    """Scores of two models side by side, their differences, and intervals of these.
+
+    Args:
+        comparison: `Comparison.as_dict`.
+    """
+    rows = [*comparison["overall"], *({**row, "name": f"IoU {row['name']}"} for row in comparison["iou"])]
+    rows += [{**row, "name": f"F1 {row['name']}"} for row in comparison["f1"]]
+    width = max(16, *(len(row["name"]) for row in rows)) + 1
+    names = [_cut(comparison[key], 14) for key in ("first", "second")]
+    interval = f"{comparison['level']:.0%} interval"
+    lines = [f"{'':<{width}}{names[0]:>15}{names[1]:>15}{'difference':>12}{interval:>20}"]
+    lines += [
+        f"{row['name']:<{width}}{_decimal(row['first']):>15}{_decimal(row['second']):>15}"
+        f"{_signed(row['difference']):>12}{_signed(row['low']):>10} to {_signed(row['high'])}"
+        f"{'' if row['holds_zero'] else '  *'}"
+        for row in rows
+    ]
+    more = f"* zero lies outside; intervals over {comparison['tiles']} tiles"
+    return "\n".join([*lines, more])
+
+
+def _signed(score: float | None) -> str:
+    return "-" if score is None or score != score else f"{score:+.3f}"
+
+
+def _cut(name: str, most: int) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def parse_widths(text: str) -> tuple[int, ...]:
+    """Pixels with commas between; a usage error otherwise."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as err:
+        raise typer.BadParameter(
+            f"{text!r}: needs whole pixels with commas between, as 1,3,5,10", param_hint="--boundary-widths"
+        ) from err
