@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,7 @@ def write_report(
     settings: Mapping[str, object] | None = None,
     places: Sequence[Place] | None = None,
     comparison: Comparison | None = None,
+    out_of_means: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
     """Write FOLDER/index.html and FOLDER/scores.json.
@@ -67,6 +69,7 @@ def write_report(
         settings: what was scored and how, a line each.
         places: the worst ones; None reads them from the result's tiles.
         comparison: with a second model.
+        out_of_means: classes that do not enter the means; they are marked.
         overwrite: replace a report that lies there.
 
     Returns:
@@ -81,7 +84,17 @@ def write_report(
         scenes = len({tile.scene for tile in result.tiles})
         places = [read_place(tile) for tile in worst_tiles(result.tiles, scenes)]
     facts = {**({"model": model} if model else {}), **(settings or {})}
-    page = _page(title, result, classes, facts, places, comparison)
+    page = _page(
+        _Content(
+            title=title,
+            result=result,
+            classes=classes,
+            facts=facts,
+            places=places,
+            comparison=comparison,
+            out_of_means=out_of_means,
+        )
+    )
     numbers = {
         "title": title,
         "settings": {name: str(value) for name, value in facts.items()},
@@ -140,14 +153,21 @@ def _place_numbers(place: Place, classes: Sequence[ClassSpec]) -> dict[str, Any]
     }
 
 
-def _page(
-    title: str,
-    result: ScoreResult,
-    classes: Sequence[ClassSpec],
-    facts: Mapping[str, object],
-    places: Sequence[Place],
-    comparison: Comparison | None,
-) -> str:
+@dataclass(frozen=True, kw_only=True)
+class _Content:
+    """What the page tells."""
+
+    title: str
+    result: ScoreResult
+    classes: Sequence[ClassSpec]
+    facts: Mapping[str, object]
+    places: Sequence[Place]
+    comparison: Comparison | None
+    out_of_means: Sequence[str]
+
+
+def _page(content: _Content) -> str:
+    result, classes, facts, title = content.result, content.classes, content.facts, content.title
     confusion = np.asarray(result.confusion)
     scenes = len({tile.scene for tile in result.tiles})
     lead = f"{count_text(int(confusion.sum()))} labelled pixels in {scenes} scene{'' if scenes == 1 else 's'}"
@@ -156,11 +176,11 @@ def _page(
     body = [
         f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>',
         _cards(result.scores),
-        class_table(result.scores, classes, confusion),
+        class_table(result.scores, classes, confusion, content.out_of_means),
         confusion_table(confusion, classes),
         boundary_section(result.scores, classes),
-        comparison_section(comparison) if comparison else "",
-        places_section(places, classes),
+        comparison_section(content.comparison) if content.comparison else "",
+        places_section(content.places, classes),
         _facts(facts),
     ]
     return (

@@ -27,12 +27,9 @@ JPEG_QUALITY = 84
 def places_section(places: Sequence[Place], classes: Sequence[ClassSpec]) -> str:
     if not places:
         return "<h2>Worst places</h2><p>None: every labelled pixel is right, or too little is labelled.</p>"
-    marks = [("hatch", "truth unlabelled", "truth"), ("blank", "no data in the map", "found")]
-    more = "".join(
-        f'<li><span class="swatch {kind}"></span>{text}</li>'
-        for kind, text, layer in marks
-        if any((getattr(place, layer) == UNLABELLED).any() for place in places)
-    )
+    layers = [("truth", "unlabelled in the truth"), ("found", "no class in the map")]
+    marks = [words for layer, words in layers if any((getattr(p, layer) == UNLABELLED).any() for p in places)]
+    more = f'<li><span class="swatch hatch"></span>{", ".join(marks)}</li>' if marks else ""
     shown = "".join(_place(number, place, classes) for number, place in enumerate(places, 1))
     return (
         "<h2>Worst places</h2>"
@@ -86,17 +83,16 @@ def _photo(place: Place) -> str:
 
 
 def _classes_picture(caption: str, labels: NDArray[np.uint8], classes: Sequence[ClassSpec]) -> str:
-    source = _uri(draw_classes(labels, classes, hatched=caption == "Truth"), "PNG", optimize=True)
+    source = _uri(draw_classes(labels, classes), "PNG", optimize=True)
     alt = f"{caption.lower()} of the place"
     return f'<figure><figcaption>{caption}</figcaption><img src="{source}" alt="{alt}"></figure>'
 
 
-def draw_classes(labels: NDArray[np.uint8], classes: Sequence[ClassSpec], *, hatched: bool) -> Image.Image:
-    """A palette picture of classes; 255 grey, or hatched."""
+def draw_classes(labels: NDArray[np.uint8], classes: Sequence[ClassSpec]) -> Image.Image:
+    """A palette picture of classes; 255 hatched, as a class may well be grey."""
     indices = labels.copy()
-    if hatched:
-        rows, cols = np.indices(labels.shape, sparse=True)
-        indices[(labels == UNLABELLED) & ((rows + cols) % 8 < 3)] = UNLABELLED - 1
+    rows, cols = np.arange(labels.shape[0])[:, None], np.arange(labels.shape[1])
+    indices[(labels == UNLABELLED) & ((rows + cols) % 8 < 3)] = UNLABELLED - 1
     picture = Image.fromarray(indices).convert("P")
     table = np.full((256, 3), HATCH[0], np.uint8)
     for index, item in enumerate(classes):

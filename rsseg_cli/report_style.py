@@ -29,6 +29,7 @@ thead th { color: var(--muted); font-weight: 500; font-size: 13px; border-bottom
 th:first-child { text-align: left; padding-left: 0; } tbody th { font-weight: 500; }
 .classes { width: 100%; } .classes tbody tr + tr > * { border-top: 1px solid var(--line); }
 .classes .mean > * { border-top: 2px solid var(--line); font-weight: 650; }
+.aside { color: var(--muted); font-weight: 400; font-size: 12.5px; margin-left: 8px; }
 .bar { width: 24%; min-width: 130px; }
 .bar i { display: block; height: 10px; background: var(--panel); border-radius: 2px; }
 .bar i i { background: currentColor; box-shadow: inset 0 0 0 1px var(--edge); }
@@ -53,7 +54,6 @@ svg text { font: 12px system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans",
   font-size: 14px; }
 .legend .dash { display: inline-block; width: 20px; margin-right: 8px; border-top: 2px dashed var(--ink);
   vertical-align: 4px; }
-.legend .hatch, .legend .blank { color: #bebebe; }
 .legend .hatch { background: repeating-linear-gradient(135deg, #bebebe 0 3px, #979797 3px 5px); }
 .place { border-top: 1px solid var(--line); padding: 18px 0 22px; break-inside: avoid; }
 .place header { display: flex; flex-wrap: wrap; gap: 2px 18px; align-items: baseline; margin-bottom: 10px; }

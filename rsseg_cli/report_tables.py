@@ -19,15 +19,21 @@ if TYPE_CHECKING:
 LEAST_SHOWN = 0.0005  # share of a row from which a cell of the confusion matrix is written out
 
 
-def class_table(scores: Mapping[str, Any], classes: Sequence[ClassSpec], confusion: NDArray[np.int64]) -> str:
+def class_table(
+    scores: Mapping[str, Any],
+    classes: Sequence[ClassSpec],
+    confusion: NDArray[np.int64],
+    out_of_means: Sequence[str] = (),
+) -> str:
     total = max(1, int(confusion.sum()))
     rows = []
     for item, row, truth in zip(classes, scores["classes"], confusion.sum(1), strict=True):
         iou = row["iou"]
+        aside = '<span class="aside">not in the means</span>' if item.name in out_of_means else ""
         bar = f'<i><i style="width:{100 * iou:.1f}%"></i></i>' if is_number(iou) else ""
         cells = "".join(f"<td>{score_text(row[key])}</td>" for key in ("f1", "precision", "recall"))
         rows.append(
-            f"<tr><th>{swatch(item)}</th><td>{score_text(iou)}</td>"
+            f"<tr><th>{swatch(item)}{aside}</th><td>{score_text(iou)}</td>"
             f'<td class="bar" style="color:{hexadecimal(item.colour)}">{bar}</td>{cells}'
             f'<td title="{int(truth):,} px">{int(truth) / total:.1%}</td></tr>'
         )

@@ -140,6 +140,7 @@ def test_a_page_that_closes_its_tags_and_needs_nothing_else(scored, tmp_path):
         classes=CLASSES,
         model="<b>m</b>",
         settings={"tile size": 512, "<i>": "</table>"},
+        out_of_means=NAMES[1:],
     )
     assert path == tmp_path / "report" / "index.html"
     source = path.read_text(encoding="utf-8")
@@ -149,7 +150,16 @@ def test_a_page_that_closes_its_tags_and_needs_nothing_else(scored, tmp_path):
     assert not [name for name, _ in page.attributes if name.startswith("on")]
     assert "<script>alert(1)</script>" in page.text  # as words, not as a tag
     assert "&lt;script&gt;" in source
-    for words in ("North & south", "0.512", "0.634", "0.876", "<b>m</b>", "</table>", "Boundary IoU, 3 px"):
+    for words in (
+        "North & south",
+        "0.512",
+        "0.634",
+        "0.876",
+        "<b>m</b>",
+        "</table>",
+        "Boundary IoU, 3 px",
+        "not in the means",
+    ):
         assert words in page.text
     assert sorted(item.name for item in path.parent.iterdir()) == ["index.html", "scores.json"]
 
@@ -164,14 +174,14 @@ def test_pictures_show_image_truth_and_map_of_the_worst_tile_first(scored, tmp_p
     shown = np.asarray(photo.convert("RGB")).transpose(2, 0, 1).astype(int)
     assert np.abs(shown - image[:, :, 128:]).mean() < 6
     colours = np.array([*[item.colour for item in CLASSES], *[(190, 190, 190)] * 254])
-    assert (np.asarray(mapped.convert("RGB")) == colours[found[:, 128:]]).all()
+    drawn, classed = np.asarray(mapped.convert("RGB")), found[:, 128:] != 255
+    assert (drawn[classed] == colours[found[:, 128:][classed]]).all()
     known = truth[:, 128:] != 255
     drawn = np.asarray(labels.convert("RGB"))
     assert (drawn[known] == colours[truth[:, 128:][known]]).all()
     greys = np.unique(drawn[~known], axis=0)
     assert greys.tolist() == [[151] * 3, [190] * 3]  # hatched
-    assert "truth unlabelled" in page.text
-    assert "no data in the map" in page.text
+    assert "unlabelled in the truth, no class in the map" in page.text
 
 
 def test_places_tell_where_they_lie_and_what_is_confused(scored, tmp_path):

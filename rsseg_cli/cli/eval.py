@@ -239,6 +239,7 @@ class _Run:
             settings=self._settings(),
             places=done.places,
             comparison=comparison,
+            out_of_means=self.score.protocol.out_of_means,
             overwrite=overwrite,
         )
 
