@@ -133,11 +133,15 @@ def _check_names(path: str, found: list[str], wanted: tuple[str, ...]) -> None:
 def _truth_format(truth: str, table: ClassTable, config: PairConfig) -> LabelFormat:
     """What the truth's values mean: by name where it has names, else as the classes say."""
     names = tuple(item.name for item in table.classes)
-    options = {"field": config.field, "vector_class": config.vector_class, "outside": config.outside}
     if is_vector(Path(truth)):
-        return LabelFormat(class_names=names, values=table.values, **options)
-    given = [f"--{name.replace('_', '-')}" for name in ("vector_class", "outside") if options[name]]
-    given += ["--label-field"] if config.field else []
+        return LabelFormat(
+            class_names=names, values=table.values, field=config.field, vector_class=config.vector_class,
+            outside=config.outside,
+        )  # fmt: skip
+    options = {
+        "--label-field": config.field, "--vector-class": config.vector_class, "--outside": config.outside
+    }  # fmt: skip
+    given = [option for option, value in options.items() if value]
     if given:
         raise UsageError(f"{' and '.join(given)}: for truth of polygons; {truth} is a raster")
     named = {} if config.classes and table.values else read_class_names(truth)

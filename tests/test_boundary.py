@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from rsseg_cli.boundary import BoundaryCounts, check_widths, edges, halo_px, means, near_border
+from rsseg_cli.boundary import BoundaryCounts, check_widths, halo_px, means, near_border
+from rsseg_cli.edge_weights import edges
 
 HALO = 130
 

@@ -20,7 +20,7 @@ PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
 SHOWN = {"metrics", "preview"}
 TRUTH = {"labels", "label_format", "label_raster", "label_vector"}
-SCORED = {"boundary", "scoring", "score_pair", "score_tiles"}
+SCORED = {"boundary", "edge_weights", "map_reader", "scoring", "score_pair", "score_tiles"}
 REPORT = {path.stem for path in (ROOT / "rsseg_cli").glob("report*.py")}
 DATA = {
     "datasets", "benchmark_data", "benchmark_known", "benchmark_torchgeo", "class_table", "data_split", "data_table",
@@ -47,7 +47,9 @@ ALLOWED = {
     **dict.fromkeys(DRAWN, BASE | DRAWN | RASTER),
     **dict.fromkeys(REPORT, BASE | RASTER | SHOWN | TRUTH | REPORT),
     "compare": BASE,
-    "boundary": BASE | {"metrics"},
+    "edge_weights": set(),
+    "boundary": BASE | {"edge_weights", "metrics"},
+    "map_reader": BASE | RASTER | TRUTH,
     "score_tiles": BASE | RASTER | TRUTH | {"metrics"},
     "scoring": BASE | RASTER | TRUTH | SHOWN | SCORED | {"weights"},
     "score_pair": BASE | RASTER | TRUTH | SHOWN | SCORED | {"weights", "class_table"},

@@ -19,10 +19,11 @@ from rsseg_cli.area import read_area
 from rsseg_cli.class_names import read_class_colours, read_class_names
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.labels import LabelFormat
+from rsseg_cli.map_reader import MapReader
 from rsseg_cli.metrics import ScoringProtocol, count_confusion
 from rsseg_cli.output import RasterWriter
 from rsseg_cli.raster import Grid, inspect
-from rsseg_cli.scoring import MapReader, ScoreConfig, Scorer, ScoreResult
+from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.weights.spec import class_specs
 
 NAMES = ("land", "building", "water")
@@ -332,6 +333,18 @@ def test_eroded_labels_count_for_boundaries_alone(tmp_path: Path, make_raster: M
     assert eroded.scores["pixels"] == 8 * 14
     assert eroded.scores["boundary"] == plain.scores["boundary"]
     assert eroded.scores["boundary"]["trimap_accuracy"]["overall"][:2] == [0, 0]
+
+
+def test_labels_without_their_borders_have_no_wfm(tmp_path: Path, make_raster: MakeRaster) -> None:
+    """As ISPRS publishes them: where edges of the truth are unknown, those of a map are not wrong."""
+    truth = np.zeros((20, 40), np.uint8)
+    truth[:, 17:23], truth[:, 23:] = 255, 1
+    mapped = np.zeros((20, 40), np.uint8)
+    mapped[:, 10:] = 1
+    files = write_map(tmp_path / "map.tif", mapped), make_raster("truth.tif", array=truth[None])
+    assert score(*files).scores["boundary"]["wfm"] is None
+    alone = make_raster("alone.tif", array=np.zeros((1, 20, 40), np.uint8))
+    assert score(files[0], alone).scores["boundary"]["wfm"] == 0
 
 
 def test_clutter_out_of_means(pair: tuple[Path, Path]) -> None:
