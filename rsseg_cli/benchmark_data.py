@@ -45,8 +45,8 @@ def open_benchmark(config: DataConfig) -> LabelledData:
     for pattern in config.val:
         chosen = [item for item in sources if item.split in ("train", "val") and fnmatch(item.name, pattern)]
         if not chosen:
-            names = ", ".join(item.name for item in sources[:5])
-            raise DataError(f"--val {pattern}: matches none of the training images ({names} ...)")
+            shown = ", ".join(item.name for item in sources[:5])
+            raise DataError(f"--val {pattern}: matches none of the training images ({shown} ...)")
         names = {item.name for item in chosen}
         sources = [replace(item, split="val") if item.name in names else item for item in sources]
     sources = with_validation(

@@ -42,7 +42,7 @@ class TorchSample:
     Attributes:
         dataset, index: where it is.
         scale: 255 where pixel values are from 0 to 1, else 1.
-        dtype: of the file that it becomes.
+        bands, dtype: of the file that it becomes.
     """
 
     dataset: Any
@@ -107,19 +107,19 @@ def open_torchgeo(name: str, config: DataConfig) -> Found:
     """
     kind = data_class(name)
     parts = _parts(kind, name, config)
-    image_and_mask = {part: _first(dataset, f"{name} {part}") for part, dataset in parts.items()}
-    for part in [part for part, pair in image_and_mask.items() if pair is None]:
-        logger.warning("%s: its %s part has no masks and is left out", name, part)
-        del parts[part]
+    for part, dataset in list(parts.items()):
+        if part != "train" and "mask" not in dataset[0]:
+            logger.warning("%s: its %s part has no masks and is left out", name, part)
+            del parts[part]
     if not parts:
         raise DataError(f"--root {config.root}: no part of {name} has images with masks")
     dataset = next(iter(parts.values()))
     classes, format = _classes_of(dataset, name, config)
     scale, dtype, channels = _pixel_values(dataset, name)
-    bands = _band_names(dataset, channels, name, config)
+    stored, bands = _band_names(dataset, channels, name, config)
     width = len(str(max(map(len, parts.values()))))
     sources = [
-        TorchSample(dataset, index, part, f"{part}-{index:0{width}}", format, bands, scale, dtype)
+        TorchSample(dataset, index, part, f"{part}-{index:0{width}}", format, stored, scale, dtype)
         for part, dataset in parts.items()
         for index in range(len(dataset))
     ]
@@ -180,30 +180,16 @@ def _parts(kind: Any, name: str, config: DataConfig) -> dict[str, Any]:
 
 def _construct(kind: Any, name: str, options: dict[str, Any]) -> Any:
     """The data set, or a DataError with what it says itself."""
+    from torchgeo.datasets.errors import DependencyNotFoundError
+
+    known = (AssertionError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError)
     try:
         return kind(**options)
-    except (
-        AssertionError,
-        ImportError,
-        KeyError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as err:
+    except (*known, DependencyNotFoundError) as err:
         said = " ".join(str(err).split())[:300] or type(err).__name__
         raise DataError(
             f"--root {options['root']}: torchgeo cannot open {name} there ({said}); nothing is downloaded"
         ) from err
-
-
-def _first(dataset: Any, where: str) -> tuple[Any, Any] | None:
-    """Image and mask of the first sample; None where there is an image alone."""
-    sample = dataset[0]
-    if isinstance(sample, dict) and "image" in sample and set(sample) <= {"image", "filename", "index"}:
-        return None
-    return arrays_of(sample, where)
 
 
 def arrays_of(sample: Any, where: str) -> tuple[NDArray[np.generic], NDArray[np.integer]]:
@@ -274,13 +260,24 @@ def _pixel_values(dataset: Any, name: str) -> tuple[float, str, int]:
     return 1.0, "float32", len(images[0])
 
 
-def _band_names(dataset: Any, channels: int, name: str, config: DataConfig) -> tuple[str, ...]:
+def _band_names(
+    dataset: Any, channels: int, name: str, config: DataConfig
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of the bands in the order of the samples', and those to use.
+
+    Raises:
+        UsageError: the bands asked for are neither some of them nor as many.
+    """
     own = getattr(dataset, "all_bands", ())
     own = tuple(map(str, own)) if isinstance(own, (list, tuple)) and len(own) == channels else ()
-    names = config.bands or own or BANDS.get(channels) or tuple(f"band{k + 1}" for k in range(channels))
-    if len(names) != channels or len(set(names)) != channels:
-        raise UsageError(f"--bands {','.join(names)}: {name} has {channels} bands; needs a name for each")
-    return tuple(names)
+    own = own or BANDS.get(channels) or tuple(f"band{k + 1}" for k in range(channels))
+    asked = config.bands or own
+    if len(set(asked)) < len(asked) or not (len(asked) == channels or set(asked) <= set(own)):
+        raise UsageError(
+            f"--bands {','.join(asked)}: {name} has {channels} bands ({', '.join(own)}); needs some of "
+            "them, or a name for each"
+        )
+    return (asked if len(asked) == channels and not set(asked) <= set(own) else own), asked
 
 
 def _write_tiff(path: Path, array: NDArray[np.generic], bands: tuple[str, ...]) -> None:

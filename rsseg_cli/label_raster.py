@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -248,11 +249,16 @@ def _is_masked(dataset: Any, path: Path, format: LabelFormat) -> bool:
         return False
     if format.values is None and 0 <= nodata < len(format.class_names):
         name = format.class_names[int(nodata)]
-        logger.warning(
-            "%s: its nodata value %d is also the number of class %r; those pixels are unlabelled (give the "
-            "class its value in --classes FILE.json to count them)", path, nodata, name,
-        )  # fmt: skip
+        _warn_of_nodata(path.parent, int(nodata), name)
     return True
+
+
+@lru_cache(maxsize=256)  # once a folder
+def _warn_of_nodata(folder: Path, nodata: int, name: str) -> None:
+    logger.warning(
+        "%s: labels whose nodata value %d is also the number of class %r; those pixels are unlabelled (give "
+        "the class its value in --classes FILE.json to count them)", folder, nodata, name,
+    )  # fmt: skip
 
 
 def _look_up(table: Labels, values: NDArray[np.integer]) -> Labels:

@@ -46,8 +46,9 @@ def find_scenes(
     if not found or not labels:
         missing = " and ".join(name for name, some in ((images, found), (masks, labels)) if not some)
         raise DataError(f"{folder}: nothing matches {missing}; pass --images and --masks, globs inside it")
-    if len(labels) == 1 and is_vector(labels[0]):
-        pairs = [(image, labels[0]) for image in found]
+    literal = not set("*?[") & set(images + masks) and len(found) == len(labels)
+    if literal or (len(labels) == 1 and is_vector(labels[0])):
+        pairs = [(image, labels[0]) for image in found]  # two files by name, or one of polygons for all
     else:
         pairs = _pairs(folder, (images, found), (masks, labels))
     return [

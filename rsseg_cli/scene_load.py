@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import mmap
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from rsseg_cli.labels import IGNORE, LabelFormat, LabelReader
 from rsseg_cli.raster import SceneInfo, SceneReader, inspect, overview, select_bands
 from rsseg_cli.weights.spec import ModelSpec
 
+logger = logging.getLogger(__name__)
 BLOCK_ROWS = 512
 BLOCK_PX = 1 << 22  # pixels read at a time: 50 MB a float32 copy of three bands
 SAME_GSD = 0.02  # resolutions closer than this share are the same
@@ -92,6 +95,7 @@ class LabelledScene:
                 pixels, valid = reader.read(row + rows.start, col + cols.start, *size)
                 image[:, rows, cols] = to_uint8(reader.fill(pixels, valid), ranges)
                 labels[rows, cols][~valid] = IGNORE
+                _release(image)
         return LoadedScene(self.name, image, labels, gsd_m)
 
     def _load_labels(
@@ -111,6 +115,7 @@ class LabelledScene:
             for rows, cols in blocks(grid.height, grid.width):
                 found = _read_part(reader, rows, cols, self.rows, scale)
                 labels[rows, cols] = found
+                _release(labels)
                 with_label[0][rows] |= (found != IGNORE).any(1)
                 with_label[1][cols] |= (found != IGNORE).any(0)
             self._note_unknown(reader)
@@ -141,7 +146,7 @@ class LabelledScene:
         profile = {
             "driver": "GTiff", "height": grid.height, "width": grid.width, "count": 1, "dtype": "uint8",
             "crs": grid.crs, "transform": grid.transform, "nodata": IGNORE, "tiled": True, "blockxsize": 512,
-            "blockysize": 512, "compress": "deflate", "bigtiff": "if_safer",
+            "blockysize": 512, "compress": "deflate", "zlevel": 1, "bigtiff": "if_safer",
         }  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
         where = gdal_errors(DataError, str(target), "The labels cannot be written; is the disk full?")
@@ -175,9 +180,7 @@ class LabelledScene:
 
     def _note_unknown(self, reader: LabelReader) -> None:
         if reader.unknown_px:
-            import logging
-
-            logging.getLogger(__name__).warning(
+            logger.warning(
                 "%s: %d px of colours that are no class; left unlabelled", self.labels, reader.unknown_px
             )
 
@@ -257,6 +260,12 @@ def _array(folder: Path | None, name: str, shape: tuple[int, ...]) -> NDArray[np
         return np.zeros(shape, np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
     return np.memmap(folder / name, np.uint8, "w+", shape=shape)
+
+
+def _release(array: NDArray[np.uint8]) -> None:
+    """Let go of the pages of a memory-mapped array; what was written is on its way to the file."""
+    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.base.madvise(mmap.MADV_DONTNEED)
 
 
 def _safe(name: str) -> str:

@@ -239,6 +239,12 @@ class TestPairing:
         shares = [load_scene(scene, spec_at(0.5)).labels.mean() for scene in found]
         assert shares == [1.0, 0.5, 0.0]
 
+    def test_two_files_by_name(self, tmp_path):
+        for name in ("scene.tif", "labels.tif"):
+            write_raster(tmp_path / name, random_image(8, 8, 1))
+        (scene,) = find_scenes(tmp_path, images="scene.tif", masks="labels.tif")
+        assert (scene.image.name, scene.labels.name) == ("scene.tif", "labels.tif")
+
     @pytest.mark.parametrize("images", ["none/*", "/abs/*"])
     def test_nothing_found(self, tmp_path, images):
         write_pairs(tmp_path, ["a"])

@@ -86,7 +86,7 @@ class TestNumbers:
         grid = grid_of(2, 2)
         path = write(tmp_path / "a.tif", values, grid, nodata=0)
         assert read(path, grid).tolist() == [[255, 1], [2, 255]]
-        assert "nodata value 0 is also the number of class 'background'" in caplog.text
+        assert "labels whose nodata value 0 is also the number of class 'background'" in caplog.text
         named = LabelFormat(class_names=NAMES, values={0: 0, 1: 1, 2: 2})
         assert read(path, grid, named).tolist() == [[0, 1], [2, 0]]
 
