@@ -19,15 +19,15 @@ from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import DataError
 from rsseg_cli.labels import LabelFormat
 from rsseg_cli.pipeline import predict
-from rsseg_cli.report_places import Place, read_place, worst_tiles
-from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult, TileScore
+from rsseg_cli.report_places import Place, WorstPlaces
+from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult
 
 if TYPE_CHECKING:
     from rsseg_cli.datasets import LabelledData, Source
     from rsseg_cli.weights.registry import TrainedModel
     from rsseg_cli.weights.spec import ModelSpec
 
-SAID = "rsseg_cli.scoring"  # warns of classes for every map; `check_classes` has said it once
+PREFIX, MAP = "rsseg-eval-", "map.tif"  # of temporary folders; of the map in one
 _log = logging.getLogger("rsseg_cli")
 
 
@@ -93,21 +93,15 @@ def evaluate(
     """
     sources = sources_of(data, split)
     check_classes(model.spec, data)
-    truth_format = LabelFormat(class_names=data.class_names)
     scorer = Scorer(score or score_config(data))
-    kept: dict[tuple[str, int, int], Place] = {}
-    worst: list[TileScore] = []
+    worst = WorstPlaces(len(sources))
     with _each_note_once():
         for number, source in enumerate(sources, 1):
             start = time.monotonic()
-            with tempfile.TemporaryDirectory(prefix="rsseg-eval-") as folder:
-                image, truth = source.rasters(Path(folder))
-                found = Path(folder) / "map.tif"
-                pixels = predict(image, found, model=model, config=config).pixels
-                scorer.add(source.name, found, truth, truth_format=truth_format, image=image)
+            with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
+                pixels = _map_and_score(source, Path(folder), model, config, scorer)
                 if places:
-                    worst = worst_tiles([*worst, *scorer.tiles_of(source.name)], len(sources))
-                    kept = {_key(tile): kept.get(_key(tile)) or read_place(tile) for tile in worst}
+                    worst.add(scorer.tiles_of(source.name))
             if progress is not None:
                 done = SourceDone(
                     model=model.spec.name,
@@ -118,11 +112,19 @@ def evaluate(
                     seconds=time.monotonic() - start,
                 )
                 progress(done)
-    return Evaluation(result=scorer.result(), places=tuple(kept.values()))
+    return Evaluation(result=scorer.result(), places=worst.places)
 
 
-def _key(tile: TileScore) -> tuple[str, int, int]:
-    return tile.scene, tile.row, tile.col
+def _map_and_score(
+    source: Source, folder: Path, model: TrainedModel, config: PredictConfig | None, scorer: Scorer
+) -> int:
+    """Add a scene to the scores; returns the pixels of its map, which lies in `folder`."""
+    image, truth = source.rasters(folder)
+    found = folder / MAP
+    pixels = predict(image, found, model=model, config=config).pixels
+    truth_format = LabelFormat(class_names=scorer.config.names)
+    scorer.add(source.name, found, truth, truth_format=truth_format, image=image)
+    return pixels
 
 
 def score_config(
@@ -191,27 +193,23 @@ def _each_note_once() -> Iterator[None]:
     """Of notes that differ in names and numbers alone the first is told, and how many were like it."""
     once = _Once()
     names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "rsseg_cli"]
-    filters: list[tuple[logging.Logger, logging.Filter]] = []
-    filters += [(logging.getLogger(name), once) for name in names if name != SAID]
-    filters.append((logging.getLogger(SAID), _Silence()))
-    for logger, own in filters:
-        logger.addFilter(own)
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        logger.addFilter(once)
     try:
         yield
     finally:
-        for logger, own in filters:
-            logger.removeFilter(own)
+        for logger in loggers:
+            logger.removeFilter(once)
     for message, count in once.more():
         _log.warning("%d more scenes like this: %s", count, message)
 
 
-class _Silence(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return False
-
-
 class _Once(logging.Filter):
-    """Lets the first warning of a kind through and counts the others; less than warnings not at all."""
+    """Lets the first warning of a kind through and counts the others.
+
+    Less than warnings do not pass, nor do warnings of a temporary map: `check_classes` has said it before.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -219,9 +217,9 @@ class _Once(logging.Filter):
         self._counts: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno < logging.WARNING:
-            return False
         message = record.getMessage()
+        if record.levelno < logging.WARNING or re.search(f"{PREFIX}[^/]*.{re.escape(MAP)}", message):
+            return False
         kind = re.sub(r"\d+(\.\d+)?", "0", message.partition(": ")[2] or message)
         self._first.setdefault(kind, message)
         self._counts[kind] += 1

@@ -57,10 +57,6 @@ class Place:
     wrong: int
     confusions: tuple[tuple[int, int, int], ...]
 
-    @property
-    def key(self) -> tuple[str, int, int]:
-        return self.scene, self.row, self.col
-
 
 def wrong_pixels(confusion: NDArray[np.int64]) -> int:
     """Labelled pixels that were mapped as something else, or not at all."""
@@ -90,6 +86,28 @@ def worst_tiles(tiles: Sequence[TileScore], scenes: int, most: int = MOST_PLACES
             taken[tile.scene] = taken.get(tile.scene, 0) + 1
             chosen.append(tile)
     return chosen[:most]
+
+
+class WorstPlaces:
+    """The worst places of the scenes seen so far, read at once, so that the maps may go.
+
+    Args:
+        scenes: number of scenes in all.
+    """
+
+    def __init__(self, scenes: int) -> None:
+        self._scenes = scenes
+        self._read: list[tuple[TileScore, Place]] = []
+
+    def add(self, tiles: Sequence[TileScore]) -> None:
+        """Take in the tiles of a scene while its files lie there."""
+        read = {id(tile): place for tile, place in self._read}
+        worst = worst_tiles([*(tile for tile, _ in self._read), *tiles], self._scenes)
+        self._read = [(tile, read.get(id(tile)) or read_place(tile)) for tile in worst]
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return tuple(place for _, place in self._read)
 
 
 def read_place(tile: TileScore) -> Place:
