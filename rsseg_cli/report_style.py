@@ -38,6 +38,10 @@ th:first-child { text-align: left; padding-left: 0; } tbody th { font-weight: 50
 .matrix td { min-width: 84px; text-align: center; border: 2px solid var(--paper); }
 .matrix thead th { text-align: center; border: 0; max-width: 130px; overflow: hidden;
   text-overflow: ellipsis; }
+.dense td { min-width: 36px; padding: 3px 2px; font-size: 11.5px; } .dense th { padding: 3px 8px 3px 0; }
+.dense thead th:not(.axis) { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
+  max-width: none; max-height: 150px; padding: 8px 0 0; }
+.dense thead .swatch { margin: 0 1px 6px 0; }
 .matrix .axis { text-align: left; font-style: italic; }
 .matrix .total { color: var(--muted); text-align: right; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(330px, 1fr)); gap: 20px 28px; }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rsseg_cli.compare import Comparison
     from rsseg_cli.weights.spec import ClassSpec
 
+MANY_CLASSES = 8  # more columns than these stand closer, their names upright
 LEAST_SHOWN = 0.0005  # share of a row from which a cell of the confusion matrix is written out
 
 
@@ -64,7 +65,8 @@ def confusion_table(confusion: NDArray[np.int64], classes: Sequence[ClassSpec]) 
         "<h2>What is mapped as what</h2>"
         '<p class="note">Each row is a class of the truth; its cells say which share of it the map holds as '
         "what. Pixel counts appear on hover.</p>"
-        '<div class="scroll"><table class="matrix"><thead><tr><th class="axis">truth ↓  map →</th>'
+        f'<div class="scroll"><table class="matrix{" dense" * (columns > MANY_CLASSES)}"><thead><tr>'
+        '<th class="axis">truth ↓  map →</th>'
         f"{head}<th>pixels</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 

@@ -21,7 +21,7 @@ from rsseg_cli.report import check_report_folder, write_report
 from rsseg_cli.report_places import read_place, worst_tiles
 from rsseg_cli.score_tiles import TileScore
 from rsseg_cli.scoring import ScoreResult
-from rsseg_cli.weights.spec import ClassSpec
+from rsseg_cli.weights.spec import ClassSpec, class_specs
 
 CLASSES = (ClassSpec("roof", (214, 69, 65)), ClassSpec("<script>alert(1)</script>", (76, 145, 65)))
 NAMES = tuple(item.name for item in CLASSES)
@@ -239,6 +239,22 @@ def test_a_comparison_is_told_and_drawn(scored, tmp_path):
     assert "not clear" in page.text
     numbers = json.loads((tmp_path / "r" / "scores.json").read_text(encoding="utf-8"))
     assert numbers["against"]["overall"][0]["difference"] == 0
+
+
+def test_many_classes_stand_close(tmp_path):
+    names = tuple(f"class {number}" for number in range(9))
+    confusion = np.eye(9, 10, dtype=np.int64) * 1000
+    confusion[0, 9] = 500
+    curve = {"mean": [0.5], "classes": dict.fromkeys(names, [0.5])}
+    rows = [{"name": name, "iou": 1.0, "f1": 1.0, "precision": 1.0, "recall": 1.0} for name in names]
+    boundary = {"wfm": None, "widths_px": [3], "boundary_iou": curve, "trimap_accuracy": curve}
+    found = {"miou": 1.0, "mean_f1": 1.0, "overall_accuracy": 1.0, "kappa": 1.0, "classes": rows}
+    result = score_result({**found, "boundary": boundary}, confusion, [])
+    path = write_report(tmp_path / "r", result, title="t", classes=class_specs(names), places=())
+    source = path.read_text(encoding="utf-8")
+    assert 'class="matrix dense"' in source
+    assert "class 0 mapped as none of these: 500 of 1,500 px" in source
+    Page(source)
 
 
 def test_a_report_is_not_replaced_unless_asked(scored, tmp_path):

@@ -111,8 +111,9 @@ def eval_command(
 ) -> None:
     """Score a model on labelled scenes: each is mapped whole, as `rsseg predict` does, and the map scored.
 
-    Classes are matched by name. Unlabelled pixels never count; what is mapped as a class that the data do not
-    have, or not at all, counts as wrong. Published data sets are scored by their published protocol.
+    Classes are the model's unless --classes names those of the labels; they are matched by name. Unlabelled
+    pixels never count; what is mapped as a class that the data do not have, or not at all, counts as wrong.
+    Published data sets are scored by their published protocol.
 
     With --json: as `rsseg score`, and with --against the comparison under `against`.
 
