@@ -245,7 +245,7 @@ def test_many_classes_stand_close(tmp_path):
     names = tuple(f"class {number}" for number in range(9))
     confusion = np.eye(9, 10, dtype=np.int64) * 1000
     confusion[0, 9] = 500
-    curve = {"mean": [0.5], "classes": dict.fromkeys(names, [0.5])}
+    curve = {"mean": [0.5], "classes": {name: [0.5] for name in names}}
     rows = [{"name": name, "iou": 1.0, "f1": 1.0, "precision": 1.0, "recall": 1.0} for name in names]
     boundary = {"wfm": None, "widths_px": [3], "boundary_iou": curve, "trimap_accuracy": curve}
     found = {"miou": 1.0, "mean_f1": 1.0, "overall_accuracy": 1.0, "kappa": 1.0, "classes": rows}
