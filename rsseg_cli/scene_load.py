@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 import numpy as np
@@ -248,10 +249,13 @@ def _read_part(
     reader: LabelReader, rows: slice, cols: slice, part: tuple[int, int] | None, scale: float
 ) -> NDArray[np.uint8]:
     """Labels of a block, unlabelled outside the rows that count."""
-    labels = reader.read(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
+    height, width = rows.stop - rows.start, cols.stop - cols.start
+    first, last = 0, height
     if part is not None:
-        first, last = (min(max(round(edge * scale) - rows.start, 0), len(labels)) for edge in part)
-        labels[:first], labels[last:] = IGNORE, IGNORE
+        first, last = (min(max(round(edge * scale) - rows.start, 0), height) for edge in part)
+    labels = np.full((height, width), IGNORE, np.uint8)
+    if first < last:
+        labels[first:last] = reader.read(rows.start + first, cols.start, last - first, width)
     return labels
 
 
@@ -264,8 +268,9 @@ def _array(folder: Path | None, name: str, shape: tuple[int, ...]) -> NDArray[np
 
 def _release(array: NDArray[np.uint8]) -> None:
     """Let go of the pages of a memory-mapped array; what was written is on its way to the file."""
-    if isinstance(array.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        array.base.madvise(mmap.MADV_DONTNEED)
+    base: Any = array.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def _safe(name: str) -> str:

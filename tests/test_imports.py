@@ -12,19 +12,29 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BASE = {"config", "errors", "train_config"}
 RASTER = {
-    "raster", "area", "bands", "class_names", "creation", "gdal", "halve", "output", "pixels", "reader", "replace",
+    "raster",
+    "area",
+    "bands",
+    "class_names",
+    "creation",
+    "gdal",
+    "halve",
+    "output",
+    "pixels",
+    "reader",
+    "replace",
     "scene_info",
 }  # fmt: skip; one job, reading and writing rasters, in several files
 PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine", "vectorize"}
 PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
 SHOWN = {"metrics", "preview"}
-TRUTH = {"labels", "label_format", "label_raster", "label_vector"}
+TRUTH = {"labels", "label_format", "label_raster", "label_shrink", "label_vector"}
 SCORED = {"boundary", "edge_weights", "map_reader", "scoring", "score_pair", "score_tiles"}
 REPORT = {path.stem for path in (ROOT / "rsseg_cli").glob("report*.py")}
 DATA = {
-    "datasets", "benchmark_data", "benchmark_known", "benchmark_torchgeo", "class_table", "data_split", "data_table",
-    "scene_files", "scene_load",
+    "datasets", "benchmark_data", "benchmark_known", "benchmark_torchgeo", "class_table", "data_split",
+    "data_table", "scene_files", "scene_load",
 }  # fmt: skip
 LEARNED = DATA | {
     "crops",

@@ -175,6 +175,24 @@ class TestPlace:
         path = write(tmp_path / "a.tif", values, grid_of(4, 6, 0.5))
         assert read(path, grid_of(2, 3, 1.0)).tolist() == [[1, 0, 0], [255, 0, 2]]
 
+    @pytest.mark.parametrize("scale", [1.25, 2.0, 2.7, 8.0])
+    def test_most_frequent_is_the_largest_area(self, tmp_path, scale):
+        """Against areas summed pixel by pixel, for pixels that do not coincide; ties may go either way."""
+        values = np.kron(
+            np.random.default_rng(3).integers(0, 3, (20, 20), dtype=np.uint8), np.ones((4, 4), np.uint8)
+        )
+        path = write(tmp_path / "a.tif", values, grid_of(80, 80, 0.5, (500000.2, 4999999.9)))
+        size = int(38 / scale)
+        found = read(path, grid_of(size, size, 0.5 * scale, (500001, 4999999)))
+        for row, col in np.random.default_rng(4).integers(0, size, (20, 2)):
+            areas = np.zeros(3)
+            top, left = 1.8 + row * scale, 1.6 + col * scale
+            for y in range(int(top), min(80, int(top + scale) + 1)):
+                for x in range(int(left), min(80, int(left + scale) + 1)):
+                    high = min(y + 1, top + scale) - max(y, top)
+                    areas[values[y, x]] += max(0, high) * max(0, min(x + 1, left + scale) - max(x, left))
+            assert areas[found[row, col]] >= areas.max() - 1e-3
+
     def test_nearest_where_they_grow_and_unlabelled_outside(self, tmp_path):
         values = np.array([[0, 1], [2, 0]], np.uint8)
         path = write(tmp_path / "a.tif", values, grid_of(2, 2, 2.0, (500001, 4999999)))
