@@ -47,7 +47,8 @@ def curves(
     parts.append(_text(LEFT - 8, bottom + 19, "px", "end"))
     if widths_m:
         parts.append(_text(LEFT - 8, bottom + 34, "m", "end"))
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, "distance from a boundary", "middle"))
+    below = HEIGHT - (6 if widths_m else 20)
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, below, "distance from a boundary", "middle"))
     for name, colour, values in lines:
         parts.append(
             _curve(places, values, f"{name}", f'stroke="{hexadecimal(colour)}"', hexadecimal(colour))
