@@ -77,11 +77,11 @@ def _test(spec: ModelSpec) -> str:
     for name, iou, f1 in zip(spec.class_names, test["iou"], test["f1"], strict=True):
         lines.append(f"| {_text(name)} | {_decimal(iou)} | {_decimal(f1)} |")
     lines.append(f"| mean | {_decimal(test['miou'])} | {_decimal(test['mean_f1'])} |")
-    lines += [
-        "",
-        f"Overall accuracy {_decimal(test['overall_accuracy'])}. One confusion matrix over all test",
-    ]
-    lines[-1] += " scenes, in tiles without overlap; they were not used to choose the epoch."
+    accuracy = f"Overall accuracy {_decimal(test['overall_accuracy'])}."
+    scored = (
+        "From one confusion matrix over all test scenes, mapped and scored as by `rsseg eval`; they were not"
+    )
+    lines += ["", f"{accuracy} {scored} used to choose the epoch."]
     return "\n".join([*lines, "", *_confusion(spec, test.get("confusion"))])
 
 

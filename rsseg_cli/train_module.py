@@ -6,7 +6,9 @@ import time
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rsseg_cli.errors import ModelError
@@ -158,7 +160,7 @@ class SegmentationModule(L.LightningModule):
 
 
 def protocol_scores(
-    confusion: Tensor, class_names: tuple[str, ...], protocol: ScoringProtocol
+    confusion: Tensor | NDArray[np.integer], class_names: tuple[str, ...], protocol: ScoringProtocol
 ) -> dict[str, Any]:
     """`scores_of` with means over the classes that count in the protocol."""
     left_out = [index for index, name in enumerate(class_names) if name in protocol.out_of_means]

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -293,12 +295,20 @@ def _tell_changes(before: Settings, now: Settings) -> None:
                 )
 
 
+def as_stored(network: nn.Module) -> None:
+    """Round weights to the halves that a model file holds, so that scores are those of the file."""
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point() and tensor.ndim > 1:
+                tensor.copy_(tensor.half())
+
+
 def finish(
     network: nn.Module,
     spec: ModelSpec,
     settings: Settings,
     result: TrainResult,
-    tests: Sequence[LoadedScene],
+    test: NDArray[np.integer] | None,
     output: Path,
     *,
     protocol: ScoringProtocol | None = None,
@@ -306,14 +316,14 @@ def finish(
     command: str = "",
     overwrite: bool = False,
 ) -> ModelSpec:
-    """Score the test scenes, write the model file and its card `<output>.md` beside it.
+    """Write the model file and its card `<output>.md` beside it.
 
     Args:
         network: with its best weights.
         spec: of the network.
         settings: of the run.
         result: of `train`.
-        tests: scenes that were never trained on nor chosen by; may be none.
+        test: confusion matrix of scenes that were never trained on nor chosen by, (N, N) or (N, N + 1).
         output: model file.
         protocol: which classes count in the means.
         found: table of the data, for the card.
@@ -335,8 +345,9 @@ def finish(
             "steps": result.steps,
         }
     }
-    if tests:
-        scores["test"] = evaluate(network, spec, tests, settings.training.tile_size, protocol)
+    if test is not None:
+        scores["test"] = protocol_scores(test, spec.class_names, protocol or ScoringProtocol())
+        scores["test"]["confusion"] = test.tolist()
     saved = dataclasses.replace(spec, training=values, scores=scores)
     save_model(output, network, saved, overwrite=overwrite)
     card = model_card(saved, history=result.history, found=found, command=command)

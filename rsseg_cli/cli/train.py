@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rsseg_cli.cli import data_options
 from rsseg_cli.cli import train_options as opt
 
 if TYPE_CHECKING:
@@ -26,43 +27,22 @@ def train_bicor_seg(
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="MODEL.safetensors", help="Model file to write.")
     ],
-    data: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FOLDER", help="Folder with images and masks of the same names; repeatable."),
-    ] = None,
-    dataset: Annotated[str, typer.Option(metavar="NAME", help="loveda, vaihingen or potsdam.")] = "",
-    root: Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of --dataset.")] = None,
-    images: Annotated[str, typer.Option(metavar="GLOB", help="Images inside --data.")] = "images/*",
-    masks: Annotated[
-        str, typer.Option(metavar="GLOB", help="Masks inside --data: class numbers, 255 unlabelled.")
-    ] = "masks/*",
-    scenes: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="LIST.csv",
-            help="Columns image, labels, split (train, val, test); paths from its folder; repeatable.",
-        ),
-    ] = None,
-    val: Annotated[
-        list[str] | None, typer.Option(metavar="GLOB", help="Names held out to choose the epoch; repeatable.")
-    ] = None,
-    test: Annotated[
-        list[str] | None,
-        typer.Option(metavar="GLOB", help="Names scored at the end, never trained on; repeatable."),
-    ] = None,
-    classes: Annotated[
-        str,
-        typer.Option(
-            metavar="A,B,C|FILE.json",
-            help="Names in the order of the labels, or a JSON list of name and colour.",
-        ),
-    ] = "",
-    gsd: Annotated[
-        float | None,
-        typer.Option(
-            metavar="M", help="Ground resolution to train at, metres a pixel. Default: the first scene's."
-        ),
-    ] = None,
+    dataset: data_options.Dataset = "",
+    root: data_options.Root = None,
+    domains: data_options.Domains = data_options.DOMAINS,
+    bands: data_options.Bands = "",
+    data: data_options.Data = None,
+    images: data_options.Images = data_options.IMAGES,
+    masks: data_options.Masks = data_options.MASKS,
+    scenes: data_options.Scenes = None,
+    val: data_options.Val = None,
+    test: data_options.Test = None,
+    val_share: data_options.ValShare = data_options.VAL_SHARE,
+    classes: data_options.Classes = "",
+    label_field: data_options.LabelField = "",
+    vector_class: data_options.VectorClass = "",
+    outside: data_options.Outside = "",
+    gsd: data_options.Gsd = None,
     gsd_range: Annotated[
         tuple[float, float] | None,
         typer.Option(
@@ -128,32 +108,41 @@ def train_bicor_seg(
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Train BiCoR-Seg on folders of images and masks, or on georeferenced scenes with label rasters.
+    """Train BiCoR-Seg on a published data set, or on images and labels of your own: folders of pairs, or
+    georeferenced scenes with label rasters or polygons.
 
-    Example: rsseg train bicor-seg --data sheets --classes other,building --val 'north*' -o roofs.safetensors
+    The run's folder keeps checkpoints, logs and settings.toml; the end is one model file for rsseg predict
+    --model, with a model card beside it.
+
+    Example: rsseg train bicor-seg --data sheets --classes other,building --gsd 0.2 -o roofs.safetensors
     """
+    import copy
     import logging
 
     from rsseg_cli import training
-    from rsseg_cli.datasets import DataConfig, found_table, open_data
+    from rsseg_cli.config import PredictConfig
+    from rsseg_cli.datasets import found_table, open_data
+    from rsseg_cli.evaluation import evaluate
     from rsseg_cli.recipes import resolve_settings
     from rsseg_cli.starting import build_network, describe_model
     from rsseg_cli.trainer import RunOptions, environment_rank
+    from rsseg_cli.weights import TrainedModel
     from rsseg_cli.weights.registry import check_target, read_spec
 
     if quiet:
-        logging.getLogger("rsseg_cli").setLevel(logging.WARNING)
+        logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
     given = opt.given_settings(ctx.params)
     settings = resolve_settings(given, recipe=recipe, config=config, dataset=dataset)
     start = settings.network
+    opt.check_start(start.init, given)
     check_target(output, overwrite)
     init_spec = read_spec(start.init) if start.init else None
     found = open_data(
-        DataConfig(
-            dataset=dataset, root=root, folders=tuple(data or ()), images=images, masks=masks,
-            scenes=tuple(scenes or ()), val=tuple(val or ()), test=tuple(test or ()), classes=classes,
-            bands=init_spec.bands if init_spec and not dataset else (), gsd_m=gsd,
-            seed=settings.training.seed,
+        data_options.data_config(
+            dataset=dataset, root=root, domains=domains, data=data, images=images, masks=masks,
+            bands=bands or (",".join(init_spec.bands) if init_spec and not dataset else ""), scenes=scenes,
+            val=val, test=test, val_share=val_share, classes=classes, label_field=label_field,
+            vector_class=vector_class, outside=outside, gsd=gsd, seed=settings.training.seed,
         ),
         default_classes=init_spec.classes if init_spec else (),
     )  # fmt: skip
@@ -188,12 +177,22 @@ def train_bicor_seg(
         if is_main and not quiet:
             typer.echo(table, err=True)
         result = training.train(network, spec, loaded, settings.training, run, found.protocol)
-        if not result.is_main:
-            return
-        saved = training.finish(
-            network, spec, settings, result, tests, output, protocol=found.protocol, found=table,
-            command=opt.command_line(ctx), overwrite=overwrite,
-        )  # fmt: skip
+    if not result.is_main:
+        return
+    training.as_stored(network)
+    scored = None
+    if found.split("test"):
+        scored = evaluate(
+            TrainedModel(copy.deepcopy(network), spec),
+            found,
+            "test",
+            config=PredictConfig(device=device),
+            places=False,
+        ).result.confusion
+    saved = training.finish(
+        network, spec, settings, result, scored, output, protocol=found.protocol, found=table,
+        command=opt.command_line(ctx), overwrite=overwrite,
+    )  # fmt: skip
     typer.echo(
         f"{output}: validation mIoU {result.val_miou:.3f} at epoch {result.epoch} of {len(result.history)}"
     )

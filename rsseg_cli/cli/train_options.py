@@ -281,6 +281,13 @@ def given_settings(params: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def check_start(init: str, given: dict[str, Any]) -> None:
+    """Refuse sizes that are given beside a model to start from, whose sizes count."""
+    sizes = sorted({"arch", "neck", "layers", "channels"} & given.keys())
+    if init and sizes:
+        raise UsageError(f"--{sizes[0]} with --init: the sizes are those of {init}")
+
+
 def _is_setting(key: str) -> bool:
     return key in vars(RUN) or key in vars(NET)
 
