@@ -1,0 +1,213 @@
+"""Boundaries of a class raster as a planar graph on its pixel corners, and the objects between them.
+
+A vertex is a pixel corner where a boundary turns, or where three or four regions meet. From a vertex an edge may
+leave in four directions, its slots: right 0, left 1, down 2, up 3. The half-edge of a slot has the number
+4 * vertex + slot; `twin` names the half-edge at an edge's other end. Seen along a half-edge the region on its left
+stays the same until the next vertex, so that a region's ring is a cycle of half-edges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+RIGHT, LEFT, DOWN, UP = range(4)
+NONE = -1
+CLOCKWISE = (RIGHT, DOWN, LEFT, UP)
+CHUNK_PX = 1 << 22  # pixels compared at once: some ten bytes each
+
+Ints = NDArray[np.int64]
+Labels = NDArray[Any]  # uint8 or uint16, the largest value is no data
+
+
+def _turns(step: int) -> NDArray[np.int8]:
+    """(16, 4): for the set of a vertex's slots and the slot of arrival, the slot to leave by.
+
+    The first one present in the given direction of rotation after the arrival: clockwise keeps to the region
+    on the left.
+    """
+    table = np.full((16, 4), NONE, np.int8)
+    for slots in range(16):
+        for back in range(4):
+            place = CLOCKWISE.index(back)
+            turned = [CLOCKWISE[(place + step * k) % 4] for k in range(1, 5)]
+            present = [slot for slot in turned if slots >> slot & 1]
+            if slots >> back & 1:
+                table[slots, back] = present[0]
+    return table
+
+
+LEAVE = _turns(1)  # round the region's own pixel
+LEAVE_ACROSS = _turns(-1)  # at a corner that two pixels of one region share: over to the other one
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """Vertices in row-major order.
+
+    Attributes:
+        rows, cols: int32 (V,), pixel corners from the raster's upper left.
+        slots: uint8 (V,), bit s is set where slot s has an edge.
+        twin: int32 (4 V,), the half-edge at the other end; -1 without, or beyond the rows of the graph.
+        width: of the raster, px.
+    """
+
+    rows: NDArray[np.int32]
+    cols: NDArray[np.int32]
+    slots: NDArray[np.uint8]
+    twin: NDArray[np.int32]
+    width: int
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def places(self) -> Ints:
+        """int64 (V,), a number for each pixel corner, ascending."""
+        return self.rows.astype(np.int64) * (self.width + 1) + self.cols
+
+    def without(self, gone: NDArray[np.bool_]) -> Graph:
+        """The graph of the vertices that are left; edges do not lead to those gone."""
+        kept = np.flatnonzero(~gone)
+        number = np.full(len(self) + 1, NONE, np.int64)
+        number[kept] = np.arange(len(kept))
+        twin = self.twin.reshape(-1, 4)[kept]
+        moved = np.where(twin == NONE, NONE, 4 * number[twin >> 2] + (twin & 3)).astype(np.int32)
+        return replace(
+            self, rows=self.rows[kept], cols=self.cols[kept], slots=self.slots[kept], twin=moved.ravel()
+        )
+
+
+def build_graph(labels: Labels, first_row: int, nodata: int) -> Graph:
+    """Vertices of the corner rows between the rows of `labels`.
+
+    Args:
+        labels: (n + 1, width): n corner rows lie between them.
+        first_row: the upper corner row's number in the raster.
+        nodata: what lies left and right of the raster.
+    """
+    height, width = labels.shape
+    step = max(1, CHUNK_PX // width)
+    found = [
+        _corners(labels[start : min(start + step, height - 1) + 1], first_row + start, nodata)
+        for start in range(0, height - 1, step)
+    ]
+    places, slots = (np.concatenate([part[k] for part in found]) for k in range(2))
+    rows, cols = (part.astype(np.int32) for part in np.divmod(places, width + 1))
+    return Graph(rows=rows, cols=cols, slots=slots, twin=_link(cols, slots), width=width)
+
+
+def _corners(labels: Labels, first_row: int, nodata: int) -> tuple[Ints, NDArray[np.uint8]]:
+    """Places and slots of the vertices between the rows of `labels`."""
+    height, width = labels.shape
+    beside = np.empty((height, width + 1), np.bool_)  # a vertical edge left of each pixel, and of what lies behind
+    np.not_equal(labels[:, 1:], labels[:, :-1], out=beside[:, 1:-1])
+    beside[:, 0], beside[:, -1] = labels[:, 0] != nodata, labels[:, -1] != nodata
+    between = np.zeros((height - 1, width + 2), np.bool_)
+    np.not_equal(labels[1:], labels[:-1], out=between[:, 1:-1])
+    up, down, left, right = beside[:-1], beside[1:], between[:, :-1], between[:, 1:]
+    found = np.flatnonzero((up | down) & (left | right))
+    slots = np.zeros(len(found), np.uint8)
+    for slot, present in ((RIGHT, right), (LEFT, left), (DOWN, down), (UP, up)):
+        slots |= np.ascontiguousarray(present).ravel()[found].view(np.uint8) << slot
+    return found + first_row * (width + 1), slots
+
+
+def _link(cols: NDArray[np.int32], slots: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Twins: to the right the next vertex of the row, downwards the next of the column."""
+    twin = np.full(4 * len(cols), NONE, np.int32)
+    here = np.flatnonzero(slots & 1 << RIGHT)
+    twin[4 * here + RIGHT], twin[4 * here + 4 + LEFT] = 4 * here + 4 + LEFT, 4 * here + RIGHT
+    by_column = np.argsort(cols, kind="stable")
+    below, above = by_column[1:], by_column[:-1]
+    linked = (slots[above] >> DOWN & 1).astype(bool) & (cols[above] == cols[below])
+    above, below = above[linked], below[linked]
+    twin[4 * above + DOWN], twin[4 * below + UP] = 4 * below + UP, 4 * above + DOWN
+    return twin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objects:
+    """4-connected pixels of one class, in some rows.
+
+    Attributes:
+        run_of: int32 (rows, width), the run (pixels of one class side by side in a row) of each pixel.
+        starts: int64 (R,), first pixel of each run, counted through the rows.
+        of_run: int32 (R,), the object of each run.
+        classes: class of each object.
+    """
+
+    run_of: NDArray[np.int32]
+    starts: Ints
+    of_run: NDArray[np.int32]
+    classes: Labels
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def at(self, rows: NDArray[Any], cols: NDArray[Any]) -> NDArray[np.int32]:
+        """Objects of pixels."""
+        found: NDArray[np.int32] = self.of_run[self.run_of[rows, cols]]
+        return found
+
+
+def find_objects(labels: Labels) -> Objects:
+    """Objects of (rows, width); they are numbered by their first pixel."""
+    height, width = labels.shape
+    begins = np.ones((height, width), np.bool_)
+    np.not_equal(labels[:, 1:], labels[:, :-1], out=begins[:, 1:])
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(starts, append=labels.size)
+    run_of = np.repeat(np.arange(len(starts), dtype=np.int32), lengths).reshape(height, width)
+    joined = labels[1:] == labels[:-1]
+    joined &= begins[1:] | begins[:-1]
+    below = np.flatnonzero(joined) + width
+    runs = run_of.ravel()
+    pairs = coo_array(
+        (np.ones(len(below), np.bool_), (runs[below], runs[below - width])), shape=(len(starts), len(starts))
+    )
+    _, of_run = connected_components(pairs.tocsr(), directed=False)
+    # scipy numbers them by their first run
+    classes = np.empty(of_run.max(initial=-1) + 1, labels.dtype)
+    classes[of_run] = labels.ravel()[starts]
+    return Objects(run_of=run_of, starts=starts, of_run=of_run, classes=classes)
+
+
+def in_order(successors: NDArray[np.int32], heads: Ints) -> tuple[Ints, Ints]:
+    """Walk all chains of a linked list.
+
+    Args:
+        successors: (n,) the next of each element, -1 at a chain's end; no element is next of two.
+        heads: where to begin; elements met before are passed over. The first elements of open chains come before
+            one element at least of each closed chain.
+
+    Returns:
+        Elements chain by chain, and the place where each chain begins, with the total at the end.
+    """
+    count, total = len(successors), len(successors) + len(heads)
+    if not len(heads):
+        return np.zeros(0, np.int64), np.zeros(1, np.int64)
+    # A depth-first walk of one graph: helper k leads to head k, then to helper k + 1.
+    follow = successors != NONE
+    degrees = np.concatenate([follow, np.full(len(heads), 2)])
+    degrees[-1] = 1
+    pointers = np.concatenate([[0], np.cumsum(degrees)]).astype(np.int32)
+    indices = np.empty(pointers[-1], np.int32)
+    indices[pointers[:count][follow]] = successors[follow]
+    indices[pointers[count:total]] = heads
+    indices[pointers[count : total - 1] + 1] = np.arange(count + 1, total)
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import depth_first_order
+
+    graph = csr_array((np.ones(len(indices), np.float64), indices, pointers), shape=(total, total))
+    walked = depth_first_order(graph, count, directed=True, return_predecessors=False)
+    helper = walked >= count
+    elements = walked[~helper].astype(np.int64)
+    before = np.cumsum(~helper)[helper]  # elements before each helper
+    begins = np.unique(before)
+    return elements, begins if begins[-1] == len(elements) else np.append(begins, len(elements))

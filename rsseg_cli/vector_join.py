@@ -1,0 +1,151 @@
+"""Blocks put together: objects and rings that go on from one block of rows to the next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from rsseg_cli.vector_block import BlockPlan, BlockResult
+from rsseg_cli.vector_graph import NONE, Ints
+from rsseg_cli.vector_rings import ObjectTable, Polygons, close_rings, make_polygons
+from rsseg_cli.vector_trace import Joints, Pieces, known_keys
+
+
+def _nothing() -> Ints:
+    return np.zeros(0, np.int64)
+
+
+class Joiner:
+    """Takes blocks from top to bottom and gives the polygons that are complete.
+
+    Memory: the rings of objects that go on, 8 bytes a vertex.
+    """
+
+    def __init__(self, plan: BlockPlan) -> None:
+        width = plan.source.width
+        self._plan = plan
+        self._reproject = plan.reprojection()
+        self._table = ObjectTable(
+            classes=_nothing(),
+            lasts=_nothing(),
+            confidence_counts=_nothing(),
+            confidence_sums=_nothing(),
+            confidence_mins=_nothing(),
+        )
+        self._bottom = np.full(width, NONE, np.int32)
+        self._upper_ends = np.full(width + 1, NONE, np.int64)
+        self._waiting: list[Pieces] = []
+        self._joints = Joints(
+            objects=np.zeros((0, 2), np.int64),
+            arrivals=np.zeros((0, 2), np.int64),
+            departures=np.zeros((0, 2), np.int64),
+        )
+
+    def add(self, block: BlockResult) -> list[Polygons]:
+        """Polygons that end in, or just above, the next block, in the order of their last pixels."""
+        before, group_of = len(self._table), self._groups(block)
+        self._table = self._table.joined(block.table, group_of)
+        goes_on = np.zeros(len(self._table), np.bool_)
+        goes_on[group_of[before + block.bottom[block.bottom != NONE]]] = True
+        number = np.full(len(self._table) + 1, NONE, np.int64)  # the last for objects that are written already
+        for chosen in (goes_on, ~goes_on):
+            number[:-1][chosen] = np.arange(np.count_nonzero(chosen))
+        self._take_in(block, before, group_of)
+        finished = self._finish(goes_on, number)
+        self._table = self._table.take(goes_on)
+        self._bottom = np.where(block.bottom == NONE, NONE, number[group_of[before + block.bottom]]).astype(
+            np.int32
+        ) if len(group_of) else block.bottom
+        self._upper_ends[block.columns] = block.upper_ends
+        return _merged(finished, block.polygons)
+
+    def _groups(self, block: BlockResult) -> Ints:
+        """The object of each object so far, then of each of the block's."""
+        before, total = len(self._table), len(self._table) + len(block.table)
+        met = (self._bottom != NONE) & (block.top != NONE)
+        links = (self._bottom[met], block.top[met] + before)
+        graph = coo_array((np.ones(len(links[0]), np.bool_), links), shape=(total, total))
+        return connected_components(graph, directed=False)[1].astype(np.int64) if total else _nothing()
+
+    def _take_in(self, block: BlockResult, before: int, group_of: Ints) -> None:
+        groups = np.append(group_of, NONE)
+        for pieces in self._waiting:
+            pieces.objects[:] = groups[pieces.objects]
+        pieces = block.pieces
+        if len(pieces):
+            self._waiting.append(
+                replace(
+                    pieces,
+                    objects=group_of[before + pieces.objects],
+                    start_keys=known_keys(pieces.start_keys, self._upper_ends),
+                    end_keys=known_keys(pieces.end_keys, self._upper_ends),
+                )
+            )
+        new = block.joints
+        parts = (
+            (groups[self._joints.objects], group_of[before + new.objects]),
+            (self._joints.arrivals, known_keys(new.arrivals, self._upper_ends)),
+            (self._joints.departures, known_keys(new.departures, self._upper_ends)),
+        )
+        self._joints = Joints(
+            **{
+                name: np.concatenate(part)
+                for name, part in zip(("objects", "arrivals", "departures"), parts, strict=True)
+            }
+        )
+
+    def _finish(self, goes_on: NDArray[np.bool_], number: Ints) -> Polygons:
+        """Polygons of the objects that do not go on; the others' pieces wait."""
+        done = np.append(~goes_on, False)
+        chosen = [pieces.take(np.flatnonzero(done[pieces.objects])) for pieces in self._waiting]
+        waiting = []
+        for pieces in self._waiting:
+            rest = np.flatnonzero(~done[pieces.objects])
+            if len(rest):
+                kept = pieces if len(rest) == len(pieces) else pieces.take(rest)
+                kept.objects[:] = number[kept.objects]
+                waiting.append(kept)
+        self._waiting = waiting
+        joints = self._joints
+        rings = close_rings(_together(chosen), joints)
+        rings.objects[:] = number[rings.objects]
+        left = np.where(done[joints.objects], NONE, number[joints.objects])
+        used = (left != NONE).any(axis=1)
+        self._joints = Joints(
+            objects=left[used], arrivals=joints.arrivals[used], departures=joints.departures[used]
+        )
+        plan = self._plan
+        return make_polygons(
+            rings, self._table.take(~goes_on), plan.ground, plan.transform, self._reproject
+        )
+
+
+def _together(parts: list[Pieces]) -> Pieces:
+    """All pieces of several lists."""
+    lengths = [np.diff(part.begins) for part in parts] or [_nothing()]
+    joined = {
+        name: np.concatenate([getattr(part, name) for part in parts] or [_nothing()])
+        for name in ("objects", "start_keys", "end_keys", "places", "offsets")
+    }
+    return Pieces(
+        points=np.concatenate([part.points for part in parts] or [np.zeros((0, 2), np.int32)]),
+        begins=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
+        **joined,
+    )
+
+
+def _merged(joined: Polygons, inside: Polygons) -> list[Polygons]:
+    """Two lists as one in the order of last pixels: pieces of each in turn would be many, so both are mixed."""
+    if not len(joined) or not len(inside):
+        return [part for part in (joined, inside) if len(part)]
+    order = np.argsort(np.concatenate([joined.table.lasts, inside.table.lasts]))
+    table = joined.table.joined(inside.table, np.argsort(order))
+    both = {
+        name: np.concatenate([getattr(joined, name), getattr(inside, name)])[order]
+        for name in ("wkb", "boxes", "areas_m2", "perimeters_m", "vertices")
+    }
+    return [Polygons(table=table, **both)]

@@ -1,0 +1,269 @@
+"""Rings of the objects in a block of rows, and the pieces of rings that go on in other blocks.
+
+A block has the corner rows from `first` up to, not including, `end`; the last block has the raster's lower edge as
+well. An object is open where it may go on in another block: it has pixels in the block's last row, or in the row
+above the block, which is looked at too. Rings of open objects come in pieces with a key at each end: that of the
+edge on which they leave the block. Where two open objects of one class meet at a corner only the whole raster tells
+whether they are one: their rings are cut there, and a joint says how to go on in both cases.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_cli.vector_graph import (
+    DOWN,
+    LEAVE,
+    LEAVE_ACROSS,
+    LEFT,
+    NONE,
+    RIGHT,
+    UP,
+    Graph,
+    Ints,
+    Objects,
+    in_order,
+)
+
+NO_KEY = np.int64(-(2**62))
+_LEFT_ROW = np.array([-1, 0, 0, -1], np.int64)  # the pixel on the left of a half-edge, by slot, from its corner
+_LEFT_COL = np.array([0, -1, 0, -1], np.int64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pieces:
+    """Rings and parts of rings.
+
+    Attributes:
+        points: int32 (n, 2), x and y in 1/256 px from the raster's upper left, piece by piece.
+        begins: int64 (k + 1,), where each piece begins in `points`.
+        objects: (k,), whose ring it is.
+        start_keys, end_keys: int64 (k,): a piece goes on with that whose start key equals its end key; NO_KEY
+            for whole rings.
+        places: int64 (k,), the piece's first vertex in row-major order, and
+        offsets: int64 (k,), where in the piece that vertex stands.
+    """
+
+    points: NDArray[np.int32]
+    begins: Ints
+    objects: Ints
+    start_keys: Ints
+    end_keys: Ints
+    places: Ints
+    offsets: Ints
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def take(self, chosen: Ints) -> Pieces:
+        """Some of the pieces, in the given order."""
+        lengths = np.diff(self.begins)[chosen]
+        return Pieces(
+            points=self.points[spans(self.begins[chosen], lengths)],
+            begins=np.concatenate([[0], np.cumsum(lengths)]),
+            objects=self.objects[chosen],
+            start_keys=self.start_keys[chosen],
+            end_keys=self.end_keys[chosen],
+            places=self.places[chosen],
+            offsets=self.offsets[chosen],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joints:
+    """Corners where two open objects of one class meet.
+
+    Attributes:
+        objects: (k, 2).
+        arrivals: int64 (k, 2), end keys of the pieces that arrive with each object on their left.
+        departures: int64 (k, 2), start keys of the pieces that go on round the same object; where both are one
+            object each piece goes on with the other's.
+    """
+
+    objects: Ints
+    arrivals: Ints
+    departures: Ints
+
+
+def known_keys(keys: Ints, upper_ends: Ints) -> Ints:
+    """Keys with the upper ends of edges that run straight down into the block.
+
+    Args:
+        upper_ends: place of the upper end by column.
+    """
+    unknown = (keys < 0) & (keys != NO_KEY)
+    code = np.where(unknown, -keys - 1, 0)
+    return np.where(unknown, (4 * upper_ends[code >> 2] + DOWN) * 4 + (code & 3), keys)
+
+
+def spans(begins: Ints, lengths: Ints) -> Ints:
+    """Numbers begin, begin + 1, ... of each span, one after the other."""
+    ends = np.cumsum(lengths)
+    return np.arange(ends[-1] if len(ends) else 0) + np.repeat(begins - ends + lengths, lengths)
+
+
+class Tracer:
+    """Follows the boundaries of a block.
+
+    Args:
+        graph: may reach beyond the block.
+        objects: in the block's rows, and the row above where there is one.
+        first, end: the block's rows.
+        open_objects: bool, for each object.
+        nodata: class that has no rings.
+    """
+
+    def __init__(
+        self, graph: Graph, objects: Objects, first: int, end: int, open_objects: NDArray[np.bool_], nodata: int
+    ) -> None:
+        self._graph, self._objects, self._open, self._nodata = graph, objects, open_objects, nodata
+        self._row = max(first - 1, 0)
+        self._first, self._end = (int(place) for place in np.searchsorted(graph.rows, (first, end)))
+        self._cut = self._corners()
+
+    def _object_left_of(self, vertices: Ints, slots: NDArray[Any]) -> Ints:
+        """Object on the left of half-edges; -1 outside the raster."""
+        rows = self._graph.rows[vertices] + _LEFT_ROW[slots] - self._row
+        cols = self._graph.cols[vertices] + _LEFT_COL[slots]
+        height, width = self._objects.run_of.shape
+        inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
+        found = self._objects.at(np.where(inside, rows, 0), np.where(inside, cols, 0))
+        return np.where(inside, found, NONE).astype(np.int64)
+
+    def _corners(self) -> NDArray[np.uint8]:
+        """What happens to a region that meets itself at a corner, by vertex.
+
+        Bit 0: pixels upper left and lower right are one object; bit 1: they may be. Bits 2 and 3: the same for
+        the other two.
+        """
+        found = np.zeros(len(self._graph), np.uint8)
+        crossing = np.flatnonzero(self._graph.slots[self._first : self._end] == 15) + self._first
+        for slots, shift in (((UP, DOWN), 0), ((LEFT, RIGHT), 2)):
+            pair = [self._object_left_of(crossing, np.full(len(crossing), slot)) for slot in slots]
+            inside = (pair[0] != NONE) & (pair[1] != NONE)
+            classes = [self._objects.classes[part] for part in pair]
+            alike = inside & (classes[0] == classes[1]) & (classes[0] != self._nodata)
+            one = alike & (pair[0] == pair[1])
+            maybe = alike & ~one & self._open[pair[0]] & self._open[pair[1]]
+            found[crossing] |= (one | maybe << 1).astype(np.uint8) << shift
+        return found
+
+    def _next(self, arrivals: NDArray[Any]) -> Ints:
+        """Half-edges that follow after arriving on some; -1 at a cut."""
+        vertices, back = arrivals >> 2, arrivals & 3
+        slots = self._graph.slots[vertices]
+        leave = LEAVE[slots, back].astype(np.int64)
+        crossing = np.flatnonzero(slots == 15)
+        case = self._cut[vertices[crossing]] >> np.where(back[crossing] < DOWN, 0, 2) & 3
+        leave[crossing] = np.where(case == 1, LEAVE_ACROSS[15, back[crossing]], leave[crossing])
+        followed: Ints = 4 * vertices.astype(np.int64) + leave
+        followed[crossing[case == 2]] = NONE
+        return followed
+
+    def _keys(self, half_edges: NDArray[Any], *, arriving: bool, at_joint: bool = False) -> Ints:
+        """Keys of edges in the direction away from, or towards, the vertices of `half_edges`.
+
+        A key names the edge's upper end, and whether a piece begins there at a joint. Where the upper end is not
+        known, a negative number names the column, in which the edge runs straight down; `known_keys` puts it
+        right.
+        """
+        graph, slots = self._graph, half_edges & 3
+        vertices, twins = half_edges >> 2, graph.twin[half_edges].astype(np.int64)
+        is_upper = np.where(twins == NONE, slots == DOWN, vertices < twins >> 2)
+        flags = (is_upper == arriving).astype(np.int64) | 2 * at_joint
+        upper = np.where(is_upper, half_edges, twins)
+        ends = upper >> 2
+        place = graph.rows[ends].astype(np.int64) * (graph.width + 1) + graph.cols[ends]
+        unknown = (twins == NONE) & ~is_upper
+        column = graph.cols[vertices].astype(np.int64)
+        return np.where(unknown, -(4 * column + flags) - 1, (4 * place + (upper & 3)) * 4 + flags)
+
+    def _owned(self) -> Ints:
+        """Half-edges that leave the block's vertices."""
+        slots = self._graph.slots[self._first : self._end]
+        present = np.unpackbits(slots[:, None], axis=1, count=4, bitorder="little")
+        return np.flatnonzero(present) + 4 * self._first
+
+    def trace(self) -> tuple[Ints, Ints, Ints, Ints, Ints]:
+        """Half-edges piece by piece, where each piece begins, its object (-1: none), start and end key."""
+        owned = self._owned()
+        twins = self._graph.twin[owned]
+        inside = np.flatnonzero((twins >= 4 * self._first) & (twins < 4 * self._end))
+        following = np.full(len(owned), NONE, np.int64)
+        following[inside] = self._next(twins[inside])
+        number = np.full(4 * (self._end - self._first) + 1, NONE, np.int32)
+        number[owned - 4 * self._first] = np.arange(len(owned), dtype=np.int32)
+        successors = number[np.where(following == NONE, -1, following - 4 * self._first)]
+        steps, begins = in_order(successors, self._heads(owned >> 2, successors))
+        elements = owned[steps]
+        firsts, lasts = elements[begins[:-1]], elements[begins[1:] - 1]
+        objects = self._object_left_of(firsts >> 2, firsts & 3)
+        objects[(objects != NONE) & (self._objects.classes[objects] == self._nodata)] = NONE
+        closed = following[steps[begins[1:] - 1]] == firsts
+        start_keys = np.where(closed, NO_KEY, self._start_keys(firsts))
+        end_keys = np.where(closed, NO_KEY, self._keys(lasts, arriving=False))
+        return elements, begins, objects, start_keys, end_keys
+
+    @staticmethod
+    def _heads(vertices: Ints, successors: NDArray[np.int32]) -> Ints:
+        """First elements of open pieces, then those that may be the first vertex of a ring in row-major order."""
+        linked = np.flatnonzero(successors != NONE)
+        ahead = vertices[linked] < vertices[successors[linked]]
+        reached, rising, from_later = (np.zeros(len(vertices), np.bool_) for _ in range(3))
+        reached[successors[linked]] = True
+        rising[linked] = ahead
+        from_later[successors[linked]] = ~ahead
+        return np.concatenate([np.flatnonzero(~reached), np.flatnonzero(rising & from_later)])
+
+    def _start_keys(self, firsts: Ints) -> Ints:
+        """Keys of pieces by their first half-edge: they begin at a joint, or come from another block."""
+        keys = self._keys(firsts, arriving=False, at_joint=True)
+        arrivals = self._from_outside()
+        following = self._next(arrivals)
+        arrivals, following = arrivals[following != NONE], following[following != NONE]
+        order = np.argsort(following)
+        place = np.searchsorted(following[order], firsts).clip(max=max(len(order) - 1, 0))
+        if len(order):
+            met = following[order][place] == firsts
+            keys[met] = self._keys(arrivals[order][place[met]], arriving=True)
+        return keys
+
+    def _from_outside(self) -> Ints:
+        """Half-edges of the block whose other end lies outside."""
+        owned = self._owned()
+        twins = self._graph.twin[owned]
+        return owned[(twins < 4 * self._first) | (twins >= 4 * self._end)]
+
+    def joints(self) -> Joints:
+        """Where pieces may go on in two ways."""
+        parts = []
+        cut = self._cut[self._first : self._end]
+        for backs, leaves, bit in (((LEFT, RIGHT), (UP, DOWN), 2), ((DOWN, UP), (LEFT, RIGHT), 8)):
+            vertices = (np.flatnonzero(cut & bit) + self._first).astype(np.int64)
+            parts.append(
+                [
+                    np.stack([get(4 * vertices + slot) for slot in slots], axis=1)
+                    for slots, get in (
+                        (leaves, lambda edges: self._object_left_of(edges >> 2, edges & 3)),
+                        (backs, lambda edges: self._keys(edges, arriving=True)),
+                        (leaves, lambda edges: self._keys(edges, arriving=False, at_joint=True)),
+                    )
+                ]
+            )
+        objects, arrivals, departures = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return Joints(objects=objects, arrivals=arrivals, departures=departures)
+
+    def leaving_down(self) -> tuple[Ints, Ints]:
+        """Columns in which an edge leaves the block straight down, and the places of their upper ends."""
+        graph = self._graph
+        vertices = np.arange(self._first, self._end)
+        vertices = vertices[(graph.slots[vertices] >> DOWN & 1) == 1]
+        twins = graph.twin[4 * vertices + DOWN]
+        outside = (twins == NONE) | (twins >= 4 * self._end)
+        vertices = vertices[outside]
+        columns = graph.cols[vertices].astype(np.int64)
+        return columns, graph.rows[vertices].astype(np.int64) * (graph.width + 1) + columns
