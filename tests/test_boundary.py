@@ -283,6 +283,18 @@ def test_far_false_edges_weigh_two() -> None:
     assert whole.wfm() == pytest.approx(literal_wfm(found, true_edges, known), abs=1e-7)
 
 
+@pytest.mark.parametrize("distance", [7, 40, 127])
+def test_false_edges_see_edges_of_other_blocks(distance: int) -> None:
+    """A false edge begins `distance` px from the last column of a true one, column 11."""
+    truth = np.zeros((6, 200), np.uint8)
+    truth[:, 10:] = 1
+    mapped = truth.copy()
+    mapped[:, 11 + distance + 2 :] = 0
+    weights = [2 - 0.5 ** (far / 5) if far <= 128 else 2 for far in range(distance, distance + 4)]
+    for block in (0, 16, 23):
+        assert count(mapped, truth, block=block).false == pytest.approx(6 * sum(weights), rel=1e-12)
+
+
 # Any cut
 
 
