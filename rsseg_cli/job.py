@@ -21,8 +21,6 @@ from rsseg_cli.weights.registry import TrainedModel, read_spec
 from rsseg_cli.weights.spec import ModelSpec
 
 GSD_TOLERANCE = 0.01  # ground resolutions closer than this are the same
-STRETCH_PERCENTILES = (2.0, 98.0)
-STRETCH_SIZE_PX = 1024  # longest side of the overview whose percentiles stretch the scene
 HOLE_SHARE = 0.005  # of pixels of one extreme value, from which they may be unmarked holes
 _log = logging.getLogger("rsseg_cli")
 
@@ -179,10 +177,10 @@ def _network_grid(
 
 def _scaling(info: raster.SceneInfo, bands: tuple[int, ...], spec: ModelSpec, notes: list[str]) -> Scaling:
     """Pixel values to the network's input in one multiplication and addition a band."""
-    ranges = [_type_range(info.dtypes[band - 1]) for band in bands]
+    ranges = [raster.type_range(info.dtypes[band - 1]) for band in bands]
     stretched = spec.scaling == "stretch" and any(info.dtypes[band - 1] != "uint8" for band in bands)
     if stretched:
-        ranges = _stretch(info, bands)
+        ranges = raster.percentile_ranges(info, bands)
         shown = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in ranges)
         dtype = info.dtypes[bands[0] - 1]
         notes.append(f"{info.name}: {dtype} values are stretched to 0 to 1, band by band from {shown}")
@@ -194,20 +192,3 @@ def _scaling(info: raster.SceneInfo, bands: tuple[int, ...], spec: ModelSpec, no
     return Scaling(
         factors=tuple(factors), offsets=tuple(offsets), limits=tuple(limits) if stretched else None
     )
-
-
-def _type_range(dtype: str) -> tuple[float, float]:
-    kind = np.dtype(dtype)
-    return (0.0, float(np.iinfo(kind).max)) if kind.kind in "iu" else (0.0, 1.0)
-
-
-def _stretch(info: raster.SceneInfo, bands: tuple[int, ...]) -> list[tuple[float, float]]:
-    """2nd and 98th percentile of each band's valid pixels, from an overview."""
-    nodata = info.nodata if info.nodata_given else None
-    pixels, valid, _ = raster.overview(info.path, bands, STRETCH_SIZE_PX, nodata)
-    ranges = []
-    for band in pixels:
-        values = band[valid]
-        low, high = np.percentile(values, STRETCH_PERCENTILES) if values.size else (0.0, 1.0)
-        ranges.append((float(low), float(high) if high > low else float(low) + 1))
-    return ranges

@@ -8,6 +8,7 @@ from rsseg_cli.pixels import fill
 from rsseg_cli.reader import SceneReader, overview
 from rsseg_cli.replace import check_target, replace_all
 from rsseg_cli.scene_info import SceneInfo, inspect
+from rsseg_cli.stretch import percentile_ranges, type_range
 
 __all__ = [
     "Area",
@@ -20,8 +21,10 @@ __all__ = [
     "fill",
     "inspect",
     "overview",
+    "percentile_ranges",
     "read_area",
     "replace_all",
     "select_bands",
+    "type_range",
     "window_of_bbox",
 ]

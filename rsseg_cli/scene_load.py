@@ -20,15 +20,20 @@ from rsseg_cli.crops import LoadedScene
 from rsseg_cli.errors import DataError
 from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster
 from rsseg_cli.labels import IGNORE, LabelFormat, LabelReader
-from rsseg_cli.raster import SceneInfo, SceneReader, inspect, overview, select_bands
+from rsseg_cli.raster import (
+    SceneInfo,
+    SceneReader,
+    inspect,
+    percentile_ranges,
+    select_bands,
+    type_range,
+)
 from rsseg_cli.weights.spec import ModelSpec
 
 logger = logging.getLogger(__name__)
 BLOCK_ROWS = 512
 BLOCK_PX = 1 << 22  # pixels read at a time: 50 MB a float32 copy of three bands
 SAME_GSD = 0.02  # resolutions closer than this share are the same
-STRETCH_PERCENTILES = (2.0, 98.0)  # as a scene is stretched before prediction
-STRETCH_SIZE_PX = 1024
 LOCAL_METRES = (
     'PROJCS["metres from the upper left corner",GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,'
     '298.257223563]],PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]],PROJECTION['
@@ -215,15 +220,8 @@ def stretch_ranges(
     if all(dtype == "uint8" for dtype in dtypes):
         return None
     if spec.scaling == "unit":
-        kinds = [np.dtype(dtype) for dtype in dtypes]
-        return [(0.0, float(np.iinfo(kind).max) if kind.kind in "iu" else 1.0) for kind in kinds]
-    pixels, valid, _ = overview(info.path, bands, STRETCH_SIZE_PX)
-    ranges = []
-    for band in pixels:
-        values = band[valid]
-        low, high = np.percentile(values, STRETCH_PERCENTILES) if values.size else (0.0, 1.0)
-        ranges.append((float(low), float(high) if high > low else float(low) + 1))
-    return ranges
+        return [type_range(dtype) for dtype in dtypes]
+    return percentile_ranges(info, bands)
 
 
 def to_uint8(pixels: NDArray[np.generic], ranges: list[tuple[float, float]] | None) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ RASTER = {
     "pixels",
     "reader",
     "replace",
-    "scene_info",
+    "scene_info", "stretch",
 }  # fmt: skip; one job, reading and writing rasters, in several files
 PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine", "vectorize"}
 PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
