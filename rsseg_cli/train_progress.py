@@ -78,7 +78,7 @@ class RunProgress(L.Callback):
                 file=sys.stderr,
                 mininterval=REFRESH_S,
                 dynamic_ncols=True,
-                bar_format="{desc} {percentage:3.0f}%|{bar:20}|{postfix}",
+                bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
             )
 
     def on_train_batch_end(
@@ -86,15 +86,15 @@ class RunProgress(L.Callback):
     ) -> None:
         if self.bar is not None:
             share = (batch_idx + 1) / int(trainer.num_training_batches)
-            self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", False)
-            self.bar.set_postfix_str(self._told(module, share), False)
+            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+            self.bar.set_description_str(f"{epoch}  {self._told(module, share)}", False)
             self.bar.update()
 
     def _told(self, module: Any, share: float) -> str:
         best = max((item["miou"] for item in module.history), default=None)
         last = module.history[-1]["miou"] if module.history else None
-        scores = f" val mIoU {last:.3f} (best {best:.3f})" if last is not None else ""
-        return f" loss {module.step_loss:.3f}{scores} ETA {hours_and_minutes(self.left.seconds(share))}"
+        scores = f"  val mIoU {last:.3f} (best {best:.3f})" if last is not None else ""
+        return f"loss {module.step_loss:.3f}{scores}  ETA {hours_and_minutes(self.left.seconds(share))}"
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
         self.left.epoch_done()

@@ -144,10 +144,13 @@ def _keep_old_log(run_dir: Path) -> None:
 
 
 def environment_rank() -> int:
-    """This process's rank as launchers say it before torch.distributed starts; 0 alone."""
-    return next(
-        (int(os.environ[key]) for key in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if key in os.environ), 0
-    )
+    """This process's place as launchers tell it before torch.distributed starts: 0 of the first or only one,
+    different in all others."""
+    for key in ("RANK", "SLURM_PROCID"):
+        if key in os.environ:
+            return int(os.environ[key])
+    node, local = (int(os.environ.get(key, "0")) for key in ("NODE_RANK", "LOCAL_RANK"))
+    return node * 1000 + local
 
 
 @contextlib.contextmanager

@@ -262,24 +262,30 @@ def evaluate(
     return {**scores, "confusion": total.tolist()}
 
 
-def save_settings(run_dir: Path, settings: Settings, *, resume: bool, overwrite: bool) -> None:
-    """Write `settings.toml` into the run folder; a resumed run is told what is not as it was.
+def check_run(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    """Refuse a run folder that holds another run, or none to go on with, before work starts.
 
     Raises:
         UsageError: the folder holds a run already, and it is neither resumed nor replaced.
+        DataError: there is no finished epoch to resume at.
     """
-    path, last = run_dir / SETTINGS_FILE, run_dir / "last.ckpt"
-    if last.exists() and not resume and not overwrite:
+    if resume:
+        checkpoint(run_dir)
+    elif (run_dir / "last.ckpt").exists() and not overwrite:
         raise UsageError(
             f"{run_dir} holds a run already; pass --resume to go on with it, --overwrite to start anew, or "
             "another --run-dir"
         )
-    if resume:
-        checkpoint(run_dir)
-        if path.exists():
-            _tell_changes(resolve_settings(config=path), settings)
-    else:
-        for old in (last, run_dir / "best.ckpt", *run_dir.glob("metrics*.csv")):
+
+
+def save_settings(run_dir: Path, settings: Settings, *, resume: bool) -> None:
+    """Write `settings.toml` into the run folder; of a resumed run what has changed is told, and what a former
+    run left in the folder of a new one goes."""
+    path = run_dir / SETTINGS_FILE
+    if resume and path.exists():
+        _tell_changes(resolve_settings(config=path), settings)
+    if not resume:
+        for old in (run_dir / "last.ckpt", run_dir / "best.ckpt", *run_dir.glob("metrics*.csv")):
             old.unlink(missing_ok=True)
     run_dir.mkdir(parents=True, exist_ok=True)
     path.write_text(settings.to_toml(), encoding="utf-8")

@@ -279,18 +279,29 @@ def test_protocol_leaves_classes_out_of_the_means():
 
 
 def test_settings_of_a_run(tmp_path, caplog):
+    caplog.set_level("WARNING", "rsseg_cli")
     settings = resolve_settings({"epochs": 3})
-    training.save_settings(tmp_path, settings, resume=False, overwrite=False)
+    training.check_run(tmp_path, resume=False, overwrite=False)
+    training.save_settings(tmp_path, settings, resume=False)
     assert resolve_settings(config=tmp_path / "settings.toml") == settings
     with pytest.raises(DataError, match="--resume"):
-        training.save_settings(tmp_path, settings, resume=True, overwrite=False)
+        training.check_run(tmp_path, resume=True, overwrite=False)
     (tmp_path / "last.ckpt").touch()
     with pytest.raises(UsageError, match=r"--resume .*--overwrite"):
-        training.save_settings(tmp_path, settings, resume=False, overwrite=False)
-    training.save_settings(tmp_path, resolve_settings({"epochs": 5}), resume=True, overwrite=False)
+        training.check_run(tmp_path, resume=False, overwrite=False)
+    training.check_run(tmp_path, resume=True, overwrite=False)
+    training.save_settings(tmp_path, resolve_settings({"epochs": 5}), resume=True)
     assert "epochs was 3, is 5 now" in caplog.text
-    training.save_settings(tmp_path, settings, resume=False, overwrite=True)
+    training.check_run(tmp_path, resume=False, overwrite=True)
+    training.save_settings(tmp_path, settings, resume=False)
     assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_halves_on_the_processor(tmp_path):
+    """bf16 mixes: losses in float32, weights stay float32."""
+    result, weights = run(tmp_path, TrainConfig(**TINY, precision="bf16"))
+    assert result.precision == "bf16-mixed"
+    assert all(value.dtype == torch.float32 for value in weights.values() if value.is_floating_point())
 
 
 @pytest.mark.parametrize(

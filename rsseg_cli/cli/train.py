@@ -165,7 +165,7 @@ def train_bicor_seg(
     )
     is_main = environment_rank() == 0
     if is_main:
-        training.save_settings(run.run_dir, settings, resume=resume, overwrite=overwrite)
+        training.check_run(run.run_dir, resume=resume, overwrite=overwrite)
     training.keep_freed_memory()
     network, spec = build_network(
         spec, init=start.init, encoder_weights=start.encoder_weights, seed=settings.training.seed
@@ -176,6 +176,8 @@ def train_bicor_seg(
         table = found_table({**loaded._asdict(), "test": tests}, spec.class_names)
         if is_main and not quiet:
             typer.echo(table, err=True)
+        if is_main:
+            training.save_settings(run.run_dir, settings, resume=resume)
         result = training.train(network, spec, loaded, settings.training, run, found.protocol)
     if not result.is_main:
         return
