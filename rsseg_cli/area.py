@@ -171,6 +171,7 @@ def read_area(path: Path, grid: Grid) -> Area:
     import geopandas
     from pyogrio.errors import DataSourceError
     from pyproj import CRS as ProjCRS
+    from pyproj.exceptions import ProjError
     from shapely import make_valid
 
     try:
@@ -189,7 +190,10 @@ def read_area(path: Path, grid: Grid) -> Area:
     if shapes.crs is None and grid.crs is not None:
         logger.warning("--aoi %s has no CRS; taken to be in the scene's", path)
     elif grid.crs is not None:
-        shapes = shapes.to_crs(ProjCRS.from_wkt(grid.crs.to_wkt()))
+        try:
+            shapes = shapes.to_crs(ProjCRS.from_wkt(grid.crs.to_wkt()))
+        except ProjError as err:
+            raise UsageError(f"--aoi {path}: cannot be brought to the scene's CRS ({err})") from err
     area = Area([shape if shape.is_valid else make_valid(shape) for shape in shapes], f"--aoi {path}")
     area.window(grid)
     return area

@@ -169,6 +169,7 @@ def _shown(value: Any) -> str:
 def _polygons(path: Path, frame: Any, grid: Grid) -> Any:
     """The polygons among the features, valid and in the grid's CRS."""
     from pyproj import CRS
+    from pyproj.exceptions import ProjError
 
     shapes = frame.geometry
     shapes = shapes[shapes.notna() & ~shapes.is_empty]
@@ -183,7 +184,10 @@ def _polygons(path: Path, frame: Any, grid: Grid) -> Any:
     if flat.crs is None and grid.crs is not None:
         logger.warning("%s has no CRS; taken to be in the image's", path)
     elif grid.crs is not None:
-        flat = flat.to_crs(CRS.from_wkt(grid.crs.to_wkt()))
+        try:
+            flat = flat.to_crs(CRS.from_wkt(grid.crs.to_wkt()))
+        except ProjError as err:
+            raise DataError(f"{path}: cannot be brought to its image's CRS ({err})") from err
     flat = flat.make_valid()
     finite = np.isfinite(flat.bounds.to_numpy()).all(axis=1)
     if not finite.all():

@@ -6,10 +6,11 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from rsseg_cli.cli.progress import Bar
 from rsseg_cli.config import PredictConfig
 
 if TYPE_CHECKING:
@@ -164,7 +165,7 @@ def predict_command(
     target = output or default_output(scene, read_spec(model).name)
     from rsseg_cli.pipeline import predict
 
-    with _Bar(hidden=quiet) as bar:
+    with Bar("tile", hidden=quiet) as bar:
         result = predict(
             scene,
             target,
@@ -206,29 +207,6 @@ def area_texts(areas_m2: Sequence[float]) -> list[str]:
     largest = max(areas_m2, default=0.0)
     unit, size = ("m2", 1.0) if largest < 1e4 else ("ha", 1e4) if largest < 1e6 else ("km2", 1e6)
     return [f"<0.01 {unit}" if 0 < area < 0.005 * size else f"{area / size:.2f} {unit}" for area in areas_m2]
-
-
-class _Bar:
-    """Tiles done, on stderr where that is a terminal."""
-
-    def __init__(self, hidden: bool) -> None:
-        self._hidden = hidden
-        self._bar: Any = None
-
-    def __enter__(self) -> _Bar:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, done: int, tiles: int) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
-
-            # disable=None: no bar where stderr is no terminal
-            self._bar = tqdm(total=tiles, unit="tile", disable=True if self._hidden else None, leave=False)
-        self._bar.update(done - self._bar.n)
 
 
 def _batch_size(text: str) -> int | Literal["auto"]:

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from rsseg_cli.cli.score_table import parse_widths, print_scores
+
 DEFAULT_WIDTHS = "1,3,5,10"
 
 
@@ -106,7 +108,7 @@ def score_command(
 
     config = PairConfig(
         classes=classes,
-        boundary_widths_px=_widths(boundary_widths),
+        boundary_widths_px=parse_widths(boundary_widths),
         erode_px=erode,
         out_of_means=tuple(name.strip() for name in out_of_means.split(",") if name.strip()),
         field=label_field,
@@ -128,7 +130,6 @@ def score_command(
     if as_json:
         typer.echo(json.dumps(score.result.scores, indent=2, ensure_ascii=False))
         return
-    from rsseg_cli.cli.score_table import print_scores
 
     print_scores(score.result.scores)
     typer.echo(_foot(score.result.scores))
@@ -160,13 +161,3 @@ def _foot(scores: dict[str, Any]) -> str:
     pixels = scores["pixels"]
     size = f"{pixels / 1e6:.1f} Mpx" if pixels >= 1e5 else f"{pixels} px"
     return f"{size} scored, {scores['unlabelled_share']:.1%} unlabelled"
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as err:
-        raise typer.BadParameter(
-            f"{text!r}: needs whole pixels with commas between, as {DEFAULT_WIDTHS}",
-            param_hint="--boundary-widths",
-        ) from err
