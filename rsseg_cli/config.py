@@ -12,6 +12,16 @@ from rsseg_cli.errors import UsageError
 
 Tta = Literal["none", "flip", "d4"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+VectorFormat = Literal["auto", "GPKG", "FlatGeobuf", "GeoParquet", "GeoJSON", "Shapefile"]
+VECTOR_ENDINGS = {
+    ".gpkg": "GPKG",
+    ".fgb": "FlatGeobuf",
+    ".parquet": "GeoParquet",
+    ".geoparquet": "GeoParquet",
+    ".geojson": "GeoJSON",
+    ".json": "GeoJSON",
+    ".shp": "Shapefile",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,3 +98,58 @@ class PredictConfig:
         }
         for name, value in plain.items():
             object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorConfig:
+    """How a class raster becomes polygons. Metres are those on the ground, in any CRS.
+
+    Attributes:
+        simplify_m: corners are taken out as long as the triangle with their neighbours is smaller than a square
+            of this side, m; 0 keeps every pixel's edge.
+        smooth: round corners; boundaries are simplified first, by one pixel unless `simplify_m` says otherwise.
+        min_area_m2: smaller objects become part of the neighbour with the longest shared edge.
+        fill_holes_m2: smaller holes become part of the object around them, those without data too.
+        classes: names of the classes that are written; None for all.
+        dissolve: one multipolygon a class in place of one polygon an object.
+        dst_crs: CRS of the polygons, as "EPSG:4326"; "" for the raster's own.
+        layer: name; "" takes the file's.
+        format: "auto" goes by the file's ending.
+        qml: write a QGIS style beside the file too; a GeoPackage carries its own.
+        jobs: worker processes; 0 for one a core, where the raster is large.
+        block_rows: rows of the raster that a worker takes at a time; 0 chooses. The polygons do not depend on it.
+        overwrite: replace a file that exists.
+    """
+
+    simplify_m: float = 0.0
+    smooth: bool = False
+    min_area_m2: float = 0.0
+    fill_holes_m2: float = 0.0
+    classes: tuple[str, ...] | None = None
+    dissolve: bool = False
+    dst_crs: str = ""
+    layer: str = ""
+    format: VectorFormat = "auto"
+    qml: bool = False
+    jobs: int = 0
+    block_rows: int = 0
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for option, value, unit in (
+            ("--simplify", self.simplify_m, "m"),
+            ("--min-area", self.min_area_m2, "m2"),
+            ("--fill-holes", self.fill_holes_m2, "m2"),
+        ):
+            if not 0 <= value < math.inf:
+                raise UsageError(f"{option} {value}: needs a number of {unit}, 0 or more")
+        if self.format not in ("auto", *VECTOR_ENDINGS.values()):
+            raise UsageError(f"--format {self.format}: needs auto or one of {', '.join(dict.fromkeys(VECTOR_ENDINGS.values()))}")
+        if self.classes is not None and not self.classes:
+            raise UsageError("--classes: names no class")
+        if not 0 <= self.jobs <= 256:
+            raise UsageError(f"--jobs {self.jobs}: needs 1 to 256, or 0 for one a core")
+        if self.block_rows < 0:
+            raise UsageError(f"block_rows {self.block_rows}: needs 1 or more, or 0 to choose")
+        if len(self.layer) > 63 or any(sign in self.layer for sign in "\0\n\r\"'"):
+            raise UsageError(f"--layer {self.layer!r}: needs at most 63 characters without quotes")

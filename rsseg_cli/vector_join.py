@@ -139,13 +139,13 @@ def _together(parts: list[Pieces]) -> Pieces:
 
 
 def _merged(joined: Polygons, inside: Polygons) -> list[Polygons]:
-    """Two lists as one in the order of last pixels: pieces of each in turn would be many, so both are mixed."""
+    """Two lists as one in the order of last pixels."""
     if not len(joined) or not len(inside):
         return [part for part in (joined, inside) if len(part)]
-    order = np.argsort(np.concatenate([joined.table.lasts, inside.table.lasts]))
-    table = joined.table.joined(inside.table, np.argsort(order))
     both = {
-        name: np.concatenate([getattr(joined, name), getattr(inside, name)])[order]
+        name: np.concatenate([getattr(joined, name), getattr(inside, name)])
         for name in ("wkb", "boxes", "areas_m2", "perimeters_m", "vertices")
     }
-    return [Polygons(table=table, **both)]
+    table = joined.table.joined(inside.table, np.arange(len(joined) + len(inside)))
+    together = Polygons(table=table, **both)
+    return [together.take(np.argsort(table.lasts))]

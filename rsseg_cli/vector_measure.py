@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from rsseg_cli.raster import Grid
 
 NODES = (25, 13)  # rows and columns at which the grid is measured
-DEGREES = (6, 4)  # of the polynomials between them: within 1e-6 up to some degrees of latitude
-EVEN = 1e-9  # a grid that varies less is taken as even
+DEGREES = ((0, 0), (1, 0), (2, 0), (4, 0), (1, 1), (2, 2), (6, 4))  # in row and column, tried one after the other
+NEAR = 1e-6  # of an area: the first polynomial that is nowhere further off is taken
 
 Floats = NDArray[np.float64]
 
@@ -26,7 +26,7 @@ class Ground:
     Each is a polynomial in row and column, both scaled to -1 ... 1.
 
     Attributes:
-        across, down, mixed, area: coefficients (7, 5); in m2.
+        across, down, mixed, area: coefficients by power of row and column; in m2.
         height, width: of the raster, px.
         known: False where the raster has no CRS, and one pixel counts as one metre.
     """
@@ -55,7 +55,7 @@ class Ground:
         return float(self.across[0, 0]) ** 0.5, float(self.down[0, 0]) ** 0.5
 
     def _value(self, coefficients: Floats, rows: Floats, cols: Floats) -> Floats:
-        if not coefficients.ravel()[1:].any():
+        if coefficients.size == 1:
             return np.full(np.shape(rows), coefficients[0, 0])
         y, x = 2 * rows / self.height - 1, 2 * cols / self.width - 1
         value: Floats = polynomial.polyval2d(y, x, coefficients)
@@ -72,28 +72,33 @@ def measure_ground(grid: Grid) -> Ground:
     )
     sides = _sides(grid, rows, cols)
     if sides is None:
-        one, none = (np.pad([[value]], ((0, DEGREES[0]), (0, DEGREES[1]))) for value in (1.0, 0.0))
+        one, none = np.ones((1, 1)), np.zeros((1, 1))
         return Ground(
             across=one, down=one, mixed=none, area=one, height=grid.height, width=grid.width, known=False
         )
     across, down, angle = sides
-    y, x = 2 * rows / grid.height - 1, 2 * cols / grid.width - 1
-    terms = polynomial.polyvander2d(y, x, DEGREES)
-    values = np.stack([across**2, down**2, across * down * np.cos(angle), across * down * abs(np.sin(angle))])
-    fitted = np.linalg.lstsq(terms, values.T, rcond=None)[0].T.reshape(4, DEGREES[0] + 1, DEGREES[1] + 1)
-    for coefficients, value in zip(fitted, values, strict=True):
-        if np.ptp(value) <= EVEN * values[3].mean():
-            coefficients[:] = 0
-            coefficients[0, 0] = value.mean()
+    area = across * down * abs(np.sin(angle))
+    places = 2 * rows / grid.height - 1, 2 * cols / grid.width - 1
     return Ground(
-        across=fitted[0],
-        down=fitted[1],
-        mixed=fitted[2],
-        area=fitted[3],
+        across=_fit(across**2, *places, NEAR * area.min()),
+        down=_fit(down**2, *places, NEAR * area.min()),
+        mixed=_fit(across * down * np.cos(angle), *places, NEAR * area.min()),
+        area=_fit(area, *places, NEAR * area.min()),
         height=grid.height,
         width=grid.width,
         known=True,
     )
+
+
+def _fit(values: Floats, y: Floats, x: Floats, near: float) -> Floats:
+    """Coefficients of the simplest polynomial that comes near enough to all values, or of the last one."""
+    for degrees in DEGREES:
+        terms = polynomial.polyvander2d(y, x, degrees)
+        fitted = np.linalg.lstsq(terms, values, rcond=None)[0]
+        if abs(terms @ fitted - values).max() <= near:
+            break
+    coefficients: Floats = fitted.reshape(degrees[0] + 1, degrees[1] + 1)
+    return coefficients
 
 
 def _sides(grid: Grid, rows: Floats, cols: Floats) -> tuple[Floats, Floats, Floats] | None:

@@ -88,6 +88,16 @@ class Polygons:
     def __len__(self) -> int:
         return len(self.wkb)
 
+    def take(self, chosen: Ints) -> Polygons:
+        """Some of the polygons, in the given order."""
+        return Polygons(
+            table=self.table.take(chosen),
+            **{
+                name: getattr(self, name)[chosen]
+                for name in ("wkb", "boxes", "areas_m2", "perimeters_m", "vertices")
+            },
+        )
+
 
 def close_rings(pieces: Pieces, joints: Joints) -> Pieces:
     """Whole rings out of pieces whose objects are complete; `objects` of the joints are final."""
@@ -193,7 +203,10 @@ def _measure(rows: Floats, cols: Floats, ring_ends: Ints, begins: Ints, ground: 
     # Green: the area is the integral of a column's area down to the edge, over the columns; from the polygon's
     # own first row, so that no digits are lost. Simpson's rule along the column.
     top = np.repeat(rows[begins], np.diff(begins, append=len(rows)))
-    weights = ((top, 1), ((top + row) / 2, 4), (row, 1))
-    mean = sum(weight * ground.pixel_area_m2(place, col) for place, weight in weights) / 6
+    if ground.area.size == 1:
+        mean: Floats | float = ground.area[0, 0]
+    else:
+        weights = ((top, 1), ((top + row) / 2, 4), (row, 1))
+        mean = sum(weight * ground.pixel_area_m2(place, col) for place, weight in weights) / 6
     areas = np.add.reduceat(mean * (row - top) * d_cols, begins)
     return areas, perimeters
