@@ -160,7 +160,7 @@ def test_published_data_sets_by_their_protocol(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--data", "{sheets}"], 1, "no scene in the part 'test'"),
+        (["--data", "{sheets}", "--split", "test"], 1, "no scene in the part 'test'"),
         (["--data", "{sheets}", "--split", "all", "--classes", "roof,road,sea"], 1, "does not have: sea"),
         (["--data", "{sheets}", "--split", "all", "--boundary-widths", "1,two"], 2, "needs whole pixels"),
         (["--data", "{sheets}", "--split", "all", "--boundary-widths", "0"], 2, "--boundary-widths"),
@@ -197,7 +197,14 @@ def test_help_tells_units_defaults_and_an_example():
     for words in (
         "Example: rsseg eval --model landcover",
         "px of the scenes",
-        "[default: test]",
+        "Default: test; all for a folder",
         "--against",
     ):
         assert words in shown
+
+
+def test_a_folder_without_parts_is_scored_whole(models, sheets):
+    everything = run("--model", models[0], "--data", sheets, "--split", "all", *SMALL, "--json", "-q")
+    done = run("--model", models[0], "--data", sheets, *SMALL, "--json", "-q")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == json.loads(everything.stdout)

@@ -44,9 +44,12 @@ def eval_command(
     vector_class: opt.VectorClass = "",
     outside: opt.Outside = "",
     split: Annotated[
-        Literal["train", "val", "test", "all"],
-        typer.Option(help="Part of the data to score; all is every scene, whatever part it is in."),
-    ] = "test",
+        Literal["train", "val", "test", "all"] | None,
+        typer.Option(
+            help="Part of the data to score; all is every scene, whatever part it is in. Default: test; "
+            "all for a folder without --val and --test.",
+        ),
+    ] = None,
     seed: Annotated[
         int,
         typer.Option(metavar="N", help="As given to train: decides which scenes it held out for validation."),
@@ -123,6 +126,7 @@ def eval_command(
         tile_size=tile_size, overlap=overlap, tta=tta, device=device, dtype=dtype, gsd_m=gsd
     )
     widths = parse_widths(boundary_widths)
+    split = split or ("test" if dataset or scenes or val or test else "all")
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
     data_config = opt.data_config(
