@@ -23,7 +23,8 @@ RASTER = {
     "pixels",
     "reader",
     "replace",
-    "scene_info", "stretch",
+    "scene_info",
+    "stretch",
 }  # fmt: skip; one job, reading and writing rasters, in several files
 PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine", "vectorize"}
 PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
@@ -50,7 +51,8 @@ LEARNED = DATA | {
 # what each part may import of the program; parts of a group import one another only where it says so here
 ALLOWED = {
     "errors": set(),
-    **dict.fromkeys(("config", "train_config"), {"errors"}),
+    "config": {"errors"},
+    "train_config": {"errors"},
     **dict.fromkeys(PARTS | SHOWN, BASE),
     **dict.fromkeys(RASTER, BASE | RASTER),
     **dict.fromkeys(TRUTH, BASE | RASTER | TRUTH),
