@@ -104,7 +104,7 @@ def run_block(plan: BlockPlan, first: int, end: int) -> BlockResult:
     watch.lap("objects")
     graph = build_graph(wide, low, nodata)
     watch.lap("boundaries")
-    graph, curves = shape_graph(graph, plan.shaping, plan.ground)
+    graph, curves = shape_graph(graph, plan.shaping, plan.ground, low, high)
     watch.lap("shape")
     tracer = Tracer(graph, objects, first, height + 1 if last else end, opened, nodata)
     traced = tracer.trace()

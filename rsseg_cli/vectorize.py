@@ -25,7 +25,7 @@ from rsseg_cli.vector_jobs import in_order_of
 from rsseg_cli.vector_join import Joiner
 from rsseg_cli.vector_measure import Ground, measure_ground
 from rsseg_cli.vector_rings import Polygons
-from rsseg_cli.vector_shape import Shaping
+from rsseg_cli.vector_shape import make_shaping
 from rsseg_cli.vector_source import ClassSource
 from rsseg_cli.vector_style import Colour, colour_of
 from rsseg_cli.vector_write import Layer, VectorWriter, check_format, columns_of, targets
@@ -122,7 +122,7 @@ class _Task:
 
     def plan(self) -> BlockPlan:
         own = self.info.grid.crs.to_wkt() if self.info.grid.crs is not None else ""
-        shaping = Shaping(simplify_m=self.config.simplify_m, smooth=self.config.smooth)
+        shaping = make_shaping(self.config.simplify_m, self.config.smooth, self.ground)
         return BlockPlan(
             source=self.source,
             confidence=self.confidence,
