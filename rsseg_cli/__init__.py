@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["PredictConfig", "PredictResult", "__version__", "predict"]
+__all__ = [
+    "PredictConfig",
+    "PredictResult",
+    "VectorConfig",
+    "VectorResult",
+    "__version__",
+    "predict",
+    "to_geodataframe",
+    "vectorize",
+]
 
 # In a checkout `models/` and `weights/` stand beside this package; installed, they are inside it
 # (pyproject.toml, package-dir).
@@ -20,8 +29,9 @@ if not (_CHECKOUT / "rsseg_cli" / "models").exists() and (_CHECKOUT / "models" /
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from rsseg_cli.config import PredictConfig
+    from rsseg_cli.config import PredictConfig, VectorConfig
     from rsseg_cli.pipeline import PredictResult, predict
+    from rsseg_cli.vector_file import VectorResult, to_geodataframe, vectorize
 
 
 def __getattr__(name: str) -> Any:
@@ -30,8 +40,12 @@ def __getattr__(name: str) -> Any:
         from rsseg_cli import pipeline
 
         return getattr(pipeline, name)
-    if name == "PredictConfig":
-        from rsseg_cli.config import PredictConfig
+    if name in {"vectorize", "to_geodataframe", "VectorResult"}:
+        from rsseg_cli import vector_file
 
-        return PredictConfig
+        return getattr(vector_file, name)
+    if name in {"PredictConfig", "VectorConfig"}:
+        from rsseg_cli import config
+
+        return getattr(config, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -95,7 +95,9 @@ def run_block(plan: BlockPlan, first: int, end: int) -> BlockResult:
     above = max(first - 1, 0)
     last = end == height
     low, high = plan.shaping.rows_around(first, end, height)
-    wide = plan.source.read(low - 1, min(high + 1, height + 1) - low + 1)  # a row of no data outside the raster
+    wide = plan.source.read(
+        low - 1, min(high + 1, height + 1) - low + 1
+    )  # a row of no data outside the raster
     labels = wide[above - low + 1 : end - low + 1]
     watch.lap("read")
     objects = find_objects(labels)
@@ -112,9 +114,7 @@ def run_block(plan: BlockPlan, first: int, end: int) -> BlockResult:
     wanted = _wanted(objects, plan)
     pieces = _pieces(graph, curves, traced, wanted)
     whole = np.flatnonzero(~opened[pieces.objects])
-    polygons = make_polygons(
-        pieces.take(whole), table, plan.ground, plan.transform, plan.reprojection()
-    )
+    polygons = make_polygons(pieces.take(whole), table, plan.ground, plan.transform, plan.reprojection())
     watch.lap("polygons")
     number = np.full(len(objects) + 1, NONE, np.int64)
     kept = np.flatnonzero(opened & wanted)

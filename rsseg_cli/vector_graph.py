@@ -105,7 +105,9 @@ def build_graph(labels: Labels, first_row: int, nodata: int) -> Graph:
 def _corners(labels: Labels, first_row: int, nodata: int) -> tuple[Ints, NDArray[np.uint8]]:
     """Places and slots of the vertices between the rows of `labels`."""
     height, width = labels.shape
-    beside = np.empty((height, width + 1), np.bool_)  # a vertical edge left of each pixel, and of what lies behind
+    beside = np.empty(
+        (height, width + 1), np.bool_
+    )  # a vertical edge left of each pixel, and of what lies behind
     np.not_equal(labels[:, 1:], labels[:, :-1], out=beside[:, 1:-1])
     beside[:, 0], beside[:, -1] = labels[:, 0] != nodata, labels[:, -1] != nodata
     between = np.zeros((height - 1, width + 2), np.bool_)

@@ -45,7 +45,9 @@ def in_order_of(
         while waiting:
             yield waiting.popleft().result()
     except BrokenProcessPool as err:
-        raise OutputError("a worker process was ended from outside, perhaps for want of memory. Use --jobs 1.") from err
+        raise OutputError(
+            "a worker process was ended from outside, perhaps for want of memory. Use --jobs 1."
+        ) from err
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

@@ -51,15 +51,19 @@ class Joiner:
         self._table = self._table.joined(block.table, group_of)
         goes_on = np.zeros(len(self._table), np.bool_)
         goes_on[group_of[before + block.bottom[block.bottom != NONE]]] = True
-        number = np.full(len(self._table) + 1, NONE, np.int64)  # the last for objects that are written already
+        number = np.full(
+            len(self._table) + 1, NONE, np.int64
+        )  # the last for objects that are written already
         for chosen in (goes_on, ~goes_on):
             number[:-1][chosen] = np.arange(np.count_nonzero(chosen))
         self._take_in(block, before, group_of)
         finished = self._finish(goes_on, number)
         self._table = self._table.take(goes_on)
-        self._bottom = np.where(block.bottom == NONE, NONE, number[group_of[before + block.bottom]]).astype(
-            np.int32
-        ) if len(group_of) else block.bottom
+        self._bottom = (
+            np.where(block.bottom == NONE, NONE, number[group_of[before + block.bottom]]).astype(np.int32)
+            if len(group_of)
+            else block.bottom
+        )
         self._upper_ends[block.columns] = block.upper_ends
         return _merged(finished, block.polygons)
 
@@ -119,9 +123,7 @@ class Joiner:
             objects=left[used], arrivals=joints.arrivals[used], departures=joints.departures[used]
         )
         plan = self._plan
-        return make_polygons(
-            rings, self._table.take(~goes_on), plan.ground, plan.transform, self._reproject
-        )
+        return make_polygons(rings, self._table.take(~goes_on), plan.ground, plan.transform, self._reproject)
 
 
 def _together(parts: list[Pieces]) -> Pieces:

@@ -13,7 +13,15 @@ if TYPE_CHECKING:
     from rsseg_cli.raster import Grid
 
 NODES = (25, 13)  # rows and columns at which the grid is measured
-DEGREES = ((0, 0), (1, 0), (2, 0), (4, 0), (1, 1), (2, 2), (6, 4))  # in row and column, tried one after the other
+DEGREES = (
+    (0, 0),
+    (1, 0),
+    (2, 0),
+    (4, 0),
+    (1, 1),
+    (2, 2),
+    (6, 4),
+)  # in row and column, tried one after the other
 NEAR = 1e-6  # of an area: the first polynomial that is nowhere further off is taken
 
 Floats = NDArray[np.float64]

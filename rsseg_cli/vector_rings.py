@@ -190,7 +190,9 @@ def _areas(rings: Pieces) -> Ints:
     return areas
 
 
-def _measure(rows: Floats, cols: Floats, ring_ends: Ints, begins: Ints, ground: Ground) -> tuple[Floats, Floats]:
+def _measure(
+    rows: Floats, cols: Floats, ring_ends: Ints, begins: Ints, ground: Ground
+) -> tuple[Floats, Floats]:
     """Areas and perimeters of polygons whose closed rings follow one another."""
     if not len(begins):
         return np.zeros(0), np.zeros(0)

@@ -94,7 +94,9 @@ class _Simplifier:
         self._places = graph.places
         self._rows, self._cols = graph.rows.astype(np.int64), graph.cols.astype(np.int64)
         self._low, self._high, self._height = low, high, ground.height
-        inner = (graph.rows > 0) & (graph.rows < ground.height) & (graph.cols > 0) & (graph.cols < graph.width)
+        inner = (
+            (graph.rows > 0) & (graph.rows < ground.height) & (graph.cols > 0) & (graph.cols < graph.width)
+        )
         self._corner = _CORNER[graph.slots] & inner
         area_m2 = ground.pixel_area_m2(graph.rows.astype(np.float64), graph.cols.astype(np.float64))
         self._largest = 2 * tolerance_m2 / area_m2  # of twice the triangle, px
@@ -190,9 +192,7 @@ class _Simplifier:
 
     def _take_out(self, vertices: Ints) -> None:
         slots = self.graph.slots[vertices]
-        before, behind = (
-            self._twin[4 * vertices + table[slots]].copy() for table in (_ALONG, _UPRIGHT)
-        )
+        before, behind = (self._twin[4 * vertices + table[slots]].copy() for table in (_ALONG, _UPRIGHT))
         self._twin[before], self._twin[behind] = behind, before
         self.alive[vertices] = False
         self._keys[vertices] = NEVER
@@ -221,7 +221,9 @@ def count_inside(
         owner = np.repeat(np.arange(start, stop), heights[part])
         row = spans(lows[part], heights[part])
         left, right = _crossed(corners, owner, row.astype(np.float64), margin)
-        first = np.searchsorted(places, row * (width + 1) + np.ceil(left - margin).astype(np.int64).clip(0, width))
+        first = np.searchsorted(
+            places, row * (width + 1) + np.ceil(left - margin).astype(np.int64).clip(0, width)
+        )
         last = np.searchsorted(
             places, row * (width + 1) + np.floor(right + margin).astype(np.int64).clip(-1, width), "right"
         )
@@ -258,7 +260,9 @@ class Curves:
     """
 
     def __init__(self, graph: Graph, radius_px: float, ground: Ground) -> None:
-        inner = (graph.rows > 0) & (graph.rows < ground.height) & (graph.cols > 0) & (graph.cols < graph.width)
+        inner = (
+            (graph.rows > 0) & (graph.rows < ground.height) & (graph.cols > 0) & (graph.cols < graph.width)
+        )
         corners = np.flatnonzero(_CORNER[graph.slots] & inner)
         middle = np.stack([graph.rows[corners], graph.cols[corners]], axis=1).astype(np.float64)
         outer = [_towards(graph, corners, table, radius_px) for table in (_ALONG, _UPRIGHT)]

@@ -59,7 +59,7 @@ class ClassSource:
         return whole
 
     def _check(self, values: NDArray[Any], valid: NDArray[np.bool_], row: int) -> None:
-        most = (65534 if self.wide else 254)
+        most = 65534 if self.wide else 254
         with np.errstate(invalid="ignore"):
             wrong = valid & ~((values >= 0) & (values <= most) & (values == np.floor(values)))
         if wrong.any():

@@ -41,7 +41,9 @@ def make_qml(names: Mapping[int, str], colours: Mapping[int, Colour], field: str
         shown = {"value": str(value), "type": "long", "symbol": str(place), "label": name, "render": "true"}
         ET.SubElement(categories, "category", shown)
         symbol = ET.SubElement(symbols, "symbol", type="fill", name=str(place), alpha="1", clip_to_extent="1")
-        layer = ET.SubElement(symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"})
+        layer = ET.SubElement(
+            symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
+        )
         options = ET.SubElement(layer, "Option", type="Map")
         fill = colour_of(value, colours)
         for key, text in {
@@ -55,7 +57,9 @@ def make_qml(names: Mapping[int, str], colours: Mapping[int, Colour], field: str
         }.items():
             ET.SubElement(options, "Option", type="QString", name=key, value=text)
     ET.indent(root)
-    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(root, encoding="unicode")
+    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(
+        root, encoding="unicode"
+    )
 
 
 def add_style(geopackage: Path, layer: str, qml: str) -> None:

@@ -30,7 +30,9 @@ from rsseg_cli.vector_graph import (
 )
 
 NO_KEY = np.int64(-(2**62))
-_LEFT_ROW = np.array([-1, 0, 0, -1], np.int64)  # the pixel on the left of a half-edge, by slot, from its corner
+_LEFT_ROW = np.array(
+    [-1, 0, 0, -1], np.int64
+)  # the pixel on the left of a half-edge, by slot, from its corner
 _LEFT_COL = np.array([0, -1, 0, -1], np.int64)
 
 
@@ -118,7 +120,13 @@ class Tracer:
     """
 
     def __init__(
-        self, graph: Graph, objects: Objects, first: int, end: int, open_objects: NDArray[np.bool_], nodata: int
+        self,
+        graph: Graph,
+        objects: Objects,
+        first: int,
+        end: int,
+        open_objects: NDArray[np.bool_],
+        nodata: int,
     ) -> None:
         self._graph, self._objects, self._open, self._nodata = graph, objects, open_objects, nodata
         self._row = max(first - 1, 0)

@@ -27,7 +27,12 @@ DRIVERS = {
     "GeoParquet": "Parquet",
 }
 # Shapefile's names have ten characters.
-SHORT = {"class_index": "class_idx", "perimeter_m": "perim_m", "confidence": "conf_mean", "confidence_min": "conf_min"}
+SHORT = {
+    "class_index": "class_idx",
+    "perimeter_m": "perim_m",
+    "confidence": "conf_mean",
+    "confidence_min": "conf_min",
+}
 SHAPEFILE_BYTES = 2**31 - 1
 BATCH_BYTES = 48 << 20
 BATCH_POLYGONS = 40_000
@@ -81,7 +86,9 @@ class VectorWriter:
     def __enter__(self) -> Self:
         try:
             self._folder = Path(
-                tempfile.mkdtemp(prefix=f".{self.layer.path.name}.", suffix=".tmp", dir=self.layer.path.parent)
+                tempfile.mkdtemp(
+                    prefix=f".{self.layer.path.name}.", suffix=".tmp", dir=self.layer.path.parent
+                )
             )
         except OSError as err:
             raise OutputError(f"{self.layer.path}: cannot be written ({err})") from err
@@ -174,7 +181,9 @@ class VectorWriter:
         table = pa.table({**columns, "geometry": pa.array(wkb, pa.binary())})
         if self._parquet is None:
             schema = table.schema.with_metadata(_parquet_metadata(self.layer))
-            self._parquet = parquet.ParquetWriter(self._folder / self.layer.path.name, schema, compression="zstd")
+            self._parquet = parquet.ParquetWriter(
+                self._folder / self.layer.path.name, schema, compression="zstd"
+            )
         self._parquet.write_table(table)
 
     def finish(self) -> dict[Path, Path]:
@@ -215,7 +224,9 @@ class VectorWriter:
         try:
             with (
                 warnings.catch_warnings(),
-                pyogrio.raw.open_arrow(self._store, sql=_select(layer), batch_size=8192, use_pyarrow=False) as (
+                pyogrio.raw.open_arrow(
+                    self._store, sql=_select(layer), batch_size=8192, use_pyarrow=False
+                ) as (
                     found,
                     stream,
                 ),
@@ -346,11 +357,17 @@ def _layer_options(layer: Layer) -> dict[str, Any]:
 def _parquet_metadata(layer: Layer) -> dict[bytes, bytes]:
     import json
 
-    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": ["MultiPolygon" if layer.dissolve else "Polygon"]}
+    column: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": ["MultiPolygon" if layer.dissolve else "Polygon"],
+    }
     column["crs"] = None
     if layer.crs:
         from pyproj import CRS
 
         column["crs"] = CRS.from_wkt(layer.crs).to_json_dict()
     about = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    return {b"geo": json.dumps(about).encode(), **{key.encode(): text.encode() for key, text in layer.metadata.items()}}
+    return {
+        b"geo": json.dumps(about).encode(),
+        **{key.encode(): text.encode() for key, text in layer.metadata.items()},
+    }

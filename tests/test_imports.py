@@ -26,7 +26,8 @@ RASTER = {
     "scene_info",
     "stretch",
 }  # fmt: skip; one job, reading and writing rasters, in several files
-PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine", "vectorize"}
+PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine"}
+VECTOR = {path.stem for path in (ROOT / "rsseg_cli").glob("vector*.py")}
 PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
 SHOWN = {"metrics", "preview"}
@@ -67,7 +68,8 @@ ALLOWED = {
     "score_pair": BASE | RASTER | TRUTH | SHOWN | SCORED | {"weights", "class_table"},
     "models": set(),
     "weights": BASE | {"models"},
-    **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | {"weights"}),
+    **dict.fromkeys(VECTOR, BASE | RASTER | VECTOR),
+    **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | VECTOR | {"weights"}),
     "batch": BASE | PARTS | SHOWN | {"weights", "pipeline"},
     **dict.fromkeys(LEARNED, BASE | PARTS | SHOWN | TRUTH | DRAWN | LEARNED | {"weights", "models"}),
     "evaluation": BASE
@@ -80,6 +82,7 @@ ALLOWED = {
     | {"weights", "pipeline", "compare"},
     "cli": BASE
     | PARTS
+    | VECTOR
     | SHOWN
     | TRUTH
     | SCORED
@@ -87,7 +90,7 @@ ALLOWED = {
     | LEARNED
     | REPORT
     | {"weights", "models", "pipeline", "batch", "compare", "evaluation"},
-    "__init__": {"config", "pipeline"},
+    "__init__": {"config", "pipeline", "vector_file"},
     "__main__": {"cli"},
 }
 LIGHT = {"rsseg_cli", "typer"}  # beside the standard library, all that a command's file may import at its top

@@ -21,6 +21,7 @@ from rsseg_cli.cli.models import app as models_app
 from rsseg_cli.cli.predict import predict_command
 from rsseg_cli.cli.score import score_command
 from rsseg_cli.cli.train import app as train_app
+from rsseg_cli.cli.vectorize import vectorize_command
 from rsseg_cli.errors import RssegError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -86,6 +87,7 @@ def _start(
 app.command("predict")(predict_command)
 app.command("score")(score_command)
 app.command("eval")(eval_command)
+app.command("vectorize")(vectorize_command)
 app.command("demo")(demo_command)
 app.command("demo-scene")(demo_scene)
 app.add_typer(train_app, name="train")

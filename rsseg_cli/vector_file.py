@@ -116,7 +116,9 @@ class _Task:
     @property
     def blocks(self) -> list[tuple[int, int]]:
         """First and end row of each block."""
-        step = self.config.block_rows or max(LEAST_ROWS, BLOCK_PX // self.source.width // LEAST_ROWS * LEAST_ROWS)
+        step = self.config.block_rows or max(
+            LEAST_ROWS, BLOCK_PX // self.source.width // LEAST_ROWS * LEAST_ROWS
+        )
         height = self.source.height
         return [(first, min(first + step, height)) for first in range(0, height, step)]
 
@@ -302,7 +304,11 @@ def _task(
 
 
 def _metres(config: VectorConfig) -> dict[str, float]:
-    return {"--simplify": config.simplify_m, "--min-area": config.min_area_m2, "--fill-holes": config.fill_holes_m2}
+    return {
+        "--simplify": config.simplify_m,
+        "--min-area": config.min_area_m2,
+        "--fill-holes": config.fill_holes_m2,
+    }
 
 
 def _source(info: SceneInfo) -> ClassSource:

@@ -1,0 +1,108 @@
+"""`rsseg vectorize`: a class raster in, polygons out."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rsseg_cli.cli.progress import Bar
+from rsseg_cli.cli.vector_options import (
+    DEFAULTS,
+    Dissolve,
+    DstCrs,
+    FillHoles,
+    Format,
+    Jobs,
+    LayerName,
+    MinArea,
+    Qml,
+    Simplify,
+    Smooth,
+    class_list,
+)
+
+if TYPE_CHECKING:
+    from rsseg_cli.vector_file import VectorResult
+
+
+def vectorize_command(
+    labels: Annotated[
+        str, typer.Argument(metavar="LABELS.tif", help="Raster of class indices, as rsseg predict writes it.")
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Vector file: .gpkg .fgb .parquet .geojson .shp ."
+        ),
+    ],
+    confidence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C.tif", help="Confidence of the map, from predict --confidence: adds mean and minimum."
+        ),
+    ] = None,
+    min_area: MinArea = DEFAULTS.min_area_m2,
+    fill_holes: FillHoles = DEFAULTS.fill_holes_m2,
+    simplify: Simplify = DEFAULTS.simplify_m,
+    smooth: Smooth = DEFAULTS.smooth,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="NAME,NAME", help="Write these classes alone, by name or index. Default: all."),
+    ] = None,
+    dissolve: Dissolve = DEFAULTS.dissolve,
+    dst_crs: DstCrs = DEFAULTS.dst_crs,
+    layer: LayerName = DEFAULTS.layer,
+    format_name: Format = DEFAULTS.format,
+    qml: Qml = DEFAULTS.qml,
+    jobs: Jobs = DEFAULTS.jobs,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")] = False,
+) -> None:
+    """Turn a class raster into polygons that share their edges.
+
+    Example: rsseg vectorize map.tif -o map.gpkg --min-area 20 --simplify 1 --smooth
+    """
+    from rsseg_cli.config import VectorConfig
+
+    config = VectorConfig(
+        simplify_m=simplify,
+        smooth=smooth,
+        min_area_m2=min_area,
+        fill_holes_m2=fill_holes,
+        classes=class_list(classes),
+        dissolve=dissolve,
+        dst_crs=dst_crs,
+        layer=layer,
+        format=format_name,
+        qml=qml,
+        jobs=jobs,
+        overwrite=overwrite,
+    )
+    if quiet:
+        logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
+    from rsseg_cli.vector_file import vectorize
+
+    with Bar("row", hidden=quiet) as bar:
+        result = vectorize(labels, output, config, confidence=confidence, progress=bar.show)
+    typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else summary(result))
+
+
+def summary(result: VectorResult) -> str:
+    """Where the file lies and what is in it."""
+    from rsseg_cli.cli.predict import area_texts
+
+    lines = [f"{result.path}, layer {result.layer}"]
+    found = {name: item for name, item in result.classes.items() if item.polygons}
+    width = max(map(len, found), default=0)
+    areas = area_texts([item.area_m2 for item in found.values() if item.area_m2 is not None])
+    for (name, item), area in zip(found.items(), areas or [""] * len(found), strict=True):
+        lines.append(f"  {name:<{width}}  {item.polygons:>9}  {area:>12}".rstrip())
+    lines.append(
+        f"  {result.features} {'feature' if result.features == 1 else 'features'} in {result.seconds:.1f} s"
+    )
+    return "\n".join(lines)
