@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +24,22 @@ from rsseg_cli.raster import SceneInfo, check_target, inspect, replace_all
 from rsseg_cli.vector_block import BlockPlan, run_block
 from rsseg_cli.vector_jobs import in_order_of
 from rsseg_cli.vector_join import Joiner
+from rsseg_cli.vector_merge import merged_classes
 from rsseg_cli.vector_measure import Ground, measure_ground
 from rsseg_cli.vector_rings import Polygons
 from rsseg_cli.vector_shape import make_shaping
 from rsseg_cli.vector_source import ClassSource
 from rsseg_cli.vector_style import Colour, colour_of
-from rsseg_cli.vector_write import Layer, VectorWriter, check_format, columns_of, targets
+from rsseg_cli.vector_survey import (
+    FINE,
+    Census,
+    StoredSource,
+    SurveyPlan,
+    store_block,
+    stored_source,
+    survey_block,
+)
+from rsseg_cli.vector_write import MERGED, Layer, VectorWriter, check_format, columns_of, targets
 
 if TYPE_CHECKING:
     import geopandas
@@ -204,7 +215,7 @@ def prepare(
 
     def run(progress: Progress | None) -> tuple[dict[str, ClassPolygons], dict[str, float], tuple[str, ...]]:
         counts: dict[int, list[float]] = {value: [0, 0.0] for value in sorted(task.names)}
-        for polygons in _polygons(task, progress):
+        for polygons in _polygons(task, progress, writer.scratch):
             before = time.perf_counter()
             writer.write(polygons)
             task.stages["write"] = task.stages.get("write", 0) + time.perf_counter() - before
@@ -239,7 +250,8 @@ def to_geodataframe(
 
     task = _task(labels, confidence, config or VectorConfig())
     layer = _layer(Path("polygons.gpkg"), "GPKG", task)
-    parts = list(_polygons(task, None))
+    with TemporaryDirectory(prefix="rsseg-") as folder:
+        parts = list(_polygons(task, None, Path(folder)))
     columns = [columns_of(part, layer) for part in parts] or [columns_of(None, layer)]
     wkb = np.concatenate([part.wkb for part in parts] or [np.zeros(0, object)])
     return geopandas.GeoDataFrame(
@@ -434,9 +446,13 @@ def _note_format(layer: Layer, task: _Task) -> None:
         )
 
 
-def _polygons(task: _Task, progress: Progress | None) -> Iterator[Polygons]:
+def _polygons(task: _Task, progress: Progress | None, folder: Path) -> Iterator[Polygons]:
     """Polygons block by block, in the order of their last pixels."""
     plan = task.plan()
+    if task.config.min_area_m2 or task.config.fill_holes_m2:
+        before = time.perf_counter()
+        plan = dataclasses.replace(plan, source=_merge(task, plan, folder / MERGED))
+        task.stages["merge"] = time.perf_counter() - before
     joiner = Joiner(plan)
     for (_, end), block in zip(
         task.blocks, in_order_of(run_block, plan, task.blocks, task.jobs), strict=True
@@ -449,6 +465,31 @@ def _polygons(task: _Task, progress: Progress | None) -> Iterator[Polygons]:
         yield from finished
         if progress is not None:
             progress(end, task.source.height)
+
+
+def _merge(task: _Task, plan: BlockPlan, path: Path) -> StoredSource:
+    """The classes after small objects and holes were given away, in a file of their own."""
+    source, ground, config = task.source, task.ground, task.config
+    mean_m2 = float(ground.pixel_area_m2(np.array(source.height / 2), np.array(source.width / 2)))
+    smallest, hole = (area / mean_m2 * FINE for area in (config.min_area_m2, config.fill_holes_m2))
+    survey = SurveyPlan(block=plan, largest=max(smallest, hole), mean_m2=mean_m2)
+    census = Census()
+    for block in in_order_of(survey_block, survey, task.blocks, task.jobs):
+        census.add(block)
+    before = np.concatenate(census.classes)
+    classes = merged_classes(census, source.nodata, ground.pixel_m, smallest, hole)
+    try:
+        with open(path, "wb") as file:
+            file.truncate(source.height * source.width * (2 if source.wide else 1))
+    except OSError as err:
+        raise OutputError(f"{path.parent}: cannot be written ({err}). Is the disk full?") from err
+    items = []
+    for (first, end), numbers in zip(task.blocks, census.numbers, strict=True):
+        changed = np.flatnonzero(classes[numbers] != before[numbers]).astype(np.int32)
+        items.append((first, end, changed, classes[numbers[changed]]))
+    for _ in in_order_of(store_block, (plan, str(path)), items, task.jobs):
+        pass
+    return stored_source(source, path)
 
 
 def _cores() -> int:

@@ -37,6 +37,7 @@ SHAPEFILE_BYTES = 2**31 - 1
 BATCH_BYTES = 48 << 20
 BATCH_POLYGONS = 40_000
 FULL_SCALE = 254.0
+MERGED = "merged.bin"  # in the scratch folder: classes after merging
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +104,16 @@ class VectorWriter:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
-    def _store(self) -> Path:
-        """Where polygons are appended."""
+    def scratch(self) -> Path:
+        """A folder beside the target that goes with the writer."""
         if self._folder is None:
             raise ValueError("the writer is not open")
-        return self._folder / (self.layer.path.name if self.layer.format == "GPKG" else "polygons.gpkg")
+        return self._folder
+
+    @property
+    def _store(self) -> Path:
+        """Where polygons are appended."""
+        return self.scratch / (self.layer.path.name if self.layer.format == "GPKG" else "polygons.gpkg")
 
     def write(self, polygons: Polygons) -> None:
         """Write the next polygons.
@@ -261,7 +267,7 @@ class VectorWriter:
             (folder / f"{layer.path.stem}.qml").write_text(
                 make_qml(layer.names, layer.colours, field), encoding="utf-8"
             )
-        files = sorted(file for file in folder.iterdir() if file.name != "polygons.gpkg")
+        files = sorted(file for file in folder.iterdir() if file.name not in ("polygons.gpkg", MERGED))
         files.sort(key=lambda file: file.name == layer.path.name)
         return {file: layer.path.parent / file.name for file in files}
 
