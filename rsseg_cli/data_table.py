@@ -61,12 +61,9 @@ def _warnings(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> 
     for part, found in counts.items():
         absent = [name for index, name in enumerate(names) if not found[index]]
         if absent:
-            plural = "es" if len(absent) > 1 else ""
-            lack = (
-                f"warning: class{plural} {', '.join(absent)} not labelled in the {PARTS.get(part, part)} part"
-            )
-            effect = {"train": "cannot be learned", "val": "have no say in the choice of the epoch"}
-            warnings.append(f"{lack}: {effect.get(part, 'have no score')}")
+            effects = {"train": "nothing to learn from", "val": "no say in the choice of the epoch"}
+            lack = f"no labels in the {PARTS.get(part, part)} part, {effects.get(part, 'no score')}"
+            warnings.append(f"warning: {', '.join(absent)}: {lack}")
     if "train" in counts:
         total = counts["train"][:IGNORE].sum()
         rare = [n for k, n in enumerate(names) if 0 < counts["train"][k] < RARE_SHARE * total]

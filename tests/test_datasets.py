@@ -502,9 +502,8 @@ def test_table_of_what_was_found():
         "land        6 (75.0%)  2 (100.0%)",
         "water       2 (25.0%)    0 (0.0%)",
         "ice          0 (0.0%)    0 (0.0%)",
-        "warning: class ice not labelled in the training part: cannot be learned",
-        "warning: classes water, ice not labelled in the validation part: have no say in the choice of the "
-        "epoch",
+        "warning: ice: no labels in the training part, nothing to learn from",
+        "warning: water, ice: no labels in the validation part, no say in the choice of the epoch",
     ]
 
 
