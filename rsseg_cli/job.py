@@ -8,15 +8,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from rsseg_cli import raster
-from rsseg_cli.config import PredictConfig
+from rsseg_cli.config import PredictConfig, VectorConfig
 from rsseg_cli.engine import Scaling
 from rsseg_cli.errors import ModelError, OutputError, SceneError
+from rsseg_cli.vector_file import check_output
 from rsseg_cli.weights.registry import TrainedModel, read_spec
 from rsseg_cli.weights.spec import ModelSpec
 
@@ -39,6 +40,7 @@ class Job:
     config: PredictConfig
     paths: Mapping[str, Path]
     notes: list[str]
+    vector: VectorConfig  # for the polygons, where `paths` has them
 
     @property
     def resampled(self) -> bool:
@@ -80,7 +82,11 @@ class Job:
 
 
 def prepare(
-    scene: str, paths: Mapping[str, Path], model: str | os.PathLike[str] | TrainedModel, config: PredictConfig
+    scene: str,
+    paths: Mapping[str, Path],
+    model: str | os.PathLike[str] | TrainedModel,
+    config: PredictConfig,
+    vector: VectorConfig | None = None,
 ) -> Job:
     """Check scene, model, outputs and settings against each other, without loading weights or writing."""
     spec = model.spec if isinstance(model, TrainedModel) else read_spec(model)
@@ -90,6 +96,16 @@ def prepare(
     inputs: list[str | Path] = [scene, *info.files]
     inputs += [] if isinstance(model, TrainedModel) else [Path(model)]
     _check_outputs(paths, inputs + ([config.aoi] if config.aoi else []), config)
+    polygons = replace(vector or VectorConfig(), overwrite=config.overwrite)
+    if "vector" in paths:
+        check_output(
+            paths["vector"],
+            polygons,
+            crs=info.grid.crs.to_wkt() if info.grid.crs is not None else "",
+            names=dict(enumerate(spec.class_names)),
+            where=info.name,
+            inputs=inputs,
+        )
     bands = raster.select_bands(info, spec.bands, config.bands, spec.name)
     grid = info.grid
     if config.bbox is not None:
@@ -107,6 +123,7 @@ def prepare(
         config=config,
         paths=paths,
         notes=notes,
+        vector=polygons,
     )
     for note in notes:
         _log.warning("%s", note)
@@ -123,6 +140,8 @@ def _check_outputs(paths: Mapping[str, Path], inputs: list[str | Path], config: 
                 f"{path}: is both the {seen[place]} and the {kind}; give each a name of its own"
             )
         seen[place] = kind
+        if kind == "vector":  # by its format
+            continue
         endings = (".png",) if kind == "preview" else (".tif", ".tiff")
         if path.suffix.lower() not in endings:
             raise OutputError(

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from rsseg_cli import resample, stitch, streaming, tiling
-from rsseg_cli.config import Dtype, PredictConfig, Tta
+from rsseg_cli.config import Dtype, PredictConfig, Tta, VectorConfig
 from rsseg_cli.engine import Engine, evaluation
 from rsseg_cli.errors import ModelError
 from rsseg_cli.job import Job, prepare
@@ -63,6 +63,8 @@ def predict(
     probabilities: str | os.PathLike[str] | None = None,
     heatmaps: str | os.PathLike[str] | None = None,
     preview: str | os.PathLike[str] | None = None,
+    vector: str | os.PathLike[str] | None = None,
+    vector_config: VectorConfig | None = None,
     progress: Progress | None = None,
     **settings: Unpack[PredictSettings],
 ) -> PredictResult:
@@ -81,6 +83,8 @@ def predict(
         probabilities: the same of every class, a band each.
         heatmaps: the same of BiCoR-Seg's last class heatmaps.
         preview: PNG of the scene with the map over it.
+        vector: the map's polygons: GeoPackage, FlatGeobuf, GeoParquet, GeoJSON or Shapefile.
+        vector_config: settings of these; `overwrite` is that of `config`.
         progress: called with tiles done and tiles in all.
         settings: fields of `config`, in place of its own.
 
@@ -94,10 +98,11 @@ def predict(
         "probabilities": probabilities,
         "heatmaps": heatmaps,
         "preview": preview,
+        "vector": vector,
     }
     paths = {kind: Path(path) for kind, path in wanted.items() if path is not None}
     chosen = dataclasses.replace(config or PredictConfig(), **settings)
-    job = prepare(os.fspath(scene), paths, model, chosen)
+    job = prepare(os.fspath(scene), paths, model, chosen, vector_config)
     counter = _run(job, model if isinstance(model, TrainedModel) else load_model(model), progress)
     return PredictResult(
         paths=paths,

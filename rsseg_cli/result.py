@@ -39,7 +39,8 @@ class PredictResult:
     """A finished prediction.
 
     Attributes:
-        paths: of what was written, by kind: "labels", "confidence", "probabilities", "heatmaps", "preview".
+        paths: of what was written, by kind: "labels", "confidence", "probabilities", "heatmaps", "preview",
+            "vector".
         seconds: wall time, s.
         pixels: of the map.
         valid_pixels: of these, with data.

@@ -1,4 +1,4 @@
-"""The outputs of a prediction: rasters and picture that appear together, once all of them are complete."""
+"""The outputs of a prediction: rasters, picture, polygons; they appear together, once all are complete."""
 
 from __future__ import annotations
 
@@ -89,12 +89,34 @@ class Target:
                 renames[self._draw(self._thumbnail)] = self._job.paths["preview"]
             for kind in reversed(self._layers):  # the map comes last: where it is, everything is
                 self._writers[kind].finish()
-                renames |= self._writers[kind].renames()
                 leftovers += self._writers[kind].leftovers()
+            rasters: dict[Path, Path] = {}
+            for kind in reversed(self._layers):
+                rasters |= self._writers[kind].renames()
+            if "vector" in self._job.paths:
+                renames |= self._polygons({path: file for file, path in rasters.items()})
+            renames |= rasters
             replace_all(renames, leftovers)
         finally:
             for file in renames:
                 file.unlink(missing_ok=True)
+
+    def _polygons(self, files: dict[Path, Path]) -> dict[Path, Path]:
+        """Polygons of the finished map, whose files have not got their names yet: those of `files`."""
+        from rsseg_cli.vector_file import prepare
+
+        job, paths = self._job, self._job.paths
+        writer, run = prepare(
+            files[paths["labels"]],
+            paths["vector"],
+            job.vector,
+            confidence=files[paths["confidence"]] if "confidence" in paths else None,
+            labels_name=str(paths["labels"]),
+        )
+        self._stack.enter_context(writer)
+        _, _, notes = run(None)
+        job.notes.extend(notes)
+        return writer.finish()
 
     def _draw(self, thumbnail: _Thumbnail) -> Path:
         """Draw the preview beside its name."""

@@ -57,8 +57,8 @@ class BlockResult:
         polygons: of the objects that lie in the block alone.
         table: of the open objects, which the other fields count in.
         pieces, joints: of the open objects' rings.
-        top, bottom: int32 (width,), open object of each pixel in the row above the block and in its last row; -1
-            none.
+        top, bottom: int32 (width,), open object of each pixel in the row above the block and in its last row;
+            -1 none.
         columns, upper_ends: where an edge leaves the block straight down, and its upper end.
         seconds: by stage.
     """
@@ -208,7 +208,8 @@ def _pieces(
     begins = np.concatenate([[0], np.cumsum(lengths)])
     vertices = elements >> 2
     lowest = np.minimum.reduceat(vertices, begins[:-1]) if len(chosen) else vertices
-    # Vertices are numbered in row-major order; the lowest of a piece occurs in it once, or is a corner met twice.
+    # Vertices are numbered in row-major order; the lowest of a piece occurs in it once, or is a corner met
+    # twice.
     at_lowest = np.flatnonzero(vertices == np.repeat(lowest, lengths))
     first = at_lowest[np.searchsorted(at_lowest, begins[:-1])]
     places = graph.rows[lowest].astype(np.int64) * (graph.width + 1) + graph.cols[lowest]

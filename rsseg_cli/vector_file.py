@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +24,8 @@ from rsseg_cli.raster import SceneInfo, check_target, inspect, replace_all
 from rsseg_cli.vector_block import BlockPlan, run_block
 from rsseg_cli.vector_jobs import in_order_of
 from rsseg_cli.vector_join import Joiner
-from rsseg_cli.vector_merge import merged_classes
 from rsseg_cli.vector_measure import Ground, measure_ground
+from rsseg_cli.vector_merge import merged_classes
 from rsseg_cli.vector_rings import Polygons
 from rsseg_cli.vector_shape import make_shaping
 from rsseg_cli.vector_source import ClassSource
@@ -107,6 +107,7 @@ class _Task:
     """A vectorisation that was checked and may begin."""
 
     info: SceneInfo
+    name: str
     config: VectorConfig
     source: ClassSource
     confidence: ClassSource | None
@@ -157,8 +158,8 @@ def vectorize(
 ) -> VectorResult:
     """Turn a class raster into polygons that share their edges.
 
-    The file appears whole or not at all. Memory does not grow with the raster's size, but for the vertices of the
-    largest objects.
+    The file appears whole or not at all. Memory does not grow with the raster's size, but for the vertices of
+    the largest objects.
 
     Args:
         labels: raster of class indices, with nodata or a mask where there is no class. Names and colours are
@@ -192,22 +193,57 @@ def vectorize(
 Run = Callable[[Progress | None], tuple[dict[str, ClassPolygons], dict[str, float], tuple[str, ...]]]
 
 
+def check_output(
+    output: str | os.PathLike[str],
+    config: VectorConfig,
+    *,
+    crs: str,
+    names: Mapping[int, str],
+    where: str,
+    inputs: Sequence[str | Path] = (),
+) -> None:
+    """Refuse what cannot be written before any work starts.
+
+    Args:
+        crs: WKT of the class raster's, "" without.
+        names: of its classes by value.
+        where: what messages call it.
+        inputs: files that must not be replaced.
+
+    Raises:
+        UsageError, OutputError: what is wrong and what to do.
+    """
+    path = Path(output)
+    kind = format_of(path, config)
+    check_format(kind, path)
+    if kind == "GeoJSON" and not crs:
+        raise OutputError(f"{path}: GeoJSON is in WGS 84 and {where} has no CRS. Write a GeoPackage (.gpkg).")
+    _target_crs(crs, _with_crs(config, kind, path).dst_crs, where)
+    _chosen(config.classes, names, where)
+    for target in targets(path, kind, qml=config.qml):
+        check_target(target, overwrite=config.overwrite, inputs=inputs)
+
+
 def prepare(
     labels: str | os.PathLike[str],
     output: str | os.PathLike[str],
     config: VectorConfig,
     *,
     confidence: str | os.PathLike[str] | None = None,
+    labels_name: str = "",
 ) -> tuple[VectorWriter, Run]:
-    """Check everything; a writer, and what fills it once it is open."""
+    """Check everything; a writer, and what fills it once it is open.
+
+    Args:
+        labels_name: what the raster is going to be called, where it has not got its name yet.
+    """
     path = Path(output)
     kind = format_of(path, config)
-    check_format(kind, path)
-    task = _task(labels, confidence, _with_crs(config, kind, path))
+    task = _task(labels, confidence, _with_crs(config, kind, path), labels_name)
+    inputs = [*task.info.files, *([Path(confidence)] if confidence is not None else [])]
+    own = task.info.grid.crs.to_wkt() if task.info.grid.crs is not None else ""
+    check_output(path, config, crs=own, names=task.names, where=task.name, inputs=inputs)
     layer = _layer(path, kind, task)
-    inputs = [*task.info.files, *([confidence] if confidence is not None else [])]
-    for target in targets(layer):
-        check_target(target, overwrite=config.overwrite, inputs=inputs)
     _note_format(layer, task)
     for note in task.notes:
         logger.warning("%s", note)
@@ -283,27 +319,35 @@ def _with_crs(config: VectorConfig, kind: str, path: Path) -> VectorConfig:
         return config
     if config.dst_crs and config.dst_crs.upper() not in (WGS84, "OGC:CRS84", "CRS84"):
         raise UsageError(
-            f"--dst-crs {config.dst_crs}: GeoJSON is in WGS 84 (RFC 7946). Leave --dst-crs out, or write {path.stem}.gpkg"
+            f"--dst-crs {config.dst_crs}: GeoJSON is in WGS 84 (RFC 7946). Leave it out, or write "
+            f"{path.stem}.gpkg"
         )
     return dataclasses.replace(config, dst_crs=WGS84)
 
 
 def _task(
-    labels: str | os.PathLike[str], confidence: str | os.PathLike[str] | None, config: VectorConfig
+    labels: str | os.PathLike[str],
+    confidence: str | os.PathLike[str] | None,
+    config: VectorConfig,
+    name: str = "",
 ) -> _Task:
     info = inspect(os.fspath(labels))
     source = _source(info)
     names = dict(read_class_names(info.path))
     notes = []
-    crs = _target_crs(info, config.dst_crs)
+    own = info.grid.crs.to_wkt() if info.grid.crs is not None else ""
+    crs = _target_crs(own, config.dst_crs, name or info.name)
     ground = measure_ground(info.grid)
     if not ground.known:
         given = [name for name, value in _metres(config).items() if value]
         told = f"; {' and '.join(given)} count in pixels" if given else ""
-        notes.append(f"{info.name}: has no CRS, so areas and lengths on the ground are left empty{told}")
+        notes.append(
+            f"{name or info.name}: has no CRS, so areas and lengths on the ground are left empty{told}"
+        )
     _chosen(config.classes, names, info.name)
     return _Task(
         info=info,
+        name=name or info.name,
         config=config,
         source=source,
         confidence=None if confidence is None else _confidence(os.fspath(confidence), info),
@@ -326,7 +370,8 @@ def _metres(config: VectorConfig) -> dict[str, float]:
 def _source(info: SceneInfo) -> ClassSource:
     if info.count != 1:
         raise SceneError(
-            f"{info.name}: has {info.count} bands, needs the one of a class raster. Map a scene with rsseg predict first."
+            f"{info.name}: has {info.count} bands, needs the one of a class raster. Map a "
+            "scene with rsseg predict first."
         )
     value = info.nodata
     byte = info.dtypes[0] == "uint8"
@@ -350,13 +395,13 @@ def _confidence(path: str, labels: SceneInfo) -> ClassSource:
         info.grid.transform.almost_equals(labels.grid.transform, 1e-9)
     ):
         raise SceneError(
-            f"{info.name}: {info.grid.width} x {info.grid.height} px is another grid than that of {labels.name}, "
-            f"{labels.grid.width} x {labels.grid.height} px; needs the confidence of the same map"
+            f"{info.name}: {info.grid.width} x {info.grid.height} px is another grid than that of "
+            f"{labels.name}, {labels.grid.width} x {labels.grid.height} px; needs the confidence of the same map"
         )
     if info.count != 1 or info.dtypes[0] != "uint8":
         raise SceneError(
-            f"{info.name}: {info.count} band(s) of {info.dtypes[0]}; needs one of uint8, 0-254 for 0-1, as predict "
-            "--confidence writes"
+            f"{info.name}: {info.count} band(s) of {info.dtypes[0]}; needs one of uint8, 0-254 for 0-1, as "
+            "predict --confidence writes"
         )
     return ClassSource(
         path=path,
@@ -386,15 +431,15 @@ def _chosen(classes: tuple[str, ...] | None, names: Mapping[int, str], where: st
     return frozenset(values)
 
 
-def _target_crs(info: SceneInfo, asked: str) -> str:
+def _target_crs(own: str, asked: str, where: str) -> str:
+    """WKT of the polygons' CRS."""
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 
-    own = info.grid.crs.to_wkt() if info.grid.crs is not None else ""
     if not asked:
         return own
     if not own:
-        raise UsageError(f"{info.name}: has no CRS, so its polygons cannot be brought to {asked}")
+        raise UsageError(f"{where}: has no CRS, so its polygons cannot be brought to {asked}")
     try:
         wanted = CRS.from_user_input(asked)
     except CRSError as err:
@@ -408,7 +453,7 @@ def _layer(path: Path, kind: str, task: _Task) -> Layer:
     values = task.names or {value: f"class {value}" for value in sorted(task.colours)}
     metadata = {
         "software": f"rsseg {__version__}",
-        "labels": task.info.name,
+        "labels": task.name,
         "scene": tags.get("RSSEG_SCENE", ""),
         "model": tags.get("RSSEG_MODEL", ""),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -435,14 +480,11 @@ def _tags(path: str) -> dict[str, str]:
 
 
 def _note_format(layer: Layer, task: _Task) -> None:
-    if layer.format == "GeoJSON" and not layer.crs:
-        raise OutputError(
-            f"{layer.path}: GeoJSON is in WGS 84 and {task.info.name} has no CRS. Write a GeoPackage (.gpkg)."
-        )
+    """Tell a format's limits."""
     if layer.format == "Shapefile":
         task.notes.append(
-            f"{layer.path}: a Shapefile's names have ten characters (class_idx, perim_m, conf_mean, conf_min) and its "
-            "files 2 GB; scene, model and time are not kept"
+            f"{layer.path}: a Shapefile's names have ten characters (class_idx, perim_m, conf_mean, conf_min) and "
+            "its files 2 GB; scene, model and time are not kept"
         )
 
 

@@ -1,9 +1,9 @@
 """Boundaries of a class raster as a planar graph on its pixel corners, and the objects between them.
 
-A vertex is a pixel corner where a boundary turns, or where three or four regions meet. From a vertex an edge may
-leave in four directions, its slots: right 0, left 1, down 2, up 3. The half-edge of a slot has the number
-4 * vertex + slot; `twin` names the half-edge at an edge's other end. Seen along a half-edge the region on its left
-stays the same until the next vertex, so that a region's ring is a cycle of half-edges.
+A vertex is a pixel corner where a boundary turns, or where three or four regions meet. From a vertex an edge
+may leave in four directions, its slots: right 0, left 1, down 2, up 3. The half-edge of a slot has the number
+4 * vertex + slot; `twin` names the half-edge at an edge's other end. Seen along a half-edge the region on its
+left stays the same until the next vertex, so that a region's ring is a cycle of half-edges.
 """
 
 from __future__ import annotations
@@ -185,8 +185,8 @@ def in_order(successors: NDArray[np.int32], heads: Ints) -> tuple[Ints, Ints]:
 
     Args:
         successors: (n,) the next of each element, -1 at a chain's end; no element is next of two.
-        heads: where to begin; elements met before are passed over. The first elements of open chains come before
-            one element at least of each closed chain.
+        heads: where to begin; elements met before are passed over. The first elements of open chains come
+            before one element at least of each closed chain.
 
     Returns:
         Elements chain by chain, and the place where each chain begins, with the total at the end.

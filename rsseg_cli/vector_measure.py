@@ -1,4 +1,4 @@
-"""Metres on the ground for a raster's pixels: areas and lengths on the ellipsoid, right in Mercator and degrees."""
+"""Areas and lengths of pixels on the ellipsoid: metres on the ground, in Mercator and degrees too."""
 
 from __future__ import annotations
 

@@ -202,8 +202,8 @@ def _measure(
     d_rows[ring_ends - 1] = d_cols[ring_ends - 1] = 0
     row, col = rows + d_rows / 2, cols + d_cols / 2
     perimeters = np.add.reduceat(ground.lengths_m(row, col, d_rows, d_cols), begins)
-    # Green: the area is the integral of a column's area down to the edge, over the columns; from the polygon's
-    # own first row, so that no digits are lost. Simpson's rule along the column.
+    # Green: the area is the integral of a column's area down to the edge, over the columns; from the
+    # polygon's own first row, so that no digits are lost. Simpson's rule along the column.
     top = np.repeat(rows[begins], np.diff(begins, append=len(rows)))
     if ground.area.size == 1:
         mean: Floats | float = ground.area[0, 0]

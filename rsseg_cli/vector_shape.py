@@ -1,13 +1,14 @@
 """Boundaries made simpler and smoother while neighbours keep sharing them.
 
 Simplifying takes corners out of the graph, the one whose triangle with its neighbours is the smallest first
-(Visvalingam and Whyatt 1993, "Line generalisation by repeated elimination of points"). A corner may go when no other
-corner lies in its triangle: then no boundary crosses another one and no region changes sides, so a coverage stays
-one. Corners where three regions meet stay.
+(Visvalingam and Whyatt 1993, "Line generalisation by repeated elimination of points"). A corner may go when
+no other
+corner lies in its triangle: then no boundary crosses another one and no region changes sides, so a coverage
+stays one. Corners where three regions meet stay.
 
-Many corners go at once, and what goes must not depend on the blocks that the raster is read in. So it is decided in
-bands of BAND rows, first in those that begin at the raster's upper edge, then in those half a band lower; a triangle
-counts where it lies in one band. A block computes the bands that it touches.
+Many corners go at once, and what goes must not depend on the blocks that the raster is read in. So it is
+decided in bands of BAND rows, first in those that begin at the raster's upper edge, then in those half a band
+lower; a triangle counts where it lies in one band. A block computes the bands that it touches.
 """
 
 from __future__ import annotations
@@ -255,8 +256,9 @@ def _crossed(
 class Curves:
     """Rounded corners: each becomes three points of a parabola that touches both edges.
 
-    It stays inside the triangle of the corner and its outer points. Corners keep their shape where another corner
-    lies in that triangle, where three regions meet, and on the raster's edge: so boundaries do not meet.
+    It stays inside the triangle of the corner and its outer points. Corners keep their shape where another
+    corner lies in that triangle, where three regions meet, and on the raster's edge: so boundaries do not
+    meet.
     """
 
     def __init__(self, graph: Graph, radius_px: float, ground: Ground) -> None:

@@ -1,9 +1,10 @@
 """Rings of the objects in a block of rows, and the pieces of rings that go on in other blocks.
 
-A block has the corner rows from `first` up to, not including, `end`; the last block has the raster's lower edge as
-well. An object is open where it may go on in another block: it has pixels in the block's last row, or in the row
-above the block, which is looked at too. Rings of open objects come in pieces with a key at each end: that of the
-edge on which they leave the block. Where two open objects of one class meet at a corner only the whole raster tells
+A block has the corner rows from `first` up to, not including, `end`; the last block has the raster's lower
+edge as well. An object is open where it may go on in another block: it has pixels in the block's last row, or
+in the row above the block, which is looked at too. Rings of open objects come in pieces with a key at each
+end: that of the edge on which they leave the block. Where two open objects of one class meet at a corner only
+the whole raster tells
 whether they are one: their rings are cut there, and a joint says how to go on in both cases.
 """
 
@@ -82,8 +83,8 @@ class Joints:
     Attributes:
         objects: (k, 2).
         arrivals: int64 (k, 2), end keys of the pieces that arrive with each object on their left.
-        departures: int64 (k, 2), start keys of the pieces that go on round the same object; where both are one
-            object each piece goes on with the other's.
+        departures: int64 (k, 2), start keys of the pieces that go on round the same object; where both are
+            one object each piece goes on with the other's.
     """
 
     objects: Ints
@@ -145,8 +146,8 @@ class Tracer:
     def _corners(self) -> NDArray[np.uint8]:
         """What happens to a region that meets itself at a corner, by vertex.
 
-        Bit 0: pixels upper left and lower right are one object; bit 1: they may be. Bits 2 and 3: the same for
-        the other two.
+        Bit 0: pixels upper left and lower right are one object; bit 1: they may be. Bits 2 and 3: the same
+        for the other two.
         """
         found = np.zeros(len(self._graph), np.uint8)
         crossing = np.flatnonzero(self._graph.slots[self._first : self._end] == 15) + self._first
@@ -175,9 +176,9 @@ class Tracer:
     def _keys(self, half_edges: NDArray[Any], *, arriving: bool, at_joint: bool = False) -> Ints:
         """Keys of edges in the direction away from, or towards, the vertices of `half_edges`.
 
-        A key names the edge's upper end, and whether a piece begins there at a joint. Where the upper end is not
-        known, a negative number names the column, in which the edge runs straight down; `known_keys` puts it
-        right.
+        A key names the edge's upper end, and whether a piece begins there at a joint. Where the upper end is
+        not known, a negative number names the column, in which the edge runs straight down; `known_keys` puts
+        it right.
         """
         graph, slots = self._graph, half_edges & 3
         vertices, twins = half_edges >> 2, graph.twin[half_edges].astype(np.int64)
@@ -218,7 +219,7 @@ class Tracer:
 
     @staticmethod
     def _heads(vertices: Ints, successors: NDArray[np.int32]) -> Ints:
-        """First elements of open pieces, then those that may be the first vertex of a ring in row-major order."""
+        """First elements of open pieces, then those that may be a ring's first vertex in row-major order."""
         linked = np.flatnonzero(successors != NONE)
         ahead = vertices[linked] < vertices[successors[linked]]
         reached, rising, from_later = (np.zeros(len(vertices), np.bool_) for _ in range(3))

@@ -256,8 +256,8 @@ class VectorWriter:
         records = self.features * 400
         if max(stored * 0.9, records) > SHAPEFILE_BYTES:
             raise OutputError(
-                f"{self.layer.path}: {self.features} polygons take {stored / 1e9:.1f} GB; a Shapefile holds 2 GB. "
-                "Write a GeoPackage (.gpkg), FlatGeobuf (.fgb), or fewer polygons with --min-area and --simplify."
+                f"{self.layer.path}: {self.features} polygons take {stored / 1e9:.1f} GB; a Shapefile holds 2 "
+                "GB. Write a GeoPackage (.gpkg), FlatGeobuf (.fgb), or fewer polygons with --min-area."
             )
 
     def _renames(self) -> dict[Path, Path]:
@@ -272,11 +272,10 @@ class VectorWriter:
         return {file: layer.path.parent / file.name for file in files}
 
 
-def targets(layer: Layer) -> list[Path]:
+def targets(path: Path, kind: str, *, qml: bool) -> list[Path]:
     """Files that are going to be written."""
-    path = layer.path
-    endings = (".shp", ".shx", ".dbf", ".prj", ".cpg") if layer.format == "Shapefile" else (path.suffix,)
-    return [path.with_suffix(ending) for ending in (*endings, *((".qml",) if layer.qml else ()))]
+    endings = (".shp", ".shx", ".dbf", ".prj", ".cpg") if kind == "Shapefile" else (path.suffix,)
+    return [path.with_suffix(ending) for ending in (*endings, *((".qml",) if qml else ()))]
 
 
 def check_format(name: str, path: Path) -> None:
@@ -291,7 +290,8 @@ def check_format(name: str, path: Path) -> None:
         import pyarrow.parquet  # noqa: F401
     except ImportError as err:
         raise UsageError(
-            f"{path}: GeoParquet needs pyarrow. Install it: pip install pyarrow (or pip install 'rsseg[parquet]')."
+            f"{path}: GeoParquet needs pyarrow. Install it: pip install pyarrow (or "
+            "pip install 'rsseg[parquet]')."
         ) from err
 
 

@@ -11,7 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rsseg_cli.cli.progress import Bar
-from rsseg_cli.config import PredictConfig
+from rsseg_cli.cli.vector_options import DEFAULTS as VECTOR_DEFAULTS
+from rsseg_cli.cli.vector_options import (
+    ClassNames,
+    Dissolve,
+    DstCrs,
+    FillHoles,
+    Format,
+    Jobs,
+    LayerName,
+    MinArea,
+    Qml,
+    Simplify,
+    Smooth,
+    class_list,
+)
+from rsseg_cli.config import PredictConfig, VectorConfig
 
 if TYPE_CHECKING:
     from rsseg_cli.result import PredictResult
@@ -65,6 +80,25 @@ def predict_command(
         Path | None,
         typer.Option(metavar="FILE.png", help="Also draw the scene with the map over it."),
     ] = None,
+    vector: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write the map's polygons: .gpkg .fgb .parquet .geojson .shp ; the options from "
+            "--min-area to --jobs are about them.",
+        ),
+    ] = None,
+    min_area: MinArea = VECTOR_DEFAULTS.min_area_m2,
+    fill_holes: FillHoles = VECTOR_DEFAULTS.fill_holes_m2,
+    simplify: Simplify = VECTOR_DEFAULTS.simplify_m,
+    smooth: Smooth = VECTOR_DEFAULTS.smooth,
+    classes: ClassNames = None,
+    dissolve: Dissolve = VECTOR_DEFAULTS.dissolve,
+    dst_crs: DstCrs = VECTOR_DEFAULTS.dst_crs,
+    layer: LayerName = VECTOR_DEFAULTS.layer,
+    format_name: Format = VECTOR_DEFAULTS.format,
+    qml: Qml = VECTOR_DEFAULTS.qml,
+    jobs: Jobs = VECTOR_DEFAULTS.jobs,
     tile_size: Annotated[
         int, typer.Option(metavar="PX", help="Side of a tile, px: a multiple of 32.")
     ] = DEFAULTS.tile_size,
@@ -158,6 +192,21 @@ def predict_command(
         creation_options=_creation_options(co or []),
         overwrite=overwrite,
     )
+    polygons = VectorConfig(
+        simplify_m=simplify,
+        smooth=smooth,
+        min_area_m2=min_area,
+        fill_holes_m2=fill_holes,
+        classes=class_list(classes),
+        dissolve=dissolve,
+        dst_crs=dst_crs,
+        layer=layer,
+        format=format_name,
+        qml=qml,
+        jobs=jobs,
+    )
+    if vector is None and polygons != VECTOR_DEFAULTS:
+        raise typer.BadParameter("options about polygons need --vector FILE", param_hint="--vector")
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
     from rsseg_cli.weights.registry import read_spec
@@ -175,6 +224,8 @@ def predict_command(
             probabilities=probabilities,
             heatmaps=heatmaps,
             preview=preview,
+            vector=vector,
+            vector_config=polygons,
             progress=bar.show,
         )
     typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else summary(result))

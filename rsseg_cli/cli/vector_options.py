@@ -23,8 +23,8 @@ Simplify = Annotated[
     typer.Option(
         "--simplify",
         metavar="M",
-        help="Take out corners that stand out by less than a square of this side, metres on the ground; shared "
-        "edges stay shared.",
+        help="Take out corners that stand out by less than a square of this side, metres on the ground; "
+        "shared edges stay shared.",
     ),
 ]
 Smooth = Annotated[
@@ -36,6 +36,12 @@ Smooth = Annotated[
 FillHoles = Annotated[
     float,
     typer.Option("--fill-holes", metavar="M2", help="Fill holes below this area, those without data too."),
+]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(
+        "--classes", metavar="NAME,NAME", help="Write these classes alone, by name or index. Default: all."
+    ),
 ]
 Dissolve = Annotated[
     bool, typer.Option("--dissolve", help="One multipolygon a class, not a polygon an object.")

@@ -12,6 +12,7 @@ import typer
 from rsseg_cli.cli.progress import Bar
 from rsseg_cli.cli.vector_options import (
     DEFAULTS,
+    ClassNames,
     Dissolve,
     DstCrs,
     FillHoles,
@@ -24,6 +25,7 @@ from rsseg_cli.cli.vector_options import (
     Smooth,
     class_list,
 )
+from rsseg_cli.config import VectorConfig
 
 if TYPE_CHECKING:
     from rsseg_cli.vector_file import VectorResult
@@ -49,10 +51,7 @@ def vectorize_command(
     fill_holes: FillHoles = DEFAULTS.fill_holes_m2,
     simplify: Simplify = DEFAULTS.simplify_m,
     smooth: Smooth = DEFAULTS.smooth,
-    classes: Annotated[
-        str | None,
-        typer.Option(metavar="NAME,NAME", help="Write these classes alone, by name or index. Default: all."),
-    ] = None,
+    classes: ClassNames = None,
     dissolve: Dissolve = DEFAULTS.dissolve,
     dst_crs: DstCrs = DEFAULTS.dst_crs,
     layer: LayerName = DEFAULTS.layer,
@@ -67,8 +66,6 @@ def vectorize_command(
 
     Example: rsseg vectorize map.tif -o map.gpkg --min-area 20 --simplify 1 --smooth
     """
-    from rsseg_cli.config import VectorConfig
-
     config = VectorConfig(
         simplify_m=simplify,
         smooth=smooth,
