@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,15 @@ def coordinate_array(bands: int, height: int, width: int, dtype: str = "uint16")
     rows, cols = np.mgrid[:height, :width]
     planes = [(rows, cols)[band % 2] if band < 2 else rows * (band - 1) + cols for band in range(bands)]
     return np.stack(planes).astype(dtype)
+
+
+@pytest.fixture(autouse=True)
+def loggers_as_before() -> Iterator[None]:
+    """A command sets levels for its whole process; the next test begins without them."""
+    yield
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.split(".")[0] == "rsseg_cli" and isinstance(logger, logging.Logger):
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture
