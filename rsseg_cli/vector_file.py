@@ -396,7 +396,7 @@ def _confidence(path: str, labels: SceneInfo) -> ClassSource:
     ):
         raise SceneError(
             f"{info.name}: {info.grid.width} x {info.grid.height} px is another grid than that of "
-            f"{labels.name}, {labels.grid.width} x {labels.grid.height} px; needs the confidence of the same map"
+            f"{labels.name}, {labels.grid.width} x {labels.grid.height} px; needs that of the same map"
         )
     if info.count != 1 or info.dtypes[0] != "uint8":
         raise SceneError(
@@ -483,7 +483,7 @@ def _note_format(layer: Layer, task: _Task) -> None:
     """Tell a format's limits."""
     if layer.format == "Shapefile":
         task.notes.append(
-            f"{layer.path}: a Shapefile's names have ten characters (class_idx, perim_m, conf_mean, conf_min) and "
+            f"{layer.path}: a Shapefile's names have ten characters (class_idx, perim_m, conf_mean, ...), "
             "its files 2 GB; scene, model and time are not kept"
         )
 

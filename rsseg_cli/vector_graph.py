@@ -54,6 +54,7 @@ class Graph:
         rows, cols: int32 (V,), pixel corners from the raster's upper left.
         slots: uint8 (V,), bit s is set where slot s has an edge.
         twin: int32 (4 V,), the half-edge at the other end; -1 without, or beyond the rows of the graph.
+        rim: bool (V,), beside a pixel without data, or on the raster's edge.
         width: of the raster, px.
     """
 
@@ -61,6 +62,7 @@ class Graph:
     cols: NDArray[np.int32]
     slots: NDArray[np.uint8]
     twin: NDArray[np.int32]
+    rim: NDArray[np.bool_]
     width: int
 
     def __len__(self) -> int:
@@ -79,7 +81,12 @@ class Graph:
         twin = self.twin.reshape(-1, 4)[kept]
         moved = np.where(twin == NONE, NONE, 4 * number[twin >> 2] + (twin & 3)).astype(np.int32)
         return replace(
-            self, rows=self.rows[kept], cols=self.cols[kept], slots=self.slots[kept], twin=moved.ravel()
+            self,
+            rows=self.rows[kept],
+            cols=self.cols[kept],
+            slots=self.slots[kept],
+            twin=moved.ravel(),
+            rim=self.rim[kept],
         )
 
 
@@ -97,13 +104,15 @@ def build_graph(labels: Labels, first_row: int, nodata: int) -> Graph:
         _corners(labels[start : min(start + step, height - 1) + 1], first_row + start, nodata)
         for start in range(0, height - 1, step)
     ]
-    places, slots = (np.concatenate([part[k] for part in found]) for k in range(2))
+    places, slots, rim = (np.concatenate([part[k] for part in found]) for k in range(3))
     rows, cols = (part.astype(np.int32) for part in np.divmod(places, width + 1))
-    return Graph(rows=rows, cols=cols, slots=slots, twin=_link(cols, slots), width=width)
+    return Graph(rows=rows, cols=cols, slots=slots, twin=_link(cols, slots), rim=rim, width=width)
 
 
-def _corners(labels: Labels, first_row: int, nodata: int) -> tuple[Ints, NDArray[np.uint8]]:
-    """Places and slots of the vertices between the rows of `labels`."""
+def _corners(
+    labels: Labels, first_row: int, nodata: int
+) -> tuple[Ints, NDArray[np.uint8], NDArray[np.bool_]]:
+    """Places, slots and rim of the vertices between the rows of `labels`."""
     height, width = labels.shape
     beside = np.empty(
         (height, width + 1), np.bool_
@@ -117,7 +126,14 @@ def _corners(labels: Labels, first_row: int, nodata: int) -> tuple[Ints, NDArray
     slots = np.zeros(len(found), np.uint8)
     for slot, present in ((RIGHT, right), (LEFT, left), (DOWN, down), (UP, up)):
         slots |= np.ascontiguousarray(present).ravel()[found].view(np.uint8) << slot
-    return found + first_row * (width + 1), slots
+    return found + first_row * (width + 1), slots, _rim(labels, found, nodata)
+
+
+def _rim(labels: Labels, corners: Ints, nodata: int) -> NDArray[np.bool_]:
+    """Whether corners between the rows of `labels` touch a pixel without data."""
+    empty = np.pad(labels == nodata, ((0, 0), (1, 1)), constant_values=True)
+    beside = empty[:, :-1] | empty[:, 1:]
+    return (beside[:-1] | beside[1:]).ravel()[corners]
 
 
 def _link(cols: NDArray[np.int32], slots: NDArray[np.uint8]) -> NDArray[np.int32]:

@@ -2,9 +2,9 @@
 
 Simplifying takes corners out of the graph, the one whose triangle with its neighbours is the smallest first
 (Visvalingam and Whyatt 1993, "Line generalisation by repeated elimination of points"). A corner may go when
-no other
-corner lies in its triangle: then no boundary crosses another one and no region changes sides, so a coverage
-stays one. Corners where three regions meet stay.
+no other corner lies in its triangle: then no boundary crosses another one and no region changes sides, so a
+coverage stays one. Corners where three regions meet stay, and those beside pixels without data:
+the area with data keeps its shape.
 
 Many corners go at once, and what goes must not depend on the blocks that the raster is read in. So it is
 decided in bands of BAND rows, first in those that begin at the raster's upper edge, then in those half a band
@@ -82,7 +82,7 @@ def shape_graph(
         for offset in (0, BAND // 2):
             simplifier.run(offset)
         graph = simplifier.graph.without(~simplifier.alive)
-    return graph, Curves(graph, shaping.radius_px, ground) if shaping.radius_px and len(graph) else None
+    return graph, Curves(graph, shaping.radius_px) if shaping.radius_px and len(graph) else None
 
 
 class _Simplifier:
@@ -95,10 +95,7 @@ class _Simplifier:
         self._places = graph.places
         self._rows, self._cols = graph.rows.astype(np.int64), graph.cols.astype(np.int64)
         self._low, self._high, self._height = low, high, ground.height
-        inner = (
-            (graph.rows > 0) & (graph.rows < ground.height) & (graph.cols > 0) & (graph.cols < graph.width)
-        )
-        self._corner = _CORNER[graph.slots] & inner
+        self._corner = _CORNER[graph.slots] & ~graph.rim
         area_m2 = ground.pixel_area_m2(graph.rows.astype(np.float64), graph.cols.astype(np.float64))
         self._largest = 2 * tolerance_m2 / area_m2  # of twice the triangle, px
         # Among equal triangles every other step of a stair goes first, then any, but always the same.
@@ -257,15 +254,12 @@ class Curves:
     """Rounded corners: each becomes three points of a parabola that touches both edges.
 
     It stays inside the triangle of the corner and its outer points. Corners keep their shape where another
-    corner lies in that triangle, where three regions meet, and on the raster's edge: so boundaries do not
-    meet.
+    corner lies in that triangle, where three regions meet, and beside pixels without data: so boundaries do
+    not meet.
     """
 
-    def __init__(self, graph: Graph, radius_px: float, ground: Ground) -> None:
-        inner = (
-            (graph.rows > 0) & (graph.rows < ground.height) & (graph.cols > 0) & (graph.cols < graph.width)
-        )
-        corners = np.flatnonzero(_CORNER[graph.slots] & inner)
+    def __init__(self, graph: Graph, radius_px: float) -> None:
+        corners = np.flatnonzero(_CORNER[graph.slots] & ~graph.rim)
         middle = np.stack([graph.rows[corners], graph.cols[corners]], axis=1).astype(np.float64)
         outer = [_towards(graph, corners, table, radius_px) for table in (_ALONG, _UPRIGHT)]
         triangle = [(part[:, 0], part[:, 1]) for part in (middle, *outer)]

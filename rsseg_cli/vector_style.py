@@ -68,8 +68,8 @@ def add_style(geopackage: Path, layer: str, qml: str) -> None:
         database.execute(STYLES_TABLE)
         database.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, "
-            "styleName, styleQML, styleSLD, useAsDefault, description, owner) VALUES ('', '', ?, 'geom', 'classes', ?, '', "
-            "1, 'Colours of the classes', '')",
+            "styleName, styleQML, styleSLD, useAsDefault, description, owner) VALUES "
+            "('', '', ?, 'geom', 'classes', ?, '', 1, 'Colours of the classes', '')",
             (layer, qml),
         )
         database.execute(

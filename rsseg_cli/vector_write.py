@@ -256,8 +256,8 @@ class VectorWriter:
         records = self.features * 400
         if max(stored * 0.9, records) > SHAPEFILE_BYTES:
             raise OutputError(
-                f"{self.layer.path}: {self.features} polygons take {stored / 1e9:.1f} GB; a Shapefile holds 2 "
-                "GB. Write a GeoPackage (.gpkg), FlatGeobuf (.fgb), or fewer polygons with --min-area."
+                f"{self.layer.path}: {self.features} polygons take {stored / 1e9:.1f} GB; a Shapefile holds "
+                "2 GB. Write a GeoPackage (.gpkg), FlatGeobuf (.fgb), or fewer polygons with --min-area."
             )
 
     def _renames(self) -> dict[Path, Path]:
