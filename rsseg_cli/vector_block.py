@@ -119,7 +119,7 @@ def run_block(plan: BlockPlan, first: int, end: int) -> BlockResult:
     number = np.full(len(objects) + 1, NONE, np.int64)
     kept = np.flatnonzero(opened & wanted)
     number[kept] = np.arange(len(kept))
-    rest = pieces.take(np.flatnonzero(opened[pieces.objects]))
+    rest = pieces.take(np.flatnonzero(opened[pieces.objects])).compact()
     rest.objects[:] = number[rest.objects]
     joints = tracer.joints()
     joint_chosen = wanted[joints.objects[:, 0]]
@@ -221,7 +221,8 @@ def _pieces(
         begins, first = at[begins], at[first]
     return Pieces(
         points=points,
-        begins=begins,
+        begins=begins[:-1],
+        lengths=np.diff(begins),
         objects=objects[chosen],
         start_keys=start_keys[chosen],
         end_keys=end_keys[chosen],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +11,8 @@ from scipy.sparse.csgraph import connected_components
 
 from rsseg_cli.vector_block import BlockPlan, BlockResult
 from rsseg_cli.vector_graph import NONE, Ints
-from rsseg_cli.vector_rings import ObjectTable, Polygons, close_rings, make_polygons
-from rsseg_cli.vector_trace import Joints, Pieces, known_keys
+from rsseg_cli.vector_rings import ObjectTable, Polygons, close_rings, make_polygons, whole_rings
+from rsseg_cli.vector_trace import Joints, Pieces, known_keys, put
 
 
 def _nothing() -> Ints:
@@ -106,17 +106,16 @@ class Joiner:
         """Polygons of the objects that do not go on; the others' pieces wait."""
         done = np.append(~goes_on, False)
         chosen = [pieces.take(np.flatnonzero(done[pieces.objects])) for pieces in self._waiting]
-        waiting = []
-        for pieces in self._waiting:
-            rest = np.flatnonzero(~done[pieces.objects])
-            if len(rest):
-                kept = pieces if len(rest) == len(pieces) else pieces.take(rest)
-                kept.objects[:] = number[kept.objects]
-                waiting.append(kept)
-        self._waiting = waiting
         joints = self._joints
-        rings = close_rings(_together(chosen), joints)
+        rings = _rings(chosen, joints)
         rings.objects[:] = number[rings.objects]
+        del chosen
+        self._waiting = [
+            _shrunk(pieces.take(np.flatnonzero(~done[pieces.objects]))) for pieces in self._waiting
+        ]
+        self._waiting = [pieces for pieces in self._waiting if len(pieces)]
+        for pieces in self._waiting:
+            pieces.objects[:] = number[pieces.objects]
         left = np.where(done[joints.objects], NONE, number[joints.objects])
         used = (left != NONE).any(axis=1)
         self._joints = Joints(
@@ -126,18 +125,26 @@ class Joiner:
         return make_polygons(rings, self._table.take(~goes_on), plan.ground, plan.transform, self._reproject)
 
 
-def _together(parts: list[Pieces]) -> Pieces:
-    """All pieces of several lists."""
-    lengths = [np.diff(part.begins) for part in parts] or [_nothing()]
-    joined = {
-        name: np.concatenate([getattr(part, name) for part in parts] or [_nothing()])
-        for name in ("objects", "start_keys", "end_keys", "places", "offsets")
-    }
-    return Pieces(
-        points=np.concatenate([part.points for part in parts] or [np.zeros((0, 2), np.int32)]),
-        begins=np.concatenate([[0], np.cumsum(np.concatenate(lengths))]),
-        **joined,
-    )
+def _shrunk(pieces: Pieces) -> Pieces:
+    """Pieces without the points of those that are gone, once these are most."""
+    return pieces.compact() if 2 * int(pieces.lengths.sum()) < len(pieces.points) else pieces
+
+
+def _rings(parts: list[Pieces], joints: Joints) -> Pieces:
+    """Whole rings of pieces from several blocks."""
+    names = [field.name for field in fields(Pieces) if field.name != "points"]
+    joined = {name: np.concatenate([getattr(part, name) for part in parts] or [_nothing()]) for name in names}
+    block_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    none = np.zeros((0, 2), np.int32)
+    order, begins = close_rings(Pieces(points=none, **joined), joints)
+    sorted_parts = Pieces(points=none, **joined).take(order)
+    ends = np.cumsum(sorted_parts.lengths)
+    starts = ends - sorted_parts.lengths
+    points = np.empty((int(ends[-1]) if len(ends) else 0, 2), np.int32)
+    for number, part in enumerate(parts):
+        own = np.flatnonzero(block_of[order] == number)
+        put(points, starts[own], part.points, sorted_parts.begins[own], sorted_parts.lengths[own])
+    return whole_rings(replace(sorted_parts, points=points, begins=starts), begins)
 
 
 def _merged(joined: Polygons, inside: Polygons) -> list[Polygons]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from affine import Affine
 
 UNITS = 256  # of coordinates inside a pixel
+AT_ONCE = 1 << 18  # points of polygons made together; some 200 bytes each
 Reproject = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 
@@ -99,12 +100,17 @@ class Polygons:
         )
 
 
-def close_rings(pieces: Pieces, joints: Joints) -> Pieces:
-    """Whole rings out of pieces whose objects are complete; `objects` of the joints are final."""
-    open_pieces = np.flatnonzero(pieces.start_keys != NO_KEY)
-    if not len(open_pieces):
-        return pieces
-    starts, ends = pieces.start_keys[open_pieces], pieces.end_keys[open_pieces].copy()
+def close_rings(pieces: Pieces, joints: Joints) -> tuple[Ints, Ints]:
+    """How pieces of complete objects follow one another in rings; `objects` of the joints are final.
+
+    Returns:
+        The pieces ring by ring, and where each ring begins among them, with the total at the end.
+    """
+    whole = np.flatnonzero(pieces.start_keys == NO_KEY)
+    parts = np.flatnonzero(pieces.start_keys != NO_KEY)
+    if not len(parts):
+        return whole, np.arange(len(whole) + 1)
+    starts, ends = pieces.start_keys[parts], pieces.end_keys[parts]
     one = joints.objects[:, 0] == joints.objects[:, 1]
     departures = np.where(one[:, None], joints.departures[:, ::-1], joints.departures).ravel()
     arrivals = joints.arrivals.ravel()
@@ -117,23 +123,28 @@ def close_rings(pieces: Pieces, joints: Joints) -> Pieces:
     place = np.searchsorted(starts[order], ends).clip(max=len(order) - 1)
     if not np.array_equal(starts[order][place], ends):
         raise ValueError("a ring's pieces do not meet")
-    successors = order[place].astype(np.int32)
-    steps, begins = in_order(successors, np.arange(len(open_pieces)))
-    return _joined(pieces, open_pieces[steps], begins)
+    steps, begins = in_order(order[place].astype(np.int32), np.arange(len(parts)))
+    return (
+        np.concatenate([parts[steps], whole]),
+        np.concatenate([begins[:-1], len(parts) + np.arange(len(whole) + 1)]),
+    )
 
 
-def _joined(pieces: Pieces, chosen: Ints, begins: Ints) -> Pieces:
-    """Rings of `chosen` pieces one after the other, beside those that are whole already."""
-    whole = np.flatnonzero(pieces.start_keys == NO_KEY)
-    parts = pieces.take(np.concatenate([chosen, whole]))
-    begins = np.concatenate([begins[:-1], np.arange(len(chosen), len(parts) + 1)])
-    # A ring starts at its first vertex in row-major order.
+def whole_rings(parts: Pieces, begins: Ints) -> Pieces:
+    """Rings of pieces that follow one another, ring by ring and point by point.
+
+    Args:
+        parts: in order.
+        begins: where each ring begins among them, with the total at the end.
+    """
     ring_of = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
+    # A ring starts at its first vertex in row-major order.
     first = np.lexsort((parts.places, ring_of))[begins[:-1]]
     none = np.full(len(begins) - 1, NO_KEY)
     return Pieces(
         points=parts.points,
-        begins=parts.begins[begins],
+        begins=parts.begins[begins[:-1]],
+        lengths=np.add.reduceat(parts.lengths, begins[:-1]) if len(none) else parts.lengths,
         objects=parts.objects[begins[:-1]],
         start_keys=none,
         end_keys=none,
@@ -153,62 +164,178 @@ def make_polygons(
         reproject: to the CRS of the output.
     """
     exterior = _areas(rings) < 0
-    order = np.lexsort((rings.places, ~exterior, table.lasts[rings.objects]))
-    lengths = np.diff(rings.begins)[order]
-    ends = np.cumsum(lengths + 1)
-    step = spans(np.zeros(len(order), np.int64), lengths + 1)  # 0 ... length: back to the first point
-    step = (step + np.repeat(rings.offsets[order], lengths + 1)) % np.repeat(lengths, lengths + 1)
-    points = rings.points[np.repeat(rings.begins[order], lengths + 1) + step]
-    firsts = np.flatnonzero(exterior[order])
-    ring_begins = np.concatenate([[0], ends])
-    begins = np.append(firsts, len(order))
-    cols, rows = points[:, 0] / UNITS, points[:, 1] / UNITS
-    areas, perimeters = _measure(rows, cols, ends, ring_begins[begins[:-1]], ground)
-    x, y = transform * (cols, rows)
-    if reproject is not None:
-        x, y = reproject(x, y)
-    shapes = shapely.from_ragged_array(
-        shapely.GeometryType.POLYGON, np.stack([x, y], axis=1), (ring_begins, begins)
-    )
+    rings = rings.take(np.lexsort((rings.places, ~exterior, table.lasts[rings.objects])))
+    firsts = _firsts(rings)
+    begins = np.append(firsts, len(rings))
+    vertices = np.add.reduceat(rings.lengths, firsts) if len(firsts) else np.zeros(0, np.int64)
+    maker = _Maker(rings, ground, transform, reproject)
+    ends = np.cumsum(vertices)
+    start = 0
+    while start < len(firsts):  # some polygons at a time, a large one by itself
+        at = ends[start] - vertices[start]
+        stop = max(start + 1, int(np.searchsorted(ends, at + AT_ONCE, "right")))
+        if vertices[start] > AT_ONCE:
+            maker.make_large(int(begins[start]), int(begins[start + 1]))
+        else:
+            maker.make(begins[start : stop + 1])
+        start = stop
     return Polygons(
-        wkb=shapely.to_wkb(shapes),
-        boxes=shapely.bounds(shapes),
-        table=table.take(rings.objects[order][firsts]),
-        areas_m2=areas,
-        perimeters_m=perimeters,
-        vertices=np.add.reduceat(lengths, firsts) if len(firsts) else np.zeros(0, np.int64),
+        wkb=np.concatenate([np.zeros(0, object), *maker.wkb]),
+        boxes=np.concatenate([np.zeros((0, 4)), *maker.boxes]),
+        table=table.take(rings.objects[firsts]),
+        areas_m2=np.concatenate([np.zeros(0), *maker.areas]),
+        perimeters_m=np.concatenate([np.zeros(0), *maker.perimeters]),
+        vertices=vertices,
     )
+
+
+def _firsts(rings: Pieces) -> Ints:
+    """Where each object's rings begin, in rings sorted by object."""
+    changes = np.ones(len(rings), np.bool_)
+    changes[1:] = rings.objects[1:] != rings.objects[:-1]
+    return np.flatnonzero(changes)
+
+
+class _Maker:
+    """Makes polygons of rings that are in their order."""
+
+    def __init__(self, rings: Pieces, ground: Ground, transform: Affine, reproject: Reproject | None) -> None:
+        self._rings, self._ground, self._transform, self._reproject = rings, ground, transform, reproject
+        self.wkb: list[NDArray[np.object_]] = []
+        self.boxes: list[Floats] = []
+        self.areas: list[Floats] = []
+        self.perimeters: list[Floats] = []
+
+    def _place(self, points: NDArray[np.int32]) -> Floats:
+        """(n, 2) coordinates of points."""
+        x, y = self._transform * (points[:, 0] / UNITS, points[:, 1] / UNITS)
+        if self._reproject is not None:
+            x, y = self._reproject(x, y)
+        return np.stack([x, y], axis=1)
+
+    def _closed(self, first: int, end: int) -> NDArray[np.int32]:
+        """Points of some rings, each from its start and back to it."""
+        lengths = self._rings.lengths[first:end]
+        if end == first + 1:
+            begin, offset = self._rings.begins[first], self._rings.offsets[first]
+            ring = self._rings.points[begin : begin + lengths[0]]
+            return np.concatenate([ring[offset:], ring[:offset], ring[offset : offset + 1]])
+        step = spans(np.zeros(end - first, np.int64), lengths + 1)  # 0 ... length: back to the first point
+        step += np.repeat(self._rings.offsets[first:end], lengths + 1)
+        step %= np.repeat(lengths, lengths + 1)
+        step += np.repeat(self._rings.begins[first:end], lengths + 1)
+        return self._rings.points[step]
+
+    def make(self, begins: Ints) -> None:
+        """Polygons whose rings begin at `begins`, all at once."""
+        first, end = int(begins[0]), int(begins[-1])
+        points = self._closed(first, end)
+        ring_begins = np.concatenate([[0], np.cumsum(self._rings.lengths[first:end] + 1)])
+        polygon_begins = ring_begins[begins - first]
+        tops = points[polygon_begins[:-1], 1] / UNITS
+        areas, perimeters = _measure(
+            points,
+            ring_begins[1:],
+            polygon_begins[:-1],
+            np.repeat(tops, np.diff(polygon_begins)),
+            self._ground,
+        )
+        shapes = shapely.from_ragged_array(
+            shapely.GeometryType.POLYGON, self._place(points), (ring_begins, begins - first)
+        )
+        self.wkb.append(shapely.to_wkb(shapes))
+        self.boxes.append(shapely.bounds(shapes))
+        self.areas.append(areas)
+        self.perimeters.append(perimeters)
+
+    def make_large(self, first: int, end: int) -> None:
+        """A polygon of many vertices: part by part, so that little beside its WKB is held."""
+        parts = [b"\x01\x03\x00\x00\x00" + (end - first).to_bytes(4, "little")]
+        area = perimeter = 0.0
+        corners = []
+        top: float | None = None
+        rings = np.cumsum(self._rings.lengths[first:end])
+        start = first
+        while start < end:
+            at = rings[start - first] - self._rings.lengths[start]
+            stop = max(start + 1, first + int(np.searchsorted(rings, at + AT_ONCE, "right")))
+            points = self._closed(start, stop)
+            ends = np.cumsum(self._rings.lengths[start:stop] + 1)
+            top = float(points[0, 1]) / UNITS if top is None else top
+            for begin in range(0, len(points), AT_ONCE):
+                part = points[begin : begin + AT_ONCE + 1]  # an edge leads to the next part
+                closing = ends[(ends > begin) & (ends <= begin + len(part))] - begin
+                closing = closing[closing < len(part)] if begin + len(part) < len(points) else closing
+                more = _measure(part, closing, np.zeros(1, np.int64), np.full(len(part), top), self._ground)
+                area, perimeter = area + float(more[0][0]), perimeter + float(more[1][0])
+            before = 0
+            for ring_end in ends:
+                parts.append(int(ring_end - before).to_bytes(4, "little"))
+                for begin in range(before, int(ring_end), AT_ONCE):
+                    coordinates = self._place(points[begin : min(begin + AT_ONCE, int(ring_end))])
+                    corners += [coordinates.min(0), coordinates.max(0)]
+                    parts.append(coordinates.tobytes())
+                before = int(ring_end)
+            start = stop
+        wkb = np.empty(1, object)
+        wkb[0] = b"".join(parts)
+        self.wkb.append(wkb)
+        self.boxes.append(np.concatenate([np.min(corners, axis=0), np.max(corners, axis=0)])[None])
+        self.areas.append(np.array([area]))
+        self.perimeters.append(np.array([perimeter]))
 
 
 def _areas(rings: Pieces) -> Ints:
     """Twice the rings' areas in units, negative where the region lies inside (y points down)."""
-    x, y = rings.points.astype(np.int64).T
-    following = np.arange(1, len(x) + 1)
-    following[rings.begins[1:] - 1] = rings.begins[:-1]
-    crossed = x * y[following] - x[following] * y
-    areas: Ints = np.add.reduceat(crossed, rings.begins[:-1]) if len(rings) else np.zeros(0, np.int64)
+    areas = np.zeros(len(rings), np.int64)
+    ends = np.cumsum(rings.lengths)
+    start = 0
+    while start < len(rings):
+        at = int(ends[start] - rings.lengths[start])
+        stop = max(start + 1, int(np.searchsorted(ends, at + AT_ONCE, "right")))
+        if stop == start + 1:
+            begin = rings.begins[start]
+            ring = rings.points[begin : begin + rings.lengths[start]]
+            for first in range(0, len(ring), AT_ONCE):
+                x, y = ring[first : first + AT_ONCE + 1].astype(np.int64).T
+                areas[start] += (x[:-1] * y[1:] - x[1:] * y[:-1]).sum()
+            (x0, x1), (y0, y1) = ring[[-1, 0]].astype(np.int64).T
+            areas[start] += x0 * y1 - x1 * y0
+        else:
+            lengths = rings.lengths[start:stop]
+            x, y = rings.points[spans(rings.begins[start:stop], lengths)].astype(np.int64).T
+            last = np.cumsum(lengths)
+            following = np.arange(1, len(x) + 1)
+            following[last - 1] = last - lengths
+            crossed = x * y[following] - x[following] * y
+            areas[start:stop] = np.add.reduceat(crossed, last - lengths)
+        start = stop
     return areas
 
 
 def _measure(
-    rows: Floats, cols: Floats, ring_ends: Ints, begins: Ints, ground: Ground
+    points: NDArray[np.int32], ring_ends: Ints, begins: Ints, tops: Floats, ground: Ground
 ) -> tuple[Floats, Floats]:
-    """Areas and perimeters of polygons whose closed rings follow one another."""
-    if not len(begins):
-        return np.zeros(0), np.zeros(0)
-    if not ground.known:
+    """Areas and perimeters of polygons whose closed rings follow one another.
+
+    Args:
+        ring_ends: behind each ring's last point, which no edge leaves.
+        begins: of the polygons.
+        tops: row from which each point's polygon is measured.
+    """
+    if not len(begins) or not ground.known:
         return np.full(len(begins), np.nan), np.full(len(begins), np.nan)
-    d_rows, d_cols = np.diff(rows, append=0.0), np.diff(cols, append=0.0)
+    cols, rows = points[:, 0] / UNITS, points[:, 1] / UNITS
+    d_rows, d_cols = np.diff(rows, append=rows[-1]), np.diff(cols, append=cols[-1])
     d_rows[ring_ends - 1] = d_cols[ring_ends - 1] = 0
     row, col = rows + d_rows / 2, cols + d_cols / 2
     perimeters = np.add.reduceat(ground.lengths_m(row, col, d_rows, d_cols), begins)
     # Green: the area is the integral of a column's area down to the edge, over the columns; from the
     # polygon's own first row, so that no digits are lost. Simpson's rule along the column.
-    top = np.repeat(rows[begins], np.diff(begins, append=len(rows)))
     if ground.area.size == 1:
         mean: Floats | float = ground.area[0, 0]
     else:
-        weights = ((top, 1), ((top + row) / 2, 4), (row, 1))
+        weights = ((tops, 1), ((tops + row) / 2, 4), (row, 1))
         mean = sum(weight * ground.pixel_area_m2(place, col) for place, weight in weights) / 6
-    areas = np.add.reduceat(mean * (row - top) * d_cols, begins)
+    areas = np.add.reduceat(mean * (row - tops) * d_cols, begins)
     return areas, perimeters

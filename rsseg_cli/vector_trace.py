@@ -10,7 +10,7 @@ whether they are one: their rings are cut there, and a joint says how to go on i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from rsseg_cli.vector_graph import (
 )
 
 NO_KEY = np.int64(-(2**62))
+GATHERED = 1 << 18  # points at a time
 _LEFT_ROW = np.array(
     [-1, 0, 0, -1], np.int64
 )  # the pixel on the left of a half-edge, by slot, from its corner
@@ -42,8 +43,8 @@ class Pieces:
     """Rings and parts of rings.
 
     Attributes:
-        points: int32 (n, 2), x and y in 1/256 px from the raster's upper left, piece by piece.
-        begins: int64 (k + 1,), where each piece begins in `points`.
+        points: int32 (n, 2), x and y in 1/256 px from the raster's upper left.
+        begins, lengths: int64 (k,), where each piece stands in `points`.
         objects: (k,), whose ring it is.
         start_keys, end_keys: int64 (k,): a piece goes on with that whose start key equals its end key; NO_KEY
             for whole rings.
@@ -53,6 +54,7 @@ class Pieces:
 
     points: NDArray[np.int32]
     begins: Ints
+    lengths: Ints
     objects: Ints
     start_keys: Ints
     end_keys: Ints
@@ -63,17 +65,16 @@ class Pieces:
         return len(self.objects)
 
     def take(self, chosen: Ints) -> Pieces:
-        """Some of the pieces, in the given order."""
-        lengths = np.diff(self.begins)[chosen]
-        return Pieces(
-            points=self.points[spans(self.begins[chosen], lengths)],
-            begins=np.concatenate([[0], np.cumsum(lengths)]),
-            objects=self.objects[chosen],
-            start_keys=self.start_keys[chosen],
-            end_keys=self.end_keys[chosen],
-            places=self.places[chosen],
-            offsets=self.offsets[chosen],
-        )
+        """Some of the pieces, in the given order; the points are shared."""
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        return Pieces(**{name: part if name == "points" else part[chosen] for name, part in parts.items()})
+
+    def compact(self) -> Pieces:
+        """The same pieces with points of their own, one after the other."""
+        begins = np.cumsum(self.lengths) - self.lengths
+        points = np.empty((int(self.lengths.sum()), 2), np.int32)
+        put(points, begins, self.points, self.begins, self.lengths)
+        return replace(self, points=points, begins=begins)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +102,21 @@ def known_keys(keys: Ints, upper_ends: Ints) -> Ints:
     unknown = (keys < 0) & (keys != NO_KEY)
     code = np.where(unknown, -keys - 1, 0)
     return np.where(unknown, (4 * upper_ends[code >> 2] + DOWN) * 4 + (code & 3), keys)
+
+
+def put(target: NDArray[np.int32], at: Ints, points: NDArray[np.int32], begins: Ints, lengths: Ints) -> None:
+    """Copy spans of `points` to the places `at` in `target`."""
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(ends):  # some at a time: the numbers of points take more memory than the points
+        stop = max(start + 1, int(np.searchsorted(ends, ends[start] - lengths[start] + GATHERED, "right")))
+        if stop == start + 1:
+            length = lengths[start]
+            target[at[start] : at[start] + length] = points[begins[start] : begins[start] + length]
+        else:
+            part = slice(start, stop)
+            target[spans(at[part], lengths[part])] = points[spans(begins[part], lengths[part])]
+        start = stop
 
 
 def spans(begins: Ints, lengths: Ints) -> Ints:
