@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 from hypothesis import given as property_of
+from hypothesis import settings as property_settings
 from hypothesis import strategies as st
 
 from rsseg_cli.errors import UsageError
@@ -91,6 +92,7 @@ def test_saved_settings_read_back_the_same(recipe, tmp_path):
     assert resolve_settings(config=config, recipe="paper:loveda").values() == settings.values()
 
 
+@property_settings(deadline=None)
 @property_of(st.floats(1e-12, 10), st.text(st.characters(codec="utf-8"), min_size=1, max_size=30))
 def test_any_number_and_text_reads_back(tmp_path_factory, rate, name):
     settings = resolve_settings({"learning_rate": rate, "init": name})
