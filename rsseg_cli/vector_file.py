@@ -22,7 +22,7 @@ from rsseg_cli.errors import OutputError, SceneError, UsageError
 from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster
 from rsseg_cli.raster import SceneInfo, check_target, inspect, replace_all
 from rsseg_cli.vector_block import BlockPlan, run_block
-from rsseg_cli.vector_jobs import in_order_of
+from rsseg_cli.vector_jobs import give_back_memory, in_order_of
 from rsseg_cli.vector_join import Joiner
 from rsseg_cli.vector_measure import Ground, measure_ground
 from rsseg_cli.vector_merge import merged_classes
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     import geopandas
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
-BLOCK_PX = 10 << 20  # of a block: some 20 bytes each
+BLOCK_PX = 3 << 20  # of a block: some 40 bytes each with its boundaries
+SHAPED_PX = 10 << 20  # where boundaries are shaped, bands of rows above and below are read too
 LEAST_ROWS = 256
 PARALLEL_PX = 8 << 20  # smaller rasters are done before workers have started
 MOST_JOBS = 8  # by default
@@ -128,8 +129,10 @@ class _Task:
     @property
     def blocks(self) -> list[tuple[int, int]]:
         """First and end row of each block."""
+        shaped = self.config.simplify_m or self.config.smooth
+        pixels = SHAPED_PX if shaped else BLOCK_PX
         step = self.config.block_rows or max(
-            LEAST_ROWS, BLOCK_PX // self.source.width // LEAST_ROWS * LEAST_ROWS
+            LEAST_ROWS, pixels // self.source.width // LEAST_ROWS * LEAST_ROWS
         )
         height = self.source.height
         return [(first, min(first + step, height)) for first in range(0, height, step)]
@@ -504,7 +507,10 @@ def _polygons(task: _Task, progress: Progress | None, folder: Path) -> Iterator[
         block.seconds["join"] = time.perf_counter() - before
         for stage, seconds in block.seconds.items():
             task.stages[stage] = task.stages.get(stage, 0) + seconds
+        del block
         yield from finished
+        del finished
+        give_back_memory()
         if progress is not None:
             progress(end, task.source.height)
 

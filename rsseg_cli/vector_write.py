@@ -37,7 +37,8 @@ SHAPEFILE_BYTES = 2**31 - 1
 BATCH_BYTES = 48 << 20
 BATCH_POLYGONS = 40_000
 FULL_SCALE = 254.0
-MERGED = "merged.bin"  # in the scratch folder: classes after merging
+STORE = ".store.gpkg"  # in the scratch folder: polygons for a format that is not appended to
+MERGED = ".merged.bin"  # in the scratch folder: classes after merging
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +114,7 @@ class VectorWriter:
     @property
     def _store(self) -> Path:
         """Where polygons are appended."""
-        return self.scratch / (self.layer.path.name if self.layer.format == "GPKG" else "polygons.gpkg")
+        return self.scratch / (self.layer.path.name if self.layer.format == "GPKG" else STORE)
 
     def write(self, polygons: Polygons) -> None:
         """Write the next polygons.
@@ -267,7 +268,7 @@ class VectorWriter:
             (folder / f"{layer.path.stem}.qml").write_text(
                 make_qml(layer.names, layer.colours, field), encoding="utf-8"
             )
-        files = sorted(file for file in folder.iterdir() if file.name not in ("polygons.gpkg", MERGED))
+        files = sorted(file for file in folder.iterdir() if file.name not in (STORE, MERGED))
         files.sort(key=lambda file: file.name == layer.path.name)
         return {file: layer.path.parent / file.name for file in files}
 
