@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from affine import Affine
 
 UNITS = 256  # of coordinates inside a pixel
-AT_ONCE = 1 << 18  # points of polygons made together; some 200 bytes each
+AT_ONCE = 1 << 17  # points of polygons made together; some 200 bytes each
 Reproject = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 
@@ -252,7 +252,7 @@ class _Maker:
         """A polygon of many vertices: part by part, so that little beside its WKB is held."""
         parts = [b"\x01\x03\x00\x00\x00" + (end - first).to_bytes(4, "little")]
         area = perimeter = 0.0
-        corners = []
+        corners: list[Floats] = []
         top: float | None = None
         rings = np.cumsum(self._rings.lengths[first:end])
         start = first
@@ -268,14 +268,7 @@ class _Maker:
                 closing = closing[closing < len(part)] if begin + len(part) < len(points) else closing
                 more = _measure(part, closing, np.zeros(1, np.int64), np.full(len(part), top), self._ground)
                 area, perimeter = area + float(more[0][0]), perimeter + float(more[1][0])
-            before = 0
-            for ring_end in ends:
-                parts.append(int(ring_end - before).to_bytes(4, "little"))
-                for begin in range(before, int(ring_end), AT_ONCE):
-                    coordinates = self._place(points[begin : min(begin + AT_ONCE, int(ring_end))])
-                    corners += [coordinates.min(0), coordinates.max(0)]
-                    parts.append(coordinates.tobytes())
-                before = int(ring_end)
+            parts += self._ring_bytes(points, ends, corners)
             start = stop
         wkb = np.empty(1, object)
         wkb[0] = b"".join(parts)
@@ -283,6 +276,23 @@ class _Maker:
         self.boxes.append(np.concatenate([np.min(corners, axis=0), np.max(corners, axis=0)])[None])
         self.areas.append(np.array([area]))
         self.perimeters.append(np.array([perimeter]))
+
+    def _ring_bytes(self, points: NDArray[np.int32], ends: Ints, corners: list[Floats]) -> Iterator[bytes]:
+        """WKB of closed rings; the corners of their boxes are added to `corners`."""
+        if len(ends) == 1:
+            yield len(points).to_bytes(4, "little")
+            for begin in range(0, len(points), AT_ONCE):
+                coordinates = self._place(points[begin : begin + AT_ONCE])
+                corners += [coordinates.min(0), coordinates.max(0)]
+                yield coordinates.tobytes()
+            return
+        coordinates = self._place(points)
+        corners += [coordinates.min(0), coordinates.max(0)]
+        before = 0
+        for end in ends.tolist():
+            yield (end - before).to_bytes(4, "little")
+            yield coordinates[before:end].tobytes()
+            before = end
 
 
 def _areas(rings: Pieces) -> Ints:
