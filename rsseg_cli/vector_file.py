@@ -220,7 +220,7 @@ def check_output(
     kind = format_of(path, config)
     check_format(kind, path)
     if kind == "GeoJSON" and not crs:
-        raise OutputError(f"{path}: GeoJSON is in WGS 84 and {where} has no CRS. Write a GeoPackage (.gpkg).")
+        raise _no_geojson(path, where)
     _target_crs(crs, _with_crs(config, kind, path).dst_crs, where)
     _chosen(config.classes, names, where)
     for target in targets(path, kind, qml=config.qml):
@@ -242,6 +242,9 @@ def prepare(
     """
     path = Path(output)
     kind = format_of(path, config)
+    grid = inspect(os.fspath(labels)).grid
+    if kind == "GeoJSON" and grid.crs is None:
+        raise _no_geojson(path, labels_name or os.fspath(labels))
     task = _task(labels, confidence, _with_crs(config, kind, path), labels_name)
     inputs = [*task.info.files, *([Path(confidence)] if confidence is not None else [])]
     own = task.info.grid.crs.to_wkt() if task.info.grid.crs is not None else ""
@@ -314,6 +317,10 @@ def format_of(path: Path, config: VectorConfig) -> str:
             f"{path}: its ending names no format; needs one of {', '.join(VECTOR_ENDINGS)}, or pass --format"
         )
     return found
+
+
+def _no_geojson(path: Path, where: str) -> OutputError:
+    return OutputError(f"{path}: GeoJSON is in WGS 84 and {where} has no CRS. Write a GeoPackage (.gpkg).")
 
 
 def _with_crs(config: VectorConfig, kind: str, path: Path) -> VectorConfig:
