@@ -48,7 +48,7 @@ MODELS = {
         "buildings.safetensors", "cfede094147d7236838c4493dbadc03d42aabdb81ffd93f08089819cdef23cbc"
     ),
     "landcover": BundledModel(
-        "landcover.safetensors", "54d951013bd3b2ee7bad363f1768a395b9923f43b54b5852f9fdd18bfd92287c"
+        "landcover.safetensors", "5717bc37361b7ddab9c379727bfe890b7652a3ce0500eb2db31ac32612a51330"
     ),
 }
 
