@@ -161,6 +161,23 @@ class Area:
         return geometry_mask(touched, (grid.height, grid.width), grid.transform, invert=True)
 
 
+def first_layer(path: str | Path) -> str:
+    """The first layer that holds geometries; GeoPackages keep styles and the like in further tables.
+
+    Raises:
+        pyogrio.errors.DataSourceError: no vector file.
+        ValueError: it has no such layer.
+    """
+    import pyogrio
+
+    layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+    if not layers:
+        raise ValueError("it holds no layer with geometries")
+    if len(layers) > 1:
+        logger.warning("%s: layer %s is read, of %s", path, layers[0], ", ".join(layers))
+    return layers[0]
+
+
 def read_area(path: Path, grid: Grid) -> Area:
     """Polygons of the first layer of a vector file, brought to the grid's CRS.
 
@@ -175,12 +192,10 @@ def read_area(path: Path, grid: Grid) -> Area:
     from shapely import make_valid
 
     try:
-        frame = geopandas.read_file(path, columns=[], engine="pyogrio")
+        frame = geopandas.read_file(path, layer=first_layer(path), columns=[], engine="pyogrio")
     except (DataSourceError, OSError, ValueError) as err:
         raise UsageError(f"--aoi {path}: cannot be read as a vector file ({err})") from err
-    shapes = getattr(frame, "geometry", None) if isinstance(frame, geopandas.GeoDataFrame) else None
-    if shapes is None:
-        raise UsageError(f"--aoi {path}: has no geometries; needs polygons")
+    shapes = frame.geometry
     shapes = shapes[shapes.notna() & ~shapes.is_empty & shapes.geom_type.isin(["Polygon", "MultiPolygon"])]
     if shapes.empty:
         kinds = ", ".join(sorted({str(kind) for kind in frame.geom_type.dropna()})) or "nothing"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rasterio.features import rasterize
 
-from rsseg_cli.area import Grid
+from rsseg_cli.area import Grid, first_layer
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.label_format import FIELDS, LabelFormat, Labels
 
@@ -78,13 +78,7 @@ def _read(path: Path, format: LabelFormat, grid: Grid | None) -> Any:
 
     advice = "needs GPKG, GeoJSON, Shapefile or FlatGeobuf with polygons"
     try:
-        layers = pyogrio.list_layers(path)
-        if not len(layers):
-            raise DataError(f"{path}: holds no layer; {advice}")
-        if len(layers) > 1:
-            names = ", ".join(map(str, layers[:, 0]))
-            logger.warning("%s: layer %s is read, of %s", path, layers[0, 0], names)
-        layer = layers[0, 0]
+        layer = first_layer(path)
         info = pyogrio.read_info(path, layer=layer)
         field = _field_of(path, list(map(str, info["fields"])), format)
         box = None if grid is None else _box_in(info["crs"], grid)

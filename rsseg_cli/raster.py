@@ -1,6 +1,6 @@
 """Rasters in and out: all that opens them lies behind these names."""
 
-from rsseg_cli.area import Area, Grid, read_area, window_of_bbox
+from rsseg_cli.area import Area, Grid, first_layer, read_area, window_of_bbox
 from rsseg_cli.bands import select_bands
 from rsseg_cli.creation import check_creation_options
 from rsseg_cli.output import RasterWriter
@@ -19,6 +19,7 @@ __all__ = [
     "check_creation_options",
     "check_target",
     "fill",
+    "first_layer",
     "inspect",
     "overview",
     "percentile_ranges",

@@ -13,7 +13,7 @@ from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.label_format import IGNORE, UNLABELLED_NAMES, LabelFormat
 from rsseg_cli.labels import is_vector
 from rsseg_cli.metrics import ScoringProtocol
-from rsseg_cli.raster import Area, Grid, inspect, read_area, window_of_bbox
+from rsseg_cli.raster import Area, Grid, first_layer, inspect, read_area, window_of_bbox
 from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.weights.spec import ClassSpec, class_specs
 
@@ -208,7 +208,7 @@ def _vector_crs(path: str) -> str:
     from pyogrio.errors import DataSourceError
 
     try:
-        return str(pyogrio.read_info(path)["crs"] or "")
+        return str(pyogrio.read_info(path, layer=first_layer(path))["crs"] or "")
     except (DataSourceError, OSError, ValueError):
         return ""
 

@@ -13,7 +13,7 @@ from rasterio.crs import CRS
 from rasterio.features import geometry_mask
 from shapely import LineString, Point, Polygon, box
 
-from rsseg_cli.area import read_area, window_of_bbox
+from rsseg_cli.area import first_layer, read_area, window_of_bbox
 from rsseg_cli.errors import UsageError
 from rsseg_cli.raster import Grid, SceneReader, inspect
 
@@ -27,8 +27,9 @@ def grid_of(transform: Affine = NORTH_UP, crs: CRS | None = UTM) -> Grid:
     return Grid(crs=crs, transform=transform, height=60, width=80)
 
 
-def write_shapes(path: Path, *shapes: object, crs: object = UTM) -> Path:
-    geopandas.GeoDataFrame({"n": range(len(shapes))}, geometry=list(shapes), crs=crs).to_file(path)
+def write_shapes(path: Path, *shapes: object, crs: object = UTM, layer: str | None = None) -> Path:
+    frame = geopandas.GeoDataFrame({"n": range(len(shapes))}, geometry=list(shapes), crs=crs)
+    frame.to_file(path, layer=layer)
     return path
 
 
@@ -118,8 +119,21 @@ def test_what_is_no_vector_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read as a vector file"):
         read_area(tmp_path / "none.gpkg", grid_of())
     (tmp_path / "names.csv").write_text("name\na\n")
-    with pytest.raises(UsageError, match="no geometries"):
+    with pytest.raises(UsageError, match="no layer with geometries"):
         read_area(tmp_path / "names.csv", grid_of())
+
+
+def test_the_first_layer_with_geometries_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import pandas
+    import pyogrio
+
+    path = write_shapes(tmp_path / "area.gpkg", TRIANGLE)
+    pyogrio.write_dataframe(pandas.DataFrame({"a": [1]}), path, layer="a_table", append=True)
+    assert first_layer(path) == "area"
+    assert not caplog.records  # a table is no choice
+    write_shapes(path, TRIANGLE, layer="more")
+    assert first_layer(path) == "area"
+    assert "layer area is read, of area, more" in caplog.text
 
 
 def test_coordinate_systems_are_reconciled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
