@@ -22,7 +22,7 @@ DEGREES = (
     (2, 2),
     (6, 4),
 )  # in row and column, tried one after the other
-NEAR = 1e-6  # of an area: the first polynomial that is nowhere further off is taken
+NEAR, NEAR_LENGTH = 1e-6, 1e-4  # of areas and squared lengths: the first polynomial that is as near is taken
 
 Floats = NDArray[np.float64]
 
@@ -53,8 +53,10 @@ class Ground:
 
     def lengths_m(self, rows: Floats, cols: Floats, d_rows: Floats, d_cols: Floats) -> Floats:
         """Lengths of short lines around places."""
-        across, down, mixed = (self._value(part, rows, cols) for part in (self.across, self.down, self.mixed))
-        squared: Floats = across * d_cols**2 + down * d_rows**2 + 2 * mixed * d_rows * d_cols
+        across, down = (self._value(part, rows, cols) for part in (self.across, self.down))
+        squared: Floats = across * (d_cols * d_cols) + down * (d_rows * d_rows)
+        if self.mixed.size > 1 or abs(self.mixed[0, 0]) > NEAR_LENGTH * self.across[0, 0]:
+            squared += 2 * self._value(self.mixed, rows, cols) * d_rows * d_cols
         return np.sqrt(np.maximum(squared, 0))
 
     @property
@@ -64,7 +66,7 @@ class Ground:
 
     def _value(self, coefficients: Floats, rows: Floats, cols: Floats) -> Floats:
         if coefficients.size == 1:
-            return np.full(np.shape(rows), coefficients[0, 0])
+            return np.broadcast_to(coefficients[0, 0], np.shape(rows))
         y, x = 2 * rows / self.height - 1, 2 * cols / self.width - 1
         value: Floats = polynomial.polyval2d(y, x, coefficients)
         return value
@@ -88,9 +90,9 @@ def measure_ground(grid: Grid) -> Ground:
     area = across * down * abs(np.sin(angle))
     places = 2 * rows / grid.height - 1, 2 * cols / grid.width - 1
     return Ground(
-        across=_fit(across**2, *places, NEAR * area.min()),
-        down=_fit(down**2, *places, NEAR * area.min()),
-        mixed=_fit(across * down * np.cos(angle), *places, NEAR * area.min()),
+        across=_fit(across**2, *places, NEAR_LENGTH * area.min()),
+        down=_fit(down**2, *places, NEAR_LENGTH * area.min()),
+        mixed=_fit(across * down * np.cos(angle), *places, NEAR_LENGTH * area.min()),
         area=_fit(area, *places, NEAR * area.min()),
         height=grid.height,
         width=grid.width,
