@@ -340,9 +340,9 @@ def _measure(
     d_rows[ring_ends - 1] = d_cols[ring_ends - 1] = 0
     row, col = rows + d_rows / 2, cols + d_cols / 2
     perimeters = np.add.reduceat(ground.lengths_m(row, col, d_rows, d_cols), begins)
-    # Green: the area is the integral of a column's area down to the edge, over the columns; from the polygon's
-    # own first row, so that no digits are lost. Along the column the midpoint is exact for what changes evenly,
-    # Simpson's rule for the rest.
+    # Green: the area is the integral of a column's area down to the edge, over the columns; from the
+    # polygon's own first row, so that no digits are lost. Along the column the midpoint is exact for what
+    # changes evenly, Simpson's rule for the rest.
     mean = ground.pixel_area_m2((tops + row) / 2, col)
     if ground.area.shape[0] > 2:
         mean = (4 * mean + ground.pixel_area_m2(tops, col) + ground.pixel_area_m2(row, col)) / 6
