@@ -100,7 +100,7 @@ def describe_model(
         gsd_range_m = gsd_range_m or (gsd_m / max(high, 1), gsd_m / min(low, 1))
     elif not gsd_m:
         logger.warning("the ground resolution is unknown: scenes will be run as they are; pass --gsd")
-    return ModelSpec(
+    spec = ModelSpec(
         name=name,
         architecture="bicor-seg",
         classes=data.classes,
@@ -110,8 +110,8 @@ def describe_model(
         std=std,
         gsd_m=gsd_m,
         gsd_range_m=gsd_range_m,
-        **(texts or {}),
     )
+    return dataclasses.replace(spec, **dict[str, Any](texts or {}))
 
 
 def build_network(

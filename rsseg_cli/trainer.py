@@ -79,7 +79,7 @@ def build_trainer(config: TrainConfig, run: RunOptions, best: ModelCheckpoint) -
             devices=_devices(run.devices, device),
             num_nodes=run.num_nodes,
             strategy=run.strategy,
-            precision=mixed_precision(config.precision, device),
+            precision=mixed_precision(config.precision, device),  # type: ignore[arg-type]
             max_epochs=config.epochs,
             accumulate_grad_batches=config.accumulate,
             callbacks=callbacks,
