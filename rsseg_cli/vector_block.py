@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from rsseg_cli.vector_measure import Ground
     from rsseg_cli.vector_source import ClassSource
+    from rsseg_cli.vector_survey import StoredSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class BlockPlan:
         reproject: WKT of the output's CRS, None for the raster's own.
     """
 
-    source: ClassSource
+    source: ClassSource | StoredSource
     confidence: ClassSource | None
     transform: Affine
     ground: Ground

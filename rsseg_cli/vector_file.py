@@ -246,7 +246,7 @@ def prepare(
     if kind == "GeoJSON" and grid.crs is None:
         raise _no_geojson(path, labels_name or os.fspath(labels))
     task = _task(labels, confidence, _with_crs(config, kind, path), labels_name)
-    inputs = [*task.info.files, *([Path(confidence)] if confidence is not None else [])]
+    inputs: list[str | Path] = [*task.info.files, *([Path(confidence)] if confidence is not None else [])]
     own = task.info.grid.crs.to_wkt() if task.info.grid.crs is not None else ""
     check_output(path, config, crs=own, names=task.names, where=task.name, inputs=inputs)
     layer = _layer(path, kind, task)

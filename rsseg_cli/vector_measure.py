@@ -10,6 +10,8 @@ from numpy.polynomial import polynomial
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from affine import Affine
+
     from rsseg_cli.raster import Grid
 
 NODES = (25, 13)  # rows and columns at which the grid is measured
@@ -68,8 +70,7 @@ class Ground:
         if coefficients.size == 1:
             return np.broadcast_to(coefficients[0, 0], np.shape(rows))
         y, x = 2 * rows / self.height - 1, 2 * cols / self.width - 1
-        value: Floats = polynomial.polyval2d(y, x, coefficients)
-        return value
+        return np.asarray(polynomial.polyval2d(y, x, coefficients), np.float64)
 
 
 def measure_ground(grid: Grid) -> Ground:
@@ -107,8 +108,15 @@ def _fit(values: Floats, y: Floats, x: Floats, near: float) -> Floats:
         fitted = np.linalg.lstsq(terms, values, rcond=None)[0]
         if abs(terms @ fitted - values).max() <= near:
             break
-    coefficients: Floats = fitted.reshape(degrees[0] + 1, degrees[1] + 1)
-    return coefficients
+    return np.asarray(fitted, np.float64).reshape(degrees[0] + 1, degrees[1] + 1)
+
+
+def placed(transform: Affine, cols: Floats, rows: Floats) -> tuple[Floats, Floats]:
+    """x and y of places in a grid."""
+    return (
+        transform.a * cols + transform.b * rows + transform.c,
+        transform.d * cols + transform.e * rows + transform.f,
+    )
 
 
 def _sides(grid: Grid, rows: Floats, cols: Floats) -> tuple[Floats, Floats, Floats] | None:
@@ -119,10 +127,12 @@ def _sides(grid: Grid, rows: Floats, cols: Floats) -> tuple[Floats, Floats, Floa
 
     crs = CRS.from_wkt(grid.crs.to_wkt())
     ellipsoid = crs.get_geod()
+    if ellipsoid is None:
+        return None
     to_degrees = Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
     ends = []
     for d_col, d_row in ((-0.5, 0), (0.5, 0), (0, -0.5), (0, 0.5)):
-        ends.append(to_degrees.transform(*(grid.transform * (cols + d_col, rows + d_row))))
+        ends.append(to_degrees.transform(*placed(grid.transform, cols + d_col, rows + d_row)))
     if not np.isfinite(ends).all():
         return None
     east, _, across = ellipsoid.inv(*ends[0], *ends[1])

@@ -117,7 +117,7 @@ def _settle(around: Neighbourhood) -> None:
     """Edges between the present objects, each pair once; lengths are added up in a fixed order."""
     low, high, place = _pairs(around)
     across = place >= 0
-    around.lengths = np.bincount(place[across], around.lengths[across], minlength=len(low))
+    around.lengths = np.bincount(place[across], around.lengths[across], minlength=len(low)).astype(np.float64)
     around.low, around.high = low, high
 
 

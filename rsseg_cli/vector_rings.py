@@ -10,8 +10,9 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
+from rsseg_cli.errors import DataError
 from rsseg_cli.vector_graph import Ints, in_order
-from rsseg_cli.vector_measure import Floats, Ground
+from rsseg_cli.vector_measure import Floats, Ground, placed
 from rsseg_cli.vector_trace import NO_KEY, Joints, Pieces, spans
 
 if TYPE_CHECKING:
@@ -208,9 +209,13 @@ class _Maker:
 
     def _place(self, points: NDArray[np.int32]) -> Floats:
         """(n, 2) coordinates of points."""
-        x, y = self._transform * (points[:, 0] / UNITS, points[:, 1] / UNITS)
+        x, y = placed(self._transform, points[:, 0] / UNITS, points[:, 1] / UNITS)
         if self._reproject is not None:
             x, y = self._reproject(x, y)
+            if not (np.isfinite(x).all() and np.isfinite(y).all()):
+                raise DataError(
+                    "--dst-crs: a part of the raster lies outside that CRS. Choose another, or leave it out."
+                )
         return np.stack([x, y], axis=1)
 
     def _closed(self, first: int, end: int) -> NDArray[np.int32]:

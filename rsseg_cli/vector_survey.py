@@ -192,7 +192,7 @@ def store_block(
         labels = np.ascontiguousarray(labels[first - above :])
     handle = os.open(path, os.O_WRONLY)
     try:
-        rest, place = memoryview(labels).cast("B"), first * labels.shape[1] * labels.itemsize
+        rest, place = labels.data.cast("B"), first * labels.shape[1] * labels.itemsize
         while rest:
             written = os.pwrite(handle, rest, place)
             rest, place = rest[written:], place + written

@@ -189,7 +189,7 @@ class VectorWriter:
         if self._parquet is None:
             schema = table.schema.with_metadata(_parquet_metadata(self.layer))
             self._parquet = parquet.ParquetWriter(
-                self._folder / self.layer.path.name, schema, compression="zstd"
+                self.scratch / self.layer.path.name, schema, compression="zstd"
             )
         self._parquet.write_table(table)
 
