@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -255,7 +256,8 @@ class _Maker:
 
     def make_large(self, first: int, end: int) -> None:
         """A polygon of many vertices: part by part, so that little beside its WKB is held."""
-        parts = [b"\x01\x03\x00\x00\x00" + (end - first).to_bytes(4, "little")]
+        wkb_file = io.BytesIO()  # hands out its bytes without another copy
+        wkb_file.write(b"\x01\x03\x00\x00\x00" + (end - first).to_bytes(4, "little"))
         area = perimeter = 0.0
         corners: list[Floats] = []
         top: float | None = None
@@ -273,10 +275,11 @@ class _Maker:
                 closing = closing[closing < len(part)] if begin + len(part) < len(points) else closing
                 more = _measure(part, closing, np.zeros(1, np.int64), np.full(len(part), top), self._ground)
                 area, perimeter = area + float(more[0][0]), perimeter + float(more[1][0])
-            parts += self._ring_bytes(points, ends, corners)
+            wkb_file.writelines(self._ring_bytes(points, ends, corners))
+            del points
             start = stop
         wkb = np.empty(1, object)
-        wkb[0] = b"".join(parts)
+        wkb[0] = wkb_file.getvalue()
         self.wkb.append(wkb)
         self.boxes.append(np.concatenate([np.min(corners, axis=0), np.max(corners, axis=0)])[None])
         self.areas.append(np.array([area]))
