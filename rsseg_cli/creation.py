@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -60,7 +61,8 @@ def check_creation_options(options: Mapping[str, str], *, cog: bool = True) -> N
         gdal_log.setLevel(logging.WARNING)
         try:
             with gdal_errors(UsageError, shown):
-                copy(source.name, target.name, driver="COG" if cog else "GTiff", **upper(options))
+                driver = {"driver": "COG"} if cog else {"driver": "GTiff", "TILED": "YES"}
+                copy(source.name, target.name, **driver | upper(options))
         finally:
             gdal_log.removeHandler(complaints)
             gdal_log.setLevel(level)
@@ -80,7 +82,8 @@ class _Complaints(logging.Handler):
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(record.getMessage())
+        told = re.sub(r"^CPLE_\w+ in [^:]*: *", "", record.getMessage())  # its own name for the file
+        self.messages.append(told)
 
 
 def upper(options: Mapping[str, str]) -> dict[str, str]:
