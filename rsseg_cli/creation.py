@@ -82,8 +82,7 @@ class _Complaints(logging.Handler):
         self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        told = re.sub(r"^CPLE_\w+ in [^:]*: *", "", record.getMessage())  # its own name for the file
-        self.messages.append(told)
+        self.messages.append(re.sub(r"^CPLE_\w+ in ([\w-]+\.tif: )?", "", record.getMessage()))
 
 
 def upper(options: Mapping[str, str]) -> dict[str, str]:
