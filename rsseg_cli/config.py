@@ -105,9 +105,10 @@ class VectorConfig:
     """How a class raster becomes polygons. Metres are those on the ground, in any CRS.
 
     Attributes:
-        simplify_m: corners are taken out as long as the triangle with their neighbours is smaller than a square
-            of this side, m; 0 keeps every pixel's edge.
-        smooth: round corners; boundaries are simplified first, by one pixel unless `simplify_m` says otherwise.
+        simplify_m: corners are taken out as long as the triangle with their neighbours is smaller than a
+            square of this side, m; 0 keeps every pixel's edge.
+        smooth: round corners; boundaries are simplified first, by one pixel unless `simplify_m` says
+            otherwise.
         min_area_m2: smaller objects become part of the neighbour with the longest shared edge.
         fill_holes_m2: smaller holes become part of the object around them, those without data too.
         classes: names of the classes that are written; None for all.
@@ -117,7 +118,8 @@ class VectorConfig:
         format: "auto" goes by the file's ending.
         qml: write a QGIS style beside the file too; a GeoPackage carries its own.
         jobs: worker processes; 0 for one a core, where the raster is large.
-        block_rows: rows of the raster that a worker takes at a time; 0 chooses. The polygons do not depend on it.
+        block_rows: rows of the raster that a worker takes at a time; 0 chooses. The polygons do not depend
+            on it.
         overwrite: replace a file that exists.
     """
 
@@ -143,8 +145,9 @@ class VectorConfig:
         ):
             if not 0 <= value < math.inf:
                 raise UsageError(f"{option} {value}: needs a number of {unit}, 0 or more")
-        if self.format not in ("auto", *VECTOR_ENDINGS.values()):
-            raise UsageError(f"--format {self.format}: needs auto or one of {', '.join(dict.fromkeys(VECTOR_ENDINGS.values()))}")
+        formats = tuple(dict.fromkeys(VECTOR_ENDINGS.values()))
+        if self.format not in ("auto", *formats):
+            raise UsageError(f"--format {self.format}: needs auto or one of {', '.join(formats)}")
         if self.classes is not None and not self.classes:
             raise UsageError("--classes: names no class")
         if not 0 <= self.jobs <= 256:

@@ -73,9 +73,7 @@ def count_confusion(
     return np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
-def scores_of(
-    confusion: NDArray[np.integer] | Tensor, out_of_means: Sequence[int] = ()
-) -> dict[str, Any]:
+def scores_of(confusion: NDArray[np.integer] | Tensor, out_of_means: Sequence[int] = ()) -> dict[str, Any]:
     """All scores of a confusion matrix.
 
     IoU and F1 of a class are NaN where neither labels nor map hold it; such a class is left out of the means.
