@@ -45,7 +45,7 @@ class BundledModel:
 
 MODELS = {
     "buildings": BundledModel(
-        "buildings.safetensors", "cfede094147d7236838c4493dbadc03d42aabdb81ffd93f08089819cdef23cbc"
+        "buildings.safetensors", "87ff0f8aeeb995d4cf87de99e0ea5945da7a5b88484fc8c5cb31cb194fe23ef4"
     ),
     "landcover": BundledModel(
         "landcover.safetensors", "5717bc37361b7ddab9c379727bfe890b7652a3ce0500eb2db31ac32612a51330"
