@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from rsseg_cli.errors import ModelError
 
@@ -14,6 +14,8 @@ SPEC_VERSION = 1
 MAX_CLASSES = 254  # a class raster is uint8 and 255 means no data
 MAX_SPEC_BYTES = 1_000_000
 MAX_NAME = 100  # characters of a class's, band's or model's name
+Architecture = Literal["bicor-seg", "idgbr-lite", "idgbr", "external"]
+REFINERS = ("idgbr-lite", "idgbr")
 MAX_DEPTH = 16  # of nested scores and settings
 PALETTE = (
     (214, 69, 65), (222, 203, 164), (120, 120, 128), (76, 145, 65), (58, 124, 190),
@@ -35,7 +37,7 @@ class ModelSpec:
 
     Attributes:
         name: short name, as in `--model NAME`.
-        architecture: "bicor-seg" for files that `load_model` builds; "external" for a network of one's own.
+        architecture: "bicor-seg" segments, "idgbr-lite" and "idgbr" refine; "external" is a network of one's own.
         network: the architecture's own sizes (`BicorSegConfig`).
         bands: band names in the order of the network's channels.
         scaling: "unit" divides integers by their type's largest value and takes floats as they are; "stretch"
@@ -46,10 +48,12 @@ class ModelSpec:
         classes: class k of the network is classes[k].
         license, data, training, scores: for the model card and `rsseg models show`.
         refiner: name of the refiner that belongs to the model.
+        refinement: of a refiner, how to use it: "steps" of the sampler, "band_m" around boundaries that may
+            change (m), "model" whose maps it was trained behind.
     """
 
     name: str
-    architecture: Literal["bicor-seg", "external"]
+    architecture: Architecture
     classes: tuple[ClassSpec, ...]
     bands: tuple[str, ...] = ("red", "green", "blue")
     network: dict[str, Any] = field(default_factory=dict)
@@ -64,6 +68,7 @@ class ModelSpec:
     training: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     refiner: str | None = None
+    refinement: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -71,8 +76,9 @@ class ModelSpec:
             raise ModelError(f"model {self.name!r}: {problem}")
 
     def _problem(self) -> str | None:
-        if self.architecture not in ("bicor-seg", "external"):
-            return f"architecture {self.architecture!r} is unknown; this version knows bicor-seg"
+        if self.architecture not in get_args(Architecture):
+            known = ", ".join(get_args(Architecture)[:-1])
+            return f"architecture {self.architecture!r} is unknown; this version knows {known}"
         if not 1 <= len(self.classes) <= MAX_CLASSES:
             return f"{len(self.classes)} classes; needs 1 to {MAX_CLASSES}"
         names = [item.name for item in self.classes]
@@ -99,7 +105,19 @@ class ModelSpec:
             low, high = self.gsd_range_m
             if self.gsd_m is None or not 0 < low <= self.gsd_m <= high < math.inf:
                 return f"gsd_range_m {self.gsd_range_m} must enclose gsd_m {self.gsd_m}"
+        return self._refinement_problem()
+
+    def _refinement_problem(self) -> str | None:
+        steps, band_m = self.refinement.get("steps", 1), self.refinement.get("band_m", 1.0)
+        if type(steps) is not int or not 1 <= steps <= 1000:
+            return f"refinement steps {steps!r:.40}; needs a whole number from 1 to 1000"
+        if not isinstance(band_m, int | float) or not 0 < band_m < 1e5:
+            return f"refinement band_m {band_m!r:.40}; needs metres above 0"
         return None
+
+    @property
+    def is_refiner(self) -> bool:
+        return self.architecture in REFINERS
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -191,7 +209,7 @@ def _typed(values: dict[str, Any]) -> dict[str, Any]:
             typed[key] = _text(values[key])
     if values.get("refiner") is not None:
         typed["refiner"] = _text(values["refiner"])
-    for key in ("network", "training", "scores"):
+    for key in ("network", "training", "scores", "refinement"):
         if not isinstance(values.get(key, {}), dict):
             raise TypeError(f"{key} is no object")
         _check_plain(values.get(key, {}))
