@@ -37,7 +37,7 @@ class ModelSpec:
 
     Attributes:
         name: short name, as in `--model NAME`.
-        architecture: "bicor-seg" segments, "idgbr-lite" and "idgbr" refine; "external" is a network of one's own.
+        architecture: "bicor-seg" segments, "idgbr-lite" and "idgbr" refine, "external" is one's own.
         network: the architecture's own sizes (`BicorSegConfig`).
         bands: band names in the order of the network's channels.
         scaling: "unit" divides integers by their type's largest value and takes floats as they are; "stretch"

@@ -1,0 +1,434 @@
+"""IDGBR at a size for the CPU: a diffusion model that moves a rough label map's boundaries onto the image's.
+
+The parts are those of IDGBR (arXiv 2507.01573): a label embedding and codec, a denoising network with an
+encoder of its own, conditions from image and rough map that are encoded once, and guidance blocks that add
+what they find to the denoising network's skips. What differs, each for a reason:
+
+- The codec is small and 4x down; latents have unit length a pixel, so no scale is needed.
+- Diffusion runs from the rough map to the true one instead of from pure noise (ResShift, arXiv 2307.12348):
+  x_t = (1 - eta) x_0 + eta y + noise sqrt(eta) epsilon, so that few steps suffice and classes are kept.
+- The network predicts x_0, and the loss sees the decoded labels.
+- Nothing looks at the whole tile: norms are a pixel's own, attention stays in windows that lie at multiples
+  of `window_px`. A result therefore does not depend on how a scene is cut into tiles.
+
+    paper                here
+    z, z_rough           clean, rough       (B, K, h, w), h = H / 4
+    CG Net               GuidanceBlock, one for each skip and the middle
+    conditions           Conditions: image and rough features of each level, joined
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import timm
+import torch
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .diffusion import Stage, TimeSampling
+
+UNKNOWN = 255
+STRIDE = 4
+CODE_CHANNELS = 3
+OUTSIDE_WEIGHT = 0.1  # of pixels away from boundaries in the loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiteRefinerConfig:
+    """Sizes of the network.
+
+    Attributes:
+        classes: N.
+        in_channels: bands of the image.
+        encoder: any timm `features_only` encoder whose first scales have strides 2, 4 and 8.
+        latent_channels: K of the label codec.
+        codec_channels: width of the codec.
+        widths: channels at strides 4, 8 and 16.
+        middle: blocks at stride 16.
+        window_px: side of the attention windows in image px; a multiple of 16.
+        noise: strength of the noise at the start, in units of the latents.
+        steps: of the sampler.
+        time_sampling: of training; "cubic" favours the start.
+        band_px: distance from boundaries within which the loss counts in full.
+    """
+
+    classes: int
+    in_channels: int = 3
+    encoder: str = "tf_efficientnet_lite0"
+    latent_channels: int = 16
+    codec_channels: int = 96
+    widths: tuple[int, ...] = (32, 64, 128)
+    middle: int = 2
+    window_px: int = 64
+    noise: float = 0.5
+    steps: int = 1
+    time_sampling: TimeSampling = "cubic"
+    band_px: int = 16
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        if not 1 <= self.classes <= 254:
+            raise ValueError(f"classes {self.classes}: needs 1 to 254")
+        if not 1 <= self.in_channels <= 1024:
+            raise ValueError(f"in_channels {self.in_channels}: needs 1 to 1024")
+        if len(self.widths) != 3 or not all(16 <= width <= 1024 and width % 16 == 0 for width in self.widths):
+            raise ValueError(f"widths {self.widths}: needs three multiples of 16 up to 1024")
+        if not 1 <= self.latent_channels <= 64 or not 8 <= self.codec_channels <= 1024:
+            raise ValueError("latent_channels needs 1 to 64, codec_channels 8 to 1024")
+        if not 0 <= self.middle <= 16:
+            raise ValueError(f"middle {self.middle}: needs 0 to 16")
+        if not 16 <= self.window_px <= 256 or self.window_px % 16:
+            raise ValueError(f"window_px {self.window_px}: needs a multiple of 16 up to 256")
+        if not 0 < self.noise <= 10:
+            raise ValueError(f"noise {self.noise}: needs a number above 0, up to 10")
+        if not 1 <= self.steps <= 100:
+            raise ValueError(f"steps {self.steps}: needs 1 to 100")
+        if self.time_sampling not in ("uniform", "cubic"):
+            raise ValueError(f"time_sampling {self.time_sampling!r}: needs uniform or cubic")
+        if not 1 <= self.band_px <= 256:
+            raise ValueError(f"band_px {self.band_px}: needs 1 to 256")
+
+
+class LiteRefiner(nn.Module):
+    """The whole network; see `diffusion.RefinerNetwork`.
+
+    Args:
+        config: sizes.
+        pretrained: load timm's ImageNet weights into the image encoder (needs timm's hub or cache).
+    """
+
+    latent_stride = STRIDE
+    halo_px = 64
+
+    def __init__(self, config: LiteRefinerConfig, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.config = config
+        self.latent_channels = config.latent_channels
+        self.alignment_px = max(config.window_px, 16)
+        self.default_steps = config.steps
+        self.codec = LabelCodec(config)
+        self.conditions = Conditions(config, pretrained=pretrained)
+        self.denoiser = Denoiser(config)
+
+    def forward(
+        self, image: Tensor, coarse: Tensor, noise: Tensor, *, steps: int | None = None, guidance: float = 1.0
+    ) -> Tensor:
+        """Class logits (B, N, H, W) of the refined map.
+
+        Args:
+            image: (B, in_channels, H, W), normalised; H and W multiples of `alignment_px`.
+            coarse: (B, H, W), 255 where no class is known.
+            noise: standard normal (B, latent_channels, H / 4, W / 4).
+            steps: None for the configuration's.
+            guidance: must be 1: this network is trained with its conditions alone.
+        """
+        if guidance != 1.0:
+            raise ValueError(f"guidance {guidance}: this refiner has none, needs 1")
+        steps = steps or self.default_steps
+        rough = self.codec.encode(coarse)
+        conditions = self.conditions(image, rough)
+        mixed = rough + self.config.noise * noise
+        clean = rough
+        for index in range(steps):
+            eta, after = 1 - index / steps, 1 - (index + 1) / steps
+            clean = self.denoiser(mixed, rough, conditions, mixed.new_full((len(mixed),), eta))
+            if after > 0:
+                spread = (mixed - (1 - eta) * clean - eta * rough) * math.sqrt(after / eta)
+                mixed = (1 - after) * clean + after * rough + spread
+        return self.codec.decode(clean)
+
+    def codec_losses(self, labels: Tensor) -> dict[str, Tensor]:
+        """Cross-entropy of maps (B, H, W) that went through the codec, noise added; boundaries count more."""
+        latent = self.codec.encode(labels)
+        latent = latent + 0.15 * torch.randn_like(latent)
+        loss = _weighted_cross_entropy(self.codec.decode(latent), labels, _near_boundaries(labels, STRIDE))
+        return {"loss": loss}
+
+    def refiner_losses(self, image: Tensor, coarse: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        """Losses of one denoising step at a random time: labels as decoded, and latents.
+
+        Unlabelled pixels take the rough map's class on their way into the codec and count in no loss.
+        """
+        known = torch.where(labels == UNKNOWN, coarse.to(labels.dtype), labels)
+        with torch.no_grad():
+            rough, clean = self.codec.encode(coarse), self.codec.encode(known)
+        time = self._times(len(image), image.device)
+        eta = time.view(-1, 1, 1, 1)
+        mixed = (1 - eta) * clean + eta * rough + self.config.noise * eta.sqrt() * torch.randn_like(clean)
+        found = self.denoiser(mixed, rough, self.conditions(image, rough), time)
+        near = torch.maximum(
+            _near_boundaries(coarse, self.config.band_px), _near_boundaries(labels, self.config.band_px)
+        )
+        entropy = _weighted_cross_entropy(self.codec.decode(found), labels, near)
+        latent = (found - clean).square().mean()
+        return {"loss": entropy + 0.1 * latent, "cross_entropy": entropy, "latent": latent}
+
+    def stage_parameters(self, stage: Stage) -> Iterable[nn.Parameter]:
+        """The codec's parameters, or all others."""
+        parts = (self.codec,) if stage == "codec" else (self.conditions, self.denoiser)
+        return [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
+
+    def _times(self, count: int, device: torch.device) -> Tensor:
+        """Times (count,) in (0, 1]; 1 is the rough map, where sampling starts."""
+        share = torch.rand(count, device=device)
+        return 1 - share**3 if self.config.time_sampling == "cubic" else 1 - share
+
+
+class LabelCodec(nn.Module):
+    """Label maps to latents a quarter as high and wide, and back to class logits."""
+
+    def __init__(self, config: LiteRefinerConfig) -> None:
+        super().__init__()
+        width, folded = config.codec_channels, CODE_CHANNELS * STRIDE**2
+        self.table = nn.Parameter(spread_codes(config.classes))
+        self.fold = nn.Conv2d(folded, width, 1)
+        self.squeeze = nn.Conv2d(width, config.latent_channels, 3, padding=1)
+        self.widen = nn.Conv2d(config.latent_channels, width, 3, padding=1)
+        self.unfold = nn.Conv2d(width, 8 * STRIDE**2, 1)
+        self.smooth = nn.Conv2d(8, 16, 3, padding=1)
+        self.classify = nn.Conv2d(16, config.classes, 1)
+
+    def encode(self, labels: Tensor) -> Tensor:
+        """Labels (B, H, W) to latents (B, K, H / 4, W / 4) of length sqrt(K) a pixel; 255 has the code 0."""
+        codes = torch.cat([2 * self.table.sigmoid() - 1, self.table.new_zeros(1, CODE_CHANNELS)])
+        index = torch.where(labels == UNKNOWN, len(self.table), labels.long())
+        picture = F.embedding(index, codes).permute(0, 3, 1, 2)
+        latent = self.squeeze(F.relu(self.fold(F.pixel_unshuffle(picture, STRIDE))))
+        return unit_length(latent)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Class logits (B, N, H, W)."""
+        picture = F.pixel_shuffle(self.unfold(F.relu(self.widen(latent))), STRIDE)
+        return self.classify(F.relu(self.smooth(F.relu(picture))))
+
+
+class Conditions(nn.Module):
+    """Features of image and rough map at strides 4, 8 and 16, joined: (B, 2 C, h, w) a level.
+
+    The image encoder is frozen, as IDGBR's is.
+    """
+
+    def __init__(self, config: LiteRefinerConfig, *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.encoder = timm.create_model(
+            config.encoder,
+            features_only=True,
+            out_indices=(0, 1, 2),
+            in_chans=config.in_channels,
+            pretrained=pretrained,
+        )
+        info = cast(FeatureInfo, self.encoder.feature_info)
+        last = info.module_name()[-1]
+        if last.startswith("blocks."):  # timm keeps the stages of EfficientNets that nothing reads
+            self.encoder.blocks = self.encoder.blocks[: int(last.split(".")[1]) + 1]
+        self.encoder.requires_grad_(False)
+        if info.reduction() != [2, 4, 8]:
+            raise ValueError(f"encoder {config.encoder!r}: strides {info.reduction()}; needs 2, 4 and 8")
+        half, quarter, eighth = info.channels()
+        widths = config.widths
+        self.image_in = nn.Conv2d(16 * config.in_channels + 4 * half + quarter, widths[0], 1)
+        self.eighth_in = nn.Conv2d(eighth, widths[1], 1)
+        self.image = Pyramid(widths)
+        self.rough_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.rough = Pyramid(widths)
+
+    def forward(self, image: Tensor, rough: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            half, quarter, eighth = self.encoder(image)
+        detail = torch.cat([F.pixel_unshuffle(image, 4), F.pixel_unshuffle(half, 2), quarter], 1)
+        seen = self.image(self.image_in(detail), self.eighth_in(eighth))
+        drawn = self.rough(self.rough_in(rough))
+        return [torch.cat(pair, 1) for pair in zip(seen, drawn, strict=True)]
+
+    def train(self, mode: bool = True) -> Conditions:
+        """The encoder's batch statistics stay what they are: a pixel must not depend on its batch."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+
+class Pyramid(nn.Module):
+    """A block at each of strides 4, 8 and 16."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width) for width in widths)
+        self.downs = nn.ModuleList(
+            nn.Conv2d(before, after, 2, stride=2) for before, after in pairwise(widths)
+        )
+
+    def forward(self, features: Tensor, eighth: Tensor | None = None) -> list[Tensor]:
+        levels = [self.blocks[0](features)]
+        for index, (down, block) in enumerate(zip(self.downs, list(self.blocks)[1:], strict=True)):
+            features = down(levels[-1])
+            if index == 0 and eighth is not None:
+                features = features + eighth
+            levels.append(block(features))
+        return levels
+
+
+class Denoiser(nn.Module):
+    """Latents at a time, and conditions, to clean latents."""
+
+    def __init__(self, config: LiteRefinerConfig) -> None:
+        super().__init__()
+        widths, time = config.widths, 64
+        self.embed_time = nn.Sequential(nn.Linear(32, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
+        self.enter = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(Block(width, time) for width in widths)
+        self.downs = nn.ModuleList(
+            nn.Conv2d(before, after, 2, stride=2) for before, after in pairwise(widths)
+        )
+        self.middle = nn.ModuleList(Block(widths[-1], time) for _ in range(config.middle))
+        self.guides = nn.ModuleList(
+            GuidanceBlock(width, config.window_px // (STRIDE << level) if level else 0)
+            for level, width in enumerate(widths)
+        )
+        self.ups = nn.ModuleList(nn.Conv2d(after, 4 * before, 1) for before, after in pairwise(widths))
+        self.up_blocks = nn.ModuleList(Block(width, time) for width in widths[:-1])
+        self.leave_norm = PixelNorm(widths[0])
+        self.leave = nn.Conv2d(widths[0], config.latent_channels, 3, padding=1)
+        with torch.no_grad():
+            self.leave.weight.mul_(0.1)
+
+    def forward(self, mixed: Tensor, rough: Tensor, conditions: Sequence[Tensor], time: Tensor) -> Tensor:
+        """Clean latents (B, K, h, w), found as a change of the rough ones; `time` (B,) in (0, 1]."""
+        when = self.embed_time(_wave(time))
+        features = self.enter(mixed)
+        skips = []
+        for level, block in enumerate(self.down_blocks):
+            features = block(features if level == 0 else self.downs[level - 1](features), when)
+            skips.append(features + self.guides[level](features, conditions[level]))
+        features = skips[-1]
+        for block in self.middle:
+            features = block(features, when)
+        for level in reversed(range(len(self.ups))):
+            features = F.pixel_shuffle(self.ups[level](features), 2) + skips[level]
+            features = self.up_blocks[level](features, when)
+        return unit_length(rough + self.leave(F.relu(self.leave_norm(features))))
+
+
+class GuidanceBlock(nn.Module):
+    """What image and rough map say of a skip: a residual (B, C, h, w).
+
+    IDGBR's block: r = conv [x; c]; queries from r, keys and values from c; v = values + attention; v = v +
+    MLP v; result r + projection of v. Attention stays in windows of `window` x `window` px of the level; with
+    window 0 a 3 x 3 convolution of the conditions takes its place (at stride 4, where attention would cost
+    most).
+    """
+
+    def __init__(self, channels: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.join = nn.Conv2d(3 * channels, channels, 1)
+        self.values = nn.Conv2d(2 * channels, channels, 1 if window else 3, padding=0 if window else 1)
+        self.norm_values = PixelNorm(channels)
+        if window:
+            self.heads = max(1, channels // 32)
+            self.queries = nn.Conv2d(channels, channels, 1)
+            self.norm_queries = PixelNorm(channels)
+            self.position = nn.Parameter(torch.randn(channels, window, window) * 0.02)
+            self.keys = nn.Conv2d(channels, channels, 1)
+        self.norm_mlp = PixelNorm(channels)
+        self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.shrink = nn.Conv2d(2 * channels, channels, 1)
+        self.project = nn.Conv2d(channels, channels, 1, bias=False)
+        with torch.no_grad():  # small, not zero: a zero here would keep gradients from all above it
+            self.project.weight.mul_(0.1)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        joined = self.join(torch.cat([features, condition], 1))
+        values = self.norm_values(self.values(condition))
+        if self.window:
+            values = values + self._attend(self.norm_queries(self.queries(joined)), values)
+        values = values + self.shrink(F.relu(self.expand(self.norm_mlp(values))))
+        return joined + self.project(values)
+
+    def _attend(self, queries: Tensor, values: Tensor) -> Tensor:
+        batch, channels, height, width = values.shape
+        side = self.window
+        position = self.position.repeat(1, height // side, width // side)
+        parts = [self._split(item) for item in (queries + position, self.keys(values) + position, values)]
+        found = F.scaled_dot_product_attention(*parts)  # (B windows, heads, side^2, channels / heads)
+        found = found.transpose(1, 2).reshape(batch, height // side, width // side, side, side, channels)
+        return found.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
+
+    def _split(self, features: Tensor) -> Tensor:
+        batch, channels, height, width = features.shape
+        side, heads = self.window, self.heads
+        parts = features.reshape(batch, heads, channels // heads, height // side, side, width // side, side)
+        return parts.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, heads, side**2, channels // heads)
+
+
+class Block(nn.Module):
+    """Residual: norm, 3 x 3 convolution to twice the channels, time's scale and shift, 1 x 1 back."""
+
+    def __init__(self, channels: int, time: int = 0) -> None:
+        super().__init__()
+        self.norm = PixelNorm(channels)
+        self.expand = nn.Conv2d(channels, 2 * channels, 3, padding=1)
+        self.shrink = nn.Conv2d(2 * channels, channels, 1)
+        self.time = nn.Linear(time, 2 * channels) if time else None
+
+    def forward(self, features: Tensor, when: Tensor | None = None) -> Tensor:
+        inner = self.expand(self.norm(features))
+        if self.time is not None and when is not None:
+            inner = inner + self.time(when)[:, :, None, None]
+        return features + self.shrink(F.relu(inner))
+
+
+class PixelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each pixel of (B, C, h, w)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def unit_length(latent: Tensor) -> Tensor:
+    """Latents (B, K, h, w) scaled to length sqrt(K) at each pixel."""
+    return latent * (latent.square().mean(1, keepdim=True) + 1e-6).rsqrt()
+
+
+def spread_codes(classes: int) -> Tensor:
+    """Table (N, 3) whose 2 sigmoid - 1 are far apart: corners of the cube, for more than 8 classes a grid."""
+    side = max(2, math.ceil(classes ** (1 / CODE_CHANNELS)))
+    levels = torch.linspace(-1, 1, side)
+    grid = torch.cartesian_prod(*[levels] * CODE_CHANNELS)
+    order = torch.argsort(-grid.square().sum(1), stable=True)
+    if classes == 2:
+        order = torch.tensor([0, len(grid) - 1])  # opposite corners
+    return 3.0 * grid[order[:classes]]
+
+
+def _wave(time: Tensor) -> Tensor:
+    """Sines and cosines (B, 32) of times in (0, 1]."""
+    rates = torch.exp(torch.linspace(0, math.log(100), 16, device=time.device))
+    angles = time[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)
+
+
+def _near_boundaries(labels: Tensor, distance_px: int) -> Tensor:
+    """1 within about `distance_px` of a change of class, OUTSIDE_WEIGHT elsewhere: float (B, H, W)."""
+    values = labels.float()[:, None]
+    cells = STRIDE
+    changed = F.max_pool2d(values, cells + 1, cells, padding=cells // 2) != -F.max_pool2d(
+        -values, cells + 1, cells, padding=cells // 2
+    )
+    reach = 2 * round(distance_px / cells) + 1
+    near = F.max_pool2d(changed.float(), (reach, 1), 1, padding=(reach // 2, 0))
+    near = F.max_pool2d(near, (1, reach), 1, padding=(0, reach // 2))
+    near = F.interpolate(near, size=labels.shape[-2:], mode="nearest")[:, 0]
+    return near.clamp(min=OUTSIDE_WEIGHT)
+
+
+def _weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Mean over labelled pixels, weighted; 0 without any."""
+    losses = F.cross_entropy(logits.float(), labels.long(), ignore_index=UNKNOWN, reduction="none")
+    weights = weights * (labels != UNKNOWN)
+    return (losses * weights).sum() / weights.sum().clamp(min=1)
