@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
+from rsseg_cli.area import Grid
 from rsseg_cli.errors import DataError
 from rsseg_cli.labels import IGNORE
 from rsseg_cli.weights.spec import ModelSpec
@@ -31,12 +32,14 @@ class LoadedScene:
         image: uint8 (bands, height, width).
         labels: uint8 (height, width), 255 unlabelled or without data.
         gsd_m: ground resolution of both, m a pixel.
+        grid: where both lie; None of a drawn scene.
     """
 
     name: str
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
     gsd_m: float
+    grid: Grid | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,72 +94,84 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         )
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        rng = np.random.default_rng((self.config.seed, index))
+        image, planes = self.crop(np.random.default_rng((self.config.seed, index)))
+        return image, planes[0].long()
+
+    def crop(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Image float32 (bands, crop, crop) in [0, 1], and the planes of `planes` uint8 (P, crop, crop)."""
         size = self.config.crop_size
         if rng.random() < self.config.mosaic:
-            image, labels = self._mosaic(rng)
+            image, planes = self._mosaic(rng)
         else:
-            image, labels = self._varied_crop(rng, size)
+            image, planes = self._varied_crop(rng, size)
         if self.config.turns:
-            image, labels = _turn(image, labels, rng)
+            image, planes = _turn(image, planes, rng)
         if self.config.colour:
             image = jitter_colours(image, rng, self.config.colour)
-        return image.contiguous(), labels.long().contiguous()
+        return image.contiguous(), planes.contiguous()
+
+    def planes(self, scene: int, window: tuple[slice, slice], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Class planes of a window of a scene, (P, rows, cols); the first holds the labels."""
+        return self.scenes[scene].labels[None, *window]
 
     def _mosaic(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         half = self.config.crop_size // 2
         parts = [self._varied_crop(rng, half) for _ in range(4)]
-        images = [part[0] for part in parts]
-        labels = [part[1] for part in parts]
-        return (
-            torch.cat([torch.cat(images[:2], 2), torch.cat(images[2:], 2)], 1),
-            torch.cat([torch.cat(labels[:2], 1), torch.cat(labels[2:], 1)], 0),
+        image, planes = (
+            torch.cat([torch.cat(quarters[:2], 2), torch.cat(quarters[2:], 2)], 1)
+            for quarters in zip(*parts, strict=True)
         )
+        return image, planes
 
     def _varied_crop(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         for _ in range(self.config.redraws):
-            scene = self.scenes[rng.choice(len(self.scenes), p=self.weights)]
-            image, labels = self._crop(scene, rng, size)
-            counts = np.bincount(labels.ravel(), minlength=256)[:IGNORE]
+            image, planes = self._crop(int(rng.choice(len(self.scenes), p=self.weights)), rng, size)
+            counts = np.bincount(planes[0].ravel(), minlength=256)[:IGNORE]
             if counts.sum() and counts.max() <= self.config.redraw_above * counts.sum():
                 break
-        return _resize(image, labels, size)
+        return _resize(image, planes, size)
 
     def _crop(
-        self, scene: LoadedScene, rng: np.random.Generator, size: int
+        self, index: int, rng: np.random.Generator, size: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        scene = self.scenes[index]
         low, high = self.config.scales
         scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
         side = max(8, round(size * self.config.gsd_m / scene.gsd_m / scale))
         height, width = scene.labels.shape
         row = int(rng.integers(0, max(height - side, 0) + 1))
         col = int(rng.integers(0, max(width - side, 0) + 1))
-        image = scene.image[:, row : row + side, col : col + side]
-        labels = scene.labels[row : row + side, col : col + side]
-        short = (side - labels.shape[0], side - labels.shape[1])
-        if any(short):
-            image = np.pad(image, ((0, 0), (0, short[0]), (0, short[1])), mode="edge")
-            labels = np.pad(labels, ((0, short[0]), (0, short[1])), constant_values=IGNORE)
-        return image, labels
+        window = slice(row, row + side), slice(col, col + side)
+        return pad_to(scene.image[:, *window], self.planes(index, window, rng), side)
 
 
-def _resize(image: NDArray[np.uint8], labels: NDArray[np.uint8], size: int) -> tuple[Tensor, Tensor]:
+def pad_to(
+    image: NDArray[np.uint8], planes: NDArray[np.uint8], side: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Both at `side` x `side` px: what lacks on the right and below is the image's edge and no class."""
+    short = (0, 0), (0, side - image.shape[1]), (0, side - image.shape[2])
+    if image.shape[1:] == (side, side):
+        return image, planes
+    return np.pad(image, short, mode="edge"), np.pad(planes, short, constant_values=IGNORE)
+
+
+def _resize(image: NDArray[np.uint8], planes: NDArray[np.uint8], size: int) -> tuple[Tensor, Tensor]:
     pixels = (
         torch.from_numpy(np.array(image))[None].float() / 255
     )  # copies: a scene's own files are read-only
-    classes = torch.from_numpy(np.array(labels))[None, None]
+    classes = torch.from_numpy(np.array(planes))[None]
     if pixels.shape[-1] != size:
         pixels = F.interpolate(
             pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True
         )
         classes = F.interpolate(classes, size=(size, size), mode="nearest-exact")
-    return pixels[0], classes[0, 0]
+    return pixels[0], classes[0]
 
 
-def _turn(image: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+def _turn(image: Tensor, planes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
-    image, labels = torch.rot90(image, quarters, (1, 2)), torch.rot90(labels, quarters, (0, 1))
-    return (image.flip(2), labels.flip(1)) if flip else (image, labels)
+    image, planes = torch.rot90(image, quarters, (1, 2)), torch.rot90(planes, quarters, (1, 2))
+    return (image.flip(2), planes.flip(2)) if flip else (image, planes)
 
 
 def jitter_colours(image: Tensor, rng: np.random.Generator, strength: float) -> Tensor:
@@ -260,15 +275,10 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         scene, row, col = self.tiles[index]
-        size = self.tile_size
-        image = scene.image[:, row : row + size, col : col + size]
-        labels = scene.labels[row : row + size, col : col + size]
-        short = (size - labels.shape[0], size - labels.shape[1])
-        image = np.pad(image, ((0, 0), (0, short[0]), (0, short[1])), mode="edge")
-        labels = np.pad(labels, ((0, short[0]), (0, short[1])), constant_values=IGNORE)
-        if self.blank:
-            labels = np.full_like(labels, IGNORE)
-        return torch.from_numpy(image).float() / 255, torch.from_numpy(labels).long()
+        window = slice(row, row + self.tile_size), slice(col, col + self.tile_size)
+        image, planes = pad_to(scene.image[:, *window], scene.labels[None, *window], self.tile_size)
+        labels = np.full_like(planes[0], IGNORE) if self.blank else np.array(planes[0])
+        return torch.from_numpy(np.array(image)).float() / 255, torch.from_numpy(labels).long()
 
 
 def draw_training_scenes(

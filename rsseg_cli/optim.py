@@ -55,14 +55,17 @@ def learning_rate_factor(count: int, total: int, warmup: float, end: float = END
 
 
 def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Encoder and head with their own rates; norms, biases and vectors decay only with `decay_vectors`."""
+    """Encoder and head with their own rates; norms, biases and vectors decay only with `decay_vectors`. What
+    is frozen is left out."""
     groups = []
     for is_encoder in (True, False):
         for is_vector in (True, False):
             members = [
                 parameter
                 for name, parameter in network.named_parameters()
-                if name.startswith("encoder.") == is_encoder and (parameter.ndim < 2) == is_vector
+                if parameter.requires_grad
+                and (".encoder." in f".{name}") == is_encoder
+                and (parameter.ndim < 2) == is_vector
             ]
             rate = config.learning_rate * (config.encoder_rate if is_encoder else 1.0)
             decay = 0.0 if is_vector and not config.decay_vectors else config.weight_decay

@@ -102,7 +102,7 @@ class LabelledScene:
                 image[:, rows, cols] = to_uint8(reader.fill(pixels, valid), ranges)
                 labels[rows, cols][~valid] = IGNORE
                 _release(image)
-        return LoadedScene(self.name, image, labels, gsd_m)
+        return LoadedScene(self.name, image, labels, gsd_m, grid.window(row, col, *labels.shape))
 
     def _load_labels(
         self, image_grid: Grid, grid: Grid, spec: ModelSpec, folder: Path | None

@@ -1,9 +1,11 @@
-"""The Lightning module around a segmentation network: losses, validation scores, optimiser."""
+"""Lightning modules: what those of every run share, and the one around a segmentation network."""
 
 from __future__ import annotations
 
 import time
-from typing import Any
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -20,10 +22,115 @@ from rsseg_cli.train_config import TrainConfig
 from rsseg_cli.weights import ModelSpec
 
 
-class SegmentationModule(L.LightningModule):
+class Watch(NamedTuple):
+    """What chooses the best epoch: a key of the history, logged as val_KEY, and which values are good."""
+
+    key: str
+    mode: str
+
+    def best(self, values: list[float]) -> float:
+        return max(values) if self.mode == "max" else min(values)
+
+
+class TrainingModule(L.LightningModule):
+    """What the modules of all runs share: the course of the loss, optimiser, checkpoints, the history.
+
+    Args:
+        network: to be trained; expects normalised images.
+        spec: mean and standard deviation of its input.
+        config: rates.
+        total_steps: length of the learning rate's schedule.
+
+    Attributes:
+        watch: what chooses the best epoch.
+        history: of each finished epoch: epoch (from 1), loss, rate (of the head, at its start), seconds, and
+            scores.
+        step_loss: of the last step.
+    """
+
+    watch: ClassVar[Watch]
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, config: TrainConfig, total_steps: int) -> None:
+        super().__init__()
+        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.config = config
+        self.total_steps = total_steps
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
+        self.history: list[dict[str, Any]] = []
+        self.step_loss = float("nan")
+        self.loss_sum, self.loss_count, self.epoch_started, self.epoch_rate = 0.0, 0, 0.0, 0.0
+
+    @abstractmethod
+    def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a batch of crops, and its parts by name."""
+
+    @abstractmethod
+    def told(self, scores: Mapping[str, Any]) -> str:
+        """Scores of an epoch in the words of the progress line."""
+
+    def normalise(self, image: Tensor) -> Tensor:
+        return ((image - self.get_buffer("mean")) / self.get_buffer("std")).contiguous(
+            memory_format=torch.channels_last
+        )
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        loss, parts = self.losses(batch)
+        self.step_loss = loss.item()
+        if not torch.isfinite(loss.detach()):
+            raise ModelError(self._not_finite())
+        self.loss_sum, self.loss_count = self.loss_sum + self.step_loss, self.loss_count + 1
+        self.log("loss", loss, on_step=True, on_epoch=True)
+        for name, part in parts.items():
+            self.log(f"loss_{name}", part.detach(), on_step=True, on_epoch=False)
+        return loss
+
+    def _not_finite(self) -> str:
+        place = f"step {self.global_step + 1} (epoch {self.current_epoch + 1})"
+        kept = f"epoch {len(self.history)} is kept" if self.history else "no epoch was finished"
+        more = ", or --precision 32" if self.config.precision == "16" else ""
+        return (
+            f"{place}: the loss is {self.step_loss}, training stops; {kept}. Pass a lower --lr than "
+            f"{self.config.learning_rate:g}{more}"
+        )
+
+    def on_train_epoch_start(self) -> None:
+        self.loss_sum, self.loss_count, self.epoch_started = 0.0, 0, time.perf_counter()
+        groups = self.optimizers().param_groups  # type: ignore[union-attr]
+        self.epoch_rate = float(groups[-1]["lr"])
+        self.log("rate", self.epoch_rate, on_step=False, on_epoch=True)
+
+    def remember(self, scores: Mapping[str, Any]) -> None:
+        """Close an epoch's entry in the history."""
+        self.history.append(
+            {
+                "epoch": self.current_epoch + 1,
+                "loss": self.loss_sum / max(self.loss_count, 1),
+                "rate": self.epoch_rate,
+                "seconds": round(time.perf_counter() - self.epoch_started, 1),
+                **scores,
+            }
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint.get("history", []))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = build_optimizer(self.network, self.config)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": build_schedule(optimizer, self.config, self.total_steps),
+        }
+
+
+class SegmentationModule(TrainingModule):
     """Loss, validation scores and optimiser of any (B, C, H, W) -> (B, N, H, W) network.
 
     A `BicorSeg` is trained with its own losses; other networks with the main one, cross-entropy and Dice.
+    Scores in the history: miou, mean_f1, overall_accuracy and iou by class.
 
     Args:
         network: to be trained; expects normalised images.
@@ -31,12 +138,9 @@ class SegmentationModule(L.LightningModule):
         config: rates and loss weights.
         total_steps: length of the learning rate's schedule.
         protocol: which classes count in the validation's means.
-
-    Attributes:
-        history: of each finished epoch: epoch (from 1), loss, rate (of the head, at its start), seconds,
-            miou, mean_f1, overall_accuracy and iou by class.
-        step_loss: of the last step.
     """
+
+    watch = Watch("miou", "max")
 
     def __init__(
         self,
@@ -46,10 +150,7 @@ class SegmentationModule(L.LightningModule):
         total_steps: int,
         protocol: ScoringProtocol | None = None,
     ) -> None:
-        super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.config = config
-        self.total_steps = total_steps
+        super().__init__(network, spec, config, total_steps)
         self.class_names = spec.class_names
         self.protocol = protocol or ScoringProtocol()
         self.loss_weights = BicorLossWeights(
@@ -59,30 +160,15 @@ class SegmentationModule(L.LightningModule):
             fisher=config.fisher,
             fisher_last=config.fisher_last,
         )
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
         self.confusion = torch.zeros(len(spec.classes), len(spec.classes), dtype=torch.int64)
-        self.history: list[dict[str, Any]] = []
-        self.step_loss = float("nan")
-        self.loss_sum, self.loss_count, self.epoch_started, self.epoch_rate = 0.0, 0, 0.0, 0.0
 
-    def normalise(self, image: Tensor) -> Tensor:
-        return ((image - self.get_buffer("mean")) / self.get_buffer("std")).contiguous(
-            memory_format=torch.channels_last
-        )
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
+    def losses(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         image, labels = batch
         parts = self._loss_parts(self.normalise(image), labels)
-        loss = torch.stack(list(parts.values())).sum()
-        self.step_loss = loss.item()
-        if not torch.isfinite(loss.detach()):
-            raise ModelError(self._not_finite())
-        self.loss_sum, self.loss_count = self.loss_sum + self.step_loss, self.loss_count + 1
-        self.log("loss", loss, on_step=True, on_epoch=True)
-        for name, part in parts.items():
-            self.log(f"loss_{name}", part.detach(), on_step=True, on_epoch=False)
-        return loss
+        return torch.stack(list(parts.values())).sum(), parts
+
+    def told(self, scores: Mapping[str, Any]) -> str:
+        return f"val mIoU {scores['miou']:.3f}"
 
     def _loss_parts(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Losses in float32 also where the network computes in halves."""
@@ -101,23 +187,8 @@ class SegmentationModule(L.LightningModule):
             )
             return bicor_loss_parts(exact, labels, self.loss_weights)
 
-    def _not_finite(self) -> str:
-        place = f"step {self.global_step + 1} (epoch {self.current_epoch + 1})"
-        kept = f"epoch {len(self.history)} is kept" if self.history else "no epoch was finished"
-        more = ", or --precision 32" if self.config.precision == "16" else ""
-        return (
-            f"{place}: the loss is {self.step_loss}, training stops; {kept}. Pass a lower --lr than "
-            f"{self.config.learning_rate:g}{more}"
-        )
-
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)
-
-    def on_train_epoch_start(self) -> None:
-        self.loss_sum, self.loss_count, self.epoch_started = 0.0, 0, time.perf_counter()
-        groups = self.optimizers().param_groups  # type: ignore[union-attr]
-        self.epoch_rate = float(groups[-1]["lr"])
-        self.log("rate", self.epoch_rate, on_step=False, on_epoch=True)
 
     def on_validation_epoch_start(self) -> None:
         self.confusion.zero_()
@@ -135,28 +206,7 @@ class SegmentationModule(L.LightningModule):
             self.log(f"val_{name}", scores[name])
         for name, iou in zip(self.class_names, scores["iou"], strict=True):
             self.log(f"val_iou/{name.replace('/', '_')}", iou)
-        self.history.append(
-            {
-                "epoch": self.current_epoch + 1,
-                "loss": self.loss_sum / max(self.loss_count, 1),
-                "rate": self.epoch_rate,
-                "seconds": round(time.perf_counter() - self.epoch_started, 1),
-                **{key: scores[key] for key in ("miou", "mean_f1", "overall_accuracy", "iou")},
-            }
-        )
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = self.history
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.history = list(checkpoint.get("history", []))
-
-    def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.network, self.config)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": build_schedule(optimizer, self.config, self.total_steps),
-        }
+        self.remember({key: scores[key] for key in ("miou", "mean_f1", "overall_accuracy", "iou")})
 
 
 def protocol_scores(

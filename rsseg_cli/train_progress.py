@@ -55,7 +55,8 @@ def hours_and_minutes(seconds: float | None) -> str:
 
 
 class RunProgress(L.Callback):
-    """Progress on stderr: loss, validation mIoU, time left of the whole run as h:mm.
+    """Progress on stderr: loss, scores on validation (`TrainingModule.told`), time left of the whole run as
+    h:mm.
 
     Args:
         show: "bar", one over all epochs; "lines", one line an epoch; "none".
@@ -91,9 +92,10 @@ class RunProgress(L.Callback):
             self.bar.update()
 
     def _told(self, module: Any, share: float) -> str:
-        best = max((item["miou"] for item in module.history), default=None)
-        last = module.history[-1]["miou"] if module.history else None
-        scores = f"  val mIoU {last:.3f} (best {best:.3f})" if last is not None else ""
+        scores, watch = "", module.watch
+        if module.history:
+            best = watch.best([item[watch.key] for item in module.history])
+            scores = f"  {module.told(module.history[-1])} (best {best:.3f})"
         return f"loss {module.step_loss:.3f}{scores}  ETA {hours_and_minutes(self.left.seconds(share))}"
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -103,7 +105,7 @@ class RunProgress(L.Callback):
             eta = hours_and_minutes(self.left.seconds(0))
             self.write(
                 f"epoch {last['epoch']}/{trainer.max_epochs}  loss {last['loss']:.3f}  "
-                f"val mIoU {last['miou']:.3f}  ETA {eta}"
+                f"{module.told(last)}  ETA {eta}"
             )
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:

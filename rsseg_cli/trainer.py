@@ -70,7 +70,7 @@ def build_trainer(config: TrainConfig, run: RunOptions, best: ModelCheckpoint) -
     if config.ema:
         callbacks.append(averaged_weights(config.ema))
     if config.patience:
-        callbacks.append(_Patience("val_miou", mode="max", patience=config.patience))
+        callbacks.append(_Patience(best.monitor or "", mode=best.mode, patience=config.patience))
     if run.resume:
         _keep_old_log(run.run_dir)
     try:

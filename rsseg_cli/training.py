@@ -8,7 +8,7 @@ import dataclasses
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from numpy.typing import NDArray
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from rsseg_cli.crops import (
     CropConfig,
@@ -36,7 +36,7 @@ from rsseg_cli.metrics import ScoringProtocol, confusion_matrix
 from rsseg_cli.model_card import model_card
 from rsseg_cli.recipes import Settings, resolve_settings
 from rsseg_cli.train_config import TrainConfig
-from rsseg_cli.train_module import SegmentationModule, protocol_scores
+from rsseg_cli.train_module import SegmentationModule, TrainingModule, Watch, protocol_scores
 from rsseg_cli.trainer import (
     RunOptions,
     build_trainer,
@@ -67,7 +67,7 @@ class TrainResult:
     """What a run came to.
 
     Attributes:
-        val_miou, epoch: of the best epoch, from 1.
+        score, epoch: of the best epoch, from 1; the score is what chose it, mIoU of a segmentation network.
         history: of each epoch, see `SegmentationModule`.
         seconds: of all epochs, those before `resume` too.
         processor_seconds: of this process, all threads.
@@ -77,7 +77,7 @@ class TrainResult:
         is_main: this process is the one that writes; False in the others of several.
     """
 
-    val_miou: float
+    score: float
     epoch: int
     history: tuple[dict[str, Any], ...]
     seconds: float
@@ -138,12 +138,15 @@ def crop_config(spec: ModelSpec, config: TrainConfig) -> CropConfig:
     return CropConfig(gsd_m=spec.gsd_m or 1.0, **{key: getattr(config, key) for key in shared})
 
 
+Tiles = Callable[[int, int], Dataset[Any]]
+
+
 class _Data(L.LightningDataModule):
     """Loaders of this process, known once Lightning has said which of how many it is."""
 
-    def __init__(self, scenes: TrainingScenes, crops: CropDataset, config: TrainConfig, length: int) -> None:
+    def __init__(self, crops: Dataset[Any], tiles: Tiles, config: TrainConfig, length: int) -> None:
         super().__init__()
-        self.scenes, self.crops, self.config, self.length = scenes, crops, config, length
+        self.crops, self.tiles, self.config, self.length = crops, tiles, config, length
 
     def _place(self) -> tuple[int, int]:
         trainer = self.trainer
@@ -162,8 +165,7 @@ class _Data(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        tiles = TileDataset(self.scenes.val, self.config.tile_size, *self._place())
-        return DataLoader(tiles, batch_size=2)
+        return DataLoader(self.tiles(*self._place()), batch_size=2)
 
 
 def train(
@@ -188,25 +190,62 @@ def train(
         ModelError: out of memory, with what to try; the loss is not finite.
         UsageError: devices or settings that do not go together.
     """
-    L.seed_everything(config.seed, verbose=False, workers=True)
     crops = CropDataset(scenes.train, crop_config(spec, config), scenes.drawn)
-    best = ModelCheckpoint(run.run_dir, "best", monitor="val_miou", mode="max", enable_version_counter=False)
+    return fit(
+        SegmentationModule.watch,
+        lambda steps: SegmentationModule(network, spec, config, steps, protocol),
+        crops,
+        lambda rank, world: TileDataset(scenes.val, config.tile_size, rank, world),
+        config,
+        run,
+        a_pass=crops_in_a_pass(scenes.train, crops.config),
+    )
+
+
+def fit(
+    watch: Watch,
+    build: Callable[[int], TrainingModule],
+    crops: Dataset[Any],
+    tiles: Tiles,
+    config: TrainConfig,
+    run: RunOptions,
+    *,
+    a_pass: int,
+) -> TrainResult:
+    """Train the network of a module in place and leave it with the weights of the best epoch.
+
+    Args:
+        watch: what chooses the epoch.
+        build: the module, told how many steps the run has.
+        crops: index -> crop, without end.
+        tiles: validation tiles of process `rank` of `world`.
+        config: settings.
+        run: where and on what.
+        a_pass: crops an epoch where the settings say "auto".
+
+    Raises:
+        as `train`.
+    """
+    L.seed_everything(config.seed, verbose=False, workers=True)
+    best = ModelCheckpoint(
+        run.run_dir, "best", monitor=f"val_{watch.key}", mode=watch.mode, enable_version_counter=False
+    )
     started = time.process_time()
     with quiet_libraries():
         trainer = build_trainer(config, run, best)
-        wanted, steps = _length(config, scenes, crops.config, trainer.world_size)
-        module = SegmentationModule(network, spec, config, steps * config.epochs, protocol)
+        wanted, steps = _length(config, a_pass, trainer.world_size)
+        module = build(steps * config.epochs)
         length = steps * config.batch_size * config.accumulate * trainer.world_size
         with out_of_memory_told(config), interruption_told(trainer, run):
             trainer.fit(
                 module,
-                datamodule=_Data(scenes, crops, config, length),
+                datamodule=_Data(crops, tiles, config, length),
                 ckpt_path=str(checkpoint(run.run_dir)) if run.resume else None,
                 weights_only=True,
             )
     is_main = trainer.is_global_zero
     return TrainResult(
-        val_miou=float(best.best_model_score if best.best_model_score is not None else 0.0),
+        score=float(best.best_model_score if best.best_model_score is not None else 0.0),
         epoch=_take_best(module, Path(best.best_model_path)) if is_main else 0,
         history=tuple(module.history),
         seconds=round(sum(item["seconds"] for item in module.history), 1),
@@ -219,13 +258,10 @@ def train(
     )
 
 
-def _length(config: TrainConfig, scenes: TrainingScenes, crops: CropConfig, world: int) -> tuple[int, int]:
+def _length(config: TrainConfig, a_pass: int, world: int) -> tuple[int, int]:
     """Crops an epoch as wanted, and the optimiser's steps that they give."""
     a_step = config.batch_size * config.accumulate * world
-    if config.crops_per_epoch == "auto":
-        wanted = max(a_step, crops_in_a_pass(scenes.train, crops))
-    else:
-        wanted = config.crops_per_epoch
+    wanted = max(a_step, a_pass) if config.crops_per_epoch == "auto" else config.crops_per_epoch
     if wanted < a_step:
         raise UsageError(
             f"--crops-per-epoch {wanted}: needs at least a step's {a_step} crops (--batch-size "
@@ -234,7 +270,7 @@ def _length(config: TrainConfig, scenes: TrainingScenes, crops: CropConfig, worl
     return wanted, wanted // a_step
 
 
-def _take_best(module: SegmentationModule, path: Path) -> int:
+def _take_best(module: TrainingModule, path: Path) -> int:
     """Load the best weights, on the CPU; returns their epoch, from 1."""
     if not path.is_file():
         raise ModelError(f"{path}: no epoch was finished, nothing to save")
@@ -344,7 +380,7 @@ def finish(
     values |= {"computed_in": result.precision, "computed_on": result.device}
     scores: dict[str, Any] = {
         "val": {
-            "val_miou": result.val_miou,
+            "val_miou": result.score,
             "epoch": result.epoch,
             "seconds": result.seconds,
             "processor_seconds": result.processor_seconds,

@@ -173,7 +173,7 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(more, stop, tmp_path, monk
     parts, found = run(tmp_path / "parts", config, resume=True)
     for key, value in found.items():
         assert torch.equal(value, expected[key]), key
-    assert (parts.epoch, parts.val_miou, parts.steps) == (whole.epoch, whole.val_miou, whole.steps)
+    assert (parts.epoch, parts.score, parts.steps) == (whole.epoch, whole.score, whole.steps)
     assert [(item["loss"], item["miou"]) for item in parts.history[stop[0] :]] == [
         (item["loss"], item["miou"]) for item in whole.history[stop[0] :]
     ]

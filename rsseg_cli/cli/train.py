@@ -196,7 +196,7 @@ def train_bicor_seg(
         command=opt.command_line(ctx), overwrite=overwrite,
     )  # fmt: skip
     typer.echo(
-        f"{output}: validation mIoU {result.val_miou:.3f} at epoch {result.epoch} of {len(result.history)}"
+        f"{output}: validation mIoU {result.score:.3f} at epoch {result.epoch} of {len(result.history)}"
     )
     if "test" in saved.scores:
         typer.echo(f"test mIoU {saved.scores['test']['miou']:.3f}")
