@@ -78,6 +78,10 @@ class BicorSegConfig:
         sizes = cls(classes=classes, encoder="tf_efficientnet_lite0", channels=128)
         return sizes if published else replace(sizes, neck="conv")
 
+    def build(self) -> BicorSeg:
+        """The network with random weights."""
+        return BicorSeg(self)
+
 
 class BicorExplanation(NamedTuple):
     """Logits (B, N, H, W); of each layer heatmap logits (B, N, h, w) and class embeddings (B, N, C)."""

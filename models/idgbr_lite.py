@@ -94,6 +94,10 @@ class LiteRefinerConfig:
         if not 1 <= self.band_px <= 256:
             raise ValueError(f"band_px {self.band_px}: needs 1 to 256")
 
+    def build(self) -> LiteRefiner:
+        """The network with random weights."""
+        return LiteRefiner(self)
+
 
 class LiteRefiner(nn.Module):
     """The whole network; see `diffusion.RefinerNetwork`.

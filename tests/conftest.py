@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,13 @@ def loggers_as_before() -> Iterator[None]:
     for name, logger in logging.root.manager.loggerDict.items():
         if name.split(".")[0] == "rsseg_cli" and isinstance(logger, logging.Logger):
             logger.setLevel(logging.NOTSET)
+
+
+@pytest.fixture
+def heed_interrupts() -> Callable[[], object]:
+    """For a child process's `preexec_fn`: a shell that runs tests in the background lets them ignore Ctrl-C,
+    and children inherit that."""
+    return lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -148,11 +148,18 @@ def test_help_tells_units_defaults_and_an_example():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
-def test_an_interrupt_leaves_nothing_and_exits_with_130(make_raster, model_file, tmp_path):
+def test_an_interrupt_leaves_nothing_and_exits_with_130(make_raster, model_file, heed_interrupts, tmp_path):
     array = np.zeros((3, 6000, 3000), np.uint8)
     scene = make_raster(array=array, compress="deflate")
     command = [sys.executable, "-m", "rsseg_cli", "predict", str(scene), "--model", str(model_file), *SMALL]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
+    )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".scene_tiny.tif.*")) and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -218,7 +218,9 @@ def test_areas_have_one_unit(areas_m2: list[float], texts: list[str]) -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="sends signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_leaves_nothing_and_exits_with_130(make_raster: MakeRaster, tmp_path: Path, sent) -> None:
+def test_a_signal_leaves_nothing_and_exits_with_130(
+    make_raster: MakeRaster, heed_interrupts, tmp_path: Path, sent
+) -> None:
     scene = make_raster(array=np.ones((3, 4000, 3000), np.uint8), compress="deflate")
     command = [
         sys.executable,
@@ -233,7 +235,13 @@ def test_a_signal_leaves_nothing_and_exits_with_130(make_raster: MakeRaster, tmp
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_interrupts,
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob(".scene_buildings.tif.*")) and time.monotonic() < deadline:

@@ -226,20 +226,12 @@ def _spec_of(header: Mapping[str, Any], path: Path) -> ModelSpec:
 
 def _build_network(spec: ModelSpec, path: Path) -> nn.Module:
     """The network of a description, without memory for its weights: sizes in the file are not trusted yet."""
-    import timm
     import torch
 
-    from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
-
-    if spec.architecture != "bicor-seg":
-        raise ModelError(f"{path}: architecture {spec.architecture!r} is not one that is loaded from files")
     try:
-        config = BicorSegConfig(**spec.network)
-        # other names than timm's own ("hf-hub:...", "local-dir:...") would open files or the network
-        if not isinstance(config.encoder, str) or not timm.is_model(config.encoder):
-            raise ModelError(f"{path}: encoder {config.encoder!r:.80} is not one of timm {timm.__version__}")
+        config = _network_config(spec, path)
         with torch.device("meta"):
-            network = BicorSeg(config)
+            network = config.build()
     except (TypeError, ValueError, RuntimeError, OverflowError) as err:
         raise ModelError(f"{path}: its network cannot be built ({err})") from err
     if config.classes != len(spec.classes) or config.in_channels != len(spec.bands):
@@ -248,6 +240,23 @@ def _build_network(spec: ModelSpec, path: Path) -> nn.Module:
             f"names {len(spec.classes)} and {len(spec.bands)}"
         )
     return network
+
+
+def _network_config(spec: ModelSpec, path: Path) -> Any:
+    """Sizes of the description's network, checked."""
+    import timm
+
+    from rsseg_cli.models.bicor_seg import BicorSegConfig
+    from rsseg_cli.models.idgbr_lite import LiteRefinerConfig
+
+    known: dict[str, Any] = {"bicor-seg": BicorSegConfig, "idgbr-lite": LiteRefinerConfig}
+    if spec.architecture not in known:
+        raise ModelError(f"{path}: architecture {spec.architecture!r} is not one that is loaded from files")
+    config = known[spec.architecture](**spec.network)
+    # other names than timm's own ("hf-hub:...", "local-dir:...") would open files or the network
+    if not isinstance(config.encoder, str) or not timm.is_model(config.encoder):
+        raise ModelError(f"{path}: encoder {config.encoder!r:.80} is not one of timm {timm.__version__}")
+    return config
 
 
 def _check_shapes(network: nn.Module, header: Mapping[str, Any], path: Path) -> None:
