@@ -1,0 +1,161 @@
+"""The lite refiner: codec, gradients, locality, steps."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+
+from rsseg_cli.errors import ModelError
+from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig, spread_codes
+from rsseg_cli.weights import ModelSpec, load_model, save_model
+from rsseg_cli.weights.spec import class_specs
+
+SMALL = {"classes": 3, "codec_channels": 32, "widths": (16, 16, 32), "middle": 1, "window_px": 32}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def network() -> LiteRefiner:
+    return LiteRefinerConfig(**SMALL).build().eval()
+
+
+def blobs(batch: int = 2, size: int = 64, classes: int = 3) -> torch.Tensor:
+    cells = torch.randint(0, classes, (batch, 1, size // 16, size // 16)).float()
+    return torch.nn.functional.interpolate(cells, scale_factor=16)[:, 0].long()
+
+
+def test_shapes_steps_and_unknown_pixels(network: LiteRefiner) -> None:
+    image, coarse, noise = (
+        torch.randn(2, 3, 64, 96),
+        torch.zeros(2, 64, 96).byte(),
+        torch.randn(2, 16, 16, 24),
+    )
+    coarse[:, :8] = 255
+    with torch.inference_mode():
+        one = network(image, coarse, noise)
+        three = network(image, coarse, noise, steps=3)
+    assert one.shape == three.shape == (2, 3, 64, 96)
+    assert torch.isfinite(one).all()
+    assert not torch.equal(one, three)
+    with pytest.raises(ValueError, match="needs 1"):
+        network(image, coarse, noise, guidance=3.0)
+
+
+def test_every_parameter_that_a_stage_trains_gets_a_gradient(network: LiteRefiner) -> None:
+    network.train()
+    labels, coarse, image = blobs(), blobs(), torch.randn(2, 3, 64, 64)
+    for stage in ("codec", "refiner"):
+        network.zero_grad(set_to_none=True)
+        losses = (
+            network.codec_losses(labels)
+            if stage == "codec"
+            else network.refiner_losses(image, coarse, labels)
+        )
+        losses["loss"].backward()
+        trained = {id(item) for item in network.stage_parameters(stage)}
+        without = [
+            name
+            for name, item in network.named_parameters()
+            if id(item) in trained and (item.grad is None or not item.grad.abs().sum() > 0)
+        ]
+        assert without == [], stage
+
+
+def test_the_image_encoder_stays_as_it_is(network: LiteRefiner) -> None:
+    before = {name: value.clone() for name, value in network.conditions.encoder.state_dict().items()}
+    network.train()
+    network.refiner_losses(torch.randn(2, 3, 64, 64), blobs(), blobs())["loss"].backward()
+    for name, value in network.conditions.encoder.state_dict().items():
+        assert torch.equal(before[name], value), name
+
+
+def test_codec_learns_to_keep_boundaries(network: LiteRefiner) -> None:
+    optimiser = torch.optim.AdamW(network.stage_parameters("codec"), lr=5e-3)
+    for _ in range(60):
+        loss = network.codec_losses(blobs(4))["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    labels = blobs(4)
+    with torch.inference_mode():
+        found = network.codec.decode(network.codec.encode(labels)).argmax(1)
+    assert (found == labels).float().mean() > 0.99
+
+
+def test_denoising_learns_to_follow_the_image(network: LiteRefiner) -> None:
+    """Labels that the image shows plainly, rough maps shifted by 4 px: the loss falls."""
+    network.train()
+    optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(40):
+        labels = blobs(4)
+        image = torch.stack([(labels == index).float() for index in range(3)], 1)
+        parts = network.refiner_losses(image, labels.roll((4, 4), (1, 2)), labels)
+        loss = parts["loss"] + network.codec_losses(labels)["loss"]
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(parts["cross_entropy"].item())
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_a_pixel_does_not_depend_on_its_tile() -> None:
+    """A window at a multiple of the alignment gives what the whole gives, away from the window's edge."""
+    network = LiteRefinerConfig(**SMALL, steps=1).build().eval()
+    image, coarse, noise = torch.randn(1, 3, 384, 384), blobs(1, 384), torch.randn(1, 16, 96, 96)
+    with torch.inference_mode():
+        whole = network(image, coarse, noise)
+        part = network(image[..., 32:352, 64:384], coarse[:, 32:352, 64:384], noise[..., 8:88, 16:96])
+    inner = whole[..., 32:352, 64:384]
+    reach = 128  # of this configuration, in px
+    torch.testing.assert_close(part[..., reach:-reach, reach:], inner[..., reach:-reach, reach:])
+
+
+def test_unlabelled_pixels_count_in_no_loss(network: LiteRefiner) -> None:
+    labels = torch.full((1, 64, 64), 255)
+    losses = network.refiner_losses(torch.randn(1, 3, 64, 64), blobs(1), labels)
+    assert losses["cross_entropy"] == 0
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 8, 20, 254])
+def test_codes_are_apart(classes: int) -> None:
+    codes = 2 * spread_codes(classes).sigmoid() - 1
+    assert codes.shape == (classes, 3)
+    if classes > 1:
+        distances = torch.cdist(codes, codes) + 10 * torch.eye(classes)
+        assert distances.min() > (3.0 if classes == 2 else 1.8 if classes <= 8 else 0.1)
+
+
+def test_a_refiner_is_saved_and_loaded(network: LiteRefiner, tmp_path: Path) -> None:
+    spec = ModelSpec(
+        name="tiny", architecture="idgbr-lite", classes=class_specs(["a", "b", "c"]),
+        network=asdict(network.config), refinement={"steps": 2, "band_m": 1.5, "model": "x"},
+    )  # fmt: skip
+    loaded = load_model(save_model(tmp_path / "tiny.safetensors", network, spec, dtype="float32"))
+    assert loaded.spec.is_refiner
+    assert loaded.spec.refinement == {"steps": 2, "band_m": 1.5, "model": "x"}
+    image, coarse, noise = torch.randn(1, 3, 64, 64), blobs(1), torch.randn(1, 16, 16, 16)
+    with torch.inference_mode():
+        torch.testing.assert_close(loaded.network(image, coarse, noise), network(image, coarse, noise))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"widths": (8, 8)}, {"window_px": 20}, {"noise": 0}, {"steps": 0}, {"encoder": "convnext_atto"}]
+)
+def test_sizes_that_do_not_work_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError):
+        LiteRefinerConfig(**{**SMALL, **wrong}).build()
+
+
+@pytest.mark.parametrize("refinement", [{"steps": 0}, {"steps": True}, {"band_m": -1.0}, {"band_m": "wide"}])
+def test_refinement_settings_are_checked(refinement: dict) -> None:
+    with pytest.raises(ModelError, match="refinement"):
+        ModelSpec(name="r", architecture="idgbr-lite", classes=class_specs(["a", "b"]), refinement=refinement)
