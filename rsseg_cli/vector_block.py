@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.vector_graph import NONE, Graph, Ints, Labels, Objects, build_graph, find_objects
-from rsseg_cli.vector_rings import UNITS, ObjectTable, Polygons, Reproject, make_polygons
+from rsseg_cli.vector_polygons import UNITS, Polygons, Reproject, make_polygons
+from rsseg_cli.vector_rings import ObjectTable
 from rsseg_cli.vector_shape import Curves, Shaping, shape_graph
 from rsseg_cli.vector_trace import Joints, Pieces, Tracer, spans
 

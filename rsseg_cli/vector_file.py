@@ -24,9 +24,10 @@ from rsseg_cli.raster import SceneInfo, check_target, inspect, replace_all
 from rsseg_cli.vector_block import BlockPlan, run_block
 from rsseg_cli.vector_jobs import give_back_memory, in_order_of
 from rsseg_cli.vector_join import Joiner
+from rsseg_cli.vector_layer import Layer, check_format, columns_of, targets
 from rsseg_cli.vector_measure import Ground, measure_ground
 from rsseg_cli.vector_merge import merged_classes
-from rsseg_cli.vector_rings import Polygons
+from rsseg_cli.vector_polygons import Polygons
 from rsseg_cli.vector_shape import make_shaping
 from rsseg_cli.vector_source import ClassSource
 from rsseg_cli.vector_style import Colour, colour_of
@@ -39,7 +40,7 @@ from rsseg_cli.vector_survey import (
     stored_source,
     survey_block,
 )
-from rsseg_cli.vector_write import MERGED, Layer, VectorWriter, check_format, columns_of, targets
+from rsseg_cli.vector_write import VectorWriter
 
 if TYPE_CHECKING:
     import geopandas
@@ -52,6 +53,7 @@ PARALLEL_PX = 8 << 20  # smaller rasters are done before workers have started
 MOST_JOBS = 8  # by default
 WGS84 = "EPSG:4326"
 MAX_TAG = 500
+MERGED = ".merged.bin"  # in the scratch folder: classes after merging
 
 logger = logging.getLogger("rsseg_cli")
 
@@ -294,11 +296,11 @@ def to_geodataframe(
     layer = _layer(Path("polygons.gpkg"), "GPKG", task)
     with TemporaryDirectory(prefix="rsseg-") as folder:
         parts = list(_polygons(task, None, Path(folder)))
+        wkb = [blob if isinstance(blob, bytes) else blob.tobytes() for part in parts for blob in part.wkb]
     columns = [columns_of(part, layer) for part in parts] or [columns_of(None, layer)]
-    wkb = np.concatenate([part.wkb for part in parts] or [np.zeros(0, object)])
     return geopandas.GeoDataFrame(
         {name: np.concatenate([part[name] for part in columns]) for name in columns[0]},
-        geometry=shapely.from_wkb(wkb),
+        geometry=shapely.from_wkb(np.array(wkb, object)),
         crs=task.crs or None,
     )
 
@@ -505,7 +507,7 @@ def _polygons(task: _Task, progress: Progress | None, folder: Path) -> Iterator[
         before = time.perf_counter()
         plan = dataclasses.replace(plan, source=_merge(task, plan, folder / MERGED))
         task.stages["merge"] = time.perf_counter() - before
-    joiner = Joiner(plan)
+    joiner = Joiner(plan, folder)
     for (_, end), block in zip(
         task.blocks, in_order_of(run_block, plan, task.blocks, task.jobs), strict=True
     ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +12,12 @@ from scipy.sparse.csgraph import connected_components
 
 from rsseg_cli.vector_block import BlockPlan, BlockResult
 from rsseg_cli.vector_graph import NONE, Ints
-from rsseg_cli.vector_rings import ObjectTable, Polygons, close_rings, make_polygons, whole_rings
+from rsseg_cli.vector_polygons import Polygons, make_polygons
+from rsseg_cli.vector_rings import ObjectTable, close_rings, whole_rings
+from rsseg_cli.vector_spill import Spill, in_file
 from rsseg_cli.vector_trace import Joints, Pieces, known_keys, put
+
+HELD_POINTS = 1 << 20  # 8 bytes each
 
 
 def _nothing() -> Ints:
@@ -22,11 +27,16 @@ def _nothing() -> Ints:
 class Joiner:
     """Takes blocks from top to bottom and gives the polygons that are complete.
 
-    Memory: the rings of objects that go on, 8 bytes a vertex.
+    Memory: 60 bytes for each ring, or part of one in a block, of objects that go on; their vertices wait in
+    files.
+
+    Args:
+        folder: for these files.
     """
 
-    def __init__(self, plan: BlockPlan) -> None:
+    def __init__(self, plan: BlockPlan, folder: Path) -> None:
         width = plan.source.width
+        self._spill = Spill(folder)
         self._plan = plan
         self._reproject = plan.reprojection()
         self._table = ObjectTable(
@@ -59,6 +69,7 @@ class Joiner:
         self._take_in(block, before, group_of)
         finished = self._finish(goes_on, number)
         self._table = self._table.take(goes_on)
+        self._put_away()
         self._bottom = (
             np.where(block.bottom == NONE, NONE, number[group_of[before + block.bottom]]).astype(np.int32)
             if len(group_of)
@@ -66,6 +77,15 @@ class Joiner:
         )
         self._upper_ends[block.columns] = block.upper_ends
         return _merged(finished, block.polygons)
+
+    def _put_away(self) -> None:
+        """Bring the points that wait to a file once they are many."""
+        held = [pieces for pieces in self._waiting if not in_file(pieces.points)]
+        if sum(len(pieces.points) for pieces in held) > HELD_POINTS:
+            self._waiting = [
+                pieces if in_file(pieces.points) else replace(pieces, points=self._spill.store(pieces.points))
+                for pieces in self._waiting
+            ]
 
     def _groups(self, block: BlockResult) -> Ints:
         """The object of each object so far, then of each of the block's."""
@@ -107,7 +127,7 @@ class Joiner:
         done = np.append(~goes_on, False)
         chosen = [pieces.take(np.flatnonzero(done[pieces.objects])) for pieces in self._waiting]
         joints = self._joints
-        rings = _rings(chosen, joints)
+        rings = _rings(chosen, joints, self._spill)
         rings.objects[:] = number[rings.objects]
         del chosen
         self._waiting = [
@@ -122,15 +142,18 @@ class Joiner:
             objects=left[used], arrivals=joints.arrivals[used], departures=joints.departures[used]
         )
         plan = self._plan
-        return make_polygons(rings, self._table.take(~goes_on), plan.ground, plan.transform, self._reproject)
+        table = self._table.take(~goes_on)
+        return make_polygons(rings, table, plan.ground, plan.transform, self._reproject, self._spill)
 
 
 def _shrunk(pieces: Pieces) -> Pieces:
     """Pieces without the points of those that are gone, once these are most."""
+    if in_file(pieces.points):
+        return pieces
     return pieces.compact() if 2 * int(pieces.lengths.sum()) < len(pieces.points) else pieces
 
 
-def _rings(parts: list[Pieces], joints: Joints) -> Pieces:
+def _rings(parts: list[Pieces], joints: Joints, spill: Spill) -> Pieces:
     """Whole rings of pieces from several blocks."""
     names = [field.name for field in fields(Pieces) if field.name != "points"]
     joined = {name: np.concatenate([getattr(part, name) for part in parts] or [_nothing()]) for name in names}
@@ -140,7 +163,8 @@ def _rings(parts: list[Pieces], joints: Joints) -> Pieces:
     sorted_parts = Pieces(points=none, **joined).take(order)
     ends = np.cumsum(sorted_parts.lengths)
     starts = ends - sorted_parts.lengths
-    points = np.empty((int(ends[-1]) if len(ends) else 0, 2), np.int32)
+    total = int(ends[-1]) if len(ends) else 0
+    points = (np if total <= HELD_POINTS else spill).empty((total, 2), np.int32)
     for number, part in enumerate(parts):
         own = np.flatnonzero(block_of[order] == number)
         put(points, starts[own], part.points, sorted_parts.begins[own], sorted_parts.lengths[own])

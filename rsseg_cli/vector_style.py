@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Mapping
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 Colour = tuple[int, int, int]
@@ -60,20 +58,3 @@ def make_qml(names: Mapping[int, str], colours: Mapping[int, Colour], field: str
     return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(
         root, encoding="unicode"
     )
-
-
-def add_style(geopackage: Path, layer: str, qml: str) -> None:
-    """Make a style the default of a GeoPackage's layer."""
-    with sqlite3.connect(geopackage) as database:
-        database.execute(STYLES_TABLE)
-        database.execute(
-            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, "
-            "styleName, styleQML, styleSLD, useAsDefault, description, owner) VALUES "
-            "('', '', ?, 'geom', 'classes', ?, '', 1, 'Colours of the classes', '')",
-            (layer, qml),
-        )
-        database.execute(
-            "INSERT INTO gpkg_contents (table_name, data_type, identifier, description) "
-            "VALUES ('layer_styles', 'attributes', 'layer_styles', '')"
-        )
-    database.close()

@@ -29,6 +29,7 @@ from rsseg_cli.vector_graph import (
     Objects,
     in_order,
 )
+from rsseg_cli.vector_spill import let_go
 
 NO_KEY = np.int64(-(2**62))
 GATHERED = 1 << 18  # points at a time
@@ -116,6 +117,8 @@ def put(target: NDArray[np.int32], at: Ints, points: NDArray[np.int32], begins: 
         else:
             part = slice(start, stop)
             target[spans(at[part], lengths[part])] = points[spans(begins[part], lengths[part])]
+        let_go(points)
+        let_go(target)
         start = stop
 
 

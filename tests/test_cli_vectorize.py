@@ -135,6 +135,24 @@ def test_dissolved_to_one_feature_a_class(label_file, tmp_path):
     assert list(found.area_m2) == pytest.approx([0.75, 0.75], rel=1e-3)
 
 
+@pytest.mark.parametrize("ending", ["gpkg", "fgb", "parquet"])
+def test_dissolving_does_not_depend_on_blocks(label_file, make_raster, tmp_path, ending):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    labels = np.random.default_rng(1).integers(0, 3, (40, 30)).astype(np.uint8)
+    confidence = make_raster("sure.tif", array=labels[None] + 100)
+    read = geopandas.read_parquet if ending == "parquet" else geopandas.read_file
+    found = []
+    for rows in (3, 7, 40):
+        config = VectorConfig(dissolve=True, block_rows=rows, overwrite=True)
+        vectorize(label_file(labels), tmp_path / f"d.{ending}", config, confidence=confidence)
+        found.append(read(tmp_path / f"d.{ending}").sort_values("class_index", ignore_index=True))
+    assert found[0].equals(found[1])
+    assert found[0].equals(found[2])
+    assert list(found[0].area_m2) == pytest.approx(0.25 * np.bincount(labels.ravel()), rel=1e-3)
+    assert list(found[0].confidence) == pytest.approx(np.array([100, 101, 102]) / 254, abs=1e-4)
+
+
 def test_what_is_told_and_printed(label_file, tmp_path):
     source, target = label_file(), tmp_path / "out.gpkg"
     done = run("vectorize", source, "-o", target, "--classes", "Road,water")

@@ -3,6 +3,8 @@
 import itertools
 import json
 import math
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from rsseg_cli.vector_file import to_geodataframe, vectorize
 from rsseg_cli.vector_join import Joiner
 from rsseg_cli.vector_measure import measure_ground
 from rsseg_cli.vector_shape import Shaping, make_shaping
+from rsseg_cli.vector_spill import in_file
 
 NODATA = 255
 UTM = "EPSG:32633"
@@ -43,6 +46,11 @@ class InMemory:
 
 
 def polygons(labels, block_rows=1000, shaping=None, transform=None, confidence=None, crs=None):
+    with TemporaryDirectory() as folder:
+        return joined(labels, block_rows, shaping, transform, confidence, crs, Path(folder))
+
+
+def joined(labels, block_rows, shaping, transform, confidence, crs, folder):
     """Polygons and their tables, block by block as the program does it."""
     height, width = labels.shape
     transform = transform or Affine.identity()
@@ -54,7 +62,7 @@ def polygons(labels, block_rows=1000, shaping=None, transform=None, confidence=N
         ground=measure_ground(grid),
         shaping=shaping or Shaping(),
     )
-    joiner = Joiner(plan)
+    joiner = Joiner(plan, folder)
     parts = []
     for first in range(0, height, block_rows):
         parts += joiner.add(run_block(plan, first, min(first + block_rows, height)))
@@ -177,6 +185,19 @@ def test_a_spiral_through_all_blocks_is_one_polygon(rows):
     assert np.array_equal(drawn_back(parts, labels.shape), labels)
 
 
+@pytest.mark.parametrize("rows", [2, 9, 41])
+def test_what_waits_in_files_gives_the_same_polygons(rows, monkeypatch):
+    labels = blobs(6, 80, 90, classes=2)
+    expected = wkb_of(polygons(labels, rows))
+    monkeypatch.setattr("rsseg_cli.vector_join.HELD_POINTS", 20)
+    monkeypatch.setattr("rsseg_cli.vector_polygons.LARGE", 500)
+    for module in ("vector_rings", "vector_polygons"):
+        monkeypatch.setattr(f"rsseg_cli.{module}.AT_ONCE", 16)
+    found = wkb_of(polygons(labels, rows))
+    assert any(in_file(blob) for blob in found if not isinstance(blob, bytes))
+    assert [bytes(blob) for blob in found] == expected
+
+
 def test_islands_inside_islands():
     labels = np.zeros((11, 11), np.uint8)
     for depth, value in enumerate((1, 2, 1, 0), 1):
@@ -275,7 +296,8 @@ def test_confidence_is_counted_over_the_object(tmp_path):
 )
 @pytest.mark.parametrize("at_once", [1 << 18, 7])
 def test_areas_and_perimeters_are_those_on_the_ellipsoid(crs, transform, at_once, monkeypatch):
-    monkeypatch.setattr("rsseg_cli.vector_rings.AT_ONCE", at_once)
+    for module in ("vector_rings", "vector_polygons"):
+        monkeypatch.setattr(f"rsseg_cli.{module}.AT_ONCE", at_once)
     labels = blobs(1, 40, 50)
     parts = polygons(labels, 13, transform=transform, crs=rasterio.CRS.from_string(crs))
     assert wkb_of(parts) == wkb_of(polygons(labels, transform=transform))

@@ -1,0 +1,114 @@
+"""One multipolygon a class, gathered in files."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from rsseg_cli.errors import OutputError
+from rsseg_cli.vector_measure import Floats
+from rsseg_cli.vector_polygons import Polygons
+from rsseg_cli.vector_rings import ObjectTable
+from rsseg_cli.vector_spill import Spill, chunks, let_go
+
+_HEAD = 9  # bytes: order, type, number of parts
+_MULTIPOLYGON = 6
+
+
+@dataclass(kw_only=True)
+class _Gathered:
+    """A class so far: its polygons one after the other in a file, and a table of their sums."""
+
+    file: IO[bytes]
+    count: int = 0
+    size: int = 0
+    sums: list[Polygons] = field(default_factory=list)
+
+
+class Dissolver:
+    """Takes polygons and gives one multipolygon a class.
+
+    Args:
+        folder: for its files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._spill = folder, Spill(folder)
+        self._classes: dict[int, _Gathered] = {}
+
+    def add(self, polygons: Polygons) -> None:
+        """Gather polygons.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        for value in np.unique(polygons.table.classes).tolist():
+            part = polygons.take(np.flatnonzero(polygons.table.classes == value))
+            if value not in self._classes:
+                self._classes[value] = _Gathered(file=tempfile.TemporaryFile(dir=self._folder))  # noqa: SIM115
+            found = self._classes[value]
+            try:
+                for blob in part.wkb:
+                    found.file.writelines(chunks(blob))
+            except OSError as err:
+                raise OutputError(
+                    f"{self._folder.parent}: cannot be written ({err}). Is the disk full?"
+                ) from err
+            found.count += len(part)
+            found.size += sum(map(len, part.wkb))
+            found.sums.append(_sum(replace(part, wkb=np.full(len(part), b"", object))))
+            if len(found.sums) > 64:
+                found.sums = [_sum(_together(found.sums))]
+
+    def finish(self) -> list[Polygons]:
+        """A multipolygon for each class, by class."""
+        return [self._multipolygon(found) for _, found in sorted(self._classes.items())]
+
+    def _multipolygon(self, found: _Gathered) -> Polygons:
+        whole = self._spill.empty(_HEAD + found.size, np.uint8)
+        head = b"\x01" + _MULTIPOLYGON.to_bytes(4, "little") + found.count.to_bytes(4, "little")
+        whole[:_HEAD] = np.frombuffer(head, np.uint8)
+        found.file.seek(0)
+        place = _HEAD
+        while part := found.file.read(1 << 20):
+            whole[place : place + len(part)] = np.frombuffer(part, np.uint8)
+            place += len(part)
+            let_go(whole)
+        found.file.close()
+        wkb = np.empty(1, object)
+        wkb[0] = whole
+        return replace(_sum(_together(found.sums)), wkb=wkb)
+
+
+def _together(parts: list[Polygons]) -> Polygons:
+    names = ("wkb", "boxes", "areas_m2", "perimeters_m", "vertices")
+    both: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
+    columns = {
+        name: np.concatenate([getattr(part.table, name) for part in parts])
+        for name in ObjectTable.__dataclass_fields__
+    }
+    return Polygons(table=ObjectTable(**columns), **both)
+
+
+def _sum(polygons: Polygons) -> Polygons:
+    """All of one class's polygons as one, without geometry."""
+    nothing = ObjectTable(**{name: np.zeros(0, np.int64) for name in ObjectTable.__dataclass_fields__})
+    boxes = polygons.boxes
+    return Polygons(
+        wkb=np.full(1, b"", object),
+        boxes=np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])[None],
+        table=nothing.joined(polygons.table, np.zeros(len(polygons), np.int64)),
+        areas_m2=_exact_sum(polygons.areas_m2),
+        perimeters_m=_exact_sum(polygons.perimeters_m),
+        vertices=polygons.vertices.sum(keepdims=True),
+    )
+
+
+def _exact_sum(values: Floats) -> Floats:
+    """(1,), to four decimals: sums of whole numbers do not depend on their order."""
+    total: Floats = np.rint(values * 1e4).sum(keepdims=True) / 1e4
+    return total

@@ -1,0 +1,287 @@
+"""Polygons made of rings, with what is measured on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_cli.errors import DataError
+from rsseg_cli.vector_graph import Ints
+from rsseg_cli.vector_measure import Floats, Ground, placed
+from rsseg_cli.vector_rings import AT_ONCE, ObjectTable, ring_areas
+from rsseg_cli.vector_spill import Spill, let_go
+from rsseg_cli.vector_trace import Pieces, spans
+
+if TYPE_CHECKING:
+    from affine import Affine
+
+UNITS = 256  # of coordinates inside a pixel
+_POLYGON = b"\x01\x03\x00\x00\x00"  # well-known binary, little-endian
+LARGE = 8 << 20  # bytes; larger WKB lies in a file
+Reproject = Callable[[Floats, Floats], tuple[Floats, Floats]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Polygons:
+    """Finished polygons in the order of their last pixels.
+
+    Attributes:
+        wkb: a Blob each.
+        boxes: float64 (n, 4), left, bottom, right, top.
+        areas_m2, perimeters_m: on the ground; NaN without CRS.
+        vertices: without the one that closes each ring.
+    """
+
+    wkb: NDArray[np.object_]
+    boxes: Floats
+    table: ObjectTable
+    areas_m2: Floats
+    perimeters_m: Floats
+    vertices: Ints
+
+    def __len__(self) -> int:
+        return len(self.wkb)
+
+    def take(self, chosen: Ints) -> Polygons:
+        """Some of the polygons, in the given order."""
+        return Polygons(
+            table=self.table.take(chosen),
+            **{
+                name: getattr(self, name)[chosen]
+                for name in ("wkb", "boxes", "areas_m2", "perimeters_m", "vertices")
+            },
+        )
+
+
+def make_polygons(
+    rings: Pieces,
+    table: ObjectTable,
+    ground: Ground,
+    transform: Affine,
+    reproject: Reproject | None,
+    spill: Spill | None = None,
+) -> Polygons:
+    """Polygons of whole rings, each object's exterior and its holes.
+
+    Args:
+        table: what `rings.objects` count in.
+        transform: (col, row) to (x, y).
+        reproject: to the CRS of the output.
+        spill: where large polygons lie; None for memory.
+    """
+    exterior = ring_areas(rings) < 0
+    rings = rings.take(np.lexsort((rings.places, ~exterior, table.lasts[rings.objects])))
+    firsts = _firsts(rings)
+    begins = np.append(firsts, len(rings))
+    vertices = np.add.reduceat(rings.lengths, firsts) if len(firsts) else np.zeros(0, np.int64)
+    maker = _Maker(rings, ground, transform, reproject, spill)
+    ends = np.cumsum(vertices)
+    start = 0
+    while start < len(firsts):  # some polygons at a time, a large one by itself
+        at = ends[start] - vertices[start]
+        stop = max(start + 1, int(np.searchsorted(ends, at + AT_ONCE, "right")))
+        if vertices[start] > AT_ONCE:
+            maker.make_large(int(begins[start]), int(begins[start + 1]))
+        else:
+            maker.make(begins[start : stop + 1])
+        start = stop
+    return Polygons(
+        wkb=np.concatenate([np.zeros(0, object), *maker.wkb]),
+        boxes=np.concatenate([np.zeros((0, 4)), *maker.boxes]),
+        table=table.take(rings.objects[firsts]),
+        areas_m2=np.concatenate([np.zeros(0), *maker.areas]),
+        perimeters_m=np.concatenate([np.zeros(0), *maker.perimeters]),
+        vertices=vertices,
+    )
+
+
+def _firsts(rings: Pieces) -> Ints:
+    """Where each object's rings begin, in rings sorted by object."""
+    changes = np.ones(len(rings), np.bool_)
+    changes[1:] = rings.objects[1:] != rings.objects[:-1]
+    return np.flatnonzero(changes)
+
+
+class _Maker:
+    """Makes polygons of rings that are in their order."""
+
+    def __init__(
+        self,
+        rings: Pieces,
+        ground: Ground,
+        transform: Affine,
+        reproject: Reproject | None,
+        spill: Spill | None,
+    ) -> None:
+        self._rings, self._ground, self._transform, self._reproject = rings, ground, transform, reproject
+        self._spill = spill
+        self.wkb: list[NDArray[np.object_]] = []
+        self.boxes: list[Floats] = []
+        self.areas: list[Floats] = []
+        self.perimeters: list[Floats] = []
+
+    def _place(self, points: NDArray[np.int32]) -> Floats:
+        """(n, 2) coordinates of points."""
+        x, y = placed(self._transform, points[:, 0] / UNITS, points[:, 1] / UNITS)
+        if self._reproject is not None:
+            x, y = self._reproject(x, y)
+            if not (np.isfinite(x).all() and np.isfinite(y).all()):
+                raise DataError(
+                    "--dst-crs: a part of the raster lies outside that CRS. Choose another, or leave it out."
+                )
+        return np.stack([x, y], axis=1)
+
+    def _closed(self, first: int, end: int) -> NDArray[np.int32]:
+        """Points of some rings, each from its start and back to it."""
+        rings = self._rings
+        lengths = rings.lengths[first:end]
+        step = spans(np.zeros(end - first, np.int64), lengths + 1)  # 0 ... length: back to the first point
+        step += np.repeat(rings.offsets[first:end], lengths + 1)
+        step %= np.repeat(lengths, lengths + 1)
+        step += np.repeat(rings.begins[first:end], lengths + 1)
+        points = rings.points[step]
+        let_go(rings.points)
+        return points
+
+    def _part(self, ring: int, begin: int, end: int) -> NDArray[np.int32]:
+        """Points `begin` to `end` of a closed ring."""
+        rings = self._rings
+        step = (np.arange(begin, end) + rings.offsets[ring]) % rings.lengths[ring] + rings.begins[ring]
+        points = rings.points[step]
+        let_go(rings.points)
+        return points
+
+    def make(self, begins: Ints) -> None:
+        """Polygons whose rings begin at `begins`, all at once."""
+        first, end = int(begins[0]), int(begins[-1])
+        points = self._closed(first, end)
+        counts = self._rings.lengths[first:end] + 1
+        ring_begins = np.concatenate([[0], np.cumsum(counts)])
+        ring_numbers = begins - first
+        polygon_begins = ring_begins[ring_numbers]
+        tops = np.repeat(points[polygon_begins[:-1], 1] / UNITS, np.diff(polygon_begins))
+        areas, perimeters = _measure(points, ring_begins[1:], polygon_begins[:-1], tops, self._ground)
+        coordinates = self._place(points)
+        words, starts = _words(coordinates, counts, ring_numbers)
+        data, ends = words.tobytes(), [*(4 * starts[1:]).tolist(), 4 * len(words)]
+        wkb = np.empty(len(starts), object)
+        wkb[:] = [_POLYGON + data[at:to] for at, to in zip((4 * starts).tolist(), ends, strict=True)]
+        self.wkb.append(wkb)
+        self.boxes.append(
+            np.concatenate(
+                [choose.reduceat(coordinates, polygon_begins[:-1]) for choose in (np.minimum, np.maximum)],
+                axis=1,
+            )
+        )
+        self.areas.append(areas)
+        self.perimeters.append(perimeters)
+
+    def make_large(self, first: int, end: int) -> None:
+        """A polygon of many vertices, part by part; with a spill its WKB is not held either."""
+        counts = self._rings.lengths[first:end] + 1
+        wkb = self._blob(len(_POLYGON) + 4 * (1 + len(counts)) + 16 * int(counts.sum()))
+        place, area, perimeter, top = 0, 0.0, 0.0, None
+        low, high = np.full(2, np.inf), np.full(2, -np.inf)
+        for head, points, ends, used in self._parts(first, end):
+            top = float(points[0, 1]) / UNITS if top is None else top
+            tops = np.full(len(points), top)
+            more = _measure(points, ends, np.zeros(1, np.int64), tops, self._ground)
+            area, perimeter = area + float(more[0][0]), perimeter + float(more[1][0])
+            coordinates = self._place(points[:used])
+            low, high = np.minimum(low, coordinates.min(0)), np.maximum(high, coordinates.max(0))
+            words = _words(coordinates, head, np.zeros(0, np.int64))[0]
+            start = _POLYGON + len(counts).to_bytes(4, "little") if place == 0 else b""
+            data = np.frombuffer(start + words.tobytes(), np.uint8)
+            wkb[place : place + len(data)] = data
+            place += len(data)
+            let_go(wkb)
+        made = np.empty(1, object)
+        made[0] = wkb if self._spill is not None and len(wkb) > LARGE else wkb.tobytes()
+        self.wkb.append(made)
+        self.boxes.append(np.concatenate([low, high])[None])
+        self.areas.append(np.array([area]))
+        self.perimeters.append(np.array([perimeter]))
+
+    def _blob(self, size: int) -> NDArray[np.uint8]:
+        if self._spill is None or size <= LARGE:
+            return np.empty(size, np.uint8)
+        return self._spill.empty(size, np.uint8)
+
+    def _parts(self, first: int, end: int) -> Iterator[tuple[Ints, NDArray[np.int32], Ints, int]]:
+        """Rings `first` to `end`, some whole ones at a time or a part of a long one.
+
+        Yields:
+            Lengths of the rings that begin here; points; where rings end among them; how many of the points
+            belong to this part (in a long ring the one after them, to which an edge leads, comes along).
+        """
+        counts = self._rings.lengths[first:end] + 1
+        ends = np.cumsum(counts)
+        start = 0
+        while start < len(counts):
+            at = ends[start] - counts[start]
+            stop = max(start + 1, int(np.searchsorted(ends, at + AT_ONCE, "right")))
+            if stop > start + 1 or counts[start] <= AT_ONCE:
+                points = self._closed(first + start, first + stop)
+                yield counts[start:stop], points, ends[start:stop] - at, len(points)
+            else:
+                count = int(counts[start])
+                for begin in range(0, count, AT_ONCE):
+                    to = min(begin + AT_ONCE, count)
+                    points = self._part(first + start, begin, min(to + 1, count))
+                    head = counts[start:stop] if begin == 0 else counts[:0]
+                    closing = np.array([len(points)] if to == count else [], np.int64)
+                    yield head, points, closing, to - begin
+            start = stop
+
+
+def _words(coordinates: Floats, counts: Ints, firsts: Ints) -> tuple[NDArray[np.uint32], Ints]:
+    """Well-known binary of polygons but for its first five bytes.
+
+    Args:
+        counts: points of each ring that begins here; others go on with it, or with one begun before.
+        firsts: first ring of each polygon, and the number of rings at the end; none for rings alone.
+
+    Returns:
+        32-bit words, and where each polygon begins among them.
+    """
+    extra = np.zeros(len(counts), np.int64)
+    extra[firsts[:-1]] = 1  # the number of rings
+    lengths = 1 + extra + 4 * counts
+    starts = np.cumsum(lengths) - lengths
+    words = np.empty(4 * len(coordinates) + len(counts) + int(extra.sum()), "<u4")
+    numbers = np.zeros(len(words), np.bool_)
+    for places, values in ((starts + extra, counts), (starts[firsts[:-1]], np.diff(firsts))):
+        numbers[places], words[places] = True, values
+    words[~numbers] = coordinates.astype("<f8", copy=False).view("<u4").ravel()
+    return words, starts[firsts[:-1]]
+
+
+def _measure(
+    points: NDArray[np.int32], ring_ends: Ints, begins: Ints, tops: Floats, ground: Ground
+) -> tuple[Floats, Floats]:
+    """Areas and perimeters of polygons whose closed rings follow one another.
+
+    Args:
+        ring_ends: behind each ring's last point, which no edge leaves.
+        begins: of the polygons.
+        tops: row from which each point's polygon is measured.
+    """
+    if not len(begins) or not ground.known:
+        return np.full(len(begins), np.nan), np.full(len(begins), np.nan)
+    cols, rows = points[:, 0] / UNITS, points[:, 1] / UNITS
+    d_rows, d_cols = np.diff(rows, append=rows[-1]), np.diff(cols, append=cols[-1])
+    d_rows[ring_ends - 1] = d_cols[ring_ends - 1] = 0
+    row, col = rows + d_rows / 2, cols + d_cols / 2
+    perimeters = np.add.reduceat(ground.lengths_m(row, col, d_rows, d_cols), begins)
+    # Green: the area is the integral of a column's area down to the edge, over the columns; from the
+    # polygon's own first row, so that no digits are lost. Along the column the midpoint is exact for what
+    # changes evenly, Simpson's rule for the rest.
+    mean = ground.pixel_area_m2((tops + row) / 2, col)
+    if ground.area.shape[0] > 2:
+        mean = (4 * mean + ground.pixel_area_m2(tops, col) + ground.pixel_area_m2(row, col)) / 6
+    areas = np.add.reduceat(mean * (row - tops) * d_cols, begins)
+    return areas, perimeters
