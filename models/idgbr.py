@@ -130,6 +130,15 @@ class IdgbrConfig:
         """The published size: 859.5 M parameters in the denoiser."""
         return cls(classes=classes)
 
+    def build(self) -> Idgbr:
+        """The network, with random weights."""
+        return Idgbr(self)
+
+    @property
+    def in_channels(self) -> int:
+        """Bands of the image: the codec takes three."""
+        return 3
+
     @property
     def last_time(self) -> int:
         """The noisiest time step that is sampled or trained."""

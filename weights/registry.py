@@ -81,7 +81,7 @@ def read_spec(name_or_path: str | os.PathLike[str]) -> ModelSpec:
         ModelError: no such model, no safetensors file, no valid description.
     """
     path = model_file(name_or_path)
-    return _spec_of(_read_header(path), path)
+    return _spec_of(read_header(path), path)
 
 
 def load_model(name_or_path: str | os.PathLike[str]) -> TrainedModel:
@@ -96,7 +96,7 @@ def load_model(name_or_path: str | os.PathLike[str]) -> TrainedModel:
         raise ModelError(
             f"{path}: its SHA-256 is not the registered one; the file is damaged, reinstall rsseg"
         )
-    header = _read_header(path)
+    header = read_header(path)
     spec = _spec_of(header, path)
     network = _build_network(spec, path)
     _check_shapes(network, header, path)
@@ -172,7 +172,7 @@ def file_sha256(path: Path) -> str:
         raise ModelError(f"{path}: cannot be read ({err})") from err
 
 
-def _read_header(path: Path) -> dict[str, Any]:
+def read_header(path: Path) -> dict[str, Any]:
     """The safetensors header: tensor name -> {"dtype", "shape", "data_offsets"}, and "__metadata__"."""
     try:
         with path.open("rb") as file:
@@ -249,6 +249,10 @@ def _network_config(spec: ModelSpec, path: Path) -> Any:
     from rsseg_cli.models.bicor_seg import BicorSegConfig
     from rsseg_cli.models.idgbr_lite import LiteRefinerConfig
 
+    if spec.architecture == "idgbr":
+        from rsseg_cli.models.idgbr import IdgbrConfig  # here alone: it loads diffusers
+
+        return IdgbrConfig(**spec.network)
     known: dict[str, Any] = {"bicor-seg": BicorSegConfig, "idgbr-lite": LiteRefinerConfig}
     if spec.architecture not in known:
         raise ModelError(f"{path}: architecture {spec.architecture!r} is not one that is loaded from files")

@@ -11,7 +11,7 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rsseg_cli.errors import ModelError
 from rsseg_cli.weights.registry import differences
@@ -102,8 +102,12 @@ def read_released(path: Path, *, topk_ratio: float, layers: int | None = None) -
     return network.eval()
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of the network by their released names."""
+def read_pickle(path: Path) -> dict[str, Any]:
+    """What a file of torch holds under its names, by a reader that runs no code; tensors are mapped.
+
+    Raises:
+        ModelError: no such file, one that needs code to be run, or no dictionary of names.
+    """
     import torch
 
     try:
@@ -121,18 +125,26 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, Mapping):
         raise ModelError(f"{path}: no state_dict in it, a {type(content).__name__} was found")
-    tensors = {name: value for name, value in tensors.items() if str(name).startswith(PREFIX)}
+    return {str(name): value for name, value in tensors.items()}
+
+
+def check_plain(path: Path, name: str, value: Any) -> None:
+    """Refuse what is no dense tensor of floating point numbers."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or not value.is_floating_point():
+        raise ModelError(f"{path}: {name} is no plain tensor of floating point numbers")
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of the network by their released names."""
+    tensors = {name: value for name, value in read_pickle(path).items() if name.startswith(PREFIX)}
     if not tensors:
         raise ModelError(
             f"{path}: no tensors under '{PREFIX}'; this is no checkpoint of the released program"
         )
     for name, value in tensors.items():
-        if (
-            not isinstance(value, torch.Tensor)
-            or value.layout != torch.strided
-            or not value.is_floating_point()
-        ):
-            raise ModelError(f"{path}: {name} is no plain tensor of floating point numbers")
+        check_plain(path, name, value)
     if (
         f"{CLASS_TABLE}.weight" in tensors
     ):  # an embedding layer in the released program, one parameter in ours

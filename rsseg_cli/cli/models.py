@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -66,16 +68,37 @@ def show_command(
 
 @app.command("import")
 def import_command(
-    checkpoint: Annotated[Path, typer.Argument(metavar="RELEASED.ckpt", help="Lightning checkpoint.")],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RELEASED",
+            help="A Lightning checkpoint of BiCoR-Seg, a folder of IDGBR, or of Stable Diffusion 1.5 alone.",
+        ),
+    ],
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")],
     classes: Annotated[str, typer.Option(help="Class names in the order of the network's outputs: a,b,c.")],
+    arch: Annotated[Literal["bicor-seg", "idgbr"], typer.Option(help="The network.")] = "bicor-seg",
     topk_ratio: Annotated[
-        float, typer.Option(help="Share of pixels that update a class, 0 to 1: 0.02 for LoveDA, 1 for ISPRS.")
-    ],
-    layers: Annotated[
-        int | None, typer.Option(help="HBIS layers the checkpoint must have.  [default: what it has]")
+        float | None,
+        typer.Option(
+            help="bicor-seg: share of pixels that update a class, 0 to 1: 0.02 for LoveDA, 1 for ISPRS."
+        ),
     ] = None,
-    arch: Annotated[Literal["bicor-seg"], typer.Option(help="The network.")] = "bicor-seg",
+    layers: Annotated[
+        int | None,
+        typer.Option(help="bicor-seg: HBIS layers the checkpoint must have.  [default: what it has]"),
+    ] = None,
+    sd: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="idgbr: folder of Stable Diffusion 1.5.  [default: RELEASED]"),
+    ] = None,
+    prompt_embedding: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="idgbr: embedding of the empty prompt, .safetensors.  [default: from DIR/text_encoder]",
+        ),
+    ] = None,
     colours: Annotated[
         str, typer.Option(help="Colours of the classes: '#d64541,#dec3a4,...'.  [default: a palette]")
     ] = "",
@@ -90,35 +113,42 @@ def import_command(
     ] = None,
     name: Annotated[str, typer.Option(help="The model's name.  [default: the output's name]")] = "",
     dtype: Annotated[
-        Literal["float32", "float16"],
-        typer.Option(help="Stored type; float16 halves the file, rounds weights."),
-    ] = "float32",
+        Literal["float32", "float16"] | None,
+        typer.Option(
+            help="Stored type; float16 halves the file, rounds weights.  [default: float16 for idgbr]"
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
 ) -> None:
-    """Turn a checkpoint of the released BiCoR-Seg program into a model file.
+    """Turn a checkpoint of a released program, BiCoR-Seg or IDGBR, into a model file.
 
-    Pickles that hold more than tensors and plain values are refused.
+    Stable Diffusion 1.5 alone gives an IDGBR that is still to be trained. Pickles that hold more than tensors
+    and plain values are refused.
 
     Example: rsseg models import vaihingen.ckpt --layers 2 --topk-ratio 1 --bands nir,red,green --gsd 0.09
     --classes surface,building,low,tree,car,clutter -o vaihingen.safetensors
     """
-    from rsseg_cli.weights import ModelSpec, save_model
+    from rsseg_cli.weights import save_model
     from rsseg_cli.weights.registry import check_target
-    from rsseg_cli.weights.released import read_released
 
     class_list, band_names = _classes(classes, colours), _names("--bands", bands)
-    if not 0 < topk_ratio <= 1:
-        raise UsageError(f"--topk-ratio {topk_ratio}: needs 0 < ratio <= 1")
     if gsd is not None and not 0 < gsd < 1e5:
         raise UsageError(f"--gsd {gsd}: needs metres a pixel above 0")
+    _check_options(arch, {"bicor-seg": {"--topk-ratio": topk_ratio, "--layers": layers},
+                          "idgbr": {"--sd": sd, "--prompt-embedding": prompt_embedding}})  # fmt: skip
+    if arch == "bicor-seg" and (topk_ratio is None or not 0 < topk_ratio <= 1):
+        raise UsageError(f"--topk-ratio {topk_ratio}: needs 0 < ratio <= 1")
     check_target(output, overwrite)
-    network = read_released(checkpoint, topk_ratio=topk_ratio, layers=layers)
+    if arch == "bicor-seg":
+        network, about = _bicor_seg(checkpoint, topk_ratio or 1.0, layers)
+    else:
+        network, about = _idgbr(checkpoint, sd or checkpoint, len(class_list), prompt_embedding)
     if len(class_list) != network.config.classes or len(band_names) != network.config.in_channels:
         raise UsageError(
             f"{checkpoint}: {network.config.classes} classes and {network.config.in_channels} bands; "
             f"--classes names {len(class_list)}, --bands {len(band_names)}"
         )
-    spec = ModelSpec(
+    spec = about(
         name=name or output.stem,
         architecture=arch,
         classes=class_list,
@@ -127,11 +157,58 @@ def import_command(
         gsd_m=gsd,
         # the released training scales images by 0.75 to 1.5
         gsd_range_m=None if gsd is None else (gsd / 1.5, gsd / 0.75),
-        description=f"Imported from {checkpoint.name}, a checkpoint of the released BiCoR-Seg program.",
     )
-    save_model(output, network, spec, dtype=dtype, overwrite=overwrite)
-    typer.echo(
-        f"{output}: {network.config.encoder}, {network.config.layers} layers, {len(class_list)} classes"
+    save_model(
+        output,
+        network,
+        spec,
+        dtype=dtype or ("float16" if arch == "idgbr" else "float32"),
+        overwrite=overwrite,
+    )
+    millions = sum(item.numel() for item in network.parameters()) / 1e6
+    typer.echo(f"{output}: {arch}, {millions:.1f} M parameters, {len(class_list)} classes")
+
+
+def _check_options(arch: str, options: dict[str, dict[str, Any]]) -> None:
+    """Refuse options of another network."""
+    for owner, values in options.items():
+        given = [option for option, value in values.items() if value is not None]
+        if owner != arch and given:
+            raise UsageError(f"{given[0]} belongs to --arch {owner}, not to {arch}")
+
+
+def _bicor_seg(
+    checkpoint: Path, topk_ratio: float, layers: int | None
+) -> tuple[Any, Callable[..., ModelSpec]]:
+    """The network, and its description but for what the command line says."""
+    from rsseg_cli.weights import ModelSpec
+    from rsseg_cli.weights.released import read_released
+
+    description = f"Imported from {checkpoint.name}, a checkpoint of the released BiCoR-Seg program."
+    network = read_released(checkpoint, topk_ratio=topk_ratio, layers=layers)
+    return network, partial(ModelSpec, description=description)
+
+
+def _idgbr(
+    checkpoint: Path, stable_diffusion: Path, classes: int, prompt: Path | None
+) -> tuple[Any, Callable[..., ModelSpec]]:
+    """The same of a refiner."""
+    from rsseg_cli.weights import ModelSpec
+    from rsseg_cli.weights.released_idgbr import is_released, read_released, read_start
+
+    if is_released(checkpoint):
+        # The released training gives the codec ImageNet-normalised pixels (ModelSpec's default), so its
+        # denoiser has seen no others.
+        description = f"Imported from {checkpoint.name}, a checkpoint of the released IDGBR program."
+        network = read_released(checkpoint, stable_diffusion, classes, prompt)
+        return network, partial(
+            ModelSpec, description=description, refinement={"steps": network.default_steps}
+        )
+    network = read_start(stable_diffusion, classes, prompt)
+    description = f"Stable Diffusion 1.5 from {stable_diffusion.name}, to be trained."
+    codec_range = {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # [-1, 1]
+    return network, partial(
+        ModelSpec, description=description, refinement={"steps": network.default_steps}, **codec_range
     )
 
 

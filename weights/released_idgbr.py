@@ -1,0 +1,306 @@
+"""Checkpoints of the released IDGBR program, and Stable Diffusion 1.5 as a start for training.
+
+    folder               what it holds                        here
+    unet_gen             the trained denoiser                 denoiser
+    unet                 Stable Diffusion's U-Net             condition_encoder: its encoder and mid block
+    vae                  Stable Diffusion's codec             codec
+    interact_net         conditional guidance network         guidance
+    label_embed_net      label embedding                      label_embedding
+    text_encoder         Stable Diffusion's; read once        prompt, the empty prompt's embedding
+
+Sizes come from the config.json files and are compared with the tensors' shapes before any tensor is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsseg_cli.errors import ModelError
+from rsseg_cli.weights.prompt import POSITIONS, empty_prompt, start_of
+from rsseg_cli.weights.registry import differences
+from rsseg_cli.weights.tensor_folder import TensorFolder, read_json
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from rsseg_cli.models.idgbr import Idgbr, IdgbrConfig
+
+ATTENTION = "attn.transformer.resblocks.0"
+BLOCK_PARTS = {
+    "merge": "conv",
+    "query": "attn.conv1_q",
+    "condition": "attn.conv1_k",
+    "positions": "attn.positional_embedding",
+    "query_norm": "attn.ln_pre_q",
+    "condition_norm": "attn.ln_pre_k",
+    "attention": f"{ATTENTION}.attn",
+    "attention_query_norm": f"{ATTENTION}.ln_1q",
+    "attention_key_norm": f"{ATTENTION}.ln_1k",
+    "attention_value_norm": f"{ATTENTION}.ln_1v",
+    "mlp_norm": f"{ATTENTION}.ln_2",
+    "expand": f"{ATTENTION}.mlp.c_fc",
+    "contract": f"{ATTENTION}.mlp.c_proj",
+    "output_norm": "attn.ln_post",
+    "projection": "attn.proj",
+}
+UNUSED = {"sample_size", "force_upcast", "upcast_attention"}  # settings without effect on exact numbers
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+    "trained_betas": None,
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of the network, its place there, and the folder that holds its tensors.
+
+    Attributes:
+        name_of: the part's name of a tensor -> the folder's.
+        whole: the folder may hold no other tensors.
+    """
+
+    network: nn.Module
+    prefix: str
+    folder: TensorFolder
+    name_of: Callable[[str], str] = str
+    whole: bool = True
+
+
+def is_released(path: Path) -> bool:
+    """Whether a folder is a checkpoint of the released program, not Stable Diffusion alone."""
+    return (path / "interact_net").is_dir() or (path / "unet_gen").is_dir()
+
+
+def read_released(path: Path, stable_diffusion: Path, classes: int, prompt: Path | None = None) -> Idgbr:
+    """The network of a released checkpoint, in evaluation mode, float32.
+
+    Args:
+        path: folder with unet_gen, interact_net and label_embed_net.
+        stable_diffusion: folder with unet, vae, scheduler and text_encoder.
+        classes: N, which the checkpoint must have.
+        prompt: safetensors of the empty prompt's embedding, where there is no text_encoder.
+
+    Raises:
+        ModelError: folders or files that lack or cannot be read, sizes that are not Stable Diffusion's kind,
+            tensors that do not fit.
+    """
+    generator, interact = TensorFolder(path / "unet_gen"), TensorFolder(path / "interact_net")
+    embedding = TensorFolder(path / "label_embed_net")
+    embedding_names = _embedding_names(embedding)
+    table = embedding.shapes.get(embedding_names["table"], [])
+    if table != [classes, 3]:
+        found = f"{embedding_names['table']} is {table or 'not there'}"
+        raise ModelError(f"{embedding.path}: {found}; --classes names {classes}, which needs {[classes, 3]}")
+    config = _config(stable_diffusion, classes, prompt, **_guidance_sizes(interact))
+    network = _empty(config, stable_diffusion)
+    _check_config(generator, network.denoiser)
+    parts = [
+        *_shared_parts(network, stable_diffusion),
+        Part(network.denoiser, "denoiser", generator),
+        Part(network.guidance, "guidance", interact, _guidance_name(len(config.skip_shapes))),
+        Part(network.label_embedding, "label_embedding", embedding, embedding_names.__getitem__),
+    ]
+    state = _read(parts) | _prompt_state(config, stable_diffusion, prompt)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval()
+
+
+def read_start(stable_diffusion: Path, classes: int, prompt: Path | None = None) -> Idgbr:
+    """Stable Diffusion's networks with a guidance network and a label embedding that are still to be trained.
+
+    The denoiser is to learn to predict x0, which takes fewer steps than noise does.
+
+    Raises:
+        ModelError: as `read_released`.
+    """
+    from rsseg_cli.models.idgbr_guidance import GuidanceNetwork, LabelEmbedding
+
+    config = _config(stable_diffusion, classes, prompt, prediction="clean")
+    network = _empty(config, stable_diffusion)
+    unet = TensorFolder(stable_diffusion / "unet")
+    parts = [*_shared_parts(network, stable_diffusion), Part(network.denoiser, "denoiser", unet)]
+    state = _read(parts) | _prompt_state(config, stable_diffusion, prompt)
+    network.load_state_dict(state, strict=False, assign=True)
+    network.guidance = GuidanceNetwork(config.skip_shapes, config.guidance_width, config.guidance_heads)
+    network.label_embedding = LabelEmbedding(classes)
+    return network.eval()
+
+
+def _config(folder: Path, classes: int, prompt: Path | None, **more: Any) -> IdgbrConfig:
+    """Sizes of a Stable Diffusion folder."""
+    from rsseg_cli.models.idgbr import IdgbrConfig
+
+    _check_schedule(folder / "scheduler" / "scheduler_config.json")
+    unet, codec = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
+    tokens, channels = _prompt_shape(folder, prompt)
+    try:
+        return IdgbrConfig(
+            classes=classes,
+            channels=unet["block_out_channels"],
+            layers=unet["layers_per_block"],
+            heads=unet["attention_head_dim"],
+            groups=unet.get("norm_num_groups", 32),
+            text_tokens=tokens,
+            text_channels=channels,
+            codec_channels=codec["block_out_channels"],
+            codec_layers=codec["layers_per_block"],
+            codec_groups=codec.get("norm_num_groups", 32),
+            latent_channels=codec["latent_channels"],
+            latent_scale=codec.get("scaling_factor", 0.18215),
+            **more,
+        )
+    except KeyError as err:
+        raise ModelError(f"{folder}: no {err} in unet/config.json or vae/config.json") from err
+    except (TypeError, ValueError) as err:
+        raise ModelError(f"{folder}: no network of Stable Diffusion 1.5's kind ({err})") from err
+
+
+def _check_schedule(path: Path) -> None:
+    found = read_json(path)
+    for key, needed in SCHEDULE.items():
+        if found.get(key, needed) != needed:
+            raise ModelError(f"{path}: {key} is {found[key]!r:.80}; needs {needed!r}")
+
+
+def _guidance_sizes(interact: TensorFolder) -> dict[str, int]:
+    """Width of the attention and grid of the first block's positions; no tensor tells the heads, always 8."""
+    name = f"attn_blocks_down.0.{BLOCK_PARTS['positions']}"
+    shape = interact.shapes.get(name, [])
+    if len(shape) != 2:
+        raise ModelError(f"{interact.path}: {name} is {shape or 'not there'}; needs [positions, width]")
+    return {"guidance_width": shape[1], "grid": round(shape[0] ** 0.5)}
+
+
+def _empty(config: IdgbrConfig, folder: Path) -> Idgbr:
+    """The network without memory for its weights, checked against the folder's configurations."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            network = config.build()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as err:
+        raise ModelError(f"{folder}: its network cannot be built ({err})") from err
+    for part, built in (("unet", network.denoiser), ("vae", network.codec)):
+        _check_config(TensorFolder(folder / part), built)
+    return network
+
+
+def _check_config(folder: TensorFolder, network: Any) -> None:
+    """Each setting of config.json must be the built network's, so that no other kind of network passes."""
+    for key, needed in network.config.items():
+        if key.startswith("_") or key in UNUSED or key not in folder.config:
+            continue
+        needed = list(needed) if isinstance(needed, tuple) else needed
+        if folder.config[key] != needed:
+            raise ModelError(
+                f"{folder.path / 'config.json'}: {key} is {folder.config[key]!r:.80}; needs {needed!r}"
+            )
+
+
+def _shared_parts(network: Idgbr, folder: Path) -> list[Part]:
+    """What comes from Stable Diffusion."""
+    unet = TensorFolder(folder / "unet")
+    _check_names(network.denoiser, unet)  # the whole U-Net is there, of which the encoder is taken
+    return [
+        Part(network.condition_encoder, "condition_encoder", unet, whole=False),
+        Part(network.codec, "codec", TensorFolder(folder / "vae")),
+    ]
+
+
+def _read(parts: list[Part]) -> dict[str, Tensor]:
+    """Tensors under the network's names. All names and shapes are checked before one is read.
+
+    Raises:
+        ModelError: a folder lacks a tensor, has one too many, or one of another shape.
+    """
+    for part in parts:
+        if part.whole:
+            _check_names(part.network, part.folder, part.name_of)
+        for name, tensor in part.network.state_dict().items():
+            part.folder.check(part.name_of(name), list(tensor.shape))
+    return {
+        f"{part.prefix}.{name}": part.folder.read(part.name_of(name)).reshape(tensor.shape)
+        for part in parts
+        for name, tensor in part.network.state_dict().items()
+    }
+
+
+def _check_names(network: nn.Module, folder: TensorFolder, name_of: Callable[[str], str] = str) -> None:
+    needed = {name_of(name) for name in network.state_dict()}
+    missing, unexpected = sorted(needed - set(folder.shapes)), sorted(set(folder.shapes) - needed)
+    if missing or unexpected:
+        raise ModelError(f"{folder.path}: {differences(missing, unexpected)}")
+
+
+def _prompt_state(config: IdgbrConfig, folder: Path, prompt: Path | None) -> dict[str, Tensor]:
+    embedding = _read_prompt(folder, prompt)
+    if embedding.shape != (config.text_tokens, config.text_channels):
+        found = f"{prompt or folder / 'text_encoder'}: prompt embedding {list(embedding.shape)}"
+        raise ModelError(f"{found}; needs {[config.text_tokens, config.text_channels]}")
+    return {"prompt": embedding.unsqueeze(0)}
+
+
+def _guidance_name(blocks: int) -> Callable[[str], str]:
+    """Released name of a tensor of a guidance network whose last block is the mid block's."""
+
+    def name_of(own: str) -> str:
+        _, index, part, *rest = own.split(".")
+        start = "attn_blocks_mid" if int(index) == blocks - 1 else f"attn_blocks_down.{index}"
+        return ".".join([start, BLOCK_PARTS[part], *rest])
+
+    return name_of
+
+
+def _embedding_names(folder: TensorFolder) -> Mapping[str, str]:
+    plain = "embedding_table" in folder.shapes  # a parameter, or an embedding layer
+    names = {"table": "embedding_table" if plain else "embedding_table.weight"}
+    for layer in (0, 2):
+        for kind in ("weight", "bias"):
+            names[f"classifier.{layer}.{kind}"] = f"embedding_conv.{layer}.{kind}"
+    return names
+
+
+def _prompt_shape(folder: Path, prompt: Path | None) -> tuple[int, int]:
+    """Tokens and channels of the text, from shapes alone."""
+    if prompt is not None:
+        tokens, channels = _read_prompt(folder, prompt).shape
+        return tokens, channels
+    text = folder / "text_encoder"
+    if not text.is_dir():
+        raise ModelError(
+            f"{text}: no such folder; the empty prompt's embedding is computed from it once. Where it lacks, "
+            "pass --prompt-embedding FILE.safetensors"
+        )
+    encoder = TensorFolder(text)
+    tokens, channels = encoder.shapes[start_of(encoder) + POSITIONS]
+    return tokens, channels
+
+
+def _read_prompt(folder: Path, prompt: Path | None) -> Tensor:
+    """The empty prompt's embedding (tokens, channels): of the text encoder, or the one tensor of a file."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if prompt is None:
+        return empty_prompt(folder / "text_encoder")
+    try:
+        tensors = list(load_file(prompt).values())
+    except (OSError, SafetensorError) as err:
+        raise ModelError(f"{prompt}: no safetensors file ({err})") from err
+    shape = list(tensors[0].shape) if tensors else []
+    if len(tensors) != 1 or len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1):
+        raise ModelError(
+            f"{prompt}: {len(tensors)} tensors, the first {shape}; needs one, [tokens, channels]"
+        )
+    embedding = tensors[0].to(torch.float32).reshape(shape[-2:])
+    if not torch.isfinite(embedding).all():
+        raise ModelError(f"{prompt}: values that are not finite")
+    return embedding
