@@ -54,10 +54,19 @@ class TorchSample:
     scale: float
     dtype: str
 
+    @property
+    def stem(self) -> str:
+        return self.name
+
     def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
         """Read for training; see `LabelledScene.load`."""
         with tempfile.TemporaryDirectory() as kept:
             return self._write(Path(kept)).load(spec, folder, finest_gsd_m=finest_gsd_m)
+
+    def picture(self, folder: Path) -> str:
+        """The image, in `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        return self._write(folder).picture(folder)
 
     def rasters(self, folder: Path) -> tuple[str, Path]:
         """Image and label raster, both in `folder`; see `LabelledScene.rasters`."""

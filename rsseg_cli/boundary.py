@@ -82,6 +82,10 @@ class BoundaryCounts:
         self._add_bands(mapped, labels, known, core)
         self._add_edges(mapped, labels, known, core)
 
+    def add_bands(self, mapped: Labels, labels: Labels, core: tuple[slice, slice]) -> None:
+        """As `add`, but for `wfm`: in a hundredth of the time."""
+        self._add_bands(mapped, labels, labels != UNLABELLED, core)
+
     def merge(self, other: BoundaryCounts) -> None:
         """Add the counts of another map."""
         for name in ("truth", "mapped", "both", "correct", "edge_pixels", "missed", "false"):

@@ -49,12 +49,21 @@ class Source(Protocol):
         ...
 
     @property
+    def stem(self) -> str:
+        """The image's file name without its ending."""
+        ...
+
+    @property
     def split(self) -> str:
         """train, val or test."""
         ...
 
     def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
         """Read for training; the arrays are memory-mapped files in `folder`."""
+        ...
+
+    def picture(self, folder: Path) -> str:
+        """What GDAL opens as the image; files that it takes are in `folder`."""
         ...
 
     def rasters(self, folder: Path) -> tuple[str, Path]:

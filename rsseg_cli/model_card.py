@@ -13,6 +13,7 @@ from rsseg_cli.weights.spec import ModelSpec
 
 MOST_EPOCHS = 40  # rows of the curve's table
 MOST_CLASSES = 30  # of the confusion matrix
+CHOSEN_BY = {"boundary_iou": "Boundary IoU at 3 px", "codec_loss": "codec loss", "miou": "mIoU"}
 RISING_SHARE = 0.1  # the best epoch in this last part of a run: validation still rose
 
 
@@ -27,9 +28,10 @@ def model_card(
         found: table of the data.
         command: that repeats the run.
     """
+    kind = "An IDGBR refiner." if spec.is_refiner else "A BiCoR-Seg network."
     parts = [
         f"# {_text(spec.name)}\n",
-        f"{_text(spec.description) or 'A BiCoR-Seg network.'}\n",
+        f"{_text(spec.description) or kind}\n",
         _facts(spec),
         _data(spec, found),
         _test(spec),
@@ -44,22 +46,35 @@ def _facts(spec: ModelSpec) -> str:
     low, high = spec.gsd_range_m or (None, None)
     runs = f"; {low:.3g} to {high:.3g} m is run as it is" if low and high else ""
     gsd = f"{spec.gsd_m:.4g} m a pixel{runs}" if spec.gsd_m else "any: scenes are run as they are"
-    sizes = spec.network
-    network = (
-        f"{sizes.get('encoder')}, {sizes.get('channels')} channels, {sizes.get('layers')} HBIS layers, top-k "
-        f"share {sizes.get('topk_ratio')}"
-    )
+    use = "predict scene.tif --model MODEL.safetensors -o map.tif"
+    if spec.is_refiner:
+        use = "refine scene.tif map.tif --refiner REFINER.safetensors -o refined.tif"
     return "\n".join(
         [
-            "- **Use**: `rsseg predict scene.tif --model MODEL.safetensors -o map.tif`",
+            f"- **Use**: `rsseg {use}`",
             f"- **Classes**: {', '.join(map(_text, spec.class_names))}",
             f"- **Bands**: {', '.join(map(_text, spec.bands))}",
             f"- **Ground resolution**: {gsd}",
-            f"- **Network**: {network}",
+            f"- **Network**: {_network(spec)}",
             f"- **Licence of the weights**: {_text(spec.license) or 'not stated (--license)'}",
             f"- **Source and licence of the data**: {_text(spec.data) or 'not stated (--data-note)'}",
             "",
         ]
+    )
+
+
+def _network(spec: ModelSpec) -> str:
+    sizes = spec.network
+    if spec.is_refiner:
+        how = spec.refinement
+        model = f", behind {_text(str(how['model']))}" if how.get("model") else ""
+        return (
+            f"{spec.architecture}, {how.get('steps')} steps, a band of {how.get('band_m')} m around "
+            f"boundaries{model}"
+        )
+    return (
+        f"{sizes.get('encoder')}, {sizes.get('channels')} channels, {sizes.get('layers')} HBIS layers, top-k "
+        f"share {sizes.get('topk_ratio')}"
     )
 
 
@@ -112,15 +127,23 @@ def _curve(spec: ModelSpec, history: Sequence[Mapping[str, Any]]) -> str:
     ended = f" of {planned}, stopped early" if last < planned else ""
     step = -(-len(history) // MOST_EPOCHS)
     shown = [item for item in history if item["epoch"] % step == 0 or item["epoch"] in (1, best, last)]
-    rows = [f"| {item['epoch']} | {_decimal(item['loss'])} | {_decimal(item['miou'])} |" for item in shown]
+    key, name = next((key, name) for key, name in CHOSEN_BY.items() if key in history[-1])
+    rows = [f"| {item['epoch']} | {_decimal(item['loss'])} | {_decimal(item[key])} |" for item in shown]
+    coarse = ""
+    if "coarse_boundary_iou" in history[-1]:
+        coarse = (
+            f" The rough maps have {_decimal(history[-1]['coarse_boundary_iou'])} (mIoU "
+            f"{_decimal(history[-1]['coarse_miou'])}; refined {_decimal(val['miou'])})."
+        )
     return "\n".join(
         [
             "## Validation",
             "",
-            f"Best mIoU {_decimal(val['val_miou'])} at epoch {best}, {_decimal(history[-1]['miou'])} at the "
-            f"last, {last}{ended}. {rose} The best epoch is the one that was saved.",
+            f"Best {name} {_decimal(val.get('val_miou', val.get(key)))} at epoch {best}, "
+            f"{_decimal(history[-1][key])} at the last, {last}{ended}. {rose} The best epoch is the one that "
+            f"was saved.{coarse}",
             "",
-            "| epoch | training loss | validation mIoU |",
+            f"| epoch | training loss | validation {name} |",
             "|---|---|---|",
             *rows,
             "",

@@ -79,7 +79,9 @@ def averaged_weights(decay: float) -> WeightAveraging:
 
     def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
         now = min(decay, (1 + int(count)) / (10 + int(count)))
-        return mean * now + value * (1 - now) if mean.is_floating_point() else value
+        if not mean.is_floating_point():
+            return value
+        return mean + (value - mean) * (1 - now)  # to the bit where both are the same: what is frozen stays
 
     return WeightAveraging(avg_fn=average, use_buffers=True)
 

@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rsseg_cli.errors import UsageError
 from rsseg_cli.train_config import NetworkSettings, TrainConfig
@@ -75,10 +75,15 @@ class Settings:
 
     def to_toml(self) -> str:
         """A file that `--config` reads back and that gives these settings again."""
-        lines = [f"recipe = {_toml(self.recipe)}"]
-        for section, values in self.values().items():
-            lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in values.items())]
-        return "\n".join(lines) + "\n"
+        return "\n".join([f"recipe = {_toml(self.recipe)}", *toml_lines(self.values())]) + "\n"
+
+
+def toml_lines(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Sections with their settings as lines of TOML, an empty one before each."""
+    lines = []
+    for section, items in values.items():
+        lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in items.items())]
+    return lines
 
 
 def resolve_settings(
@@ -97,7 +102,7 @@ def resolve_settings(
         UsageError: an unknown recipe or key, a wrong type, a value out of bounds.
     """
     from_file = read_config(config) if config else {}
-    given = {key: _checked(key, value, "option") for key, value in (given or {}).items()}
+    given = {key: checked(key, value, "option") for key, value in (given or {}).items()}
     own_recipe = from_file.pop("recipe", "")
     starts = given.get("init", from_file.get("init", ""))
     name = recipe_name(recipe or own_recipe or ("finetune" if starts else "default"), dataset)
@@ -129,8 +134,20 @@ def recipe_name(recipe: str, dataset: str) -> str:
     return recipe
 
 
-def read_config(path: Path) -> dict[str, Any]:
+class Known(NamedTuple):
+    """Settings that a file may hold: keys by section, and their types."""
+
+    sections: Mapping[str, tuple[str, ...]]
+    kinds: Mapping[str, Any]
+    recipes: bool
+
+
+def read_config(path: Path, known: Known | None = None) -> dict[str, Any]:
     """Settings of a TOML file, flat: keys may stand at its top or in their sections.
+
+    Args:
+        path: the file.
+        known: what it may hold; those of a segmentation network's run by default.
 
     Raises:
         UsageError: no TOML, an unknown section or key, a value of the wrong type; key and allowed ones named.
@@ -142,24 +159,26 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
         raise UsageError(f"{path}: cannot be read as TOML ({err})") from err
     values: dict[str, Any] = {}
+    known = known or SEGMENTATION
     for key, value in found.items():
-        if key == "recipe" and isinstance(value, str):
+        if key == "recipe" and known.recipes and isinstance(value, str):
             values[key] = value
         elif isinstance(value, dict):
-            values |= _section(path, key, value)
+            values |= _section(path, key, value, known)
         else:
-            values[key] = _checked(key, value, str(path))
+            values[key] = checked(key, value, str(path), known)
     return values
 
 
-def _section(path: Path, section: str, values: dict[str, Any]) -> dict[str, Any]:
-    if section not in SECTIONS:
-        raise UsageError(f"{path}: section [{section:.80}] is unknown; needs one of {', '.join(SECTIONS)}")
-    wrong = sorted(set(values) - set(SECTIONS[section]))
+def _section(path: Path, section: str, values: dict[str, Any], known: Known) -> dict[str, Any]:
+    sections = known.sections
+    if section not in sections:
+        raise UsageError(f"{path}: section [{section:.80}] is unknown; needs one of {', '.join(sections)}")
+    wrong = sorted(set(values) - set(sections[section]))
     if wrong:
-        allowed = ", ".join(SECTIONS[section])
+        allowed = ", ".join(sections[section])
         raise UsageError(f"{path}: [{section}] has no setting {wrong[0]!r:.80}; needs {allowed}")
-    return {key: _checked(key, value, f"{path}: [{section}]") for key, value in values.items()}
+    return {key: checked(key, value, f"{path}: [{section}]", known) for key, value in values.items()}
 
 
 def setting_types() -> dict[str, Any]:
@@ -167,11 +186,13 @@ def setting_types() -> dict[str, Any]:
     return typing.get_type_hints(NetworkSettings) | typing.get_type_hints(TrainConfig)
 
 
-def _checked(key: str, value: Any, where: str) -> Any:
+def checked(key: str, value: Any, where: str, known: Known | None = None) -> Any:
     """The value in the setting's type; whole numbers serve as decimal ones, lists as tuples."""
-    kinds = setting_types()
+    known = known or SEGMENTATION
+    kinds = known.kinds
     if key not in kinds:
-        raise UsageError(f"{where}: unknown setting {key!r:.80}; needs one of recipe, {', '.join(kinds)}")
+        names = ", ".join([*(["recipe"] if known.recipes else []), *kinds])
+        raise UsageError(f"{where}: unknown setting {key!r:.80}; needs one of {names}")
     for kind in _alternatives(kinds[key]):
         matched = _match(value, kind)
         if matched is not None:
@@ -220,3 +241,6 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return repr(value)
+
+
+SEGMENTATION = Known(SECTIONS, setting_types(), recipes=True)

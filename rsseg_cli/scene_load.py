@@ -74,6 +74,10 @@ class LabelledScene:
             raise DataError(f"{self.image}: split {self.split!r}; needs train, val or test")
         object.__setattr__(self, "name", self.name or self.image.stem)
 
+    @property
+    def stem(self) -> str:
+        return self.image.stem
+
     def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
         """Read image and labels, cut to the box that holds all labels, at the finer of `finest_gsd_m` and the
         model's resolution, never finer than the scene.
@@ -87,13 +91,13 @@ class LabelledScene:
             DataError: labels cannot be aligned, or hold values that are no class.
             SceneError: the image cannot be read or lacks bands.
         """
-        info = inspect(self._image(folder))
+        info = inspect(self.picture(folder))
         chosen = select_bands(info, spec.bands, None, spec.name)
         grid, gsd_m = training_grid(info.grid, spec.gsd_m, finest_gsd_m)
         labels, box = self._load_labels(info.grid, grid, spec, folder)
         labels = labels[box]
         ranges = stretch_ranges(info, chosen, spec)
-        image = _array(folder, f"{_safe(self.name)}.image", (len(chosen), *labels.shape))
+        image = array_in(folder, f"{safe_name(self.name)}.image", (len(chosen), *labels.shape))
         row, col = box[0].start, box[1].start
         with SceneReader(info, chosen, grid) as reader:
             for rows, cols in blocks(*labels.shape):
@@ -101,7 +105,7 @@ class LabelledScene:
                 pixels, valid = reader.read(row + rows.start, col + cols.start, *size)
                 image[:, rows, cols] = to_uint8(reader.fill(pixels, valid), ranges)
                 labels[rows, cols][~valid] = IGNORE
-                _release(image)
+                release_pages(image)
         return LoadedScene(self.name, image, labels, gsd_m, grid.window(row, col, *labels.shape))
 
     def _load_labels(
@@ -114,14 +118,14 @@ class LabelledScene:
                 f"{self.labels}: labels of {len(format.class_names)} classes "
                 f"({', '.join(format.class_names)}), the model has {len(spec.classes)}"
             )
-        labels = _array(folder, f"{_safe(self.name)}.labels", (grid.height, grid.width))
+        labels = array_in(folder, f"{safe_name(self.name)}.labels", (grid.height, grid.width))
         with_label = np.zeros(grid.height, np.bool_), np.zeros(grid.width, np.bool_)
         scale = grid.height / image_grid.height
         with LabelReader(self.labels, grid, format, image_grid=image_grid) as reader:
             for rows, cols in blocks(grid.height, grid.width):
                 found = _read_part(reader, rows, cols, self.rows, scale)
                 labels[rows, cols] = found
-                _release(labels)
+                release_pages(labels)
                 with_label[0][rows] |= (found != IGNORE).any(1)
                 with_label[1][cols] |= (found != IGNORE).any(0)
             self._note_unknown(reader)
@@ -145,8 +149,8 @@ class LabelledScene:
         Raises:
             DataError: as `load`.
         """
-        image = self._image(folder)
-        info, target = inspect(image), folder / f"{_safe(self.name)}.labels.tif"
+        image = self.picture(folder)
+        info, target = inspect(image), folder / f"{safe_name(self.name)}.labels.tif"
         grid, format = info.grid, self.label_format(class_names)
         holes = info.has_mask or any(np.dtype(dtype).kind == "f" for dtype in info.dtypes)
         profile = {
@@ -173,14 +177,14 @@ class LabelledScene:
         """The scene's own format, else numbers of these classes."""
         return self.format or LabelFormat(class_names=class_names)
 
-    def _image(self, folder: Path | None) -> str:
+    def picture(self, folder: Path | None) -> str:
         """The image, by way of a VRT where bands are chosen by number or a resolution is known but no CRS."""
         if not self.bands:
             return str(self.image)
         if folder is None:
             raise ValueError(f"{self.name}: chosen bands need a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{_safe(self.name)}.vrt"
+        path = folder / f"{safe_name(self.name)}.vrt"
         path.write_text(_vrt(inspect(self.image), self.bands, self.gsd_m), encoding="utf-8")
         return str(path)
 
@@ -257,21 +261,22 @@ def _read_part(
     return labels
 
 
-def _array(folder: Path | None, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+def array_in(folder: Path | None, name: str, shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Zeros, as a memory-mapped file in `folder` or in memory."""
     if folder is None:
         return np.zeros(shape, np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
     return np.memmap(folder / name, np.uint8, "w+", shape=shape)
 
 
-def _release(array: NDArray[np.uint8]) -> None:
+def release_pages(array: NDArray[np.uint8]) -> None:
     """Let go of the pages of a memory-mapped array; what was written is on its way to the file."""
     base: Any = array.base
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def _safe(name: str) -> str:
+def safe_name(name: str) -> str:
     """A scene's name as part of a file name."""
     return re.sub(r"[^\w.-]+", "_", name)[:150]
 

@@ -18,7 +18,7 @@ from rsseg_cli.datasets import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
 from rsseg_cli.recipes import Settings
-from rsseg_cli.train_config import NetworkSettings
+from rsseg_cli.train_config import NetworkSettings, RefinerNetworkSettings
 from rsseg_cli.weights import ModelSpec, TrainedModel, load_model
 from rsseg_cli.weights.registry import read_spec
 
@@ -51,7 +51,9 @@ def network_sizes(settings: NetworkSettings, classes: int, bands: int) -> dict[s
         raise UsageError(str(err)) from err
 
 
-def input_statistics(settings: NetworkSettings, bands: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def input_statistics(
+    settings: NetworkSettings | RefinerNetworkSettings, bands: int
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each band: those given, else ImageNet's by position, and their average
     for bands after the third.
 

@@ -158,6 +158,87 @@ class TrainConfig:
             )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RefinerNetworkSettings:
+    """A refiner's network and what it starts from; sizes of 0 or "" are the arch's own.
+
+    Attributes:
+        arch: lite, or paper (Stable Diffusion 1.5's size).
+        init: name or path of the refiner to start from, with its sizes.
+        sd: folder of Stable Diffusion 1.5 in diffusers' layout, which paper starts from.
+        encoder, encoder_weights: lite's image encoder, of timm, and its start: "imagenet", "none" or a file.
+        widths: of lite, channels at strides 4, 8 and 16.
+        middle, window_px, latent_channels, codec_channels, noise, band_px: of lite, see `LiteRefinerConfig`.
+        steps: of the sampler.
+        time_sampling: of training, "cubic" or "uniform"; "" the arch's.
+        mean, std: of the input after scaling to [0, 1], one a band; empty takes the arch's.
+    """
+
+    arch: Literal["lite", "paper"] = "lite"
+    init: str = ""
+    sd: str = ""
+    encoder: str = ""
+    encoder_weights: str = "imagenet"
+    widths: tuple[int, ...] = ()
+    middle: int = 0
+    window_px: int = 0
+    latent_channels: int = 0
+    codec_channels: int = 0
+    noise: float = 0.0
+    band_px: int = 0
+    steps: int = 0
+    time_sampling: str = ""
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.time_sampling not in ("", "cubic", "uniform"):
+            raise UsageError(f"--time-sampling {self.time_sampling!r:.40}: needs cubic or uniform")
+        if self.sd and self.arch != "paper":
+            raise UsageError(f"--sd {self.sd}: is a start of --arch paper, this is {self.arch}")
+        _within("--steps", self.steps, 0, 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefiningConfig:
+    """Settings of a refiner's training beside those of `TrainConfig`, which are its second stage's.
+
+    Attributes:
+        stage: "codec" trains label embedding and codec, "refiner" denoiser and guidance, "all" one after the
+            other.
+        codec_epochs, codec_rate: epochs and highest learning rate of the first stage.
+        random_maps: share of the first stage's label maps that are drawn at random.
+        degrade: share of crops whose rough map is made worse.
+        from_labels: share of crops whose rough map is the labels, made worse.
+        degrade_px: farthest that a boundary is moved.
+        coarse_gsds: ground resolutions at which a model maps training scenes, times its own; a version each.
+        band_m: distance from the rough map's boundaries within which labels may change, m.
+        val_tiles: most validation tiles.
+    """
+
+    stage: Literal["all", "codec", "refiner"] = "all"
+    codec_epochs: int = 5
+    codec_rate: float = 2e-3
+    random_maps: float = 0.25
+    degrade: float = 0.5
+    from_labels: float = 0.15
+    degrade_px: int = 6
+    coarse_gsds: tuple[float, ...] = (1.0, 1.4)
+    band_m: float = 1.5
+    val_tiles: int = 64
+
+    def __post_init__(self) -> None:
+        _within("--codec-epochs", self.codec_epochs, 1, LARGEST_COUNT)
+        _within("--codec-lr", self.codec_rate, 1e-12, 10)
+        for name in ("random_maps", "degrade", "from_labels"):
+            _within(_option(name), getattr(self, name), 0, 1)
+        _within("--degrade-px", self.degrade_px, 1, 64)
+        if not self.coarse_gsds or not all(0.1 <= times <= 10 for times in self.coarse_gsds):
+            raise UsageError(f"--coarse-gsds {self.coarse_gsds}: needs numbers from 0.1 to 10")
+        _within("--band-m", self.band_m, 1e-3, 1e4)
+        _within("--val-tiles", self.val_tiles, 1, LARGEST_COUNT)
+
+
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
@@ -165,3 +246,7 @@ def _option(name: str) -> str:
 def _within(option: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:  # not a number is not within either
         raise UsageError(f"{option} {value!r:.40}: needs {low:g} to {high:g}")
+
+
+# of refiners: crops are whole, as a mosaic's seams would be boundaries without cause
+REFINER_TRAINING = TrainConfig(batch_size=8, mosaic=0.0, redraw_above=0.95)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import lightning as L
 import numpy as np
@@ -243,10 +243,10 @@ def fit(
                 ckpt_path=str(checkpoint(run.run_dir)) if run.resume else None,
                 weights_only=True,
             )
-    is_main = trainer.is_global_zero
+    is_main, path = trainer.is_global_zero, Path(best.best_model_path)
     return TrainResult(
         score=float(best.best_model_score if best.best_model_score is not None else 0.0),
-        epoch=_take_best(module, Path(best.best_model_path)) if is_main else 0,
+        epoch=_take_best(module, path) if is_main or path.is_file() else 0,
         history=tuple(module.history),
         seconds=round(sum(item["seconds"] for item in module.history), 1),
         processor_seconds=round(time.process_time() - started, 1),
@@ -298,36 +298,65 @@ def evaluate(
     return {**scores, "confusion": total.tolist()}
 
 
-def check_run(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
+def check_run(run_dir: Path, *, resume: bool, overwrite: bool, stages: Sequence[str] = ("",)) -> None:
     """Refuse a run folder that holds another run, or none to go on with, before work starts.
+
+    Args:
+        run_dir: of the run.
+        resume, overwrite: go on with the run there, or replace it.
+        stages: folders in it, of a run of several stages.
 
     Raises:
         UsageError: the folder holds a run already, and it is neither resumed nor replaced.
         DataError: there is no finished epoch to resume at.
     """
-    if resume:
-        checkpoint(run_dir)
-    elif (run_dir / "last.ckpt").exists() and not overwrite:
+    begun = any((run_dir / stage / "last.ckpt").exists() for stage in stages)
+    if resume and not begun:
+        checkpoint(run_dir / stages[0])
+    elif begun and not resume and not overwrite:
         raise UsageError(
             f"{run_dir} holds a run already; pass --resume to go on with it, --overwrite to start anew, or "
             "another --run-dir"
         )
 
 
-def save_settings(run_dir: Path, settings: Settings, *, resume: bool) -> None:
+class AnySettings(Protocol):
+    """What `save_settings` needs of settings."""
+
+    def values(self) -> dict[str, dict[str, Any]]: ...
+
+    def to_toml(self) -> str: ...
+
+
+def save_settings(
+    run_dir: Path,
+    settings: AnySettings,
+    *,
+    resume: bool,
+    read: Callable[[Path], AnySettings] = lambda path: resolve_settings(config=path),
+    stages: Sequence[str] = ("",),
+) -> None:
     """Write `settings.toml` into the run folder; of a resumed run what has changed is told, and what a former
-    run left in the folder of a new one goes."""
+    run left in the folder of a new one goes.
+
+    Args:
+        run_dir: of the run.
+        settings: of the run.
+        resume: go on with the run there.
+        read: settings of a file.
+        stages: folders in it, of a run of several stages.
+    """
     path = run_dir / SETTINGS_FILE
     if resume and path.exists():
-        _tell_changes(resolve_settings(config=path), settings)
-    if not resume:
-        for old in (run_dir / "last.ckpt", run_dir / "best.ckpt", *run_dir.glob("metrics*.csv")):
+        _tell_changes(read(path), settings)
+    for folder in [] if resume else [run_dir / stage for stage in stages]:
+        for old in (folder / "last.ckpt", folder / "best.ckpt", *folder.glob("metrics*.csv")):
             old.unlink(missing_ok=True)
     run_dir.mkdir(parents=True, exist_ok=True)
     path.write_text(settings.to_toml(), encoding="utf-8")
 
 
-def _tell_changes(before: Settings, now: Settings) -> None:
+def _tell_changes(before: AnySettings, now: AnySettings) -> None:
     for section, values in now.values().items():
         for key, value in values.items():
             old = before.values()[section][key]

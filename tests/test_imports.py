@@ -26,9 +26,10 @@ RASTER = {
     "scene_info",
     "stretch",
 }  # fmt: skip; one job, reading and writing rasters, in several files
-PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result", "refine"}
+PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result"}
 VECTOR = {path.stem for path in (ROOT / "rsseg_cli").glob("vector*.py")}
-PIPELINE = {"pipeline", "job", "target"}  # one joint in three files
+REFINE = {path.stem for path in (ROOT / "rsseg_cli").glob("refine_*.py")}
+PIPELINE = {"pipeline", "job", "target", "passes"} | REFINE  # both passes over a scene
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
 SHOWN = {"metrics", "preview"}
 TRUTH = {"labels", "label_format", "label_raster", "label_shrink", "label_vector"}
@@ -38,6 +39,9 @@ DATA = {
     "datasets", "benchmark_data", "benchmark_known", "benchmark_torchgeo", "class_table", "data_split",
     "data_table", "scene_files", "scene_load",
 }  # fmt: skip
+REFINERS = {"coarse_degrade", "coarse_maps"} | {
+    path.stem for path in (ROOT / "rsseg_cli").glob("refiner_*.py")
+}  # their training
 LEARNED = DATA | {
     "crops",
     "model_card",
@@ -69,9 +73,13 @@ ALLOWED = {
     "models": set(),
     "weights": BASE | {"models"},
     **dict.fromkeys(VECTOR, BASE | RASTER | VECTOR),
-    **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | VECTOR | {"weights"}),
+    **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | VECTOR | {"weights", "label_format"}),
     "batch": BASE | PARTS | SHOWN | {"weights", "pipeline"},
     **dict.fromkeys(LEARNED, BASE | PARTS | SHOWN | TRUTH | DRAWN | LEARNED | {"weights", "models"}),
+    **dict.fromkeys(
+        REFINERS,
+        BASE | PARTS | SHOWN | TRUTH | LEARNED | REFINERS | {"boundary", "pipeline", "weights", "models"},
+    ),
     "evaluation": BASE
     | PARTS
     | SHOWN
@@ -88,9 +96,10 @@ ALLOWED = {
     | SCORED
     | DRAWN
     | LEARNED
+    | REFINERS
     | REPORT
     | {"weights", "models", "pipeline", "batch", "compare", "evaluation"},
-    "__init__": {"config", "pipeline", "vector_file"},
+    "__init__": {"config", "pipeline", "refine_scene", "vector_file"},
     "__main__": {"cli"},
 }
 LIGHT = {"rsseg_cli", "typer"}  # beside the standard library, all that a command's file may import at its top

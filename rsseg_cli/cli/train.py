@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from rsseg_cli.cli import data_options
 from rsseg_cli.cli import train_options as opt
-
-if TYPE_CHECKING:
-    from rsseg_cli.train_progress import Show
+from rsseg_cli.cli.train_idgbr import train_idgbr
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train a network.")
 
@@ -161,7 +159,7 @@ def train_bicor_seg(
         num_nodes=num_nodes,
         strategy=strategy,
         resume=resume,
-        show=progress_kind(quiet),
+        show=opt.progress_kind(quiet),
     )
     is_main = environment_rank() == 0
     if is_main:
@@ -202,10 +200,4 @@ def train_bicor_seg(
         typer.echo(f"test mIoU {saved.scores['test']['miou']:.3f}")
 
 
-def progress_kind(quiet: bool) -> Show:
-    """A bar on a terminal, lines elsewhere, nothing where quiet."""
-    import sys
-
-    if quiet:
-        return "none"
-    return "bar" if sys.stderr.isatty() else "lines"
+app.command("idgbr")(train_idgbr)

@@ -6,16 +6,28 @@ Their defaults are told, not set, so that a recipe and a TOML file can go before
 from __future__ import annotations
 
 import shlex
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rsseg_cli.errors import UsageError
 from rsseg_cli.train_config import NetworkSettings, TrainConfig
 
+if TYPE_CHECKING:
+    from rsseg_cli.train_progress import Show
+
 RUN = TrainConfig()
 NET = NetworkSettings()
+SETTINGS = (*vars(RUN), *vars(NET))
+LISTS: tuple[tuple[str, type[int] | type[float], str], ...] = (
+    ("mean", float, "0.5,0.5,0.5"),
+    ("std", float, "0.5,0.5,0.5"),
+    ("widths", int, "32,64,128"),
+    ("coarse_gsds", float, "1,1.4"),
+)  # fmt: skip; settings that are given as numbers between commas, and an example
 
 
 def _of(value: Any) -> str:
@@ -259,37 +271,40 @@ License = Annotated[
 DataNote = Annotated[str, typer.Option(metavar="TEXT", help="Source and licence of the data, for the card.")]
 
 
-def given_settings(params: dict[str, Any]) -> dict[str, Any]:
+def given_settings(params: dict[str, Any], known: Iterable[str] = SETTINGS) -> dict[str, Any]:
     """Settings that were given as options, in the types of the settings.
 
     Args:
         params: option -> value, None where it was not given.
+        known: names of the settings.
     """
-    given = {key: value for key, value in params.items() if value is not None and _is_setting(key)}
-    if "lr" in params and params["lr"] is not None:
-        given["learning_rate"] = params["lr"]
+    given = {key: params[key] for key in known if params.get(key) is not None}
+    for option, key in (("lr", "learning_rate"), ("codec_lr", "codec_rate")):
+        if params.get(option) is not None:
+            given[key] = params[option]
     crops = given.get("crops_per_epoch", "auto")
     if crops != "auto":
         if not crops.isdecimal():
             raise UsageError(f"--crops-per-epoch {crops}: needs a whole number or auto")
         given["crops_per_epoch"] = int(crops)
-    for key in {"mean", "std"} & given.keys():
-        try:
-            given[key] = tuple(float(part) for part in given[key].split(","))
-        except ValueError as err:
-            raise UsageError(f"--{key} {given[key]}: needs numbers such as 0.5,0.5,0.5") from err
+    for key, kind, shown in LISTS:
+        if key in given:
+            try:
+                given[key] = tuple(kind(part) for part in given[key].split(","))
+            except ValueError as err:
+                option = key.replace("_", "-")
+                raise UsageError(f"--{option} {given[key]}: needs numbers such as {shown}") from err
     return given
 
 
-def check_start(init: str, given: dict[str, Any]) -> None:
+def check_start(
+    init: str, given: dict[str, Any], known: Iterable[str] = ("arch", "neck", "layers", "channels")
+) -> None:
     """Refuse sizes that are given beside a model to start from, whose sizes count."""
-    sizes = sorted({"arch", "neck", "layers", "channels"} & given.keys())
+    sizes = sorted(set(known) & given.keys())
     if init and sizes:
-        raise UsageError(f"--{sizes[0]} with --init: the sizes are those of {init}")
-
-
-def _is_setting(key: str) -> bool:
-    return key in vars(RUN) or key in vars(NET)
+        option = sizes[0].replace("_", "-")
+        raise UsageError(f"--{option} with --init: the sizes are those of {init}")
 
 
 def command_line(context: typer.Context) -> str:
@@ -311,3 +326,10 @@ def _words(parameter: Any, value: Any) -> list[str]:
     if isinstance(value, bool):
         return [option if value else max(parameter.secondary_opts, key=len)]
     return [option, *map(str, value)] if isinstance(value, tuple) else [option, str(value)]
+
+
+def progress_kind(quiet: bool) -> Show:
+    """A bar on a terminal, lines elsewhere, nothing where quiet."""
+    if quiet:
+        return "none"
+    return "bar" if sys.stderr.isatty() else "lines"

@@ -1,0 +1,117 @@
+"""Rough maps made worse as crops are drawn: moved, bent, blunted boundaries, and a few blots.
+
+A refiner repairs boundaries within its band, so most of what is done here moves them by a few pixels; what it
+cannot repair (whole objects that lack or are too many) is rare and small.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from rsseg_cli.labels import IGNORE
+
+Labels = NDArray[np.uint8]
+
+BEND_PX = 24  # least distance at which a boundary's displacement changes
+MOST_CLASSES = 8  # whose boundaries are blunted smoothly
+
+
+def degrade(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
+    """A worse map of the same classes, unknown where `labels` are.
+
+    Args:
+        labels: uint8 (rows, cols), 255 unknown.
+        rng: source of the random numbers.
+        reach_px: farthest that a boundary is moved.
+    """
+    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:IGNORE])
+    if len(present) < 2:
+        return labels
+    worse = labels
+    chosen = rng.random(4) < (0.7, 0.4, 0.4, 0.15)
+    if chosen[0] or not chosen.any():
+        worse = bend(worse, rng, reach_px)
+    if chosen[1]:
+        worse = grow(worse, int(rng.choice(present)), int(rng.integers(1, max(2, reach_px // 2 + 1))))
+    if chosen[2]:
+        worse = blunt(worse, int(rng.integers(3, 9)), smooth=bool(rng.random() < 0.7))
+    if chosen[3]:
+        worse = blot(worse, present, rng)
+    return np.where((labels == IGNORE) | (worse == IGNORE), labels, worse)
+
+
+def bend(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
+    """Boundaries displaced by a smooth random field and a shift, together up to about `reach_px`."""
+    height, width = labels.shape
+    cells = [max(2, round(side / rng.uniform(BEND_PX, 4 * BEND_PX))) + 1 for side in labels.shape]
+    field = torch.from_numpy(rng.uniform(-1, 1, (1, 2, *cells)).astype(np.float32))
+    amount = rng.uniform(1, reach_px) * 0.75
+    moves = F.interpolate(field, size=(height, width), mode="bilinear", align_corners=True)[0] * amount
+    shift = rng.uniform(-0.35, 0.35, 2) * reach_px
+    rows = (moves[0] + torch.arange(height)[:, None] + float(shift[0])).round_().clamp_(0, height - 1)
+    cols = (moves[1] + torch.arange(width)[None] + float(shift[1])).round_().clamp_(0, width - 1)
+    return torch.from_numpy(labels).flatten()[(rows * width + cols).long()].numpy()
+
+
+def grow(labels: Labels, index: int, radius_px: int) -> Labels:
+    """One class larger by `radius_px`, at the cost of the others."""
+    own = labels == index
+    for turned in (own, own.T):  # a square, one axis after the other, in place
+        done = 0
+        while done < radius_px:
+            step = min(radius_px - done, 2 * done + 1)
+            before = turned.copy()
+            turned[step:] |= before[:-step]
+            turned[:-step] |= before[step:]
+            done += step
+    return np.where(own, np.uint8(index), labels)
+
+
+def blunt(labels: Labels, factor: int, *, smooth: bool) -> Labels:
+    """A map as of pixels `factor` times as large: stairs, or where `smooth` rounded corners."""
+    height, width = labels.shape
+    small = labels[factor // 2 :: factor, factor // 2 :: factor]
+    found = np.flatnonzero(np.bincount(small.ravel(), minlength=256)[:IGNORE])
+    if smooth and 2 <= len(found) <= MOST_CLASSES:
+        planes = torch.from_numpy(small[None] == found[:, None, None].astype(np.uint8))[None].float()
+        scores = F.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)[0]
+        return found.astype(np.uint8)[scores.max(0).indices.numpy()]
+    rows = np.minimum(np.arange(height) // factor, small.shape[0] - 1)
+    cols = np.minimum(np.arange(width) // factor, small.shape[1] - 1)
+    return small[rows[:, None], cols]
+
+
+def blot(labels: Labels, classes: NDArray[np.integer], rng: np.random.Generator) -> Labels:
+    """One to three discs of 2 to 6 px in one of `classes` each."""
+    blotted = labels.copy()
+    for _ in range(int(rng.integers(1, 4))):
+        row, col = (int(rng.integers(0, side)) for side in labels.shape)
+        radius = int(rng.integers(2, 7))
+        part = blotted[max(0, row - radius) : row + radius + 1, max(0, col - radius) : col + radius + 1]
+        down = np.arange(part.shape[0])[:, None] - min(row, radius)
+        across = np.arange(part.shape[1]) - min(col, radius)
+        part[down**2 + across**2 <= radius**2] = rng.choice(classes)
+    return blotted
+
+
+def random_map(rng: np.random.Generator, classes: int, size: int) -> Labels:
+    """A drawn label map uint8 (size, size): smooth blobs or rotated rectangles of random classes."""
+    if rng.random() < 0.5:
+        count = min(classes, int(rng.integers(2, MOST_CLASSES + 1)))
+        chosen = rng.choice(classes, count, replace=False).astype(np.uint8)
+        cells = int(rng.integers(4, max(5, size // 8)))
+        fields = torch.from_numpy(rng.standard_normal((1, count, cells, cells)).astype(np.float32))
+        fields = F.interpolate(fields, size=(size, size), mode="bicubic", align_corners=False)
+        return chosen[fields[0].max(0).indices.numpy()]
+    labels = np.full((size, size), rng.integers(classes), np.uint8)
+    rows, cols = np.arange(size, dtype=np.float32)[:, None], np.arange(size, dtype=np.float32)
+    for _ in range(int(rng.integers(4, 25))):
+        (row, col), angle = rng.uniform(0, size, 2), rng.uniform(0, np.pi)
+        length, width = np.exp(rng.uniform(np.log(2), np.log(size / 4), 2))
+        along = (rows - row) * np.cos(angle) + (cols - col) * np.sin(angle)
+        across = (cols - col) * np.cos(angle) - (rows - row) * np.sin(angle)
+        labels[(np.abs(along) < length) & (np.abs(across) < width)] = rng.integers(classes)
+    return labels

@@ -1,0 +1,213 @@
+"""Rough maps of training scenes: made by a model beforehand or found as rasters, on the scenes' grids.
+
+A model maps scenes that it was trained on better than any others; a refiner that learns from such maps finds
+little to repair. Maps by models that were trained without the scene ("out of fold") come as rasters; those of
+a model itself are made at several ground resolutions and are degraded as crops are drawn (`coarse_degrade`).
+"""
+
+from __future__ import annotations
+
+import glob
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_cli.class_names import plain, read_class_names
+from rsseg_cli.config import PredictConfig
+from rsseg_cli.crops import LoadedScene
+from rsseg_cli.datasets import LabelledData, Source
+from rsseg_cli.errors import DataError, ModelError, UsageError
+from rsseg_cli.labels import IGNORE, LabelFormat, LabelReader
+from rsseg_cli.pipeline import predict
+from rsseg_cli.raster import inspect
+from rsseg_cli.scene_files import named
+from rsseg_cli.scene_load import array_in, blocks, release_pages, safe_name
+from rsseg_cli.weights.registry import TrainedModel, list_models, load_model, read_spec
+from rsseg_cli.weights.spec import ModelSpec
+
+logger = logging.getLogger("rsseg_cli")
+Maps = tuple[NDArray[np.uint8], ...]
+
+RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img")
+MARGIN_PX = 128  # around the labelled part of a scene that a model maps
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoarseSource:
+    """One `--coarse`: a model, or rasters.
+
+    Attributes:
+        given: as it was given.
+        model: description of the model; None: rasters.
+        files: the rasters.
+    """
+
+    given: str
+    model: ModelSpec | None = None
+    files: tuple[Path, ...] = ()
+
+
+def coarse_sources(given: Sequence[str], class_names: Sequence[str]) -> list[CoarseSource]:
+    """What `--coarse` names, checked.
+
+    Args:
+        given: names or files of models, folders, glob patterns of rasters.
+        class_names: of the data.
+
+    Raises:
+        UsageError: none is given.
+        DataError: a folder or pattern without rasters, or what is nothing of all.
+        ModelError: a model that does not segment, or has classes that the data does not have.
+    """
+    if not given:
+        raise UsageError("no rough maps: pass --coarse MODEL, or --coarse FOLDER with label rasters")
+    return [_source(item, class_names) for item in given]
+
+
+def _source(given: str, class_names: Sequence[str]) -> CoarseSource:
+    path = Path(given)
+    if given in list_models() or path.suffix == ".safetensors":
+        spec = read_spec(given)
+        if spec.is_refiner:
+            raise ModelError(f"--coarse {given}: is a refiner; needs a model that segments")
+        _values(dict(enumerate(spec.class_names)), class_names, f"--coarse {given}")
+        return CoarseSource(given=given, model=spec)
+    pattern = f"{glob.escape(given)}/*" if path.is_dir() else given
+    files = sorted(file for file in map(Path, glob.glob(pattern)) if file.suffix.lower() in RASTERS)
+    if not files:
+        known = ", ".join(list_models())
+        raise DataError(
+            f"--coarse {given}: no rasters there ({', '.join(RASTERS)}), and no model ({known}, or a file "
+            ".safetensors)"
+        )
+    return CoarseSource(given=given, files=tuple(files))
+
+
+def _values(found: Mapping[int, str], class_names: Sequence[str], where: str) -> dict[int, int]:
+    """Pixel value of a map -> class number of the data, by the classes' names."""
+    numbers = {plain(name): index for index, name in enumerate(class_names)}
+    unknown = [name for name in found.values() if plain(name) not in numbers]
+    if unknown:
+        raise ModelError(
+            f"{where}: class {unknown[0]!r:.80} is none of the data's ({', '.join(class_names)}); needs maps "
+            "of the same classes"
+        )
+    return {value: numbers[plain(name)] for value, name in found.items()}
+
+
+def match_files(scenes: Sequence[tuple[str, str]], sources: Sequence[CoarseSource]) -> dict[str, list[Path]]:
+    """Rasters by scene: a file {stem}.tif or {stem}_*.tif belongs to the scene with the longest such stem.
+
+    Args:
+        scenes: (name, stem of the image); the name goes before the stem.
+        sources: those of models are passed over.
+    """
+    stems: dict[str, list[str]] = {}
+    for name, stem in scenes:
+        for known in dict.fromkeys((name, stem)):
+            stems.setdefault(known, []).append(name)
+    found: dict[str, list[Path]] = {name: [] for name, _ in scenes}
+    for file in (file for source in sources for file in source.files):
+        matching = [stem for stem in stems if file.stem == stem or file.stem.startswith(f"{stem}_")]
+        if matching:
+            for name in stems[max(matching, key=len)]:
+                found[name].append(file)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoarseMaker:
+    """Rough maps of scenes.
+
+    Attributes:
+        sources: as `coarse_sources` found them.
+        class_names: of the data.
+        folder: memory-mapped arrays, beside those of the scenes.
+        kept: maps that models made, which a resumed run finds again.
+        gsds: ground resolutions at which models map, times their own, for as many versions.
+        device: that models run on.
+    """
+
+    sources: Sequence[CoarseSource]
+    class_names: tuple[str, ...]
+    folder: Path
+    kept: Path
+    gsds: tuple[float, ...] = (1.0,)
+    device: str = "auto"
+
+    def maps(self, scenes: Sequence[tuple[Source, LoadedScene]], data: LabelledData) -> list[Maps]:
+        """Maps of each scene on its training grid, those of models first: all of them of a training scene,
+        the first one of others.
+
+        Args:
+            scenes: with their arrays.
+            data: that they are of; files named after other scenes of it are not taken.
+
+        Raises:
+            DataError: scenes without any, which are named.
+        """
+        files = match_files([(source.name, source.stem) for source in data.sources], self.sources)
+        models = [source for source in self.sources if source.model is not None]
+        lacking = [source.name for source, _ in scenes if not files[source.name] and not models]
+        if lacking:
+            raise DataError(
+                f"no rough map of {named(lacking)}; needs STEM.tif or STEM_*.tif in --coarse "
+                f"{' or '.join(source.given for source in self.sources)}, or a model"
+            )
+        made: list[list[Path]] = [[] for _ in scenes]
+        pictures = [source.picture(self.folder) for source, _ in scenes]
+        for model in models:
+            loaded = load_model(model.given)
+            for (source, scene), picture, paths in zip(scenes, pictures, made, strict=True):
+                if source.split == "train" or not paths:
+                    gsds = self.gsds if source.split == "train" else self.gsds[:1]
+                    paths += [self._predicted(loaded, scene, picture, times) for times in gsds]
+        found = []
+        for (source, scene), picture, paths in zip(scenes, pictures, made, strict=True):
+            chosen = [*paths, *files[source.name]]
+            chosen = chosen if source.split == "train" else chosen[:1]
+            found.append(
+                tuple(self._read(path, scene, picture, number) for number, path in enumerate(chosen))
+            )
+        return found
+
+    def _predicted(self, model: TrainedModel, scene: LoadedScene, picture: str, times: float) -> Path:
+        """The map of a scene by a model, made unless an earlier part of the run did."""
+        name = f"{safe_name(scene.name)}.{safe_name(model.spec.name)}.{times:g}.tif"
+        path = self.kept / name
+        if path.exists():
+            return path
+        self.kept.mkdir(parents=True, exist_ok=True)
+        spec, grid = model.spec, scene.grid
+        bbox = None
+        if grid is not None and grid.crs is not None:
+            bbox = grid.window(
+                -MARGIN_PX, -MARGIN_PX, grid.height + 2 * MARGIN_PX, grid.width + 2 * MARGIN_PX
+            ).bounds
+        gsd_m = spec.gsd_m * times if spec.gsd_m and times != 1 and bbox else None
+        predict(picture, path, model=model, config=PredictConfig(device=self.device, bbox=bbox, gsd_m=gsd_m))
+        return path
+
+    def _read(self, path: Path, scene: LoadedScene, picture: str, number: int) -> NDArray[np.uint8]:
+        """A map on the scene's training grid: most frequent class where pixels shrink, else nearest."""
+        if scene.grid is None:
+            raise ValueError(f"{scene.name}: a rough map needs a grid")
+        names = read_class_names(path)
+        values = _values(names, self.class_names, str(path)) | {IGNORE: IGNORE} if names else None
+        format = LabelFormat(class_names=self.class_names, values=values)
+        name = f"{safe_name(scene.name)}.coarse{number}"
+        array = array_in(self.folder, name, scene.labels.shape)
+        with LabelReader(path, scene.grid, format, image_grid=inspect(picture).grid) as reader:
+            for rows, cols in blocks(*array.shape):
+                size = rows.stop - rows.start, cols.stop - cols.start
+                array[rows, cols] = reader.read(rows.start, cols.start, *size)
+                release_pages(array)
+        if not np.count_nonzero((array != IGNORE) & (scene.labels != IGNORE)):
+            raise DataError(
+                f"{path}: has no class where {scene.name} is labelled; is it a map of that scene?"
+            )
+        return array

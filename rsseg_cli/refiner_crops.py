@@ -1,0 +1,143 @@
+"""Crops and tiles for training a refiner: image, rough map and labels with one geometry."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from rsseg_cli.coarse_degrade import degrade, random_map
+from rsseg_cli.coarse_maps import Maps
+from rsseg_cli.crops import CropConfig, CropDataset, LoadedScene, pad_to
+from rsseg_cli.labels import IGNORE
+from rsseg_cli.train_config import RefiningConfig
+
+
+class LabelCrops(Dataset[tuple[Tensor]]):
+    """Label maps int64 (crop, crop) for the codec: of scenes, and drawn at random.
+
+    Args:
+        scenes, drawn, config: as for `CropDataset`.
+        random_maps: share of maps that are drawn at random.
+        classes: N.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[LoadedScene],
+        config: CropConfig,
+        drawn: Sequence[LoadedScene] = (),
+        *,
+        random_maps: float,
+        classes: int,
+    ) -> None:
+        plain = dataclasses.replace(config, colour=0.0)
+        first_band = [[dataclasses.replace(s, image=s.image[:1]) for s in part] for part in (scenes, drawn)]
+        self.crops = CropDataset(first_band[0], plain, first_band[1])
+        self.random_maps, self.classes = random_maps, classes
+
+    def __getitem__(self, index: int) -> tuple[Tensor]:
+        config = self.crops.config
+        rng = np.random.default_rng((config.seed, index, 1))
+        if rng.random() < self.random_maps:
+            return (torch.from_numpy(random_map(rng, self.classes, config.crop_size)).long(),)
+        return (self.crops[index][1],)
+
+
+class RefinerCrops(CropDataset):
+    """Augmented crops: image float32 (bands, crop, crop) in [0, 1], rough map uint8 and labels int64 (crop,
+    crop).
+
+    Args:
+        scenes: real scenes.
+        maps: rough maps of each, of which a crop takes one at random.
+        config: crops; without mosaic.
+        refining: how rough maps are made worse.
+        drawn: drawn scenes, whose rough maps are their labels, made worse.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[LoadedScene],
+        maps: Sequence[Maps],
+        config: CropConfig,
+        refining: RefiningConfig,
+        drawn: Sequence[LoadedScene] = (),
+    ) -> None:
+        if len(maps) != len(scenes) or not all(maps):
+            raise ValueError("every scene needs a rough map")
+        super().__init__(scenes, config, drawn)
+        self.maps = [*maps, *((scene.labels,) for scene in drawn)]
+        self.refining = refining
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        rng = np.random.default_rng((self.config.seed, index))
+        image, planes = self.crop(rng)
+        labels, coarse = planes.numpy()
+        if rng.random() < self.refining.from_labels:
+            coarse = np.where(labels == IGNORE, coarse, labels)
+        if rng.random() < self.refining.degrade or np.array_equal(coarse, labels):
+            coarse = degrade(coarse, rng, self.refining.degrade_px)
+        return image, torch.from_numpy(np.array(coarse)), planes[0].long()
+
+    def planes(self, scene: int, window: tuple[slice, slice], rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Labels, and one of the scene's rough maps."""
+        maps = self.maps[scene]
+        return np.stack([self.scenes[scene].labels[window], maps[int(rng.integers(len(maps)))][window]])
+
+
+class RefinerTiles(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
+    """Validation tiles without overlap: image, rough map, labels, and a number for the tile's noise.
+
+    Of several processes (`rank` of `world`) each takes every world-th tile; one for which none is left gets a
+    tile without labels.
+
+    Args:
+        scenes, maps: a rough map each.
+        tile_size: px.
+        most: tiles that are taken, evenly over all that hold a label.
+        rank, world: this process, and how many there are.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[LoadedScene],
+        maps: Sequence[NDArray[np.uint8]],
+        tile_size: int,
+        most: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.scenes, self.maps, self.tile_size = scenes, maps, tile_size
+        tiles = [
+            (index, (slice(row, row + tile_size), slice(col, col + tile_size)))
+            for index, scene in enumerate(scenes)
+            for row in range(0, scene.labels.shape[0], tile_size)
+            for col in range(0, scene.labels.shape[1], tile_size)
+        ]
+        labelled = [(index, window) for index, window in tiles if self._is_labelled(index, window)] or tiles
+        chosen = np.linspace(0, len(labelled) - 1, min(most, len(labelled))).round().astype(int)
+        numbered = [(*labelled[index], int(index)) for index in chosen]
+        self.tiles = numbered[rank::world] or numbered[:1]
+        self.blank = rank >= len(numbered)
+
+    def _is_labelled(self, index: int, window: tuple[slice, slice]) -> bool:
+        return bool((self.scenes[index].labels[window] != IGNORE).any())
+
+    def __len__(self) -> int:
+        return len(self.tiles)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        scene, window, number = self.tiles[index]
+        planes = np.stack([self.scenes[scene].labels[window], self.maps[scene][window]])
+        image, planes = pad_to(self.scenes[scene].image[:, *window], planes, self.tile_size)
+        labels, coarse = np.array(planes)
+        if self.blank:
+            labels[:] = IGNORE
+        pixels = torch.from_numpy(np.array(image)).float() / 255
+        return pixels, torch.from_numpy(coarse), torch.from_numpy(labels).long(), number

@@ -1,0 +1,178 @@
+"""Lightning modules of a refiner's two stages: label embedding and codec, then denoiser and guidance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rsseg_cli.boundary import BoundaryCounts, near_border
+from rsseg_cli.labels import IGNORE
+from rsseg_cli.metrics import count_confusion, mean_of, scores_of
+from rsseg_cli.models.diffusion import RefinerNetwork, Stage
+from rsseg_cli.train_config import TrainConfig
+from rsseg_cli.train_module import TrainingModule, Watch
+from rsseg_cli.weights import ModelSpec
+
+BOUNDARY_PX = 3  # of the Boundary IoU that chooses the epoch
+
+
+class StageModule(TrainingModule):
+    """A stage of a refiner's training: what it does not train is frozen, and its noise follows from seed,
+    epoch, step and process alone, so that a resumed run sees that of an uninterrupted one."""
+
+    stage: Stage
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, config: TrainConfig, total_steps: int) -> None:
+        trained = {id(parameter) for parameter in cast(RefinerNetwork, network).stage_parameters(self.stage)}
+        for parameter in network.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        super().__init__(network, spec, config, total_steps)
+
+    @property
+    def refiner(self) -> RefinerNetwork:
+        return cast(RefinerNetwork, self.network)
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        place = (self.config.seed, self.current_epoch, batch_index, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        return super().training_step(batch, batch_index)
+
+
+def split_losses(losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss, and its parts."""
+    return losses["loss"], {name: part for name, part in losses.items() if name != "loss"}
+
+
+class CodecModule(StageModule):
+    """Label embedding and codec, validated by their loss. Scores in the history: codec_loss."""
+
+    watch = Watch("codec_loss", "min")
+    stage: Stage = "codec"
+
+    def losses(self, batch: tuple[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return split_losses(self.refiner.codec_losses(batch[0]))
+
+    def told(self, scores: Mapping[str, Any]) -> str:
+        return f"val codec loss {scores['codec_loss']:.4f}"
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_losses: list[Tensor] = []
+
+    def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
+        labels, numbers = batch[-2:]
+        if (labels != IGNORE).any():
+            torch.manual_seed(int(numbers[0]))
+            self.val_losses.append(self.refiner.codec_losses(labels)["loss"].float())
+
+    def on_validation_epoch_end(self) -> None:
+        """Mean over the batches of all ranks."""
+        losses = torch.stack([*self.val_losses, torch.zeros((), device=self.device)])
+        both = torch.stack([losses.sum(), losses.new_tensor(float(len(self.val_losses)))])
+        total, count = self.trainer.strategy.reduce(both, reduce_op="sum").tolist()
+        loss = total / max(count, 1.0)
+        self.log("val_codec_loss", loss)
+        self.remember({"codec_loss": loss})
+
+
+class RefinerModule(StageModule):
+    """Denoiser and guidance, validated by refining tiles.
+
+    Scores in the history: boundary_iou (mean over classes at 3 px) and miou of refined tiles,
+    coarse_boundary_iou and coarse_miou of their rough maps.
+
+    Args:
+        network: with a trained codec.
+        spec: of the network.
+        config: rates.
+        total_steps: length of the learning rate's schedule.
+        band_px: distance from the rough map's boundaries within which labels may change.
+    """
+
+    watch = Watch("boundary_iou", "max")
+    stage: Stage = "refiner"
+
+    def __init__(
+        self, network: nn.Module, spec: ModelSpec, config: TrainConfig, total_steps: int, band_px: int
+    ) -> None:
+        super().__init__(network, spec, config, total_steps)
+        self.classes, self.band_px = len(spec.classes), band_px
+        self.tallies = {"": Tally(self.classes), "coarse_": Tally(self.classes)}
+
+    def losses(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        image, coarse, labels = batch
+        return split_losses(self.refiner.refiner_losses(self.normalise(image), coarse, labels))
+
+    def told(self, scores: Mapping[str, Any]) -> str:
+        pairs = (("boundary_iou", f"val Boundary IoU {BOUNDARY_PX} px"), ("miou", "mIoU"))
+        return ", ".join(f"{name} {scores[f'coarse_{key}']:.3f} -> {scores[key]:.3f}" for key, name in pairs)
+
+    def forward(self, image: Tensor, coarse: Tensor, noise: Tensor) -> Tensor:
+        return self.refiner(image, coarse, noise)
+
+    def on_validation_epoch_start(self) -> None:
+        self.tallies = {key: Tally(self.classes) for key in self.tallies}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], batch_index: int) -> None:
+        image, coarse, labels, numbers = batch
+        noise = self.noise(numbers, image.shape[-2:]).to(image.device)
+        logits = self(self.normalise(image), coarse, noise)
+        found = logits.max(1).indices.to(torch.uint8).cpu().numpy()
+        truth = labels.to(torch.uint8).cpu().numpy()
+        for rough, refined, known in zip(coarse.cpu().numpy(), found, truth, strict=True):
+            self.tallies[""].add(merge_in_band(rough, refined, self.band_px), known)
+            self.tallies["coarse_"].add(rough, known)
+
+    def noise(self, numbers: Tensor, size: tuple[int, int]) -> Tensor:
+        """The same for a tile in every epoch, (B, latent_channels, h, w)."""
+        shape = self.refiner.latent_channels, *(side // self.refiner.latent_stride for side in size)
+        drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(int(n))) for n in numbers]
+        return torch.stack(drawn)
+
+    def on_validation_epoch_end(self) -> None:
+        """Scores of all ranks' tiles together."""
+        scores: dict[str, float] = {}
+        for key, tally in self.tallies.items():
+            total = self.trainer.strategy.reduce(tally.counts().to(self.device), reduce_op="sum")
+            scores |= {f"{key}{name}": value for name, value in tally.scores(total.cpu().numpy()).items()}
+        for name, value in scores.items():
+            self.log(f"val_{name}", value)
+        self.remember(scores)
+
+
+def merge_in_band(coarse: NDArray[np.uint8], refined: NDArray[np.uint8], band_px: int) -> NDArray[np.uint8]:
+    """Refined labels within the band around the rough map's boundaries, rough ones elsewhere."""
+    return np.where(near_border(coarse, band_px), refined, coarse)
+
+
+class Tally:
+    """Counts of mapped tiles that add up over tiles and processes."""
+
+    def __init__(self, classes: int) -> None:
+        self.confusion = np.zeros((classes, classes + 1), np.int64)
+        self.boundary = BoundaryCounts(classes=classes, widths=(BOUNDARY_PX,))
+
+    def add(self, mapped: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+        """Count a tile (rows, cols); 255 in `labels` counts nowhere, in `mapped` as wrong."""
+        classes = len(self.confusion)
+        self.confusion += count_confusion(mapped, labels, classes)
+        whole = slice(0, labels.shape[0]), slice(0, labels.shape[1])
+        self.boundary.add_bands(np.minimum(mapped, classes).astype(np.uint8), labels, whole)
+
+    def counts(self) -> Tensor:
+        """int64 (N, N + 4)."""
+        bands = (self.boundary.truth, self.boundary.mapped, self.boundary.both)
+        return torch.from_numpy(np.concatenate([self.confusion, *bands], 1))
+
+    def scores(self, counts: NDArray[np.int64]) -> dict[str, float]:
+        """boundary_iou and miou of `counts` of any number of tallies, 0 where there is nothing to score."""
+        classes = len(counts)
+        total = Tally(classes)
+        total.confusion, rest = counts[:, : classes + 1], counts[:, classes + 1 :]
+        total.boundary.truth, total.boundary.mapped, total.boundary.both = np.split(rest, 3, 1)
+        found = mean_of(total.boundary.boundary_iou()[:, 0]), scores_of(total.confusion)["miou"]
+        return dict(zip(("boundary_iou", "miou"), np.nan_to_num(found).tolist(), strict=True))

@@ -1,0 +1,160 @@
+"""Refiners before training: described, built, and filled from another refiner or from published weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from rsseg_cli.datasets import LabelledData
+from rsseg_cli.errors import ModelError, UsageError
+from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
+from rsseg_cli.refiner_settings import RefinerSettings
+from rsseg_cli.starting import LITE, imagenet_lite0, input_statistics, load_encoder
+from rsseg_cli.train_config import RefinerNetworkSettings
+from rsseg_cli.weights import ModelSpec, load_model
+from rsseg_cli.weights.registry import read_spec
+
+logger = logging.getLogger("rsseg_cli")
+SIZES = {item.name for item in dataclasses.fields(LiteRefinerConfig)}
+CODEC_RANGE = 0.5  # mean and deviation that bring [0, 1] to the [-1, 1] of Stable Diffusion's codec
+
+
+def describe_refiner(
+    settings: RefinerSettings,
+    *,
+    name: str,
+    data: LabelledData,
+    behind: str = "",
+    gsd_m: float | None = None,
+    gsd_range_m: tuple[float, float] | None = None,
+    texts: Mapping[str, str] | None = None,
+) -> ModelSpec:
+    """The ModelSpec of the refiner to train.
+
+    Args:
+        settings: sizes, statistics of the input, scales, band.
+        name: of the refiner.
+        data: classes, bands, resolution.
+        behind: name of the model whose maps it repairs.
+        gsd_m: m a pixel; None takes that of the refiner to start from, else the data's.
+        gsd_range_m: run without resampling; None: `gsd_m` over the random scales.
+        texts: description, license, data.
+
+    Raises:
+        ModelError: the refiner to start from is none, or has other classes or bands.
+        UsageError: sizes out of bounds.
+    """
+    chosen = settings.network
+    start = _start_spec(chosen.init, data) if chosen.init else None
+    gsd_m = gsd_m or (start.gsd_m if start else None) or data.gsd_m
+    if gsd_m and not gsd_range_m:
+        low, high = settings.training.scales
+        gsd_range_m = start.gsd_range_m if start and start.gsd_m == gsd_m else None
+        gsd_range_m = gsd_range_m or (gsd_m / max(high, 1), gsd_m / min(low, 1))
+    architecture, network = (start.architecture, start.network) if start else _network_of(chosen, data)
+    mean, std = input_statistics(chosen, len(data.bands))
+    if architecture == "idgbr" and not chosen.mean and not chosen.std:
+        mean = std = (CODEC_RANGE,) * len(data.bands)
+    if start:
+        mean, std = chosen.mean or start.mean, chosen.std or start.std
+    model = behind or str(start.refinement.get("model", "") if start else "")
+    spec = ModelSpec(
+        name=name,
+        architecture=architecture,
+        classes=data.classes,
+        bands=data.bands,
+        network=network,
+        mean=mean,
+        std=std,
+        gsd_m=gsd_m,
+        gsd_range_m=gsd_range_m,
+        refinement={"steps": network.get("steps", 1), "band_m": settings.refining.band_m, "model": model},
+    )
+    return dataclasses.replace(spec, **dict[str, Any](texts or {}))
+
+
+def _start_spec(init: str, data: LabelledData) -> ModelSpec:
+    start = read_spec(init)
+    if not start.is_refiner:
+        raise ModelError(f"--init {init}: architecture {start.architecture}; needs a refiner to start from")
+    for kind, own, given in (
+        ("classes", data.class_names, start.class_names),
+        ("bands", data.bands, start.bands),
+    ):
+        if own != given:
+            raise ModelError(
+                f"--init {init}: {kind} {', '.join(given)}, the data has {', '.join(own)}; needs the same"
+            )
+    return start
+
+
+def _network_of(chosen: RefinerNetworkSettings, data: LabelledData) -> tuple[Any, dict[str, Any]]:
+    """Architecture and sizes as a ModelSpec holds them."""
+    given = {key: value for key, value in vars(chosen).items() if key in SIZES and value}
+    try:
+        if chosen.arch == "lite":
+            if chosen.encoder and not timm.is_model(chosen.encoder):
+                raise UsageError(f"--encoder {chosen.encoder!r:.100}: needs an encoder of timm")
+            sizes = LiteRefinerConfig(classes=len(data.classes), in_channels=len(data.bands), **given)
+            return "idgbr-lite", dict(vars(sizes))
+        from rsseg_cli.models.idgbr import IdgbrConfig  # here alone: it loads diffusers
+
+        wrong = sorted(given.keys() - {"steps", "time_sampling"})
+        if wrong:
+            raise UsageError(f"--{wrong[0].replace('_', '-')}: is a size of --arch lite, this is paper")
+        if len(data.bands) != 3:
+            raise UsageError(f"--arch paper: takes three bands, the data has {', '.join(data.bands)}")
+        return "idgbr", dict(vars(IdgbrConfig(classes=len(data.classes), **given)))
+    except ValueError as err:
+        raise UsageError(str(err)) from err
+
+
+def build_refiner(spec: ModelSpec, chosen: RefinerNetworkSettings, seed: int) -> tuple[nn.Module, ModelSpec]:
+    """A refiner for `spec`, started as the settings say, and the spec with its sizes.
+
+    Raises:
+        ModelError: weights that cannot be had, with what to do.
+    """
+    torch.manual_seed(seed)
+    if chosen.init:
+        network = load_model(chosen.init).network
+        logger.info("all tensors taken from %s", chosen.init)
+        return network, spec
+    if spec.architecture == "idgbr":
+        return _build_paper(spec, chosen)
+    config = LiteRefinerConfig(**spec.network)
+    if chosen.encoder_weights == "imagenet" and config.encoder != LITE:
+        try:
+            return LiteRefiner(config, pretrained=True), spec
+        except (OSError, RuntimeError) as err:
+            raise ModelError(
+                f"ImageNet weights of {config.encoder} cannot be fetched ({err}); pass --encoder-weights "
+                "none, or a file"
+            ) from err
+    refiner = LiteRefiner(config)
+    if chosen.encoder_weights != "none":
+        is_imagenet = chosen.encoder_weights == "imagenet"
+        path = imagenet_lite0() if is_imagenet else Path(chosen.encoder_weights)
+        load_encoder(refiner.conditions.encoder, config.encoder, path)
+    return refiner, spec
+
+
+def _build_paper(spec: ModelSpec, chosen: RefinerNetworkSettings) -> tuple[nn.Module, ModelSpec]:
+    from rsseg_cli.models.idgbr import Idgbr, IdgbrConfig
+    from rsseg_cli.weights.released_idgbr import read_start
+
+    if not chosen.sd:
+        logger.warning("--arch paper without --sd: starts from random weights")
+        return Idgbr(IdgbrConfig(**spec.network)), spec
+    network = read_start(Path(chosen.sd), len(spec.classes))
+    wanted = {key: spec.network[key] for key in ("steps", "time_sampling")}
+    network.config = dataclasses.replace(network.config, **wanted)
+    network.default_steps = network.config.steps
+    return network, dataclasses.replace(spec, network=dict(vars(network.config)))

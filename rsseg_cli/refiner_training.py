@@ -1,0 +1,238 @@
+"""A refiner's training run: scenes with rough maps, the two stages, the model file."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from torch import nn
+from torch.utils.data import Dataset
+
+from rsseg_cli.coarse_maps import CoarseMaker, Maps
+from rsseg_cli.crops import LoadedScene, crops_in_a_pass
+from rsseg_cli.datasets import LabelledData
+from rsseg_cli.errors import UsageError
+from rsseg_cli.model_card import model_card
+from rsseg_cli.models.diffusion import RefinerNetwork, Stage
+from rsseg_cli.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
+from rsseg_cli.refiner_module import CodecModule, RefinerModule
+from rsseg_cli.refiner_settings import RefinerSettings, resolve_refiner_settings
+from rsseg_cli.train_config import RefiningConfig, TrainConfig
+from rsseg_cli.trainer import RunOptions, environment_rank
+from rsseg_cli.training import TrainResult, crop_config, fit, load_training_scenes, save_settings
+from rsseg_cli.weights import ModelSpec, save_model
+
+STAGES: tuple[Stage, ...] = ("codec", "refiner")
+
+
+class RefinerScenes(NamedTuple):
+    """Scenes of a run, with their rough maps; without maps where only the codec is trained."""
+
+    train: list[LoadedScene]
+    val: list[LoadedScene]
+    drawn: list[LoadedScene]
+    train_maps: list[Maps]
+    val_maps: list[Maps]
+
+    def by_part(self) -> dict[str, list[LoadedScene]]:
+        """Scenes for `found_table`."""
+        return {"train": self.train, "val": self.val, "drawn": self.drawn}
+
+
+def stages_of(refining: RefiningConfig) -> tuple[Stage, ...]:
+    """The stages of a run, in their order."""
+    return STAGES if refining.stage == "all" else (refining.stage,)
+
+
+def kept_maps(run: RunOptions, *, resume: bool) -> Path:
+    """This process's folder for maps that models make, emptied where the run starts anew."""
+    folder = run.run_dir / f"coarse-{environment_rank()}"
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def save_refiner_settings(run_dir: Path, settings: RefinerSettings, *, resume: bool) -> None:
+    """As `training.save_settings`."""
+    save_settings(
+        run_dir,
+        settings,
+        resume=resume,
+        read=lambda path: resolve_refiner_settings(config=path),
+        stages=stages_of(settings.refining),
+    )
+
+
+def load_refiner_scenes(
+    data: LabelledData, spec: ModelSpec, settings: RefinerSettings, maker: CoarseMaker | None, folder: Path
+) -> RefinerScenes:
+    """Training and validation scenes as a segmentation network gets them, and their rough maps.
+
+    Args:
+        data: found by `open_data`.
+        spec: bands, classes, resolution.
+        settings: of the run.
+        maker: of the rough maps; None where only the codec is trained.
+        folder: where arrays are kept as files.
+
+    Raises:
+        DataError: no training or no validation scene, or scenes without a rough map.
+    """
+    loaded = load_training_scenes(data, spec, settings.training, folder)
+    pairs = [
+        *zip(data.split("train"), loaded.train, strict=True),
+        *zip(data.split("val"), loaded.val, strict=True),
+    ]
+    maps = maker.maps(pairs, data) if maker is not None else [() for _ in pairs]
+    count = len(loaded.train)
+    return RefinerScenes(*loaded, maps[:count], maps[count:])
+
+
+def check_sizes(network: nn.Module, config: TrainConfig) -> None:
+    """Refuse crops and tiles that the network cannot take.
+
+    Raises:
+        UsageError: a side is no multiple of its alignment.
+    """
+    alignment = cast(RefinerNetwork, network).alignment_px
+    for option, side in (("--crop-size", config.crop_size), ("--tile-size", config.tile_size)):
+        if side % alignment:
+            raise UsageError(f"{option} {side}: this refiner needs a multiple of {alignment} px")
+
+
+def train_refiner(
+    network: nn.Module, spec: ModelSpec, scenes: RefinerScenes, settings: RefinerSettings, run: RunOptions
+) -> dict[Stage, TrainResult]:
+    """Train the stages of a run in place; the network is left with the best weights on validation.
+
+    A resumed run goes on in the stage that it was in: each stage has a folder of its own in `run.run_dir`.
+
+    Args:
+        network: a `RefinerNetwork`.
+        spec: its bands, normalisation, resolution and classes.
+        scenes: see `load_refiner_scenes`.
+        settings: of the run.
+        run: where and on what.
+
+    Raises:
+        ModelError, UsageError: as `training.train`.
+    """
+    check_sizes(network, settings.training)
+    results: dict[Stage, TrainResult] = {}
+    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for stage in stages_of(settings.refining):
+        for parameter in trainable:  # a stage freezes what it does not train
+            parameter.requires_grad_(True)
+        folder = run.run_dir / stage
+        resume = run.resume and (folder / "last.ckpt").exists()
+        stage_run = dataclasses.replace(run, run_dir=folder, resume=resume)
+        train_stage = _train_codec if stage == "codec" else _train_denoiser
+        results[stage] = train_stage(network, spec, scenes, settings, stage_run)
+    return results
+
+
+def _train_codec(
+    network: nn.Module, spec: ModelSpec, scenes: RefinerScenes, settings: RefinerSettings, run: RunOptions
+) -> TrainResult:
+    refining = settings.refining
+    config = dataclasses.replace(
+        settings.training, epochs=refining.codec_epochs, learning_rate=refining.codec_rate, end_rate=0.0
+    )
+    crops = LabelCrops(
+        scenes.train,
+        crop_config(spec, config),
+        scenes.drawn,
+        random_maps=refining.random_maps,
+        classes=len(spec.classes),
+    )
+    labels = [scene.labels for scene in scenes.val]  # in place of rough maps, which the codec does not see
+    return fit(
+        CodecModule.watch,
+        lambda steps: CodecModule(network, spec, config, steps),
+        crops,
+        lambda rank, world: _tiles(scenes.val, labels, settings, rank, world),
+        config,
+        run,
+        a_pass=crops_in_a_pass(scenes.train, crops.crops.config),
+    )
+
+
+def _train_denoiser(
+    network: nn.Module, spec: ModelSpec, scenes: RefinerScenes, settings: RefinerSettings, run: RunOptions
+) -> TrainResult:
+    config, refining = settings.training, settings.refining
+    crops = RefinerCrops(scenes.train, scenes.train_maps, crop_config(spec, config), refining, scenes.drawn)
+    maps = [versions[0] for versions in scenes.val_maps]
+    band_px = max(1, round(refining.band_m / (spec.gsd_m or 1.0)))
+    return fit(
+        RefinerModule.watch,
+        lambda steps: RefinerModule(network, spec, config, steps, band_px),
+        crops,
+        lambda rank, world: _tiles(scenes.val, maps, settings, rank, world),
+        config,
+        run,
+        a_pass=crops_in_a_pass(scenes.train, crops.config),
+    )
+
+
+def _tiles(
+    scenes: Sequence[LoadedScene], maps: Sequence[Any], settings: RefinerSettings, rank: int, world: int
+) -> Dataset[Any]:
+    return RefinerTiles(scenes, maps, settings.training.tile_size, settings.refining.val_tiles, rank, world)
+
+
+def finish_refiner(
+    network: nn.Module,
+    spec: ModelSpec,
+    settings: RefinerSettings,
+    results: dict[Stage, TrainResult],
+    output: Path,
+    *,
+    found: str = "",
+    command: str = "",
+    overwrite: bool = False,
+) -> ModelSpec:
+    """Write the model file and its card `<output>.md` beside it.
+
+    Args:
+        network: with its best weights.
+        spec: of the network.
+        settings: of the run.
+        results: of `train_refiner`.
+        output: model file.
+        found: table of the data, for the card.
+        command: that repeats the run, for the card.
+        overwrite: replace both files.
+
+    Returns:
+        the spec that was saved: with the run's settings and scores.
+    """
+    last = results[stages_of(settings.refining)[-1]]
+    values = {key: value for part in settings.values().values() for key, value in part.items()}
+    values |= {"crops_per_epoch": last.crops_per_epoch}
+    values |= {"computed_in": last.precision, "computed_on": last.device}
+    val: dict[str, Any] = {"epoch": last.epoch}
+    val |= {"seconds": sum(item.seconds for item in results.values())}
+    val |= {"steps": sum(item.steps for item in results.values())}
+    for result in results.values():
+        best = next((item for item in result.history if item["epoch"] == result.epoch), {})
+        val |= {key: value for key, value in best.items() if key.endswith(("iou", "codec_loss"))}
+    saved = dataclasses.replace(spec, training=values, scores={"val": val})
+    save_model(output, network, saved, overwrite=overwrite)
+    card = model_card(saved, history=last.history, found=found, command=command)
+    output.with_suffix(".md").write_text(card, encoding="utf-8")
+    return saved
+
+
+def told(spec: ModelSpec) -> str:
+    """What the saved refiner's validation came to, in words."""
+    val = spec.scores["val"]
+    if "boundary_iou" not in val:
+        return f"validation codec loss {val['codec_loss']:.4f}"
+    return (
+        f"validation Boundary IoU at 3 px {val['coarse_boundary_iou']:.3f} -> {val['boundary_iou']:.3f}, "
+        f"mIoU {val['coarse_miou']:.3f} -> {val['miou']:.3f}"
+    )
