@@ -10,10 +10,12 @@ __version__ = "0.1.0"
 __all__ = [
     "PredictConfig",
     "PredictResult",
+    "RefineConfig",
     "VectorConfig",
     "VectorResult",
     "__version__",
     "predict",
+    "refine",
     "to_geodataframe",
     "vectorize",
 ]
@@ -29,8 +31,9 @@ if not (_CHECKOUT / "rsseg_cli" / "models").exists() and (_CHECKOUT / "models" /
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from rsseg_cli.config import PredictConfig, VectorConfig
+    from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
     from rsseg_cli.pipeline import PredictResult, predict
+    from rsseg_cli.refine_scene import refine
     from rsseg_cli.vector_file import VectorResult, to_geodataframe, vectorize
 
 
@@ -40,11 +43,15 @@ def __getattr__(name: str) -> Any:
         from rsseg_cli import pipeline
 
         return getattr(pipeline, name)
+    if name == "refine":
+        from rsseg_cli import refine_scene
+
+        return refine_scene.refine
     if name in {"vectorize", "to_geodataframe", "VectorResult"}:
         from rsseg_cli import vector_file
 
         return getattr(vector_file, name)
-    if name in {"PredictConfig", "VectorConfig"}:
+    if name in {"PredictConfig", "RefineConfig", "VectorConfig"}:
         from rsseg_cli import config
 
         return getattr(config, name)

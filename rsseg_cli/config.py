@@ -6,13 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from rsseg_cli.errors import UsageError
+
+if TYPE_CHECKING:
+    from rsseg_cli.weights.registry import TrainedModel
 
 Tta = Literal["none", "flip", "d4"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 VectorFormat = Literal["auto", "GPKG", "FlatGeobuf", "GeoParquet", "GeoJSON", "Shapefile"]
+MAX_ENSEMBLE = 256
 VECTOR_ENDINGS = {
     ".gpkg": "GPKG",
     ".fgb": "FlatGeobuf",
@@ -98,6 +102,52 @@ class PredictConfig:
         }
         for name, value in plain.items():
             object.__setattr__(self, name, value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineConfig:
+    """How the boundaries of a map are refined.
+
+    Attributes:
+        refiner: name of a refiner that comes along, path of its file, or a network with its spec; None for the
+            one that belongs to the model of the map.
+        steps: of the sampler; None for the refiner's own.
+        band_m: only pixels this near to a boundary between classes may change, metres on the ground; None for
+            the refiner's own.
+        ensemble: samples whose probabilities are averaged; 0 for one, and four where their disagreement is asked
+            for.
+        seed: of the noise.
+        tile_size: side of the windows, px of the grid that the refiner sees; rounded up to what it can take.
+        overlap: px shared by neighbouring windows, at most half of one; None for as much as the refiner looks
+            around.
+        gsd_m: ground resolution that the refiner sees, m a pixel; None takes its own where the map's does not
+            suit.
+    """
+
+    refiner: str | Path | TrainedModel | None = None
+    steps: int | None = None
+    band_m: float | None = None
+    ensemble: int = 0
+    seed: int = 0
+    tile_size: int = 512
+    overlap: int | None = None
+    gsd_m: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and not 1 <= self.steps <= 1000:
+            raise UsageError(f"--steps {self.steps}: needs 1 to 1000")
+        if self.band_m is not None and not 0 < self.band_m < 1e5:
+            raise UsageError(f"--band-m {self.band_m}: needs metres above 0")
+        if not 0 <= self.ensemble <= MAX_ENSEMBLE:
+            raise UsageError(f"--ensemble {self.ensemble}: needs 1 to {MAX_ENSEMBLE}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed {self.seed}: needs a whole number from 0, less than 2**63")
+        if not 32 <= self.tile_size <= 8192:
+            raise UsageError(f"--tile-size {self.tile_size}: needs 32 to 8192 px")
+        if self.overlap is not None and not 0 <= self.overlap <= self.tile_size // 2:
+            raise UsageError(f"--overlap {self.overlap}: needs 0 to half the tile, {self.tile_size // 2} px")
+        if self.gsd_m is not None and not 0 < self.gsd_m < 1e5:
+            raise UsageError(f"--gsd {self.gsd_m}: needs metres a pixel above 0")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,7 +124,7 @@ class Engine:
         return wait
 
     @torch.inference_mode()
-    def run(self, tiles: Sequence[NDArray[Any]]) -> torch.Tensor:
+    def run(self, tiles: Sequence[Any]) -> torch.Tensor:
         """Scores of tiles (bands, h, w) of one size: float32 (B, channels, h, w) on the device.
 
         Classes are logits if `gives_logits`, else probabilities; heatmaps are in [0, 1].
@@ -155,7 +155,7 @@ class Engine:
         _log.warning("out of memory on %s: batch size %d lowered to %d", self.device, len(tiles), half)
         return torch.cat([self.run(tiles[:half]), self.run(tiles[half:])])
 
-    def _run(self, tiles: Sequence[NDArray[Any]]) -> torch.Tensor:
+    def _run(self, tiles: Sequence[Any]) -> torch.Tensor:
         pixels = self._to_device(tiles)
         total = self._forward(pixels)  # the first view of every set is the tile as it is
         for view in self._views[1:]:
@@ -164,7 +164,10 @@ class Engine:
         return total / len(self._views) if len(self._views) > 1 else total
 
     def _to_device(self, tiles: Sequence[NDArray[Any]]) -> torch.Tensor:
-        batch = np.stack([pad_to_stride(tile) for tile in tiles])
+        return self._scaled(np.stack([pad_to_stride(tile) for tile in tiles]))
+
+    def _scaled(self, batch: NDArray[Any]) -> torch.Tensor:
+        """Pixels (B, bands, h, w) on the device as the network wants them."""
         if batch.dtype not in (np.uint8, np.float32):
             batch = batch.astype(np.float32)
         # reordered while pixels are bytes, a quarter of the memory
@@ -208,7 +211,7 @@ class Engine:
         """One on the CPU, where more save no time; on a GPU what fits into half of its free memory."""
         if self.device.type != "cuda":
             return 1
-        tile = np.zeros((len(self._factors), height, width), np.uint8)
+        tile = self._blank(height, width)
         self._free()
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
@@ -217,6 +220,10 @@ class Engine:
         self._free()
         free_bytes, _ = torch.cuda.mem_get_info(self.device)
         return max(1, min(MAX_AUTO_BATCH, free_bytes // 2 // tile_bytes))
+
+    def _blank(self, height: int, width: int) -> Any:
+        """A tile to measure memory with."""
+        return np.zeros((len(self._factors), height, width), np.uint8)
 
     def _free(self) -> None:
         if self.device.type == "cuda":

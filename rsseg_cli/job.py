@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ class Job:
     paths: Mapping[str, Path]
     notes: list[str]
     vector: VectorConfig  # for the polygons, where `paths` has them
+    more_tags: Mapping[str, str] = field(default_factory=dict)  # of the rasters, in place of the usual ones
 
     @property
     def resampled(self) -> bool:
@@ -72,7 +73,9 @@ class Job:
     def layers(self) -> dict[str, slice]:
         """Channels of the finished uint8 rows, by the raster that they go to."""
         classes = len(self.spec.classes)
-        sizes = {"labels": 1, "confidence": 1, "probabilities": classes, "heatmaps": classes}
+        sizes = {
+            "labels": 1, "confidence": 1, "probabilities": classes, "heatmaps": classes, "uncertainty": 1,
+        }  # fmt: skip
         layers, first = {}, 0
         for kind, size in sizes.items():
             if kind in self.paths:
@@ -90,12 +93,14 @@ def prepare(
 ) -> Job:
     """Check scene, model, outputs and settings against each other, without loading weights or writing."""
     spec = model.spec if isinstance(model, TrainedModel) else read_spec(model)
+    if spec.is_refiner:
+        raise ModelError(f"model {spec.name!r} refines maps and makes none; pass it as --refiner")
     if "heatmaps" in paths:
         _check_heatmaps(model, spec)
     info = raster.inspect(scene, config.nodata)
     inputs: list[str | Path] = [scene, *info.files]
     inputs += [] if isinstance(model, TrainedModel) else [Path(model)]
-    _check_outputs(paths, inputs + ([config.aoi] if config.aoi else []), config)
+    check_outputs(paths, inputs + ([config.aoi] if config.aoi else []), config)
     polygons = replace(vector or VectorConfig(), overwrite=config.overwrite)
     if "vector" in paths:
         check_output(
@@ -111,15 +116,15 @@ def prepare(
     if config.bbox is not None:
         grid = grid.window(*raster.window_of_bbox(grid, config.bbox))
     notes: list[str] = []
-    network_grid = _network_grid(grid, spec, config.gsd_m, info.name, notes)
+    seen = network_grid(grid, spec, config.gsd_m, info.name, notes)
     job = Job(
         info=info,
         bands=bands,
         grid=grid,
-        network_grid=network_grid,
+        network_grid=seen,
         area=raster.read_area(config.aoi, grid) if config.aoi is not None else None,
         spec=spec,
-        scaling=_scaling(info, bands, spec, notes),
+        scaling=scaling_of(info, bands, spec, notes),
         config=config,
         paths=paths,
         notes=notes,
@@ -130,7 +135,7 @@ def prepare(
     return job
 
 
-def _check_outputs(paths: Mapping[str, Path], inputs: list[str | Path], config: PredictConfig) -> None:
+def check_outputs(paths: Mapping[str, Path], inputs: list[str | Path], config: PredictConfig) -> None:
     """Each output is a file of its own, of the right kind, that may be written."""
     seen: dict[Path, str] = {}
     for kind, path in paths.items():
@@ -163,7 +168,7 @@ def _check_heatmaps(model: str | os.PathLike[str] | TrainedModel, spec: ModelSpe
         )
 
 
-def _network_grid(
+def network_grid(
     grid: raster.Grid, spec: ModelSpec, asked_gsd_m: float | None, scene: str, notes: list[str]
 ) -> raster.Grid:
     """The grid that the network sees.
@@ -194,7 +199,7 @@ def _network_grid(
     return grid.scaled(width=width, height=height)
 
 
-def _scaling(info: raster.SceneInfo, bands: tuple[int, ...], spec: ModelSpec, notes: list[str]) -> Scaling:
+def scaling_of(info: raster.SceneInfo, bands: tuple[int, ...], spec: ModelSpec, notes: list[str]) -> Scaling:
     """Pixel values to the network's input in one multiplication and addition a band."""
     ranges = [raster.type_range(info.dtypes[band - 1]) for band in bands]
     stretched = spec.scaling == "stretch" and any(info.dtypes[band - 1] != "uint8" for band in bands)

@@ -28,7 +28,7 @@ HALVED_ROWS = 64  # at once, for an overview; even
 _numbers = itertools.count()
 
 
-class _Level:
+class TiledFile:
     """One resolution of the output in a temporary tiled file; whole rows of blocks are written, each once."""
 
     def __init__(self, path: Path, count: int, height: int, width: int) -> None:
@@ -130,13 +130,13 @@ class RasterWriter:
         self._rows = 0
         self._finished = False
         self._stem = f".{self.path.name}.{os.getpid()}.{next(_numbers)}"
-        self._levels: list[_Level] = []
+        self._levels: list[TiledFile] = []
         try:
             with gdal_env(), gdal_errors(OutputError, str(self.path)):
                 height, width = grid.height, grid.width
                 while not self._levels or max(self._levels[-1].height, self._levels[-1].width) > BLOCK:
                     temporary = self._temporary(f"level{len(self._levels)}.tif")
-                    self._levels.append(_Level(temporary, count, height, width))
+                    self._levels.append(TiledFile(temporary, count, height, width))
                     height, width = -(-height // 2), -(-width // 2)
         except BaseException:
             self.discard()

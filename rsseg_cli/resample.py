@@ -1,7 +1,7 @@
 """Streaming bilinear resampling: finished rectangles of one grid in, finished rectangles of another out.
 
-Both grids have the same extent. Output pixel y lies at (y + 0.5) * source / target - 0.5 in the source (pixel
-centres at halves); beyond the outermost centres the edge value holds. An output pixel leaves as soon as the
+Output pixel y lies at start + (y + 0.5) * scale - 0.5 in the source (pixel centres at halves); beyond the outermost
+centres the edge value holds. Of grids of the same extent start is 0 and scale their sizes' ratio. An output pixel leaves as soon as the
 rectangle with the last of its neighbours has come, so that a column and a row of the source are all that is
 kept, and any partition gives the same values.
 """
@@ -19,10 +19,16 @@ STRIP_VALUES = 2**22  # float32 values that leave at once: 16 MiB
 
 
 class AxisMap:
-    """Where output pixels lie between source pixels along one axis."""
+    """Where output pixels lie between source pixels along one axis.
 
-    def __init__(self, source: int, target: int) -> None:
-        position = (np.arange(target) + 0.5) * (source / target) - 0.5
+    Args:
+        source, target: px.
+        scale: source pixels an output pixel.
+        start: where the first output pixel begins, source px.
+    """
+
+    def __init__(self, source: int, target: int, scale: float | None = None, start: float = 0.0) -> None:
+        position = (np.arange(target) + 0.5) * (scale or source / target) - 0.5 + start
         position = position.clip(0, source - 1)
         self.lower = position.astype(np.int64)
         self.upper = np.minimum(self.lower + 1, source - 1)
@@ -42,11 +48,19 @@ class Resampler:
 
     Args:
         source, target: (height, width) of the grids.
+        scale: (rows, cols) source pixels a target pixel; by default those of grids of the same extent.
+        start: (row, col) of the source where the target begins.
     """
 
-    def __init__(self, source: tuple[int, int], target: tuple[int, int]) -> None:
-        self.rows = AxisMap(source[0], target[0])
-        self.cols = AxisMap(source[1], target[1])
+    def __init__(
+        self,
+        source: tuple[int, int],
+        target: tuple[int, int],
+        scale: tuple[float, float] | None = None,
+        start: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
+        self.rows = AxisMap(source[0], target[0], scale[0] if scale else None, start[0])
+        self.cols = AxisMap(source[1], target[1], scale[1] if scale else None, start[1])
         self._source_width = source[1]
         self._above: torch.Tensor | None = None  # (C, 1, source width): last row of the blocks above
         self._left: torch.Tensor | None = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,17 +35,49 @@ class ClassArea:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Refined:
+    """What the refining of a map came to.
+
+    Attributes:
+        refiner: its name.
+        steps: of the sampler; None for the network's own.
+        band_m: half the width of the band around boundaries that may change, m.
+        ensemble: samples averaged.
+        seed: of the noise.
+        windows: that the map has.
+        windows_run: of these, with a boundary.
+        band_pixels: of the map, that may change.
+        changed_pixels: of these, with another class now.
+    """
+
+    refiner: str
+    steps: int | None
+    band_m: float
+    ensemble: int
+    seed: int
+    windows: int
+    windows_run: int
+    band_pixels: int
+    changed_pixels: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """In types that JSON has, with the share of windows run."""
+        return {**asdict(self), "windows_run_share": self.windows_run / max(1, self.windows)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictResult:
-    """A finished prediction.
+    """A finished prediction or refinement.
 
     Attributes:
         paths: of what was written, by kind: "labels", "confidence", "probabilities", "heatmaps", "preview",
-            "vector".
+            "vector", "uncertainty".
         seconds: wall time, s.
         pixels: of the map.
         valid_pixels: of these, with data.
         classes: extent by class name, in the model's order.
         notes: what differs from what one might expect, one sentence each; logged as warnings too.
+        refined: what refining came to; None where it was not asked for.
     """
 
     paths: dict[str, Path]
@@ -54,9 +86,11 @@ class PredictResult:
     valid_pixels: int
     classes: dict[str, ClassArea]
     notes: tuple[str, ...] = ()
+    refined: Refined | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The result in types that JSON has."""
+        more = {} if self.refined is None else {"refined": self.refined.as_dict()}
         return {
             "paths": {kind: str(path) for kind, path in self.paths.items()},
             "seconds": round(self.seconds, 3),
@@ -67,6 +101,7 @@ class PredictResult:
                 for name, item in self.classes.items()
             },
             "notes": list(self.notes),
+            **more,
         }
 
 

@@ -59,13 +59,22 @@ class TileFeed:
         threads: reading at the same time.
         block_width: columns of the file's blocks; chunks are whole blocks.
         first_row: tile row to start with.
+        decided_only: a tile has data where a pixel that it decides is valid; else where any is.
     """
 
     def __init__(
-        self, reader: Reader, plan: Plan, *, threads: int = 2, block_width: int = 1, first_row: int = 0
+        self,
+        reader: Reader,
+        plan: Plan,
+        *,
+        threads: int = 2,
+        block_width: int = 1,
+        first_row: int = 0,
+        decided_only: bool = False,
     ) -> None:
         self._reader = reader
         self._plan = plan
+        self._decided_only = decided_only
         self._first_row = first_row
         self._chunk_width = -(-CHUNK_WIDTH_PX // block_width) * block_width
         self._chunks_ahead = threads + 1
@@ -105,10 +114,16 @@ class TileFeed:
 
     def _cut(self, tile: Tile, held: Sequence[_Piece]) -> TilePixels:
         valid = _join([piece.columns(piece.valid, tile) for piece in held])
-        if not valid.any():
+        if not (valid[self._decided(tile)] if self._decided_only else valid).any():
             return TilePixels(tile, None, valid)
         pixels = _join([piece.columns(piece.pixels, tile) for piece in held])
         return TilePixels(tile, pixels if valid.all() else self._reader.fill(pixels, valid), valid)
+
+    def _decided(self, tile: Tile) -> tuple[slice, slice]:
+        """The part of a tile in which it has a weight."""
+        top, bottom = self._plan.rows.extent(tile.row_index)
+        left, right = self._plan.cols.extent(tile.col_index)
+        return slice(top - tile.row, bottom - tile.row), slice(left - tile.col, right - tile.col)
 
     def _pieces(self) -> Iterator[_Piece]:
         """Columns of tile rows at full tile height.

@@ -30,23 +30,28 @@ class Target:
     """Takes finished rows of all rasters at once.
 
     Used as a context manager, which removes what was not committed.
+
+    Args:
+        job: what is written, and where.
+        holes: resampled rows lose the holes of the map's own grid; not where they have lost them already.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, *, holes: bool = True) -> None:
         self.counter = AreaCounter(job.spec.class_names, row_areas_m2(job.grid))
         self._job = job
         self._layers = job.layers
         self._stack = ExitStack()
         self._writers: dict[str, RasterWriter] = {}
-        self._mask: SceneReader | None = None
+        self._holes = holes
+        self._mask: HoleMask | None = None
         self._thumbnail = _Thumbnail(job.grid) if "preview" in job.paths else None
 
     def __enter__(self) -> Self:
         with self._stack:
             for kind in self._layers:
                 self._writers[kind] = self._stack.enter_context(_open_writer(self._job, kind))
-            if self._job.resampled and self._job.may_have_holes:
-                self._mask = self._stack.enter_context(self._job.reader(self._job.grid))
+            if self._holes and self._job.resampled and self._job.may_have_holes:
+                self._mask = self._stack.enter_context(HoleMask(self._job))
             self._stack = self._stack.pop_all()
         return self
 
@@ -58,22 +63,12 @@ class Target:
     def write(self, row: int, rows: NDArray[np.uint8]) -> None:
         """Write the next rows, uint8 (layers, rows, width)."""
         if self._mask is not None:
-            self._drop_holes(self._mask, row, rows)
+            self._mask.drop(row, rows)
         self.counter.add(row, rows[0])
         if self._thumbnail is not None:
             self._thumbnail.add(row, rows[0])
         for kind, channels in self._layers.items():
             self._writers[kind].write(row, rows[channels])
-
-    @staticmethod
-    def _drop_holes(mask: SceneReader, row: int, rows: NDArray[np.uint8]) -> None:
-        """Resampled rows have values wherever the network ran; holes are those of the map's own grid."""
-        step = max(1, MASK_PX // rows.shape[2])
-        for first in range(0, rows.shape[1], step):
-            part = rows[:, first : first + step]
-            _, valid = mask.read(row + first, 0, part.shape[1], part.shape[2])
-            if not valid.all():
-                part[:, ~valid] = NODATA
 
     def commit(self) -> None:
         """Finish all outputs, then give them their names: until all are finished, none appears or is
@@ -143,7 +138,7 @@ def _open_writer(job: Job, kind: str) -> RasterWriter:
     return RasterWriter(
         job.paths[kind],
         job.grid,
-        1 if kind in ("labels", "confidence") else len(names),
+        len(names) if kind in ("probabilities", "heatmaps") else 1,
         overviews="mode" if labels else "average",
         colours={index: item.colour for index, item in enumerate(job.spec.classes)} if labels else None,
         category_names=names if labels else None,
@@ -176,7 +171,33 @@ def _tags(job: Job, kind: str) -> dict[str, str]:
         "RSSEG_SCENE": job.info.name,
         "RSSEG_SETTINGS": json.dumps(settings),
     }
+    tags |= job.more_tags
     return tags if kind == "labels" else {**tags, "RSSEG_SCALE": "0-254 is 0-1, 255 is no data"}
+
+
+class HoleMask:
+    """Resampled rows have values wherever the network ran; holes are those of the map's own grid."""
+
+    def __init__(self, job: Job) -> None:
+        self._reader: SceneReader = job.reader(job.grid)
+
+    def __enter__(self) -> Self:
+        self._reader.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.__exit__(kind, error, trace)
+
+    def drop(self, row: int, rows: NDArray[np.uint8]) -> None:
+        """Set pixels of rows (layers, rows, width) to no data where the scene has none."""
+        step = max(1, MASK_PX // rows.shape[2])
+        for first in range(0, rows.shape[1], step):
+            part = rows[:, first : first + step]
+            _, valid = self._reader.read(row + first, 0, part.shape[1], part.shape[2])
+            if not valid.all():
+                part[:, ~valid] = NODATA
 
 
 class _Thumbnail:

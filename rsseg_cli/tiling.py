@@ -114,8 +114,14 @@ class Plan:
         )
 
 
-def plan(height: int, width: int, tile_size: int, overlap: int) -> Plan:
+def plan(
+    height: int, width: int, tile_size: int, overlap: int, *, ramp: int | None = None, step: int = 1
+) -> Plan:
     """Plan square tiles over a scene of height x width px; a scene smaller than a tile has smaller tiles.
+
+    Args:
+        ramp: px on which neighbours are blended, at most the overlap; half of it by default.
+        step: tiles start at multiples of this, px; height, width, tile and overlap are multiples of it too.
 
     Raises:
         TilingError: an empty scene, or an overlap that is not from 0 to half the tile.
@@ -126,7 +132,13 @@ def plan(height: int, width: int, tile_size: int, overlap: int) -> Plan:
         raise TilingError(
             f"tiles of {tile_size} px with {overlap} px overlap: needs 0 to {tile_size // 2} px"
         )
-    return Plan(_axis(height, tile_size, overlap), _axis(width, tile_size, overlap))
+    if any(length % step for length in (height, width, tile_size, overlap)):
+        raise TilingError(
+            f"{height} x {width} px in tiles of {tile_size} with {overlap} px overlap: "
+            f"not all are multiples of {step}"
+        )
+    ramp = (overlap + 1) // 2 if ramp is None else min(ramp, overlap)
+    return Plan(_axis(height, tile_size, overlap, ramp, step), _axis(width, tile_size, overlap, ramp, step))
 
 
 def ramp_weights(ramp: int) -> NDArray[np.float32]:
@@ -136,14 +148,14 @@ def ramp_weights(ramp: int) -> NDArray[np.float32]:
     )
 
 
-def _axis(length: int, tile_size: int, overlap: int) -> Axis:
+def _axis(length: int, tile_size: int, overlap: int, ramp: int, step: int) -> Axis:
     size = min(tile_size, length)
     count = 1 if length <= tile_size else -(-(length - overlap) // (tile_size - overlap))
-    starts = tuple(index * (length - size) // max(count - 1, 1) for index in range(count))
+    starts = tuple(index * ((length - size) // step) // max(count - 1, 1) * step for index in range(count))
     strides = [after - before for before, after in itertools.pairwise(starts)]
     # Where the last tiles are pushed together, overlaps exceed strides: ramps no wider than a stride never
     # meet.
-    ramp = min([(overlap + 1) // 2, *strides])
+    ramp = min([ramp, *strides])
     inner = [after + (size - stride - ramp) // 2 for after, stride in zip(starts[1:], strides, strict=True)]
     return Axis(
         length=length, size=size, starts=starts, cuts=(0, *inner, length), ramp=ramp if count > 1 else 0

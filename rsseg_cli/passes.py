@@ -1,0 +1,217 @@
+"""One pass over a scene: tiles through a network into finished rows."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rsseg_cli import resample, stitch, streaming, tiling
+from rsseg_cli.engine import Engine
+from rsseg_cli.errors import ModelError
+from rsseg_cli.result import NODATA
+
+FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254
+MAX_EMPTY_TILES = 64  # that wait for a batch to fill
+HALF = 0.499  # of the weight of a resampled pixel that must come from pixels with a say
+BROKEN = 254  # in place of a class where the network gave NaN; classes end at 253
+
+Progress = Callable[[int, int], None]  # tiles done, tiles in all
+Run = Callable[[Sequence[streaming.TilePixels]], torch.Tensor]
+
+
+def run_pass(
+    run: Run,
+    engine: Engine,
+    finisher: Finisher,
+    feed: streaming.TileFeed,
+    sink: streaming.RowSink,
+    progress: Callable[[int], None],
+) -> None:
+    """Batch by batch; results of a batch are fetched while the device works on the next one.
+
+    Args:
+        run: scores (B, channels, h, w) of tiles with pixels.
+        progress: called with the number of tiles done.
+    """
+    waiting: list[Finished] = []
+    done = 0
+    for batch in _batches(feed, engine):
+        filled = [item for item in batch if item.pixels is not None]
+        scores = iter(run(filled) if filled else ())
+        finished = [
+            block
+            for item in batch
+            for block in finisher.push(item, None if item.pixels is None else next(scores))
+        ]
+        done += len(batch)
+        del batch, filled, scores  # not kept while the next batch runs
+        for block in waiting:
+            sink.put(block.row, block.col, block.values())
+        waiting = finished
+        progress(done)
+    for block in waiting:
+        sink.put(block.row, block.col, block.values())
+    sink.finish()
+
+
+def _batches(feed: streaming.TileFeed, engine: Engine) -> Iterator[list[streaming.TilePixels]]:
+    """Tiles in order, as many as the device takes at once; tiles without data come along."""
+    batch: list[streaming.TilePixels] = []
+    filled = 0
+    for item in feed:
+        batch.append(item)
+        filled += item.pixels is not None
+        if filled == engine.batch_size(item.tile.height, item.tile.width) or len(batch) == MAX_EMPTY_TILES:
+            yield batch
+            batch, filled = [], 0
+    if batch:
+        yield batch
+
+
+class Finished(NamedTuple):
+    """A rectangle of the map whose uint8 values (channels, h, w) `fetch` brings from the device."""
+
+    row: int
+    col: int
+    fetch: Callable[[], NDArray[np.uint8]]
+
+    def values(self) -> NDArray[np.uint8]:
+        values = self.fetch()
+        broken = values[0] == BROKEN
+        if broken.any():
+            row, col = np.argwhere(broken)[0]
+            raise ModelError(
+                f"the network gave NaN at row {self.row + row}, column {self.col + col} of the map; "
+                "needs finite logits. Lower precision may overflow: try --dtype float32"
+            )
+        return values
+
+
+class Finisher:
+    """Scores of tiles to finished rectangles of the map: blended, brought to its grid, classified.
+
+    Args:
+        engine: that gives the scores.
+        plan: its tiles.
+        layers: channels of the finished uint8 rows, by what they hold; "labels" come first.
+        classes: N; channels of scores behind them go to "heatmaps" or "uncertainty".
+        resampler: from the plan's grid to the map's, where they differ.
+        window: (row, col, height, width) of the plan that is the map, where it is not resampled; all of it by
+            default.
+        masked: where the map is resampled, pixels that are not valid have no say; without it their scores count
+            as they are.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        plan: tiling.Plan,
+        *,
+        layers: Mapping[str, slice],
+        classes: int,
+        resampler: resample.Resampler | None = None,
+        window: tuple[int, int, int, int] | None = None,
+        masked: bool = False,
+    ) -> None:
+        self._engine, self._layers, self._classes = engine, layers, classes
+        self._resampler, self._masked = resampler, masked
+        ramps = [
+            torch.from_numpy(tiling.ramp_weights(axis.ramp)).to(engine.device)
+            for axis in (plan.rows, plan.cols)
+        ]
+        self._stitcher = stitch.Stitcher(
+            plan,
+            (ramps[0], ramps[1]),
+            functools.partial(torch.softmax, dim=0) if engine.gives_logits else None,
+        )
+        self._window = window or (0, 0, plan.height, plan.width)
+        top, height = self._window[0], self._window[2]
+        self.row_cuts: Sequence[int] = [min(max(cut - top, 0), height) for cut in plan.rows.cuts]
+        if resampler is not None:
+            self.row_cuts = resampler.rows.cuts(plan.rows.cuts)
+
+    @property
+    def channels(self) -> int:
+        return max(layer.stop for layer in self._layers.values())
+
+    def push(self, item: streaming.TilePixels, scores: torch.Tensor | None) -> Iterator[Finished]:
+        """What is finished with a tile; `scores` (channels, h, w) is None where the tile was not run."""
+        tile = item.tile
+        block = self._stitcher.skip(tile) if scores is None else self._stitcher.push(tile, scores)
+        first_row, first_col = block.row - tile.row, block.col - tile.col
+        valid = item.valid[first_row : first_row + block.height, first_col : first_col + block.width]
+        if self._resampler is None:
+            yield from self._at_its_place(block, valid)
+            return
+        values = block.values
+        if values is None:
+            shape = (self._engine.channels, block.height, block.width)
+            values = torch.zeros(shape, device=self._engine.device)
+        elif self._masked and not valid.all():
+            values = values * torch.from_numpy(np.ascontiguousarray(valid)).to(values.device)
+        for row, col, strip in self._resampler.push(block.row, block.col, values):
+            yield Finished(row, col, self._engine.to_host(self._classify(strip)))
+
+    def _at_its_place(self, block: stitch.Block, valid: NDArray[np.bool_]) -> Iterator[Finished]:
+        """The part of a block that lies in the map."""
+        top, left, height, width = self._window
+        rows = slice(max(top - block.row, 0), min(top + height - block.row, block.height))
+        cols = slice(max(left - block.col, 0), min(left + width - block.col, block.width))
+        if rows.start >= rows.stop or cols.start >= cols.stop:
+            return
+        valid = valid[rows, cols]
+        row, col = block.row + rows.start - top, block.col + cols.start - left
+        if block.values is None:
+            empty = np.full((self.channels, *valid.shape), NODATA, np.uint8)
+            yield Finished(row, col, lambda: empty)
+            return
+        fetch = self._engine.to_host(self._classify(block.values[:, rows, cols]))
+        yield Finished(row, col, fetch if valid.all() else functools.partial(_masked, fetch, valid))
+
+    @torch.inference_mode()
+    def _classify(self, values: torch.Tensor) -> torch.Tensor:
+        """uint8 (layers, h, w) of scores (channels, h, w)."""
+        empty: torch.Tensor | None = None
+        if self._resampler is not None and self._masked:
+            share = values[: self._classes].sum(0)  # of the weight of pixels that have a say
+            empty = share < HALF
+            values = values / share.clamp_min(HALF)
+        scores = values[: self._classes]
+        best = scores.max(0)  # on the CPU its indices are 40 times faster than argmax
+        labels = best.indices.to(torch.uint8).masked_fill_(best.values.isnan(), BROKEN)
+        if self._resampler is not None:  # beside pixels that were not run for want of data
+            labels[best.values <= 0 if empty is None else empty] = NODATA
+        parts = [labels[None]]
+        if "confidence" in self._layers:
+            parts.append(_to_bytes(best.values[None]))
+        if "probabilities" in self._layers:
+            parts.append(_to_bytes(scores))
+        if "heatmaps" in self._layers or "uncertainty" in self._layers:
+            parts.append(_to_bytes(values[self._classes :]))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _to_bytes(values: torch.Tensor) -> torch.Tensor:
+    """[0, 1] to 0-254, rounded."""
+    return (values * FULL_SCALE).add_(0.5).clamp_(0, FULL_SCALE).to(torch.uint8)
+
+
+def _masked(fetch: Callable[[], NDArray[np.uint8]], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    values = fetch()
+    values[:, ~valid] = NODATA
+    return values
+
+
+def give_back_memory() -> None:
+    """What was freed goes back to the system (glibc keeps it otherwise): some 70 MB after a scene."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)

@@ -1,0 +1,140 @@
+"""Batches of windows in, class scores out: samples of a refiner network, averaged."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rsseg_cli.config import PredictConfig, RefineConfig
+from rsseg_cli.engine import Engine, Scaling
+from rsseg_cli.errors import ModelError
+from rsseg_cli.refine_band import UNKNOWN
+from rsseg_cli.refine_noise import normal_noise
+from rsseg_cli.refine_reader import Window
+
+ATTRIBUTES = ("latent_stride", "latent_channels", "alignment_px", "halo_px", "default_steps")
+
+
+class RefinerEngine(Engine):
+    """Run a refiner over windows.
+
+    Args:
+        network: a `models.diffusion.RefinerNetwork`.
+        order: the network's class of each class of the map.
+        scaling: from the scene's values to what the network wants.
+        config: steps and seed are used.
+        samples: with other noise, whose probabilities are averaged.
+        run: device, dtype and batch_size are used.
+        probabilities: always give probabilities; else logits, where one sample does not need more.
+        uncertainty: also give the disagreement of the samples, as a last channel.
+
+    Raises:
+        UsageError: a device or dtype that this machine does not have.
+        ModelError: the network is no refiner.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        order: Sequence[int],
+        scaling: Scaling,
+        config: RefineConfig,
+        samples: int,
+        run: PredictConfig,
+        probabilities: bool = False,
+        uncertainty: bool = False,
+    ) -> None:
+        check_refiner(network)
+        super().__init__(
+            network,
+            classes=len(order),
+            scaling=scaling,
+            config=run,
+            probabilities=probabilities or uncertainty or samples > 1,
+        )
+        self.uncertainty, self._samples, self._config = uncertainty, samples, config
+        self._order = (
+            None if list(order) == list(range(len(order))) else torch.tensor(order, device=self.device)
+        )
+        self._numbers = np.full(256, UNKNOWN, np.int64)  # the network's number of each class of the map
+        self._numbers[: len(order)] = order
+
+    @property
+    def channels(self) -> int:
+        """Channels of a result: classes, then the samples' disagreement where it is asked for."""
+        return self.classes + self.uncertainty
+
+    def _run(self, tiles: Sequence[Window]) -> torch.Tensor:
+        image = self._scaled(np.stack([window.image for window in tiles]))
+        coarse = torch.from_numpy(self._numbers[np.stack([window.coarse for window in tiles])]).to(
+            self.device
+        )
+        scores = self._sample(image, coarse, self._noise(tiles, 0))
+        entropy = entropy_of(scores) if self.uncertainty else None
+        for number in range(1, self._samples):
+            sample = self._sample(image, coarse, self._noise(tiles, number))
+            scores += sample
+            if entropy is not None:
+                entropy += entropy_of(sample)
+        if self._samples > 1:
+            scores /= self._samples
+        if self._order is not None:
+            scores = scores.index_select(1, self._order)
+        if entropy is None:
+            return scores
+        most = math.log(max(2, min(self._samples, self.classes)))
+        disagreement = (entropy_of(scores) - entropy / self._samples).div_(most).clamp_(0, 1)
+        return torch.cat([scores, disagreement], 1)
+
+    def _sample(self, image: torch.Tensor, coarse: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Scores (B, classes, h, w) in the network's order."""
+        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
+            logits = self._network(image, coarse, noise, steps=self._config.steps)
+        self._check(logits, image)
+        scores = logits.float()
+        if not self.gives_logits:
+            return scores.softmax(1)
+        return scores.clone() if scores is logits else scores
+
+    def _noise(self, tiles: Sequence[Window], sample: int) -> torch.Tensor:
+        """Of the windows' own places: float (B, latent_channels, h, w)."""
+        stride, channels = int(self._network.latent_stride), int(self._network.latent_channels)  # type: ignore[arg-type]
+        seed = self._config.seed
+        noise = [
+            normal_noise(
+                (channels, window.shape[1] // stride, window.shape[2] // stride),
+                window.row // stride,
+                window.col // stride,
+                seed=seed,
+                sample=sample,
+            )
+            for window in tiles
+        ]
+        return torch.from_numpy(np.stack(noise)).to(self.device, self._input_dtype)
+
+    def _blank(self, height: int, width: int) -> Any:
+        image = super()._blank(height, width)
+        return Window(image, np.zeros((height, width), np.uint8), 0, 0)
+
+
+def entropy_of(probabilities: torch.Tensor) -> torch.Tensor:
+    """Entropy of (B, classes, h, w) in nats: (B, 1, h, w)."""
+    return torch.special.entr(probabilities).sum(1, keepdim=True)
+
+
+def check_refiner(network: nn.Module) -> None:
+    """Refuse what does not follow `RefinerNetwork`, or whose grid does not fit itself."""
+    missing = [name for name in ATTRIBUTES if not isinstance(getattr(network, name, None), int)]
+    if missing:
+        raise ModelError(f"{type(network).__name__} is no refiner: it lacks {', '.join(missing)}")
+    alignment, stride = int(network.alignment_px), int(network.latent_stride)  # type: ignore[arg-type]
+    if stride < 1 or alignment < 1 or alignment % stride:
+        raise ModelError(
+            f"{type(network).__name__}: windows at multiples of {alignment} px do not fit latents of {stride} px"
+        )

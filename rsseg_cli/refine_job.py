@@ -1,0 +1,334 @@
+"""What is to be refined, checked before a model is loaded or a byte written."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rasterio.io import MemoryFile
+
+from rsseg_cli import raster
+from rsseg_cli.class_names import read_class_colours, read_class_names
+from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
+from rsseg_cli.engine import Scaling
+from rsseg_cli.errors import ModelError
+from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster
+from rsseg_cli.job import Job, check_outputs, scaling_of
+from rsseg_cli.refine_frame import Frame
+from rsseg_cli.refine_grids import Grids, find_grids
+from rsseg_cli.refine_labels import CoarseMap, Labels, label_band, match_classes
+from rsseg_cli.result import Refined
+from rsseg_cli.vector_file import check_output
+from rsseg_cli.weights.registry import TrainedModel, list_models, load_model, model_file, read_spec
+from rsseg_cli.weights.spec import ClassSpec, ModelSpec
+
+DEFAULT_BAND_PX = 8  # of a refiner that names no band, px that it sees
+DEFAULT_SAMPLES = 4  # whose disagreement is asked for
+Refiner = str | os.PathLike[str] | TrainedModel
+_log = logging.getLogger("rsseg_cli")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """A refinement that was checked and may begin.
+
+    Attributes:
+        refiner: to load.
+        spec: its description.
+        info: of the scene, as it is read.
+        bands: of it, 1-based, in the refiner's order.
+        map: the grid of the refined map.
+        order: the refiner's class of each class of the map.
+        band_m: half the width of the band that may change, m.
+        samples: to average.
+        run: device, dtype, batch size and threads.
+        kept: what must live as long as the scene is read.
+    """
+
+    refiner: Refiner
+    spec: ModelSpec
+    info: raster.SceneInfo
+    bands: tuple[int, ...]
+    scaling: Scaling
+    frame: Frame
+    map: raster.Grid
+    order: tuple[int, ...]
+    band_m: float
+    samples: int
+    config: RefineConfig
+    run: PredictConfig
+    kept: MemoryFile | None = field(default=None, repr=False)
+
+    def load(self) -> TrainedModel:
+        return self.refiner if isinstance(self.refiner, TrainedModel) else load_model(self.refiner)
+
+    def scene_reader(self) -> raster.SceneReader:
+        """Reads the scene as the refiner sees it."""
+        return raster.SceneReader(self.info, self.bands, self.frame.seen)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What made the refined map, for its tags."""
+        config = self.config
+        return {
+            "steps": config.steps,
+            "band_m": self.band_m,
+            "ensemble": self.samples,
+            "seed": config.seed,
+            "tile_size": config.tile_size,
+            "overlap": config.overlap,
+            "gsd_m": config.gsd_m,
+            "dtype": self.run.dtype,
+            "bands": self.bands,
+            "nodata": self.run.nodata,
+            "bbox": self.run.bbox,
+            "factors": self.scaling.factors,
+            "offsets": self.scaling.offsets,
+        }
+
+    def result(self, *, windows: int, windows_run: int, band_pixels: int, changed_pixels: int) -> Refined:
+        return Refined(
+            refiner=self.spec.name,
+            steps=self.config.steps,
+            band_m=self.band_m,
+            ensemble=self.samples,
+            seed=self.config.seed,
+            windows=windows,
+            windows_run=windows_run,
+            band_pixels=band_pixels,
+            changed_pixels=changed_pixels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSource:
+    """A class raster that is refined.
+
+    Attributes:
+        bands: its classes, then what goes with them.
+        table: class of a value, see `refine_labels.ClassMatch`.
+        window: (row, col, height, width) that is mapped.
+    """
+
+    info: raster.SceneInfo
+    bands: tuple[int, ...]
+    table: Labels
+    window: tuple[int, int, int, int]
+
+    def open(self) -> CoarseMap:
+        return CoarseMap(self.info, self.bands, self.table, self.window)
+
+
+def prepare_for_job(
+    job: Job, model: str | os.PathLike[str] | TrainedModel, config: RefineConfig
+) -> tuple[Job, Refinement]:
+    """Check the refinement of a map that is going to be predicted; the job gets its tags.
+
+    Raises:
+        ModelError: the model has no refiner, or one of other classes.
+        SceneError, UsageError: the scene does not fit.
+    """
+    refiner = config.refiner if config.refiner is not None else _refiner_of(job.spec, model)
+    spec = _refiner_spec(refiner)
+    names = dict(enumerate(job.spec.class_names))
+    match = match_classes(f"model {job.spec.name!r}", names, spec.name, spec.class_names)
+    bands = _bands_of(job, spec)
+    notes: list[str] = []
+    window = (0, 0, job.grid.height, job.grid.width)
+    grids = find_grids(job.info, bands, job.grid, window, spec, config.gsd_m, job.info.name, notes)
+    refinement = _refinement(
+        refiner,
+        spec,
+        grids,
+        job.info,
+        bands,
+        match.order,
+        config,
+        job.config,
+        "uncertainty" in job.paths,
+        notes,
+    )
+    _tell(job.notes, [note for note in notes if note not in job.notes])
+    settings = json.dumps(refinement.settings)
+    tags = {"RSSEG_REFINER": spec.name, "RSSEG_REFINE_SETTINGS": settings}
+    return replace(job, more_tags=tags), refinement
+
+
+def prepare(
+    scene: str,
+    labels: str,
+    paths: Mapping[str, Path],
+    config: RefineConfig,
+    run: PredictConfig,
+    vector: VectorConfig | None = None,
+) -> tuple[Job, Refinement, LabelSource]:
+    """Check scene, map, refiner, outputs and settings against each other, without loading weights or writing.
+
+    Raises:
+        ModelError: no refiner is given or known, or it is none.
+        SceneError: scene or map cannot be read, or do not fit each other or the refiner.
+        OutputError, UsageError: outputs or settings.
+    """
+    found = raster.inspect(labels)
+    made_by = _tags_of(labels)
+    refiner = config.refiner if config.refiner is not None else _refiner_of_map(found.name, made_by)
+    spec = _refiner_spec(refiner)
+    band = label_band(found)
+    names = read_class_names(labels)
+    match = match_classes(found.name, names, spec.name, spec.class_names)
+    notes = [match.note] if match.note else []
+    info = raster.inspect(scene, run.nodata)
+    inputs: list[str | Path] = [scene, labels, *info.files, *found.files]
+    inputs += [] if isinstance(refiner, TrainedModel) else [Path(refiner)]
+    check_outputs(paths, inputs, run)
+    bands = raster.select_bands(info, spec.bands, run.bands, spec.name)
+    area = found.grid
+    window = (0, 0, area.height, area.width) if run.bbox is None else raster.window_of_bbox(area, run.bbox)
+    grids = find_grids(info, bands, area, window, spec, config.gsd_m, found.name, notes)
+    refinement = _refinement(
+        refiner, spec, grids, info, bands, match.order, config, run, "uncertainty" in paths, notes
+    )
+    polygons = replace(vector or VectorConfig(), overwrite=run.overwrite)
+    shown = replace(spec, classes=_classes(spec, match.order, read_class_colours(labels) if names else {}))
+    if "vector" in paths:
+        check_output(
+            paths["vector"],
+            polygons,
+            crs=grids.map.crs.to_wkt() if grids.map.crs is not None else "",
+            names=dict(enumerate(shown.class_names)),
+            where=found.name,
+            inputs=inputs,
+        )
+    tags = {
+        "RSSEG_MODEL": made_by.get("RSSEG_MODEL", "unknown"),
+        "RSSEG_REFINER": spec.name,
+        "RSSEG_LABELS": found.name,
+        "RSSEG_SCENE": info.name,
+        "RSSEG_SETTINGS": json.dumps(refinement.settings),
+    }
+    job = Job(
+        info=grids.info,
+        bands=bands,
+        grid=grids.map,
+        network_grid=grids.map,
+        area=None,
+        spec=shown,
+        scaling=refinement.scaling,
+        config=run,
+        paths=paths,
+        notes=[],
+        vector=polygons,
+        more_tags=tags,
+    )
+    _tell(job.notes, notes)
+    return job, refinement, LabelSource(info=found, bands=(band,), table=match.table, window=window)
+
+
+def _refinement(
+    refiner: Refiner,
+    spec: ModelSpec,
+    grids: Grids,
+    info: raster.SceneInfo,
+    bands: tuple[int, ...],
+    order: tuple[int, ...],
+    config: RefineConfig,
+    run: PredictConfig,
+    uncertainty: bool,
+    notes: list[str],
+) -> Refinement:
+    across, down = grids.frame.seen_gsd_m
+    steps = config.steps if config.steps is not None else spec.refinement.get("steps")
+    band_m = config.band_m or spec.refinement.get("band_m") or DEFAULT_BAND_PX * (across + down) / 2
+    samples = config.ensemble or (DEFAULT_SAMPLES if uncertainty else 1)
+    if uncertainty and samples < 2:
+        from rsseg_cli.errors import UsageError
+
+        raise UsageError("--uncertainty is the disagreement of samples; needs --ensemble 2 or more")
+    return Refinement(
+        refiner=refiner,
+        spec=spec,
+        info=grids.info,
+        bands=bands,
+        scaling=scaling_of(info, bands, spec, notes),
+        frame=grids.frame,
+        map=grids.map,
+        order=order,
+        band_m=float(band_m),
+        samples=samples,
+        config=replace(config, steps=steps),
+        run=run,
+        kept=grids.kept,
+    )
+
+
+def _refiner_of(spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel) -> Refiner:
+    """The refiner that belongs to a model: one that comes along, or a file beside the model's."""
+    name = spec.refiner
+    if name is None:
+        raise ModelError(f"model {spec.name!r} has no refiner of its own; pass --refiner NAME or PATH")
+    if name in list_models():
+        return name
+    if not isinstance(model, TrainedModel) and Path(name).name == name:
+        beside = model_file(model).parent / f"{name}.safetensors"
+        if beside.is_file():
+            return beside
+    raise ModelError(
+        f"model {spec.name!r}: its refiner {name!r} does not come along, and no {name}.safetensors lies beside the "
+        "model's file; pass --refiner PATH"
+    )
+
+
+def _refiner_of_map(where: str, tags: Mapping[str, str]) -> Refiner:
+    """That of the model that a map names; only models that come along are looked at, as any file can name any."""
+    name = tags.get("RSSEG_MODEL", "")
+    if name in list_models():
+        return _refiner_of(read_spec(name), name)
+    raise ModelError(f"{where}: does not name a model that comes along; pass --refiner NAME or PATH")
+
+
+def _refiner_spec(refiner: Refiner) -> ModelSpec:
+    spec = refiner.spec if isinstance(refiner, TrainedModel) else read_spec(refiner)
+    if not spec.is_refiner:
+        raise ModelError(f"--refiner: model {spec.name!r} makes maps and refines none; needs a refiner")
+    return spec
+
+
+def _bands_of(job: Job, spec: ModelSpec) -> tuple[int, ...]:
+    """The scene's bands in the refiner's order; as chosen for the model, where that has them."""
+    chosen = dict(zip(job.spec.bands, job.bands, strict=True))
+    if all(name in chosen for name in spec.bands):
+        return tuple(chosen[name] for name in spec.bands)
+    return raster.select_bands(job.info, spec.bands, None, spec.name)
+
+
+def _classes(
+    spec: ModelSpec, order: Sequence[int], colours: Mapping[int, tuple[int, int, int]]
+) -> tuple[ClassSpec, ...]:
+    """The map's classes in its order, in its own colours where it has them."""
+    kept = len(set(colours.values())) >= len(order)
+    classes = [spec.classes[index] for index in order]
+    return tuple(
+        replace(item, colour=colours.get(value, item.colour) if kept else item.colour)
+        for value, item in enumerate(classes)
+    )
+
+
+def _tags_of(path: str) -> dict[str, str]:
+    """The tags of a map that may be copied to another."""
+    with gdal_env(path), gdal_errors(ModelError, path), open_raster(path) as dataset:
+        tags = {key: str(value) for key, value in dataset.tags().items()}
+    return {
+        key: value
+        for key, value in tags.items()
+        if key == "RSSEG_MODEL" and len(value) <= 100 and value.isprintable()
+    }
+
+
+def _tell(told: list[str], notes: Sequence[str]) -> None:
+    for note in notes:
+        told.append(note)
+        _log.warning("%s", note)

@@ -1,0 +1,194 @@
+"""The map that is refined: its classes brought together with the refiner's, and windows of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_cli.class_names import plain
+from rsseg_cli.errors import SceneError
+from rsseg_cli.label_format import UNLABELLED_NAMES
+from rsseg_cli.raster import SceneInfo, SceneReader
+from rsseg_cli.refine_band import UNKNOWN
+
+STRANGE = 254  # in the table of values: no class; classes end at 253
+Labels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMatch:
+    """How a raster's values and a refiner's classes belong together.
+
+    Attributes:
+        table: uint8 (256,): class of a value, numbered as in the refined map; 255 no data, 254 not known.
+        order: the refiner's class of each of the map's.
+        note: what to tell of it, "" for nothing.
+    """
+
+    table: Labels
+    order: tuple[int, ...]
+    note: str = ""
+
+
+def match_classes(where: str, names: Mapping[int, str], refiner: str, known: Sequence[str]) -> ClassMatch:
+    """Match a raster's classes with a refiner's by name; without names, values are the refiner's numbers.
+
+    The map keeps the raster's numbers where they are 0 to N - 1, else it takes the refiner's.
+
+    Args:
+        names: by value.
+        known: of the refiner's classes.
+
+    Raises:
+        SceneError: a class of one side is none of the other's.
+    """
+    table = np.full(256, STRANGE, np.uint8)
+    table[UNKNOWN] = UNKNOWN
+    count = len(known)
+    if not names:
+        table[:count] = np.arange(count)
+        listed = ", ".join(f"{index} {name}" for index, name in enumerate(known))
+        return ClassMatch(
+            table=table, order=tuple(range(count)), note=f"{where}: names no classes; taken to be {listed}"
+        )
+    places = {plain(name): index for index, name in enumerate(known)}
+    found: dict[int, int] = {}
+    for value, name in names.items():
+        if plain(name) in places:
+            found[value] = places[plain(name)]
+        elif plain(name) in UNLABELLED_NAMES:
+            table[value] = UNKNOWN
+    _check_names(where, names, refiner, known)
+    if sorted(found) == list(range(count)):
+        table[:count] = np.arange(count)
+        return ClassMatch(table=table, order=tuple(found[value] for value in range(count)))
+    for value, index in found.items():
+        table[value] = index
+    listed = ", ".join(f"{value} becomes {index} ({known[index]})" for value, index in found.items())
+    return ClassMatch(
+        table=table, order=tuple(range(count)), note=f"{where}: classes are renumbered: {listed}"
+    )
+
+
+def _check_names(where: str, names: Mapping[int, str], refiner: str, known: Sequence[str]) -> None:
+    mapped = [plain(name) for name in names.values() if plain(name) not in UNLABELLED_NAMES]
+    strange = [
+        name for name in names.values() if plain(name) in set(mapped) - {plain(item) for item in known}
+    ]
+    missing = [name for name in known if plain(name) not in mapped]
+    twice = sorted({name for name in mapped if mapped.count(name) > 1})
+    if not (strange or missing or twice):
+        return
+    parts = [
+        f"{text} {', '.join(map(repr, items))}"
+        for text, items in (
+            ("the refiner does not know", strange),
+            ("the map lacks", missing),
+            ("the map has twice", twice),
+        )
+        if items
+    ]
+    raise SceneError(
+        f"{where}: its classes are not those of refiner {refiner!r}: {'; '.join(parts)}. Pass the --refiner of the "
+        "model that made the map, or rename the classes"
+    )
+
+
+class CoarseMap:
+    """Windows of the map that is refined.
+
+    Args:
+        info: of the raster.
+        bands: what is stored: the classes, then whatever else goes with them.
+        table: class of a value, see `ClassMatch`.
+        window: (row, col, height, width) of the raster that is mapped.
+    """
+
+    def __init__(
+        self, info: SceneInfo, bands: Sequence[int], table: Labels, window: tuple[int, int, int, int]
+    ) -> None:
+        self._info, self._table, self.window = info, table, window
+        self.height, self.width = info.grid.height, info.grid.width
+        self._labels = SceneReader(info, bands[:1])
+        self._others = SceneReader(info, bands[1:]) if len(bands) > 1 else None
+
+    def __enter__(self) -> Self:
+        self._labels.__enter__()
+        if self._others is not None:
+            self._others.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._others is not None:
+            self._others.__exit__(kind, error, trace)
+        self._labels.__exit__(kind, error, trace)
+
+    def labels(self, row: int, col: int, height: int, width: int) -> Labels:
+        """Classes (height, width) of any window, 255 without data and outside the raster.
+
+        Raises:
+            SceneError: a value is no class, or the pixels cannot be read.
+        """
+        top, left = max(row, 0), max(col, 0)
+        bottom, right = min(row + height, self.height), min(col + width, self.width)
+        if (top, left, bottom, right) == (row, col, row + height, col + width):
+            return self._read(row, col, height, width)
+        labels = np.full((height, width), UNKNOWN, np.uint8)
+        if top < bottom and left < right:
+            part = slice(top - row, bottom - row), slice(left - col, right - col)
+            labels[part] = self._read(top, left, bottom - top, right - left)
+        return labels
+
+    def rows(self, row: int, height: int) -> tuple[Labels, NDArray[np.uint8] | None]:
+        """Classes (height, width) of the mapped window, counted from its first row, and what goes with them."""
+        top, left, _, width = self.window
+        others = None if self._others is None else self._others.read(top + row, left, height, width)[0]
+        return self.labels(top + row, left, height, width), others
+
+    def _read(self, row: int, col: int, height: int, width: int) -> Labels:
+        (values,), valid = self._labels.read(row, col, height, width)
+        small = values if values.dtype == np.uint8 else np.clip(values, 0, STRANGE).astype(np.uint8)
+        labels = self._table[small]
+        if values.dtype != np.uint8:
+            labels[(values < 0) | (values > UNKNOWN)] = STRANGE
+            labels[values == UNKNOWN] = UNKNOWN
+        labels[~valid] = UNKNOWN
+        strange = labels == STRANGE
+        if strange.any():
+            self._refuse(values, strange, row, col)
+        return labels
+
+    def _refuse(self, values: NDArray[np.generic], strange: NDArray[np.bool_], row: int, col: int) -> None:
+        at = np.argwhere(strange)[0]
+        known = np.flatnonzero(self._table < STRANGE)
+        if len(known) == known[-1] - known[0] + 1:
+            listed = f"{known[0]} to {known[-1]}"
+        else:
+            listed = ", ".join(map(str, known[:20]))
+        raise SceneError(
+            f"{self._info.name}: value {values[tuple(at)]} at row {row + at[0]}, column {col + at[1]} is no class; "
+            f"the classes are {listed}, {UNKNOWN} or the file's nodata value is no data"
+        )
+
+
+def label_band(info: SceneInfo) -> int:
+    """The band of a class raster.
+
+    Raises:
+        SceneError: it has several, or holds no whole numbers.
+    """
+    bands = info.colour_bands
+    if len(bands) != 1 or np.dtype(info.dtypes[bands[0] - 1]).kind not in "iu":
+        dtypes = ", ".join(dict.fromkeys(info.dtypes))
+        raise SceneError(
+            f"{info.name}: {info.count} bands of {dtypes}; needs one band of class numbers, as `rsseg predict` "
+            "writes it"
+        )
+    return bands[0]

@@ -1,0 +1,254 @@
+"""Refine the boundaries of a map: a second pass of a diffusion model, where classes meet."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict, Unpack
+
+import torch
+from torch import nn
+
+from rsseg_cli import resample, streaming, tiling
+from rsseg_cli.config import Dtype, PredictConfig, RefineConfig, VectorConfig
+from rsseg_cli.engine import evaluation
+from rsseg_cli.passes import Finisher, Progress, give_back_memory, run_pass
+from rsseg_cli.refine_band import Band
+from rsseg_cli.refine_engine import RefinerEngine, check_refiner
+from rsseg_cli.refine_frame import Region
+from rsseg_cli.refine_job import LabelSource, Refinement, prepare
+from rsseg_cli.refine_merge import Merger, Write
+from rsseg_cli.refine_reader import RefineReader
+from rsseg_cli.result import PredictResult, Refined
+from rsseg_cli.streaming import TilePixels
+from rsseg_cli.target import Target
+
+RAMP_PX = 8  # on which windows are blended, at least
+REACH_PX = 2  # beside the network's own: rounding, and neighbours in resampling
+RESAMPLED_PX = 1.5  # by which a boundary may lie elsewhere among the pixels that the refiner sees
+REFINED_LAYERS = (
+    "labels",
+    "confidence",
+    "probabilities",
+    "uncertainty",
+)  # that refining changes, in this order
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What is run.
+
+    Attributes:
+        region: of the grid that the refiner sees.
+        plan: windows over it.
+    """
+
+    region: Region
+    plan: tiling.Plan
+
+
+class RunSettings(TypedDict, total=False):
+    """Fields of `PredictConfig` that refining looks at, by keyword."""
+
+    batch_size: int | Literal["auto"]
+    device: str
+    dtype: Dtype
+    bands: tuple[int, ...] | None
+    nodata: float | None
+    bbox: tuple[float, float, float, float] | None
+    creation_options: Mapping[str, str]
+    overwrite: bool
+    readers: int
+
+
+def refine(
+    scene: str | os.PathLike[str],
+    labels: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    config: RefineConfig | None = None,
+    uncertainty: str | os.PathLike[str] | None = None,
+    preview: str | os.PathLike[str] | None = None,
+    vector: str | os.PathLike[str] | None = None,
+    vector_config: VectorConfig | None = None,
+    progress: Progress | None = None,
+    **settings: Unpack[RunSettings],
+) -> PredictResult:
+    """Draw the class boundaries of a map where the image has them.
+
+    Only windows with a boundary are run, and only pixels in a band around boundaries may change, from one class to
+    another; what has no class, and where the scene has no data, stays as it is. The result does not depend on how
+    the scene is cut into windows as long as these overlap by as much as the network looks around. Memory does not
+    grow with the scene's height.
+
+    Args:
+        scene: anything that GDAL reads; on another grid or in another CRS than the map it is warped to it.
+        labels: class raster of any model whose classes are the refiner's, matched by name.
+        output: GeoTIFF of the refined map, on the grid of `labels`.
+        config: the refiner and its settings.
+        uncertainty: GeoTIFF of the samples' disagreement, 0-254 for 0-1, 255 no data: the mutual information
+            between class and sample, as a share of the most that so many samples can have. 0 where all samples say
+            the same or none was drawn, 1 where each is certain of another class.
+        preview: PNG of the scene with the map over it.
+        vector: the map's polygons.
+        vector_config: settings of these.
+        progress: called with windows done and windows in all.
+        settings: how the scene is read and the network run; `bbox` is in the CRS of `labels`.
+
+    Raises:
+        UsageError, SceneError, ModelError, OutputError: what is wrong and what to do; nothing was written.
+    """
+    start = time.monotonic()
+    wanted = {"labels": output, "uncertainty": uncertainty, "preview": preview, "vector": vector}
+    paths = {kind: Path(path) for kind, path in wanted.items() if path is not None}
+    run = dataclasses.replace(PredictConfig(), **settings)
+    job, refinement, source = prepare(
+        os.fspath(scene), os.fspath(labels), paths, config or RefineConfig(), run, vector_config
+    )
+    network = refinement.load().network
+    windows = plan_windows(refinement, network)
+    with Target(job) as target:
+        refined = refine_pass(
+            refinement, network, windows, source, job.layers, target.write, _counted(progress, windows)
+        )
+        target.commit()
+    give_back_memory()
+    return PredictResult(
+        paths=paths,
+        seconds=time.monotonic() - start,
+        pixels=job.grid.width * job.grid.height,
+        valid_pixels=target.counter.valid_pixels,
+        classes=target.counter.classes(),
+        notes=tuple(job.notes),
+        refined=refined,
+    )
+
+
+def plan_windows(refinement: Refinement, network: nn.Module) -> Windows:
+    """Windows that begin at multiples of the network's alignment, counted from the scene's origin.
+
+    Raises:
+        ModelError: the network is no refiner.
+    """
+    check_refiner(network)
+    alignment, halo = int(network.alignment_px), int(network.halo_px)  # type: ignore[arg-type]
+    config = refinement.config
+    size, needed = _rounded(config.tile_size, alignment), 2 * halo + RAMP_PX
+    asked = needed if config.overlap is None else config.overlap
+    overlap = min(_rounded(asked, alignment), size // 2 // alignment * alignment)
+    region = refinement.frame.region(max(halo, alignment) + REACH_PX, alignment)
+    ramp = max(overlap - 2 * halo, min(RAMP_PX, overlap))
+    plan = tiling.plan(region.height, region.width, size, overlap, ramp=ramp, step=alignment)
+    return Windows(region, plan)
+
+
+def _rounded(length: int, step: int) -> int:
+    return -(-length // step) * step
+
+
+def refine_pass(
+    refinement: Refinement,
+    network: nn.Module,
+    windows: Windows,
+    source: LabelSource,
+    layers: Mapping[str, slice],
+    write: Write,
+    progress: Callable[[int], None],
+) -> Refined:
+    """Stream scene and map through the refiner; rows of the refined map go to `write`.
+
+    Args:
+        source: the map.
+        layers: of its rows, by what they hold.
+        progress: called with the number of windows done.
+    """
+    refined = _refined_layers(layers, len(refinement.order))
+    frame = refinement.frame
+    with evaluation(network), ExitStack() as stack:
+        engine = RefinerEngine(
+            network,
+            order=refinement.order,
+            scaling=refinement.scaling,
+            config=refinement.config,
+            samples=refinement.samples,
+            run=refinement.run,
+            probabilities=frame.resampled or "confidence" in refined or "probabilities" in refined,
+            uncertainty="uncertainty" in refined,
+        )
+        finisher = _finisher(engine, refinement, windows, refined)
+        give_back_memory()
+        coarse = stack.enter_context(source.open())
+        scene = stack.enter_context(refinement.scene_reader())
+        merger = stack.enter_context(Merger(refinement, coarse, layers, refined, write))
+        sink = stack.enter_context(
+            streaming.RowSink(finisher.row_cuts, frame.window[3], finisher.channels, merger.put)
+        )
+        reader = RefineReader(scene, coarse, frame, windows.region, _seen_band(refinement))
+        feed = stack.enter_context(
+            streaming.TileFeed(reader, windows.plan, threads=refinement.run.readers, decided_only=True)
+        )
+        windows_run = 0
+
+        def run(items: Sequence[TilePixels]) -> torch.Tensor:
+            nonlocal windows_run
+            windows_run += len(items)
+            return engine.run(
+                [
+                    reader.window(item.pixels, item.tile.row, item.tile.col)
+                    for item in items
+                    if item.pixels is not None
+                ]
+            )
+
+        run_pass(run, engine, finisher, feed, sink, progress)
+    give_back_memory()
+    return refinement.result(
+        windows=len(windows.plan),
+        windows_run=windows_run,
+        band_pixels=merger.band_pixels,
+        changed_pixels=merger.changed_pixels,
+    )
+
+
+def _refined_layers(layers: Mapping[str, slice], classes: int) -> dict[str, slice]:
+    """Channels of the refined rows, by what they hold."""
+    refined, first = {}, 0
+    for kind in REFINED_LAYERS:
+        if kind in layers:
+            size = classes if kind == "probabilities" else 1
+            refined[kind] = slice(first, first + size)
+            first += size
+    return refined
+
+
+def _finisher(
+    engine: RefinerEngine, refinement: Refinement, windows: Windows, refined: Mapping[str, slice]
+) -> Finisher:
+    frame, region = refinement.frame, windows.region
+    row, col, height, width = frame.window
+    row, col = row + frame.offset[0], col + frame.offset[1]
+    if not frame.resampled:
+        window = (row - region.row, col - region.col, height, width)
+        return Finisher(engine, windows.plan, layers=refined, classes=engine.classes, window=window)
+    start = row * frame.scale[0] - region.row, col * frame.scale[1] - region.col
+    resampler = resample.Resampler((region.height, region.width), (height, width), frame.scale, start)
+    return Finisher(
+        engine, windows.plan, layers=refined, classes=engine.classes, resampler=resampler, masked=True
+    )
+
+
+def _seen_band(refinement: Refinement) -> Band:
+    """The band among the pixels that the refiner sees; wider where these are not the map's."""
+    frame = refinement.frame
+    gsd_m = frame.seen_gsd_m
+    wider = RESAMPLED_PX * max(*gsd_m, *frame.gsd_m) if frame.resampled else 0.0
+    return Band(refinement.band_m + wider, gsd_m)
+
+
+def _counted(progress: Progress | None, windows: Windows) -> Callable[[int], None]:
+    return lambda done: None if progress is None else progress(done, len(windows.plan))
