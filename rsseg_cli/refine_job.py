@@ -22,7 +22,6 @@ from rsseg_cli.refine_frame import Frame
 from rsseg_cli.refine_grids import Grids, find_grids
 from rsseg_cli.refine_labels import CoarseMap, Labels, label_band, match_classes
 from rsseg_cli.result import Refined
-from rsseg_cli.vector_file import check_output
 from rsseg_cli.weights.registry import TrainedModel, list_models, load_model, model_file, read_spec
 from rsseg_cli.weights.spec import ClassSpec, ModelSpec
 
@@ -164,7 +163,6 @@ def prepare(
     paths: Mapping[str, Path],
     config: RefineConfig,
     run: PredictConfig,
-    vector: VectorConfig | None = None,
 ) -> tuple[Job, Refinement, LabelSource]:
     """Check scene, map, refiner, outputs and settings against each other, without loading weights or writing.
 
@@ -192,17 +190,7 @@ def prepare(
     refinement = _refinement(
         refiner, spec, grids, info, bands, match.order, config, run, "uncertainty" in paths, notes
     )
-    polygons = replace(vector or VectorConfig(), overwrite=run.overwrite)
     shown = replace(spec, classes=_classes(spec, match.order, read_class_colours(labels) if names else {}))
-    if "vector" in paths:
-        check_output(
-            paths["vector"],
-            polygons,
-            crs=grids.map.crs.to_wkt() if grids.map.crs is not None else "",
-            names=dict(enumerate(shown.class_names)),
-            where=found.name,
-            inputs=inputs,
-        )
     tags = {
         "RSSEG_MODEL": made_by.get("RSSEG_MODEL", "unknown"),
         "RSSEG_REFINER": spec.name,
@@ -221,7 +209,7 @@ def prepare(
         config=run,
         paths=paths,
         notes=[],
-        vector=polygons,
+        vector=VectorConfig(),
         more_tags=tags,
     )
     _tell(job.notes, notes)

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from rsseg_cli import resample, streaming, tiling
-from rsseg_cli.config import Dtype, PredictConfig, RefineConfig, VectorConfig
+from rsseg_cli.config import Dtype, PredictConfig, RefineConfig
 from rsseg_cli.engine import evaluation
 from rsseg_cli.passes import Finisher, Progress, give_back_memory, run_pass
 from rsseg_cli.refine_band import Band
@@ -72,10 +72,9 @@ def refine(
     output: str | os.PathLike[str],
     *,
     config: RefineConfig | None = None,
+    run: PredictConfig | None = None,
     uncertainty: str | os.PathLike[str] | None = None,
     preview: str | os.PathLike[str] | None = None,
-    vector: str | os.PathLike[str] | None = None,
-    vector_config: VectorConfig | None = None,
     progress: Progress | None = None,
     **settings: Unpack[RunSettings],
 ) -> PredictResult:
@@ -91,24 +90,24 @@ def refine(
         labels: class raster of any model whose classes are the refiner's, matched by name.
         output: GeoTIFF of the refined map, on the grid of `labels`.
         config: the refiner and its settings.
+        run: how the scene is read and the network run: the fields of `RunSettings` are used; `bbox` is in the
+            CRS of `labels`.
         uncertainty: GeoTIFF of the samples' disagreement, 0-254 for 0-1, 255 no data: the mutual information
             between class and sample, as a share of the most that so many samples can have. 0 where all samples say
             the same or none was drawn, 1 where each is certain of another class.
         preview: PNG of the scene with the map over it.
-        vector: the map's polygons.
-        vector_config: settings of these.
         progress: called with windows done and windows in all.
-        settings: how the scene is read and the network run; `bbox` is in the CRS of `labels`.
+        settings: fields of `run`, in place of its own.
 
     Raises:
         UsageError, SceneError, ModelError, OutputError: what is wrong and what to do; nothing was written.
     """
     start = time.monotonic()
-    wanted = {"labels": output, "uncertainty": uncertainty, "preview": preview, "vector": vector}
+    wanted = {"labels": output, "uncertainty": uncertainty, "preview": preview}
     paths = {kind: Path(path) for kind, path in wanted.items() if path is not None}
-    run = dataclasses.replace(PredictConfig(), **settings)
+    chosen = dataclasses.replace(run or PredictConfig(), **settings)
     job, refinement, source = prepare(
-        os.fspath(scene), os.fspath(labels), paths, config or RefineConfig(), run, vector_config
+        os.fspath(scene), os.fspath(labels), paths, config or RefineConfig(), chosen
     )
     network = refinement.load().network
     windows = plan_windows(refinement, network)

@@ -19,6 +19,7 @@ from rsseg_cli.cli.demo_scene import demo_scene
 from rsseg_cli.cli.eval import eval_command
 from rsseg_cli.cli.models import app as models_app
 from rsseg_cli.cli.predict import predict_command
+from rsseg_cli.cli.refine import refine_command
 from rsseg_cli.cli.score import score_command
 from rsseg_cli.cli.train import app as train_app
 from rsseg_cli.cli.vectorize import vectorize_command
@@ -85,6 +86,7 @@ def _start(
 
 
 app.command("predict")(predict_command)
+app.command("refine")(refine_command)
 app.command("score")(score_command)
 app.command("eval")(eval_command)
 app.command("vectorize")(vectorize_command)

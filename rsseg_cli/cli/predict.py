@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rsseg_cli.cli.progress import Bar
+from rsseg_cli.cli.refine_options import DEFAULTS as REFINE_DEFAULTS
+from rsseg_cli.cli.refine_options import BandM, Ensemble, Refiner, Seed, Steps, Uncertainty, refine_config
 from rsseg_cli.cli.vector_options import DEFAULTS as VECTOR_DEFAULTS
 from rsseg_cli.cli.vector_options import (
     ClassNames,
@@ -29,7 +31,7 @@ from rsseg_cli.cli.vector_options import (
 from rsseg_cli.config import PredictConfig, VectorConfig
 
 if TYPE_CHECKING:
-    from rsseg_cli.result import PredictResult
+    from rsseg_cli.result import PredictResult, Refined
 
 DEFAULTS = PredictConfig()
 DEFAULT_MODEL = "landcover"
@@ -59,14 +61,15 @@ def predict_command(
         Path | None,
         typer.Option(
             metavar="FILE.tif",
-            help="Also write the probability of the mapped class, 0-254 for 0-1.",
+            help="Also write the probability of the mapped class, 0-254 for 0-1; of pixels that were refined the "
+            "refiner's.",
         ),
     ] = None,
     probabilities: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.tif",
-            help="Also write every class's probability, a band each.",
+            help="Also write every class's probability, a band each; of pixels that were refined the refiner's.",
         ),
     ] = None,
     heatmaps: Annotated[
@@ -99,8 +102,22 @@ def predict_command(
     format_name: Format = VECTOR_DEFAULTS.format,
     qml: Qml = VECTOR_DEFAULTS.qml,
     jobs: Jobs = VECTOR_DEFAULTS.jobs,
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine",
+            help="Draw class boundaries anew by a refiner; all outputs are of the refined map. The options from "
+            "--refiner to --uncertainty are about it.",
+        ),
+    ] = False,
+    refiner: Refiner = None,
+    steps: Steps = None,
+    band_m: BandM = None,
+    ensemble: Ensemble = None,
+    seed: Seed = REFINE_DEFAULTS.seed,
+    uncertainty: Uncertainty = None,
     tile_size: Annotated[
-        int, typer.Option(metavar="PX", help="Side of a tile, px: a multiple of 32.")
+        int, typer.Option(metavar="PX", help="Side of a tile, px: a multiple of 32; of the refiner's too.")
     ] = DEFAULTS.tile_size,
     overlap: Annotated[
         int,
@@ -180,16 +197,16 @@ def predict_command(
     config = PredictConfig(
         tile_size=tile_size,
         overlap=overlap,
-        batch_size=_batch_size(batch_size),
+        batch_size=parse_batch_size(batch_size),
         tta=tta,
         device=device,
         dtype=dtype,
-        bands=_bands(bidx),
+        bands=parse_bands(bidx),
         nodata=nodata,
         gsd_m=gsd,
         bbox=bbox,
         aoi=aoi,
-        creation_options=_creation_options(co or []),
+        creation_options=parse_creation_options(co or []),
         overwrite=overwrite,
     )
     polygons = VectorConfig(
@@ -207,6 +224,11 @@ def predict_command(
     )
     if vector is None and polygons != VECTOR_DEFAULTS:
         raise typer.BadParameter("options about polygons need --vector FILE", param_hint="--vector")
+    refinement = refine_config(refiner, steps, band_m, ensemble, seed, tile_size=tile_size)
+    if not refine and (
+        uncertainty or refinement != refine_config(None, None, None, None, 0, tile_size=tile_size)
+    ):
+        raise typer.BadParameter("options about refining need --refine", param_hint="--refine")
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
     from rsseg_cli.weights.registry import read_spec
@@ -226,6 +248,8 @@ def predict_command(
             preview=preview,
             vector=vector,
             vector_config=polygons,
+            refine=refinement if refine else None,
+            uncertainty=uncertainty,
             progress=bar.show,
         )
     typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else summary(result))
@@ -250,7 +274,16 @@ def summary(result: PredictResult) -> str:
     empty = 1 - result.valid_pixels / result.pixels
     size = f"{result.pixels / 1e6:.1f} Mpx" if result.pixels >= 1e5 else f"{result.pixels} px"
     lines.append(f"  {size}, {empty:.1%} without data, in {result.seconds:.1f} s")
+    if result.refined is not None:
+        lines.append(refined_summary(result.refined, result.valid_pixels))
     return "\n".join(lines)
+
+
+def refined_summary(refined: Refined, valid_pixels: int) -> str:
+    """How much of the map was looked at, and how much changed."""
+    share = refined.changed_pixels / max(1, valid_pixels)
+    windows = f"{refined.windows_run} of {refined.windows} windows run"
+    return f"  refined by {refined.refiner}: {windows}, {share:.2%} of the pixels changed"
 
 
 def area_texts(areas_m2: Sequence[float]) -> list[str]:
@@ -260,7 +293,7 @@ def area_texts(areas_m2: Sequence[float]) -> list[str]:
     return [f"<0.01 {unit}" if 0 < area < 0.005 * size else f"{area / size:.2f} {unit}" for area in areas_m2]
 
 
-def _batch_size(text: str) -> int | Literal["auto"]:
+def parse_batch_size(text: str) -> int | Literal["auto"]:
     if text == "auto":
         return "auto"
     if not text.isdecimal():
@@ -268,7 +301,7 @@ def _batch_size(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
-def _bands(text: str | None) -> tuple[int, ...] | None:
+def parse_bands(text: str | None) -> tuple[int, ...] | None:
     if text is None:
         return None
     try:
@@ -279,7 +312,7 @@ def _bands(text: str | None) -> tuple[int, ...] | None:
         ) from err
 
 
-def _creation_options(pairs: list[str]) -> dict[str, str]:
+def parse_creation_options(pairs: list[str]) -> dict[str, str]:
     options = {}
     for pair in pairs:
         key, sign, value = pair.partition("=")
