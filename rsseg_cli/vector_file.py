@@ -28,7 +28,7 @@ from rsseg_cli.vector_layer import Layer, check_format, columns_of, targets
 from rsseg_cli.vector_measure import Ground, measure_ground
 from rsseg_cli.vector_merge import merged_classes
 from rsseg_cli.vector_polygons import Polygons
-from rsseg_cli.vector_shape import make_shaping
+from rsseg_cli.vector_shape import BAND, make_shaping
 from rsseg_cli.vector_source import ClassSource
 from rsseg_cli.vector_style import Colour, colour_of
 from rsseg_cli.vector_survey import (
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     import geopandas
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
-BLOCK_PX = 3 << 20  # of a block: some 40 bytes each with its boundaries
+BLOCK_PX = 3 << 19  # of a block: some 40 bytes each with its boundaries
+LEAST_ROWS = 128
 SHAPED_PX = 10 << 20  # where boundaries are shaped, bands of rows above and below are read too
-LEAST_ROWS = 256
 PARALLEL_PX = 8 << 20  # smaller rasters are done before workers have started
 MOST_JOBS = 8  # by default
 WGS84 = "EPSG:4326"
@@ -132,10 +132,8 @@ class _Task:
     def blocks(self) -> list[tuple[int, int]]:
         """First and end row of each block."""
         shaped = self.config.simplify_m or self.config.smooth
-        pixels = SHAPED_PX if shaped else BLOCK_PX
-        step = self.config.block_rows or max(
-            LEAST_ROWS, pixels // self.source.width // LEAST_ROWS * LEAST_ROWS
-        )
+        pixels, least = (SHAPED_PX, BAND) if shaped else (BLOCK_PX, LEAST_ROWS)
+        step = self.config.block_rows or max(least, pixels // self.source.width // least * least)
         height = self.source.height
         return [(first, min(first + step, height)) for first in range(0, height, step)]
 

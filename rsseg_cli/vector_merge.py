@@ -13,9 +13,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from rsseg_cli.vector_graph import NONE, Ints
+from rsseg_cli.vector_holes import find_holes
 from rsseg_cli.vector_survey import OUTSIDE, Census
-
-HOLE_STEPS = 8  # halvings of the area below which neighbouring holes count as one
 
 
 @dataclass(kw_only=True)
@@ -180,55 +179,5 @@ def _unite(around: Neighbourhood) -> None:
 def _fill(around: Neighbourhood, hole: float) -> None:
     """Holes below an area go to the one object around them."""
     _settle(around)
-    for step in range(HOLE_STEPS):
-        _fill_groups(around, hole / 2**step)
-    while _fill_single(around, hole):
-        pass
-
-
-def _fill_groups(around: Neighbourhood, hole: float) -> None:
-    """Groups of small neighbours with one larger object around all of them."""
-    small = around.areas < hole
-    inner = small[around.low] & small[around.high]
-    count = len(small)
-    graph = coo_array(
-        (np.ones(int(inner.sum()), np.bool_), (around.low[inner], around.high[inner])), shape=(count, count)
-    )
-    groups = connected_components(graph, directed=False)[1]
-    one_small = small[around.low] != small[around.high]
-    inside = np.where(small[around.low], around.low, around.high)[one_small]
-    outer = np.where(small[around.low], around.high, around.low)[one_small]
-    lowest, highest = np.full(count, count), np.full(count, NONE)
-    np.minimum.at(lowest, groups[inside], outer)
-    np.maximum.at(highest, groups[inside], outer)
-    total = np.zeros(count, np.int64)
-    present = np.unique(np.concatenate([around.low, around.high]))
-    present = present[small[present]]
-    np.add.at(total, groups[present], around.areas[present])
-    target = highest[groups[present]]
-    filled = (lowest[groups[present]] == target) & (total[groups[present]] < hole)
-    filled[filled] = ~around.void[target[filled]]
-    _move(around, present[filled], target[filled])
-    _settle(around)
-
-
-def _fill_single(around: Neighbourhood, hole: float) -> bool:
-    """Small objects with one neighbour; whether there were any."""
-    ends = np.concatenate([around.low, around.high])
-    others = np.concatenate([around.high, around.low])
-    neighbours = np.bincount(ends, minlength=len(around.root))
-    single = (neighbours[ends] == 1) & (around.areas[ends] < hole) & ~around.void[others]
-    # of two that have only one another the first stays
-    single &= (neighbours[others] > 1) | (around.firsts[others] < around.firsts[ends])
-    chosen = np.flatnonzero(single)
-    if not len(chosen):
-        return False
-    # innermost first: what takes in this round does not go in it
-    going = np.zeros(len(around.root), np.bool_)
-    going[ends[chosen]] = True
-    chosen = chosen[~going[others[chosen]]]
-    if not len(chosen):
-        return False
-    _move(around, ends[chosen], others[chosen])
-    _settle(around)
-    return True
+    objects, targets = find_holes(around.low, around.high, around.areas, around.void, hole)
+    _move(around, objects, targets)

@@ -16,16 +16,20 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from pyproj import CRS, Geod, Transformer
 from rasterio.features import rasterize
+from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.raster import Grid
 from rsseg_cli.vector_block import BlockPlan, run_block
 from rsseg_cli.vector_file import to_geodataframe, vectorize
+from rsseg_cli.vector_graph import find_objects
 from rsseg_cli.vector_join import Joiner
 from rsseg_cli.vector_measure import measure_ground
+from rsseg_cli.vector_merge import merged_classes
 from rsseg_cli.vector_shape import Shaping, make_shaping
 from rsseg_cli.vector_spill import in_file
+from rsseg_cli.vector_survey import FINE, Census, SurveyPlan, survey_block
 
 NODATA = 255
 UTM = "EPSG:32633"
@@ -413,6 +417,77 @@ def test_holes_are_filled_by_what_is_around_them(label_file):
     every = to_geodataframe(path, VectorConfig(fill_holes_m2=3.0, block_rows=5))
     assert sorted(every.class_name) == ["road", "water"]
     assert every.area.sum() == pytest.approx(144 * 0.25)
+
+
+def filled(labels, pixels):
+    """Labels whose holes of fewer pixels are filled, found object by object."""
+    shape, holes = labels.shape, []
+    for value in set(np.unique(labels)) - {NODATA}:
+        parts, count = ndimage.label(labels == value)
+        for number in range(1, count + 1):
+            rest, pieces = ndimage.label(parts != number)
+            edge = {*rest[0], *rest[-1], *rest[:, 0], *rest[:, -1]}
+            for piece in set(range(1, pieces + 1)) - edge:
+                if np.count_nonzero(rest == piece) < pixels:
+                    holes.append((rest == piece, value))
+    result, done = labels.copy(), np.zeros(shape, bool)
+    for hole, value in sorted(holes, key=lambda item: -np.count_nonzero(item[0])):
+        if not (hole & done).any():
+            result[hole] = value
+            done |= hole
+    return result
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10**6), st.integers(3, 13), st.integers(2, 30), st.sampled_from([2, 3, 4]))
+def test_holes_of_several_objects_are_found_exactly(seed, side, pixels, classes):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, (side, side)).astype(np.uint8)
+    labels[labels == 3] = NODATA
+    frame = generator.integers(0, 3)
+    if frame:  # so that there are large holes too
+        labels[[frame, -1 - frame], frame:-frame] = labels[frame:-frame, [frame, -1 - frame]] = 0
+    around = InMemory(labels)
+    census = Census()
+    grid = Grid(crs=None, transform=Affine.identity(), width=side, height=side)
+    block = BlockPlan(
+        source=around,
+        confidence=None,
+        transform=grid.transform,
+        ground=measure_ground(grid),
+        shaping=Shaping(),
+    )
+    rows = int(generator.integers(1, side + 1))
+    for first in range(0, side, rows):
+        survey = SurveyPlan(block=block, largest=pixels * FINE, mean_m2=1.0)
+        census.add(survey_block(survey, first, min(first + rows, side)))
+    classes = merged_classes(census, NODATA, (1.0, 1.0), 0, pixels * FINE)
+    found = np.concatenate(
+        [
+            classes[numbers][objects_of(labels, first, min(first + rows, side))]
+            for first, numbers in zip(range(0, side, rows), census.numbers, strict=True)
+        ]
+    )
+    assert np.array_equal(found, filled(labels, pixels))
+
+
+def objects_of(labels, first, end):
+    """Number of each pixel's object in a block with the row above it."""
+    above = max(first - 1, 0)
+    objects = find_objects(np.ascontiguousarray(labels[above:end]))
+    return objects.of_run[objects.run_of[first - above :]]
+
+
+def test_a_hole_of_many_objects_inside_a_small_object(label_file):
+    labels = np.zeros((14, 14), np.uint8)
+    labels[2:12, 2:12] = 1  # a ring around ...
+    labels[3:11, 3:11] = [
+        [(row + col) % 2 * 2 for col in range(8)] for row in range(8)
+    ]  # ... 64 of one pixel
+    labels[0, 5] = labels[1, 5] = 1  # and the ring reaches the edge
+    found = to_geodataframe(label_file(labels), VectorConfig(fill_holes_m2=16.1, block_rows=3))
+    assert sorted(found.class_name) == ["road", "water"]
+    assert len(to_geodataframe(label_file(labels), VectorConfig(fill_holes_m2=15.9))) > 50
 
 
 def test_classes_by_name_and_the_others_left_out(label_file, tmp_path):
