@@ -37,6 +37,8 @@ UNKNOWN = 255
 STRIDE = 4
 CODE_CHANNELS = 3
 OUTSIDE_WEIGHT = 0.1  # of pixels away from boundaries in the loss
+LATENT_WEIGHT = 0.25
+CODEC_NOISE = 0.25  # added to latents, so that close latents mean close maps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,15 +151,14 @@ class LiteRefiner(nn.Module):
 
     def codec_losses(self, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of maps (B, H, W) that went through the codec, noise added; boundaries count more."""
-        latent = self.codec.encode(labels)
-        latent = latent + 0.15 * torch.randn_like(latent)
-        loss = _weighted_cross_entropy(self.codec.decode(latent), labels, _near_boundaries(labels, STRIDE))
-        return {"loss": loss}
+        return {"loss": self._reconstruction(self.codec.encode(labels), labels)}
 
     def refiner_losses(self, image: Tensor, coarse: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Losses of one denoising step at a random time: labels as decoded, and latents.
 
-        Unlabelled pixels take the rough map's class on their way into the codec and count in no loss.
+        Unlabelled pixels take the rough map's class on their way into the codec and count in no loss. The
+        decoder learns on, as latents that are found lie between those of label maps; what it makes of true
+        latents stays part of the loss.
         """
         known = torch.where(labels == UNKNOWN, coarse.to(labels.dtype), labels)
         with torch.no_grad():
@@ -171,12 +172,20 @@ class LiteRefiner(nn.Module):
         )
         entropy = _weighted_cross_entropy(self.codec.decode(found), labels, near)
         latent = (found - clean).square().mean()
-        return {"loss": entropy + 0.1 * latent, "cross_entropy": entropy, "latent": latent}
+        codec = self._reconstruction(clean, labels)
+        loss = entropy + LATENT_WEIGHT * latent + codec
+        return {"loss": loss, "cross_entropy": entropy, "latent": latent, "codec": codec}
 
     def stage_parameters(self, stage: Stage) -> Iterable[nn.Parameter]:
-        """The codec's parameters, or all others."""
-        parts = (self.codec,) if stage == "codec" else (self.conditions, self.denoiser)
-        return [parameter for part in parts for parameter in part.parameters() if parameter.requires_grad]
+        """The codec's parameters; or all others and those of the decoder."""
+        codec = (self.codec,)
+        parts = codec if stage == "codec" else (self.conditions, self.denoiser, self.codec.decoder)
+        frozen = {id(parameter) for parameter in self.conditions.encoder.parameters()}
+        return [item for part in parts for item in part.parameters() if id(item) not in frozen]
+
+    def _reconstruction(self, latent: Tensor, labels: Tensor) -> Tensor:
+        noisy = latent + CODEC_NOISE * torch.randn_like(latent)
+        return _weighted_cross_entropy(self.codec.decode(noisy), labels, _near_boundaries(labels, STRIDE))
 
     def _times(self, count: int, device: torch.device) -> Tensor:
         """Times (count,) in (0, 1]; 1 is the rough map, where sampling starts."""
@@ -193,10 +202,16 @@ class LabelCodec(nn.Module):
         self.table = nn.Parameter(spread_codes(config.classes))
         self.fold = nn.Conv2d(folded, width, 1)
         self.squeeze = nn.Conv2d(width, config.latent_channels, 3, padding=1)
-        self.widen = nn.Conv2d(config.latent_channels, width, 3, padding=1)
-        self.unfold = nn.Conv2d(width, 8 * STRIDE**2, 1)
-        self.smooth = nn.Conv2d(8, 16, 3, padding=1)
-        self.classify = nn.Conv2d(16, config.classes, 1)
+        self.decoder = nn.Sequential(
+            nn.Conv2d(config.latent_channels, width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(width, 8 * STRIDE**2, 1),
+            nn.PixelShuffle(STRIDE),
+            nn.ReLU(),
+            nn.Conv2d(8, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, config.classes, 1),
+        )
 
     def encode(self, labels: Tensor) -> Tensor:
         """Labels (B, H, W) to latents (B, K, H / 4, W / 4) of length sqrt(K) a pixel; 255 has the code 0."""
@@ -208,8 +223,7 @@ class LabelCodec(nn.Module):
 
     def decode(self, latent: Tensor) -> Tensor:
         """Class logits (B, N, H, W)."""
-        picture = F.pixel_shuffle(self.unfold(F.relu(self.widen(latent))), STRIDE)
-        return self.classify(F.relu(self.smooth(F.relu(picture))))
+        return self.decoder(latent)
 
 
 class Conditions(nn.Module):
