@@ -17,13 +17,16 @@ from rsseg_cli.crops import CropConfig, CropDataset, LoadedScene, pad_to
 from rsseg_cli.labels import IGNORE
 from rsseg_cli.train_config import RefiningConfig
 
+WORSE_SHARE = 0.5
+
 
 class LabelCrops(Dataset[tuple[Tensor]]):
-    """Label maps int64 (crop, crop) for the codec: of scenes, and drawn at random.
+    """Label maps int64 (crop, crop) for the codec: of scenes, half of them made worse, as the codec also has
+    to carry rough maps, and drawn ones.
 
     Args:
         scenes, drawn, config: as for `CropDataset`.
-        random_maps: share of maps that are drawn at random.
+        refining: share of drawn maps, and how maps are made worse.
         classes: N.
     """
 
@@ -33,20 +36,23 @@ class LabelCrops(Dataset[tuple[Tensor]]):
         config: CropConfig,
         drawn: Sequence[LoadedScene] = (),
         *,
-        random_maps: float,
+        refining: RefiningConfig,
         classes: int,
     ) -> None:
         plain = dataclasses.replace(config, colour=0.0)
         first_band = [[dataclasses.replace(s, image=s.image[:1]) for s in part] for part in (scenes, drawn)]
         self.crops = CropDataset(first_band[0], plain, first_band[1])
-        self.random_maps, self.classes = random_maps, classes
+        self.refining, self.classes = refining, classes
 
     def __getitem__(self, index: int) -> tuple[Tensor]:
         config = self.crops.config
         rng = np.random.default_rng((config.seed, index, 1))
-        if rng.random() < self.random_maps:
+        if rng.random() < self.refining.random_maps:
             return (torch.from_numpy(random_map(rng, self.classes, config.crop_size)).long(),)
-        return (self.crops[index][1],)
+        labels = self.crops.crop(rng)[1][0]
+        if rng.random() < WORSE_SHARE:
+            labels = torch.from_numpy(degrade(labels.numpy(), rng, self.refining.degrade_px))
+        return (labels.long(),)
 
 
 class RefinerCrops(CropDataset):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rsseg_cli.errors import UsageError
 from rsseg_cli.recipes import Known, checked, read_config, toml_lines
 from rsseg_cli.train_config import (
     REFINER_TRAINING,
@@ -55,6 +56,12 @@ class RefinerSettings:
     network: RefinerNetworkSettings = field(default_factory=RefinerNetworkSettings)
     training: TrainConfig = REFINER_TRAINING
     refining: RefiningConfig = field(default_factory=RefiningConfig)
+
+    def __post_init__(self) -> None:
+        if self.refining.stage == "refiner" and not self.network.init:
+            raise UsageError(
+                "--stage refiner: needs a trained codec; pass --init with the first stage's file"
+            )
 
     def values(self) -> dict[str, dict[str, Any]]:
         """Section -> key -> value, in the order of `SECTIONS`."""

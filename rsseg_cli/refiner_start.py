@@ -19,7 +19,7 @@ from rsseg_cli.refiner_settings import RefinerSettings
 from rsseg_cli.starting import LITE, imagenet_lite0, input_statistics, load_encoder
 from rsseg_cli.train_config import RefinerNetworkSettings
 from rsseg_cli.weights import ModelSpec, load_model
-from rsseg_cli.weights.registry import read_spec
+from rsseg_cli.weights.registry import list_models, read_spec
 
 logger = logging.getLogger("rsseg_cli")
 SIZES = {item.name for item in dataclasses.fields(LiteRefinerConfig)}
@@ -123,27 +123,53 @@ def build_refiner(spec: ModelSpec, chosen: RefinerNetworkSettings, seed: int) ->
         ModelError: weights that cannot be had, with what to do.
     """
     torch.manual_seed(seed)
+    if spec.architecture == "idgbr" and not chosen.init:
+        return _build_paper(spec, chosen)
     if chosen.init:
         network = load_model(chosen.init).network
         logger.info("all tensors taken from %s", chosen.init)
-        return network, spec
-    if spec.architecture == "idgbr":
-        return _build_paper(spec, chosen)
-    config = LiteRefinerConfig(**spec.network)
+    else:
+        network = _build_lite(LiteRefinerConfig(**spec.network), chosen)
+    if isinstance(network, LiteRefiner):
+        network.conditions.encoder.requires_grad_(chosen.train_encoder)
+    return network, spec
+
+
+def _build_lite(config: LiteRefinerConfig, chosen: RefinerNetworkSettings) -> LiteRefiner:
+    """With the encoder's weights that the settings name."""
     if chosen.encoder_weights == "imagenet" and config.encoder != LITE:
         try:
-            return LiteRefiner(config, pretrained=True), spec
+            return LiteRefiner(config, pretrained=True)
         except (OSError, RuntimeError) as err:
             raise ModelError(
                 f"ImageNet weights of {config.encoder} cannot be fetched ({err}); pass --encoder-weights "
                 "none, or a file"
             ) from err
     refiner = LiteRefiner(config)
-    if chosen.encoder_weights != "none":
-        is_imagenet = chosen.encoder_weights == "imagenet"
-        path = imagenet_lite0() if is_imagenet else Path(chosen.encoder_weights)
+    weights = chosen.encoder_weights
+    if weights in list_models() or weights.endswith(".safetensors"):
+        _take_encoder(refiner.conditions.encoder, weights)
+    elif weights != "none":
+        path = imagenet_lite0() if weights == "imagenet" else Path(weights)
         load_encoder(refiner.conditions.encoder, config.encoder, path)
-    return refiner, spec
+    return refiner
+
+
+def _take_encoder(encoder: nn.Module, model: str) -> None:
+    """Fill an encoder with that of a segmentation model."""
+    given = {
+        key.removeprefix("encoder."): value
+        for key, value in load_model(model).network.state_dict().items()
+        if key.startswith("encoder.")
+    }
+    own = encoder.state_dict()
+    wrong = [key for key, value in own.items() if key not in given or given[key].shape != value.shape]
+    if wrong:
+        raise ModelError(
+            f"--encoder-weights {model}: its encoder lacks {wrong[0]} or has it at another size; needs a "
+            "segmentation model with the refiner's --encoder"
+        )
+    encoder.load_state_dict({key: given[key] for key in own})
 
 
 def _build_paper(spec: ModelSpec, chosen: RefinerNetworkSettings) -> tuple[nn.Module, ModelSpec]:

@@ -145,7 +145,7 @@ def _train_codec(
         scenes.train,
         crop_config(spec, config),
         scenes.drawn,
-        random_maps=refining.random_maps,
+        refining=refining,
         classes=len(spec.classes),
     )
     labels = [scene.labels for scene in scenes.val]  # in place of rough maps, which the codec does not see

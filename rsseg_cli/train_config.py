@@ -166,7 +166,9 @@ class RefinerNetworkSettings:
         arch: lite, or paper (Stable Diffusion 1.5's size).
         init: name or path of the refiner to start from, with its sizes.
         sd: folder of Stable Diffusion 1.5 in diffusers' layout, which paper starts from.
-        encoder, encoder_weights: lite's image encoder, of timm, and its start: "imagenet", "none" or a file.
+        encoder, encoder_weights: lite's image encoder, of timm, and its weights: "imagenet", "none", a file,
+            or the name or file of a segmentation model with the same encoder.
+        train_encoder: train lite's encoder too, at `encoder_rate` times the rate; its statistics stay.
         widths: of lite, channels at strides 4, 8 and 16.
         middle, window_px, latent_channels, codec_channels, noise, band_px: of lite, see `LiteRefinerConfig`.
         steps: of the sampler.
@@ -179,6 +181,7 @@ class RefinerNetworkSettings:
     sd: str = ""
     encoder: str = ""
     encoder_weights: str = "imagenet"
+    train_encoder: bool = False
     widths: tuple[int, ...] = ()
     middle: int = 0
     window_px: int = 0

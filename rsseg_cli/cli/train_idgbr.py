@@ -83,9 +83,14 @@ def train_idgbr(
     encoder_weights: Annotated[
         str | None,
         typer.Option(
-            metavar="imagenet|none|FILE",
-            help="Start of lite's encoder; imagenet for its own needs rsseg[train]. Default: imagenet.",
+            metavar="imagenet|none|MODEL|FILE",
+            help="Of lite's encoder, MODEL those of a segmentation model; imagenet for lite's own needs "
+            "rsseg[train]. Default: imagenet.",
         ),
+    ] = None,
+    train_encoder: Annotated[
+        bool | None,
+        typer.Option("--train-encoder/--no-train-encoder", help="Train lite's encoder too. Default: off."),
     ] = None,
     widths: Annotated[
         str | None,

@@ -1,0 +1,474 @@
+"""Training refiners at tiny size: crops of one geometry, rough maps, both stages, resumed runs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.transform import from_origin
+
+from rsseg_cli import refiner_training as refiners
+from rsseg_cli.coarse_degrade import bend, blot, blunt, degrade, grow, random_map
+from rsseg_cli.coarse_maps import CoarseMaker, CoarseSource, coarse_sources, match_files
+from rsseg_cli.crops import CropConfig, LoadedScene
+from rsseg_cli.datasets import DataConfig, open_data
+from rsseg_cli.errors import DataError, ModelError, UsageError
+from rsseg_cli.labels import IGNORE
+from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
+from rsseg_cli.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
+from rsseg_cli.refiner_module import RefinerModule, StageModule, Tally, merge_in_band
+from rsseg_cli.refiner_settings import RefinerSettings, resolve_refiner_settings
+from rsseg_cli.refiner_start import build_refiner, describe_refiner
+from rsseg_cli.train_config import RefinerNetworkSettings, RefiningConfig
+from rsseg_cli.trainer import RunOptions
+from rsseg_cli.weights import ModelSpec, load_model, save_model
+from rsseg_cli.weights.spec import class_specs
+
+TINY_NETWORK = LiteRefinerConfig(
+    classes=2, encoder="test_efficientnet", codec_channels=8, widths=(16, 16, 16), middle=0, window_px=16
+)
+TINY = {
+    "crop_size": 64, "tile_size": 64, "crops_per_epoch": 8, "batch_size": 2, "epochs": 3, "codec_epochs": 2,
+    "val_tiles": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+def squares(seed=0, side=96):
+    """Bright squares on dark ground, and two rough maps of them."""
+    rng = np.random.default_rng(seed)
+    labels = np.kron(rng.integers(0, 2, (6, 6)), np.ones((side // 6, side // 6))).astype(np.uint8)
+    labels[0, :2] = 0, 1  # both classes, whatever the seed
+    noise = rng.integers(0, 20, (3, side, side))
+    scene = LoadedScene(f"squares{seed}", (labels * 150 + 40 + noise).astype(np.uint8), labels, 1.0)
+    return scene, (bend(labels, rng, 4), np.roll(labels, 2, 1))
+
+
+def scenes():
+    parts = [squares(seed) for seed in range(3)]
+    images, maps = [part[0] for part in parts], [part[1] for part in parts]
+    return refiners.RefinerScenes(images[:2], images[2:], [], maps[:2], maps[2:])
+
+
+def settings(**more) -> RefinerSettings:
+    return resolve_refiner_settings({**TINY, "band_m": 3.0, **more})
+
+
+def spec():
+    return ModelSpec(
+        name="t", architecture="idgbr-lite", classes=class_specs(["dark", "bright"]), gsd_m=1.0,
+        network=vars(TINY_NETWORK),
+    )  # fmt: skip
+
+
+def run(folder, chosen, **options):
+    torch.manual_seed(0)
+    network = LiteRefiner(TINY_NETWORK)
+    results = refiners.train_refiner(
+        network, spec(), scenes(), chosen, RunOptions(run_dir=folder, device="cpu", **options)
+    )
+    return results, {key: value.clone() for key, value in network.state_dict().items()}
+
+
+# rough maps made worse
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 30])
+def test_degraded_maps_keep_what_is_unknown_and_invent_no_class(classes):
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        labels = random_map(rng, classes, 65)[:, :50]
+        labels[10:20, 5:30] = IGNORE
+        before = labels.copy()
+        worse = degrade(labels, rng, 6)
+        assert worse.shape == labels.shape
+        assert worse.dtype == np.uint8
+        assert np.array_equal(worse == IGNORE, labels == IGNORE)
+        assert set(np.unique(worse)) <= set(np.unique(labels))
+        assert np.array_equal(labels, before)
+
+
+def test_degrading_moves_boundaries_by_some_pixels_and_leaves_the_rest():
+    labels = np.zeros((128, 128), np.uint8)
+    labels[:, 64:] = 1
+    changed = np.zeros((128, 128), np.bool_)
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        worse = bend(labels, rng, 6)
+        changed |= worse != labels
+    cols = np.flatnonzero(changed.any(0))
+    assert 54 <= cols.min() <= 61
+    assert 66 <= cols.max() <= 73
+
+
+def test_each_kind_of_degradation():
+    labels = np.zeros((9, 9), np.uint8)
+    labels[4, 4] = 3
+    grown = grow(labels, 3, 2)
+    assert (grown[2:7, 2:7] == 3).all()
+    assert (grown == 3).sum() == 25
+    stairs = np.tile(np.arange(8, dtype=np.uint8) // 4, (8, 1))
+    assert np.array_equal(blunt(stairs, 4, smooth=False), stairs)
+    assert set(np.unique(blunt(stairs, 4, smooth=True))) == {0, 1}
+    blotted = blot(np.zeros((64, 64), np.uint8), np.array([7]), np.random.default_rng(0))
+    assert 13 <= (blotted == 7).sum() <= 3 * 113  # discs of radius 2 hold 13 px, of radius 6 113
+
+
+def test_drawn_maps_hold_classes_only():
+    maps = [random_map(np.random.default_rng(seed), 6, 64) for seed in range(20)]
+    assert all(item.max() < 6 and item.shape == (64, 64) for item in maps)
+    assert len(np.unique(np.stack(maps))) == 6
+
+
+# crops
+
+
+def test_image_rough_map_and_labels_of_a_crop_have_one_geometry():
+    """Where the rough map is the labels and nothing is degraded, crops of both are equal; the image shows
+    them."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (80, 100)).astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    scene = LoadedScene("s", np.repeat(labels[None] * 200, 3, 0), labels, 1.0)
+    other = (labels ^ 1).astype(np.uint8)
+    plain = RefiningConfig(degrade=0.0, from_labels=0.0)
+    config = CropConfig(crop_size=64, mosaic=0.0, colour=0.0, scales=(1.0, 1.0))
+    crops = RefinerCrops([scene], [(other,)], config, plain)
+    for index in range(10):
+        image, coarse, found = crops[index]
+        assert torch.equal(coarse.long(), found ^ 1)
+        assert torch.equal((image[0] > 0.5).long(), found)
+    scaled = RefinerCrops([scene], [(other,)], CropConfig(crop_size=64, mosaic=0.0), plain)
+    assert all(torch.equal(part[1].long(), part[2] ^ 1) for part in (scaled[index] for index in range(10)))
+
+
+def test_a_crop_takes_one_version_and_too_good_maps_are_degraded():
+    scene, _ = squares()
+    flat = [np.full_like(scene.labels, value) for value in (0, 1)]
+    config = CropConfig(crop_size=64, mosaic=0.0)
+    plain = RefiningConfig(degrade=0.0, from_labels=0.0)
+    crops = RefinerCrops([scene], [tuple(flat)], config, plain)
+    found = {int(value) for index in range(20) for value in crops[index][1].unique()}
+    assert found == {0, 1}
+    perfect = RefinerCrops([scene], [(scene.labels,)], config, plain)
+    assert not all(torch.equal(part[1].long(), part[2]) for part in (perfect[index] for index in range(8)))
+    with pytest.raises(ValueError, match="every scene"):
+        RefinerCrops([scene], [()], config, plain)
+
+
+def test_unlabelled_pixels_take_the_models_class_where_labels_are_the_rough_map():
+    scene, _ = squares()
+    labels = scene.labels.copy()
+    labels[:48] = IGNORE
+    blank = LoadedScene("s", scene.image, labels, 1.0)
+    config = CropConfig(crop_size=64, mosaic=0.0, redraw_above=1.0)
+    crops = RefinerCrops([blank], [(scene.labels,)], config, RefiningConfig(from_labels=1.0))
+    assert all((crops[index][1] != IGNORE).all() for index in range(10))
+    assert any((crops[index][2] == IGNORE).any() for index in range(10))
+
+
+def test_label_maps_of_the_first_stage():
+    scene, _ = squares()
+    config = CropConfig(crop_size=64, mosaic=0.0)
+    drawn = LabelCrops([scene], config, refining=RefiningConfig(random_maps=1.0), classes=6)
+    assert max(int(drawn[index][0].max()) for index in range(10)) > 1
+    real = LabelCrops([scene], config, refining=RefiningConfig(random_maps=0.0), classes=6)
+    assert max(int(real[index][0].max()) for index in range(10)) == 1
+    assert real[3][0].dtype == torch.int64
+
+
+def test_validation_tiles_lie_evenly_over_what_is_labelled():
+    labels = np.zeros((64, 64 * 9), np.uint8)
+    labels[:, 64:128] = IGNORE
+    scene = LoadedScene("s", np.zeros((3, *labels.shape), np.uint8), labels, 1.0)
+    tiles = RefinerTiles([scene], [labels], 64, 3)
+    assert [window[1].start // 64 for _, window, _ in tiles.tiles] == [0, 5, 8]
+    assert len(RefinerTiles([scene], [labels], 64, 99)) == 8
+    ranks = [RefinerTiles([scene], [labels], 64, 3, rank, 2) for rank in range(2)]
+    assert sorted(item[3] for rank in ranks for item in (rank[i] for i in range(len(rank)))) == [0, 4, 7]
+    idle = RefinerTiles([scene], [labels], 64, 1, 1, 2)
+    assert (idle[0][2] == IGNORE).all()
+
+
+# rough maps of scenes
+
+
+@pytest.fixture
+def sheets(tmp_path):
+    """Scenes a, a_1 and b (validation) with labels, and a folder for maps."""
+    for folder in ("images", "masks", "maps"):
+        (tmp_path / folder).mkdir()
+    for number, name in enumerate(("a", "a_1", "b")):
+        labels = squares(number, 48)[0].labels
+        write(tmp_path / "images" / f"{name}.tif", np.repeat(labels[None] * 150 + 40, 3, 0), number)
+        write(tmp_path / "masks" / f"{name}.tif", labels[None], number)
+    return tmp_path
+
+
+def write(path: Path, array, place=0, gsd=1.0, **tags):
+    """A raster at a place of its own."""
+    count, height, width = array.shape
+    profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": "uint8"}
+    transform = from_origin(500000 + 1000 * place, 5000000, gsd, gsd)
+    with rasterio.open(path, "w", crs="EPSG:32633", transform=transform, **profile) as written:
+        written.write(array.astype(np.uint8))
+        written.update_tags(**tags)
+
+
+def rough(sheets, given, gsds=(1.0,)):
+    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    sources = coarse_sources([str(item) for item in given], data.class_names)
+    kept, arrays = sheets / "kept", sheets / "arrays"
+    maker = CoarseMaker(
+        sources=sources, class_names=data.class_names, folder=arrays, kept=kept, gsds=gsds, device="cpu"
+    )
+    found = refiners.load_refiner_scenes(data, spec(), settings(scales=(1.0, 1.0)), maker, arrays)
+    named = dict(zip([item.name for item in found.train], found.train_maps, strict=True))
+    return found, {**named, "b": found.val_maps[0]}
+
+
+def test_versions_are_found_by_stem(sheets):
+    """a_1.tif is the map of scene a_1, not a version of a; validation takes the first version."""
+    for name, place, value in (("a", 0, 0), ("a_x", 0, 1), ("a_1", 1, 1), ("b", 2, 0), ("b_2", 2, 1)):
+        write(sheets / "maps" / f"{name}.tif", np.full((1, 48, 48), value), place)
+    _, maps = rough(sheets, [sheets / "maps"])
+    values = {name: [int(item[0, 0]) for item in versions] for name, versions in maps.items()}
+    assert values == {"a": [0, 1], "a_1": [1], "b": [0]}
+    assert isinstance(maps["a"][0], np.memmap)
+    assert match_files([("part-a", "a")], [CoarseSource(given="", files=(Path("a_2.tif"),))]) == {
+        "part-a": [Path("a_2.tif")]
+    }
+
+
+def test_maps_come_to_the_training_grid(sheets):
+    """A map at twice the pixel size, and one whose classes stand in another order."""
+    half = np.kron(np.eye(2), np.ones((12, 12)))[None]
+    for name, place in (("a", 0), ("b", 2)):
+        write(sheets / "maps" / f"{name}.tif", half, place, gsd=2.0)
+    write(sheets / "maps" / "a_1.tif", np.zeros((1, 48, 48)), 1, CLASS_0="bright", CLASS_1="Dark")
+    _, maps = rough(sheets, [sheets / "maps"])
+    assert np.array_equal(maps["a"][0], half[0].repeat(2, 0).repeat(2, 1).astype(np.uint8))
+    assert (maps["a_1"][0] == 1).all()
+
+
+def test_what_is_wrong_with_rough_maps_is_told(sheets):
+    with pytest.raises(UsageError, match="--coarse MODEL"):
+        coarse_sources([], ["dark", "bright"])
+    with pytest.raises(DataError, match=r"maps: no rasters there.*buildings"):
+        rough(sheets, [sheets / "maps"])
+    with pytest.raises(ModelError, match="class 'background' is none of the data's"):
+        coarse_sources(["buildings"], ["dark", "bright"])
+    write(sheets / "maps" / "a.tif", np.zeros((1, 48, 48)), 0)
+    with pytest.raises(DataError, match=r"no rough map of a_1, b; needs STEM\.tif"):
+        rough(sheets, [sheets / "maps"])
+    write(sheets / "maps" / "b.tif", np.zeros((1, 48, 48)), 2)
+    write(sheets / "maps" / "a_1.tif", np.zeros((1, 48, 48)), 5)
+    with pytest.raises(DataError, match=r"a_1\.tif: has no class where a_1 is labelled"):
+        rough(sheets, [sheets / "maps"])
+    write(sheets / "maps" / "a_1.tif", np.full((1, 48, 48), 7), 1)
+    with pytest.raises(DataError, match=r"a_1\.tif: label value 7 is no class"):
+        rough(sheets, [sheets / "maps"])
+
+
+def test_a_model_maps_the_scenes_beforehand(sheets):
+    """Once a resolution and training scene; a resumed run finds them again."""
+    from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+
+    torch.manual_seed(0)
+    config = BicorSegConfig(classes=2, encoder="test_efficientnet", channels=16)
+    own = ModelSpec(
+        name="own", architecture="bicor-seg", classes=class_specs(["bright", "dark"]), gsd_m=1.0,
+        network=vars(config),
+    )  # fmt: skip
+    save_model(sheets / "own.safetensors", BicorSeg(config), own)
+    found, maps = rough(sheets, [sheets / "own.safetensors"], gsds=(1.0, 2.0))
+    assert {name: len(versions) for name, versions in maps.items()} == {"a": 2, "a_1": 2, "b": 1}
+    assert all(item.shape == (48, 48) and item.max() < 2 for item in maps["a"])
+    made = {path: path.stat().st_mtime_ns for path in (sheets / "kept").glob("*.tif")}
+    assert len(made) == 5
+    rough(sheets, [sheets / "own.safetensors"], gsds=(1.0, 2.0))
+    assert {path: path.stat().st_mtime_ns for path in (sheets / "kept").glob("*.tif")} == made
+    assert [item.name for item in found.val] == ["b"]
+    save_model(
+        sheets / "refiner.safetensors", LiteRefiner(TINY_NETWORK),
+        ModelSpec(name="r", architecture="idgbr-lite", classes=own.classes, network=vars(TINY_NETWORK)),
+    )  # fmt: skip
+    with pytest.raises(ModelError, match="is a refiner"):
+        coarse_sources([str(sheets / "refiner.safetensors")], ["dark", "bright"])
+
+
+# both stages
+
+
+def test_each_stage_trains_its_own_part(tmp_path):
+    chosen = settings(epochs=1, codec_epochs=1, ema=0.9)
+    torch.manual_seed(0)
+    fresh = LiteRefiner(TINY_NETWORK).state_dict()
+    results, after = run(tmp_path / "both", chosen)
+    assert list(results) == ["codec", "refiner"]
+    assert (results["codec"].steps, results["refiner"].steps) == (4, 4)
+    _, codec = run(tmp_path / "first", settings(epochs=1, codec_epochs=1, ema=0.9, stage="codec"))
+    codec_keys = {key for key in codec if key.startswith("codec.")}
+    assert {key for key, value in codec.items() if not torch.equal(value, fresh[key])} == codec_keys
+    changed = {key for key, value in after.items() if not torch.equal(value, codec[key])}
+    assert {"denoiser.enter.weight", "conditions.image_in.weight"} <= changed
+    assert not any(key.startswith(("codec.", "conditions.encoder.")) for key in changed)
+    scores = results["refiner"].history[-1]
+    assert 0 < scores["coarse_boundary_iou"] < 1
+    assert results["refiner"].score == scores["boundary_iou"]
+    rows = list(csv.DictReader((tmp_path / "both" / "refiner" / "metrics.csv").open()))
+    wanted = {"val_boundary_iou", "val_coarse_boundary_iou", "val_miou", "val_coarse_miou", "loss_step"}
+    assert wanted <= set(rows[0])
+
+
+class Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("stage", "stop", "more"),
+    [("refiner", (2, 0), {}), ("refiner", (1, 3), {"ema": 0.9}), ("codec", (1, 2), {"accumulate": 2})],
+)
+def test_a_resumed_run_ends_like_an_uninterrupted_one(stage, stop, more, tmp_path, monkeypatch):
+    """The same weights and scores to the bit, in whichever stage it was stopped."""
+    chosen = settings(**more)
+    whole, expected = run(tmp_path / "whole", chosen)
+    step = StageModule.training_step
+
+    def stopping(self, batch, index):
+        if (self.stage, self.current_epoch, index) == (stage, *stop):
+            raise Stop
+        return step(self, batch, index)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(StageModule, "training_step", stopping)
+        with pytest.raises(Stop):
+            run(tmp_path / "parts", chosen)
+    torch.rand(17)  # another state of the generator than the uninterrupted run had
+    parts, found = run(tmp_path / "parts", chosen, resume=True)
+    for key, value in found.items():
+        assert torch.equal(value, expected[key]), key
+    for name in ("codec", "refiner"):
+        for item, other in zip(parts[name].history, whole[name].history, strict=True):
+            assert {**item, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_only_the_band_changes_and_unknown_stays():
+    coarse = np.zeros((1, 12), np.uint8)
+    coarse[:, 6:] = 1
+    coarse[:, 11] = IGNORE
+    merged = merge_in_band(coarse, np.full_like(coarse, 2), 2)
+    assert merged.tolist() == [[0, 0, 0, 0, 2, 2, 2, 2, 1, 1, 1, IGNORE]]
+
+
+def test_scores_of_a_validation():
+    """16 x 16 px in two halves; the map's boundary lies 2 px beside: 14 of 16 columns are right."""
+    labels = np.zeros((16, 16), np.uint8)
+    labels[:, 8:] = 1
+    mapped = np.roll(labels, 2, 1)
+    mapped[:, :2] = 0
+    tally = Tally(2)
+    tally.add(mapped, labels)
+    scores = tally.scores(tally.counts().numpy())
+    assert scores["miou"] == pytest.approx((8 / 10 + 6 / 8) / 2)
+    # class 0: columns 5-7 in the labels, 7-9 in the map: 1 of 5 in both; class 1: 8-10 and 10-12, 1 of 5
+    assert scores["boundary_iou"] == pytest.approx(1 / 5)
+    twice = tally.scores(2 * tally.counts().numpy())
+    assert twice == pytest.approx(scores)
+    assert Tally(2).scores(Tally(2).counts().numpy()) == {"boundary_iou": 0.0, "miou": 0.0}
+
+
+def test_noise_of_a_tile_is_the_same_every_epoch():
+    module = RefinerModule(LiteRefiner(TINY_NETWORK), spec(), settings().training, 1, 3)
+    first = module.noise(torch.tensor([4, 7]), (64, 64))
+    torch.manual_seed(5)
+    assert torch.equal(module.noise(torch.tensor([7, 4]), (64, 64)).flip(0), first)
+    assert first.shape == (2, TINY_NETWORK.latent_channels, 16, 16)
+
+
+def test_sides_that_the_network_cannot_take():
+    network = LiteRefiner(LiteRefinerConfig(classes=2, encoder="test_efficientnet", window_px=128))
+    with pytest.raises(UsageError, match="--crop-size 64: this refiner needs a multiple of 128 px"):
+        refiners.check_sizes(network, settings().training)
+
+
+# settings and start
+
+
+def test_settings_come_back_from_their_file(tmp_path):
+    chosen = settings(widths=(16, 32, 48), learning_rate=1e-5, stage="codec", time_sampling="uniform")
+    path = tmp_path / "settings.toml"
+    path.write_text(chosen.to_toml(), encoding="utf-8")
+    assert resolve_refiner_settings(config=path) == chosen
+    path.write_text("[losses]\nfisher = 1.0\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"\[losses\] is unknown"):
+        resolve_refiner_settings(config=path)
+    path.write_text("mosaic = 0.5\n", encoding="utf-8")
+    with pytest.raises(UsageError, match="unknown setting 'mosaic'"):
+        resolve_refiner_settings(config=path)
+    for key, value in (("degrade", 1.5), ("band_m", 0.0), ("stage", "both"), ("coarse_gsds", (0.0,))):
+        with pytest.raises(UsageError, match=key.replace("_", "[-_]")):
+            resolve_refiner_settings({key: value})
+
+
+def test_a_refiner_of_other_classes_is_no_start(tmp_path, sheets):
+    path = tmp_path / "start.safetensors"
+    save_model(path, LiteRefiner(TINY_NETWORK), spec())
+    chosen = resolve_refiner_settings({"init": str(path)})
+    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    described = describe_refiner(chosen, name="tuned", data=data, gsd_m=0.5)
+    assert (described.network, described.gsd_m) == (load_model(path).spec.network, 0.5)
+    network, _ = build_refiner(described, chosen.network, 0)
+    stored = load_model(path).network.state_dict()
+    assert all(torch.equal(value, stored[key]) for key, value in network.state_dict().items())
+    other = open_data(DataConfig(folders=(sheets,), val=("b",), classes="ground,roof"))
+    with pytest.raises(ModelError, match="classes dark, bright, the data has ground, roof"):
+        describe_refiner(chosen, name="tuned", data=other)
+    with pytest.raises(ModelError, match="needs a refiner"):
+        describe_refiner(resolve_refiner_settings({"init": "buildings"}), name="x", data=data)
+
+
+def test_the_encoder_starts_as_a_segmentation_models(tmp_path):
+    from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+
+    path = tmp_path / "own.safetensors"
+    config = BicorSegConfig(classes=2, encoder="test_efficientnet", channels=16)
+    own = ModelSpec(
+        name="own", architecture="bicor-seg", classes=class_specs(["dark", "bright"]), network=vars(config)
+    )
+    save_model(path, BicorSeg(config), own, dtype="float32")
+    chosen = settings(encoder="test_efficientnet", encoder_weights=str(path)).network
+    network, _ = build_refiner(spec(), chosen, 0)
+    stored = load_model(path).network.encoder.state_dict()
+    encoder = network.conditions.encoder
+    assert all(torch.equal(value, stored[key]) for key, value in encoder.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    network, _ = build_refiner(spec(), settings(encoder_weights="none", train_encoder=True).network, 0)
+    assert all(parameter.requires_grad for parameter in network.conditions.encoder.parameters())
+    with pytest.raises(ModelError, match=r"own\.safetensors: its encoder lacks"):
+        build_refiner(
+            ModelSpec(
+                name="t", architecture="idgbr-lite", classes=own.classes,
+                network={**vars(TINY_NETWORK), "encoder": "tf_efficientnet_lite0"},
+            ),
+            chosen, 0,
+        )  # fmt: skip
+
+
+def test_sizes_of_the_paper_are_its_own(sheets):
+    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    with pytest.raises(UsageError, match="--widths: is a size of --arch lite"):
+        describe_refiner(settings(arch="paper", widths=(16, 16, 16)), name="x", data=data)
+    with pytest.raises(UsageError, match="--sd"):
+        RefinerNetworkSettings(arch="lite", sd="folder")
+    described = describe_refiner(settings(arch="paper", steps=3), name="x", data=data, behind="roofs")
+    assert described.architecture == "idgbr"
+    assert described.mean == described.std == (0.5, 0.5, 0.5)
+    assert described.refinement == {"steps": 3, "band_m": 3.0, "model": "roofs"}
