@@ -109,13 +109,13 @@ class RefineConfig:
     """How the boundaries of a map are refined.
 
     Attributes:
-        refiner: name of a refiner that comes along, path of its file, or a network with its spec; None for the
-            one that belongs to the model of the map.
+        refiner: name of a refiner that comes along, path of its file, or a network with its spec; None for
+            the one that belongs to the model of the map.
         steps: of the sampler; None for the refiner's own.
         band_m: only pixels this near to a boundary between classes may change, metres on the ground; None for
             the refiner's own.
-        ensemble: samples whose probabilities are averaged; 0 for one, and four where their disagreement is asked
-            for.
+        ensemble: samples whose probabilities are averaged; 0 for one, and four where their disagreement is
+            asked for.
         seed: of the noise.
         tile_size: side of the windows, px of the grid that the refiner sees; rounded up to what it can take.
         overlap: px shared by neighbouring windows, at most half of one; None for as much as the refiner looks

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsseg_cli.class_names import plain
-from rsseg_cli.config import PredictConfig
+from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.errors import DataError
 from rsseg_cli.labels import LabelFormat
 from rsseg_cli.pipeline import predict
@@ -68,6 +68,7 @@ def evaluate(
     split: str,
     *,
     config: PredictConfig | None = None,
+    refine: RefineConfig | None = None,
     score: ScoreConfig | None = None,
     places: bool = True,
     progress: Progress | None = None,
@@ -83,6 +84,7 @@ def evaluate(
         data: of `open_data`.
         split: train, val, test or all.
         config: how scenes are tiled and run.
+        refine: refine the maps before they are scored.
         score: classes in the order of the data, protocol, widths; `score_config(data)` by default.
         places: read pictures of the worst places.
         progress: called after every scene.
@@ -99,12 +101,12 @@ def evaluate(
         for number, source in enumerate(sources, 1):
             start = time.monotonic()
             with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
-                pixels = _map_and_score(source, Path(folder), model, config, scorer)
+                pixels = _map_and_score(source, Path(folder), model, config, refine, scorer)
                 if places:
                     worst.add(scorer.tiles_of(source.name))
             if progress is not None:
                 done = SourceDone(
-                    model=model.spec.name,
+                    model=model.spec.name if refine is None else f"{model.spec.name}, refined",
                     name=source.name,
                     number=number,
                     sources=len(sources),
@@ -116,12 +118,17 @@ def evaluate(
 
 
 def _map_and_score(
-    source: Source, folder: Path, model: TrainedModel, config: PredictConfig | None, scorer: Scorer
+    source: Source,
+    folder: Path,
+    model: TrainedModel,
+    config: PredictConfig | None,
+    refine: RefineConfig | None,
+    scorer: Scorer,
 ) -> int:
     """Add a scene to the scores; returns the pixels of its map, which lies in `folder`."""
     image, truth = source.rasters(folder)
     found = folder / MAP
-    pixels = predict(image, found, model=model, config=config).pixels
+    pixels = predict(image, found, model=model, config=config, refine=refine).pixels
     truth_format = LabelFormat(class_names=scorer.config.names)
     scorer.add(source.name, found, truth, truth_format=truth_format, image=image)
     return pixels

@@ -32,7 +32,7 @@ def run_pass(
     finisher: Finisher,
     feed: streaming.TileFeed,
     sink: streaming.RowSink,
-    progress: Callable[[int], None],
+    progress: Callable[[int], object],
 ) -> None:
     """Batch by batch; results of a batch are fetched while the device works on the next one.
 
@@ -105,8 +105,8 @@ class Finisher:
         resampler: from the plan's grid to the map's, where they differ.
         window: (row, col, height, width) of the plan that is the map, where it is not resampled; all of it by
             default.
-        masked: where the map is resampled, pixels that are not valid have no say; without it their scores count
-            as they are.
+        masked: where the map is resampled, pixels that are not valid have no say; without it their scores
+            count as they are.
     """
 
     def __init__(

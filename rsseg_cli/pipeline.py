@@ -82,8 +82,8 @@ def predict(
         vector: the map's polygons: GeoPackage, FlatGeobuf, GeoParquet, GeoJSON or Shapefile.
         vector_config: settings of these; `overwrite` is that of `config`.
         refine: draw the boundaries anew by a refiner, see `refine`. Class, confidence and probabilities of
-            pixels that it looks at are the refiner's, all others the model's; polygons, picture and areas are of
-            the refined map.
+            pixels that it looks at are the refiner's, all others the model's; polygons, picture and areas
+            are of the refined map.
         uncertainty: of the refiner, see `refine`.
         progress: called with tiles done and tiles in all, those of refining included.
         settings: fields of `config`, in place of its own.

@@ -16,9 +16,9 @@ CLOSE = 1e-6  # of the distance, against rounding
 class Band:
     """The pixels within a distance of a class boundary.
 
-    A pixel beside another class (above, below, left or right) lies at a boundary, half a pixel away from it; any
-    other pixel lies half a pixel further away than its centre from that of the nearest pixel at a boundary. Pixels
-    at a boundary are always in the band. The edge to pixels without a class is no boundary.
+    A pixel beside another class (above, below, left or right) lies at a boundary, half a pixel away from it;
+    any other pixel lies half a pixel further away than its centre from that of the nearest pixel at a
+    boundary. Pixels at a boundary are always in the band. The edge to pixels without a class is no boundary.
 
     Args:
         distance_m: half the width of the band.

@@ -136,5 +136,6 @@ def check_refiner(network: nn.Module) -> None:
     alignment, stride = int(network.alignment_px), int(network.latent_stride)  # type: ignore[arg-type]
     if stride < 1 or alignment < 1 or alignment % stride:
         raise ModelError(
-            f"{type(network).__name__}: windows at multiples of {alignment} px do not fit latents of {stride} px"
+            f"{type(network).__name__}: windows at multiples of {alignment} px do not fit latents of "
+            f"{stride} px"
         )

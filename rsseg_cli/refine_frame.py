@@ -17,8 +17,8 @@ Integers = NDArray[np.int64]
 class Frame:
     """Pixels of the labels and of the grid that the refiner sees.
 
-    Windows and noise are counted from the origin of `seen`: that of the scene where the labels lie on its pixels,
-    else that of the labels.
+    Windows and noise are counted from the origin of `seen`: that of the scene where the labels lie on its
+    pixels, else that of the labels.
 
     Attributes:
         seen: what the refiner sees.

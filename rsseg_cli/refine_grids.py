@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rasterio.crs import CRS
 from rasterio.enums import Resampling
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy
@@ -116,21 +115,23 @@ def _is_readable(info: SceneInfo, bands: Sequence[int], grid: Grid) -> bool:
 
 
 def _check_overlap(info: SceneInfo, labels: Grid, labels_name: str) -> None:
-    if labels.crs is None or info.grid.crs is None:
-        missing, other = (labels_name, info.name) if labels.crs is None else (info.name, labels_name)
-        both = labels.crs is None and info.grid.crs is None
+    """Refuse what cannot be brought together."""
+    scene = info.grid
+    if labels.crs is None or scene.crs is None:
+        without = [name for name, grid in ((labels_name, labels), (info.name, scene)) if grid.crs is None]
+        sizes = f"{labels.width} x {labels.height} and {scene.width} x {scene.height} px"
         raise SceneError(
-            f"{labels_name}: {labels.width} x {labels.height} px, {info.name} {info.grid.width} x {info.grid.height} "
-            f"px; {'both have' if both else f'{missing} has'} no CRS, so they cannot be brought together. Needs "
-            f"{'the same size, or georeferencing' if both else f'that of {other}, or its size'}"
+            f"{labels_name}, {info.name}: {sizes}, and no CRS in {' and '.join(without)}, so they cannot be "
+            "brought together; needs the same size, or georeferencing"
         )
     with gdal_errors(SceneError, f"{labels_name}: cannot be brought to the CRS of {info.name}"):
-        left, bottom, right, top = transform_bounds(labels.crs, info.grid.crs, *labels.bounds)
-    west, south, east, north = info.grid.bounds
+        left, bottom, right, top = transform_bounds(labels.crs, scene.crs, *labels.bounds)
+    west, south, east, north = scene.bounds
     if not (left < east and west < right and bottom < north and south < top):
         raise SceneError(
-            f"{labels_name}: covers {_box((left, bottom, right, top))}, {info.name} {_box((west, south, east, north))} "
-            "(left, bottom, right, top in the scene's CRS); they do not overlap. Pass the scene that was mapped"
+            f"{labels_name}: covers {_box((left, bottom, right, top))}, "
+            f"{info.name} {_box(scene.bounds)} (left, bottom, right, top in the scene's CRS); they do not "
+            "overlap. Pass the scene that was mapped"
         )
 
 
@@ -139,23 +140,18 @@ def _box(bounds: Sequence[float]) -> str:
 
 
 def _warp(info: SceneInfo, grid: Grid) -> tuple[SceneInfo, MemoryFile]:
-    """The scene on another grid, as a virtual raster in memory; pixels that it does not cover have no data."""
+    """The scene on another grid, as a virtual raster in memory; what it does not cover has no data."""
     memory = MemoryFile(ext=f"/{Path(info.name).name}.vrt")
     options: dict[str, object] = {} if "alpha" in info.colour_interpretations else {"add_alpha": True}
     if info.nodata_given:
         options["src_nodata"] = info.nodata
-    with gdal_env(info.path), gdal_errors(SceneError, f"{info.name}: cannot be warped to the map's grid"):
-        with (
-            open_raster(info.path) as dataset,
-            WarpedVRT(
-                dataset,
-                crs=CRS.from_wkt(grid.crs.to_wkt()) if grid.crs is not None else None,
-                transform=grid.transform,
-                width=grid.width,
-                height=grid.height,
-                resampling=Resampling.bilinear,
-                **options,
-            ) as warped,
-        ):
-            copy(warped, memory.name, driver="VRT")
+    options |= {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}
+    where = f"{info.name}: cannot be warped to the map's grid"
+    with (
+        gdal_env(info.path),
+        gdal_errors(SceneError, where),
+        open_raster(info.path) as dataset,
+        WarpedVRT(dataset, resampling=Resampling.bilinear, **options) as warped,
+    ):
+        copy(warped, memory.name, driver="VRT")
     return inspect(memory.name), memory

@@ -157,6 +157,21 @@ def prepare_for_job(
     return replace(job, more_tags=tags), refinement
 
 
+def with_refiner(
+    spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel, config: RefineConfig
+) -> RefineConfig:
+    """The settings with a refiner whose classes are the model's, loaded: for many scenes.
+
+    Raises:
+        ModelError: the model has no refiner, or it is none.
+        SceneError: its classes are others.
+    """
+    refiner = config.refiner if config.refiner is not None else _refiner_of(spec, model)
+    found = _refiner_spec(refiner)
+    match_classes(f"model {spec.name!r}", dict(enumerate(spec.class_names)), found.name, found.class_names)
+    return replace(config, refiner=refiner if isinstance(refiner, TrainedModel) else load_model(refiner))
+
+
 def prepare(
     scene: str,
     labels: str,
@@ -265,13 +280,13 @@ def _refiner_of(spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel) -
         if beside.is_file():
             return beside
     raise ModelError(
-        f"model {spec.name!r}: its refiner {name!r} does not come along, and no {name}.safetensors lies beside the "
-        "model's file; pass --refiner PATH"
+        f"model {spec.name!r}: its refiner {name!r} does not come along, and no {name}.safetensors lies "
+        "beside the model's file; pass --refiner PATH"
     )
 
 
 def _refiner_of_map(where: str, tags: Mapping[str, str]) -> Refiner:
-    """That of the model that a map names; only models that come along are looked at, as any file can name any."""
+    """That of the model that a map names, if it comes along: a file may name anything."""
     name = tags.get("RSSEG_MODEL", "")
     if name in list_models():
         return _refiner_of(read_spec(name), name)

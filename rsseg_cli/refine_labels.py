@@ -94,8 +94,8 @@ def _check_names(where: str, names: Mapping[int, str], refiner: str, known: Sequ
         if items
     ]
     raise SceneError(
-        f"{where}: its classes are not those of refiner {refiner!r}: {'; '.join(parts)}. Pass the --refiner of the "
-        "model that made the map, or rename the classes"
+        f"{where}: its classes are not those of refiner {refiner!r}: {'; '.join(parts)}. Pass the "
+        "--refiner of the model that made the map, or rename the classes"
     )
 
 
@@ -147,7 +147,7 @@ class CoarseMap:
         return labels
 
     def rows(self, row: int, height: int) -> tuple[Labels, NDArray[np.uint8] | None]:
-        """Classes (height, width) of the mapped window, counted from its first row, and what goes with them."""
+        """Classes (height, width) of the mapped window from a row of it on, and what goes with them."""
         top, left, _, width = self.window
         others = None if self._others is None else self._others.read(top + row, left, height, width)[0]
         return self.labels(top + row, left, height, width), others
@@ -173,8 +173,8 @@ class CoarseMap:
         else:
             listed = ", ".join(map(str, known[:20]))
         raise SceneError(
-            f"{self._info.name}: value {values[tuple(at)]} at row {row + at[0]}, column {col + at[1]} is no class; "
-            f"the classes are {listed}, {UNKNOWN} or the file's nodata value is no data"
+            f"{self._info.name}: value {values[tuple(at)]} at row {row + at[0]}, column {col + at[1]} is "
+            f"no class; the classes are {listed}, {UNKNOWN} or the file's nodata value is no data"
         )
 
 
@@ -188,7 +188,7 @@ def label_band(info: SceneInfo) -> int:
     if len(bands) != 1 or np.dtype(info.dtypes[bands[0] - 1]).kind not in "iu":
         dtypes = ", ".join(dict.fromkeys(info.dtypes))
         raise SceneError(
-            f"{info.name}: {info.count} bands of {dtypes}; needs one band of class numbers, as `rsseg predict` "
-            "writes it"
+            f"{info.name}: {info.count} bands of {dtypes}; needs one band of class numbers, as `rsseg "
+            "predict` writes it"
         )
     return bands[0]

@@ -31,8 +31,8 @@ _numbers = itertools.count()
 class Merger:
     """Takes refined rows of the mapped window, hands whole rows of the map on.
 
-    Where the refiner sees another resolution than the map's, the band and the scene's holes are those of the map's
-    own pixels.
+    Where the refiner sees another resolution than the map's, the band and the scene's holes are those of the
+    map's own pixels.
 
     Args:
         coarse: the map.
@@ -103,7 +103,8 @@ class Merger:
 
 
 class CoarseFile:
-    """The map before refining, with what goes with it: a temporary file beside the output, removed at the end."""
+    """The map before refining, with what goes with it: a temporary file beside the output, removed at the
+    end."""
 
     def __init__(self, job: Job) -> None:
         self._job = job

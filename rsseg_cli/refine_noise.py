@@ -1,7 +1,7 @@
 """Noise that belongs to a place on the ground: any window draws the same numbers there.
 
-Each number is a function of (seed, sample, channel, row, column) alone: a counter hashed by SplitMix64 (Steele et
-al., OOPSLA 2014), brought to a normal distribution by Box and Muller's transform.
+Each number is a function of (seed, sample, channel, row, column) alone: a counter hashed by SplitMix64
+(Steele et al., OOPSLA 2014), brought to a normal distribution by Box and Muller's transform.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""What the refiner sees, window by window: the scene's bands, the classes of the map, and which pixels may change."""
+"""What the refiner sees, window by window: bands of the scene, classes of the map, which pixels may
+change."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ EXTRA_BANDS = 2  # behind the scene's: the classes, and where the scene has data
 
 
 class Window(NamedTuple):
-    """What the refiner takes: bands (bands, h, w), classes (h, w), and its place, px from the frame's origin."""
+    """What the refiner takes: bands (bands, h, w), classes (h, w), and its place, px from the frame's
+    origin."""
 
     image: NDArray[Any]
     coarse: Labels

@@ -80,10 +80,10 @@ def refine(
 ) -> PredictResult:
     """Draw the class boundaries of a map where the image has them.
 
-    Only windows with a boundary are run, and only pixels in a band around boundaries may change, from one class to
-    another; what has no class, and where the scene has no data, stays as it is. The result does not depend on how
-    the scene is cut into windows as long as these overlap by as much as the network looks around. Memory does not
-    grow with the scene's height.
+    Only windows with a boundary are run, and only pixels in a band around boundaries may change, from one
+    class to another; what has no class, and where the scene has no data, stays as it is. The result does not
+    depend on how the scene is cut into windows as long as these overlap by as much as the network looks
+    around. Memory does not grow with the scene's height.
 
     Args:
         scene: anything that GDAL reads; on another grid or in another CRS than the map it is warped to it.
@@ -93,8 +93,8 @@ def refine(
         run: how the scene is read and the network run: the fields of `RunSettings` are used; `bbox` is in the
             CRS of `labels`.
         uncertainty: GeoTIFF of the samples' disagreement, 0-254 for 0-1, 255 no data: the mutual information
-            between class and sample, as a share of the most that so many samples can have. 0 where all samples say
-            the same or none was drawn, 1 where each is certain of another class.
+            between class and sample, as a share of the most that so many samples can have. 0 where all
+            samples say the same or none was drawn, 1 where each is certain of another class.
         preview: PNG of the scene with the map over it.
         progress: called with windows done and windows in all.
         settings: fields of `run`, in place of its own.
@@ -113,7 +113,13 @@ def refine(
     windows = plan_windows(refinement, network)
     with Target(job) as target:
         refined = refine_pass(
-            refinement, network, windows, source, job.layers, target.write, _counted(progress, windows)
+            refinement,
+            network,
+            windows,
+            source,
+            job.layers,
+            target.write,
+            lambda done: progress and progress(done, len(windows.plan)),
         )
         target.commit()
     give_back_memory()
@@ -157,7 +163,7 @@ def refine_pass(
     source: LabelSource,
     layers: Mapping[str, slice],
     write: Write,
-    progress: Callable[[int], None],
+    progress: Callable[[int], object],
 ) -> Refined:
     """Stream scene and map through the refiner; rows of the refined map go to `write`.
 
@@ -247,7 +253,3 @@ def _seen_band(refinement: Refinement) -> Band:
     gsd_m = frame.seen_gsd_m
     wider = RESAMPLED_PX * max(*gsd_m, *frame.gsd_m) if frame.resampled else 0.0
     return Band(refinement.band_m + wider, gsd_m)
-
-
-def _counted(progress: Progress | None, windows: Windows) -> Callable[[int], None]:
-    return lambda done: None if progress is None else progress(done, len(windows.plan))

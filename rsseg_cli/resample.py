@@ -1,9 +1,9 @@
 """Streaming bilinear resampling: finished rectangles of one grid in, finished rectangles of another out.
 
-Output pixel y lies at start + (y + 0.5) * scale - 0.5 in the source (pixel centres at halves); beyond the outermost
-centres the edge value holds. Of grids of the same extent start is 0 and scale their sizes' ratio. An output pixel leaves as soon as the
-rectangle with the last of its neighbours has come, so that a column and a row of the source are all that is
-kept, and any partition gives the same values.
+Output pixel y lies at start + (y + 0.5) * scale - 0.5 in the source (pixel centres at halves); beyond the
+outermost centres the edge value holds. Of grids of the same extent start is 0 and scale their sizes' ratio.
+An output pixel leaves as soon as the rectangle with the last of its neighbours has come, so that a column
+and a row of the source are all that is kept, and any partition gives the same values.
 """
 
 from __future__ import annotations

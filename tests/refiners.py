@@ -43,7 +43,7 @@ class LocalRefiner(nn.Module):
 
 
 class NextClass(nn.Module):
-    """Says of every pixel that it is of the class after the coarse one, with probability 0.8; sees no image."""
+    """The class after the coarse one, with probability 0.8; sees no image."""
 
     latent_stride, latent_channels, alignment_px, halo_px, default_steps = 4, 1, 8, 0, 1
 
@@ -54,9 +54,8 @@ class NextClass(nn.Module):
     def forward(self, image, coarse, noise, *, steps=None, guidance=1.0):
         self.calls += len(image)
         self.shapes.append(tuple(image.shape))
-        found = nn.functional.one_hot(
-            (coarse.long().clamp(max=self.classes - 1) + 1) % self.classes, self.classes
-        )
+        after = (coarse.long().clamp(max=self.classes - 1) + 1) % self.classes
+        found = nn.functional.one_hot(after, self.classes)
         rest = 0.2 / (self.classes - 1)
         return (found * (0.8 - rest) + rest).log().permute(0, 3, 1, 2)
 

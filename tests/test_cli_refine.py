@@ -58,8 +58,9 @@ def test_a_map_is_refined_in_a_second_command_or_in_the_first(make_raster, model
     done = run("predict", scene, "-o", tmp_path / "map.tif", "--model", model, *SMALL)
     assert done.exit_code == 0, done.stderr
     done = run(
-        "refine", scene, tmp_path / "map.tif", "-o", tmp_path / "r.tif", "--refiner", refiner, "--tile-size", 64, "--json",
-        "--uncertainty", tmp_path / "u.tif", "--preview", tmp_path / "p.png", "--seed", 5, "--ensemble", 2,
+        "refine", scene, tmp_path / "map.tif", "-o", tmp_path / "r.tif", "--refiner", refiner,
+        "--tile-size", 64, "--json", "--uncertainty", tmp_path / "u.tif", "--preview", tmp_path / "p.png",
+        "--seed", 5, "--ensemble", 2,
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
     told = json.loads(done.stdout)
@@ -191,3 +192,22 @@ def test_options_of_refining_need_it(make_raster, model_files, tmp_path):
         done.stderr.split()
     )
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_refined_maps_are_scored_against_those_before(make_raster, model_files, tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for index, name in enumerate(("north", "south")):
+        make_raster(f"images/{name}.tif", shape=(70, 90), seed=index)
+        labels = np.random.default_rng(index).integers(0, 3, (1, 70, 90)).astype(np.uint8)
+        make_raster(f"masks/{name}.tif", array=labels)
+    given = ("eval", "--model", model_files[0], "--data", tmp_path, *SMALL, "--device", "cpu")
+    done = run(*given, "--refine", "--json")
+    assert done.exit_code == 0, done.stderr
+    told, plain = json.loads(done.stdout), json.loads(run(*given, "--json", "--quiet").stdout)
+    assert (told["against"]["first"], told["against"]["second"]) == ("tiny, refined", "tiny")
+    assert told["pixels"] == plain["pixels"]
+    assert told["miou"] != plain["miou"]
+    assert "tiny, refined, 1 of 2: " in done.stderr
+    assert "tiny, 2 of 2: " in done.stderr
+    assert run(*given, "--steps", 2).exit_code == 2

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rsseg_cli.cli import data_options as opt
+from rsseg_cli.cli.refine_options import BandM, Ensemble, Refiner, Steps, refine_config, require_refine
 from rsseg_cli.cli.score_table import parse_widths, print_comparison, print_scores
 from rsseg_cli.config import PredictConfig
 
 if TYPE_CHECKING:
     from rsseg_cli.compare import Comparison
+    from rsseg_cli.config import RefineConfig
     from rsseg_cli.datasets import DataConfig, LabelledData
     from rsseg_cli.evaluation import Evaluation, SourceDone
     from rsseg_cli.scoring import ScoreConfig
@@ -52,7 +54,11 @@ def eval_command(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(metavar="N", help="As given to train: decides which scenes it held out for validation."),
+        typer.Option(
+            metavar="N",
+            help="As given to train: decides which scenes it held out for validation; and of the refiner's "
+            "noise.",
+        ),
     ] = 0,
     tta: Annotated[
         Literal["none", "flip", "d4"],
@@ -101,6 +107,17 @@ def eval_command(
             "the tiles.",
         ),
     ] = "",
+    refine: Annotated[
+        bool,
+        typer.Option(
+            "--refine",
+            help="Score the maps as a refiner leaves them, against the model's own (or those of --against).",
+        ),
+    ] = False,
+    refiner: Refiner = None,
+    steps: Steps = None,
+    band_m: BandM = None,
+    ensemble: Ensemble = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -118,13 +135,15 @@ def eval_command(
     pixels never count; what is mapped as a class that the data do not have, or not at all, counts as wrong.
     Published data sets are scored by their published protocol.
 
-    With --json: as `rsseg score`, and with --against the comparison under `against`.
+    With --json: as `rsseg score`, and with --against or --refine the comparison under `against`.
 
     Example: rsseg eval --model landcover --data sheets --test 'north_*' --report scores
     """
     predict_config = PredictConfig(
         tile_size=tile_size, overlap=overlap, tta=tta, device=device, dtype=dtype, gsd_m=gsd
     )
+    refinement = refine_config(refiner, steps, band_m, ensemble, seed, tile_size=tile_size)
+    require_refine(refine, refiner, steps, band_m, ensemble)
     widths = parse_widths(boundary_widths)
     split = split or ("test" if dataset or scenes or val or test else "all")
     if quiet:
@@ -139,7 +158,7 @@ def eval_command(
         from rsseg_cli.report import check_report_folder
 
         check_report_folder(report, overwrite=overwrite)
-    run.start(data_config, [model, against] if against else [model])
+    run.start(data_config, [model, against] if against else [model], refinement if refine else None)
     done, *others = run.results()
     comparison = run.compare(done, others[0]) if others else None
     if report is not None:
@@ -171,13 +190,16 @@ class _Run:
     ) -> None:
         self.quiet, self.split, self.config = quiet, split, config
         self._erode_px, self._widths_px = erode_px, widths_px
-        self.models: list[TrainedModel] = []
+        self.entries: list[tuple[TrainedModel, RefineConfig | None]] = []
         self.names: list[str] = []
         self.data: LabelledData
         self.score: ScoreConfig
 
-    def start(self, data_config: DataConfig, models: list[str]) -> None:
-        """Find the data, check their classes against all models, and load these."""
+    def start(self, data_config: DataConfig, models: list[str], refinement: RefineConfig | None) -> None:
+        """Find the data, check their classes against all models, and load these.
+
+        The first one's maps are refined where that is asked for; then a single model stands against itself.
+        """
         from rsseg_cli.datasets import open_data
         from rsseg_cli.evaluation import check_classes, score_config, sources_of, with_colours
         from rsseg_cli.weights.registry import load_model, read_spec
@@ -194,7 +216,15 @@ class _Run:
         self.names = [spec.name for spec in specs]
         if len(set(self.names)) < len(self.names):
             self.names = list(models)
-        self.models = [load_model(name) for name in models]
+        if refinement is None:
+            self.entries = [(load_model(name), None) for name in models]
+            return
+        from rsseg_cli.refine_job import with_refiner
+
+        refinement = with_refiner(specs[0], models[0], refinement)
+        loaded = [load_model(name) for name in models]
+        self.entries = [(loaded[0], refinement), (loaded[-1], None)]
+        self.names = [f"{self.names[0]}, refined", self.names[-1]]
 
     def results(self) -> list[Evaluation]:
         """Of each model; pictures of the first alone."""
@@ -206,11 +236,12 @@ class _Run:
                 self.data,
                 self.split,
                 config=self.config,
+                refine=refinement,
                 score=self.score,
                 places=index == 0,
                 progress=None if self.quiet else self._show,
             )
-            for index, model in enumerate(self.models)
+            for index, (model, refinement) in enumerate(self.entries)
         ]
 
     def compare(self, first: Evaluation, second: Evaluation) -> Comparison:
@@ -249,7 +280,7 @@ class _Run:
         )
 
     def _settings(self) -> dict[str, Any]:
-        protocol, config, spec = self.score.protocol, self.config, self.models[0].spec
+        protocol, config, spec = self.score.protocol, self.config, self.entries[0][0].spec
         settings = {
             "against": self.names[1] if len(self.names) > 1 else "",
             "data": self.data.name,

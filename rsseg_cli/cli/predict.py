@@ -12,7 +12,16 @@ import typer
 
 from rsseg_cli.cli.progress import Bar
 from rsseg_cli.cli.refine_options import DEFAULTS as REFINE_DEFAULTS
-from rsseg_cli.cli.refine_options import BandM, Ensemble, Refiner, Seed, Steps, Uncertainty, refine_config
+from rsseg_cli.cli.refine_options import (
+    BandM,
+    Ensemble,
+    Refiner,
+    Seed,
+    Steps,
+    Uncertainty,
+    refine_config,
+    require_refine,
+)
 from rsseg_cli.cli.vector_options import DEFAULTS as VECTOR_DEFAULTS
 from rsseg_cli.cli.vector_options import (
     ClassNames,
@@ -61,15 +70,16 @@ def predict_command(
         Path | None,
         typer.Option(
             metavar="FILE.tif",
-            help="Also write the probability of the mapped class, 0-254 for 0-1; of pixels that were refined the "
-            "refiner's.",
+            help="Also write the probability of the mapped class, 0-254 for 0-1; of pixels that were "
+            "refined the refiner's.",
         ),
     ] = None,
     probabilities: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE.tif",
-            help="Also write every class's probability, a band each; of pixels that were refined the refiner's.",
+            help="Also write every class's probability, a band each; of pixels that were refined the "
+            "refiner's.",
         ),
     ] = None,
     heatmaps: Annotated[
@@ -106,8 +116,8 @@ def predict_command(
         bool,
         typer.Option(
             "--refine",
-            help="Draw class boundaries anew by a refiner; all outputs are of the refined map. The options from "
-            "--refiner to --uncertainty are about it.",
+            help="Draw class boundaries anew by a refiner; all outputs are of the refined map. The options "
+            "from --refiner to --uncertainty are about it.",
         ),
     ] = False,
     refiner: Refiner = None,
@@ -225,10 +235,7 @@ def predict_command(
     if vector is None and polygons != VECTOR_DEFAULTS:
         raise typer.BadParameter("options about polygons need --vector FILE", param_hint="--vector")
     refinement = refine_config(refiner, steps, band_m, ensemble, seed, tile_size=tile_size)
-    if not refine and (
-        uncertainty or refinement != refine_config(None, None, None, None, 0, tile_size=tile_size)
-    ):
-        raise typer.BadParameter("options about refining need --refine", param_hint="--refine")
+    require_refine(refine, refiner, steps, band_m, ensemble, seed or None, uncertainty)
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
     from rsseg_cli.weights.registry import read_spec

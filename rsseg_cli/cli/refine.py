@@ -63,8 +63,8 @@ def refine_command(
         int | None,
         typer.Option(
             metavar="PX",
-            help="What neighbouring windows share, px: 0 to half a window. Default: as much as the refiner looks "
-            "around, so that the windows cannot be seen.",
+            help="What neighbouring windows share, px: 0 to half a window. Default: as much as the refiner "
+            "looks around, so that the windows cannot be seen.",
         ),
     ] = DEFAULTS.overlap,
     batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Windows that run at once.")] = str(
@@ -96,8 +96,8 @@ def refine_command(
         float | None,
         typer.Option(
             metavar="M",
-            help="Ground resolution that the refiner sees, metres a pixel. Default: its own, where the map's does "
-            "not suit it.",
+            help="Ground resolution that the refiner sees, metres a pixel. Default: its own, where the "
+            "map's does not suit it.",
         ),
     ] = None,
     bbox: Annotated[

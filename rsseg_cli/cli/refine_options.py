@@ -14,7 +14,8 @@ Refiner = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|PATH",
-        help="A refiner that comes along, or a .safetensors file. Default: the one that belongs to the model.",
+        help="A refiner that comes along, or a .safetensors file. Default: the one that belongs to the "
+        "model.",
     ),
 ]
 Steps = Annotated[int | None, typer.Option(metavar="N", help="Sampling steps. Default: the refiner's own.")]
@@ -23,7 +24,8 @@ BandM = Annotated[
     typer.Option(
         "--band-m",
         metavar="M",
-        help="Only pixels this near to a boundary between classes may change, metres. Default: the refiner's.",
+        help="Only pixels this near to a boundary between classes may change, metres. Default: the "
+        "refiner's.",
     ),
 ]
 Ensemble = Annotated[
@@ -37,8 +39,9 @@ Uncertainty = Annotated[
     str | None,
     typer.Option(
         metavar="FILE.tif",
-        help="Also write how far the refiner's samples disagree, 0-254 for 0-1: 0 where all say the same or none was "
-        "drawn, 1 where each is sure of another class (mutual information, as a share of the most it can be).",
+        help="Also write how far the refiner's samples disagree, 0-254 for 0-1: 0 where all say the same "
+        "or none was drawn, 1 where each is sure of another class (mutual information, as a share of the "
+        "most it can be).",
     ),
 ]
 
@@ -67,3 +70,9 @@ def refine_config(
         overlap=overlap,
         gsd_m=gsd_m,
     )
+
+
+def require_refine(refine: bool, *given: object) -> None:
+    """Refuse options about refining, None where they are not given, without it."""
+    if not refine and any(value is not None for value in given):
+        raise typer.BadParameter("options about refining need --refine", param_hint="--refine")
