@@ -285,12 +285,14 @@ def draw_training_scenes(
     spec: ModelSpec, *, count: int, gsd_m: float, size: int = 1024, seed: int = 1000
 ) -> list[LoadedScene]:
     """Drawn scenes with the model's classes: classes of one name are the same, others become `background` or
-    unlabelled.
+    unlabelled. Resolutions finer or coarser than can be drawn become the nearest that can.
 
     Raises:
         DataError: none of the model's classes is drawn.
     """
-    from rsseg_cli.synthetic import CLASSES, draw_scene
+    from rsseg_cli.synthetic import CLASSES, GSD_RANGE_M, draw_scene
+
+    gsd_m = min(max(gsd_m, GSD_RANGE_M[0]), GSD_RANGE_M[1])
 
     names, drawn = spec.class_names, [name for name, _ in CLASSES]
     other = names.index("background") if "background" in names else IGNORE
