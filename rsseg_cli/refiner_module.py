@@ -18,6 +18,7 @@ from rsseg_cli.train_config import TrainConfig
 from rsseg_cli.train_module import TrainingModule, Watch
 from rsseg_cli.weights import ModelSpec
 
+ALIGN_STEPS = 200  # the released program's
 BOUNDARY_PX = 3  # of the Boundary IoU that chooses the epoch
 
 
@@ -91,21 +92,39 @@ class RefinerModule(StageModule):
         config: rates.
         total_steps: length of the learning rate's schedule.
         band_px: distance from the rough map's boundaries within which labels may change.
+        align: further loss of the first `ALIGN_STEPS` steps, see `idgbr_alignment`; None without.
     """
 
     watch = Watch("boundary_iou", "max")
     stage: Stage = "refiner"
 
     def __init__(
-        self, network: nn.Module, spec: ModelSpec, config: TrainConfig, total_steps: int, band_px: int
+        self,
+        network: nn.Module,
+        spec: ModelSpec,
+        config: TrainConfig,
+        total_steps: int,
+        band_px: int,
+        align: nn.Module | None = None,
     ) -> None:
         super().__init__(network, spec, config, total_steps)
-        self.classes, self.band_px = len(spec.classes), band_px
+        self.classes, self.band_px, self.align = len(spec.classes), band_px, align
         self.tallies = {"": Tally(self.classes), "coarse_": Tally(self.classes)}
 
     def losses(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         image, coarse, labels = batch
-        return split_losses(self.refiner.refiner_losses(self.normalise(image), coarse, labels))
+        inputs = self.normalise(image), coarse, labels
+        if self.align is None:
+            return split_losses(self.refiner.refiner_losses(*inputs))
+        if self.global_step < ALIGN_STEPS:
+            return split_losses(cast(Any, self.network).refiner_losses(*inputs, align=self.align))
+        loss, parts = split_losses(self.refiner.refiner_losses(*inputs))
+        unused = [item.sum() for item in self.align.parameters() if item.requires_grad]
+        return loss + 0 * torch.stack(unused).sum(), parts  # several processes wait for every gradient
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.network if self.align is None else self
 
     def told(self, scores: Mapping[str, Any]) -> str:
         pairs = (("boundary_iou", f"val Boundary IoU {BOUNDARY_PX} px"), ("miou", "mIoU"))

@@ -22,7 +22,7 @@ SECTIONS = {
     "network": tuple(item.name for item in dataclasses.fields(RefinerNetworkSettings)),
     "training": (
         "epochs", "crops_per_epoch", "batch_size", "accumulate", "precision", "learning_rate", "end_rate",
-        "encoder_rate", "warmup", "weight_decay", "clip", "ema", "patience", "tile_size", "workers", "seed",
+        "warmup", "weight_decay", "clip", "ema", "patience", "tile_size", "workers", "seed",
     ),
     "crops": ("crop_size", "scales", "turns", "redraw_above", "colour", "drawn_share", "drawn_scenes"),
     "refining": tuple(item.name for item in dataclasses.fields(RefiningConfig)),

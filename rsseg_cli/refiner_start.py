@@ -59,6 +59,8 @@ def describe_refiner(
         gsd_range_m = start.gsd_range_m if start and start.gsd_m == gsd_m else None
         gsd_range_m = gsd_range_m or (gsd_m / max(high, 1), gsd_m / min(low, 1))
     architecture, network = (start.architecture, start.network) if start else _network_of(chosen, data)
+    if chosen.align and architecture != "idgbr":
+        raise UsageError(f"--align {chosen.align}: is for refiners of --arch paper, {chosen.init} is none")
     mean, std = input_statistics(chosen, len(data.bands))
     if architecture == "idgbr" and not chosen.mean and not chosen.std:
         mean = std = (CODEC_RANGE,) * len(data.bands)
@@ -130,8 +132,6 @@ def build_refiner(spec: ModelSpec, chosen: RefinerNetworkSettings, seed: int) ->
         logger.info("all tensors taken from %s", chosen.init)
     else:
         network = _build_lite(LiteRefinerConfig(**spec.network), chosen)
-    if isinstance(network, LiteRefiner):
-        network.conditions.encoder.requires_grad_(chosen.train_encoder)
     return network, spec
 
 
@@ -184,3 +184,22 @@ def _build_paper(spec: ModelSpec, chosen: RefinerNetworkSettings) -> tuple[nn.Mo
     network.config = dataclasses.replace(network.config, **wanted)
     network.default_steps = network.config.steps
     return network, dataclasses.replace(spec, network=dict(vars(network.config)))
+
+
+def build_alignment(network: nn.Module, weights: str) -> nn.Module | None:
+    """The alignment of a paper-size refiner's features to DINOv2's tokens, None without `weights`.
+
+    Raises:
+        ModelError: a file that is not DINOv2's.
+    """
+    if not weights:
+        return None
+    from rsseg_cli.models.idgbr import Idgbr
+    from rsseg_cli.models.idgbr_alignment import DinoAlignment
+
+    if not isinstance(network, Idgbr):
+        raise UsageError(f"--align {weights}: is for refiners of --arch paper")
+    try:
+        return DinoAlignment(Path(weights), network.config.channels[-1])
+    except ValueError as err:
+        raise ModelError(f"--align {err}") from err

