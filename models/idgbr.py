@@ -79,7 +79,7 @@ class IdgbrConfig:
     grid: int = 64
     prediction: Literal["noise", "clean"] = "noise"
     start_time: int | None = None
-    steps: int = 4
+    steps: int = 3
     time_sampling: TimeSampling = "uniform"
     guidance_dropout: float = 0.2
 

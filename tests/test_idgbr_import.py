@@ -237,7 +237,7 @@ def test_model_file_describes_itself_in_half_precision(tmp_path: Path) -> None:
     model = load_model(tmp_path / "a.safetensors")
     assert model.spec.is_refiner
     assert model.spec.architecture == "idgbr"
-    assert model.spec.refinement == {"steps": 4}
+    assert model.spec.refinement == {"steps": 3}
     assert model.spec.gsd_m == 0.3
     stored = load_file(tmp_path / "a.safetensors")
     assert stored["denoiser.conv_in.weight"].dtype == torch.float16
