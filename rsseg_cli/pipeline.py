@@ -141,7 +141,7 @@ def _predict_refined(
 ) -> tuple[AreaCounter, Refined]:
     """Map the scene into a temporary file, and refine that into the outputs."""
     refiner = refinement.load().network
-    windows = plan_windows(refinement, refiner)
+    windows = plan_windows(refinement, refiner, job.notes)
     tiles = len(_plan(job))
     total = tiles + len(windows.plan)
     with Target(job, holes=False) as target, CoarseFile(job) as coarse:

@@ -89,10 +89,13 @@ class Refinement:
             "offsets": self.scaling.offsets,
         }
 
-    def result(self, *, windows: int, windows_run: int, band_pixels: int, changed_pixels: int) -> Refined:
+    def result(
+        self, *, steps: int, windows: int, windows_run: int, band_pixels: int, changed_pixels: int
+    ) -> Refined:
+        """What to tell of it when it is done."""
         return Refined(
             refiner=self.spec.name,
-            steps=self.config.steps,
+            steps=steps,
             band_m=self.band_m,
             ensemble=self.samples,
             seed=self.config.seed,

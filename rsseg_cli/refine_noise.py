@@ -29,11 +29,14 @@ def normal_noise(
     rows = np.arange(row, row + height, dtype=np.uint64)[:, None] << _HALF
     places = rows | np.arange(col, col + width, dtype=np.uint64)
     noise = np.empty(shape, np.float32)
-    for channel in range(channels):
-        key = _mix(_mix(np.full(1, seed, np.uint64)) ^ np.uint64(sample << 32 | channel))
-        bits = _mix(_mix(places) ^ key)
+    hashed = _mix(places)
+    for pair in range((channels + 1) // 2):
+        key = _mix(_mix(np.full(1, seed, np.uint64)) ^ np.uint64(sample << 32 | pair))
+        bits = _mix(hashed ^ key)
         radius = np.sqrt(-2 * np.log(_open_unit(bits >> _HALF)))
-        noise[channel] = radius * np.cos(2 * np.pi * _open_unit(bits & np.uint64(0xFFFFFFFF)))
+        angle = 2 * np.pi * _open_unit(bits & np.uint64(0xFFFFFFFF))
+        for channel, wave in zip(range(2 * pair, channels), (np.cos, np.sin), strict=False):
+            noise[channel] = radius * wave(angle)
     return noise
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +30,7 @@ from rsseg_cli.streaming import TilePixels
 from rsseg_cli.target import Target
 
 RAMP_PX = 8  # on which windows are blended, at least
+_log = logging.getLogger("rsseg_cli")
 REACH_PX = 2  # beside the network's own: rounding, and neighbours in resampling
 RESAMPLED_PX = 1.5  # by which a boundary may lie elsewhere among the pixels that the refiner sees
 REFINED_LAYERS = (
@@ -110,7 +112,7 @@ def refine(
         os.fspath(scene), os.fspath(labels), paths, config or RefineConfig(), chosen
     )
     network = refinement.load().network
-    windows = plan_windows(refinement, network)
+    windows = plan_windows(refinement, network, job.notes)
     with Target(job) as target:
         refined = refine_pass(
             refinement,
@@ -134,8 +136,11 @@ def refine(
     )
 
 
-def plan_windows(refinement: Refinement, network: nn.Module) -> Windows:
+def plan_windows(refinement: Refinement, network: nn.Module, notes: list[str]) -> Windows:
     """Windows that begin at multiples of the network's alignment, counted from the scene's origin.
+
+    Args:
+        notes: told where windows share too little.
 
     Raises:
         ModelError: the network is no refiner.
@@ -149,6 +154,13 @@ def plan_windows(refinement: Refinement, network: nn.Module) -> Windows:
     region = refinement.frame.region(max(halo, alignment) + REACH_PX, alignment)
     ramp = max(overlap - 2 * halo, min(RAMP_PX, overlap))
     plan = tiling.plan(region.height, region.width, size, overlap, ramp=ramp, step=alignment)
+    if overlap < 2 * halo and len(plan) > 1:
+        note = (
+            f"windows of {size} px share {overlap} px, and refiner {refinement.spec.name!r} looks {halo} px "
+            f"around: their edges may show; --tile-size {4 * _rounded(halo, alignment)} or more avoids it"
+        )
+        notes.append(note)
+        _log.warning("%s", note)
     return Windows(region, plan)
 
 
@@ -213,6 +225,7 @@ def refine_pass(
         run_pass(run, engine, finisher, feed, sink, progress)
     give_back_memory()
     return refinement.result(
+        steps=refinement.config.steps or int(network.default_steps),  # type: ignore[arg-type]
         windows=len(windows.plan),
         windows_run=windows_run,
         band_pixels=merger.band_pixels,

@@ -40,7 +40,7 @@ class Refined:
 
     Attributes:
         refiner: its name.
-        steps: of the sampler; None for the network's own.
+        steps: of the sampler.
         band_m: half the width of the band around boundaries that may change, m.
         ensemble: samples averaged.
         seed: of the noise.
@@ -51,7 +51,7 @@ class Refined:
     """
 
     refiner: str
-    steps: int | None
+    steps: int
     band_m: float
     ensemble: int
     seed: int

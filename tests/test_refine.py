@@ -1,6 +1,8 @@
 """Refining a map: where it may change, and that the tiling cannot be seen."""
 
 import json
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,11 +11,13 @@ import torch
 from affine import Affine
 from refiners import ImageClass, LocalRefiner, NextClass, SignOfNoise, refiner, whole_scores
 from scipy import ndimage
+from torch import nn
 
 from rsseg_cli import RefineConfig, predict, refine
 from rsseg_cli.errors import ModelError, OutputError, SceneError, UsageError
 from rsseg_cli.refine_band import Band, boundary_pixels
 from rsseg_cli.refine_noise import normal_noise
+from rsseg_cli.weights import ModelSpec, TrainedModel
 
 torch.set_num_threads(1)
 NAMES = ("roof", "road", "tree")
@@ -406,3 +410,66 @@ def test_what_cannot_be_refined_is_told_before_anything_is_written(make_raster, 
     with pytest.raises(ModelError, match="refines maps and makes none"):
         predict(scene, tmp_path / "m.tif", model=refiner(NextClass()))
     assert sorted(tmp_path.iterdir()) == before
+
+
+class FirstBand(nn.Module):
+    """A model of maps: class k where the first band's 8-bit value is k."""
+
+    def forward(self, pixels):
+        return -((pixels[:, :1] * 255 - torch.arange(3).view(1, -1, 1, 1)) ** 2) * 8
+
+
+def first_band(**changes):
+    spec = ModelSpec.for_network(classes=NAMES[::-1], name="first-band")
+    return TrainedModel(FirstBand(), replace(spec, **changes))
+
+
+@pytest.mark.parametrize(("gsd_m", "tiles"), [(None, 6), (1.0, 1)])
+def test_one_call_is_as_good_as_two(make_raster, tmp_path, gsd_m, tiles):
+    """Mapping and refining at once, of a part of a scene, at the scene's resolution and a coarser one."""
+    image = np.repeat(blobs((140, 150))[None], 3, 0)
+    scene = make_raster(array=image, kind="value", nodata=9, hole=(30, 40, 20, 25))
+    model = first_band(**({} if gsd_m is None else {"gsd_m": gsd_m, "gsd_range_m": (gsd_m, gsd_m)}))
+    config = RefineConfig(refiner=refiner(LocalRefiner()), band_m=1.5, seed=9, tile_size=64)
+    box = (ORIGIN[0] + 10.5, ORIGIN[1] - 60, ORIGIN[0] + 70, ORIGIN[1] - 6.5)
+    more = {"bbox": box, "tile_size": 64, "overlap": 16}
+    calls = []
+    result = predict(
+        scene, tmp_path / "both.tif", model=model, refine=config, confidence=tmp_path / "c.tif", **more,
+        progress=lambda done, total: calls.append((done, total)),
+    )  # fmt: skip
+    predict(scene, tmp_path / "map.tif", model=model, confidence=tmp_path / "before.tif", **more)
+    refined = refine(scene, tmp_path / "map.tif", tmp_path / "r.tif", config=config)
+    np.testing.assert_array_equal(read(tmp_path / "both.tif"), read(tmp_path / "r.tif"))
+    assert result.refined == refined.refined
+    assert result.classes == refined.classes
+    changed = read(tmp_path / "c.tif") != read(tmp_path / "before.tif")
+    assert 0 < changed.mean() < 1
+    assert not changed[~near(read(tmp_path / "map.tif"), 1.5)].any()
+    assert calls[-1][0] == calls[-1][1] == result.refined.windows + tiles
+    assert sorted(done for done, _ in calls) == [done for done, _ in calls]
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_what_stops_a_run_leaves_nothing_behind(make_raster, make_labels, tmp_path, both):
+    scene = make_raster(array=np.repeat(blobs((200, 200))[None], 3, 0))
+    labels = make_labels(blobs((200, 200)))
+    before = sorted(tmp_path.iterdir())
+
+    def stop(done, total):
+        if done >= total - 3:
+            raise KeyboardInterrupt
+
+    config = RefineConfig(refiner=refiner(NextClass()), band_m=1.0, tile_size=64)
+    both_in_one = partial(predict, scene, tmp_path / "m.tif", model=first_band(), refine=config)
+    second_alone = partial(refine, scene, labels, tmp_path / "m.tif", config=config)
+    with pytest.raises(KeyboardInterrupt):
+        (both_in_one if both else second_alone)(progress=stop)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_windows_that_share_too_little_are_told(make_raster, make_labels, tmp_path):
+    scene, labels = make_raster(shape=(96, 96)), make_labels(blobs((96, 96)))
+    config = RefineConfig(refiner=refiner(LocalRefiner()), band_m=1.0, tile_size=32, overlap=0)
+    result = refine(scene, labels, tmp_path / "r.tif", config=config)
+    assert "windows of 32 px share 0 px, and refiner 'tiny-refiner' looks 3 px around" in result.notes[-1]

@@ -76,3 +76,13 @@ def test_a_plan_of_a_huge_scene_costs_nothing():
 def test_impossible_plans_are_refused(arguments):
     with pytest.raises(TilingError, match="px"):
         plan(*arguments)
+
+
+def test_tiles_start_at_multiples_of_a_step():
+    """By hand: 3 tiles of 64 px over 144 px, 24 px shared, blended on 8 of them."""
+    axis = plan(144, 64, 64, 16, ramp=8, step=8).rows
+    assert axis.starts == (0, 40, 80)
+    assert axis.cuts == (0, 48, 88, 144)
+    assert axis.ramp == 8
+    with pytest.raises(TilingError, match="not all are multiples of 8"):
+        plan(140, 64, 64, 16, step=8)
