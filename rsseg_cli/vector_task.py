@@ -1,0 +1,208 @@
+"""A vectorisation as it was asked for: its rasters, classes and CRS, checked before work starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from rsseg_cli.class_names import plain, read_class_colours, read_class_names
+from rsseg_cli.config import VectorConfig
+from rsseg_cli.errors import SceneError, UsageError
+from rsseg_cli.raster import SceneInfo, inspect
+from rsseg_cli.vector_block import BlockPlan
+from rsseg_cli.vector_measure import Ground, measure_ground
+from rsseg_cli.vector_shape import BAND, make_shaping
+from rsseg_cli.vector_source import ClassSource
+from rsseg_cli.vector_style import Colour
+
+BLOCK_PX = 3 << 19  # of a block: some 40 bytes each with its boundaries
+LEAST_ROWS = 128
+SHAPED_PX = 10 << 20  # where boundaries are shaped, bands of rows above and below are read too
+PARALLEL_PX = 8 << 20  # smaller rasters are done before workers have started
+MOST_JOBS = 8  # by default
+
+
+@dataclass(kw_only=True)
+class VectorTask:
+    """A vectorisation that was checked and may begin."""
+
+    info: SceneInfo
+    name: str
+    config: VectorConfig
+    source: ClassSource
+    confidence: ClassSource | None
+    ground: Ground
+    names: Mapping[int, str]
+    colours: Mapping[int, Colour]
+    crs: str
+    notes: list[str] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def jobs(self) -> int:
+        """Number of worker processes."""
+        if self.config.jobs:
+            return self.config.jobs
+        large = self.source.height * self.source.width >= PARALLEL_PX
+        return min(MOST_JOBS, _cores()) if large else 1
+
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """First and end row of each block."""
+        shaped = self.config.simplify_m or self.config.smooth
+        pixels, least = (SHAPED_PX, BAND) if shaped else (BLOCK_PX, LEAST_ROWS)
+        step = self.config.block_rows or max(least, pixels // self.source.width // least * least)
+        height = self.source.height
+        return [(first, min(first + step, height)) for first in range(0, height, step)]
+
+    def plan(self) -> BlockPlan:
+        """What holds for all blocks."""
+        own = self.info.grid.crs.to_wkt() if self.info.grid.crs is not None else ""
+        shaping = make_shaping(self.config.simplify_m, self.config.smooth, self.ground)
+        return BlockPlan(
+            source=self.source,
+            confidence=self.confidence,
+            transform=self.info.grid.transform,
+            ground=self.ground,
+            shaping=shaping,
+            classes=chosen_classes(self.config.classes, self.names, self.info.name),
+            reproject=None if self.crs == own else (own, self.crs),
+        )
+
+
+def make_task(
+    labels: str | os.PathLike[str],
+    confidence: str | os.PathLike[str] | None,
+    config: VectorConfig,
+    name: str = "",
+) -> VectorTask:
+    """Check what was asked for.
+
+    Args:
+        name: what messages call the raster; its file's by default.
+
+    Raises:
+        UsageError, SceneError: what is wrong and what to do.
+    """
+    info = inspect(os.fspath(labels))
+    source = _source(info)
+    names = dict(read_class_names(info.path))
+    notes = []
+    own = info.grid.crs.to_wkt() if info.grid.crs is not None else ""
+    crs = target_crs(own, config.dst_crs, name or info.name)
+    ground = measure_ground(info.grid)
+    if not ground.known:
+        given = [name for name, value in metres(config).items() if value]
+        told = f"; {' and '.join(given)} count in pixels" if given else ""
+        notes.append(
+            f"{name or info.name}: has no CRS, so areas and lengths on the ground are left empty{told}"
+        )
+    chosen_classes(config.classes, names, info.name)
+    return VectorTask(
+        info=info,
+        name=name or info.name,
+        config=config,
+        source=source,
+        confidence=None if confidence is None else _confidence(os.fspath(confidence), info),
+        ground=ground,
+        names=names,
+        colours=read_class_colours(info.path),
+        crs=crs,
+        notes=notes,
+    )
+
+
+def metres(config: VectorConfig) -> dict[str, float]:
+    """Settings that count in metres, by option."""
+    return {
+        "--simplify": config.simplify_m,
+        "--min-area": config.min_area_m2,
+        "--fill-holes": config.fill_holes_m2,
+    }
+
+
+def _source(info: SceneInfo) -> ClassSource:
+    if info.count != 1:
+        raise SceneError(
+            f"{info.name}: has {info.count} bands, needs the one of a class raster. Map a "
+            "scene with rsseg predict first."
+        )
+    value = info.nodata
+    byte = info.dtypes[0] == "uint8"
+    masked = info.has_mask and value is None
+    # 255 stands for no data where the raster means nothing else by it.
+    wide = not byte or masked or value is None or value != 255
+    return ClassSource(
+        path=info.path,
+        height=info.grid.height,
+        width=info.grid.width,
+        nodata=65535 if wide else 255,
+        file_nodata=value,
+        masked=masked,
+        wide=wide,
+    )
+
+
+def _confidence(path: str, labels: SceneInfo) -> ClassSource:
+    info = inspect(path)
+    if (info.grid.width, info.grid.height) != (labels.grid.width, labels.grid.height) or not (
+        info.grid.transform.almost_equals(labels.grid.transform, 1e-9)
+    ):
+        raise SceneError(
+            f"{info.name}: {info.grid.width} x {info.grid.height} px is another grid than that of "
+            f"{labels.name}, {labels.grid.width} x {labels.grid.height} px; needs that of the same map"
+        )
+    if info.count != 1 or info.dtypes[0] != "uint8":
+        raise SceneError(
+            f"{info.name}: {info.count} band(s) of {info.dtypes[0]}; needs one of uint8, 0-254 for 0-1, as "
+            "predict --confidence writes"
+        )
+    return ClassSource(
+        path=path,
+        height=info.grid.height,
+        width=info.grid.width,
+        nodata=255,
+        file_nodata=255,
+        masked=False,
+        wide=False,
+    )
+
+
+def chosen_classes(
+    classes: tuple[str, ...] | None, names: Mapping[int, str], where: str
+) -> frozenset[int] | None:
+    """Values of the named classes; a number stands for itself."""
+    if classes is None:
+        return None
+    by_name = {plain(name): value for value, name in names.items()}
+    values = []
+    for name in classes:
+        if plain(name) in by_name:
+            values.append(by_name[plain(name)])
+        elif name.strip().isdecimal() and int(name) < 65535:
+            values.append(int(name))
+        else:
+            known = ", ".join(names.values()) or "none; pass class indices"
+            raise UsageError(f"--classes {name}: {where} has no class of this name; it has {known}")
+    return frozenset(values)
+
+
+def target_crs(own: str, asked: str, where: str) -> str:
+    """WKT of the polygons' CRS."""
+    from pyproj import CRS
+    from pyproj.exceptions import CRSError
+
+    if not asked:
+        return own
+    if not own:
+        raise UsageError(f"{where}: has no CRS, so its polygons cannot be brought to {asked}")
+    try:
+        wanted = CRS.from_user_input(asked)
+    except CRSError as err:
+        raise UsageError(f"--dst-crs {asked}: is no CRS that PROJ knows; write it as EPSG:4326") from err
+    return own if wanted == CRS.from_wkt(own) else wanted.to_wkt()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
