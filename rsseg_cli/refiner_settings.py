@@ -93,14 +93,12 @@ def resolve_refiner_settings(
     """
     merged = read_config(config, KNOWN) if config else {}
     merged |= {key: checked(key, value, "option", KNOWN) for key, value in (given or {}).items()}
-    parts = {
-        "network": RefinerNetworkSettings(**_of(merged, SECTIONS["network"])),
-        "refining": RefiningConfig(**_of(merged, SECTIONS["refining"])),
-        "training": dataclasses.replace(
-            REFINER_TRAINING, **_of(merged, SECTIONS["training"] + SECTIONS["crops"])
-        ),
-    }
-    return RefinerSettings(**parts)
+    course = _of(merged, SECTIONS["training"] + SECTIONS["crops"])
+    return RefinerSettings(
+        network=RefinerNetworkSettings(**_of(merged, SECTIONS["network"])),
+        training=dataclasses.replace(REFINER_TRAINING, **course),
+        refining=RefiningConfig(**_of(merged, SECTIONS["refining"])),
+    )
 
 
 def _of(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
