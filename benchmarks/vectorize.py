@@ -6,9 +6,10 @@
     python benchmarks/vectorize.py --size 30000 --only "rsseg, 2 jobs"
 
 Each run is a program of its own that ends with a GeoPackage on disk; contenders take turns, and ratios within
-one call count. Seconds are those of the whole program, imports included. Memory is the largest sum, ten times
-a second, over the program and its workers, of the pages they hold (PSS: pages that processes share count
-once), in 10^6 bytes. The drawn raster is that of `rsseg demo-scene`, turned and repeated to size, with the
+one call count. Seconds are those of the whole program, imports included; beside them stand those that
+processors spent on it and its workers, which other work on the machine moves less. Memory is the largest sum,
+ten times a second, over the program and its workers, of the pages they hold (PSS: pages that processes share
+count once), in 10^6 bytes. The drawn raster is that of `rsseg demo-scene`, turned and repeated to size, with the
 ragged borders of a network's map: each pixel takes the class of a place some pixels away.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -30,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 SAMPLE_S = 0.1
 PIECE = 1000  # side of the drawn piece, px
 RAGGED_PX = 2.0
+UNITS = {"s": "s", "cpu": "s CPU", "mb": "MB"}
 
 
 def main() -> None:
@@ -72,7 +75,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
             if printed.startswith("{"):
                 found = json.loads(printed)["stages"]
                 stages[name] = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in found.items())
-            print(f"  {name}: {measured['s']:.1f} s, {measured['mb']:.0f} MB", file=sys.stderr)
+            told = ", ".join(f"{measured[key]:.1f} {unit}" for key, unit in UNITS.items())
+            print(f"  {name}: {told}", file=sys.stderr)
     table(raster, {name: median(items) for name, items in runs.items()}, stages)
 
 
@@ -129,7 +133,7 @@ def whole_raster(raster: Path, output: Path) -> None:
 
 def measure(command: list[str]) -> tuple[dict[str, float], str]:
     """Seconds and peak memory of a program with its workers, and what it printed."""
-    start, peak = time.perf_counter(), 0
+    start, peak, before = time.perf_counter(), 0, cpu_seconds()
     with tempfile.TemporaryFile("w+") as printed:
         program = subprocess.Popen(command, stdout=printed, cwd=ROOT)
         while program.poll() is None:
@@ -139,7 +143,13 @@ def measure(command: list[str]) -> tuple[dict[str, float], str]:
         if program.returncode:
             raise SystemExit(f"{' '.join(command)}: exit code {program.returncode}")
         printed.seek(0)
-        return {"s": seconds, "mb": peak / 1e3}, printed.read()
+        return {"s": seconds, "cpu": cpu_seconds() - before, "mb": peak / 1e3}, printed.read()
+
+
+def cpu_seconds() -> float:
+    """Of all programs that have ended, and of their workers."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def family(process: int) -> list[int]:
@@ -175,9 +185,10 @@ def table(raster: Path, found: dict[str, dict[str, float]], stages: dict[str, st
     first = next(iter(found))
     print(f"{raster}, {os.cpu_count()} cores; ratios to {first}")
     for name, values in found.items():
-        times, memory = (found[first][key] / values[key] for key in ("s", "mb"))
+        times, cpu, memory = (found[first][key] / values[key] for key in ("s", "cpu", "mb"))
+        told = " ".join(f"{values[key]:8.1f} {unit}" for key, unit in UNITS.items())
         print(
-            f"  {name:<38} {values['s']:8.1f} s {values['mb']:7.0f} MB   {times:5.2f} x as fast, "
+            f"  {name:<38} {told}   {times:5.2f} x as fast, {1 / cpu:.2f} of its processor time, "
             f"{1 / memory:.2f} of its memory"
         )
     for name, text in stages.items():
