@@ -38,6 +38,7 @@ STRIDE = 4
 CODE_CHANNELS = 3
 OUTSIDE_WEIGHT = 0.1  # of pixels away from boundaries in the loss
 LATENT_WEIGHT = 0.25
+START_SHARE = 0.5  # of the times in training that are the sampler's first
 CODEC_NOISE = 0.25  # added to latents, so that close latents mean close maps
 
 
@@ -172,7 +173,8 @@ class LiteRefiner(nn.Module):
         )
         entropy = _weighted_cross_entropy(self.codec.decode(found), labels, near)
         latent = (found - clean).square().mean()
-        codec = self._reconstruction(clean, labels)
+        few = max(1, len(labels) // 4)  # the codec needs reminding, no more
+        codec = self._reconstruction(clean[:few], labels[:few])
         loss = entropy + LATENT_WEIGHT * latent + codec
         return {"loss": loss, "cross_entropy": entropy, "latent": latent, "codec": codec}
 
@@ -188,9 +190,11 @@ class LiteRefiner(nn.Module):
         return _weighted_cross_entropy(self.codec.decode(noisy), labels, _near_boundaries(labels, STRIDE))
 
     def _times(self, count: int, device: torch.device) -> Tensor:
-        """Times (count,) in (0, 1]; 1 is the rough map, where sampling starts."""
+        """Times (count,) in (0, 1]; about half are 1, the rough map, where sampling starts: one step sees no
+        other."""
         share = torch.rand(count, device=device)
-        return 1 - share**3 if self.config.time_sampling == "cubic" else 1 - share
+        times = 1 - share**3 if self.config.time_sampling == "cubic" else 1 - share
+        return torch.where(torch.rand(count, device=device) < START_SHARE, torch.ones_like(times), times)
 
 
 class LabelCodec(nn.Module):
