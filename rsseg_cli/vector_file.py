@@ -92,8 +92,8 @@ def vectorize(
 ) -> VectorResult:
     """Turn a class raster into polygons that share their edges.
 
-    The file appears whole or not at all. Memory does not grow with the raster's size, but for the vertices of
-    the largest objects.
+    The file appears whole or not at all. Memory does not grow with the raster's size, but for some 100 bytes
+    a hole of the largest objects; their vertices wait in files beside the output.
 
     Args:
         labels: raster of class indices, with nodata or a mask where there is no class. Names and colours are
