@@ -29,7 +29,6 @@ from rsseg_cli.result import PredictResult, Refined
 from rsseg_cli.streaming import TilePixels
 from rsseg_cli.target import Target
 
-RAMP_PX = 8  # on which windows are blended, at least
 _log = logging.getLogger("rsseg_cli")
 REACH_PX = 2  # beside the network's own: rounding, and neighbours in resampling
 RESAMPLED_PX = 1.5  # by which a boundary may lie elsewhere among the pixels that the refiner sees
@@ -148,11 +147,12 @@ def plan_windows(refinement: Refinement, network: nn.Module, notes: list[str]) -
     check_refiner(network)
     alignment, halo = int(network.alignment_px), int(network.halo_px)  # type: ignore[arg-type]
     config = refinement.config
-    size, needed = _rounded(config.tile_size, alignment), 2 * halo + RAMP_PX
-    asked = needed if config.overlap is None else config.overlap
+    size = _rounded(config.tile_size, alignment)
+    asked = 2 * halo if config.overlap is None else config.overlap
     overlap = min(_rounded(asked, alignment), size // 2 // alignment * alignment)
     region = refinement.frame.region(max(halo, alignment) + REACH_PX, alignment)
-    ramp = max(overlap - 2 * halo, min(RAMP_PX, overlap))
+    # Windows agree between their halos, so that nothing need be blended.
+    ramp = overlap - 2 * halo if overlap >= 2 * halo else overlap // 2
     plan = tiling.plan(region.height, region.width, size, overlap, ramp=ramp, step=alignment)
     if overlap < 2 * halo and len(plan) > 1:
         note = (
