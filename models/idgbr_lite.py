@@ -49,9 +49,9 @@ class LiteRefinerConfig:
     Attributes:
         classes: N.
         in_channels: bands of the image.
-        encoder: any timm `features_only` encoder whose first scales have strides 2, 4 and 8.
-        latent_channels: K of the label codec.
-        codec_channels: width of the codec.
+        encoder: any timm `features_only` encoder whose first scales have strides 2, 4, 8 and 16.
+        latent_channels: K of the label codec; 0 takes 16 for two classes and 48 for more, which lose nothing.
+        codec_channels: width of the decoder.
         widths: channels at strides 4, 8 and 16.
         middle: blocks at stride 16.
         window_px: side of the attention windows in image px; a multiple of 16.
@@ -64,8 +64,8 @@ class LiteRefinerConfig:
     classes: int
     in_channels: int = 3
     encoder: str = "tf_efficientnet_lite0"
-    latent_channels: int = 16
-    codec_channels: int = 96
+    latent_channels: int = 0
+    codec_channels: int = 64
     widths: tuple[int, ...] = (32, 64, 128)
     middle: int = 2
     window_px: int = 64
@@ -76,6 +76,10 @@ class LiteRefinerConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
+        if self.latent_channels == 0:
+            object.__setattr__(
+                self, "latent_channels", STRIDE**2 * (1 if self.classes <= 2 else CODE_CHANNELS)
+            )
         if not 1 <= self.classes <= 254:
             raise ValueError(f"classes {self.classes}: needs 1 to 254")
         if not 1 <= self.in_channels <= 1024:
@@ -180,10 +184,11 @@ class LiteRefiner(nn.Module):
 
     def stage_parameters(self, stage: Stage) -> Iterable[nn.Parameter]:
         """The codec's parameters; or all others and those of the decoder."""
-        codec = (self.codec,)
-        parts = codec if stage == "codec" else (self.conditions, self.denoiser, self.codec.decoder)
+        if stage == "codec":
+            return list(self.codec.parameters())
+        parts = [*self.conditions.parameters(), *self.denoiser.parameters(), *self.codec.decoder_parameters()]
         frozen = {id(parameter) for parameter in self.conditions.encoder.parameters()}
-        return [item for part in parts for item in part.parameters() if id(item) not in frozen]
+        return [item for item in parts if id(item) not in frozen]
 
     def _reconstruction(self, latent: Tensor, labels: Tensor) -> Tensor:
         noisy = latent + CODEC_NOISE * torch.randn_like(latent)
@@ -198,16 +203,22 @@ class LiteRefiner(nn.Module):
 
 
 class LabelCodec(nn.Module):
-    """Label maps to latents a quarter as high and wide, and back to class logits."""
+    """Label maps to latents a quarter as high and wide, and back to class logits.
+
+    Both ways begin as one linear map that loses nothing: the codes of 4 x 4 px, side by side. Latents between
+    those of two maps then mean what lies between these maps. The decoder adds what it learns to that.
+    """
 
     def __init__(self, config: LiteRefinerConfig) -> None:
         super().__init__()
-        width, folded = config.codec_channels, CODE_CHANNELS * STRIDE**2
-        self.table = nn.Parameter(spread_codes(config.classes))
-        self.fold = nn.Conv2d(folded, width, 1)
-        self.squeeze = nn.Conv2d(width, config.latent_channels, 3, padding=1)
-        self.decoder = nn.Sequential(
-            nn.Conv2d(config.latent_channels, width, 3, padding=1),
+        channels, width = config.latent_channels, config.codec_channels
+        codes = spread_codes(config.classes)
+        self.table = nn.Parameter(codes)
+        self.fold = nn.Conv2d(CODE_CHANNELS * STRIDE**2, channels, 1, bias=False)
+        self.unfold = nn.Conv2d(channels, CODE_CHANNELS * STRIDE**2, 1, bias=False)
+        self.nearest = nn.Conv2d(CODE_CHANNELS, config.classes, 1)
+        self.correct = nn.Sequential(
+            nn.Conv2d(channels, width, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(width, 8 * STRIDE**2, 1),
             nn.PixelShuffle(STRIDE),
@@ -216,18 +227,29 @@ class LabelCodec(nn.Module):
             nn.ReLU(),
             nn.Conv2d(16, config.classes, 1),
         )
+        with torch.no_grad():
+            basis = fold_basis(codes, channels)
+            self.fold.weight.copy_(basis[:, :, None, None])
+            self.unfold.weight.copy_(basis.T[:, :, None, None])
+            picture = _colours(codes)
+            self.nearest.weight.copy_(4 * picture[:, :, None, None])
+            self.nearest.bias.copy_(-2 * picture.square().sum(1))
+            self.correct[-1].weight.mul_(0.1)
+
+    def decoder_parameters(self) -> list[nn.Parameter]:
+        return [item for part in (self.unfold, self.nearest, self.correct) for item in part.parameters()]
 
     def encode(self, labels: Tensor) -> Tensor:
         """Labels (B, H, W) to latents (B, K, H / 4, W / 4) of length sqrt(K) a pixel; 255 has the code 0."""
-        codes = torch.cat([2 * self.table.sigmoid() - 1, self.table.new_zeros(1, CODE_CHANNELS)])
+        codes = torch.cat([_colours(self.table), self.table.new_zeros(1, CODE_CHANNELS)])
         index = torch.where(labels == UNKNOWN, len(self.table), labels.long())
         picture = F.embedding(index, codes).permute(0, 3, 1, 2)
-        latent = self.squeeze(F.relu(self.fold(F.pixel_unshuffle(picture, STRIDE))))
-        return unit_length(latent)
+        return unit_length(self.fold(F.pixel_unshuffle(picture, STRIDE)))
 
     def decode(self, latent: Tensor) -> Tensor:
         """Class logits (B, N, H, W)."""
-        return self.decoder(latent)
+        picture = F.pixel_shuffle(self.unfold(latent), STRIDE)
+        return self.nearest(picture) + self.correct(latent)
 
 
 class Conditions(nn.Module):
@@ -241,7 +263,7 @@ class Conditions(nn.Module):
         self.encoder = timm.create_model(
             config.encoder,
             features_only=True,
-            out_indices=(0, 1, 2),
+            out_indices=(0, 1, 2, 3),
             in_chans=config.in_channels,
             pretrained=pretrained,
         )
@@ -250,21 +272,24 @@ class Conditions(nn.Module):
         if last.startswith("blocks."):  # timm keeps the stages of EfficientNets that nothing reads
             self.encoder.blocks = self.encoder.blocks[: int(last.split(".")[1]) + 1]
         self.encoder.requires_grad_(False)
-        if info.reduction() != [2, 4, 8]:
-            raise ValueError(f"encoder {config.encoder!r}: strides {info.reduction()}; needs 2, 4 and 8")
-        half, quarter, eighth = info.channels()
+        if info.reduction() != [2, 4, 8, 16]:
+            raise ValueError(f"encoder {config.encoder!r}: strides {info.reduction()}; needs 2, 4, 8 and 16")
+        half, quarter, *deeper = info.channels()
         widths = config.widths
         self.image_in = nn.Conv2d(16 * config.in_channels + 4 * half + quarter, widths[0], 1)
-        self.eighth_in = nn.Conv2d(eighth, widths[1], 1)
+        self.deeper_in = nn.ModuleList(
+            nn.Conv2d(found, width, 1) for found, width in zip(deeper, widths[1:], strict=True)
+        )
         self.image = Pyramid(widths)
         self.rough_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
         self.rough = Pyramid(widths)
 
     def forward(self, image: Tensor, rough: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            half, quarter, eighth = self.encoder(image)
+            half, quarter, *deeper = self.encoder(image)
         detail = torch.cat([F.pixel_unshuffle(image, 4), F.pixel_unshuffle(half, 2), quarter], 1)
-        seen = self.image(self.image_in(detail), self.eighth_in(eighth))
+        deeper = [enter(found) for enter, found in zip(self.deeper_in, deeper, strict=True)]
+        seen = self.image(self.image_in(detail), deeper)
         drawn = self.rough(self.rough_in(rough))
         return [torch.cat(pair, 1) for pair in zip(seen, drawn, strict=True)]
 
@@ -276,7 +301,7 @@ class Conditions(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A block at each of strides 4, 8 and 16."""
+    """A block at each of strides 4, 8 and 16; what is known at strides 8 and 16 is added on the way."""
 
     def __init__(self, widths: Sequence[int]) -> None:
         super().__init__()
@@ -285,13 +310,13 @@ class Pyramid(nn.Module):
             nn.Conv2d(before, after, 2, stride=2) for before, after in pairwise(widths)
         )
 
-    def forward(self, features: Tensor, eighth: Tensor | None = None) -> list[Tensor]:
+    def forward(self, features: Tensor, deeper: Sequence[Tensor] = ()) -> list[Tensor]:
         levels = [self.blocks[0](features)]
-        for index, (down, block) in enumerate(zip(self.downs, list(self.blocks)[1:], strict=True)):
+        for index, down in enumerate(self.downs):
             features = down(levels[-1])
-            if index == 0 and eighth is not None:
-                features = features + eighth
-            levels.append(block(features))
+            if deeper:
+                features = features + deeper[index]
+            levels.append(self.blocks[index + 1](features))
         return levels
 
 
@@ -415,6 +440,23 @@ class PixelNorm(nn.LayerNorm):
 def unit_length(latent: Tensor) -> Tensor:
     """Latents (B, K, h, w) scaled to length sqrt(K) at each pixel."""
     return latent * (latent.square().mean(1, keepdim=True) + 1e-6).rsqrt()
+
+
+def fold_basis(codes: Tensor, channels: int) -> Tensor:
+    """Orthonormal rows (K, 48) onto which the codes of 4 x 4 px are projected; nothing is lost where K is 16
+    times the number of dimensions that the codes (N, 3) span."""
+    directions = torch.linalg.svd(_colours(codes), full_matrices=True).Vh  # those that hold most first
+    rows = torch.zeros(CODE_CHANNELS, STRIDE**2, CODE_CHANNELS, STRIDE**2)
+    for position in range(STRIDE**2):
+        rows[:, position, :, position] = directions
+    rows = rows.flatten(0, 1).flatten(1)  # pixel_unshuffle puts positions behind channels
+    if channels <= len(rows):
+        return rows[:channels]
+    return torch.cat([rows, torch.randn(channels - len(rows), rows.shape[1]) * 0.1])
+
+
+def _colours(table: Tensor) -> Tensor:
+    return 2 * table.sigmoid() - 1
 
 
 def spread_codes(classes: int) -> Tensor:

@@ -77,9 +77,29 @@ def test_the_image_encoder_stays_as_it_is(network: LiteRefiner) -> None:
         assert torch.equal(before[name], value), name
 
 
-def test_codec_learns_to_keep_boundaries(network: LiteRefiner) -> None:
-    optimiser = torch.optim.AdamW(network.stage_parameters("codec"), lr=5e-3)
-    for _ in range(60):
+@pytest.mark.parametrize("classes", [2, 3, 5, 8])
+def test_the_codec_loses_nothing(classes: int) -> None:
+    codec = LiteRefinerConfig(**{**SMALL, "classes": classes}).build().codec
+    labels = torch.randint(0, classes, (2, 64, 64))  # every pixel a boundary
+    with torch.inference_mode():
+        latent = codec.encode(labels)
+        assert torch.equal(codec.decode(latent).argmax(1), labels)
+    torch.testing.assert_close(latent.square().mean(1), torch.ones(2, 16, 16), rtol=1e-3, atol=0)
+
+
+def test_between_two_maps_lies_no_third_class() -> None:
+    """Half way between a map and one shifted by a pixel, each pixel has the class of one of the two."""
+    codec = LiteRefinerConfig(**{**SMALL, "classes": 2}).build().codec
+    one = blobs(1, 64, 2)
+    other = one.roll(1, 2)
+    with torch.inference_mode():
+        between = codec.decode(0.6 * codec.encode(one) + 0.4 * codec.encode(other)).argmax(1)
+    assert torch.equal(between, one)
+
+
+def test_codec_training_keeps_boundaries(network: LiteRefiner) -> None:
+    optimiser = torch.optim.AdamW(network.stage_parameters("codec"), lr=2e-3)
+    for _ in range(20):
         loss = network.codec_losses(blobs(4))["loss"]
         optimiser.zero_grad()
         loss.backward()
@@ -87,7 +107,7 @@ def test_codec_learns_to_keep_boundaries(network: LiteRefiner) -> None:
     labels = blobs(4)
     with torch.inference_mode():
         found = network.codec.decode(network.codec.encode(labels)).argmax(1)
-    assert (found == labels).float().mean() > 0.99
+    assert (found == labels).float().mean() > 0.999
 
 
 def test_denoising_learns_to_follow_the_image(network: LiteRefiner) -> None:
@@ -110,13 +130,15 @@ def test_denoising_learns_to_follow_the_image(network: LiteRefiner) -> None:
 def test_a_pixel_does_not_depend_on_its_tile() -> None:
     """A window at a multiple of the alignment gives what the whole gives, away from the window's edge."""
     network = LiteRefinerConfig(**SMALL, steps=1).build().eval()
-    image, coarse, noise = torch.randn(1, 3, 384, 384), blobs(1, 384), torch.randn(1, 16, 96, 96)
+    size, start, reach = 768, 64, 320  # px; reach of this configuration, most of it the encoder's
+    image, coarse = torch.randn(1, 3, size, size), blobs(1, size)
+    noise = torch.randn(1, network.latent_channels, size // 4, size // 4)
     with torch.inference_mode():
         whole = network(image, coarse, noise)
-        part = network(image[..., 32:352, 64:384], coarse[:, 32:352, 64:384], noise[..., 8:88, 16:96])
-    inner = whole[..., 32:352, 64:384]
-    reach = 128  # of this configuration, in px
-    torch.testing.assert_close(part[..., reach:-reach, reach:], inner[..., reach:-reach, reach:])
+        part = network(
+            image[..., start:, start:], coarse[:, start:, start:], noise[..., start // 4 :, start // 4 :]
+        )
+    torch.testing.assert_close(part[..., reach:, reach:], whole[..., start + reach :, start + reach :])
 
 
 def test_unlabelled_pixels_count_in_no_loss(network: LiteRefiner) -> None:
@@ -142,7 +164,7 @@ def test_a_refiner_is_saved_and_loaded(network: LiteRefiner, tmp_path: Path) -> 
     loaded = load_model(save_model(tmp_path / "tiny.safetensors", network, spec, dtype="float32"))
     assert loaded.spec.is_refiner
     assert loaded.spec.refinement == {"steps": 2, "band_m": 1.5, "model": "x"}
-    image, coarse, noise = torch.randn(1, 3, 64, 64), blobs(1), torch.randn(1, 16, 16, 16)
+    image, coarse, noise = torch.randn(1, 3, 64, 64), blobs(1), torch.randn(1, 48, 16, 16)
     with torch.inference_mode():
         torch.testing.assert_close(loaded.network(image, coarse, noise), network(image, coarse, noise))
 
