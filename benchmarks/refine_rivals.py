@@ -25,11 +25,12 @@ import rasterio
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from rsseg_cli.config import PredictConfig
+from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.labels import LabelFormat
 from rsseg_cli.pipeline import predict
 from rsseg_cli.raster import inspect
-from rsseg_cli.refine import RefineConfig, refine
+from rsseg_cli.refine_band import Band
+from rsseg_cli.refine_scene import refine
 from rsseg_cli.scoring import ScoreConfig, Scorer
 from rsseg_cli.weights.registry import read_spec
 
@@ -59,18 +60,8 @@ class Scene:
         self.band = self._band(args.band_m)
 
     def _band(self, band_m: float) -> NDArray[np.bool_]:
-        gsd = inspect(self.coarse_path).grid.gsd_m
-        known = self.coarse != NODATA
-        near = np.zeros_like(known)
-        for axis in (0, 1):
-            first, second = [slice(None)] * 2, [slice(None)] * 2
-            first[axis], second[axis] = slice(1, None), slice(None, -1)
-            pair = tuple(first), tuple(second)
-            change = (self.coarse[pair[0]] != self.coarse[pair[1]]) & known[pair[0]] & known[pair[1]]
-            near[pair[0]] |= change
-            near[pair[1]] |= change
-        distance_px = ndimage.distance_transform_edt(~near) + 0.5  # from the edge between two pixels
-        return (distance_px * (gsd[0] if gsd else 1.0) <= band_m) & known
+        band = Band(band_m, inspect(self.coarse_path).grid.gsd_m or (1.0, 1.0))
+        return band.mask(np.pad(self.coarse, band.margin, constant_values=NODATA))
 
     def write(self, name: str, labels: Labels) -> Path:
         path = self.folder / f"{name}.tif"
@@ -134,8 +125,8 @@ def score(scene: Scene, path: Path, args: argparse.Namespace) -> dict[str, Any]:
 
 def refined(scene: Scene, args: argparse.Namespace) -> Path:
     path = scene.folder / "refined.tif"
-    config = RefineConfig(steps=args.steps, band_m=args.band_m)
-    refine(scene.image, scene.coarse_path, path, refiner=args.refiner, config=config)
+    config = RefineConfig(refiner=args.refiner, steps=args.steps, band_m=args.band_m)
+    refine(scene.image, scene.coarse_path, path, config=config)
     return path
 
 
