@@ -23,7 +23,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, cast
+from typing import cast
 
 import timm
 import torch
@@ -31,7 +31,6 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .bicor_seg import Neck
 from .diffusion import Stage, TimeSampling
 
 UNKNOWN = 255
@@ -51,8 +50,6 @@ class LiteRefinerConfig:
         classes: N.
         in_channels: bands of the image.
         encoder: any timm `features_only` encoder whose first scales have strides 2, 4, 8 and 16.
-        neck: "published" or "conv" puts the neck of a BiCoR-Seg model behind the encoder, "" none.
-        neck_channels: of that neck.
         latent_channels: K of the label codec; 0 takes 16 for two classes and 48 for more, which lose nothing.
         codec_channels: width of the decoder.
         widths: channels at strides 4, 8 and 16.
@@ -67,8 +64,6 @@ class LiteRefinerConfig:
     classes: int
     in_channels: int = 3
     encoder: str = "tf_efficientnet_lite0"
-    neck: Literal["", "published", "conv"] = ""
-    neck_channels: int = 128
     latent_channels: int = 0
     codec_channels: int = 64
     widths: tuple[int, ...] = (32, 64, 128)
@@ -87,10 +82,6 @@ class LiteRefinerConfig:
             )
         if not 1 <= self.classes <= 254:
             raise ValueError(f"classes {self.classes}: needs 1 to 254")
-        if self.neck not in ("", "published", "conv") or not 16 <= self.neck_channels <= 4096:
-            raise ValueError(
-                f"neck {self.neck!r} of {self.neck_channels}: needs published or conv, 16 to 4096"
-            )
         if not 1 <= self.in_channels <= 1024:
             raise ValueError(f"in_channels {self.in_channels}: needs 1 to 1024")
         if len(self.widths) != 3 or not all(16 <= width <= 1024 and width % 16 == 0 for width in self.widths):
@@ -196,7 +187,7 @@ class LiteRefiner(nn.Module):
         if stage == "codec":
             return list(self.codec.parameters())
         parts = [*self.conditions.parameters(), *self.denoiser.parameters(), *self.codec.decoder_parameters()]
-        frozen = {id(parameter) for parameter in self.conditions.frozen_parameters()}
+        frozen = {id(parameter) for parameter in self.conditions.encoder.parameters()}
         return [item for item in parts if id(item) not in frozen]
 
     def _reconstruction(self, latent: Tensor, labels: Tensor) -> Tensor:
@@ -264,17 +255,15 @@ class LabelCodec(nn.Module):
 class Conditions(nn.Module):
     """Features of image and rough map at strides 4, 8 and 16, joined: (B, 2 C, h, w) a level.
 
-    The image's encoder is frozen, as IDGBR's is, and so is the neck of a segmentation model where there is
-    one: it knows what lies on either side of an edge.
+    The image encoder is frozen, as IDGBR's is.
     """
 
     def __init__(self, config: LiteRefinerConfig, *, pretrained: bool = False) -> None:
         super().__init__()
-        strides = [2, 4, 8, 16, 32] if config.neck else [2, 4, 8, 16]
         self.encoder = timm.create_model(
             config.encoder,
             features_only=True,
-            out_indices=tuple(range(len(strides))),
+            out_indices=(0, 1, 2, 3),
             in_chans=config.in_channels,
             pretrained=pretrained,
         )
@@ -282,17 +271,14 @@ class Conditions(nn.Module):
         last = info.module_name()[-1]
         if last.startswith("blocks."):  # timm keeps the stages of EfficientNets that nothing reads
             self.encoder.blocks = self.encoder.blocks[: int(last.split(".")[1]) + 1]
-        if info.reduction() != strides:
-            raise ValueError(f"encoder {config.encoder!r}: strides {info.reduction()}; needs {strides}")
-        half, *found = info.channels()
+        self.encoder.requires_grad_(False)
+        if info.reduction() != [2, 4, 8, 16]:
+            raise ValueError(f"encoder {config.encoder!r}: strides {info.reduction()}; needs 2, 4, 8 and 16")
+        half, quarter, *deeper = info.channels()
         widths = config.widths
-        self.neck = Neck(found, config.neck_channels, config.neck) if config.neck else None
-        for part in self._frozen():
-            part.requires_grad_(False)
-        seen = 16 * config.in_channels + 4 * half + (config.neck_channels if config.neck else found[0])
-        self.image_in = nn.Conv2d(seen, widths[0], 1)
+        self.image_in = nn.Conv2d(16 * config.in_channels + 4 * half + quarter, widths[0], 1)
         self.deeper_in = nn.ModuleList(
-            nn.Conv2d(channels, width, 1) for channels, width in zip(found[1:3], widths[1:], strict=True)
+            nn.Conv2d(found, width, 1) for found, width in zip(deeper, widths[1:], strict=True)
         )
         self.image = Pyramid(widths)
         self.rough_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
@@ -300,25 +286,17 @@ class Conditions(nn.Module):
 
     def forward(self, image: Tensor, rough: Tensor) -> list[Tensor]:
         with torch.no_grad():
-            half, *scales = self.encoder(image)
-            quarter = scales[0] if self.neck is None else self.neck(scales)
+            half, quarter, *deeper = self.encoder(image)
         detail = torch.cat([F.pixel_unshuffle(image, 4), F.pixel_unshuffle(half, 2), quarter], 1)
-        deeper = [enter(found) for enter, found in zip(self.deeper_in, scales[1:3], strict=True)]
+        deeper = [enter(found) for enter, found in zip(self.deeper_in, deeper, strict=True)]
         seen = self.image(self.image_in(detail), deeper)
         drawn = self.rough(self.rough_in(rough))
         return [torch.cat(pair, 1) for pair in zip(seen, drawn, strict=True)]
 
-    def frozen_parameters(self) -> list[nn.Parameter]:
-        return [item for part in self._frozen() for item in part.parameters()]
-
-    def _frozen(self) -> list[nn.Module]:
-        return [self.encoder] if self.neck is None else [self.encoder, self.neck]
-
     def train(self, mode: bool = True) -> Conditions:
-        """Batch statistics stay what they are: a pixel must not depend on its batch."""
+        """The encoder's batch statistics stay what they are: a pixel must not depend on its batch."""
         super().train(mode)
-        for part in self._frozen():
-            part.eval()
+        self.encoder.eval()
         return self
 
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from rsseg_cli.datasets import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
-from rsseg_cli.models.bicor_seg import BicorSegConfig
 from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
 from rsseg_cli.refiner_settings import RefinerSettings
 from rsseg_cli.starting import LITE, imagenet_lite0, input_statistics, load_encoder
@@ -105,8 +104,6 @@ def _network_of(chosen: RefinerNetworkSettings, data: LabelledData) -> tuple[Any
         if chosen.arch == "lite":
             if chosen.encoder and not timm.is_model(chosen.encoder):
                 raise UsageError(f"--encoder {chosen.encoder!r:.100}: needs an encoder of timm")
-            if is_model(chosen.encoder_weights) and not chosen.init:
-                given |= _neck_of(chosen.encoder_weights)
             sizes = LiteRefinerConfig(classes=len(data.classes), in_channels=len(data.bands), **given)
             return "idgbr-lite", dict(vars(sizes))
         from rsseg_cli.models.idgbr import IdgbrConfig  # here alone: it loads diffusers
@@ -150,44 +147,29 @@ def _build_lite(config: LiteRefinerConfig, chosen: RefinerNetworkSettings) -> Li
             ) from err
     refiner = LiteRefiner(config)
     weights = chosen.encoder_weights
-    if is_model(weights):
-        _take_encoder(refiner.conditions, weights)
+    if weights in list_models() or weights.endswith(".safetensors"):
+        _take_encoder(refiner.conditions.encoder, weights)
     elif weights != "none":
         path = imagenet_lite0() if weights == "imagenet" else Path(weights)
         load_encoder(refiner.conditions.encoder, config.encoder, path)
     return refiner
 
 
-def is_model(weights: str) -> bool:
-    return weights in list_models() or weights.endswith(".safetensors")
-
-
-def _neck_of(model: str) -> dict[str, Any]:
-    """Sizes of a segmentation model's neck.
-
-    Raises:
-        ModelError: a model without one.
-    """
-    spec = read_spec(model)
-    if spec.architecture != "bicor-seg":
-        raise ModelError(f"--encoder-weights {model}: architecture {spec.architecture}; needs bicor-seg")
-    sizes = BicorSegConfig(**spec.network)
-    return {"neck": sizes.neck, "neck_channels": sizes.channels}
-
-
-def _take_encoder(conditions: nn.Module, model: str) -> None:
-    """Fill encoder and neck with those of a segmentation model."""
-    given = load_model(model).network.state_dict()
-    own = {
-        key: value for key, value in conditions.state_dict().items() if key.startswith(("encoder.", "neck."))
+def _take_encoder(encoder: nn.Module, model: str) -> None:
+    """Fill an encoder with that of a segmentation model."""
+    given = {
+        key.removeprefix("encoder."): value
+        for key, value in load_model(model).network.state_dict().items()
+        if key.startswith("encoder.")
     }
+    own = encoder.state_dict()
     wrong = [key for key, value in own.items() if key not in given or given[key].shape != value.shape]
     if wrong:
         raise ModelError(
-            f"--encoder-weights {model}: it lacks {wrong[0]} or has it at another size; needs a segmentation "
-            "model with the refiner's --encoder"
+            f"--encoder-weights {model}: its encoder lacks {wrong[0]} or has it at another size; needs a "
+            "segmentation model with the refiner's --encoder"
         )
-    conditions.load_state_dict({key: given[key] for key in own}, strict=False)
+    encoder.load_state_dict({key: given[key] for key in own})
 
 
 def _build_paper(spec: ModelSpec, chosen: RefinerNetworkSettings) -> tuple[nn.Module, ModelSpec]:

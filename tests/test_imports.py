@@ -98,7 +98,7 @@ ALLOWED = {
     | LEARNED
     | REFINERS
     | REPORT
-    | {"weights", "models", "pipeline", "refine_scene", "batch", "compare", "evaluation"},
+    | {"weights", "models", "pipeline", "refine_job", "refine_scene", "batch", "compare", "evaluation"},
     "__init__": {"config", "pipeline", "refine_scene", "vector_file"},
     "__main__": {"cli"},
 }

@@ -295,8 +295,17 @@ def test_models_that_come_along(name: str) -> None:
     assert model.spec.name == name
     assert model.spec.license
     assert model.spec.gsd_m
+    image = torch.rand(1, len(model.spec.bands), 64, 64)
+    network = model.network
+    given = (image,)
+    if model.spec.is_refiner:
+        assert model.spec.refinement["model"] in list_models()
+        assert read_spec(model.spec.refinement["model"]).refiner == name
+        side = 64 // network.latent_stride
+        noise = torch.randn(1, network.latent_channels, side, side)
+        given = (image, torch.zeros(1, 64, 64, dtype=torch.uint8), noise)
     with torch.inference_mode():
-        assert torch.isfinite(model.network(torch.rand(1, len(model.spec.bands), 64, 64))).all()
+        assert torch.isfinite(network(*given)).all()
 
 
 def run(*args: object) -> Any:
