@@ -45,7 +45,10 @@ class BundledModel:
 
 MODELS = {
     "buildings": BundledModel(
-        "buildings.safetensors", "87ff0f8aeeb995d4cf87de99e0ea5945da7a5b88484fc8c5cb31cb194fe23ef4"
+        "buildings.safetensors", "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9"
+    ),
+    "buildings-refiner": BundledModel(
+        "buildings-refiner.safetensors", "d2b2f254d40c32764bd79ac128ae92416b024bd5acaa9f0c6dc559275c9f546b"
     ),
     "landcover": BundledModel(
         "landcover.safetensors", "5717bc37361b7ddab9c379727bfe890b7652a3ce0500eb2db31ac32612a51330"
