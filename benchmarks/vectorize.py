@@ -9,7 +9,8 @@ Each run is a program of its own that ends with a GeoPackage on disk; contenders
 one call count. Seconds are those of the whole program, imports included; beside them stand those that
 processors spent on it and its workers, which other work on the machine moves less. Memory is the largest sum,
 ten times a second, over the program and its workers, of the pages they hold (PSS: pages that processes share
-count once), in 10^6 bytes. The drawn raster is that of `rsseg demo-scene`, turned and repeated to size, with the
+count once), in 10^6 bytes. The drawn raster is that of `rsseg demo-scene`, turned and repeated to size,
+with the
 ragged borders of a network's map: each pixel takes the class of a place some pixels away.
 """
 
