@@ -233,8 +233,8 @@ class LabelCodec(nn.Module):
             self.unfold.weight.copy_(basis.T[:, :, None, None])
             picture = _colours(codes)
             self.nearest.weight.copy_(4 * picture[:, :, None, None])
-            self.nearest.bias.copy_(-2 * picture.square().sum(1))
-            self.correct[-1].weight.mul_(0.1)
+            cast(Tensor, self.nearest.bias).copy_(-2 * picture.square().sum(1))
+            cast(Tensor, self.correct[-1].weight).mul_(0.1)
 
     def decoder_parameters(self) -> list[nn.Parameter]:
         return [item for part in (self.unfold, self.nearest, self.correct) for item in part.parameters()]
@@ -270,7 +270,7 @@ class Conditions(nn.Module):
         info = cast(FeatureInfo, self.encoder.feature_info)
         last = info.module_name()[-1]
         if last.startswith("blocks."):  # timm keeps the stages of EfficientNets that nothing reads
-            self.encoder.blocks = self.encoder.blocks[: int(last.split(".")[1]) + 1]
+            self.encoder.blocks = cast(nn.Sequential, self.encoder.blocks)[: int(last.split(".")[1]) + 1]
         self.encoder.requires_grad_(False)
         if info.reduction() != [2, 4, 8, 16]:
             raise ValueError(f"encoder {config.encoder!r}: strides {info.reduction()}; needs 2, 4, 8 and 16")
@@ -401,8 +401,9 @@ class GuidanceBlock(nn.Module):
         batch, channels, height, width = values.shape
         side = self.window
         position = self.position.repeat(1, height // side, width // side)
-        parts = [self._split(item) for item in (queries + position, self.keys(values) + position, values)]
-        found = F.scaled_dot_product_attention(*parts)  # (B windows, heads, side^2, channels / heads)
+        asked, keys = self._split(queries + position), self._split(self.keys(values) + position)
+        # (B windows, heads, side^2, channels / heads)
+        found = F.scaled_dot_product_attention(asked, keys, self._split(values))
         found = found.transpose(1, 2).reshape(batch, height // side, width // side, side, side, channels)
         return found.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
 

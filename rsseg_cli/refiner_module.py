@@ -138,7 +138,8 @@ class RefinerModule(StageModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], batch_index: int) -> None:
         image, coarse, labels, numbers = batch
-        noise = self.noise(numbers, image.shape[-2:]).to(image.device)
+        height, width = image.shape[-2:]
+        noise = self.noise(numbers, (height, width)).to(image.device)
         logits = self(self.normalise(image), coarse, noise)
         found = logits.max(1).indices.to(torch.uint8).cpu().numpy()
         truth = labels.to(torch.uint8).cpu().numpy()

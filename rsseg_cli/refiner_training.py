@@ -87,7 +87,7 @@ def load_refiner_scenes(
         *zip(data.split("train"), loaded.train, strict=True),
         *zip(data.split("val"), loaded.val, strict=True),
     ]
-    maps = maker.maps(pairs, data) if maker is not None else [() for _ in pairs]
+    maps: list[Maps] = maker.maps(pairs, data) if maker is not None else [() for _ in pairs]
     count = len(loaded.train)
     return RefinerScenes(*loaded, maps[:count], maps[count:])
 

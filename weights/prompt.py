@@ -68,8 +68,8 @@ def empty_prompt(folder: Path) -> Tensor:
                 if f"{start}{name}.layer_norm1.weight" not in encoder.shapes:
                     break
                 y = norm(f"{name}.layer_norm1", x)
-                parts = [split(linear(f"{name}.self_attn.{part}_proj", y)) for part in ("q", "k", "v")]
-                attended = F.scaled_dot_product_attention(*parts, is_causal=True).transpose(0, 1).flatten(1)
+                q, k, v = (split(linear(f"{name}.self_attn.{part}_proj", y)) for part in ("q", "k", "v"))
+                attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(0, 1).flatten(1)
                 x = x + linear(f"{name}.self_attn.out_proj", attended)
                 hidden = linear(f"{name}.mlp.fc1", norm(f"{name}.layer_norm2", x))
                 x = x + linear(f"{name}.mlp.fc2", hidden * torch.sigmoid(1.702 * hidden))

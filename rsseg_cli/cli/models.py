@@ -206,9 +206,13 @@ def _idgbr(
         )
     network = read_start(stable_diffusion, classes, prompt)
     description = f"Stable Diffusion 1.5 from {stable_diffusion.name}, to be trained."
-    codec_range = {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # [-1, 1]
+    half = (0.5,) * 3  # mean and deviation that bring pixels to the codec's [-1, 1]
     return network, partial(
-        ModelSpec, description=description, refinement={"steps": network.default_steps}, **codec_range
+        ModelSpec,
+        description=description,
+        refinement={"steps": network.default_steps},
+        mean=half,
+        std=half,
     )
 
 
