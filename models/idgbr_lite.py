@@ -9,7 +9,8 @@ what they find to the denoising network's skips. What differs, each for a reason
   x_t = (1 - eta) x_0 + eta y + noise sqrt(eta) epsilon, so that few steps suffice and classes are kept.
 - The network predicts x_0, and the loss sees the decoded labels.
 - Nothing looks at the whole tile: norms are a pixel's own, attention stays in windows that lie at multiples
-  of `window_px`. A result therefore does not depend on how a scene is cut into tiles.
+  of `window_px`. Tiles that overlap far enough therefore agree; deep features see further than `halo_px`, and
+  what they see there changes few pixels.
 
     paper                here
     z, z_rough           clean, rough       (B, K, h, w), h = H / 4
