@@ -30,6 +30,12 @@ PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result
 VECTOR = {path.stem for path in (ROOT / "rsseg_cli").glob("vector*.py")}
 REFINE = {path.stem for path in (ROOT / "rsseg_cli").glob("refine_*.py")}
 PIPELINE = {"pipeline", "job", "target", "passes"} | REFINE  # both passes over a scene
+BATCH = {path.stem for path in (ROOT / "rsseg_cli").glob("batch*.py")} | {
+    "manifest",
+    "mosaic",
+    "scene_list",
+    "stac",
+}  # many scenes
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
 SHOWN = {"metrics", "preview"}
 TRUTH = {"labels", "label_format", "label_raster", "label_shrink", "label_vector"}
@@ -74,7 +80,7 @@ ALLOWED = {
     "weights": BASE | {"models"},
     **dict.fromkeys(VECTOR, BASE | RASTER | VECTOR),
     **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | VECTOR | {"weights", "label_format"}),
-    "batch": BASE | PARTS | SHOWN | {"weights", "pipeline"},
+    **dict.fromkeys(BATCH, BASE | PARTS | SHOWN | BATCH | VECTOR | {"weights", "pipeline", "refine_job"}),
     **dict.fromkeys(LEARNED, BASE | PARTS | SHOWN | TRUTH | DRAWN | LEARNED | {"weights", "models"}),
     **dict.fromkeys(
         REFINERS,
@@ -98,7 +104,8 @@ ALLOWED = {
     | LEARNED
     | REFINERS
     | REPORT
-    | {"weights", "models", "pipeline", "refine_job", "refine_scene", "batch", "compare", "evaluation"},
+    | BATCH
+    | {"weights", "models", "pipeline", "refine_job", "refine_scene", "compare", "evaluation"},
     "__init__": {"config", "pipeline", "refine_scene", "vector_file"},
     "__main__": {"cli"},
 }

@@ -1,0 +1,149 @@
+"""A scene of a batch as work that may be done anywhere, and what came of it."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
+from rsseg_cli.errors import RssegError
+
+if TYPE_CHECKING:
+    from rsseg_cli.result import PredictResult
+    from rsseg_cli.weights.registry import TrainedModel
+
+SceneProgress = Callable[[int, int, int], None]  # index of the task, tiles done, tiles in all
+UNEXPECTED = "unexpected"  # kind of an error that is the program's own fault
+_log = logging.getLogger("rsseg_cli")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneTask:
+    """A scene that is to be mapped. Can be pickled.
+
+    Attributes:
+        index: its number in the batch, from 0; outcomes refer to it.
+        scene: path or address.
+        outputs: by kind, as in `PredictResult.paths`; "labels" is always there.
+        model: name or path.
+        refine: None without refining.
+        resume: go on where an interrupted run of this scene stopped.
+    """
+
+    index: int
+    scene: str
+    outputs: Mapping[str, Path]
+    model: str
+    config: PredictConfig = field(default_factory=PredictConfig)
+    vector: VectorConfig = field(default_factory=VectorConfig)
+    refine: RefineConfig | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneOutcome:
+    """What came of a task: a result or an error. Can be pickled.
+
+    Attributes:
+        index: of the task.
+        result: None where it failed.
+        error: message, "" where it did not fail.
+        error_kind: name of the error's class, or UNEXPECTED.
+    """
+
+    index: int
+    result: PredictResult | None = None
+    error: str = ""
+    error_kind: str = ""
+
+
+class Engine(Protocol):
+    """Does the tasks of a batch, in any order and anywhere. Closing the iterator stops the work under way."""
+
+    def run(
+        self, tasks: Iterable[SceneTask], progress: SceneProgress | None = None
+    ) -> Iterator[SceneOutcome]:
+        """Yield an outcome for each task. Tasks are taken as places become free.
+
+        Raises:
+            ModelError, UsageError: model or device cannot be used at all, so that every scene would fail.
+        """
+
+
+class SceneRunner:
+    """Does tasks one after another in this process; networks stay loaded between them."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, TrainedModel] = {}
+        self._refiners: dict[tuple[str, RefineConfig], RefineConfig] = {}
+
+    def load(self, task: SceneTask) -> tuple[TrainedModel, RefineConfig | None]:
+        """The networks of a task.
+
+        Raises:
+            ModelError: a file cannot be read or trusted, or the refiner does not belong to the model.
+        """
+        from rsseg_cli.refine_job import with_refiner
+        from rsseg_cli.weights.registry import load_model
+
+        if task.model not in self._models:
+            self._models[task.model] = load_model(task.model)
+        model = self._models[task.model]
+        if task.refine is None:
+            return model, None
+        key = task.model, task.refine
+        if key not in self._refiners:
+            self._refiners[key] = with_refiner(model.spec, task.model, task.refine)
+        return model, self._refiners[key]
+
+    def run(self, task: SceneTask, progress: SceneProgress | None = None) -> SceneOutcome:
+        """Map a scene; its errors are part of the outcome.
+
+        Raises:
+            ModelError: see `load`.
+        """
+        model, refine = self.load(task)
+        try:
+            result = _predict(task, model, refine, progress)
+        except RssegError as err:
+            return SceneOutcome(index=task.index, error=str(err), error_kind=type(err).__name__)
+        except Exception as err:  # one scene's surprise must not end a night's work
+            _log.error("%s: unexpected error\n%s", task.scene, traceback.format_exc().rstrip())
+            return SceneOutcome(index=task.index, error=_place_of(err), error_kind=UNEXPECTED)
+        return SceneOutcome(index=task.index, result=result)
+
+
+def _predict(
+    task: SceneTask, model: TrainedModel, refine: RefineConfig | None, progress: SceneProgress | None
+) -> PredictResult:
+    from rsseg_cli.pipeline import predict
+
+    more: dict[str, Any] = dict(task.outputs)
+    if "resume" in inspect.signature(predict).parameters:
+        more["resume"] = task.resume
+    return predict(
+        task.scene,
+        more.pop("labels"),
+        model=model,
+        config=task.config,
+        vector_config=task.vector,
+        refine=refine,
+        progress=(lambda done, total: progress(task.index, done, total)) if progress else None,
+        **more,
+    )
+
+
+def _place_of(err: Exception) -> str:
+    """`ZeroDivisionError: division by zero (job.py, line 12)`."""
+    place = traceback.extract_tb(err.__traceback__)[-1]
+    return f"{type(err).__name__}: {err} ({Path(place.filename).name}, line {place.lineno})"
+
+
+def on_device(task: SceneTask, device: str) -> SceneTask:
+    """The same task for a certain device."""
+    return replace(task, config=replace(task.config, device=device))
