@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from rsseg_cli.result import NODATA
 
 FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254
 MAX_EMPTY_TILES = 64  # that wait for a batch to fill
+BATCHES_TOGETHER = 4  # at least, before a batch is cut short at the end of a tile row
 HALF = 0.499  # of the weight of a resampled pixel that must come from pixels with a say
 BROKEN = 254  # in place of a class where the network gave NaN; classes end at 253
 
@@ -38,11 +40,11 @@ def run_pass(
 
     Args:
         run: scores (B, channels, h, w) of tiles with pixels.
-        progress: called with the number of tiles done.
+        progress: called with the number of tiles done, those before the span included.
     """
     waiting: list[Finished] = []
-    done = 0
-    for batch in _batches(feed, engine):
+    done = finisher.span.run_first * finisher.columns
+    for batch in _batches(feed, engine, finisher.span.together):
         filled = [item for item in batch if item.pixels is not None]
         scores = iter(run(filled) if filled else ())
         finished = [
@@ -61,11 +63,17 @@ def run_pass(
     sink.finish()
 
 
-def _batches(feed: streaming.TileFeed, engine: Engine) -> Iterator[list[streaming.TilePixels]]:
-    """Tiles in order, as many as the device takes at once; tiles without data come along."""
+def _batches(feed: streaming.TileFeed, engine: Engine, together: int) -> Iterator[list[streaming.TilePixels]]:
+    """Tiles in order, as many as the device takes at once; tiles without data come along.
+
+    No batch goes on across a tile row that is a multiple of `together`.
+    """
     batch: list[streaming.TilePixels] = []
     filled = 0
     for item in feed:
+        if batch and item.tile.col_index == 0 and item.tile.row_index % together == 0:
+            yield batch
+            batch, filled = [], 0
         batch.append(item)
         filled += item.pixels is not None
         if filled == engine.batch_size(item.tile.height, item.tile.width) or len(batch) == MAX_EMPTY_TILES:
@@ -73,6 +81,50 @@ def _batches(feed: streaming.TileFeed, engine: Engine) -> Iterator[list[streamin
             batch, filled = [], 0
     if batch:
         yield batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Tile rows of a pass over a part of a plan, which gives the same pixels as one over the whole.
+
+    Attributes:
+        first, end: tile rows whose finished rows, from cuts[first] to cuts[end], are handed on.
+        run_first, run_end: that are run for them.
+        together: batches begin anew at tile rows that are multiples of this. On some devices a result depends
+            on what else is in its batch, so a tile must be in the same one wherever a run begins.
+    """
+
+    first: int
+    end: int
+    run_first: int
+    run_end: int
+    together: int
+
+
+def span_of(
+    plan: tiling.Plan, engine: Engine, *, resampled: bool, first: int = 0, end: int | None = None
+) -> Span:
+    """What must be run for the finished rows of the tile rows from `first` to before `end`.
+
+    Pixels from cuts[first] on need the tile rows that reach below it: the one before `first`, whose ramp
+    does. Resampled ones need the source's row above as well, which may lie on the ramp of the one before
+    that.
+    """
+    rows = plan.rows
+    end = len(rows) if end is None else end
+    if not 0 <= first < end <= len(rows):
+        raise ValueError(f"tile rows {first} to {end}: needs some of 0 to {len(rows)}")
+    top = rows.cuts[first] - (resampled and first > 0)
+    needed = next(index for index in range(first + 1) if rows.extent(index)[1] > top)
+    batch = engine.batch_size(rows.size, plan.cols.size)
+    together = 1 if batch == 1 else -(-BATCHES_TOGETHER * batch // len(plan.cols))
+    return Span(
+        first=first,
+        end=end,
+        run_first=needed // together * together,
+        run_end=min(-(-end // together) * together, len(rows)),
+        together=together,
+    )
 
 
 class Finished(NamedTuple):
@@ -105,6 +157,7 @@ class Finisher:
         resampler: from the plan's grid to the map's, where they differ.
         window: (row, col, height, width) of the plan that is the map, where it is not resampled; all of it by
             default.
+        span: of tile rows; all of them by default.
         masked: where the map is resampled, pixels that are not valid have no say; without it their scores
             count as they are.
     """
@@ -118,8 +171,11 @@ class Finisher:
         classes: int,
         resampler: resample.Resampler | None = None,
         window: tuple[int, int, int, int] | None = None,
+        span: Span | None = None,
         masked: bool = False,
     ) -> None:
+        self.span = span or span_of(plan, engine, resampled=resampler is not None)
+        self.columns = len(plan.cols)
         self._engine, self._layers, self._classes = engine, layers, classes
         self._resampler, self._masked = resampler, masked
         ramps = [
@@ -130,12 +186,14 @@ class Finisher:
             plan,
             (ramps[0], ramps[1]),
             functools.partial(torch.softmax, dim=0) if engine.gives_logits else None,
+            first_row=self.span.run_first,
         )
         self._window = window or (0, 0, plan.height, plan.width)
         top, height = self._window[0], self._window[2]
-        self.row_cuts: Sequence[int] = [min(max(cut - top, 0), height) for cut in plan.rows.cuts]
+        cuts = plan.rows.cuts[self.span.first : self.span.end + 1]
+        self.row_cuts: Sequence[int] = [min(max(cut - top, 0), height) for cut in cuts]
         if resampler is not None:
-            self.row_cuts = resampler.rows.cuts(plan.rows.cuts)
+            self.row_cuts = resampler.rows.cuts(cuts)
 
     @property
     def channels(self) -> int:
@@ -143,6 +201,11 @@ class Finisher:
 
     def push(self, item: streaming.TilePixels, scores: torch.Tensor | None) -> Iterator[Finished]:
         """What is finished with a tile; `scores` (channels, h, w) is None where the tile was not run."""
+        if item.tile.row_index < self.span.end:
+            finished = self._finish(item, scores)
+            yield from finished if item.tile.row_index >= self.span.first else _dropped(finished)
+
+    def _finish(self, item: streaming.TilePixels, scores: torch.Tensor | None) -> Iterator[Finished]:
         tile = item.tile
         block = self._stitcher.skip(tile) if scores is None else self._stitcher.push(tile, scores)
         first_row, first_col = block.row - tile.row, block.col - tile.col
@@ -201,6 +264,13 @@ class Finisher:
 def _to_bytes(values: torch.Tensor) -> torch.Tensor:
     """[0, 1] to 0-254, rounded."""
     return (values * FULL_SCALE).add_(0.5).clamp_(0, FULL_SCALE).to(torch.uint8)
+
+
+def _dropped(finished: Iterable[Finished]) -> Iterator[Finished]:
+    """Nothing, once all that was done for it is done."""
+    for _ in finished:
+        pass
+    yield from ()
 
 
 def _masked(fetch: Callable[[], NDArray[np.uint8]], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:

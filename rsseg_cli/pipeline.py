@@ -18,7 +18,7 @@ from rsseg_cli.config import Dtype, PredictConfig, RefineConfig, Tta, VectorConf
 from rsseg_cli.engine import Engine, evaluation
 from rsseg_cli.errors import UsageError
 from rsseg_cli.job import Job, prepare
-from rsseg_cli.passes import Finisher, Progress, give_back_memory, run_pass
+from rsseg_cli.passes import Finisher, Progress, give_back_memory, run_pass, span_of
 from rsseg_cli.raster import SceneInfo
 from rsseg_cli.refine_job import Refinement, prepare_for_job
 from rsseg_cli.refine_merge import CoarseFile
@@ -128,9 +128,9 @@ def _loaded(model: str | os.PathLike[str] | TrainedModel) -> TrainedModel:
 
 def _predict(job: Job, model: TrainedModel, progress: Progress | None) -> AreaCounter:
     """Stream the scene through the network into the outputs."""
-    tiles = len(_plan(job))
+    tiles = len(plan_of(job))
     with Target(job) as target:
-        _map(job, model, job.layers, target.write, lambda done: progress and progress(done, tiles))
+        map_rows(job, model, job.layers, target.write, lambda done: progress and progress(done, tiles))
         target.commit()
         give_back_memory()
     return target.counter
@@ -142,10 +142,10 @@ def _predict_refined(
     """Map the scene into a temporary file, and refine that into the outputs."""
     refiner = refinement.load().network
     windows = plan_windows(refinement, refiner, job.notes)
-    tiles = len(_plan(job))
+    tiles = len(plan_of(job))
     total = tiles + len(windows.plan)
     with Target(job, holes=False) as target, CoarseFile(job) as coarse:
-        _map(job, model, coarse.layers, coarse.write, lambda done: progress and progress(done, total))
+        map_rows(job, model, coarse.layers, coarse.write, lambda done: progress and progress(done, total))
         refined = refine_pass(
             refinement,
             refiner,
@@ -159,23 +159,29 @@ def _predict_refined(
     return target.counter, refined
 
 
-def _plan(job: Job) -> tiling.Plan:
+def plan_of(job: Job) -> tiling.Plan:
+    """The tiles that the network sees."""
     seen, config = job.network_grid, job.config
     return tiling.plan(seen.height, seen.width, config.tile_size, config.overlap)
 
 
-def _map(
+def map_rows(
     job: Job,
     model: TrainedModel,
     layers: Mapping[str, slice],
     write: Callable[[int, NDArray[np.uint8]], None],
     progress: Callable[[int], object],
+    *,
+    first: int = 0,
+    end: int | None = None,
 ) -> None:
     """Stream the scene through the network; finished rows go to `write`.
 
     Args:
         layers: channels of the rows, by what they hold.
-        progress: called with the number of tiles done.
+        write: called in a thread of its own with a first row of the map and uint8 (layers, rows, width).
+        progress: called with the number of tiles done, of all.
+        first, end: tile rows whose finished rows are wanted, the same as of all.
     """
     with evaluation(model.network), ExitStack() as stack:
         engine = Engine(
@@ -186,9 +192,15 @@ def _map(
             heatmaps="heatmaps" in layers,
             probabilities=job.resampled or "confidence" in layers or "probabilities" in layers,
         )
-        plan = _plan(job)
+        plan = plan_of(job)
+        span = span_of(plan, engine, resampled=job.resampled, first=first, end=end)
         finisher = Finisher(
-            engine, plan, layers=layers, classes=len(job.spec.classes), resampler=_resampler(job)
+            engine,
+            plan,
+            layers=layers,
+            classes=len(job.spec.classes),
+            resampler=_resampler(job),
+            span=span,
         )
         give_back_memory()
         reader = stack.enter_context(job.reader(job.network_grid))
@@ -196,7 +208,14 @@ def _map(
             streaming.RowSink(finisher.row_cuts, job.grid.width, finisher.channels, write)
         )
         feed = stack.enter_context(
-            streaming.TileFeed(reader, plan, threads=_threads(job), block_width=_block_width(job))
+            streaming.TileFeed(
+                reader,
+                plan,
+                threads=_threads(job),
+                block_width=_block_width(job),
+                first_row=span.run_first,
+                end_row=span.run_end,
+            )
         )
         run_pass(
             lambda items: engine.run([item.pixels for item in items]), engine, finisher, feed, sink, progress

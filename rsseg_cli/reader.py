@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
@@ -126,7 +126,7 @@ class SceneReader:
         if self._region is not None:
             valid = valid & self._region.mask(self.grid.window(row, col, height, width))
         if self._extremes is not None:
-            self._extremes.add(array, valid)
+            self._extremes.add(row, array, valid)
         return array, valid
 
     @property
@@ -136,6 +136,19 @@ class SceneReader:
         Of both the value that more of the pixels read so far have in all bands; counted on a sample of them.
         """
         return (0, 0.0) if self._extremes is None else self._extremes.share
+
+    @property
+    def extreme_counts(self) -> dict[int, tuple[int, int, int]]:
+        """What `extreme_share` counts, by the windows' first row: pixels of 0, of the largest value, all.
+
+        Put together with those of other readers it gives the share of what all of them read.
+        """
+        return {} if self._extremes is None else self._extremes.counts
+
+    def add_extreme_counts(self, counts: Mapping[int, Sequence[int]]) -> None:
+        """Take what another reader counted in other rows."""
+        if self._extremes is not None:
+            self._extremes.take(counts)
 
     @staticmethod
     def fill(array: Array, valid: Mask) -> Array:
@@ -222,20 +235,32 @@ class Extremes:
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._values = (0, int(np.iinfo(dtype).max))
-        self._counts = np.zeros(3, np.int64)  # black, white, all
+        self._counts: dict[int, tuple[int, int, int]] = {}  # black, white, all, by the windows' first row
         self._lock = threading.Lock()
 
-    def add(self, array: Array, valid: Mask) -> None:
+    def add(self, row: int, array: Array, valid: Mask) -> None:
         step = max(1, math.isqrt(valid.size // COUNTED_PX))
         pixels, known = np.ascontiguousarray(array[:, ::step, ::step]), valid[::step, ::step]
         counts = [np.count_nonzero((pixels == value).all(0) & known) for value in self._values]
+        self.take({row: [int(count) * step**2 for count in (*counts, np.count_nonzero(known))]})
+
+    def take(self, counts: Mapping[int, Sequence[int]]) -> None:
         with self._lock:
-            self._counts += np.array((*counts, np.count_nonzero(known))) * step**2
+            for row, (black, white, known) in counts.items():
+                before = self._counts.get(row, (0, 0, 0))
+                self._counts[row] = (before[0] + black, before[1] + white, before[2] + known)
+
+    @property
+    def counts(self) -> dict[int, tuple[int, int, int]]:
+        with self._lock:
+            return dict(self._counts)
 
     @property
     def share(self) -> tuple[int, float]:
-        which = int(self._counts[1] > self._counts[0])
-        return self._values[which], float(self._counts[which] / max(1, self._counts[2]))
+        counts = self.counts.values()
+        black, white, known = (sum(count[index] for count in counts) for index in range(3))
+        which = int(white > black)
+        return self._values[which], (black, white)[which] / max(1, known)
 
 
 def _place(scene: Grid, grid: Grid) -> tuple[tuple[float, float], tuple[float, float]]:

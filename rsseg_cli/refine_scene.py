@@ -18,7 +18,7 @@ from torch import nn
 from rsseg_cli import resample, streaming, tiling
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig
 from rsseg_cli.engine import evaluation
-from rsseg_cli.passes import Finisher, Progress, give_back_memory, run_pass
+from rsseg_cli.passes import Finisher, Progress, Span, give_back_memory, run_pass, span_of
 from rsseg_cli.refine_band import Band
 from rsseg_cli.refine_engine import RefinerEngine, check_refiner
 from rsseg_cli.refine_frame import Region
@@ -176,13 +176,20 @@ def refine_pass(
     layers: Mapping[str, slice],
     write: Write,
     progress: Callable[[int], object],
+    *,
+    first: int = 0,
+    end: int | None = None,
 ) -> Refined:
     """Stream scene and map through the refiner; rows of the refined map go to `write`.
 
     Args:
         source: the map.
         layers: of its rows, by what they hold.
-        progress: called with the number of windows done.
+        progress: called with the number of windows done, of all.
+        first, end: rows of windows whose finished rows are wanted, the same as of all.
+
+    Returns:
+        what it came to in these rows.
     """
     refined = _refined_layers(layers, len(refinement.order))
     frame = refinement.frame
@@ -197,7 +204,8 @@ def refine_pass(
             probabilities=frame.resampled or "confidence" in refined or "probabilities" in refined,
             uncertainty="uncertainty" in refined,
         )
-        finisher = _finisher(engine, refinement, windows, refined)
+        span = span_of(windows.plan, engine, resampled=frame.resampled, first=first, end=end)
+        finisher = _finisher(engine, refinement, windows, refined, span)
         give_back_memory()
         coarse = stack.enter_context(source.open())
         scene = stack.enter_context(refinement.scene_reader())
@@ -207,13 +215,20 @@ def refine_pass(
         )
         reader = RefineReader(scene, coarse, frame, windows.region, _seen_band(refinement))
         feed = stack.enter_context(
-            streaming.TileFeed(reader, windows.plan, threads=refinement.run.readers, decided_only=True)
+            streaming.TileFeed(
+                reader,
+                windows.plan,
+                threads=refinement.run.readers,
+                first_row=span.run_first,
+                end_row=span.run_end,
+                decided_only=True,
+            )
         )
         windows_run = 0
 
         def run(items: Sequence[TilePixels]) -> torch.Tensor:
             nonlocal windows_run
-            windows_run += len(items)
+            windows_run += sum(span.first <= item.tile.row_index < span.end for item in items)
             return engine.run(
                 [
                     reader.window(item.pixels, item.tile.row, item.tile.col)
@@ -226,7 +241,7 @@ def refine_pass(
     give_back_memory()
     return refinement.result(
         steps=refinement.config.steps or int(network.default_steps),  # type: ignore[arg-type]
-        windows=len(windows.plan),
+        windows=(span.end - span.first) * len(windows.plan.cols),
         windows_run=windows_run,
         band_pixels=merger.band_pixels,
         changed_pixels=merger.changed_pixels,
@@ -245,18 +260,30 @@ def _refined_layers(layers: Mapping[str, slice], classes: int) -> dict[str, slic
 
 
 def _finisher(
-    engine: RefinerEngine, refinement: Refinement, windows: Windows, refined: Mapping[str, slice]
+    engine: RefinerEngine,
+    refinement: Refinement,
+    windows: Windows,
+    refined: Mapping[str, slice],
+    span: Span,
 ) -> Finisher:
     frame, region = refinement.frame, windows.region
     row, col, height, width = frame.window
     row, col = row + frame.offset[0], col + frame.offset[1]
     if not frame.resampled:
         window = (row - region.row, col - region.col, height, width)
-        return Finisher(engine, windows.plan, layers=refined, classes=engine.classes, window=window)
+        return Finisher(
+            engine, windows.plan, layers=refined, classes=engine.classes, window=window, span=span
+        )
     start = row * frame.scale[0] - region.row, col * frame.scale[1] - region.col
     resampler = resample.Resampler((region.height, region.width), (height, width), frame.scale, start)
     return Finisher(
-        engine, windows.plan, layers=refined, classes=engine.classes, resampler=resampler, masked=True
+        engine,
+        windows.plan,
+        layers=refined,
+        classes=engine.classes,
+        resampler=resampler,
+        span=span,
+        masked=True,
     )
 
 

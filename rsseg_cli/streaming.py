@@ -58,7 +58,8 @@ class TileFeed:
         plan: the tiles.
         threads: reading at the same time.
         block_width: columns of the file's blocks; chunks are whole blocks.
-        first_row: tile row to start with.
+        first_row, end_row: tile rows to start with and to end before. The scene is read in the same
+            windows as for all of them.
         decided_only: a tile has data where a pixel that it decides is valid; else where any is.
     """
 
@@ -70,12 +71,14 @@ class TileFeed:
         threads: int = 2,
         block_width: int = 1,
         first_row: int = 0,
+        end_row: int | None = None,
         decided_only: bool = False,
     ) -> None:
         self._reader = reader
         self._plan = plan
         self._decided_only = decided_only
         self._first_row = first_row
+        self._end_row = len(plan.rows) if end_row is None else end_row
         self._chunk_width = -(-CHUNK_WIDTH_PX // block_width) * block_width
         self._chunks_ahead = threads + 1
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="rsseg-read")
@@ -102,7 +105,7 @@ class TileFeed:
 
     def _assemble(self) -> Iterator[TilePixels]:
         pieces = self._pieces()
-        for row_index in range(self._first_row, len(self._plan.rows)):
+        for row_index in range(self._first_row, self._end_row):
             held: deque[_Piece] = deque()
             for col_index in range(len(self._plan.cols)):
                 tile = self._plan.tile(row_index, col_index)
@@ -142,11 +145,12 @@ class TileFeed:
                 np.concatenate([old[..., :have, first:end], new], axis=-2) if have else new
                 for old, new in zip(kept, read, strict=True)
             ]
-            if row_index + 1 < len(rows):
+            if row_index + 1 < self._end_row:
                 shared = rows.starts[row_index] + rows.size - rows.starts[row_index + 1]
                 for old, part in zip(kept, joined, strict=True):
                     old[..., :shared, first:end] = part[..., rows.size - shared :, :]
-            yield _Piece(first, end, *joined)
+            if row_index >= self._first_row:
+                yield _Piece(first, end, *joined)
 
     def _read_ahead(self) -> Iterator[tuple[int, int, int, Future[tuple[NDArray[Any], NDArray[np.bool_]]]]]:
         ahead: deque[tuple[int, int, int, Future[tuple[NDArray[Any], NDArray[np.bool_]]]]] = deque()
@@ -160,10 +164,16 @@ class TileFeed:
         yield from ahead
 
     def _new_rows(self) -> Iterator[tuple[int, int, int]]:
-        """Tile row, first row and number of rows that no tile row before it had."""
+        """Tile row, first row and number of rows that no tile row before it had.
+
+        It begins with the tile row that first had a row of the first tiles, so that all is read in the same
+        windows wherever a run begins: resampled or warped pixels may depend on these.
+        """
         rows = self._plan.rows
-        done = rows.starts[self._first_row]
-        for row_index in range(self._first_row, len(rows)):
+        wanted = rows.starts[self._first_row]
+        begin = next(index for index, start in enumerate(rows.starts) if start + rows.size > wanted)
+        done = rows.starts[begin - 1] + rows.size if begin else 0
+        for row_index in range(begin, self._end_row):
             end = rows.starts[row_index] + rows.size
             yield row_index, done, end - done
             done = end
