@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -336,7 +336,7 @@ class SplitUNet(UNet2DConditionModel):
         """Time embedding and features -> (B, C, h, w)."""
         *skips, hidden = features
         for block in self.up_blocks:
-            count = len(block.resnets)
+            count = len(cast(nn.ModuleList, block.resnets))
             hidden = block(hidden, tuple(skips[-count:]), embedding, **_attends(block, text))
             del skips[-count:]
         return self.conv_out(self.conv_act(self.conv_norm_out(hidden)))

@@ -6,6 +6,7 @@ Source: arXiv 2507.01573; DINOv2's weights (Apache-2.0) come from a local file a
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -32,7 +33,8 @@ class DinoAlignment(nn.Module):
 
     def __init__(self, weights: Path, channels: int, encoder: str = "vit_small_patch14_dinov2") -> None:
         super().__init__()
-        self.encoder = timm.create_model(encoder, num_classes=0, dynamic_img_size=True).requires_grad_(False)
+        self.encoder: Any = timm.create_model(encoder, num_classes=0, dynamic_img_size=True)
+        self.encoder.requires_grad_(False)
         try:
             self.encoder.load_state_dict(load_file(weights))
         except (OSError, SafetensorError, RuntimeError) as err:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +102,7 @@ class GuidanceBlock(nn.Module):
         self.projection = nn.Conv2d(width, channels, 1, bias=False)
         for layer in (self.merge, self.projection):  # the block begins by adding nothing
             nn.init.zeros_(layer.weight)
-        nn.init.zeros_(self.merge.bias)
+        nn.init.zeros_(cast(Tensor, self.merge.bias))
 
     def forward(self, noisy: Tensor, conditions: Tensor) -> Tensor:
         """(B, C, h, w), (B, 2C, h, w) -> what is added to the skip, (B, C, h, w)."""

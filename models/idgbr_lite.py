@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .diffusion import Stage, TimeSampling
+from .idgbr_guidance import REACH, spread_codes
 
 UNKNOWN = 255
 STRIDE = 4
@@ -213,7 +214,7 @@ class LabelCodec(nn.Module):
     def __init__(self, config: LiteRefinerConfig) -> None:
         super().__init__()
         channels, width = config.latent_channels, config.codec_channels
-        codes = spread_codes(config.classes)
+        codes = 2 * torch.atanh(REACH * spread_codes(config.classes))
         self.table = nn.Parameter(codes)
         self.fold = nn.Conv2d(CODE_CHANNELS * STRIDE**2, channels, 1, bias=False)
         self.unfold = nn.Conv2d(channels, CODE_CHANNELS * STRIDE**2, 1, bias=False)
@@ -459,17 +460,6 @@ def fold_basis(codes: Tensor, channels: int) -> Tensor:
 
 def _colours(table: Tensor) -> Tensor:
     return 2 * table.sigmoid() - 1
-
-
-def spread_codes(classes: int) -> Tensor:
-    """Table (N, 3) whose 2 sigmoid - 1 are far apart: corners of the cube, for more than 8 classes a grid."""
-    side = max(2, math.ceil(classes ** (1 / CODE_CHANNELS)))
-    levels = torch.linspace(-1, 1, side)
-    grid = torch.cartesian_prod(*[levels] * CODE_CHANNELS)
-    order = torch.argsort(-grid.square().sum(1), stable=True)
-    if classes == 2:
-        order = torch.tensor([0, len(grid) - 1])  # opposite corners
-    return 3.0 * grid[order[:classes]]
 
 
 def _wave(time: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from rsseg_cli.coarse_maps import CoarseMaker, Maps
 from rsseg_cli.crops import LoadedScene, crops_in_a_pass
 from rsseg_cli.datasets import LabelledData
 from rsseg_cli.errors import UsageError
-from rsseg_cli.model_card import model_card
 from rsseg_cli.models.diffusion import RefinerNetwork, Stage
 from rsseg_cli.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
 from rsseg_cli.refiner_module import CodecModule, RefinerModule
@@ -23,8 +22,16 @@ from rsseg_cli.refiner_settings import RefinerSettings, resolve_refiner_settings
 from rsseg_cli.refiner_start import build_alignment
 from rsseg_cli.train_config import RefiningConfig, TrainConfig
 from rsseg_cli.trainer import RunOptions, environment_rank
-from rsseg_cli.training import TrainResult, crop_config, fit, load_training_scenes, save_settings
-from rsseg_cli.weights import ModelSpec, save_model
+from rsseg_cli.training import (
+    TrainResult,
+    crop_config,
+    fit,
+    load_training_scenes,
+    save_settings,
+    save_with_card,
+    trained_with,
+)
+from rsseg_cli.weights import ModelSpec
 
 STAGES: tuple[Stage, ...] = ("codec", "refiner")
 
@@ -210,19 +217,14 @@ def finish_refiner(
         the spec that was saved: with the run's settings and scores.
     """
     last = results[stages_of(settings.refining)[-1]]
-    values = {key: value for part in settings.values().values() for key, value in part.items()}
-    values |= {"crops_per_epoch": last.crops_per_epoch}
-    values |= {"computed_in": last.precision, "computed_on": last.device}
     val: dict[str, Any] = {"epoch": last.epoch}
     val |= {"seconds": sum(item.seconds for item in results.values())}
     val |= {"steps": sum(item.steps for item in results.values())}
     for result in results.values():
         best = next((item for item in result.history if item["epoch"] == result.epoch), {})
         val |= {key: value for key, value in best.items() if key.endswith(("iou", "codec_loss"))}
-    saved = dataclasses.replace(spec, training=values, scores={"val": val})
-    save_model(output, network, saved, overwrite=overwrite)
-    card = model_card(saved, history=last.history, found=found, command=command)
-    output.with_suffix(".md").write_text(card, encoding="utf-8")
+    saved = dataclasses.replace(spec, training=trained_with(settings, last), scores={"val": val})
+    save_with_card(saved, network, last, output, found=found, command=command, overwrite=overwrite)
     return saved
 
 

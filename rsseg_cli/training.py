@@ -404,9 +404,6 @@ def finish(
     Returns:
         the spec that was saved: with the run's settings and scores.
     """
-    values = {key: value for part in settings.values().values() for key, value in part.items()}
-    values |= {"recipe": settings.recipe, "crops_per_epoch": result.crops_per_epoch}
-    values |= {"computed_in": result.precision, "computed_on": result.device}
     scores: dict[str, Any] = {
         "val": {
             "val_miou": result.score,
@@ -419,11 +416,33 @@ def finish(
     if test is not None:
         scores["test"] = protocol_scores(test, spec.class_names, protocol or ScoringProtocol())
         scores["test"]["confusion"] = test.tolist()
+    values = trained_with(settings, result) | {"recipe": settings.recipe}
     saved = dataclasses.replace(spec, training=values, scores=scores)
+    save_with_card(saved, network, result, output, found=found, command=command, overwrite=overwrite)
+    return saved
+
+
+def trained_with(settings: Any, result: TrainResult) -> dict[str, Any]:
+    """A run's settings, of whatever sections, and what was counted and chosen as it ran."""
+    values = {key: value for part in settings.values().values() for key, value in part.items()}
+    values |= {"crops_per_epoch": result.crops_per_epoch}
+    return values | {"computed_in": result.precision, "computed_on": result.device}
+
+
+def save_with_card(
+    saved: ModelSpec,
+    network: nn.Module,
+    result: TrainResult,
+    output: Path,
+    *,
+    found: str,
+    command: str,
+    overwrite: bool,
+) -> None:
+    """Write the model file, and its card beside it."""
     save_model(output, network, saved, overwrite=overwrite)
     card = model_card(saved, history=result.history, found=found, command=command)
     output.with_suffix(".md").write_text(card, encoding="utf-8")
-    return saved
 
 
 def keep_freed_memory() -> None:

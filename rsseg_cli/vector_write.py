@@ -114,7 +114,7 @@ class VectorWriter:
 
     def _append_group(self) -> None:
         waiting, self._waiting = self._waiting, []
-        columns = [columns_of(part, self.layer) for part in waiting or [None]]
+        columns = [columns_of(part, self.layer) for part in (waiting or (None,))]
         if not isinstance(self._file, ParquetFile):
             self._file = ParquetFile(self.scratch / self.layer.path.name, self.layer)
         self._file.append(

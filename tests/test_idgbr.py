@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from rsseg_cli.models.idgbr import Idgbr, IdgbrConfig
 from rsseg_cli.models.idgbr_alignment import DinoAlignment
 from rsseg_cli.models.idgbr_guidance import GuidanceBlock, LabelEmbedding, spread_codes
+from rsseg_cli.weights.released_idgbr import BLOCK_PARTS
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "idgbr_guidance_block.safetensors"
 TINY: dict[str, Any] = {
@@ -23,24 +24,6 @@ TINY: dict[str, Any] = {
     "text_tokens": 3, "text_channels": 12, "codec_channels": (8, 8, 8), "codec_layers": 1, "codec_groups": 4,
     "latent_scale": 0.5, "guidance_width": 16, "guidance_heads": 2, "grid": 8,
 }  # fmt: skip
-ATTENTION = "attn.transformer.resblocks.0"
-RELEASED = {
-    "merge": "conv",
-    "query": "attn.conv1_q",
-    "condition": "attn.conv1_k",
-    "positions": "attn.positional_embedding",
-    "query_norm": "attn.ln_pre_q",
-    "condition_norm": "attn.ln_pre_k",
-    "attention": f"{ATTENTION}.attn",
-    "attention_query_norm": f"{ATTENTION}.ln_1q",
-    "attention_key_norm": f"{ATTENTION}.ln_1k",
-    "attention_value_norm": f"{ATTENTION}.ln_1v",
-    "mlp_norm": f"{ATTENTION}.ln_2",
-    "expand": f"{ATTENTION}.mlp.c_fc",
-    "contract": f"{ATTENTION}.mlp.c_proj",
-    "output_norm": "attn.ln_post",
-    "projection": "attn.proj",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -83,7 +66,7 @@ def test_guidance_block_gives_the_released_numbers(grid: str) -> None:
     state = {}
     for name in block.state_dict():
         part, dot, rest = name.partition(".")
-        state[name] = golden[f"weights.{RELEASED[part]}{dot}{rest}"]
+        state[name] = golden[f"weights.{BLOCK_PARTS[part]}{dot}{rest}"]
     block.load_state_dict(state)
     with torch.inference_mode():
         residual = block(golden[f"noisy_skip.{grid}"], golden[f"conditions.{grid}"])

@@ -15,7 +15,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from test_idgbr import ATTENTION, tiny
+from test_idgbr import tiny
 from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
@@ -25,7 +25,7 @@ from rsseg_cli.errors import ModelError
 from rsseg_cli.models.idgbr import Idgbr, build_codec, build_unet
 from rsseg_cli.weights import load_model
 from rsseg_cli.weights.prompt import empty_prompt
-from rsseg_cli.weights.released_idgbr import read_released, read_start
+from rsseg_cli.weights.released_idgbr import ATTENTION, read_released, read_start
 
 CLASSES, WIDTH, TOKENS, TEXT = 3, 16, 3, 12
 WEIGHTS = "diffusion_pytorch_model.safetensors"

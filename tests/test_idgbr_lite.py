@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rsseg_cli.errors import ModelError
-from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig, spread_codes
+from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
 from rsseg_cli.weights import ModelSpec, load_model, save_model
 from rsseg_cli.weights.spec import class_specs
 
@@ -145,15 +145,6 @@ def test_unlabelled_pixels_count_in_no_loss(network: LiteRefiner) -> None:
     labels = torch.full((1, 64, 64), 255)
     losses = network.refiner_losses(torch.randn(1, 3, 64, 64), blobs(1), labels)
     assert losses["cross_entropy"] == 0
-
-
-@pytest.mark.parametrize("classes", [1, 2, 5, 8, 20, 254])
-def test_codes_are_apart(classes: int) -> None:
-    codes = 2 * spread_codes(classes).sigmoid() - 1
-    assert codes.shape == (classes, 3)
-    if classes > 1:
-        distances = torch.cdist(codes, codes) + 10 * torch.eye(classes)
-        assert distances.min() > (3.0 if classes == 2 else 1.8 if classes <= 8 else 0.1)
 
 
 def test_a_refiner_is_saved_and_loaded(network: LiteRefiner, tmp_path: Path) -> None:
