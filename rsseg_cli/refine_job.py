@@ -134,7 +134,7 @@ def prepare_for_job(
         ModelError: the model has no refiner, or one of other classes.
         SceneError, UsageError: the scene does not fit.
     """
-    refiner = config.refiner if config.refiner is not None else _refiner_of(job.spec, model)
+    refiner = refiner_of(job.spec, model, config)
     spec = _refiner_spec(refiner)
     names = dict(enumerate(job.spec.class_names))
     match = match_classes(f"model {job.spec.name!r}", names, spec.name, spec.class_names)
@@ -160,6 +160,17 @@ def prepare_for_job(
     return replace(job, more_tags=tags), refinement
 
 
+def refiner_of(
+    spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel, config: RefineConfig
+) -> Refiner:
+    """The refiner that is asked for, or else the one that belongs to the model.
+
+    Raises:
+        ModelError: none is asked for, and the model has none.
+    """
+    return config.refiner if config.refiner is not None else _refiner_of(spec, model)
+
+
 def with_refiner(
     spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel, config: RefineConfig
 ) -> RefineConfig:
@@ -169,7 +180,7 @@ def with_refiner(
         ModelError: the model has no refiner, or it is none.
         SceneError: its classes are others.
     """
-    refiner = config.refiner if config.refiner is not None else _refiner_of(spec, model)
+    refiner = refiner_of(spec, model, config)
     found = _refiner_spec(refiner)
     match_classes(f"model {spec.name!r}", dict(enumerate(spec.class_names)), found.name, found.class_names)
     return replace(config, refiner=refiner if isinstance(refiner, TrainedModel) else load_model(refiner))
