@@ -2,73 +2,30 @@
 
 from __future__ import annotations
 
+import glob
 import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import numpy as np
 from rasterio.shutil import copy
-from rasterio.windows import Window
 
 from rsseg_cli.creation import check_creation_options, upper
 from rsseg_cli.errors import OutputError
-from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster
-from rsseg_cli.halve import NODATA, Overviews, Rows, halve
+from rsseg_cli.gdal import gdal_env, gdal_errors
+from rsseg_cli.halve import Overviews, Rows
+from rsseg_cli.output_vrt import RasterDescription
 from rsseg_cli.replace import check_target, replace_all, sync
+from rsseg_cli.row_files import BLOCK, Pyramid, RowParts
 
 if TYPE_CHECKING:
     from rsseg_cli.area import Grid
 
-BLOCK = 512
-HALVED_ROWS = 64  # at once, for an overview; even
 _numbers = itertools.count()
-
-
-class TiledFile:
-    """One resolution of the output in a temporary tiled file; whole rows of blocks are written, each once."""
-
-    def __init__(self, path: Path, count: int, height: int, width: int) -> None:
-        self.path = path
-        self.height, self.width = height, width
-        self.rows_written = 0
-        self._pending = 0
-        # A block row of all bands is held in memory: lower blocks for wide outputs of many bands.
-        self._block = BLOCK if count * width * BLOCK <= 64 << 20 else 128
-        self._buffer = np.empty((count, self._block, width), np.uint8)
-        profile = {"driver": "GTiff", "dtype": "uint8", "count": count, "height": height, "width": width}
-        profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": self._block, "interleave": "band"}
-        profile |= {"compress": "zstd", "zstd_level": 1, "bigtiff": "if_safer"}
-        self._dataset: Any = open_raster(path, "w", **profile)
-
-    def push(self, rows: Rows) -> Iterator[Rows]:
-        """Take rows; yield each row of blocks as it is written, valid until the next."""
-        while rows.shape[1]:
-            taken = min(rows.shape[1], self._block - self._pending)
-            self._buffer[:, self._pending : self._pending + taken] = rows[:, :taken]
-            self._pending += taken
-            rows = rows[:, taken:]
-            if self._pending == self._block or self.rows_written + self._pending == self.height:
-                yield self._flush()
-
-    def _flush(self) -> Rows:
-        block = self._buffer[:, : self._pending]
-        self._dataset.write(block, window=Window(0, self.rows_written, self.width, self._pending))
-        self.rows_written += self._pending
-        self._pending = 0
-        return block
-
-    def reopen(self) -> None:
-        """Close, so that everything written is on disk with its directory, and go on."""
-        self.close()
-        self._dataset = open_raster(self.path, "r+")
-
-    def close(self) -> None:
-        if not self._dataset.closed:
-            self._dataset.close()
 
 
 class RasterWriter:
@@ -78,7 +35,7 @@ class RasterWriter:
     first is published.
 
     Overviews are made from the rows as they pass. Used as a context manager: leaving without `commit` removes
-    what was written.
+    what was written, unless `place` says where temporary files lie.
 
     Args:
         path: the target, a GeoTIFF.
@@ -91,8 +48,12 @@ class RasterWriter:
         tags: what made it.
         creation_options: of GDAL's COG (GTiff) driver.
         cog: a cloud-optimised GeoTIFF, else a tiled GeoTIFF.
-        flush_every: rows after which to `checkpoint`; 0 never.
         inputs: files that must not be replaced.
+        cuts: rows at which temporary files begin, and the height at the end: what is above a cut that was
+            passed is in complete files. One file by default.
+        place: path of the temporary file with an ending; by default beside the target, with a name of this
+            process. The finished "tif" must be on the target's file system.
+        finished: an earlier run finished the file, it lies at its place: it is only published.
 
     Raises:
         OutputError: the target exists, cannot be written, the disk is full.
@@ -113,31 +74,44 @@ class RasterWriter:
         creation_options: Mapping[str, str] | None = None,
         overwrite: bool = False,
         cog: bool = True,
-        flush_every: int = 0,
         inputs: Sequence[str | Path] = (),
+        cuts: Sequence[int] | None = None,
+        place: Callable[[str], Path] | None = None,
+        finished: bool = False,
     ) -> None:
         self.path = Path(path)
         check_target(self.path, overwrite=overwrite, inputs=inputs)
         check_creation_options(creation_options or {}, cog=cog)
         self.grid, self.count = grid, count
-        self._resampling: Overviews = overviews
-        self._colours, self._categories = dict(colours or {}), tuple(category_names or ())
-        self._band_names, self._tags = tuple(band_names or ()), dict(tags or {})
-        if self._band_names and len(self._band_names) != count:
-            raise ValueError(f"{len(self._band_names)} band names for {count} bands")
+        self._description = RasterDescription(
+            grid=grid,
+            count=count,
+            colours=colours or {},
+            category_names=tuple(category_names or ()),
+            band_names=tuple(band_names or ()),
+            tags=tags or {},
+        )
+        if band_names and len(band_names) != count:
+            raise ValueError(f"{len(band_names)} band names for {count} bands")
         self._options = upper(creation_options or {})
-        self._cog, self._flush_every, self._flushed = cog, flush_every, 0
+        self._cog = cog
         self._rows = 0
-        self._finished = False
+        self._finished = finished
         self._stem = f".{self.path.name}.{os.getpid()}.{next(_numbers)}"
-        self._levels: list[TiledFile] = []
+        self._place, self._own = place or self._beside, place is None
+        self._pyramid: Pyramid | None = None
+        self._parts = RowParts(
+            lambda row: self._place(f"{row}.tif"), count, grid.width, cuts or (0, grid.height)
+        )
+        if finished:
+            return
         try:
             with gdal_env(), gdal_errors(OutputError, str(self.path)):
-                height, width = grid.height, grid.width
-                while not self._levels or max(self._levels[-1].height, self._levels[-1].width) > BLOCK:
-                    temporary = self._temporary(f"level{len(self._levels)}.tif")
-                    self._levels.append(TiledFile(temporary, count, height, width))
-                    height, width = -(-height // 2), -(-width // 2)
+                self._pyramid = Pyramid(
+                    lambda level: self._place(f"level{level}.tif"), count, grid.height, grid.width, overviews
+                )
+                if cuts is None:
+                    self._parts.open()
         except BaseException:
             self.discard()
             raise
@@ -170,33 +144,31 @@ class RasterWriter:
             raise ValueError(
                 f"{self.path}: rows {row} to {row + array.shape[1]}, due {self._rows} to {self.grid.height}"
             )
-        with gdal_errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
-            self._push(0, array)
-            self._rows += array.shape[1]
-            if self._flush_every and self._rows - self._flushed >= self._flush_every:
-                self.checkpoint()
-
-    def _push(self, level: int, rows: Rows) -> None:
-        if level == len(self._levels):
-            return
-        for block in self._levels[level].push(rows):
-            if level + 1 == len(self._levels):
-                continue
-            for first in range(0, block.shape[1], HALVED_ROWS):
-                part = halve(block[:, first : first + HALVED_ROWS], self._resampling)
-                self._push(level + 1, part)
-
-    def checkpoint(self) -> int:
-        """Make what was written readable after a crash.
-
-        Returns:
-            rows that are on disk; up to a row of blocks less than were written.
-        """
         with gdal_env(), gdal_errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
-            for level in self._levels:
-                level.reopen()
-        self._flushed = self._rows
-        return self._levels[0].rows_written
+            self._parts.push(array)
+            self._make_overviews(array)
+        self._rows += array.shape[1]
+
+    def _make_overviews(self, rows: Rows) -> None:
+        if self._pyramid is not None:
+            self._pyramid.push(rows)
+
+    def adopt(self, rows: int) -> Iterator[tuple[int, Rows]]:
+        """Go on after the first `rows` rows, which an earlier run wrote with the same cuts: yield them.
+
+        Raises:
+            OutputError: its files are not there, or others.
+        """
+        advice = "Run again without --resume."
+        with gdal_env(), gdal_errors(OutputError, f"{self.path}: what was written of it is damaged", advice):
+            for array in self._parts.adopt(rows):
+                self._make_overviews(array)
+                yield self._rows, array
+                self._rows += array.shape[1]
+
+    def complete_files(self) -> list[Path]:
+        """Temporary files that are complete: those of the rows above the last cut that was passed."""
+        return [part.path for part in self._parts.parts]
 
     def commit(self) -> None:
         """Finish the file and give it its name.
@@ -217,20 +189,28 @@ class RasterWriter:
         """
         if self._rows != self.grid.height:
             raise ValueError(f"{self.path}: {self._rows} of {self.grid.height} rows written")
-        finished, described = self._temporary("tif"), self._temporary("vrt")
+        finished, described = self._place("tif"), self._place("vrt")
         with gdal_env(), gdal_errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
-            for level in self._levels:
-                level.close()
-            described.write_bytes(self._describe())
+            overviews = [] if self._pyramid is None else self._pyramid.levels
+            if self._pyramid is not None:
+                self._pyramid.complete()
+            xml = self._description.vrt(self._parts.parts, [level.path for level in overviews])
+            described.write_bytes(xml)
             copy(str(described), str(finished), **self._copy_options())
             sync(finished)
-            if self._categories:
-                names = self._temporary("aux.xml")
-                names.write_bytes(_category_file(self._categories))
+            if self._description.category_names:
+                names = self._place("aux.xml")
+                names.write_bytes(_category_file(self._description.category_names))
                 sync(names)
-            for level in self._levels:
-                level.path.unlink()
+        if self._own:
+            self.drop_rows()
         self._finished = True
+
+    def drop_rows(self) -> None:
+        """Remove the temporary files that a finished raster was made from."""
+        levels = [] if self._pyramid is None else [level.path for level in self._pyramid.levels]
+        for path in (*self.complete_files(), *levels, self._place("vrt")):
+            path.unlink(missing_ok=True)
 
     def publish(self) -> None:
         """Give the finished file its name, and take away what went with the file that it replaces.
@@ -250,22 +230,25 @@ class RasterWriter:
         """
         if not self._finished:
             raise ValueError(f"{self.path}: not finished")
-        names = {"aux.xml": Path(f"{self.path}.aux.xml")} if self._categories else {}
-        return {self._temporary(ending): path for ending, path in (names | {"tif": self.path}).items()}
+        named = bool(self._description.category_names)
+        names = {"aux.xml": Path(f"{self.path}.aux.xml")} if named else {}
+        return {self._place(ending): path for ending, path in (names | {"tif": self.path}).items()}
 
     def leftovers(self) -> list[Path]:
         """Files that belong to an earlier raster of this name and would be read with the new one."""
-        endings = (".ovr", ".msk") if self._categories else (".ovr", ".msk", ".aux.xml")
+        endings = (".ovr", ".msk") if self._description.category_names else (".ovr", ".msk", ".aux.xml")
         return [Path(f"{self.path}{ending}") for ending in endings]
 
     def discard(self) -> None:
-        """Remove the temporary files."""
-        for level in self._levels:
-            level.close()
-        for temporary in self.path.parent.glob(f"{_escape(self._stem)}.*"):
-            temporary.unlink(missing_ok=True)
+        """Close the temporary files, and remove those that are this writer's own business."""
+        self._parts.close()
+        if self._pyramid is not None:
+            self._pyramid.close()
+        if self._own:
+            for temporary in self.path.parent.glob(f"{glob.escape(self._stem)}.*"):
+                temporary.unlink(missing_ok=True)
 
-    def _temporary(self, ending: str) -> Path:
+    def _beside(self, ending: str) -> Path:
         return self.path.parent / f"{self._stem}.{ending}"
 
     def _copy_options(self) -> dict[str, str]:
@@ -278,45 +261,6 @@ class RasterWriter:
             options |= {"COPY_SRC_OVERVIEWS": "YES"}
         return options | self._options
 
-    def _describe(self) -> bytes:
-        """A VRT that joins the levels and says what the file carries."""
-        full = self._levels[0]
-        root = ET.Element("VRTDataset", rasterXSize=str(full.width), rasterYSize=str(full.height))
-        if self.grid.crs is not None:
-            ET.SubElement(root, "SRS").text = self.grid.crs.to_wkt()
-        if not self.grid.transform.is_identity:
-            numbers = (repr(float(number)) for number in self.grid.transform.to_gdal())
-            ET.SubElement(root, "GeoTransform").text = ", ".join(numbers)
-        metadata = ET.SubElement(root, "Metadata")
-        classes = {f"CLASS_{index}": name for index, name in enumerate(self._categories)}
-        for key, value in {**self._tags, **classes}.items():
-            ET.SubElement(metadata, "MDI", key=key).text = str(value)
-        for band in range(1, self.count + 1):
-            self._describe_band(ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(band)), band)
-        return ET.tostring(root, encoding="utf-8")
-
-    def _describe_band(self, element: ET.Element, band: int) -> None:
-        if self._band_names:
-            ET.SubElement(element, "Description").text = self._band_names[band - 1]
-        ET.SubElement(element, "NoDataValue").text = str(NODATA)
-        if self._colours:
-            ET.SubElement(element, "ColorInterp").text = "Palette"
-            table = ET.SubElement(element, "ColorTable")
-            for index in range(256):
-                red, green, blue = (int(part) for part in self._colours.get(index, (0, 0, 0)))
-                opaque = "255" if index in self._colours else "0"
-                ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4=opaque)
-        else:
-            ET.SubElement(element, "ColorInterp").text = "Gray" if self.count == 1 else "Undefined"
-        for level in self._levels[1:]:
-            _add_source(ET.SubElement(element, "Overview"), level.path.name, band)
-        _add_source(ET.SubElement(element, "SimpleSource"), self._levels[0].path.name, band)
-
-
-def _add_source(element: ET.Element, name: str, band: int) -> None:
-    ET.SubElement(element, "SourceFilename", relativeToVRT="1").text = name
-    ET.SubElement(element, "SourceBand").text = str(band)
-
 
 def _category_file(names: Sequence[str]) -> bytes:
     """GDAL's sidecar: GeoTIFF has no place for category names; QGIS shows those it finds here."""
@@ -326,9 +270,3 @@ def _category_file(names: Sequence[str]) -> bytes:
         ET.SubElement(categories, "Category").text = name
     ET.indent(root)
     return ET.tostring(root, encoding="utf-8") + b"\n"
-
-
-def _escape(name: str) -> str:
-    import glob
-
-    return glob.escape(name)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rsseg_cli.errors import OutputError
 from rsseg_cli.gdal import gdal_env, gdal_errors
 from rsseg_cli.job import Job
-from rsseg_cli.output import TiledFile
+from rsseg_cli.row_files import TiledFile
 from rsseg_cli.raster import SceneReader, inspect
 from rsseg_cli.refine_band import UNKNOWN, Band
 from rsseg_cli.refine_job import LabelSource, Refinement

@@ -20,16 +20,28 @@ RASTER = {
     "gdal",
     "halve",
     "output",
+    "output_vrt",
     "pixels",
     "reader",
     "replace",
+    "row_files",
     "scene_info",
     "stretch",
 }  # fmt: skip; one job, reading and writing rasters, in several files
 PARTS = RASTER | {"tiling", "engine", "stitch", "streaming", "resample", "result"}
 VECTOR = {path.stem for path in (ROOT / "rsseg_cli").glob("vector*.py")}
 REFINE = {path.stem for path in (ROOT / "rsseg_cli").glob("refine_*.py")}
-PIPELINE = {"pipeline", "job", "target", "passes"} | REFINE  # both passes over a scene
+PIPELINE = {
+    "pipeline",
+    "job",
+    "target",
+    "passes",
+    "disk_space",
+    "fingerprint",
+    "journal",
+    "lock",
+    "work_folder",
+} | REFINE  # fmt: skip; both passes over a scene
 BATCH = {path.stem for path in (ROOT / "rsseg_cli").glob("batch*.py")} | {
     "manifest",
     "mosaic",

@@ -298,33 +298,53 @@ def test_wrong_rows_are_refused(tmp_path: Path, row: int, array: np.ndarray, mes
         writer.write(row, array)
 
 
-@pytest.mark.parametrize("flush_every", [0, 100])
-def test_rows_survive_a_kill_after_a_checkpoint(tmp_path: Path, flush_every: int) -> None:
+def test_rows_above_a_cut_survive_a_kill_and_are_taken_over(tmp_path: Path) -> None:
+    """Cuts at odd rows, so that a row waits for the next file's first one to be halved."""
+    cuts = (0, 301, 301, 702, 1003, 1300)
     program = f"""
 import os, sys, signal
 sys.path[:0] = {sys.path!r}
 from test_raster_output import *
-writer = RasterWriter({str(tmp_path / "map.tif")!r}, grid_of(2000, 600), flush_every={flush_every})
-for row in range(0, 1200, 100):
-    writer.write(row, draw_labels(2000, 600)[:, row:row + 100])
-{"print(writer.checkpoint())" if not flush_every else "print(1024)"}
+writer = RasterWriter(Path({str(tmp_path / "map.tif")!r}), grid_of(1300, 1100), cuts={cuts},
+                      place=lambda ending: Path({str(tmp_path)!r}) / f"labels.{{ending}}")
+for row in range(0, 1000, 100):
+    writer.write(row, draw_labels(1300, 1100)[:, row:row + 100])
+print(*[path.name for path in writer.complete_files()])
 sys.stdout.flush()
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    rows = int(done.stdout)
-    assert rows == 1024
-    (full,) = tmp_path.glob(".map.tif.*.level0.tif")
-    with rasterio.open(full) as dataset:
-        assert (dataset.read()[:, :rows] == draw_labels(2000, 600)[:, :rows]).all()
+    assert done.stdout.split() == ["labels.0.tif", "labels.301.tif"]
+    labels, grid = draw_labels(1300, 1100), grid_of(1300, 1100)
+    with RasterWriter(
+        tmp_path / "map.tif", grid, cuts=cuts, place=lambda ending: tmp_path / f"labels.{ending}"
+    ) as writer:
+        for row, rows in writer.adopt(702):
+            np.testing.assert_array_equal(rows, labels[:, row : row + rows.shape[1]])
+        writer.write(702, labels[:, 702:])
+        writer.commit()
+        writer.drop_rows()
+    assert [path.name for path in tmp_path.iterdir()] == ["map.tif"]
+    write_all(tmp_path / "b.tif", labels, grid)
+    assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
-def test_checkpoints_do_not_change_the_result(tmp_path: Path) -> None:
-    labels = draw_labels(1300, 600)
-    for name, flush_every in (("a.tif", 0), ("b.tif", 64)):
-        write_all(tmp_path / name, labels, grid_of(1300, 600), flush_every=flush_every)
-    assert (tmp_path / "a.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
+def test_damaged_parts_are_told(tmp_path: Path) -> None:
+    def writer() -> RasterWriter:
+        return RasterWriter(
+            tmp_path / "map.tif", grid_of(90, 40), cuts=(0, 50, 90), place=lambda ending: tmp_path / ending
+        )
+
+    labels = draw_labels(90, 40)
+    with writer() as first:
+        first.write(0, labels[:, :60])
+    with writer() as second, pytest.raises(ValueError, match="no whole number of parts"):
+        list(second.adopt(60))
+    for damage in (lambda path: path.write_bytes(path.read_bytes()[:90]), lambda path: path.unlink()):
+        damage(tmp_path / "0.tif")
+        with writer() as second, pytest.raises(OutputError, match=r"is damaged.*without --resume"):
+            list(second.adopt(50))
 
 
 # --- refused before work starts

@@ -1,0 +1,225 @@
+"""Rows of a raster in temporary files: tiled, compressed, each row written once, from top to bottom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rasterio.windows import Window
+
+from rsseg_cli.errors import OutputError
+from rsseg_cli.gdal import open_raster
+from rsseg_cli.halve import Overviews, Rows, halve
+
+BLOCK = 512
+LOW_BLOCK = 128
+HALVED_ROWS = 64  # at once, for an overview; even
+ROW_STEP = 16  # heights of a TIFF's blocks are multiples of this
+
+
+class TiledFile:
+    """Rows in one file; whole rows of blocks are written, each once."""
+
+    def __init__(self, path: Path, count: int, height: int, width: int) -> None:
+        self.path = path
+        self.height, self.width = height, width
+        self.rows_written = 0
+        self._pending = 0
+        # A block row of all bands is held in memory: lower blocks for wide outputs of many bands.
+        low = count * width * BLOCK > 64 << 20
+        self._block = LOW_BLOCK if low else min(BLOCK, -(-height // ROW_STEP) * ROW_STEP)
+        self._buffer = np.empty((count, self._block, width), np.uint8)
+        profile = {"driver": "GTiff", "dtype": "uint8", "count": count, "height": height, "width": width}
+        profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": self._block, "interleave": "band"}
+        profile |= {"compress": "zstd", "zstd_level": 1, "bigtiff": "if_safer"}
+        self._dataset: Any = open_raster(path, "w", **profile)
+
+    def push(self, rows: Rows) -> Iterator[Rows]:
+        """Take rows; yield each row of blocks as it is written, valid until the next."""
+        while rows.shape[1]:
+            taken = min(rows.shape[1], self._block - self._pending)
+            self._buffer[:, self._pending : self._pending + taken] = rows[:, :taken]
+            self._pending += taken
+            rows = rows[:, taken:]
+            if self._pending == self._block or self.rows_written + self._pending == self.height:
+                yield self._flush()
+
+    def _flush(self) -> Rows:
+        block = self._buffer[:, : self._pending]
+        self._dataset.write(block, window=Window(0, self.rows_written, self.width, self._pending))
+        self.rows_written += self._pending
+        self._pending = 0
+        return block
+
+    def close(self) -> None:
+        if not self._dataset.closed:
+            self._dataset.close()
+
+    def complete(self) -> None:
+        """Close, once all rows are written.
+
+        Raises:
+            OutputError: the directory, written last, is not there (on a full disk closing is silent).
+        """
+        self.close()
+        with open_raster(self.path) as dataset:
+            last = (self.width - 1) // BLOCK, (self.height - 1) // self._block
+            place, size = (
+                int(
+                    dataset.get_tag_item(f"BLOCK_{name}_{last[0]}_{last[1]}", "TIFF", bidx=dataset.count) or 0
+                )
+                for name in ("OFFSET", "SIZE")
+            )
+        if not size or place + size > self.path.stat().st_size:
+            raise OutputError(f"{self.path}: cannot be written whole. Is the disk full?")
+
+
+class RowPart(NamedTuple):
+    """A complete file with rows from `row` on."""
+
+    path: Path
+    row: int
+    height: int
+
+
+class RowParts:
+    """Rows in one file after another, each complete in itself as soon as its last row has come.
+
+    Args:
+        name: path of the part that begins at a row.
+        cuts: first rows of the parts, and the number of rows at the end; parts may be empty.
+    """
+
+    def __init__(self, name: Callable[[int], Path], count: int, width: int, cuts: Sequence[int]) -> None:
+        self._name, self._count, self.width = name, count, width
+        self.height = cuts[-1]
+        self._due = [(first, end) for first, end in pairwise(cuts) if end > first]
+        self.parts: list[RowPart] = []
+        self._file: TiledFile | None = None
+        self._taken = 0  # rows of it
+
+    @property
+    def rows_done(self) -> int:
+        """Rows in complete files."""
+        return self._due[len(self.parts)][0] if len(self.parts) < len(self._due) else self.height
+
+    def adopt(self, rows: int) -> Iterator[Rows]:
+        """Take over the files of the first `rows` rows, which an earlier run completed; yield these rows.
+
+        Raises:
+            ValueError: no part ends there.
+        """
+        while self.rows_done < rows:
+            first, end = self._due[len(self.parts)]
+            if end > rows:
+                raise ValueError(f"{rows} rows are no whole number of parts; one ends at row {end}")
+            part = RowPart(self._name(first), first, end - first)
+            self.parts.append(part)
+            yield from _rows_of(part, self._count, self.width)
+
+    def open(self) -> TiledFile:
+        """Make the next file; done with its first rows otherwise."""
+        if self._file is None:
+            first, end = self._due[len(self.parts)]
+            self._file = TiledFile(self._name(first), self._count, end - first, self.width)
+        return self._file
+
+    def push(self, rows: Rows) -> None:
+        """Take the next rows, uint8 (count, any number, width)."""
+        while rows.shape[1]:
+            first, end = self._due[len(self.parts)]
+            file = self.open()
+            taken = min(rows.shape[1], end - first - self._taken)
+            for _ in file.push(rows[:, :taken]):
+                pass
+            self._taken += taken
+            rows = rows[:, taken:]
+            if self._taken == end - first:
+                file.complete()
+                self.parts.append(RowPart(file.path, first, end - first))
+                self._file, self._taken = None, 0
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+def _rows_of(part: RowPart, count: int, width: int) -> Iterator[Rows]:
+    """A part's rows, a row of blocks at a time.
+
+    Raises:
+        OutputError: the file is not the one that was written.
+    """
+    with open_raster(part.path) as dataset:
+        if (dataset.count, dataset.height, dataset.width) != (count, part.height, width):
+            raise OutputError(
+                f"{part.path}: {dataset.count} bands of {dataset.width} x {dataset.height} px, needs {count} "
+                f"of {width} x {part.height}. Run again without --resume"
+            )
+        step = dataset.block_shapes[0][0]
+        for row in range(0, part.height, step):
+            height = min(step, part.height - row)
+            yield dataset.read(window=Window(0, row, width, height))
+
+
+class Pyramid:
+    """Overviews, made from the full-resolution rows as they pass: each level half of the one above.
+
+    Args:
+        name: path of a level, from 1.
+    """
+
+    def __init__(
+        self, name: Callable[[int], Path], count: int, height: int, width: int, resampling: Overviews
+    ) -> None:
+        self._height, self._resampling = height, resampling
+        self._seen = 0
+        self._odd: Rows | None = None  # (count, 1, width): waits for the row that it is halved with
+        self.levels: list[TiledFile] = []
+        try:
+            while max(height, width) > BLOCK:
+                height, width = -(-height // 2), -(-width // 2)
+                self.levels.append(TiledFile(name(len(self.levels) + 1), count, height, width))
+        except BaseException:
+            self.close()
+            raise
+
+    def push(self, rows: Rows) -> None:
+        """Take the next full-resolution rows, any number."""
+        self._seen += rows.shape[1]
+        if self.levels and rows.shape[1]:
+            for pair in self._pairs(rows):
+                self._put(0, pair)
+
+    def _pairs(self, rows: Rows) -> Iterator[Rows]:
+        """Rows in even numbers, but for the last of an odd height."""
+        first = 0
+        if self._odd is not None:
+            yield np.concatenate([self._odd, rows[:, :1]], axis=1)
+            first, self._odd = 1, None
+        end = rows.shape[1]
+        if (end - first) % 2 and self._seen < self._height:
+            end -= 1
+            self._odd = rows[:, end:].copy()
+        if end > first:
+            yield rows[:, first:end]
+
+    def _put(self, level: int, rows: Rows) -> None:
+        """Halve rows of the level above into this one."""
+        for first in range(0, rows.shape[1], HALVED_ROWS):
+            half = halve(rows[:, first : first + HALVED_ROWS], self._resampling)
+            for block in self.levels[level].push(half):
+                if level + 1 < len(self.levels):
+                    self._put(level + 1, block)
+
+    def complete(self) -> None:
+        """Close, once all rows have come."""
+        for level in self.levels:
+            level.complete()
+
+    def close(self) -> None:
+        for level in self.levels:
+            level.close()
