@@ -10,6 +10,9 @@ from rsseg_cli.batch_task import SceneOutcome, SceneProgress, SceneRunner, Scene
 class LocalEngine:
     """Does the tasks of a batch on this machine."""
 
+    def __init__(self, jobs: int | None = None, device: str = "auto") -> None:
+        self._jobs, self._device = jobs, device
+
     def run(
         self, tasks: Iterable[SceneTask], progress: SceneProgress | None = None
     ) -> Iterator[SceneOutcome]:

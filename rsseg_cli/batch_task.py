@@ -23,6 +23,21 @@ _log = logging.getLogger("rsseg_cli")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sheet:
+    """A part of a mosaic that gets outputs of its own.
+
+    Attributes:
+        scene: path.
+        outputs: rasters by kind.
+        window: (row, col, height, width) in the mosaic, px.
+    """
+
+    scene: str
+    outputs: Mapping[str, Path]
+    window: tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
 class SceneTask:
     """A scene that is to be mapped. Can be pickled.
 
@@ -33,6 +48,7 @@ class SceneTask:
         model: name or path.
         refine: None without refining.
         resume: go on where an interrupted run of this scene stopped.
+        sheets: of a mosaic, which `scene` joins: its rasters are cut into theirs, and are then removed.
     """
 
     index: int
@@ -43,6 +59,12 @@ class SceneTask:
     vector: VectorConfig = field(default_factory=VectorConfig)
     refine: RefineConfig | None = None
     resume: bool = False
+    sheets: tuple[Sheet, ...] = ()
+
+    @property
+    def work(self) -> frozenset[str]:
+        """Kinds of outputs that are cut into sheets."""
+        return frozenset(self.sheets[0].outputs) if self.sheets else frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +76,14 @@ class SceneOutcome:
         result: None where it failed.
         error: message, "" where it did not fail.
         error_kind: name of the error's class, or UNEXPECTED.
+        sheets: results of a mosaic's sheets, in their order.
     """
 
     index: int
     result: PredictResult | None = None
     error: str = ""
     error_kind: str = ""
+    sheets: tuple[PredictResult, ...] = ()
 
 
 class Engine(Protocol):
@@ -87,10 +111,13 @@ class SceneRunner:
 
         Raises:
             ModelError: a file cannot be read or trusted, or the refiner does not belong to the model.
+            UsageError: there is no such device.
         """
+        from rsseg_cli.engine import choose_device
         from rsseg_cli.refine_job import with_refiner
         from rsseg_cli.weights.registry import load_model
 
+        choose_device(task.config.device)
         if task.model not in self._models:
             self._models[task.model] = load_model(task.model)
         model = self._models[task.model]
@@ -105,17 +132,23 @@ class SceneRunner:
         """Map a scene; its errors are part of the outcome.
 
         Raises:
-            ModelError: see `load`.
+            ModelError, UsageError: see `load`.
         """
         model, refine = self.load(task)
+        sheets: tuple[PredictResult, ...] = ()
         try:
-            result = _predict(task, model, refine, progress)
+            if task.sheets:
+                from rsseg_cli.mosaic import map_sheets
+
+                result, sheets = map_sheets(task, model.spec, lambda: _predict(task, model, refine, progress))
+            else:
+                result = _predict(task, model, refine, progress)
         except RssegError as err:
             return SceneOutcome(index=task.index, error=str(err), error_kind=type(err).__name__)
         except Exception as err:  # one scene's surprise must not end a night's work
             _log.error("%s: unexpected error\n%s", task.scene, traceback.format_exc().rstrip())
             return SceneOutcome(index=task.index, error=_place_of(err), error_kind=UNEXPECTED)
-        return SceneOutcome(index=task.index, result=result)
+        return SceneOutcome(index=task.index, result=result, sheets=sheets)
 
 
 def _predict(

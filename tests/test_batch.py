@@ -45,7 +45,7 @@ def test_a_scene_fails_alone_and_tells_why(make_raster, model_file, tmp_path):
     outcomes = list(LocalEngine().run(tasks, lambda *told: seen.append(told)))
     outcomes = pickle.loads(pickle.dumps(outcomes))
     assert [outcome.index for outcome in outcomes] == [0, 1, 2, 3]
-    assert [outcome.error_kind for outcome in outcomes] == ["", "SceneError", "UsageError", ""]
+    assert [outcome.error_kind for outcome in outcomes] == ["", "SceneError", "SceneError", ""]
     assert "none.tif" in outcomes[1].error
     assert "2 bands" in outcomes[2].error
     assert outcomes[3].result.pixels == 60 * 80

@@ -1,8 +1,21 @@
-"""A progress bar on stderr, where that is a terminal."""
+"""Progress on stderr: bars where that is a terminal, lines where it is not."""
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from rsseg_cli.cli.summary import size_text
+
+if TYPE_CHECKING:
+    from rsseg_cli.batch import SceneReport
+
+SCENES = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} scenes{postfix}, {elapsed} gone, {remaining} left"
 
 
 class Bar:
@@ -34,3 +47,85 @@ class Bar:
                 total=total, unit=self._unit, disable=True if self._hidden else None, leave=False
             )
         self._bar.update(done - self._bar.n)
+
+
+class BatchProgress:
+    """How a batch goes: a bar for its scenes and one for each that is under way, or a line a scene.
+
+    Args:
+        hidden: show nothing at all.
+    """
+
+    def __init__(self, *, hidden: bool) -> None:
+        self._hidden = hidden
+        self._bars = not hidden and sys.stderr.isatty()
+        self._names: Mapping[int, str] = {}
+        self._start = time.monotonic()
+        self._done = 0
+        self._pixels = 0
+        self._shares: dict[int, float] = {}  # of the tasks under way, 0 to 1
+        self._total: Any = None
+        self._under_way: dict[int, Any] = {}
+
+    def __enter__(self) -> BatchProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for bar in [*self._under_way.values(), *([self._total] if self._total is not None else [])]:
+            bar.close()
+
+    def begin(self, scenes: Mapping[int, str], skipped: int) -> None:
+        self._names, self._start = scenes, time.monotonic()
+        if self._bars and scenes:
+            from tqdm import tqdm
+
+            self._total = tqdm(total=len(scenes), bar_format=SCENES, desc="batch", leave=False, smoothing=0)
+
+    def tiles(self, task: int, done: int, total: int) -> None:
+        if not self._bars:
+            return
+        if task not in self._under_way:
+            from tqdm import tqdm
+
+            taken = {-bar.pos for bar in self._under_way.values()}
+            place = next(place for place in range(1, len(taken) + 2) if place not in taken)
+            name = PurePath(self._names[task]).name
+            self._under_way[task] = tqdm(total=total, unit="tile", desc=name, leave=False, position=place)
+        bar = self._under_way[task]
+        bar.update(done - bar.n)
+        self._shares[task] = done / max(1, total)
+        self._move()
+
+    def finished(self, task: int, report: SceneReport) -> None:
+        self._done += 1
+        self._pixels += report.told.get("pixels", 0)
+        self._shares.pop(task, None)
+        if task in self._under_way:
+            self._under_way.pop(task).close()
+        if self._bars:
+            self._move()
+        elif not self._hidden:
+            typer.echo(self._line(report), err=True)
+
+    def _move(self) -> None:
+        self._total.set_postfix_str(self._rate(), refresh=False)
+        self._total.update(self._done + sum(self._shares.values()) - self._total.n)
+
+    def _rate(self) -> str:
+        return f"{self._pixels / 1e6 / max(1e-3, time.monotonic() - self._start):.2f} Mpx/s"
+
+    def _line(self, report: SceneReport) -> str:
+        """`[3/60] north.tif: 4.0 Mpx in 5.2 s; 0.77 Mpx/s, 5 min left`."""
+        told, total = report.told, len(self._names)
+        left = (time.monotonic() - self._start) / self._done * (total - self._done)
+        ahead = f", {_duration(left)} left" if self._done < total else ""
+        size = f"{size_text(told.get('pixels', 0))} in {told.get('seconds', 0):.1f} s"
+        how = f"failed: {report.error}" if report.error else f"{size}; {self._rate()}"
+        return f"[{self._done}/{total}] {PurePath(report.scene).name}: {how}{ahead}"
+
+
+def _duration(seconds: float) -> str:
+    for limit, size, unit in ((100, 1, "s"), (6000, 60, "min"), (float("inf"), 3600, "h")):
+        if seconds < limit:
+            return f"{seconds / size:.0f} {unit}"
+    return ""

@@ -9,7 +9,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from rsseg_cli.cli.predict import parse_bands, parse_batch_size, parse_creation_options, summary
 from rsseg_cli.cli.progress import Bar
 from rsseg_cli.cli.refine_options import (
     DEFAULTS,
@@ -21,6 +20,8 @@ from rsseg_cli.cli.refine_options import (
     Uncertainty,
     refine_config,
 )
+from rsseg_cli.cli.run_options import parse_bands, parse_batch_size, parse_creation_options
+from rsseg_cli.cli.summary import summary
 from rsseg_cli.config import PredictConfig
 
 RUN_DEFAULTS = PredictConfig()

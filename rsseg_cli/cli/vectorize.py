@@ -91,7 +91,7 @@ def vectorize_command(
 
 def summary(result: VectorResult) -> str:
     """Where the file lies and what is in it."""
-    from rsseg_cli.cli.predict import area_texts
+    from rsseg_cli.cli.summary import area_texts
 
     lines = [f"{result.path}, layer {result.layer}"]
     found = {name: item for name, item in result.classes.items() if item.polygons}

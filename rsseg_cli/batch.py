@@ -1,0 +1,243 @@
+"""Many scenes: each fails alone, and a manifest tells what is done."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from rsseg_cli.batch_plan import (
+    BatchSettings,
+    all_outputs,
+    check_existing,
+    check_model,
+    make_folder,
+    make_folders,
+    plan_tasks,
+    with_overwrite,
+)
+from rsseg_cli.batch_record import made_by, record_of, what_changed, with_sizes
+from rsseg_cli.batch_task import Engine, SceneOutcome, SceneTask
+from rsseg_cli.manifest import Manifest, Record
+from rsseg_cli.scene_list import BatchScene
+
+DONE, FAILED, SKIPPED = "done", "failed", "skipped"
+TOLD = ("seconds", "pixels", "valid_pixels", "classes", "notes", "refined")  # of a result, in the manifest
+_log = logging.getLogger("rsseg_cli")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneReport:
+    """How a scene of a batch went.
+
+    Attributes:
+        scene: absolute path, or address without credentials; of a mosaic that of its VRT.
+        status: DONE, FAILED, or SKIPPED where it was done before.
+        told: the result in types that JSON has, as `PredictResult.as_dict` has it; {} where it is not known.
+        error: "" where it did not fail.
+        error_kind: name of the error's class.
+        sheets: of a mosaic, the same of its sheets, with their scenes.
+    """
+
+    scene: str
+    status: str
+    told: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    error_kind: str = ""
+    sheets: tuple[dict[str, Any], ...] = ()
+
+    def as_dict(self) -> dict[str, Any]:
+        """In types that JSON has."""
+        more = {"error": self.error, "error_kind": self.error_kind} if self.status == FAILED else {}
+        sheets = {"sheets": list(self.sheets)} if self.sheets else {}
+        return {"input": self.scene, "status": self.status, **self.told, **more, **sheets}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchResult:
+    """A finished batch.
+
+    Attributes:
+        reports: in the order of the scenes.
+        seconds: wall time of this run.
+    """
+
+    manifest: Path
+    reports: tuple[SceneReport, ...]
+    seconds: float
+
+    def count(self, status: str) -> int:
+        return sum(report.status == status for report in self.reports)
+
+    def as_dict(self) -> dict[str, Any]:
+        """In types that JSON has."""
+        return {
+            "manifest": str(self.manifest),
+            "scenes": len(self.reports),
+            **{status: self.count(status) for status in (DONE, FAILED, SKIPPED)},
+            "seconds": round(self.seconds, 3),
+            "results": [report.as_dict() for report in self.reports],
+        }
+
+
+class Watch(Protocol):
+    """Is told how a batch goes."""
+
+    def begin(self, scenes: Mapping[int, str], skipped: int) -> None:
+        """Work starts on these, by the tasks' indices; so many more were done before."""
+
+    def tiles(self, task: int, done: int, total: int) -> None:
+        """Of a task that is under way."""
+
+    def finished(self, task: int, report: SceneReport) -> None:
+        """A task has come to its end."""
+
+
+def run_batch(
+    scenes: Sequence[BatchScene], settings: BatchSettings, engine: Engine, watch: Watch | None = None
+) -> BatchResult:
+    """Map many scenes. One that fails is recorded, and the others go on.
+
+    An interrupt leaves a manifest that tells what is done; with `resume` the batch goes on from there.
+
+    Args:
+        scenes: see `scene_list.list_scenes`.
+        engine: where the work is done.
+
+    Raises:
+        UsageError, ModelError, OutputError, DataError: what is wrong with the batch as a whole.
+    """
+    start = time.monotonic()
+    model_name = check_model(settings)
+    make_folder(settings.folder)
+    if settings.mosaic:
+        from rsseg_cli.mosaic import plan_mosaics
+
+        tasks = plan_mosaics(scenes, settings, model_name)
+    else:
+        tasks = plan_tasks(scenes, settings, model_name)
+    with Manifest(settings.manifest_path) as manifest:
+        reports = _Batch(tasks, settings, manifest).run(engine, watch)
+    return BatchResult(manifest=settings.manifest_path, reports=reports, seconds=time.monotonic() - start)
+
+
+class _Batch:
+    """Tasks between the manifest and an engine."""
+
+    def __init__(self, tasks: Sequence[SceneTask], settings: BatchSettings, manifest: Manifest) -> None:
+        shared = made_by(settings)
+        self._manifest = manifest
+        self._records = {task.index: record_of(task, shared) for task in tasks}
+        found = {index: manifest.records.get(record["input"]) for index, record in self._records.items()}
+        self._reports: dict[int, SceneReport] = {}
+        if settings.resume:
+            self._resume(found)
+        if settings.skip_existing:
+            self._skip_existing(tasks)
+        todo = [task for task in tasks if task.index not in self._reports]
+        known = {index for index, record in found.items() if settings.resume and record is not None}
+        check_existing(todo, known)
+        make_folders(todo)
+        self._todo = [with_overwrite(task, resume=True) if task.index in known else task for task in todo]
+
+    def _resume(self, found: dict[int, Record | None]) -> None:
+        """Leave out what is done, and say why the rest is not."""
+        reasons: Counter[str] = Counter()
+        for index, record in self._records.items():
+            earlier = found[index]
+            reason = what_changed(record, earlier)
+            if reason or earlier is None:
+                reasons[reason] += 1
+            else:
+                self._reports[index] = _told_before(earlier)
+        shown = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        _log.info("%d of %d done before; to do: %s", len(self._reports), len(found), shown or "none")
+
+    def _skip_existing(self, tasks: Sequence[SceneTask]) -> None:
+        for task in tasks:
+            if all(path.exists() for path in all_outputs(task)):
+                scene = self._records[task.index]["input"]
+                paths = {kind: str(path) for kind, path in task.outputs.items() if kind not in task.work}
+                self._reports[task.index] = SceneReport(scene=scene, status=SKIPPED, told={"paths": paths})
+
+    def run(self, engine: Engine, watch: Watch | None) -> tuple[SceneReport, ...]:
+        """Have the engine do what is to be done.
+
+        Returns:
+            of all scenes, in their order.
+        """
+        if watch is not None:
+            scenes = {task.index: self._records[task.index]["input"] for task in self._todo}
+            watch.begin(scenes, len(self._reports))
+        if self._todo:
+            with closing(self._outcomes(engine, watch)) as outcomes:
+                for outcome in outcomes:
+                    report = self._finish(outcome)
+                    if watch is not None:
+                        watch.finished(outcome.index, report)
+        return tuple(self._reports[index] for index in sorted(self._records))
+
+    def _outcomes(self, engine: Engine, watch: Watch | None) -> Iterator[SceneOutcome]:
+        yield from engine.run(self._handed_out(), watch.tiles if watch is not None else None)
+
+    def _handed_out(self) -> Iterator[SceneTask]:
+        """A task is recorded when it is begun: its outputs are known as ours, whatever happens."""
+        for task in self._todo:
+            self._manifest.add({**self._records[task.index], "status": "started"})
+            yield task
+
+    def _finish(self, outcome: SceneOutcome) -> SceneReport:
+        record = self._records[outcome.index]
+        report = _report(record, outcome)
+        if report.status == FAILED:
+            kept = {"error": report.error, "error_kind": report.error_kind}
+        else:
+            record = with_sizes(record)
+            kept = {key: report.told[key] for key in TOLD if key in report.told}
+            if outcome.sheets:
+                results = [sheet.as_dict() for sheet in outcome.sheets]
+                record["sheets"] = [
+                    {**sheet, **{key: told[key] for key in TOLD if key in told and key != "seconds"}}
+                    for sheet, told in zip(record["sheets"], results, strict=True)
+                ]
+        self._manifest.add({**record, **kept, "status": report.status})
+        self._reports[outcome.index] = report
+        return report
+
+
+def _report(record: Record, outcome: SceneOutcome) -> SceneReport:
+    scene = record["input"]
+    if outcome.result is None:
+        return SceneReport(scene=scene, status=FAILED, error=outcome.error, error_kind=outcome.error_kind)
+    sheets = tuple(
+        {"input": sheet["input"], **result.as_dict()}
+        for sheet, result in zip(record.get("sheets", ()), outcome.sheets, strict=True)
+    )
+    return SceneReport(scene=scene, status=DONE, told=outcome.result.as_dict(), sheets=sheets)
+
+
+def _told_before(record: Record) -> SceneReport:
+    """The report of a scene that an earlier run did."""
+    told = {key: record[key] for key in TOLD if key in record}
+    return SceneReport(
+        scene=record["input"],
+        status=SKIPPED,
+        told={"paths": _paths(record), **told},
+        sheets=tuple(
+            {
+                "input": sheet["input"],
+                "paths": _paths(sheet),
+                **{key: sheet[key] for key in TOLD if key in sheet},
+            }
+            for sheet in record.get("sheets", ())
+        ),
+    )
+
+
+def _paths(record: Record) -> dict[str, str]:
+    return {kind: item["path"] for kind, item in record["outputs"].items()}

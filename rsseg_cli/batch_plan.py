@@ -1,0 +1,253 @@
+"""What a batch is going to do, checked before work starts: names of outputs, model, options."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from rsseg_cli.batch_task import SceneTask
+from rsseg_cli.config import VECTOR_ENDINGS, PredictConfig, RefineConfig, VectorConfig
+from rsseg_cli.errors import ModelError, OutputError, UsageError
+from rsseg_cli.scene_list import BatchScene, is_remote_scene
+from rsseg_cli.weights.registry import read_spec
+
+MANIFEST = "manifest.jsonl"  # in the folder of the outputs
+LAYERS = ("confidence", "probabilities", "heatmaps", "uncertainty", "preview")
+SHOWN = 5  # names in a message
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSettings:
+    """How the scenes of a batch are mapped, and where to.
+
+    Attributes:
+        folder: of the outputs; made where it does not exist.
+        model: name or path.
+        suffix: of the maps' names behind the scene's; None for _MODEL.
+        layers: further outputs, kind -> what their names have behind the map's.
+        vector: ending of the polygons' files, as "gpkg"; "" for none.
+        refine: None without refining.
+        keep_tree: outputs lie in folders as their scenes do.
+        mosaic: scenes that touch are mapped as one.
+        manifest: file; None for `MANIFEST` in the folder.
+        resume: do what the manifest does not tell as done, or what has changed since.
+        skip_existing: leave out scenes whose outputs all exist.
+    """
+
+    folder: Path
+    model: str
+    suffix: str | None = None
+    layers: Mapping[str, str] = field(default_factory=dict)
+    vector: str = ""
+    config: PredictConfig = field(default_factory=PredictConfig)
+    vector_config: VectorConfig = field(default_factory=VectorConfig)
+    refine: RefineConfig | None = None
+    keep_tree: bool = False
+    mosaic: bool = False
+    manifest: Path | None = None
+    resume: bool = False
+    skip_existing: bool = False
+
+    def __post_init__(self) -> None:
+        for option, text in {"suffix": self.suffix or "", **self.layers}.items():
+            if any(sign in text for sign in "/\\\0") or Path(text).suffix.lower() in (
+                ".tif",
+                ".tiff",
+                ".png",
+            ):
+                raise UsageError(
+                    f"--{option} {text}: of many scenes it is what their outputs' names end in, as "
+                    f"_{option}, without folder and .tif"
+                )
+        if self.vector and f".{self.vector.lower()}" not in VECTOR_ENDINGS:
+            raise UsageError(
+                f"--vector {self.vector}: of many scenes it is the format of the polygons beside each map: "
+                f"{', '.join(ending[1:] for ending in VECTOR_ENDINGS)}"
+            )
+        if self.resume and self.skip_existing:
+            raise UsageError(
+                "--resume and --skip-existing: the first goes by the manifest, the second by files"
+            )
+        if self.config.bbox is not None:
+            raise UsageError("--bbox is for one scene; pass --aoi FILE, or its scenes alone")
+        if "uncertainty" in self.layers and self.refine is None:
+            raise UsageError("--uncertainty is the disagreement of a refiner's samples; needs --refine")
+        if "uncertainty" in self.layers and self.refine is not None and self.refine.ensemble == 1:
+            raise UsageError("--uncertainty is the disagreement of samples; needs --ensemble 2 or more")
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.manifest or self.folder / MANIFEST
+
+
+def check_model(settings: BatchSettings) -> str:
+    """Check model, refiner, formats and folder against each other before any scene is looked at.
+
+    Returns:
+        the model's own name.
+
+    Raises:
+        ModelError, UsageError, OutputError: what is wrong and what to do.
+    """
+    from rsseg_cli.raster import check_creation_options
+    from rsseg_cli.refine_job import with_refiner
+    from rsseg_cli.vector_layer import check_format
+    from rsseg_cli.vector_task import chosen_classes
+
+    spec = read_spec(settings.model)
+    if spec.is_refiner:
+        raise ModelError(f"model {spec.name!r} refines maps and makes none; pass it as --refiner")
+    if "heatmaps" in settings.layers and spec.architecture != "bicor-seg":
+        raise ModelError(f"model {spec.name!r} has no class heatmaps; leave out --heatmaps")
+    if settings.refine is not None:
+        with_refiner(spec, settings.model, settings.refine)
+    if settings.vector:
+        kind = settings.vector_config.format
+        check_format(
+            VECTOR_ENDINGS[f".{settings.vector.lower()}"] if kind == "auto" else kind, settings.folder
+        )
+        names = dict(enumerate(spec.class_names))
+        chosen_classes(settings.vector_config.classes, names, f"model {spec.name!r}")
+    check_creation_options(settings.config.creation_options)
+    if settings.config.aoi is not None and not settings.config.aoi.exists():
+        raise UsageError(f"--aoi {settings.config.aoi}: no such file")
+    return spec.name
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder for outputs if it is not there; the one around it must be.
+
+    Raises:
+        OutputError: it cannot be made or written in.
+    """
+    try:
+        path.mkdir(exist_ok=True)
+    except OSError as err:
+        advice = f" Make {path.parent} first." if not path.parent.is_dir() else ""
+        raise OutputError(
+            f"{path}: the folder for the outputs cannot be made ({err.strerror}).{advice}"
+        ) from err
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise OutputError(f"{path}: no permission to write in this folder")
+
+
+def plan_tasks(scenes: Sequence[BatchScene], settings: BatchSettings, model_name: str) -> list[SceneTask]:
+    """A task a scene, with outputs whose names nothing else has.
+
+    Raises:
+        UsageError: two scenes would have the same output, or an output is a scene.
+    """
+    suffix = f"_{model_name}" if settings.suffix is None else settings.suffix
+    tasks = [
+        SceneTask(
+            index=index,
+            scene=scene.path,
+            outputs=outputs_of(scene, settings, suffix),
+            model=settings.model,
+            config=settings.config,
+            vector=settings.vector_config,
+            refine=settings.refine,
+        )
+        for index, scene in enumerate(scenes)
+    ]
+    check_names(tasks, settings)
+    return tasks
+
+
+def outputs_of(scene: BatchScene, settings: BatchSettings, suffix: str) -> dict[str, Path]:
+    """By kind: FOLDER/SCENE + suffix + ending."""
+    if scene.stem in ("", ".", "..") or any(sign in scene.stem for sign in "/\\\0"):
+        raise UsageError(f"{scene.path[:200]}: no output can be named after {scene.stem!r:.80}")
+    folder = settings.folder / scene.folder if settings.keep_tree else settings.folder
+    stem = scene.stem + suffix
+    outputs = {"labels": folder / f"{stem}.tif"}
+    for kind, more in settings.layers.items():
+        outputs[kind] = folder / f"{stem}{more}{'.png' if kind == 'preview' else '.tif'}"
+    if settings.vector:
+        outputs["vector"] = folder / f"{stem}.{settings.vector.lower()}"
+    return outputs
+
+
+def check_names(tasks: Sequence[SceneTask], settings: BatchSettings) -> None:
+    """No output is another scene's, a scene or the manifest, on file systems that ignore case either."""
+    inputs = {
+        _name(Path(scene)): scene for task in tasks for scene in scenes_of(task) if not is_remote_scene(scene)
+    }
+    seen: dict[str, str] = {_name(settings.manifest_path): "the manifest"}
+    for scene, path in _named_outputs(tasks):
+        name = _name(path)
+        if name in inputs:
+            raise UsageError(
+                f"{path}: is an output of {scene} and a scene itself; choose another --output or --suffix"
+            )
+        if name in seen:
+            other = seen[name]
+            twice = "is given twice" if other == scene else f"and {other} would both be written to {path}"
+            advice = (
+                "" if other == scene or settings.keep_tree else "; pass --keep-tree to keep their folders"
+            )
+            raise UsageError(f"{scene}: {twice}{advice}")
+        seen[name] = scene
+
+
+def scenes_of(task: SceneTask) -> list[str]:
+    """The inputs of a task: its scene, or a mosaic's sheets."""
+    return [sheet.scene for sheet in task.sheets] or [task.scene]
+
+
+def all_outputs(task: SceneTask) -> Iterator[Path]:
+    """Every file a task is asked for; of a mosaic those of its sheets."""
+    yield from (path for _, path in _named_outputs([task]))
+
+
+def _named_outputs(tasks: Iterable[SceneTask]) -> Iterator[tuple[str, Path]]:
+    for task in tasks:
+        for sheet in task.sheets:
+            yield from ((sheet.scene, path) for path in sheet.outputs.values())
+        yield from ((task.scene, path) for kind, path in task.outputs.items() if kind not in task.work)
+
+
+def _name(path: Path) -> str:
+    """The same for names that some file system takes to be the same."""
+    return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
+
+
+def check_existing(tasks: Sequence[SceneTask], known: Collection[int]) -> None:
+    """Refuse outputs that exist and may not be replaced.
+
+    Args:
+        known: indices of tasks whose outputs are known to be of this batch's earlier run.
+
+    Raises:
+        OutputError: some exist.
+    """
+    found = [
+        path
+        for task in tasks
+        if not task.config.overwrite and task.index not in known
+        for path in all_outputs(task)
+        if path.exists()
+    ]
+    if found:
+        named = ", ".join(map(str, found[:SHOWN])) + (" ..." if len(found) > SHOWN else "")
+        raise OutputError(
+            f"{len(found)} outputs exist: {named}. Pass --resume to go on with a batch (its manifest tells "
+            "what is done), --skip-existing to leave them out, or --overwrite to replace them."
+        )
+
+
+def make_folders(tasks: Iterable[SceneTask]) -> None:
+    """The folders of `keep_tree`."""
+    for folder in {path.parent for task in tasks for path in all_outputs(task)}:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise OutputError(f"{folder}: cannot be made ({err.strerror})") from err
+
+
+def with_overwrite(task: SceneTask, *, resume: bool) -> SceneTask:
+    """The same task, which may replace what an earlier run left."""
+    return replace(task, config=replace(task.config, overwrite=True), resume=resume)

@@ -1,0 +1,153 @@
+"""What the manifest keeps of a task, and whether what it kept still holds."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rsseg_cli import __version__
+from rsseg_cli.batch_plan import BatchSettings
+from rsseg_cli.batch_task import SceneTask
+from rsseg_cli.gdal import display_name
+from rsseg_cli.manifest import Record
+from rsseg_cli.scene_list import is_remote_scene
+from rsseg_cli.weights.registry import file_sha256, model_file, read_spec
+
+# settings that do not show in the outputs, and the refiner, which is kept by its own
+UNIMPORTANT = {"device", "batch_size", "overwrite", "readers", "jobs", "block_rows", "refiner"}
+
+
+def made_by(settings: BatchSettings) -> Record:
+    """Program, model, refiner and settings, the same for all scenes."""
+    refiner = None
+    if settings.refine is not None:
+        from rsseg_cli.refine_job import refiner_of
+
+        refiner = refiner_of(read_spec(settings.model), settings.model, settings.refine)
+    aoi = settings.config.aoi
+    return {
+        "rsseg": __version__,
+        "model": settings.model,
+        "model_sha256": file_sha256(model_file(settings.model)),
+        "refiner": None if refiner is None else os.fspath(refiner),
+        "refiner_sha256": None if refiner is None else file_sha256(model_file(refiner)),
+        "settings": {
+            "predict": _plain(settings.config),
+            "vector": _plain(settings.vector_config) if settings.vector else None,
+            "refine": None if settings.refine is None else _plain(settings.refine),
+            "aoi_sha256": file_sha256(aoi) if aoi is not None and aoi.is_file() else None,
+            "mosaic": settings.mosaic,
+        },
+    }
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Fields that show in the outputs, as they come back from JSON."""
+    fields = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    kept = {name: value for name, value in fields.items() if name not in UNIMPORTANT}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str, sort_keys=True))
+    return plain
+
+
+def record_of(task: SceneTask, shared: Record) -> Record:
+    """The record of a task that has not begun."""
+    parts: list[Record] = [
+        {"input": input_name(sheet.scene), **_state([sheet.scene]), "outputs": _outputs(sheet.outputs)}
+        for sheet in task.sheets
+    ]
+    scenes = [sheet.scene for sheet in task.sheets] or files_behind(task.scene)
+    own = {kind: path for kind, path in task.outputs.items() if kind not in task.work}
+    sheets = {"sheets": parts} if parts else {}
+    return {"input": input_name(task.scene), **_state(scenes), "outputs": _outputs(own), **sheets, **shared}
+
+
+def input_name(scene: str) -> str:
+    """The absolute path, or the address without credentials."""
+    return display_name(scene) if is_remote_scene(scene) else os.path.abspath(scene)
+
+
+def files_behind(scene: str) -> list[str]:
+    """The file itself, and of a VRT those that it reads."""
+    if is_remote_scene(scene) or not scene.lower().endswith(".vrt"):
+        return [scene]
+    from rsseg_cli.errors import SceneError
+    from rsseg_cli.raster import inspect
+
+    try:
+        return list(dict.fromkeys([scene, *inspect(scene).files]))
+    except SceneError:  # it is told of where it is mapped
+        return [scene]
+
+
+def _state(scenes: Iterable[str]) -> Record:
+    """Bytes of all files and when the last was changed (seconds since 1970); None where there is none."""
+    found = []
+    for scene in scenes:
+        try:
+            found.append(os.stat(scene))
+        except (OSError, ValueError):
+            continue
+    if not found:
+        return {"size": None, "modified": None}
+    return {"size": sum(item.st_size for item in found), "modified": max(item.st_mtime for item in found)}
+
+
+def _outputs(paths: Mapping[str, Path]) -> dict[str, Record]:
+    return {kind: {"path": str(path.absolute())} for kind, path in paths.items()}
+
+
+def with_sizes(record: Record) -> Record:
+    """With the sizes of the outputs as they now are."""
+    outputs = {kind: {**item, "size": _size(item["path"])} for kind, item in record["outputs"].items()}
+    sheets = {"sheets": [with_sizes(sheet) for sheet in record["sheets"]]} if "sheets" in record else {}
+    return {**record, "outputs": outputs, **sheets}
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
+
+
+def what_changed(planned: Record, found: Record | None) -> str:
+    """Why a task must be done, in a word or two; "" where it is done and nothing has changed since."""
+    if found is None:
+        return "new"
+    if found["status"] != "done":
+        return "failed before" if found["status"] == "failed" else "not finished"
+    for title, keys in (
+        ("scene", ("size", "modified")),
+        ("model", ("model_sha256", "refiner_sha256")),
+        ("settings", ("settings",)),
+    ):
+        if any(planned[key] != found.get(key) for key in keys):
+            return f"{title} changed"
+    sheets = found.get("sheets") or []
+    if len(planned.get("sheets", [])) != len(sheets):
+        return "sheets changed"
+    pairs = [(planned, found), *zip(planned.get("sheets", []), sheets, strict=True)]
+    if any(_state_of(own) != _state_of(other) for own, other in pairs[1:]):
+        return "sheets changed"
+    return "output missing or changed" if any(_lost(own, other) for own, other in pairs) else ""
+
+
+def _state_of(sheet: Any) -> tuple[Any, ...]:
+    return tuple(sheet.get(key) for key in ("input", "size", "modified")) if isinstance(sheet, dict) else ()
+
+
+def _lost(planned: Record, found: Record) -> bool:
+    """Whether an output is not there as it was left."""
+    left = found.get("outputs")
+    left = left if isinstance(left, dict) else {}
+    for kind, item in planned["outputs"].items():
+        other = left.get(kind)
+        if not isinstance(other, dict) or other.get("path") != item["path"]:
+            return True
+        if other.get("size") is None or other["size"] != _size(item["path"]):
+            return True
+    return False

@@ -1,0 +1,105 @@
+"""`rsseg predict` of many scenes: runs them and prints what came of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from rsseg_cli.cli.progress import BatchProgress
+from rsseg_cli.cli.summary import class_lines, size_text
+
+if TYPE_CHECKING:
+    from rsseg_cli.batch import BatchResult, SceneReport
+    from rsseg_cli.batch_plan import BatchSettings
+
+SOME_FAILED = 3
+INTERRUPTED = 130
+SHOWN = 40  # scenes in the table; the manifest has them all
+
+
+def run_scenes(
+    arguments: Sequence[str],
+    settings: BatchSettings,
+    *,
+    asset: str,
+    jobs: int | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Map the scenes that the arguments name, and exit with 3 where some failed.
+
+    Args:
+        jobs: worker processes, 0 for as many as suit, None for one, or one a GPU.
+    """
+    from rsseg_cli.batch import run_batch
+    from rsseg_cli.batch_local import LocalEngine
+    from rsseg_cli.scene_list import list_scenes
+
+    stdin = sys.stdin.buffer if "-" in arguments else ()
+    scenes = list_scenes(arguments, stdin=stdin, asset=asset, target=settings.folder)
+    engine = LocalEngine(jobs=jobs, device=settings.config.device)
+    try:
+        with BatchProgress(hidden=quiet) as progress:
+            result = run_batch(scenes, settings, engine, progress)
+    except KeyboardInterrupt as err:
+        typer.echo(
+            f"rsseg: interrupted; {settings.manifest_path} tells what is done. To go on, give the same "
+            "command with --resume",
+            err=True,
+        )
+        raise typer.Exit(INTERRUPTED) from err
+    typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else batch_summary(result))
+    if result.count("failed"):
+        raise typer.Exit(SOME_FAILED)
+
+
+def batch_summary(result: BatchResult) -> str:
+    """A line a scene, of more than SHOWN those that failed; then all together."""
+    reports = result.reports
+    listed = (
+        reports if len(reports) <= SHOWN else [item for item in reports if item.status == "failed"][:SHOWN]
+    )
+    width = max((len(PurePath(item.scene).name) for item in listed), default=0)
+    lines = [_row(item, width) for item in listed]
+    failed = result.count("failed")
+    if len(reports) > SHOWN and failed > SHOWN:
+        lines.append(f"  ... and {failed - SHOWN} more that failed")
+    lines += _classes(reports)
+    pixels = sum(item.told.get("pixels", 0) for item in reports)
+    counts = ", ".join(
+        f"{result.count(status)} {text}"
+        for status, text in (("done", "done"), ("failed", "failed"), ("skipped", "done before"))
+        if result.count(status) or status == "done"
+    )
+    lines.append(f"  {len(reports)} scenes: {counts}; {size_text(pixels)}, in {result.seconds:.1f} s")
+    lines.append(f"  manifest: {result.manifest}")
+    return "\n".join(lines)
+
+
+def _row(report: SceneReport, width: int) -> str:
+    name = f"{PurePath(report.scene).name:<{width}}"
+    if report.status == "failed":
+        return f"{name}  failed   {report.error}"
+    told = report.told
+    size = f"{size_text(told['pixels']):>10}  {told['seconds']:8.1f} s" if "pixels" in told else ""
+    return f"{name}  {report.status:<7}  {size}".rstrip()
+
+
+def _classes(reports: Sequence[SceneReport]) -> list[str]:
+    """Shares and areas over all scenes whose results are known."""
+    pixels: Counter[str] = Counter()
+    areas: dict[str, float | None] = {}
+    for report in reports:
+        found: dict[str, dict[str, Any]] = report.told.get("classes", {})
+        for name, item in found.items():
+            pixels[name] += item["pixels"]
+            before, own = areas.get(name, 0.0), item["area_m2"]
+            areas[name] = None if before is None or own is None else before + own
+    total = max(1, pixels.total())
+    return class_lines({name: (count / total, areas[name]) for name, count in pixels.items()})

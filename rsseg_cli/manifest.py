@@ -1,0 +1,128 @@
+"""The manifest of a batch: JSON lines that tell of each scene what it was made from and how it went.
+
+Lines are only ever appended, each in one write that is on disk before work goes on, so that a batch that is
+killed loses at most the line it was writing. The last line of a scene holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rsseg_cli.errors import DataError, OutputError
+
+MAX_LINE_BYTES = 64 * 2**20  # a mosaic of 100,000 sheets
+STATES = ("started", "done", "failed")
+
+Record = dict[str, Any]
+
+
+class Manifest:
+    """Appends records to a file. Used as a context manager, which closes it.
+
+    Args:
+        path: made where it does not exist; a line that was cut off at its end is taken away.
+
+    Raises:
+        OutputError: it cannot be written.
+        DataError: it is no manifest.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.records = read_manifest(path) if path.exists() else {}
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+            os.ftruncate(self._file, _whole_bytes(path))
+        except OSError as err:
+            raise OutputError(f"{path}: the manifest cannot be written ({err.strerror})") from err
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        """Append a record; it is on disk afterwards.
+
+        Raises:
+            OutputError: it cannot be written; the file is as before.
+        """
+        told = {**record, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        line = json.dumps(told, ensure_ascii=True).encode() + b"\n"
+        before = os.fstat(self._file).st_size
+        try:
+            if os.write(self._file, line) != len(line):
+                raise OSError(0, "only a part was written; is the disk full?")
+            os.fsync(self._file)
+        except OSError as err:
+            os.ftruncate(self._file, before)
+            raise OutputError(f"{self.path}: the manifest cannot be written ({err.strerror})") from err
+        self.records[told["input"]] = told
+
+
+def read_manifest(path: Path) -> dict[str, Record]:
+    """The last record of each input; a line that was cut off at the end is left out.
+
+    Raises:
+        DataError: it cannot be read, or a whole line is no record.
+    """
+    records: dict[str, Record] = {}
+    try:
+        with path.open("rb") as file:
+            number = 0
+            while line := file.readline(MAX_LINE_BYTES + 1):
+                number += 1
+                if not line.endswith(b"\n"):
+                    if len(line) > MAX_LINE_BYTES or line.strip(b"\0")[:1] not in (b"", b"{"):
+                        raise _no_manifest(path, number)
+                    break  # cut off while it was written
+                record = _record(line, path, number)
+                records[record["input"]] = record
+    except OSError as err:
+        raise DataError(f"{path}: the manifest cannot be read ({err.strerror})") from err
+    return records
+
+
+def _record(line: bytes, path: Path, number: int) -> Record:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as err:
+        raise _no_manifest(path, number) from err
+    if (
+        not isinstance(found, dict)
+        or not isinstance(found.get("input"), str)
+        or found.get("status") not in STATES
+        or not isinstance(found.get("outputs", {}), dict)
+    ):
+        raise _no_manifest(path, number)
+    return found
+
+
+def _no_manifest(path: Path, number: int) -> DataError:
+    return DataError(
+        f"{path}: line {number} is no record of a batch; needs a manifest that rsseg wrote, or a new name"
+    )
+
+
+def _whole_bytes(path: Path) -> int:
+    """Bytes up to the end of the last whole line."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        end = size
+        while end > 0:
+            start = max(0, end - 2**20)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                return start + found + 1
+            end = start
+    return 0

@@ -1,0 +1,164 @@
+"""The scenes that a batch's arguments name: paths, globs, folders, list files, STAC items."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.stac import read_items
+
+ENDINGS = (".tif", ".tiff", ".jp2", ".img", ".vrt")  # of scenes in a folder
+MAX_SCENES = 1_000_000
+MAX_LIST_BYTES = 256 * 2**20
+MAGIC = "*?["
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchScene:
+    """A scene of a batch.
+
+    Attributes:
+        path: path or address.
+        stem: what its outputs' names begin with.
+        folder: its folder below the one that all scenes share, "" for that itself.
+    """
+
+    path: str
+    stem: str
+    folder: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Found:
+    path: str
+    stem: str
+    root: str | None  # folder that was scanned for it; None where it was named
+
+
+def list_scenes(
+    arguments: Sequence[str], *, stdin: Iterable[bytes] = (), asset: str = "", target: Path | None = None
+) -> list[BatchScene]:
+    """The scenes that arguments name, in the order given; those of a folder or glob by name.
+
+    Args:
+        arguments: each a path or address, a glob, a folder (scanned with the folders in it), a local STAC
+            ItemCollection (.json, .geojson), `@FILE` for a list of such lines, or `-` for one in `stdin`.
+        asset: of STAC items, by name or role.
+        target: folder of the outputs, which is left out where a scanned folder holds it.
+
+    Raises:
+        UsageError: nothing is found, or too much.
+        DataError: a list or collection cannot be read.
+    """
+    found: list[_Found] = []
+    for argument in arguments:
+        if argument == "-":
+            lines = _lines(b"".join(stdin), "standard input")
+        elif argument.startswith("@") and not os.path.exists(argument):
+            lines = _lines(_read(Path(argument[1:])), argument[1:])
+        else:
+            lines = [argument]
+        for line in lines:
+            found += _expand(line, asset, target)
+            if len(found) > MAX_SCENES:
+                raise UsageError(
+                    f"{argument}: more than {MAX_SCENES} scenes; split them into several batches"
+                )
+    if not found:
+        raise UsageError(f"{' '.join(arguments)[:200]}: names no scene")
+    return _with_folders(found)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise DataError(
+                f"{path}: {path.stat().st_size} bytes; a list of scenes has at most {MAX_LIST_BYTES}"
+            )
+        return path.read_bytes()
+    except OSError as err:
+        raise DataError(f"{path}: the list of scenes cannot be read ({err.strerror})") from err
+
+
+def _lines(text: bytes, where: str) -> list[str]:
+    """A path a line, or between NUL bytes as `find -print0` writes; empty lines and # comments are none."""
+    parts = text.removeprefix(b"\xef\xbb\xbf")
+    if b"\0" in parts:
+        return [os.fsdecode(part) for part in parts.split(b"\0") if part]
+    lines = [line.rstrip(b"\r") for line in parts.split(b"\n")]
+    named = [os.fsdecode(line) for line in lines if line.strip() and not line.startswith(b"#")]
+    long = next((line for line in named if len(line) > 4096), None)
+    if long is not None:
+        raise DataError(f"{where}: a line of {len(long)} characters; needs a path or address a line")
+    return named
+
+
+def _expand(text: str, asset: str, target: Path | None) -> Iterator[_Found]:
+    """The scenes of one argument or line; a name that is no file is left to GDAL to complain about."""
+    if is_remote_scene(text):
+        yield _Found(path=text, stem=PurePosixPath(text.partition("?")[0]).stem, root=None)
+    elif os.path.isdir(text):
+        yield from _scan(Path(text), target)
+    elif not os.path.lexists(text) and any(sign in text for sign in MAGIC):
+        paths = sorted(glob.glob(text, recursive=True))
+        if not paths:
+            raise UsageError(f"{text}: no file has such a name")
+        for path in paths:
+            yield from _expand(path, asset, target)
+    elif text.lower().endswith((".json", ".geojson")):
+        for item in read_items(Path(text), asset):
+            yield _Found(path=item.href, stem=item.name, root=None)
+    else:
+        yield _Found(path=text, stem=Path(text).stem, root=None)
+
+
+def is_remote_scene(text: str) -> bool:
+    """Whether GDAL, not the file system, says what a path is."""
+    return text.startswith("/vsi") or "://" in text
+
+
+def _scan(folder: Path, target: Path | None) -> Iterator[_Found]:
+    """Rasters in a folder and those in it, but hidden ones and the batch's own outputs."""
+    if target is not None and target.exists() and os.path.samefile(folder, target):
+        raise UsageError(
+            f"{folder}: is the folder of the outputs too, and a folder of scenes is mapped whole; "
+            "choose another --output"
+        )
+    left_out = None if target is None else target.resolve()
+    count = 0
+    for place, folders, files in os.walk(folder):
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and Path(place, name).resolve() != left_out
+        )
+        for name in sorted(files):
+            if name[0] != "." and name.lower().endswith(ENDINGS):
+                count += 1
+                yield _Found(path=os.path.join(place, name), stem=Path(name).stem, root=str(folder))
+    if not count:
+        raise UsageError(f"{folder}: holds no scene ({' '.join(ENDINGS)})")
+
+
+def _with_folders(found: Sequence[_Found]) -> list[BatchScene]:
+    """With their places below the scanned folder, or below what all named paths share."""
+    local = [os.path.dirname(os.path.abspath(item.path)) for item in found if not is_remote_scene(item.path)]
+    try:
+        shared = os.path.commonpath(local) if local else ""
+    except ValueError:  # several drives
+        shared = ""
+    scenes = []
+    for item in found:
+        scene = BatchScene(path=item.path, stem=item.stem)
+        if is_remote_scene(item.path):
+            place = PurePosixPath(item.path.partition("?")[0].partition("://")[2] or item.path)
+            parts = [part for part in place.parent.parts if part not in ("/", "..", ".")]
+            folder = os.path.join(*parts) if parts else ""
+        else:
+            root = item.root if item.root is not None else shared
+            folder = os.path.relpath(os.path.dirname(os.path.abspath(item.path)), root or os.sep)
+        scenes.append(replace(scene, folder="" if folder == "." else folder))
+    return scenes
+
