@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal, TypedDict, Unpack
+from typing import Literal, Protocol, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,12 +20,38 @@ from rsseg_cli.errors import UsageError
 from rsseg_cli.job import Job, prepare
 from rsseg_cli.passes import Finisher, Progress, give_back_memory, run_pass, span_of
 from rsseg_cli.raster import SceneInfo
-from rsseg_cli.refine_job import Refinement, prepare_for_job
-from rsseg_cli.refine_merge import CoarseFile
-from rsseg_cli.refine_scene import plan_windows, refine_pass
+from rsseg_cli.refine_job import LabelSource, Refinement, prepare_for_job
+from rsseg_cli.refine_merge import CoarseFile, Write
+from rsseg_cli.refine_scene import Windows, plan_windows, refine_pass
 from rsseg_cli.result import AreaCounter, PredictResult, Refined
 from rsseg_cli.target import Target
 from rsseg_cli.weights.registry import TrainedModel, load_model
+
+
+class Passes(Protocol):
+    """The two passes over a scene, where they do not run in this process; rows come in order."""
+
+    def map(
+        self,
+        job: Job,
+        layers: Mapping[str, slice],
+        write: Write,
+        progress: Callable[[int], object],
+        first: int,
+    ) -> None:
+        """See `map_rows`; from tile row `first` on."""
+
+    def refine(
+        self,
+        refinement: Refinement,
+        windows: Windows,
+        source: LabelSource,
+        layers: Mapping[str, slice],
+        write: Write,
+        progress: Callable[[int], object],
+        first: int,
+    ) -> Refined:
+        """See `refine_pass`; from row of windows `first` on."""
 
 
 class PredictSettings(TypedDict, total=False):
@@ -62,6 +88,7 @@ def predict(
     refine: RefineConfig | None = None,
     uncertainty: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    passes: Passes | None = None,
     **settings: Unpack[PredictSettings],
 ) -> PredictResult:
     """Map the land cover of a scene: a raster of class indices on the scene's own grid, and what else is
@@ -86,6 +113,7 @@ def predict(
             are of the refined map.
         uncertainty: of the refiner, see `refine`.
         progress: called with tiles done and tiles in all, those of refining included.
+        passes: runs the networks elsewhere; None for this process. The outputs are written by this one.
         settings: fields of `config`, in place of its own.
 
     Raises:
@@ -106,11 +134,11 @@ def predict(
     job = prepare(os.fspath(scene), paths, model, chosen, vector_config)
     if refine is not None:
         job, refinement = prepare_for_job(job, model, refine)
-        counter, refined = _predict_refined(job, _loaded(model), refinement, progress)
+        counter, refined = _predict_refined(job, passes or _Here(_loaded(model)), refinement, progress)
     elif uncertainty is not None:
         raise UsageError("--uncertainty is the disagreement of a refiner's samples; needs --refine")
     else:
-        counter, refined = _predict(job, _loaded(model), progress), None
+        counter, refined = _predict(job, passes or _Here(_loaded(model)), progress), None
     return PredictResult(
         paths=paths,
         seconds=time.monotonic() - start,
@@ -126,34 +154,65 @@ def _loaded(model: str | os.PathLike[str] | TrainedModel) -> TrainedModel:
     return model if isinstance(model, TrainedModel) else load_model(model)
 
 
-def _predict(job: Job, model: TrainedModel, progress: Progress | None) -> AreaCounter:
+class _Here:
+    """The passes in this process."""
+
+    def __init__(self, model: TrainedModel) -> None:
+        self._model = model
+
+    def map(
+        self,
+        job: Job,
+        layers: Mapping[str, slice],
+        write: Write,
+        progress: Callable[[int], object],
+        first: int,
+    ) -> None:
+        map_rows(job, self._model, layers, write, progress, first=first)
+
+    def refine(
+        self,
+        refinement: Refinement,
+        windows: Windows,
+        source: LabelSource,
+        layers: Mapping[str, slice],
+        write: Write,
+        progress: Callable[[int], object],
+        first: int,
+    ) -> Refined:
+        network = refinement.load().network
+        return refine_pass(refinement, network, windows, source, layers, write, progress, first=first)
+
+
+def _predict(job: Job, passes: Passes, progress: Progress | None) -> AreaCounter:
     """Stream the scene through the network into the outputs."""
     tiles = len(plan_of(job))
     with Target(job) as target:
-        map_rows(job, model, job.layers, target.write, lambda done: progress and progress(done, tiles))
+        passes.map(job, job.layers, target.write, lambda done: progress and progress(done, tiles), 0)
         target.commit()
         give_back_memory()
     return target.counter
 
 
 def _predict_refined(
-    job: Job, model: TrainedModel, refinement: Refinement, progress: Progress | None
+    job: Job, passes: Passes, refinement: Refinement, progress: Progress | None
 ) -> tuple[AreaCounter, Refined]:
     """Map the scene into a temporary file, and refine that into the outputs."""
-    refiner = refinement.load().network
-    windows = plan_windows(refinement, refiner, job.notes)
+    trained = refinement.load()
+    refinement = dataclasses.replace(refinement, refiner=trained)  # loaded once
+    windows = plan_windows(refinement, trained.network, job.notes)
     tiles = len(plan_of(job))
     total = tiles + len(windows.plan)
     with Target(job, holes=False) as target, CoarseFile(job) as coarse:
-        map_rows(job, model, coarse.layers, coarse.write, lambda done: progress and progress(done, total))
-        refined = refine_pass(
+        passes.map(job, coarse.layers, coarse.write, lambda done: progress and progress(done, total), 0)
+        refined = passes.refine(
             refinement,
-            refiner,
             windows,
             coarse.finish(),
             job.layers,
             target.write,
             lambda done: progress and progress(tiles + done, total),
+            0,
         )
         target.commit()
     return target.counter, refined
