@@ -190,10 +190,11 @@ def read_area(path: Path, grid: Grid) -> Area:
     from pyproj import CRS as ProjCRS
     from pyproj.exceptions import ProjError
     from shapely import make_valid
+    from shapely.errors import ShapelyError
 
     try:
         frame = geopandas.read_file(path, layer=first_layer(path), columns=[], engine="pyogrio")
-    except (DataSourceError, OSError, ValueError) as err:
+    except (DataSourceError, OSError, ValueError, ShapelyError) as err:
         raise UsageError(f"--aoi {path}: cannot be read as a vector file ({err})") from err
     shapes = frame.geometry
     shapes = shapes[shapes.notna() & ~shapes.is_empty & shapes.geom_type.isin(["Polygon", "MultiPolygon"])]

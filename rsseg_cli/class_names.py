@@ -11,7 +11,7 @@ from rasterio.io import MemoryFile
 from rasterio.shutil import copy
 
 from rsseg_cli.errors import SceneError
-from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster
+from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster, tags_of
 
 Colour = tuple[int, int, int]
 MAX_VALUES = 256
@@ -34,7 +34,7 @@ def read_class_names(path: str | Path) -> dict[int, str]:
     with gdal_env(str(path)), gdal_errors(SceneError, display_name(path)), open_raster(path) as dataset:
         names = {
             int(match[1]): name
-            for key, name in dataset.tags().items()
+            for key, name in tags_of(dataset).items()
             if (match := re.fullmatch(r"CLASS_(\d{1,3})", key))
         } or _categories(dataset)
     return {
@@ -63,7 +63,7 @@ def read_scene_name(path: str | Path) -> str:
         SceneError: it cannot be opened.
     """
     with gdal_env(str(path)), gdal_errors(SceneError, display_name(path)), open_raster(path) as dataset:
-        return str(dataset.tags().get("RSSEG_SCENE", ""))
+        return tags_of(dataset).get("RSSEG_SCENE", "")
 
 
 def _categories(dataset: Any) -> dict[int, str]:

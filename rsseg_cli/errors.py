@@ -29,5 +29,13 @@ class DataError(RssegError):
     """Training or evaluation data are incomplete or carry unknown values."""
 
 
+def one_line(text: str) -> str:
+    """A message without line breaks, and with control characters spelled out: names of files, and what
+    libraries say of a file, may hold any, those that move a terminal's cursor among them.
+    """
+    words = " ".join(text.split())
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
+
+
 class TilingError(RssegError):
     """Tiles and scene do not fit each other."""

@@ -58,7 +58,7 @@ def gdal_errors(kind: type[RssegError], where: str, advice: str = "") -> Iterato
     """
     try:
         yield
-    except (RasterioError, CPLE_BaseError, OSError) as err:
+    except (RasterioError, CPLE_BaseError, OSError, UnicodeError) as err:  # names may be no UTF-8
         found = redact(str(err.__cause__ or err)).strip().rstrip(".").removeprefix(f"{redact(where)}: ")
         raise kind(f"{redact(where)}: {found}.{' ' if advice else ''}{advice}") from err
 
@@ -68,6 +68,14 @@ def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
     with _opening, warnings.catch_warnings():  # the filters belong to all threads
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, mode, **options)
+
+
+def tags_of(dataset: Any, namespace: str | None = None) -> dict[str, str]:
+    """A raster's tags; none where one of them is no UTF-8 (rasterio then gives none either)."""
+    try:
+        return {key: str(value) for key, value in dataset.tags(ns=namespace).items()}
+    except UnicodeDecodeError:
+        return {}
 
 
 def is_remote(path: str) -> bool:

@@ -137,9 +137,9 @@ def prepare(
 
 def check_outputs(paths: Mapping[str, Path], inputs: list[str | Path], config: PredictConfig) -> None:
     """Each output is a file of its own, of the right kind, that may be written."""
-    seen: dict[Path, str] = {}
+    seen: dict[str, str] = {}
     for kind, path in paths.items():
-        place = path.resolve()
+        place = os.path.realpath(path)  # Path.resolve stumbles over a circle of links
         if place in seen:
             raise OutputError(
                 f"{path}: is both the {seen[place]} and the {kind}; give each a name of its own"

@@ -16,7 +16,7 @@ from rsseg_cli.class_names import read_class_colours, read_class_names
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.engine import Scaling
 from rsseg_cli.errors import ModelError
-from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster
+from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster, tags_of
 from rsseg_cli.job import Job, check_outputs, scaling_of
 from rsseg_cli.refine_frame import Frame
 from rsseg_cli.refine_grids import Grids, find_grids
@@ -337,7 +337,7 @@ def _classes(
 def _tags_of(path: str) -> dict[str, str]:
     """The tags of a map that may be copied to another."""
     with gdal_env(path), gdal_errors(ModelError, path), open_raster(path) as dataset:
-        tags = {key: str(value) for key, value in dataset.tags().items()}
+        tags = tags_of(dataset)
     return {
         key: value
         for key, value in tags.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from rasterio.errors import RasterioError
 
 from rsseg_cli.area import Grid
 from rsseg_cli.errors import SceneError
-from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster
+from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster, tags_of
 
 logger = logging.getLogger("rsseg_cli")
 MAX_FILES = 100_000  # of a mosaic that are kept apart from the outputs
+MAX_SIDE_PX = 2**24  # of a scene: 8,400 km at 0.5 m
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ def inspect(path: str | Path, nodata: float | None = None) -> SceneInfo:
             band_nodata=tuple(dataset.nodatavals) if nodata is None else (nodata,) * dataset.count,
             nodata_given=nodata is not None,
             colour_interpretations=kinds,
-            descriptions=tuple(dataset.descriptions),
+            descriptions=_descriptions(dataset),
             has_mask=nodata is not None
             or "alpha" in kinds
             or any(MaskFlags.all_valid not in mask for mask in flags),
@@ -114,22 +116,30 @@ def _files_of(dataset: Any) -> list[str]:
     return list(found)
 
 
+def _descriptions(dataset: Any) -> tuple[str | None, ...]:
+    """Names of bands; none where one of them is no UTF-8."""
+    try:
+        return tuple(dataset.descriptions)
+    except UnicodeDecodeError:
+        return (None,) * int(dataset.count)
+
+
 def _grid_of(dataset: Any, name: str) -> Grid:
     crs, transform = dataset.crs or None, dataset.transform
-    if transform.is_degenerate:
+    if max(dataset.width, dataset.height) > MAX_SIDE_PX:
+        raise SceneError(
+            f"{name}: {dataset.width} x {dataset.height} px; needs {MAX_SIDE_PX} or less a side. Is the file "
+            "damaged?"
+        )
+    if transform.is_degenerate or not all(map(math.isfinite, tuple(transform)[:6])):
         raise SceneError(
             f"{name}: its transform {tuple(transform)[:6]} has no area. Set it with gdal_edit -a_ullr."
         )
     if transform == Affine.identity():
         gcps, _ = dataset.gcps
-        if crs is not None or gcps or dataset.tags(ns="RPC"):
-            found = (
-                "ground control points"
-                if gcps
-                else "RPCs"
-                if dataset.tags(ns="RPC")
-                else "a CRS but no transform"
-            )
+        rpcs = bool(tags_of(dataset, "RPC"))
+        if crs is not None or gcps or rpcs:
+            found = "ground control points" if gcps else "RPCs" if rpcs else "a CRS but no transform"
             logger.warning(
                 "%s: has only %s; the map is left without georeferencing (gdalwarp the scene first)",
                 name,

@@ -18,7 +18,7 @@ import numpy as np
 from rsseg_cli import __version__
 from rsseg_cli.config import VECTOR_ENDINGS, VectorConfig
 from rsseg_cli.errors import OutputError, SceneError, UsageError
-from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster
+from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster, tags_of
 from rsseg_cli.raster import check_target, inspect, replace_all
 from rsseg_cli.vector_layer import Layer, check_format, columns_of, targets
 from rsseg_cli.vector_stream import Progress, stream_polygons
@@ -295,7 +295,7 @@ def _layer(path: Path, kind: str, task: VectorTask) -> Layer:
 
 def _tags(path: str) -> dict[str, str]:
     with gdal_env(path), gdal_errors(SceneError, path), open_raster(path) as dataset:
-        return {key: str(value)[:MAX_TAG] for key, value in dataset.tags().items()}
+        return {key: value[:MAX_TAG] for key, value in tags_of(dataset).items()}
 
 
 def _note_format(layer: Layer, task: VectorTask) -> None:

@@ -128,6 +128,8 @@ def _source(info: SceneInfo) -> ClassSource:
             f"{info.name}: has {info.count} bands, needs the one of a class raster. Map a "
             "scene with rsseg predict first."
         )
+    if info.dtypes[0].startswith("complex"):
+        raise SceneError(f"{info.name}: complex numbers; needs class indices. Give a class raster.")
     value = info.nodata
     byte = info.dtypes[0] == "uint8"
     masked = info.has_mask and value is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import os
 import signal
@@ -23,8 +24,9 @@ from rsseg_cli.cli.refine import refine_command
 from rsseg_cli.cli.score import score_command
 from rsseg_cli.cli.train import app as train_app
 from rsseg_cli.cli.vectorize import vectorize_command
-from rsseg_cli.errors import RssegError
+from rsseg_cli.errors import RssegError, one_line
 
+FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 EPILOG = "`rsseg COMMAND --help` shows a command's options with units, defaults and an example."
@@ -39,11 +41,23 @@ class _Group(TyperGroup):
             sys.stdout.flush()  # a closed pipe shows here, where Typer ends quietly, not at interpreter exit
             return result
         except RssegError as err:
-            typer.echo(f"rsseg: error: {err}", err=True)
-            raise typer.Exit(err.exit_code) from err
+            raise _exit(str(err), err.exit_code) from err
+        except MemoryError as err:
+            advice = "Pass a smaller --tile-size or --batch-size, or a part of the scene by --bbox"
+            raise _exit(f"out of memory ({err}). {advice}", FAILED) from err
+        except OSError as err:  # a path or a disk that fails where no check foresaw it
+            if err.errno == errno.EPIPE:  # who reads stdout has left, which Typer ends quietly
+                raise
+            raise _exit(str(err), FAILED) from err
         except KeyboardInterrupt as err:
             typer.echo("rsseg: interrupted", err=True)
             raise typer.Exit(INTERRUPTED) from err
+
+
+def _exit(message: str, code: int) -> typer.Exit:
+    """The exit that a message on stderr announces."""
+    typer.echo(f"rsseg: error: {one_line(message)}", err=True)
+    return typer.Exit(code)
 
 
 class _LogHandler(logging.Handler):
@@ -51,7 +65,7 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        typer.echo(f"rsseg: {level}{record.getMessage()}", err=True)
+        typer.echo(f"rsseg: {level}{one_line(record.getMessage())}", err=True)
 
 
 app = typer.Typer(
