@@ -11,6 +11,9 @@ what they find to the denoising network's skips. What differs, each for a reason
 - Nothing looks at the whole tile: norms are a pixel's own, attention stays in windows that lie at multiples
   of `window_px`. Tiles that overlap far enough therefore agree; deep features see further than `halo_px`, and
   what they see there changes few pixels.
+- A refiner may carry the segmentation model along whose maps it repairs (`closer`), which looks at the image
+  once more at the refiner's finer resolution, on the same encoder's features. What it finds is a further
+  condition, and the map that the network changes.
 
     paper                here
     z, z_rough           clean, rough       (B, K, h, w), h = H / 4
@@ -24,7 +27,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import timm
 import torch
@@ -32,12 +35,12 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .bicor_seg import BicorDecoder, BicorSegConfig, Neck
 from .diffusion import Stage, TimeSampling
-from .idgbr_guidance import REACH, spread_codes
+from .idgbr_lite_blocks import Block, GuidanceBlock, PixelNorm, Pyramid
+from .idgbr_lite_codec import CODE_CHANNELS, STRIDE, UNKNOWN, LabelCodec, unit_length
 
-UNKNOWN = 255
-STRIDE = 4
-CODE_CHANNELS = 3
+PROBABLE = 254  # stands for a probability of 1 in uint8
 OUTSIDE_WEIGHT = 0.1  # of pixels away from boundaries in the loss
 LATENT_WEIGHT = 0.25
 START_SHARE = 0.5  # of the times in training that are the sampler's first
@@ -61,6 +64,8 @@ class LiteRefinerConfig:
         steps: of the sampler.
         time_sampling: of training; "cubic" favours the start.
         band_px: distance from boundaries within which the loss counts in full.
+        closer: sizes of the BiCoR-Seg network that looks at the image too, beside classes, bands and encoder,
+            which are the refiner's; None without.
     """
 
     classes: int
@@ -75,6 +80,7 @@ class LiteRefinerConfig:
     steps: int = 1
     time_sampling: TimeSampling = "cubic"
     band_px: int = 16
+    closer: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -102,6 +108,24 @@ class LiteRefinerConfig:
             raise ValueError(f"time_sampling {self.time_sampling!r}: needs uniform or cubic")
         if not 1 <= self.band_px <= 256:
             raise ValueError(f"band_px {self.band_px}: needs 1 to 256")
+        if self.closer is not None:
+            self.closer_config()
+
+    def closer_config(self) -> BicorSegConfig:
+        """Of the network that looks closer.
+
+        Raises:
+            ValueError: there is none, or a size that does not work.
+        """
+        try:
+            return BicorSegConfig(
+                classes=self.classes,
+                in_channels=self.in_channels,
+                encoder=self.encoder,
+                **(self.closer or {}),
+            )
+        except TypeError as err:
+            raise ValueError(f"closer {self.closer!s:.100}: {err}") from err
 
     def build(self) -> LiteRefiner:
         """The network with random weights."""
@@ -125,9 +149,10 @@ class LiteRefiner(nn.Module):
         self.latent_channels = config.latent_channels
         self.alignment_px = max(config.window_px, 16)
         self.default_steps = config.steps
-        self.codec = LabelCodec(config)
+        self.codec = LabelCodec(config.classes, config.latent_channels, config.codec_channels)
         self.conditions = Conditions(config, pretrained=pretrained)
         self.denoiser = Denoiser(config)
+        self.closer = None if config.closer is None else CloserLook(config.closer_config(), self.conditions)
 
     def forward(
         self, image: Tensor, coarse: Tensor, noise: Tensor, *, steps: int | None = None, guidance: float = 1.0
@@ -145,12 +170,15 @@ class LiteRefiner(nn.Module):
             raise ValueError(f"guidance {guidance}: this refiner has none, needs 1")
         steps = steps or self.default_steps
         rough = self.codec.encode(coarse)
-        conditions = self.conditions(image, rough)
+        scales = self.conditions.see(image)
+        closer = None if self.closer is None else self.codec.blend(self.closer(scales))
+        conditions = self.conditions(image, scales, rough, closer)
+        start = rough if closer is None else closer
         mixed = rough + self.config.noise * noise
         clean = rough
         for index in range(steps):
             eta, after = 1 - index / steps, 1 - (index + 1) / steps
-            clean = self.denoiser(mixed, rough, conditions, mixed.new_full((len(mixed),), eta))
+            clean = self.denoiser(mixed, start, conditions, mixed.new_full((len(mixed),), eta))
             if after > 0:
                 spread = (mixed - (1 - eta) * clean - eta * rough) * math.sqrt(after / eta)
                 mixed = (1 - after) * clean + after * rough + spread
@@ -160,12 +188,19 @@ class LiteRefiner(nn.Module):
         """Cross-entropy of maps (B, H, W) that went through the codec, noise added; boundaries count more."""
         return {"loss": self._reconstruction(self.codec.encode(labels), labels)}
 
-    def refiner_losses(self, image: Tensor, coarse: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def refiner_losses(
+        self, image: Tensor, coarse: Tensor, labels: Tensor, closer: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """Losses of one denoising step at a random time: labels as decoded, and latents.
 
         Unlabelled pixels take the rough map's class on their way into the codec and count in no loss. The
         decoder learns on, as latents that are found lie between those of label maps; what it makes of true
         latents stays part of the loss.
+
+        Args:
+            image, coarse, labels: see `diffusion.RefinerNetwork`.
+            closer: uint8 probabilities (B, N, H, W), 0 to 254, in place of what the refiner's own closer look
+                gives, which is too good where it was trained; 255 takes its own.
         """
         known = torch.where(labels == UNKNOWN, coarse.to(labels.dtype), labels)
         with torch.no_grad():
@@ -173,7 +208,10 @@ class LiteRefiner(nn.Module):
         time = self._times(len(image), image.device)
         eta = time.view(-1, 1, 1, 1)
         mixed = (1 - eta) * clean + eta * rough + self.config.noise * eta.sqrt() * torch.randn_like(clean)
-        found = self.denoiser(mixed, rough, self.conditions(image, rough), time)
+        scales = self.conditions.see(image)
+        looked = None if self.closer is None else self.codec.blend(self.closer(scales, closer))
+        conditions = self.conditions(image, scales, rough, looked)
+        found = self.denoiser(mixed, rough if looked is None else looked, conditions, time)
         near = torch.maximum(
             _near_boundaries(coarse, self.config.band_px), _near_boundaries(labels, self.config.band_px)
         )
@@ -204,68 +242,19 @@ class LiteRefiner(nn.Module):
         return torch.where(torch.rand(count, device=device) < START_SHARE, torch.ones_like(times), times)
 
 
-class LabelCodec(nn.Module):
-    """Label maps to latents a quarter as high and wide, and back to class logits.
-
-    Both ways begin as one linear map that loses nothing: the codes of 4 x 4 px, side by side. Latents between
-    those of two maps then mean what lies between these maps. The decoder adds what it learns to that.
-    """
-
-    def __init__(self, config: LiteRefinerConfig) -> None:
-        super().__init__()
-        channels, width = config.latent_channels, config.codec_channels
-        codes = 2 * torch.atanh(REACH * spread_codes(config.classes))
-        self.table = nn.Parameter(codes)
-        self.fold = nn.Conv2d(CODE_CHANNELS * STRIDE**2, channels, 1, bias=False)
-        self.unfold = nn.Conv2d(channels, CODE_CHANNELS * STRIDE**2, 1, bias=False)
-        self.nearest = nn.Conv2d(CODE_CHANNELS, config.classes, 1)
-        self.correct = nn.Sequential(
-            nn.Conv2d(channels, width, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(width, 8 * STRIDE**2, 1),
-            nn.PixelShuffle(STRIDE),
-            nn.ReLU(),
-            nn.Conv2d(8, 16, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(16, config.classes, 1),
-        )
-        with torch.no_grad():
-            basis = fold_basis(codes, channels)
-            self.fold.weight.copy_(basis[:, :, None, None])
-            self.unfold.weight.copy_(basis.T[:, :, None, None])
-            picture = _colours(codes)
-            self.nearest.weight.copy_(4 * picture[:, :, None, None])
-            cast(Tensor, self.nearest.bias).copy_(-2 * picture.square().sum(1))
-            cast(Tensor, self.correct[-1].weight).mul_(0.1)
-
-    def decoder_parameters(self) -> list[nn.Parameter]:
-        return [item for part in (self.unfold, self.nearest, self.correct) for item in part.parameters()]
-
-    def encode(self, labels: Tensor) -> Tensor:
-        """Labels (B, H, W) to latents (B, K, H / 4, W / 4) of length sqrt(K) a pixel; 255 has the code 0."""
-        codes = torch.cat([_colours(self.table), self.table.new_zeros(1, CODE_CHANNELS)])
-        index = torch.where(labels == UNKNOWN, len(self.table), labels.long())
-        picture = F.embedding(index, codes).permute(0, 3, 1, 2)
-        return unit_length(self.fold(F.pixel_unshuffle(picture, STRIDE)))
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """Class logits (B, N, H, W)."""
-        picture = F.pixel_shuffle(self.unfold(latent), STRIDE)
-        return self.nearest(picture) + self.correct(latent)
-
-
 class Conditions(nn.Module):
-    """Features of image and rough map at strides 4, 8 and 16, joined: (B, 2 C, h, w) a level.
+    """Features of image and maps at strides 4, 8 and 16, joined: (B, 2 C, h, w) a level.
 
     The image encoder is frozen, as IDGBR's is.
     """
 
     def __init__(self, config: LiteRefinerConfig, *, pretrained: bool = False) -> None:
         super().__init__()
+        strides = [2, 4, 8, 16] if config.closer is None else [2, 4, 8, 16, 32]
         self.encoder = timm.create_model(
             config.encoder,
             features_only=True,
-            out_indices=(0, 1, 2, 3),
+            out_indices=tuple(range(len(strides))),
             in_chans=config.in_channels,
             pretrained=pretrained,
         )
@@ -274,25 +263,34 @@ class Conditions(nn.Module):
         if last.startswith("blocks."):  # timm keeps the stages of EfficientNets that nothing reads
             self.encoder.blocks = cast(nn.Sequential, self.encoder.blocks)[: int(last.split(".")[1]) + 1]
         self.encoder.requires_grad_(False)
-        if info.reduction() != [2, 4, 8, 16]:
-            raise ValueError(f"encoder {config.encoder!r}: strides {info.reduction()}; needs 2, 4, 8 and 16")
-        half, quarter, *deeper = info.channels()
+        if info.reduction() != strides:
+            raise ValueError(f"encoder {config.encoder!r}: strides {info.reduction()}; needs {strides}")
+        self.channels = info.channels()
+        half, quarter, *deeper = self.channels[:4]
         widths = config.widths
         self.image_in = nn.Conv2d(16 * config.in_channels + 4 * half + quarter, widths[0], 1)
         self.deeper_in = nn.ModuleList(
             nn.Conv2d(found, width, 1) for found, width in zip(deeper, widths[1:], strict=True)
         )
         self.image = Pyramid(widths)
-        self.rough_in = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
+        maps = 1 if config.closer is None else 2
+        self.rough_in = nn.Conv2d(maps * config.latent_channels, widths[0], 3, padding=1)
         self.rough = Pyramid(widths)
 
-    def forward(self, image: Tensor, rough: Tensor) -> list[Tensor]:
+    def see(self, image: Tensor) -> list[Tensor]:
+        """Features of the image at strides 2, 4, 8, 16 (and 32 where there is a closer look)."""
         with torch.no_grad():
-            half, quarter, *deeper = self.encoder(image)
+            return self.encoder(image)
+
+    def forward(
+        self, image: Tensor, scales: Sequence[Tensor], rough: Tensor, closer: Tensor | None = None
+    ) -> list[Tensor]:
+        """Of an image, what `see` found in it, and latents of the maps."""
+        half, quarter, *deeper = scales[:4]
         detail = torch.cat([F.pixel_unshuffle(image, 4), F.pixel_unshuffle(half, 2), quarter], 1)
         deeper = [enter(found) for enter, found in zip(self.deeper_in, deeper, strict=True)]
         seen = self.image(self.image_in(detail), deeper)
-        drawn = self.rough(self.rough_in(rough))
+        drawn = self.rough(self.rough_in(rough if closer is None else torch.cat([rough, closer], 1)))
         return [torch.cat(pair, 1) for pair in zip(seen, drawn, strict=True)]
 
     def train(self, mode: bool = True) -> Conditions:
@@ -302,24 +300,32 @@ class Conditions(nn.Module):
         return self
 
 
-class Pyramid(nn.Module):
-    """A block at each of strides 4, 8 and 16; what is known at strides 8 and 16 is added on the way."""
+class CloserLook(nn.Module):
+    """A segmentation model's neck and decoder on the refiner's encoder, which is that model's; frozen."""
 
-    def __init__(self, widths: Sequence[int]) -> None:
+    def __init__(self, config: BicorSegConfig, conditions: Conditions) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(Block(width) for width in widths)
-        self.downs = nn.ModuleList(
-            nn.Conv2d(before, after, 2, stride=2) for before, after in pairwise(widths)
-        )
+        self.neck = Neck(conditions.channels[1:], config.channels, config.neck)
+        self.decoder = BicorDecoder(config)
+        self.requires_grad_(False)
 
-    def forward(self, features: Tensor, deeper: Sequence[Tensor] = ()) -> list[Tensor]:
-        levels = [self.blocks[0](features)]
-        for index, down in enumerate(self.downs):
-            features = down(levels[-1])
-            if deeper:
-                features = features + deeper[index]
-            levels.append(self.blocks[index + 1](features))
-        return levels
+    @torch.no_grad()
+    def forward(self, scales: Sequence[Tensor], known: Tensor | None = None) -> Tensor:
+        """Class probabilities (B, N, H, W).
+
+        Args:
+            scales: features at strides 2 to 32.
+            known: uint8 probabilities, 0 to 254, that go before its own where they are not 255.
+        """
+        if known is not None and not (known == UNKNOWN).any():
+            return known.to(scales[0].dtype) / PROBABLE
+        features, _, embeddings = self.decoder.co_refine(self.neck(list(scales[1:])))
+        found = self.decoder.classify(features, embeddings[-1]).softmax(1)
+        return found if known is None else torch.where(known == UNKNOWN, found, known / PROBABLE)
+
+    def train(self, mode: bool = True) -> CloserLook:
+        """Batch statistics stay what they are."""
+        return super().train(False)
 
 
 class Denoiser(nn.Module):
@@ -346,8 +352,8 @@ class Denoiser(nn.Module):
         with torch.no_grad():
             self.leave.weight.mul_(0.1)
 
-    def forward(self, mixed: Tensor, rough: Tensor, conditions: Sequence[Tensor], time: Tensor) -> Tensor:
-        """Clean latents (B, K, h, w), found as a change of the rough ones; `time` (B,) in (0, 1]."""
+    def forward(self, mixed: Tensor, start: Tensor, conditions: Sequence[Tensor], time: Tensor) -> Tensor:
+        """Clean latents (B, K, h, w), found as a change of those to start from; `time` (B,) in (0, 1]."""
         when = self.embed_time(_wave(time))
         features = self.enter(mixed)
         skips = []
@@ -360,106 +366,7 @@ class Denoiser(nn.Module):
         for level in reversed(range(len(self.ups))):
             features = F.pixel_shuffle(self.ups[level](features), 2) + skips[level]
             features = self.up_blocks[level](features, when)
-        return unit_length(rough + self.leave(F.relu(self.leave_norm(features))))
-
-
-class GuidanceBlock(nn.Module):
-    """What image and rough map say of a skip: a residual (B, C, h, w).
-
-    IDGBR's block: r = conv [x; c]; queries from r, keys and values from c; v = values + attention; v = v +
-    MLP v; result r + projection of v. Attention stays in windows of `window` x `window` px of the level; with
-    window 0 a 3 x 3 convolution of the conditions takes its place (at stride 4, where attention would cost
-    most).
-    """
-
-    def __init__(self, channels: int, window: int) -> None:
-        super().__init__()
-        self.window = window
-        self.join = nn.Conv2d(3 * channels, channels, 1)
-        self.values = nn.Conv2d(2 * channels, channels, 1 if window else 3, padding=0 if window else 1)
-        self.norm_values = PixelNorm(channels)
-        if window:
-            self.heads = max(1, channels // 32)
-            self.queries = nn.Conv2d(channels, channels, 1)
-            self.norm_queries = PixelNorm(channels)
-            self.position = nn.Parameter(torch.randn(channels, window, window) * 0.02)
-            self.keys = nn.Conv2d(channels, channels, 1)
-        self.norm_mlp = PixelNorm(channels)
-        self.expand = nn.Conv2d(channels, 2 * channels, 1)
-        self.shrink = nn.Conv2d(2 * channels, channels, 1)
-        self.project = nn.Conv2d(channels, channels, 1, bias=False)
-        with torch.no_grad():  # small, not zero: a zero here would keep gradients from all above it
-            self.project.weight.mul_(0.1)
-
-    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
-        joined = self.join(torch.cat([features, condition], 1))
-        values = self.norm_values(self.values(condition))
-        if self.window:
-            values = values + self._attend(self.norm_queries(self.queries(joined)), values)
-        values = values + self.shrink(F.relu(self.expand(self.norm_mlp(values))))
-        return joined + self.project(values)
-
-    def _attend(self, queries: Tensor, values: Tensor) -> Tensor:
-        batch, channels, height, width = values.shape
-        side = self.window
-        position = self.position.repeat(1, height // side, width // side)
-        asked, keys = self._split(queries + position), self._split(self.keys(values) + position)
-        # (B windows, heads, side^2, channels / heads)
-        found = F.scaled_dot_product_attention(asked, keys, self._split(values))
-        found = found.transpose(1, 2).reshape(batch, height // side, width // side, side, side, channels)
-        return found.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
-
-    def _split(self, features: Tensor) -> Tensor:
-        batch, channels, height, width = features.shape
-        side, heads = self.window, self.heads
-        parts = features.reshape(batch, heads, channels // heads, height // side, side, width // side, side)
-        return parts.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, heads, side**2, channels // heads)
-
-
-class Block(nn.Module):
-    """Residual: norm, 3 x 3 convolution to twice the channels, time's scale and shift, 1 x 1 back."""
-
-    def __init__(self, channels: int, time: int = 0) -> None:
-        super().__init__()
-        self.norm = PixelNorm(channels)
-        self.expand = nn.Conv2d(channels, 2 * channels, 3, padding=1)
-        self.shrink = nn.Conv2d(2 * channels, channels, 1)
-        self.time = nn.Linear(time, 2 * channels) if time else None
-
-    def forward(self, features: Tensor, when: Tensor | None = None) -> Tensor:
-        inner = self.expand(self.norm(features))
-        if self.time is not None and when is not None:
-            inner = inner + self.time(when)[:, :, None, None]
-        return features + self.shrink(F.relu(inner))
-
-
-class PixelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each pixel of (B, C, h, w)."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-
-
-def unit_length(latent: Tensor) -> Tensor:
-    """Latents (B, K, h, w) scaled to length sqrt(K) at each pixel."""
-    return latent * (latent.square().mean(1, keepdim=True) + 1e-6).rsqrt()
-
-
-def fold_basis(codes: Tensor, channels: int) -> Tensor:
-    """Orthonormal rows (K, 48) onto which the codes of 4 x 4 px are projected; nothing is lost where K is 16
-    times the number of dimensions that the codes (N, 3) span."""
-    directions = torch.linalg.svd(_colours(codes), full_matrices=True).Vh  # those that hold most first
-    rows = torch.zeros(CODE_CHANNELS, STRIDE**2, CODE_CHANNELS, STRIDE**2)
-    for position in range(STRIDE**2):
-        rows[:, position, :, position] = directions
-    rows = rows.flatten(0, 1).flatten(1)  # pixel_unshuffle puts positions behind channels
-    if channels <= len(rows):
-        return rows[:channels]
-    return torch.cat([rows, torch.randn(channels - len(rows), rows.shape[1]) * 0.1])
-
-
-def _colours(table: Tensor) -> Tensor:
-    return 2 * table.sigmoid() - 1
+        return unit_length(start + self.leave(F.relu(self.leave_norm(features))))
 
 
 def _wave(time: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from rsseg_cli.datasets import LabelledData, Source
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.labels import IGNORE, LabelFormat, LabelReader
 from rsseg_cli.pipeline import predict
-from rsseg_cli.raster import inspect
+from rsseg_cli.raster import SceneReader, inspect
 from rsseg_cli.scene_files import named
 from rsseg_cli.scene_load import array_in, blocks, release_pages, safe_name
 from rsseg_cli.weights.registry import TrainedModel, list_models, load_model, read_spec
@@ -32,6 +32,7 @@ from rsseg_cli.weights.spec import ModelSpec
 logger = logging.getLogger("rsseg_cli")
 Maps = tuple[NDArray[np.uint8], ...]
 
+UNSEEN = 255  # in a closer look
 RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img")
 MARGIN_PX = 128  # around the labelled part of a scene that a model maps
 
@@ -76,14 +77,15 @@ def _source(given: str, class_names: Sequence[str]) -> CoarseSource:
             raise ModelError(f"--coarse {given}: is a refiner; needs a model that segments")
         _values(dict(enumerate(spec.class_names)), class_names, f"--coarse {given}")
         return CoarseSource(given=given, model=spec)
-    pattern = f"{glob.escape(given)}/*" if path.is_dir() else given
+    models = f", and no model ({', '.join(list_models())}, or a file .safetensors)"
+    return _rasters(given, "--coarse", models)
+
+
+def _rasters(given: str, option: str, otherwise: str = "") -> CoarseSource:
+    pattern = f"{glob.escape(given)}/*" if Path(given).is_dir() else given
     files = sorted(file for file in map(Path, glob.glob(pattern)) if file.suffix.lower() in RASTERS)
     if not files:
-        known = ", ".join(list_models())
-        raise DataError(
-            f"--coarse {given}: no rasters there ({', '.join(RASTERS)}), and no model ({known}, or a file "
-            ".safetensors)"
-        )
+        raise DataError(f"{option} {given}: no rasters there ({', '.join(RASTERS)}){otherwise}")
     return CoarseSource(given=given, files=tuple(files))
 
 
@@ -211,3 +213,54 @@ class CoarseMaker:
                 f"{path}: has no class where {scene.name} is labelled; is it a map of that scene?"
             )
         return array
+
+
+def closer_looks(
+    given: Sequence[str],
+    scenes: Sequence[tuple[Source, LoadedScene]],
+    data: LabelledData,
+    folder: Path,
+) -> list[NDArray[np.uint8]]:
+    """Class probabilities (N, height, width) of scenes on their training grids, 0 to 254, 255 unknown.
+
+    Args:
+        given: folders or glob patterns of rasters as `rsseg predict --probabilities` writes them, of models
+            that were trained without the scenes; STEM.tif or STEM_*.tif of a scene's image.
+        scenes: with their arrays.
+        data: that they are of.
+        folder: memory-mapped arrays, beside those of the scenes.
+
+    Raises:
+        DataError: a scene without any, or with several; a raster of other bands.
+    """
+    sources = [_rasters(item, "--closer-maps") for item in given]
+    files = match_files([(source.name, source.stem) for source in data.sources], sources)
+    found = []
+    for source, scene in scenes:
+        paths = files[source.name]
+        if len(paths) != 1:
+            raise DataError(
+                f"{source.name}: {len(paths)} rasters in --closer-maps {' '.join(given)}; needs one, "
+                "STEM.tif or STEM_*.tif"
+            )
+        found.append(_look(paths[0], scene, len(data.classes), folder))
+    return found
+
+
+def _look(path: Path, scene: LoadedScene, classes: int, folder: Path) -> NDArray[np.uint8]:
+    if scene.grid is None:
+        raise ValueError(f"{scene.name}: a closer look needs a grid")
+    info = inspect(path)
+    if info.count != classes or set(info.dtypes) != {"uint8"}:
+        raise DataError(
+            f"{path}: {info.count} bands of {', '.join(sorted(set(info.dtypes)))}; needs {classes} of uint8, "
+            "a class each, as rsseg predict --probabilities writes them"
+        )
+    array = array_in(folder, f"{safe_name(scene.name)}.closer", (classes, *scene.labels.shape))
+    with SceneReader(info, tuple(range(1, classes + 1)), scene.grid) as reader:
+        for rows, cols in blocks(*scene.labels.shape):
+            size = rows.stop - rows.start, cols.stop - cols.start
+            values, valid = reader.read(rows.start, cols.start, *size)
+            array[:, rows, cols] = np.where(valid, values, UNSEEN)
+            release_pages(array)
+    return array

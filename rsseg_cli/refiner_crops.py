@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from rsseg_cli.coarse_degrade import degrade, random_map
-from rsseg_cli.coarse_maps import Maps
+from rsseg_cli.coarse_maps import UNSEEN, Maps
 from rsseg_cli.crops import CropConfig, CropDataset, LoadedScene, pad_to
 from rsseg_cli.labels import IGNORE
 from rsseg_cli.train_config import RefiningConfig
@@ -57,7 +57,7 @@ class LabelCrops(Dataset[tuple[Tensor]]):
 
 class RefinerCrops(CropDataset):
     """Augmented crops: image float32 (bands, crop, crop) in [0, 1], rough map uint8 and labels int64 (crop,
-    crop).
+    crop); with closer looks also these, uint8 (N, crop, crop).
 
     Args:
         scenes: real scenes.
@@ -65,6 +65,8 @@ class RefinerCrops(CropDataset):
         config: crops; without mosaic.
         refining: how rough maps are made worse.
         drawn: drawn scenes, whose rough maps are their labels, made worse.
+        closer: class probabilities of each scene, uint8 (N, height, width), 255 where there are none; empty
+            without.
     """
 
     def __init__(
@@ -74,27 +76,34 @@ class RefinerCrops(CropDataset):
         config: CropConfig,
         refining: RefiningConfig,
         drawn: Sequence[LoadedScene] = (),
+        closer: Sequence[NDArray[np.uint8]] = (),
     ) -> None:
         if len(maps) != len(scenes) or not all(maps):
             raise ValueError("every scene needs a rough map")
         super().__init__(scenes, config, drawn)
         self.maps = [*maps, *((scene.labels,) for scene in drawn)]
-        self.refining = refining
+        self.refining, self.closer = refining, closer
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:  # type: ignore[override]
         rng = np.random.default_rng((self.config.seed, index))
         image, planes = self.crop(rng)
-        labels, coarse = planes.numpy()
+        labels, coarse, *closer = planes.numpy()
         if rng.random() < self.refining.from_labels:
             coarse = np.where(labels == IGNORE, coarse, labels)
         if rng.random() < self.refining.degrade or np.array_equal(coarse, labels):
             coarse = degrade(coarse, rng, self.refining.degrade_px)
-        return image, torch.from_numpy(np.array(coarse)), planes[0].long()
+        crop = image, torch.from_numpy(np.array(coarse)), planes[0].long()
+        return (*crop, planes[2:]) if closer else crop
 
     def planes(self, scene: int, window: tuple[slice, slice], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Labels, and one of the scene's rough maps."""
+        """Labels, one of the scene's rough maps, and its closer look."""
         maps = self.maps[scene]
-        return np.stack([self.scenes[scene].labels[window], maps[int(rng.integers(len(maps)))][window]])
+        planes = [self.scenes[scene].labels[window], maps[int(rng.integers(len(maps)))][window]]
+        if self.closer:
+            looked = self.closer[scene] if scene < len(self.closer) else None  # drawn scenes have none
+            none = np.full_like(planes[0], UNSEEN)
+            planes += [none if looked is None else looked[n][window] for n in range(len(self.closer[0]))]
+        return np.stack(planes)
 
 
 class RefinerTiles(Dataset[tuple[Tensor, Tensor, Tensor, int]]):

@@ -111,9 +111,9 @@ class RefinerModule(StageModule):
         self.classes, self.band_px, self.align = len(spec.classes), band_px, align
         self.tallies = {"": Tally(self.classes), "coarse_": Tally(self.classes)}
 
-    def losses(self, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        image, coarse, labels = batch
-        inputs = self.normalise(image), coarse, labels
+    def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        image, *others = batch  # rough map, labels, and the closer look where there is one
+        inputs: Any = (self.normalise(image), *others)
         if self.align is None:
             return split_losses(self.refiner.refiner_losses(*inputs))
         if self.global_step < ALIGN_STEPS:

@@ -22,7 +22,8 @@ from rsseg_cli.weights import ModelSpec, load_model
 from rsseg_cli.weights.registry import list_models, read_spec
 
 logger = logging.getLogger("rsseg_cli")
-SIZES = {item.name for item in dataclasses.fields(LiteRefinerConfig)}
+SIZES = {item.name for item in dataclasses.fields(LiteRefinerConfig)} - {"closer"}  # that names a model
+CLOSER_SIZES = ("channels", "layers", "topk_ratio", "neck")
 CODEC_RANGE = 0.5  # mean and deviation that bring [0, 1] to the [-1, 1] of Stable Diffusion's codec
 
 
@@ -59,6 +60,10 @@ def describe_refiner(
         gsd_range_m = start.gsd_range_m if start and start.gsd_m == gsd_m else None
         gsd_range_m = gsd_range_m or (gsd_m / max(high, 1), gsd_m / min(low, 1))
     architecture, network = (start.architecture, start.network) if start else _network_of(chosen, data)
+    looking = _closer_spec(chosen.closer, data, architecture, network) if chosen.closer else None
+    if looking:
+        sizes = {key: value for key, value in looking.network.items() if key in CLOSER_SIZES}
+        network = network | {"closer": sizes}
     if chosen.align and architecture != "idgbr":
         raise UsageError(f"--align {chosen.align}: is for refiners of --arch paper, {chosen.init} is none")
     mean, std = input_statistics(chosen, len(data.bands))
@@ -66,6 +71,8 @@ def describe_refiner(
         mean = std = (CODEC_RANGE,) * len(data.bands)
     if start:
         mean, std = chosen.mean or start.mean, chosen.std or start.std
+    if looking:
+        mean, std = looking.mean, looking.std  # the encoder is that model's
     model = behind or str(start.refinement.get("model", "") if start else "")
     spec = ModelSpec(
         name=name,
@@ -95,6 +102,19 @@ def _start_spec(init: str, data: LabelledData) -> ModelSpec:
                 f"--init {init}: {kind} {', '.join(given)}, the data has {', '.join(own)}; needs the same"
             )
     return start
+
+
+def _closer_spec(model: str, data: LabelledData, architecture: str, network: dict[str, Any]) -> ModelSpec:
+    """Of the model that looks closer, which has to share classes, bands and encoder with the refiner."""
+    spec = read_spec(model)
+    encoder, own = network.get("encoder"), spec.network.get("encoder")
+    found = spec.architecture, spec.class_names, spec.bands, own
+    if architecture != "idgbr-lite" or found != ("bicor-seg", data.class_names, data.bands, encoder):
+        raise ModelError(
+            f"--closer {model}: {spec.architecture} of {', '.join(spec.class_names)} on {own}; needs a "
+            f"BiCoR-Seg model of {', '.join(data.class_names)} on {encoder}, and --arch lite"
+        )
+    return spec
 
 
 def _network_of(chosen: RefinerNetworkSettings, data: LabelledData) -> tuple[Any, dict[str, Any]]:
@@ -131,8 +151,29 @@ def build_refiner(spec: ModelSpec, chosen: RefinerNetworkSettings, seed: int) ->
         network = load_model(chosen.init).network
         logger.info("all tensors taken from %s", chosen.init)
     else:
-        network = _build_lite(LiteRefinerConfig(**spec.network), chosen)
+        weights = {"encoder_weights": "none"} if chosen.closer else {}  # it brings its own
+        network = _build_lite(LiteRefinerConfig(**spec.network), dataclasses.replace(chosen, **weights))
+    if chosen.closer:
+        network = _with_closer(network, LiteRefinerConfig(**spec.network), chosen.closer)
     return network, spec
+
+
+def _with_closer(network: nn.Module, config: LiteRefinerConfig, model: str) -> LiteRefiner:
+    """A refiner that carries a model along, filled from one with or without; what the closer look adds to the
+    conditions begins at 0."""
+    wider = LiteRefiner(config)
+    given, own = network.state_dict(), wider.state_dict()
+    key = "conditions.rough_in.weight"
+    if given[key].shape != own[key].shape:
+        given[key] = torch.cat([given[key], torch.zeros_like(given[key])], 1)
+    looking = {
+        name.replace("encoder.", "conditions.encoder.", 1)
+        if name.startswith("encoder.")
+        else f"closer.{name}": value
+        for name, value in load_model(model).network.state_dict().items()
+    }
+    wider.load_state_dict({name: looking.get(name, given.get(name)) for name in own})
+    return wider
 
 
 def _build_lite(config: LiteRefinerConfig, chosen: RefinerNetworkSettings) -> LiteRefiner:

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from rsseg_cli.coarse_maps import CoarseMaker, Maps
+from rsseg_cli.coarse_maps import CoarseMaker, Maps, closer_looks
 from rsseg_cli.crops import LoadedScene, crops_in_a_pass
 from rsseg_cli.datasets import LabelledData
 from rsseg_cli.errors import UsageError
@@ -37,13 +39,15 @@ STAGES: tuple[Stage, ...] = ("codec", "refiner")
 
 
 class RefinerScenes(NamedTuple):
-    """Scenes of a run, with their rough maps; without maps where only the codec is trained."""
+    """Scenes of a run, with their rough maps; without maps where only the codec is trained, and with closer
+    looks at the training scenes where these are given."""
 
     train: list[LoadedScene]
     val: list[LoadedScene]
     drawn: list[LoadedScene]
     train_maps: list[Maps]
     val_maps: list[Maps]
+    closer: Sequence[NDArray[np.uint8]] = ()
 
     def by_part(self) -> dict[str, list[LoadedScene]]:
         """Scenes for `found_table`."""
@@ -75,7 +79,12 @@ def save_refiner_settings(run_dir: Path, settings: RefinerSettings, *, resume: b
 
 
 def load_refiner_scenes(
-    data: LabelledData, spec: ModelSpec, settings: RefinerSettings, maker: CoarseMaker | None, folder: Path
+    data: LabelledData,
+    spec: ModelSpec,
+    settings: RefinerSettings,
+    maker: CoarseMaker | None,
+    folder: Path,
+    closer: Sequence[str] = (),
 ) -> RefinerScenes:
     """Training and validation scenes as a segmentation network gets them, and their rough maps.
 
@@ -85,18 +94,17 @@ def load_refiner_scenes(
         settings: of the run.
         maker: of the rough maps; None where only the codec is trained.
         folder: where arrays are kept as files.
+        closer: rasters of closer looks at the training scenes, see `coarse_maps.closer_looks`.
 
     Raises:
         DataError: no training or no validation scene, or scenes without a rough map.
     """
     loaded = load_training_scenes(data, spec, settings.training, folder)
-    pairs = [
-        *zip(data.split("train"), loaded.train, strict=True),
-        *zip(data.split("val"), loaded.val, strict=True),
-    ]
+    train = list(zip(data.split("train"), loaded.train, strict=True))
+    pairs = [*train, *zip(data.split("val"), loaded.val, strict=True)]
     maps: list[Maps] = maker.maps(pairs, data) if maker is not None else [() for _ in pairs]
-    count = len(loaded.train)
-    return RefinerScenes(*loaded, maps[:count], maps[count:])
+    looks = closer_looks(closer, train, data, folder) if closer else []
+    return RefinerScenes(*loaded, maps[: len(train)], maps[len(train) :], looks)
 
 
 def check_sizes(network: nn.Module, config: TrainConfig) -> None:
@@ -169,7 +177,8 @@ def _train_denoiser(
     network: nn.Module, spec: ModelSpec, scenes: RefinerScenes, settings: RefinerSettings, run: RunOptions
 ) -> TrainResult:
     config, refining = settings.training, settings.refining
-    crops = RefinerCrops(scenes.train, scenes.train_maps, crop_config(spec, config), refining, scenes.drawn)
+    how = crop_config(spec, config)
+    crops = RefinerCrops(scenes.train, scenes.train_maps, how, refining, scenes.drawn, scenes.closer)
     maps = [versions[0] for versions in scenes.val_maps]
     align = build_alignment(network, settings.network.align)
     band_px = max(1, round(refining.band_m / (spec.gsd_m or 1.0)))

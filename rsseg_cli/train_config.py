@@ -166,6 +166,8 @@ class RefinerNetworkSettings:
     Attributes:
         arch: lite, or paper (Stable Diffusion 1.5's size).
         init: name or path of the refiner to start from, with its sizes.
+        closer: name or file of the BiCoR-Seg model with the same encoder that lite carries along, to look at
+            the image at the refiner's resolution; also for a refiner to start from that has none.
         sd: folder of Stable Diffusion 1.5 in diffusers' layout, which paper starts from.
         encoder, encoder_weights: lite's frozen image encoder, of timm, and its weights: "imagenet", "none", a
             file, or the name or file of a segmentation model with the same encoder.
@@ -180,6 +182,7 @@ class RefinerNetworkSettings:
 
     arch: Literal["lite", "paper"] = "lite"
     init: str = ""
+    closer: str = ""
     sd: str = ""
     align: str = ""
     encoder: str = ""

@@ -138,6 +138,8 @@ def test_stage_by_stage_and_fine_tuning(sheets):
         ("--coarse {0}/maps --crop-size 96", "--crop-size 96"),
         ("--coarse {0}/maps --degrade 2", "--degrade 2"),
         ("--coarse {0}/maps --sd {0}", "--sd"),
+        ("--coarse {0}/maps --closer-maps {0}/maps", "needs --closer MODEL"),
+        ("--coarse {0}/maps --closer landcover", "--closer landcover: bicor-seg of"),
         ("--coarse {0}/maps --stage refiner", "--stage refiner: needs a trained codec"),
     ],
 )

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rsseg_cli.errors import ModelError
+from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
 from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
 from rsseg_cli.weights import ModelSpec, load_model, save_model
 from rsseg_cli.weights.spec import class_specs
@@ -141,6 +142,62 @@ def test_a_pixel_does_not_depend_on_its_tile() -> None:
     torch.testing.assert_close(part[..., reach:, reach:], whole[..., start + reach :, start + reach :])
 
 
+def closer_pair() -> tuple[LiteRefiner, BicorSeg]:
+    """A refiner that carries a segmentation network along, and that network."""
+    sizes = {"channels": 16, "layers": 1, "neck": "conv"}
+    config = BicorSegConfig(classes=3, encoder="tf_efficientnet_lite0", channels=16, layers=1, neck="conv")
+    look = config.build().eval()
+    network = LiteRefinerConfig(**SMALL, closer=sizes).build().eval()
+    assert network.closer is not None
+    network.conditions.encoder.load_state_dict(look.encoder.state_dict())
+    network.closer.neck.load_state_dict(look.neck.state_dict())
+    network.closer.decoder.load_state_dict(look.decoder.state_dict())
+    return network, look
+
+
+def test_a_closer_look_is_what_the_segmentation_network_sees() -> None:
+    network, look = closer_pair()
+    image = torch.randn(2, 3, 64, 64)
+    assert network.closer is not None
+    with torch.inference_mode():
+        found = network.closer(network.conditions.see(image))
+        torch.testing.assert_close(found, look(image).softmax(1))
+        known = torch.full((2, 3, 64, 64), 255, dtype=torch.uint8)
+        known[0] = torch.tensor([254, 0, 0], dtype=torch.uint8)[:, None, None]
+        mixed = network.closer(network.conditions.see(image), known)
+    assert torch.equal(mixed[0, 0], torch.ones(64, 64))
+    assert torch.equal(mixed[1], found[1])
+
+
+def test_a_closer_look_takes_part_and_stays_frozen() -> None:
+    network, _ = closer_pair()
+    network.train()
+    assert network.closer is not None
+    assert not network.closer.training
+    before = {name: value.clone() for name, value in network.closer.state_dict().items()}
+    image, labels, coarse = torch.randn(2, 3, 64, 64), blobs(), blobs()
+    torch.manual_seed(1)
+    own = network.refiner_losses(image, coarse, labels)["cross_entropy"]
+    own.backward()
+    assert network.conditions.rough_in.weight.grad[:, network.latent_channels :].abs().sum() > 0
+    assert not any(item.requires_grad for item in network.closer.parameters())
+    for name, value in network.closer.state_dict().items():
+        assert torch.equal(before[name], value), name
+    sure = torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2).to(torch.uint8) * 254
+    torch.manual_seed(1)
+    told = network.refiner_losses(image, coarse, labels, sure)["cross_entropy"]
+    assert told < own  # the network starts from it, and these are the labels themselves
+
+
+def test_certain_classes_blend_to_the_latents_of_their_map() -> None:
+    codec = LiteRefinerConfig(**SMALL).build().codec
+    labels = blobs()
+    sure = torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2).float()
+    with torch.inference_mode():
+        torch.testing.assert_close(codec.blend(sure), codec.encode(labels), rtol=1e-3, atol=1e-3)
+        assert codec.blend(torch.full((1, 3, 8, 8), 1 / 3)).square().mean() < 0.5
+
+
 def test_unlabelled_pixels_count_in_no_loss(network: LiteRefiner) -> None:
     labels = torch.full((1, 64, 64), 255)
     losses = network.refiner_losses(torch.randn(1, 3, 64, 64), blobs(1), labels)
@@ -161,7 +218,17 @@ def test_a_refiner_is_saved_and_loaded(network: LiteRefiner, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"widths": (8, 8)}, {"window_px": 20}, {"noise": 0}, {"steps": 0}, {"encoder": "convnext_atto"}]
+    "wrong",
+    [
+        {"widths": (8, 8)},
+        {"window_px": 20},
+        {"noise": 0},
+        {"steps": 0},
+        {"encoder": "convnext_atto"},
+        {"closer": {"channels": 17}},
+        {"closer": {"width": 16}},
+        {"closer": {"encoder": "resnet18"}},
+    ],
 )
 def test_sizes_that_do_not_work_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError):

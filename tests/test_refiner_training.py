@@ -14,7 +14,7 @@ from torch import nn
 
 from rsseg_cli import refiner_training as refiners
 from rsseg_cli.coarse_degrade import bend, blot, blunt, degrade, grow, random_map
-from rsseg_cli.coarse_maps import CoarseMaker, CoarseSource, coarse_sources, match_files
+from rsseg_cli.coarse_maps import UNSEEN, CoarseMaker, CoarseSource, closer_looks, coarse_sources, match_files
 from rsseg_cli.crops import CropConfig, LoadedScene
 from rsseg_cli.datasets import DataConfig, open_data
 from rsseg_cli.errors import DataError, ModelError, UsageError
@@ -162,6 +162,22 @@ def test_a_crop_takes_one_version_and_too_good_maps_are_degraded():
     assert not all(torch.equal(part[1].long(), part[2]) for part in (perfect[index] for index in range(8)))
     with pytest.raises(ValueError, match="every scene"):
         RefinerCrops([scene], [()], config, plain)
+
+
+def test_a_closer_look_has_the_crops_geometry_and_drawn_scenes_have_none():
+    scene, _ = squares()
+    looked = np.stack([(scene.labels == 0) * 254, (scene.labels == 1) * 254]).astype(np.uint8)
+    config = CropConfig(crop_size=64, mosaic=0.0, drawn_share=0.5)
+    drawn, plain = squares(1)[0], RefiningConfig(degrade=0.0)
+    crops = RefinerCrops([scene], [(scene.labels,)], config, plain, [drawn], [looked])
+    kinds = set()
+    for index in range(12):
+        _, _, labels, closer = crops[index]
+        known = bool((closer != UNSEEN).all())
+        assert known or (closer == UNSEEN).all()
+        assert not known or torch.equal(closer[1] == 254, labels == 1)
+        kinds.add(known)
+    assert kinds == {True, False}
 
 
 def test_unlabelled_pixels_take_the_models_class_where_labels_are_the_rough_map():
@@ -497,6 +513,59 @@ def test_the_encoder_starts_as_a_segmentation_models(tmp_path):
             ),
             chosen, 0,
         )  # fmt: skip
+
+
+def test_a_refiner_takes_a_model_along(tmp_path, sheets):
+    """Begun anew, or from a refiner without one."""
+    from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+
+    path, plain = tmp_path / "own.safetensors", tmp_path / "start.safetensors"
+    config = BicorSegConfig(classes=2, encoder="test_efficientnet", channels=16)
+    own = ModelSpec(
+        name="own", architecture="bicor-seg", classes=class_specs(["dark", "bright"]), network=vars(config),
+        mean=(0.1, 0.2, 0.3),
+    )  # fmt: skip
+    save_model(path, BicorSeg(config), own, dtype="float32")
+    save_model(plain, LiteRefiner(TINY_NETWORK), spec(), dtype="float32")
+    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    stored = load_model(path).network.state_dict()
+    for given in ({"init": str(plain)}, {"encoder": "test_efficientnet", "widths": (16, 16, 16)}):
+        chosen = resolve_refiner_settings({"closer": str(path), **given})
+        described = describe_refiner(chosen, name="both", data=data, gsd_m=1.0)
+        assert described.mean == (0.1, 0.2, 0.3)
+        network, _ = build_refiner(described, chosen.network, 0)
+        assert torch.equal(network.closer.decoder.class_table, stored["decoder.class_table"])
+        assert torch.equal(network.conditions.encoder.conv_stem.weight, stored["encoder.conv_stem.weight"])
+    other = load_model(plain).network
+    chosen = resolve_refiner_settings({"closer": str(path), "init": str(plain)})
+    network, _ = build_refiner(describe_refiner(chosen, name="both", data=data), chosen.network, 0)
+    assert torch.equal(network.conditions.rough_in.weight[:, :16], other.conditions.rough_in.weight)
+    assert not network.conditions.rough_in.weight[:, 16:].any()
+    with pytest.raises(ModelError, match=r"--closer buildings: .* needs a BiCoR-Seg model of dark, bright"):
+        describe_refiner(resolve_refiner_settings({"closer": "buildings"}), name="x", data=data)
+
+
+def test_closer_looks_come_to_the_training_grid(sheets):
+    looks, folder = sheets / "looks", sheets / "arrays"
+    looks.mkdir()
+    write(looks / "a.tif", np.stack([np.full((24, 24), 254), np.zeros((24, 24))]), 0, gsd=2.0)
+    write(looks / "a_1.tif", np.full((2, 48, 48), 127), 1)
+    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    chosen = settings(scales=(1.0, 1.0))
+    found = refiners.load_refiner_scenes(data, spec(), chosen, None, folder, [str(looks)])
+    values = dict(zip([item.name for item in found.train], found.closer, strict=True))
+    assert (values["a"][0] == 254).all()
+    assert not values["a"][1].any()
+    assert values["a_1"].shape == (2, 48, 48)
+    assert (values["a_1"] == 127).all()
+    scenes = list(zip(data.split("train"), found.train, strict=True))
+    write(looks / "a_1_again.tif", np.full((2, 48, 48), 127), 1)
+    with pytest.raises(DataError, match=r"a_1: 2 rasters in --closer-maps .*; needs one"):
+        closer_looks([str(looks)], scenes, data, folder)
+    (looks / "a_1_again.tif").unlink()
+    write(looks / "a_1.tif", np.zeros((1, 48, 48)), 1)
+    with pytest.raises(DataError, match=r"a_1\.tif: 1 bands of uint8; needs 2 of uint8"):
+        closer_looks([str(looks)], scenes, data, folder)
 
 
 def test_sizes_of_the_paper_are_its_own(sheets):

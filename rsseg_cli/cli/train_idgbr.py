@@ -29,6 +29,15 @@ def train_idgbr(
             "random; validation takes the first, a model's before rasters.",
         ),
     ] = None,
+    closer_maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER|GLOB",
+            help="With --closer: class probabilities STEM.tif or STEM_*.tif of all training images, by "
+            "models that were trained without them (rsseg predict --gsd ... --probabilities), in place of "
+            "the refiner's own look, which is too good there; repeatable.",
+        ),
+    ] = None,
     behind: Annotated[
         str,
         typer.Option(metavar="NAME", help="Model whose maps are refined. Default: the first of --coarse."),
@@ -71,6 +80,14 @@ def train_idgbr(
     init: Annotated[
         str | None,
         typer.Option(metavar="NAME|PATH", help="Fine-tune a refiner: its sizes, classes and resolution."),
+    ] = None,
+    closer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="BiCoR-Seg model, name or file, that lite carries along to look at the image once more at "
+            "its own resolution; encoder and its weights are that model's. Default: none.",
+        ),
     ] = None,
     sd: Annotated[
         str | None,
@@ -270,6 +287,10 @@ def train_idgbr(
         gsd_range_m=gsd_range,
         texts={"description": description, "license": license_, "data": data_note},
     )
+    if closer_maps and not spec.network.get("closer"):
+        raise typer.BadParameter(
+            "needs --closer MODEL, or --init with such a refiner", param_hint="--closer-maps"
+        )
     run = RunOptions(
         run_dir=run_dir or Path("runs") / spec.name, device=device, devices=devices, num_nodes=num_nodes,
         strategy=strategy, resume=resume, show=opt.progress_kind(quiet),
@@ -289,7 +310,9 @@ def train_idgbr(
             gsds=settings.refining.coarse_gsds,
             device=device,
         )
-        loaded = refiners.load_refiner_scenes(found, spec, settings, maker if sources else None, folder)
+        loaded = refiners.load_refiner_scenes(
+            found, spec, settings, maker if sources else None, folder, closer_maps or ()
+        )
         table = found_table(loaded.by_part(), spec.class_names)
         if is_main and not quiet:
             typer.echo(table, err=True)

@@ -1,0 +1,107 @@
+"""Blocks of IDGBR lite: what is done at one stride, with norms of a pixel's own and attention in windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class GuidanceBlock(nn.Module):
+    """What image and rough map say of a skip: a residual (B, C, h, w).
+
+    IDGBR's block: r = conv [x; c]; queries from r, keys and values from c; v = values + attention; v = v +
+    MLP v; result r + projection of v. Attention stays in windows of `window` x `window` px of the level; with
+    window 0 a 3 x 3 convolution of the conditions takes its place (at stride 4, where attention would cost
+    most).
+    """
+
+    def __init__(self, channels: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.join = nn.Conv2d(3 * channels, channels, 1)
+        self.values = nn.Conv2d(2 * channels, channels, 1 if window else 3, padding=0 if window else 1)
+        self.norm_values = PixelNorm(channels)
+        if window:
+            self.heads = max(1, channels // 32)
+            self.queries = nn.Conv2d(channels, channels, 1)
+            self.norm_queries = PixelNorm(channels)
+            self.position = nn.Parameter(torch.randn(channels, window, window) * 0.02)
+            self.keys = nn.Conv2d(channels, channels, 1)
+        self.norm_mlp = PixelNorm(channels)
+        self.expand = nn.Conv2d(channels, 2 * channels, 1)
+        self.shrink = nn.Conv2d(2 * channels, channels, 1)
+        self.project = nn.Conv2d(channels, channels, 1, bias=False)
+        with torch.no_grad():  # small, not zero: a zero here would keep gradients from all above it
+            self.project.weight.mul_(0.1)
+
+    def forward(self, features: Tensor, condition: Tensor) -> Tensor:
+        joined = self.join(torch.cat([features, condition], 1))
+        values = self.norm_values(self.values(condition))
+        if self.window:
+            values = values + self._attend(self.norm_queries(self.queries(joined)), values)
+        values = values + self.shrink(F.relu(self.expand(self.norm_mlp(values))))
+        return joined + self.project(values)
+
+    def _attend(self, queries: Tensor, values: Tensor) -> Tensor:
+        batch, channels, height, width = values.shape
+        side = self.window
+        position = self.position.repeat(1, height // side, width // side)
+        asked, keys = self._split(queries + position), self._split(self.keys(values) + position)
+        # (B windows, heads, side^2, channels / heads)
+        found = F.scaled_dot_product_attention(asked, keys, self._split(values))
+        found = found.transpose(1, 2).reshape(batch, height // side, width // side, side, side, channels)
+        return found.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
+
+    def _split(self, features: Tensor) -> Tensor:
+        batch, channels, height, width = features.shape
+        side, heads = self.window, self.heads
+        parts = features.reshape(batch, heads, channels // heads, height // side, side, width // side, side)
+        return parts.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, heads, side**2, channels // heads)
+
+
+class Pyramid(nn.Module):
+    """A block at each of strides 4, 8 and 16; what is known at strides 8 and 16 is added on the way."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(width) for width in widths)
+        self.downs = nn.ModuleList(
+            nn.Conv2d(before, after, 2, stride=2) for before, after in pairwise(widths)
+        )
+
+    def forward(self, features: Tensor, deeper: Sequence[Tensor] = ()) -> list[Tensor]:
+        levels = [self.blocks[0](features)]
+        for index, down in enumerate(self.downs):
+            features = down(levels[-1])
+            if deeper:
+                features = features + deeper[index]
+            levels.append(self.blocks[index + 1](features))
+        return levels
+
+
+class Block(nn.Module):
+    """Residual: norm, 3 x 3 convolution to twice the channels, time's scale and shift, 1 x 1 back."""
+
+    def __init__(self, channels: int, time: int = 0) -> None:
+        super().__init__()
+        self.norm = PixelNorm(channels)
+        self.expand = nn.Conv2d(channels, 2 * channels, 3, padding=1)
+        self.shrink = nn.Conv2d(2 * channels, channels, 1)
+        self.time = nn.Linear(time, 2 * channels) if time else None
+
+    def forward(self, features: Tensor, when: Tensor | None = None) -> Tensor:
+        inner = self.expand(self.norm(features))
+        if self.time is not None and when is not None:
+            inner = inner + self.time(when)[:, :, None, None]
+        return features + self.shrink(F.relu(inner))
+
+
+class PixelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each pixel of (B, C, h, w)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
