@@ -14,6 +14,7 @@ from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import RssegError
 
 if TYPE_CHECKING:
+    from rsseg_cli.pipeline import Passes
     from rsseg_cli.result import PredictResult
     from rsseg_cli.weights.registry import TrainedModel
 
@@ -100,9 +101,14 @@ class Engine(Protocol):
 
 
 class SceneRunner:
-    """Does tasks one after another in this process; networks stay loaded between them."""
+    """Does tasks one after another in this process; networks stay loaded between them.
 
-    def __init__(self) -> None:
+    Args:
+        passes: where the passes over a task's scene run, if not in this process.
+    """
+
+    def __init__(self, passes: Callable[[SceneTask], Passes] | None = None) -> None:
+        self._passes = passes
         self._models: dict[str, TrainedModel] = {}
         self._refiners: dict[tuple[str, RefineConfig], RefineConfig] = {}
 
@@ -140,9 +146,11 @@ class SceneRunner:
             if task.sheets:
                 from rsseg_cli.mosaic import map_sheets
 
-                result, sheets = map_sheets(task, model.spec, lambda: _predict(task, model, refine, progress))
+                result, sheets = map_sheets(
+                    task, model.spec, lambda: self._predict(task, model, refine, progress)
+                )
             else:
-                result = _predict(task, model, refine, progress)
+                result = self._predict(task, model, refine, progress)
         except RssegError as err:
             return SceneOutcome(index=task.index, error=str(err), error_kind=type(err).__name__)
         except Exception as err:  # one scene's surprise must not end a night's work
@@ -150,25 +158,29 @@ class SceneRunner:
             return SceneOutcome(index=task.index, error=_place_of(err), error_kind=UNEXPECTED)
         return SceneOutcome(index=task.index, result=result, sheets=sheets)
 
+    def _predict(
+        self,
+        task: SceneTask,
+        model: TrainedModel,
+        refine: RefineConfig | None,
+        progress: SceneProgress | None,
+    ) -> PredictResult:
+        from rsseg_cli.pipeline import predict
 
-def _predict(
-    task: SceneTask, model: TrainedModel, refine: RefineConfig | None, progress: SceneProgress | None
-) -> PredictResult:
-    from rsseg_cli.pipeline import predict
-
-    more: dict[str, Any] = dict(task.outputs)
-    if "resume" in inspect.signature(predict).parameters:
-        more["resume"] = task.resume
-    return predict(
-        task.scene,
-        more.pop("labels"),
-        model=model,
-        config=task.config,
-        vector_config=task.vector,
-        refine=refine,
-        progress=(lambda done, total: progress(task.index, done, total)) if progress else None,
-        **more,
-    )
+        more: dict[str, Any] = dict(task.outputs)
+        if "resume" in inspect.signature(predict).parameters:
+            more["resume"] = task.resume
+        return predict(
+            task.scene,
+            more.pop("labels"),
+            model=model,
+            config=task.config,
+            vector_config=task.vector,
+            refine=refine,
+            progress=(lambda done, total: progress(task.index, done, total)) if progress else None,
+            passes=self._passes(task) if self._passes else None,
+            **more,
+        )
 
 
 def _place_of(err: Exception) -> str:
