@@ -1,5 +1,8 @@
 """What a user can cause: each error's message says where, what was found, what is needed, what to do."""
 
+import re
+from urllib.parse import unquote
+
 
 class RssegError(Exception):
     """An error that a user can mend; the command line prints it in one line and exits with `exit_code`."""
@@ -27,6 +30,16 @@ class OutputError(RssegError):
 
 class DataError(RssegError):
     """Training or evaluation data are incomplete or carry unknown values."""
+
+
+def redact(text: str) -> str:
+    """`text` without passwords and query strings, which may be signatures, in its addresses.
+
+    GDAL shortens addresses to their last part in some messages, so that a query is known by its form alone.
+    """
+    text = re.sub(r"(/vsi\w+\?)\S*?url=([^&\s]*)\S*", lambda found: f"{found[1]}...{unquote(found[2])}", text)
+    text = re.sub(r"([A-Za-z][\w+.-]+:/+)[^/?\s]*@", r"\1", text)
+    return re.sub(r"(?<=[^\s'\"])\?(?=[\w.%~+-]+=)\S*?(?=['\"]?[.,;:)]*(\s|$))", "?...", text)
 
 
 def one_line(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -16,36 +15,39 @@ from rasterio._err import CPLE_BaseError
 from rasterio.env import getenv, hasenv
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from rsseg_cli.errors import RssegError
+from rsseg_cli.errors import RssegError, redact
 
 CACHE_MIB = 24  # GDAL's own default is 5 % of RAM; readers ask for what a row of tiles needs
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://", "az://", "ftp://")
+# Of local files too: a VRT may name addresses. GDAL_HTTP_RETRY_CODES is left alone: a list of codes replaces
+# GDAL's own rule (429, 500, 502 to 504), which also tries again after lost connections.
+NETWORK = {
+    "GDAL_HTTP_CONNECTTIMEOUT": "30",
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "1",  # s, then twice as long each time
+    "GDAL_HTTP_LOW_SPEED_TIME": "60",  # s without a byte, after which a connection counts as lost
+    "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
+    "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
+}
+REMOTE_ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "VSI_CACHE": "TRUE"}
 _opening = threading.Lock()
 
 
 @contextmanager
 def gdal_env(path: str = "", cache_mib: int | None = None) -> Iterator[None]:
-    """GDAL with a bounded block cache and, for remote paths, retries and no listing of folders.
+    """GDAL with a bounded block cache, retries on the network and, for remote paths, no listing of folders.
 
     Args:
         path: what is going to be opened.
         cache_mib: size of the block cache, which all threads share; None leaves that of an outer `gdal_env`.
-            The environment variable GDAL_CACHEMAX comes before both.
+            The environment variable GDAL_CACHEMAX comes before both, as those of the network before ours.
     """
     options: dict[str, object] = {}
     if "GDAL_CACHEMAX" not in os.environ:
         outer = getenv().get("GDAL_CACHEMAX") if hasenv() else None
         options["GDAL_CACHEMAX"] = cache_mib << 20 if cache_mib else outer or CACHE_MIB << 20
-    if is_remote(path):
-        remote = {
-            "GDAL_DISABLE_READDIR_ON_OPEN": "TRUE",
-            "GDAL_HTTP_CONNECTTIMEOUT": "30",
-            "GDAL_HTTP_MAX_RETRY": "4",
-            "GDAL_HTTP_RETRY_DELAY": "1",
-            "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
-            "VSI_CACHE": "TRUE",
-        }
-        options |= {key: value for key, value in remote.items() if key not in os.environ}
+    network = NETWORK | (REMOTE_ALONE if is_remote(path) else {})
+    options |= {key: value for key, value in network.items() if key not in os.environ}
     with rasterio.Env(**options):
         yield
 
@@ -83,12 +85,6 @@ def is_remote(path: str) -> bool:
     return path.startswith(REMOTE) and not path.startswith(
         ("/vsimem", "/vsizip//", "/vsitar//", "/vsigzip//")
     )
-
-
-def redact(text: str) -> str:
-    """`text` without passwords and query strings in its addresses."""
-    text = re.sub(r"://[^/@\s]+@", "://", text)
-    return re.sub(r"(://[^\s?]+)\?[^\s,'\"]+", r"\1?...", text)
 
 
 def display_name(path: str | Path) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -13,12 +15,13 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import rasterio
 from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
 from rsseg_cli.area import Area, Grid
 from rsseg_cli.errors import SceneError
-from rsseg_cli.gdal import CACHE_MIB, gdal_env, gdal_errors, is_remote, open_raster
+from rsseg_cli.gdal import CACHE_MIB, NETWORK, gdal_env, gdal_errors, is_remote, open_raster
 from rsseg_cli.pixels import Array, Mask, axis_weights, differs_from, fill, resample
 from rsseg_cli.scene_info import SceneInfo, inspect
 
@@ -26,6 +29,7 @@ logger = logging.getLogger("rsseg_cli")
 MAX_CACHE_MIB = 512
 MAX_SOURCE_PX = 32 << 20  # source pixels x bands that one resampled window may read at a time
 ALIGNED_PX = 1e-3
+REMOTE_READS = 3  # of one window, where answers come cut short
 COUNTED_PX = 2048  # of each window that are looked at for unmarked holes
 
 
@@ -178,17 +182,38 @@ class SceneReader:
         window = Window(col, row, width, height)
         rows, cols = f"rows {row} to {row + height - 1}", f"columns {col} to {col + width - 1}"
         where = f"{self.info.name}: {rows}, {cols} cannot be read"
+        remote = is_remote(self.info.path)
         advice = "The file may be cut short or damaged; copy or download it again."
-        alone = nullcontext() if is_remote(self.info.path) else self._reading
-        with alone, gdal_errors(SceneError, where, advice):
-            array = dataset.read(list(self.bands), window=window, out_dtype=self.dtype)
-            valid = self._stored_mask(dataset, window)
+        if remote:
+            advice = "The connection may be bad, or the file damaged; try again, or download it first."
+        alone = nullcontext() if remote else self._reading
+        for again in reversed(range(REMOTE_READS if remote else 1)):
+            try:
+                with alone, gdal_errors(SceneError, where, advice):
+                    array = dataset.read(list(self.bands), window=window, out_dtype=self.dtype)
+                    valid = self._stored_mask(dataset, window)
+                break
+            except SceneError:
+                if not again:
+                    raise
+                dataset = self._fetch_anew()
         by_value = None
         if valid is None or self._nodata_given:
             by_value = differs_from(array, self._nodata)
         finite = np.isfinite(array).all(0) if array.dtype.kind == "f" else None
         masks = [mask for mask in (valid, by_value, finite) if mask is not None]
         return array, np.logical_and.reduce(masks) if masks else _all_valid(height, width)
+
+    def _fetch_anew(self) -> Any:
+        """This thread's handle after an answer was cut short: GDAL asks again for what it got no answer to,
+        but takes half an answer for the file's end and keeps it."""
+        self._local.handle.close()
+        self._local.handle = None
+        time.sleep(float(os.environ.get("GDAL_HTTP_RETRY_DELAY", NETWORK["GDAL_HTTP_RETRY_DELAY"])))
+        forget = rasterio.Env(CPL_VSIL_CURL_NON_CACHED="/vsi")  # of any path that begins so, once it closes
+        with gdal_env(self.info.path), gdal_errors(SceneError, self.info.name), forget:
+            open_raster(self.info.path, sharing=False).close()
+        return self._dataset()
 
     def _stored_mask(self, dataset: Any, window: Window) -> Mask | None:
         """Of the mask band or alpha; None without either."""

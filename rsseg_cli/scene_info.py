@@ -15,7 +15,7 @@ from rasterio.errors import RasterioError
 
 from rsseg_cli.area import Grid
 from rsseg_cli.errors import SceneError
-from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster, tags_of
+from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, is_remote, open_raster, tags_of
 
 logger = logging.getLogger("rsseg_cli")
 MAX_FILES = 100_000  # of a mosaic that are kept apart from the outputs
@@ -75,6 +75,8 @@ def inspect(path: str | Path, nodata: float | None = None) -> SceneInfo:
     """
     name = display_name(path)
     advice = "Give a raster that GDAL can read (gdalinfo shows whether it can)."
+    if is_remote(str(path)):
+        advice = "Check the address and who may read it, or try again later."
     with gdal_env(str(path)), gdal_errors(SceneError, name, advice), open_raster(path) as dataset:
         if dataset.count == 0:
             parts = ", ".join(display_name(part) for part in dataset.subdatasets[:4])

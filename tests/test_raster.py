@@ -142,7 +142,23 @@ def test_unreachable_addresses_are_refused_without_their_secrets() -> None:
 
 def test_redact_leaves_plain_paths() -> None:
     assert redact("/data/what?/a@b.tif") == "/data/what?/a@b.tif"
-    assert redact("'https://me:pw@host/a.tif?sig=1' failed") == "'https://host/a.tif?...' failed"
+    assert redact("C:/a@b/what? yes, a=b") == "C:/a@b/what? yes, a=b"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("'https://me:pw@host/a.tif?sig=1' failed", "'https://host/a.tif?...' failed"),
+        ("https://me:p@w@host/a.tif?sig=a,b&token=c'd, bad", "https://host/a.tif?..., bad"),
+        ("a.tif?sig=1, band 1: IReadBlock failed", "a.tif?..., band 1: IReadBlock failed"),
+        ("/vsicurl?max_retry=3&url=https%3A%2F%2Fu%3Ap%40host%2Fa.tif%3Fsig%3Dx&b=1 failed",
+         "/vsicurl?...https://host/a.tif?... failed"),
+        ("/vsizip//vsicurl/https://host/a.zip?sig=1/in.tif", "/vsizip//vsicurl/https://host/a.zip?..."),
+        ("https:/me:pw@host/a.geojson?token=1: no file", "https:/host/a.geojson?...: no file"),
+    ],
+)  # fmt: skip
+def test_redact_takes_secrets_out(text: str, shown: str) -> None:
+    assert redact(text) == shown
 
 
 # --- bands

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import rasterio
 from test_pipeline import one_hot
+from typer.testing import CliRunner
 
 from rsseg_cli import predict
+from rsseg_cli.cli.main import app
 from rsseg_cli.errors import SceneError
 
 
@@ -97,3 +99,84 @@ def test_a_missing_object_is_told(in_bucket: Server, tmp_path: Path) -> None:
     with pytest.raises(SceneError, match=r"s3://bucket/none\.tif"):
         predict("s3://bucket/none.tif", tmp_path / "m.tif", model=one_hot())
     assert not (tmp_path / "m.tif").exists()
+
+
+SECRETS = ("s3cret", "s1gned", "t0ken")
+
+
+def secret(address: str, path: str) -> str:
+    return f"http://user:{SECRETS[0]}@{address}/{path}?X-Amz-Signature={SECRETS[1]}&a=b,c&token={SECRETS[2]}"
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's own settings come before the program's."""
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "3")
+    monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.01")
+
+
+@pytest.mark.parametrize("mood", ["busy-2", "cut-1", "cut-2"])
+def test_answers_that_fail_or_are_cut_are_asked_for_again(
+    make_raster, server: Server, tmp_path: Path, hasty: None, mood: str
+) -> None:
+    local = make_raster("served/scene.tif", array=bands(300))
+    predict(local, tmp_path / "local.tif", model=one_hot())
+    predict(secret(server.address, f"{mood}/scene.tif"), tmp_path / "remote.tif", model=one_hot())
+    with rasterio.open(tmp_path / "local.tif") as here, rasterio.open(tmp_path / "remote.tif") as there:
+        np.testing.assert_array_equal(here.read(), there.read())
+        told = str(there.tags()) + (tmp_path / "remote.tif").read_bytes().decode("latin-1")
+    assert f"{server.address}/{mood}/scene.tif?..." in told
+    assert not any(word in told for word in SECRETS)
+
+
+@pytest.mark.parametrize(
+    ("mood", "words"), [("busy-99", "503"), ("cut-99", "cannot be read"), ("elsewhere", 'Protocol "file"')]
+)
+def test_what_never_works_is_told_without_secrets(
+    make_raster, server: Server, tmp_path: Path, hasty: None, mood: str, words: str, capfd
+) -> None:
+    make_raster("served/scene.tif", array=bands(300))
+    before = sorted(tmp_path.iterdir())
+    address = secret(server.address, f"{mood}/scene.tif")
+    capfd.readouterr()
+    done = CliRunner().invoke(
+        app,
+        ["predict", address, "-o", str(tmp_path / "m.tif"), "--json", "--tile-size", "128", "--overlap", "0"],
+    )
+    assert done.exit_code == 1
+    (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert f"rsseg: error: http://{server.address}/{mood}/scene.tif?...: " in line
+    assert words in line
+    assert not any(word in done.output + "".join(capfd.readouterr()) for word in SECRETS)
+    assert sorted(tmp_path.iterdir()) == before
+    asked = [status for status, *_ in server.requests()]
+    if mood == "busy-99":
+        assert 3 <= len(asked) <= 4  # once and three times more; the server writes its line after the answer
+
+
+def test_warnings_and_json_hold_no_secrets(make_raster, server: Server, tmp_path: Path) -> None:
+    make_raster("served/scene.tif", array=bands(90), crs=None)
+    address, target = secret(server.address, "scene.tif"), tmp_path / "m.tif"
+    done = CliRunner().invoke(app, ["predict", address, "-o", str(target), "--json"])
+    assert done.exit_code == 0, done.output
+    assert "has no CRS" in done.stderr
+    assert "has no CRS" in done.stdout
+    for text in (done.output, target.read_bytes().decode("latin-1")):
+        assert f"{server.address}/scene.tif?..." in text
+        assert not any(word in text for word in SECRETS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("scene.tif", "--aoi", "{0}"), ("scene.tif", "--model", "{0}"), ("{0}", "--model", "buildings")],
+)
+def test_addresses_where_none_is_taken_are_told_without_secrets(
+    make_raster, tmp_path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    make_raster()
+    monkeypatch.chdir(tmp_path)
+    given = [part.format(secret("127.0.0.1:9", "x")) for part in arguments]
+    done = CliRunner().invoke(app, ["predict", "-o", "m.tif", *given])
+    assert done.exit_code in (1, 2)
+    assert "127.0.0.1:9/x" in done.stderr
+    assert not any(word in done.output for word in SECRETS)

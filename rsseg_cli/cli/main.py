@@ -24,7 +24,7 @@ from rsseg_cli.cli.refine import refine_command
 from rsseg_cli.cli.score import score_command
 from rsseg_cli.cli.train import app as train_app
 from rsseg_cli.cli.vectorize import vectorize_command
-from rsseg_cli.errors import RssegError, one_line
+from rsseg_cli.errors import RssegError, one_line, redact
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -56,7 +56,7 @@ class _Group(TyperGroup):
 
 def _exit(message: str, code: int) -> typer.Exit:
     """The exit that a message on stderr announces."""
-    typer.echo(f"rsseg: error: {one_line(message)}", err=True)
+    typer.echo(f"rsseg: error: {one_line(redact(message))}", err=True)
     return typer.Exit(code)
 
 
@@ -65,7 +65,7 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        typer.echo(f"rsseg: {level}{one_line(record.getMessage())}", err=True)
+        typer.echo(f"rsseg: {level}{one_line(redact(record.getMessage()))}", err=True)
 
 
 app = typer.Typer(
