@@ -40,6 +40,7 @@ PIPELINE = {
     "fingerprint",
     "journal",
     "lock",
+    "track",
     "work_folder",
 } | REFINE  # fmt: skip; both passes over a scene
 BATCH = {path.stem for path in (ROOT / "rsseg_cli").glob("batch*.py")} | {
@@ -47,7 +48,9 @@ BATCH = {path.stem for path in (ROOT / "rsseg_cli").glob("batch*.py")} | {
     "mosaic",
     "scene_list",
     "stac",
+    "vrt",
 }  # many scenes
+SHARED = {path.stem for path in (ROOT / "rsseg_cli").glob("ray_*.py")} | {"row_bands"}  # among machines
 DRAWN = {path.stem for path in (ROOT / "rsseg_cli").glob("synthetic*.py")}
 SHOWN = {"metrics", "preview"}
 TRUTH = {"labels", "label_format", "label_raster", "label_shrink", "label_vector"}
@@ -93,6 +96,7 @@ ALLOWED = {
     **dict.fromkeys(VECTOR, BASE | RASTER | VECTOR),
     **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | VECTOR | {"weights", "label_format"}),
     **dict.fromkeys(BATCH, BASE | PARTS | SHOWN | BATCH | VECTOR | {"weights", "pipeline", "refine_job"}),
+    **dict.fromkeys(SHARED, BASE | PARTS | PIPELINE | BATCH | SHARED),
     **dict.fromkeys(LEARNED, BASE | PARTS | SHOWN | TRUTH | DRAWN | LEARNED | {"weights", "models"}),
     **dict.fromkeys(
         REFINERS,
@@ -117,6 +121,7 @@ ALLOWED = {
     | REFINERS
     | REPORT
     | BATCH
+    | SHARED
     | {"weights", "models", "pipeline", "refine_job", "refine_scene", "compare", "evaluation"},
     "__init__": {"config", "pipeline", "refine_scene", "vector_file"},
     "__main__": {"cli"},

@@ -1,0 +1,168 @@
+"""The engine of a cluster: scenes to Ray workers, large scenes in bands of rows to all of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rsseg_cli.batch_task import SceneOutcome, SceneProgress, SceneRunner, SceneTask, on_device
+from rsseg_cli.errors import RssegError, SceneError, UsageError
+from rsseg_cli.gdal import is_remote
+from rsseg_cli.raster import inspect, window_of_bbox
+from rsseg_cli.ray_cluster import connected
+from rsseg_cli.ray_pool import RayPool
+from rsseg_cli.row_bands import Band, BandRows, SharedPasses
+
+SPLIT_PX = 400_000_000  # scenes above are run in bands: 20,000 x 20,000 px
+DEVICES = ("auto", "cpu", "cuda")
+
+
+class RayEngine:
+    """Does the tasks of a batch on a Ray cluster; see `batch_task.Engine`.
+
+    A worker a GPU, or a processor where the cluster has no GPU or `device` is "cpu". A scene is mapped by one
+    worker, which also writes it. A scene above `split_px` is shared out: its bands run on all workers, and
+    this process writes their rows, one such scene at a time.
+
+    Args:
+        address: see `ray_cluster.connected`.
+        workers: None for as many as the cluster has places for.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    def __init__(
+        self,
+        *,
+        address: str | None = None,
+        workers: int | None = None,
+        device: str = "auto",
+        split_px: int = SPLIT_PX,
+    ) -> None:
+        if device not in DEVICES:
+            raise UsageError(f"--device {device}: with --engine ray it is one of {', '.join(DEVICES)}")
+        self._address, self._workers, self._device = address, workers or None, device
+        self._split_px = split_px
+
+    def run(
+        self, tasks: Iterable[SceneTask], progress: SceneProgress | None = None
+    ) -> Iterator[SceneOutcome]:
+        """See `batch_task.Engine`; `progress` is called for shared scenes alone."""
+        with ExitStack() as stack:
+            ray = stack.enter_context(connected(self._address, self._workers))
+            workers, gpus = self._places(ray)
+            writer = ThreadPoolExecutor(1, thread_name_prefix="rsseg-shared")
+            stack.callback(writer.shutdown, cancel_futures=True)
+            pool = stack.enter_context(RayPool(ray, workers, gpus))
+            yield from _outcomes(tasks, _Dispatch(pool, writer, self._split_px, progress), workers)
+
+    def _places(self, ray: Any) -> tuple[int, int]:
+        """Workers, and GPUs of each."""
+        resources = ray.cluster_resources()
+        gpus = 0 if self._device == "cpu" else int(resources.get("GPU", 0))
+        if self._device == "cuda" and not gpus:
+            raise UsageError("--device cuda: the Ray cluster has no GPU; pass cpu or auto")
+        places = gpus or int(resources.get("CPU", 0))
+        return max(1, self._workers or places), min(1, gpus)
+
+
+class _Dispatch:
+    """Sends a task to where it is done."""
+
+    def __init__(
+        self, pool: RayPool, writer: ThreadPoolExecutor, split_px: int, progress: SceneProgress | None
+    ) -> None:
+        self._pool, self._writer, self._split_px, self._progress = pool, writer, split_px, progress
+
+    def start(self, task: SceneTask) -> Future[SceneOutcome]:
+        task = absolute(task)
+        if _size_px(task) <= self._split_px:
+            polygons = replace(task.vector, jobs=task.vector.jobs or 1)  # beside other workers
+            return self._pool.submit_scene(replace(task, vector=polygons), needed_by(task))
+        return self._writer.submit(self._share_out, task)
+
+    def _share_out(self, task: SceneTask) -> SceneOutcome:
+        passes = SharedPasses(_Needing(self._pool, needed_by(task)), task)
+        runner = SceneRunner(lambda _: passes)
+        return runner.run(on_device(task, "cpu"), self._progress)  # no network runs in this process
+
+
+class _Needing:
+    """A pool for the bands of a scene that needs certain files."""
+
+    def __init__(self, pool: RayPool, needed: tuple[str, ...]) -> None:
+        self._pool, self._needed = pool, needed
+        self.workers = pool.workers
+
+    def submit_band(self, band: Band) -> Future[BandRows]:
+        return self._pool.submit_band(band, self._needed)
+
+
+def _outcomes(tasks: Iterable[SceneTask], dispatch: _Dispatch, workers: int) -> Iterator[SceneOutcome]:
+    """In the order in which they come; one task a worker waits beside those under way."""
+    waiting = iter(tasks)
+    under_way: dict[Future[SceneOutcome], SceneTask] = {}
+    while True:
+        while len(under_way) < 2 * workers and (task := next(waiting, None)) is not None:
+            under_way[dispatch.start(task)] = task
+        if not under_way:
+            return
+        for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+            yield _outcome(under_way.pop(future), future)
+
+
+def _outcome(task: SceneTask, future: Future[SceneOutcome]) -> SceneOutcome:
+    try:
+        return future.result()
+    except SceneError as err:  # of the pool; errors of the work itself are outcomes
+        return SceneOutcome(index=task.index, error=str(err), error_kind=type(err).__name__)
+
+
+def absolute(task: SceneTask) -> SceneTask:
+    """The task with paths that do not depend on the folder of a process."""
+    model = _absolute(task.model) if Path(task.model).is_file() else task.model
+    config = task.config
+    if config.aoi is not None:
+        config = replace(config, aoi=config.aoi.absolute())
+    refine = task.refine
+    if refine is not None and isinstance(refine.refiner, str | Path) and Path(refine.refiner).is_file():
+        refine = replace(refine, refiner=Path(refine.refiner).absolute())
+    return replace(
+        task,
+        scene=_absolute(task.scene) if Path(task.scene).exists() else task.scene,
+        outputs={kind: path.absolute() for kind, path in task.outputs.items()},
+        model=model,
+        config=config,
+        refine=refine,
+    )
+
+
+def needed_by(task: SceneTask) -> tuple[str, ...]:
+    """Files and folders of a task that this process sees, and every worker must see too."""
+    paths = [task.scene, task.model, *(str(path.parent) for path in task.outputs.values())]
+    if task.config.aoi is not None:
+        paths.append(str(task.config.aoi))
+    if task.refine is not None and isinstance(task.refine.refiner, str | Path):
+        paths.append(str(task.refine.refiner))
+    local = (path for path in paths if os.path.isabs(path) and not is_remote(path))
+    return tuple(dict.fromkeys(path for path in local if os.path.exists(path)))
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(path)
+
+
+def _size_px(task: SceneTask) -> int:
+    """Pixels to be mapped; 0 where the scene cannot be read, which the worker will tell."""
+    try:
+        grid = inspect(task.scene, task.config.nodata).grid
+        if task.config.bbox is not None:
+            _, _, height, width = window_of_bbox(grid, task.config.bbox)
+            return height * width
+    except RssegError:
+        return 0
+    return grid.height * grid.width

@@ -1,0 +1,215 @@
+"""Workers on a Ray cluster, with futures for what they do."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from rsseg_cli import __version__
+from rsseg_cli.batch_task import SceneOutcome, SceneTask
+from rsseg_cli.errors import RssegError, SceneError, UsageError
+from rsseg_cli.ray_worker import Place, RayWorker
+from rsseg_cli.row_bands import Band, BandRows
+
+RETRIES = 2  # of work whose worker died; what kills three workers would kill more
+POLL_S = 0.5
+NODE_POLL_S = 10.0
+_log = logging.getLogger("rsseg_cli")
+
+
+@dataclass
+class _Work:
+    method: str
+    payload: Any
+    needed: Sequence[str]
+    what: str
+    future: Future[Any] = field(default_factory=Future)
+    moves: int = 0  # to another machine
+
+
+class _Stopped(Exception):
+    """The pool is being closed."""
+
+
+class _NodeLost(Exception):
+    """The machine of a worker is gone."""
+
+
+class RayPool:
+    """Long-lived Ray actors, each served by a thread of this process.
+
+    A worker process that dies is started anew by Ray, which also runs its work again (`max_restarts`,
+    `max_task_retries`). Where a whole machine is lost and Ray finds no other place for the worker, its work
+    goes to the next free worker.
+
+    Used as a context manager, which ends the workers.
+
+    Args:
+        ray: the module, connected.
+        workers: how many; those for which the cluster has no place yet wait for one.
+        gpus: of each worker, 0 or 1.
+    """
+
+    def __init__(self, ray: Any, workers: int, gpus: int) -> None:
+        self.workers = workers
+        self._ray = ray
+        self._actor_class = ray.remote(RayWorker).options(
+            num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES
+        )
+        self._work: queue.Queue[_Work] = queue.Queue()
+        self._open: set[Future[Any]] = set()
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._problem: BaseException | None = None
+        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._fail(KeyboardInterrupt())
+        deadline = time.monotonic() + 10
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def submit_scene(self, task: SceneTask, needed: Sequence[str] = ()) -> Future[SceneOutcome]:
+        """Map a scene by any worker; where its workers die again and again, the future has a SceneError."""
+        return self._submit(_Work("scene", task, needed, task.scene))
+
+    def submit_band(self, band: Band, needed: Sequence[str] = ()) -> Future[BandRows]:
+        """Run a band by any worker."""
+        return self._submit(_Work("band", band, needed, band.task.scene))
+
+    def _submit(self, work: _Work) -> Future[Any]:
+        with self._lock:
+            if self._problem is not None:
+                work.future.set_exception(self._problem)
+                return work.future
+            self._open.add(work.future)
+        work.future.add_done_callback(self._open.discard)
+        self._work.put(work)
+        return work.future
+
+    def _fail(self, problem: BaseException) -> None:
+        """All that is open, and all that comes."""
+        with self._lock:
+            self._problem = self._problem or problem
+            futures = list(self._open)
+        for future in futures:
+            if not future.done():
+                future.set_exception(problem)
+
+    def _serve(self) -> None:
+        """One worker after another, where machines are lost."""
+        while not self._stop.is_set():
+            actor = None
+            try:
+                actor = self._actor_class.remote()
+                self._serve_with(actor)
+            except _Stopped:
+                return
+            except _NodeLost:
+                continue
+            except BaseException as err:
+                if not self._stop.is_set():
+                    self._fail(_unstarted(err))
+                return
+            finally:
+                if actor is not None:
+                    self._kill(actor)
+
+    def _serve_with(self, actor: Any) -> None:
+        place = self._wait(actor.hello.remote(), None)
+        _check_version(place)
+        while True:
+            work = self._next()
+            try:
+                answer = self._wait(getattr(actor, work.method).remote(work.payload, work.needed), place)
+            except _NodeLost:
+                self._move(work, place)
+                raise
+            except self._ray.exceptions.RayActorError:
+                work.future.set_exception(_died(work, place))
+            except (self._ray.exceptions.RayError, OSError) as err:
+                work.future.set_exception(err)
+            else:
+                if isinstance(answer, RssegError):
+                    work.future.set_exception(answer)
+                else:
+                    work.future.set_result(answer)
+                continue
+            place = self._wait(actor.hello.remote(), None)  # in its new process, maybe elsewhere
+
+    def _next(self) -> _Work:
+        while not self._stop.is_set():
+            try:
+                work = self._work.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            if work.future.set_running_or_notify_cancel():
+                return work
+        raise _Stopped
+
+    def _wait(self, reference: Any, place: Place | None) -> Any:
+        """The answer of a worker at `place`, None where that is not known yet."""
+        asked = time.monotonic()
+        while not self._stop.is_set():
+            ready, _ = self._ray.wait([reference], timeout=POLL_S)
+            if ready:
+                return self._ray.get(reference)
+            if place is not None and time.monotonic() - asked > NODE_POLL_S:
+                asked = time.monotonic()
+                if not any(node["NodeID"] == place.node and node["Alive"] for node in self._ray.nodes()):
+                    raise _NodeLost
+        raise _Stopped
+
+    def _move(self, work: _Work, place: Place) -> None:
+        work.moves += 1
+        if work.moves > RETRIES:
+            work.future.set_exception(_died(work, place))
+            return
+        _log.warning("%s: %s is gone; its work goes to another machine", work.what, place.host)
+        again = _Work(work.method, work.payload, work.needed, work.what, work.future, work.moves)
+        self._work.put(again)
+
+    def _kill(self, actor: Any) -> None:
+        try:
+            self._ray.kill(actor)
+        except Exception as err:
+            _log.debug("a worker could not be ended: %s", err)
+
+
+def _check_version(place: Place) -> None:
+    if place.version != __version__:
+        raise UsageError(
+            f"{place.host}: has rsseg {place.version}, this machine {__version__}; they must be the same"
+        )
+
+
+def _died(work: _Work, place: Place) -> SceneError:
+    return SceneError(
+        f"{work.what}: the worker died {RETRIES + 1} times on it, last on {place.host}. Is there enough "
+        "memory? Fewer workers (--jobs) or a smaller --tile-size need less"
+    )
+
+
+def _unstarted(err: BaseException) -> RssegError:
+    if isinstance(err, RssegError):
+        return err
+    last = str(err).strip().splitlines()[-1:] or [type(err).__name__]
+    return UsageError(
+        f"--engine ray: workers cannot start ({last[0]:.300}); rsseg must be on all machines of the cluster, "
+        "in the same version"
+    )

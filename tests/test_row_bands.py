@@ -1,0 +1,111 @@
+"""A scene in bands of tile rows gives the outputs of the whole, wherever its bands are run."""
+
+import pickle
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+from shared_scenes import KINDS, SMALL, assert_same, save_models, task_of
+
+from rsseg_cli import row_bands
+from rsseg_cli.batch_task import SceneRunner, on_device
+from rsseg_cli.config import RefineConfig
+from rsseg_cli.errors import SceneError
+from rsseg_cli.row_bands import SharedPasses, run_band, share_out
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+class Threads:
+    """A pool of this process; bands and rows are pickled as between machines."""
+
+    def __init__(self, workers, pause_s=0.0):
+        self.workers, self.pause_s = workers, pause_s
+        self.seen, self.most, self.now = [], 0, 0
+        self._lock = threading.Lock()
+        self._pool = ThreadPoolExecutor(1)  # networks are put into evaluation mode one after another
+        self._runner = SceneRunner()
+
+    def submit_band(self, band) -> Future:
+        with self._lock:
+            self.seen.append((band.first, band.end))
+            self.now += 1
+            self.most = max(self.most, self.now)
+        future = self._pool.submit(self._run, pickle.dumps(band))
+        future.add_done_callback(self._done)
+        return future
+
+    def _run(self, band):
+        time.sleep(self.pause_s)
+        return pickle.loads(pickle.dumps(run_band(pickle.loads(band), self._runner)))
+
+    def _done(self, _):
+        with self._lock:
+            self.now -= 1
+
+
+@pytest.mark.parametrize("case", ["holes", "resampled", "refined"])
+def test_outputs_are_those_of_the_whole_scene(make_raster, models, tmp_path, monkeypatch, case):
+    monkeypatch.setattr(row_bands, "MIN_TILE_ROWS", 2)
+    model, refiner = models
+    scene = make_raster(shape=(290, 100), kind="value", hole=(120, 0, 90, 70))
+    more = {
+        "holes": {"polygons": "fgb", "kinds": ("labels",)},
+        "resampled": {"config": replace(SMALL, gsd_m=0.8)},
+        "refined": {"refine": RefineConfig(refiner=refiner, tile_size=64)},
+    }[case]
+    here, there = (task_of(scene, tmp_path / name, model, **more) for name in ("here", "there"))
+    expected = SceneRunner().run(here)
+    pool, told = Threads(2), []
+    runner = SceneRunner(lambda task: SharedPasses(pool, there))
+    outcome = runner.run(on_device(there, "cpu"), lambda *progress: told.append(progress))
+    assert_same(there, outcome, here, expected)
+    assert len(pool.seen) >= 2
+    assert told == sorted(told)
+    assert told[-1][1] == told[-1][2]
+    assert len(list((tmp_path / "there").iterdir())) == len(list((tmp_path / "here").iterdir()))
+
+
+def test_bands_under_way_are_bounded_in_number_and_bytes(make_raster, models, tmp_path, monkeypatch):
+    scene = make_raster(shape=(400, 70))
+    monkeypatch.setattr(row_bands, "MIN_TILE_ROWS", 1)
+    for limit, most in ((1 << 30, 3 + row_bands.AHEAD), (2 * 50 * 70 * 5, 2)):
+        monkeypatch.setattr(row_bands, "BYTES_UNDER_WAY", limit)
+        pool = Threads(3)
+        task = task_of(scene, tmp_path / f"{limit}", models[0], kinds=KINDS)
+        assert SceneRunner(lambda _, pool=pool, task=task: SharedPasses(pool, task)).run(task).error == ""
+        assert pool.most <= most
+        assert [first for first, _ in pool.seen][1:] == [end for _, end in pool.seen][:-1]
+
+
+def test_an_error_of_a_band_is_the_scenes(make_raster, models, tmp_path, monkeypatch):
+    task = task_of(make_raster(shape=(400, 70)), tmp_path / "out", models[0])
+    pool = Threads(2)
+    monkeypatch.setattr(pool, "_run", lambda band: (_ for _ in ()).throw(SceneError("scene.tif: row 7")))
+    outcome = SceneRunner(lambda _: SharedPasses(pool, task)).run(task)
+    assert (outcome.error, outcome.error_kind) == ("scene.tif: row 7", "SceneError")
+    assert [path for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("first", "end", "workers", "most", "expected"),
+    [
+        (0, 1, 4, 99, [(0, 1)]),
+        (0, 4, 4, 99, [(0, 1), (1, 2), (2, 3), (3, 4)]),
+        (0, 5, 2, 99, [(0, 2), (2, 5)]),
+        (0, 64, 2, 99, [(0, 16), (16, 32), (32, 48), (48, 64)]),
+        (60, 64, 1, 99, [(60, 64)]),
+        (0, 8, 1, 3, [(0, 2), (2, 5), (5, 8)]),
+        (8, 8, 2, 99, []),
+    ],
+)
+def test_tile_rows_are_shared_out_evenly(first, end, workers, most, expected):
+    assert share_out(first, end, workers, most) == expected
