@@ -26,6 +26,15 @@ VIEWS = {
     "flip": FLIP_VIEWS,
     "d4": FLIP_VIEWS + tuple((True, rows, cols) for _, rows, cols in FLIP_VIEWS),
 }
+OUT_OF_MEMORY = (
+    "can't allocate memory",  # torch on the CPU: Linux, macOS
+    "DefaultCPUAllocator: not enough memory",  # Windows
+    "could not create a memory object",  # oneDNN
+    "MPS backend out of memory",
+    "CUDA error: out of memory",  # CUDA itself, its matrix products, its convolutions
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 _log = logging.getLogger("rsseg_cli")
 
 
@@ -81,7 +90,7 @@ class Engine:
         self.gives_logits = not (probabilities or heatmaps) and config.tta == "none"
         self._views = VIEWS[config.tta]
         self._layout = torch.channels_last
-        self._network = network.eval().to(self.device).to(memory_format=self._layout)
+        self._network = self._placed(network.eval())
         self._input_dtype = _input_dtype(network, self.dtype)
         if self._input_dtype != torch.float32:  # computes in its own precision
             self.dtype = torch.float32
@@ -93,6 +102,18 @@ class Engine:
             else torch.tensor(scaling.limits, device=self.device).view(-1, 2, 1, 1)
         )
         self._batch_size: int | None = None if config.batch_size == "auto" else config.batch_size
+
+    def _placed(self, network: nn.Module) -> nn.Module:
+        """The network on the device."""
+        try:
+            return network.to(self.device).to(memory_format=self._layout)
+        except (RuntimeError, MemoryError) as err:
+            if not is_out_of_memory(err):
+                raise
+            raise ModelError(
+                f"out of memory on {self.device} with the network alone; pass another --device, or free the "
+                f"memory that other programs hold ({err!s:.120})"
+            ) from err
 
     @property
     def channels(self) -> int:
@@ -135,19 +156,20 @@ class Engine:
         height, width = tiles[0].shape[1:]
         try:
             return self._run(tiles)[..., :height, :width]
-        except RuntimeError as err:
+        except (RuntimeError, MemoryError) as err:
             if self._layout != torch.contiguous_format and "view size is not compatible" in str(err):
                 self._layout = torch.contiguous_format  # a network that views its arrays row by row
                 self._network.to(memory_format=self._layout)
                 return self.run(tiles)
-            if not _is_out_of_memory(err):
+            if not is_out_of_memory(err):
                 raise
-            problem = str(err)
+            problem = str(err)  # not the error: its traceback holds the tensors of the failed attempt
         if len(tiles) == 1:
-            smaller = max(STRIDE_PX, height // 2 // STRIDE_PX * STRIDE_PX)
+            smaller = max(height, width) // 2 // STRIDE_PX * STRIDE_PX
+            advice = f"--tile-size {smaller} or " if smaller >= STRIDE_PX else ""
             raise ModelError(
                 f"out of memory on {self.device} with one tile of {height} x {width} px; "
-                f"pass --tile-size {smaller} or another --device ({problem:.120})"
+                f"pass {advice}another --device ({problem:.120})"
             )
         self._free()
         half = math.ceil(len(tiles) / 2)
@@ -228,6 +250,8 @@ class Engine:
     def _free(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        elif self.device.type == "mps":
+            torch.mps.empty_cache()
 
 
 def choose_device(name: str) -> torch.device:
@@ -311,5 +335,9 @@ def _is_own(scores: torch.Tensor) -> bool:
     return scores.is_inference() and not repeated
 
 
-def _is_out_of_memory(err: RuntimeError) -> bool:
-    return isinstance(err, torch.OutOfMemoryError) or "can't allocate memory" in str(err)
+def is_out_of_memory(err: BaseException) -> bool:
+    """Whether a device or the system had no memory left: but for CUDA's allocator and Python's own, plain
+    RuntimeErrors that are told by their words."""
+    if isinstance(err, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(err, RuntimeError) and any(words in str(err) for words in OUT_OF_MEMORY)

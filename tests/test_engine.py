@@ -7,9 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from refiners import NextClass, refiner
+from test_pipeline import OneHot, read, trained
 from torch import nn
 
-from rsseg_cli.config import PredictConfig
+from rsseg_cli import predict
+from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.engine import VIEWS, Engine, Scaling, apply_view, pad_to_stride, unapply_view
 from rsseg_cli.errors import ModelError, UsageError
 
@@ -29,16 +32,27 @@ class Same(nn.Module):
         return pixels.clone()
 
 
+WORDS = {
+    "CUDA": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "CUDA itself": RuntimeError("CUDA error: out of memory"),
+    "MPS": RuntimeError("MPS backend out of memory (MPS allocated: 8.84 GB, max allowed: 9.07 GB)."),
+    "Linux": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    "Windows": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+    "numpy": MemoryError("Unable to allocate 8.00 EiB for an array"),
+}  # fmt: skip
+
+
 class Hungry(Same):
     """Runs out of memory with more than `limit` tiles."""
 
-    def __init__(self, limit):
+    def __init__(self, limit, error=WORDS["CUDA"]):
         super().__init__()
-        self.limit = limit
+        self.limit, self.error = limit, error
 
     def forward(self, pixels):
         if len(pixels) > self.limit:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise self.error
         return super().forward(pixels)
 
 
@@ -129,8 +143,9 @@ def test_logits_unless_probabilities_are_needed():
     assert not make_engine(Same(), tta="flip").gives_logits
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(caplog):
-    network = Hungry(limit=2)
+@pytest.mark.parametrize("error", WORDS.values(), ids=WORDS)
+def test_out_of_memory_halves_the_batch_and_goes_on(caplog, error):
+    network = Hungry(2, error)
     engine = make_engine(network, batch_size=8)
     batch = tiles(8)
     with caplog.at_level(logging.WARNING, "rsseg_cli"):
@@ -141,9 +156,65 @@ def test_out_of_memory_halves_the_batch_and_goes_on(caplog):
     assert "batch size 8 lowered to 4" in caplog.text
 
 
-def test_one_tile_that_does_not_fit_says_which_size_to_try():
-    with pytest.raises(ModelError, match=r"one tile of 96 x 96 px; pass --tile-size 32"):
-        make_engine(Hungry(limit=0)).run(tiles(1, 96, 96))
+@pytest.mark.parametrize("error", WORDS.values(), ids=WORDS)
+@pytest.mark.parametrize(
+    ("height", "width", "advice"),
+    [(96, 96, "--tile-size 32 or "), (1, 512, "--tile-size 256 or "), (32, 32, "")],
+)
+def test_one_tile_that_does_not_fit_says_which_size_to_try(error, height, width, advice):
+    with pytest.raises(ModelError) as caught:
+        make_engine(Hungry(0, error)).run(tiles(1, height, width))
+    assert f"one tile of {height} x {width} px; pass {advice}another --device" in str(caught.value)
+
+
+def test_real_allocations_that_fail_are_known():
+    class Greedy(nn.Module):  # 2^60 bytes, which no machine has
+        def forward(self, pixels):
+            return torch.empty(2**58)
+
+    class GreedyArrays(nn.Module):
+        def forward(self, pixels):
+            return torch.from_numpy(np.empty(2**58, np.float32))
+
+    for network in (Greedy(), GreedyArrays()):
+        with pytest.raises(ModelError, match="out of memory on cpu with one tile"):
+            make_engine(network).run(tiles(1))
+
+
+def test_a_network_that_does_not_fit_is_told():
+    class Heavy(nn.Conv2d):
+        def to(self, *args, **more):
+            raise WORDS["CUDA"]
+
+    with pytest.raises(ModelError, match="out of memory on cpu with the network alone"):
+        make_engine(Heavy(3, 3, 1))
+
+
+def test_maps_and_refinements_go_on_with_smaller_batches(make_raster, tmp_path, caplog):
+    class Map(OneHot):
+        def forward(self, pixels):
+            if len(pixels) > limit:
+                raise WORDS["Linux"]
+            return super().forward(pixels)[:, :3]
+
+    class Refiner(NextClass):
+        def forward(self, image, *more, **options):
+            if len(image) > limit:
+                raise WORDS["CUDA"]
+            return super().forward(image, *more, **options)
+
+    scene = make_raster(array=np.random.default_rng(0).integers(0, 3, (3, 70, 200), dtype=np.uint8))
+    maps = []
+    for limit in (8, 1):
+        target = tmp_path / f"{limit}.tif"
+        model, config = (
+            trained(Map(), 3),
+            RefineConfig(refiner=refiner(Refiner(), ["class 0", "class 1", "class 2"])),
+        )
+        predict(scene, target, model=model, refine=config, tile_size=64, overlap=16, batch_size=4)
+        maps.append(read(target))
+    np.testing.assert_array_equal(*maps)
+    assert caplog.text.count("batch size 2 lowered to 1") == 2  # of the model, of the refiner
 
 
 def test_other_runtime_errors_are_not_hidden():
