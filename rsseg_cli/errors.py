@@ -4,10 +4,34 @@ import re
 from urllib.parse import unquote
 
 
+def redact(text: str) -> str:
+    """`text` without passwords and query strings, which may be signatures, in its addresses.
+
+    GDAL shortens addresses to their last part in some messages, so that a query is known by its form alone.
+    """
+    text = re.sub(r"(/vsi\w+\?)\S*?url=([^&\s]*)\S*", lambda found: f"{found[1]}...{unquote(found[2])}", text)
+    text = re.sub(r"([A-Za-z][\w+.-]+:/+)[^/?\s]*@", r"\1", text)
+    return re.sub(r"(?<=[^\s'\"])\?(?=[\w.%~+-]+=)\S*?(?=['\"]?[.,;:)]*(\s|$))", "?...", text)
+
+
+def one_line(text: str) -> str:
+    """A message without line breaks, and with control characters spelled out: names of files, and what
+    libraries say of a file, may hold any, those that move a terminal's cursor among them.
+    """
+    words = " ".join(text.split())
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
+
+
 class RssegError(Exception):
-    """An error that a user can mend; the command line prints it in one line and exits with `exit_code`."""
+    """An error that a user can mend; the command line prints it in one line and exits with `exit_code`.
+
+    Its message is one line without secrets, wherever it is shown or stored.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(one_line(redact(str(message))))
 
 
 class UsageError(RssegError):
@@ -30,24 +54,6 @@ class OutputError(RssegError):
 
 class DataError(RssegError):
     """Training or evaluation data are incomplete or carry unknown values."""
-
-
-def redact(text: str) -> str:
-    """`text` without passwords and query strings, which may be signatures, in its addresses.
-
-    GDAL shortens addresses to their last part in some messages, so that a query is known by its form alone.
-    """
-    text = re.sub(r"(/vsi\w+\?)\S*?url=([^&\s]*)\S*", lambda found: f"{found[1]}...{unquote(found[2])}", text)
-    text = re.sub(r"([A-Za-z][\w+.-]+:/+)[^/?\s]*@", r"\1", text)
-    return re.sub(r"(?<=[^\s'\"])\?(?=[\w.%~+-]+=)\S*?(?=['\"]?[.,;:)]*(\s|$))", "?...", text)
-
-
-def one_line(text: str) -> str:
-    """A message without line breaks, and with control characters spelled out: names of files, and what
-    libraries say of a file, may hold any, those that move a terminal's cursor among them.
-    """
-    words = " ".join(text.split())
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
 
 
 class TilingError(RssegError):
