@@ -21,7 +21,7 @@ from rsseg_cli.batch_plan import (
     plan_tasks,
     with_overwrite,
 )
-from rsseg_cli.batch_record import made_by, record_of, what_changed, with_sizes
+from rsseg_cli.batch_record import GO_ON, made_by, record_of, what_changed, with_sizes
 from rsseg_cli.batch_task import Engine, SceneOutcome, SceneTask
 from rsseg_cli.manifest import Manifest, Record
 from rsseg_cli.scene_list import BatchScene
@@ -135,6 +135,7 @@ class _Batch:
         self._records = {task.index: record_of(task, shared) for task in tasks}
         found = {index: manifest.records.get(record["input"]) for index, record in self._records.items()}
         self._reports: dict[int, SceneReport] = {}
+        self._gone_on: set[int] = set()
         if settings.resume:
             self._resume(found)
         if settings.skip_existing:
@@ -143,7 +144,10 @@ class _Batch:
         known = {index for index, record in found.items() if settings.resume and record is not None}
         check_existing(todo, known)
         make_folders(todo)
-        self._todo = [with_overwrite(task, resume=True) if task.index in known else task for task in todo]
+        self._todo = [
+            with_overwrite(task, resume=task.index in self._gone_on) if task.index in known else task
+            for task in todo
+        ]
 
     def _resume(self, found: dict[int, Record | None]) -> None:
         """Leave out what is done, and say why the rest is not."""
@@ -153,6 +157,8 @@ class _Batch:
             reason = what_changed(record, earlier)
             if reason or earlier is None:
                 reasons[reason] += 1
+                if reason in GO_ON.values():
+                    self._gone_on.add(index)
             else:
                 self._reports[index] = _told_before(earlier)
         shown = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))

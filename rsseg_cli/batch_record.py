@@ -19,6 +19,7 @@ from rsseg_cli.weights.registry import file_sha256, model_file, read_spec
 
 # settings that do not show in the outputs, and the refiner, which is kept by its own
 UNIMPORTANT = {"device", "batch_size", "overwrite", "readers", "jobs", "block_rows", "refiner"}
+GO_ON = {"started": "not finished", "failed": "failed before"}  # why a scene is gone on with, not begun anew
 
 
 def made_by(settings: BatchSettings) -> Record:
@@ -118,8 +119,6 @@ def what_changed(planned: Record, found: Record | None) -> str:
     """Why a task must be done, in a word or two; "" where it is done and nothing has changed since."""
     if found is None:
         return "new"
-    if found["status"] != "done":
-        return "failed before" if found["status"] == "failed" else "not finished"
     for title, keys in (
         ("scene", ("size", "modified")),
         ("model", ("model_sha256", "refiner_sha256")),
@@ -133,6 +132,8 @@ def what_changed(planned: Record, found: Record | None) -> str:
     pairs = [(planned, found), *zip(planned.get("sheets", []), sheets, strict=True)]
     if any(_state_of(own) != _state_of(other) for own, other in pairs[1:]):
         return "sheets changed"
+    if found["status"] != "done":
+        return GO_ON[found["status"]]
     return "output missing or changed" if any(_lost(own, other) for own, other in pairs) else ""
 
 

@@ -50,6 +50,7 @@ class SceneTask:
         refine: None without refining.
         resume: go on where an interrupted run of this scene stopped.
         sheets: of a mosaic, which `scene` joins: its rasters are cut into theirs, and are then removed.
+        vrt: of a mosaic, what is to stand in `scene`.
     """
 
     index: int
@@ -61,6 +62,7 @@ class SceneTask:
     refine: RefineConfig | None = None
     resume: bool = False
     sheets: tuple[Sheet, ...] = ()
+    vrt: str = field(default="", repr=False)
 
     @property
     def work(self) -> frozenset[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -10,11 +11,13 @@ from pathlib import Path, PurePosixPath
 
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.stac import read_items
+from rsseg_cli.vrt import sheets_behind
 
 ENDINGS = (".tif", ".tiff", ".jp2", ".img", ".vrt")  # of scenes in a folder
 MAX_SCENES = 1_000_000
 MAX_LIST_BYTES = 256 * 2**20
 MAGIC = "*?["
+_log = logging.getLogger("rsseg_cli")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +50,7 @@ def list_scenes(
     Args:
         arguments: each a path or address, a glob, a folder (scanned with the folders in it), a local STAC
             ItemCollection (.json, .geojson), `@FILE` for a list of such lines, or `-` for one in `stdin`.
+            A VRT that is given alone and joins whole files stands for these; any other VRT is a scene.
         asset: of STAC items, by name or role.
         target: folder of the outputs, which is left out where a scanned folder holds it.
 
@@ -61,7 +65,7 @@ def list_scenes(
         elif argument.startswith("@") and not os.path.exists(argument):
             lines = _lines(_read(Path(argument[1:])), argument[1:])
         else:
-            lines = [argument]
+            lines = _index(argument) if len(arguments) == 1 else [argument]
         for line in lines:
             found += _expand(line, asset, target)
             if len(found) > MAX_SCENES:
@@ -71,6 +75,16 @@ def list_scenes(
     if not found:
         raise UsageError(f"{' '.join(arguments)[:200]}: names no scene")
     return _with_folders(found)
+
+
+def _index(argument: str) -> list[str]:
+    """The sheets that a local VRT joins, or the argument itself."""
+    if is_remote_scene(argument) or not argument.lower().endswith(".vrt") or not os.path.isfile(argument):
+        return [argument]
+    sheets = sheets_behind(argument)
+    if sheets:
+        _log.info("%s: an index of %d sheets", argument, len(sheets))
+    return sheets or [argument]
 
 
 def _read(path: Path) -> bytes:
@@ -161,4 +175,3 @@ def _with_folders(found: Sequence[_Found]) -> list[BatchScene]:
             folder = os.path.relpath(os.path.dirname(os.path.abspath(item.path)), root or os.sep)
         scenes.append(replace(scene, folder="" if folder == "." else folder))
     return scenes
-

@@ -1,13 +1,17 @@
 """Scenes as tasks: networks stay loaded, errors stay with their scene."""
 
+import multiprocessing
+import os
 import pickle
+import signal
 from dataclasses import asdict
 
 import pytest
 import rasterio
 import torch
 
-from rsseg_cli.batch_local import LocalEngine
+from rsseg_cli.batch_local import LocalEngine, cores, places_for
+from rsseg_cli.batch_process import ENDED, Process
 from rsseg_cli.batch_task import SceneTask
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import ModelError
@@ -60,3 +64,72 @@ def test_a_model_that_cannot_be_loaded_ends_the_batch(make_raster, tmp_path):
     broken.write_bytes(b"\x80\x02 a pickle")
     with pytest.raises(ModelError, match="pickle"):
         next(LocalEngine().run([task(0, make_raster(), tmp_path, str(broken))]))
+
+
+def test_places_of_processes():
+    assert places_for("cpu", None) == ["cpu"]
+    assert places_for("cpu", 3) == ["cpu"] * 3
+    assert len(places_for("cpu", 0)) == max(1, cores() // 4)
+
+
+def end_the_process_of(scene):
+    """A progress callback that kills this process's child when a scene begins, the first time."""
+    killed = []
+
+    def told(index, done, total):
+        if index == scene and not killed:
+            killed.append(index)
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    return told
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_processes_give_what_one_process_gives_and_may_die(make_raster, model_file, tmp_path):
+    (tmp_path / "one").mkdir()
+    scenes = [make_raster(f"s{index}.tif", seed=index, shape=(200, 150)) for index in range(4)]
+    scenes[1] = tmp_path / "none.tif"
+    tasks = [task(index, scene, tmp_path, model_file) for index, scene in enumerate(scenes)]
+    # both processes are killed while they work: their scenes are done in new ones
+    outcomes = list(LocalEngine(2).run(tasks, end_the_process_of(0)))
+    assert sorted(outcome.index for outcome in outcomes) == [0, 1, 2, 3]
+    assert {outcome.index: outcome.error_kind for outcome in outcomes} == {
+        0: "",
+        1: "SceneError",
+        2: "",
+        3: "",
+    }
+    alone = [task(index, scene, tmp_path / "one", model_file) for index, scene in enumerate(scenes)]
+    list(LocalEngine().run(alone))
+    for index in (0, 2, 3):
+        with (
+            rasterio.open(tmp_path / f"map{index}.tif") as many,
+            rasterio.open(tmp_path / "one" / f"map{index}.tif") as one,
+        ):
+            assert (many.read() == one.read()).all()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+def test_a_dead_process_is_an_outcome_and_another_takes_its_place(make_raster, model_file, tmp_path):
+    def told(index, done, total):
+        if index == 0:
+            for child in multiprocessing.active_children():
+                os.kill(child.pid, signal.SIGKILL)
+
+    tasks = [task(0, make_raster(), tmp_path, model_file)]
+    process = Process(1)
+    try:
+        process.give(tasks[0])
+        while (outcome := process.receive(told)) is None:
+            pass
+        assert outcome.error_kind == ENDED
+        assert "was ended by signal 9, perhaps for want of memory; use fewer --jobs" in outcome.error
+        process.give(tasks[0])  # in a new process
+        while (outcome := process.receive(None)) is None:
+            pass
+        assert outcome.error == ""
+    finally:
+        process.tell_to_stop()
+        process.join()

@@ -63,7 +63,7 @@ Jobs = Annotated[
         "-j",
         metavar="N|auto",
         help="Worker processes: of one scene for its polygons, of many scenes for the scenes. Default of "
-        "many: one, or one a GPU; auto also where 4 cores and 3 GiB are there for each.",
+        "many: one, or one a GPU; auto: one a GPU, or one for every 4 cores.",
     ),
 ]
 

@@ -43,7 +43,7 @@ def run_scenes(
 
     stdin = sys.stdin.buffer if "-" in arguments else ()
     scenes = list_scenes(arguments, stdin=stdin, asset=asset, target=settings.folder)
-    engine = LocalEngine(jobs=jobs, device=settings.config.device)
+    engine = LocalEngine(jobs)
     try:
         with BatchProgress(hidden=quiet) as progress:
             result = run_batch(scenes, settings, engine, progress)

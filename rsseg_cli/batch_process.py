@@ -1,0 +1,173 @@
+"""A process that does tasks one after another; its death is an outcome, not an error."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing import connection
+from typing import Any
+
+from rsseg_cli.batch_task import SceneOutcome, SceneProgress, SceneRunner, SceneTask
+from rsseg_cli.errors import RssegError
+
+ENDED = "ProcessEnded"  # kind of the error of a scene whose process was ended from outside
+STOP_S = 60.0  # that a scene under way may take to stop cleanly
+_log = logging.getLogger("rsseg_cli")
+
+
+class Process:
+    """Starts with its first task, and again with the next one after its death.
+
+    Args:
+        threads: of the network on the CPU.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self.task: SceneTask | None = None
+        self._threads = threads
+        self._process: Any = None
+        self._pipe: Any = None
+
+    @property
+    def pipe(self) -> Any:
+        """Readable when `receive` has something."""
+        return self._pipe
+
+    def give(self, task: SceneTask) -> None:
+        """Begin a task; there is none under way."""
+        if self._process is None:
+            self._start()
+        self.task = task
+        try:
+            self._pipe.send(task)
+        except OSError:  # it is dead, which `receive` finds
+            return
+
+    def receive(self, progress: SceneProgress | None) -> SceneOutcome | None:
+        """The task's outcome; None where it goes on.
+
+        Raises:
+            RssegError: what would end every scene.
+        """
+        try:
+            kind, told = self._pipe.recv()
+        except (EOFError, OSError):
+            return self._dead()
+        if kind == "outcome":
+            self.task = None
+            outcome: SceneOutcome = told
+            return outcome
+        if kind == "error":
+            raise told
+        if kind == "log":
+            _log.log(*told)
+        elif progress is not None:
+            progress(*told)
+        return None
+
+    def tell_to_stop(self) -> None:
+        """A task under way stops cleanly."""
+        if self._process is None:
+            return
+        if self.task is not None:
+            self._process.terminate()
+        else:
+            self._pipe.close()
+
+    def join(self) -> None:
+        """Wait for its end."""
+        if self._process is None:
+            return
+        self._process.join(STOP_S)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._pipe.close()
+        self._process.close()
+
+    def _start(self) -> None:
+        # not forked: torch and GDAL have threads, and other processes' pipes would be inherited
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        level = _log.getEffectiveLevel()
+        self._process = context.Process(target=_work, args=(theirs, self._threads, level), daemon=True)
+        with _interrupts_ignored():
+            self._process.start()
+        theirs.close()
+
+    def _dead(self) -> SceneOutcome:
+        self._process.join()
+        code = self._process.exitcode
+        how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+        advice = ", perhaps for want of memory; use fewer --jobs" if code == -signal.SIGKILL else ""
+        message = f"{self.task.scene if self.task else ''}: its process was ended {how}{advice}"
+        outcome = SceneOutcome(index=self.task.index if self.task else -1, error=message, error_kind=ENDED)
+        self.task = None
+        self._pipe.close()
+        self._process.close()
+        self._process = None
+        return outcome
+
+
+def wait_for(processes: Sequence[Process]) -> list[Process]:
+    """Those that have something to tell, once one has."""
+    by_pipe = {process.pipe: process for process in processes}
+    return [by_pipe[pipe] for pipe in connection.wait(list(by_pipe))]
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """A process that is started inside ignores Ctrl-C from its first moment: its parent tells it to stop."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Teller(logging.Handler):
+    """Sends messages to the parent, which prints them."""
+
+    def __init__(self, pipe: Any) -> None:
+        super().__init__()
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._pipe.send(("log", (record.levelno, "%s", record.getMessage())))
+
+
+def _work(pipe: Any, threads: int, level: int) -> None:
+    """Do tasks until the parent closes the pipe, tells to stop, or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the scene under way cleanly
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    logger = logging.getLogger("rsseg_cli")
+    logger.handlers[:], logger.propagate = [_Teller(pipe)], False
+    logger.setLevel(level)
+    try:
+        import torch
+
+        torch.set_num_threads(min(torch.get_num_threads(), threads))
+        runner = SceneRunner()
+        while True:
+            pipe.send(("outcome", runner.run(pipe.recv(), lambda *told: pipe.send(("tiles", told)))))
+    except RssegError as err:
+        pipe.send(("error", err))
+    except (KeyboardInterrupt, EOFError, OSError):
+        return
+
+
+def _stop_with_parent() -> None:
+    """Stop like on a signal when the parent is gone, killed perhaps: nobody waits for the work any more."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,313 @@
+"""Sheets that touch as one scene: mapped through a VRT, and their maps cut out of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rasterio.windows import Window
+
+from rsseg_cli.batch_plan import BatchSettings, check_names, outputs_of
+from rsseg_cli.batch_task import SceneTask, Sheet
+from rsseg_cli.errors import OutputError, SceneError
+from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster
+from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, inspect
+from rsseg_cli.result import AreaCounter, ClassArea, PredictResult, Refined, row_areas_m2
+from rsseg_cli.scene_list import BatchScene
+from rsseg_cli.vrt import TYPES, Placed, describe
+
+if TYPE_CHECKING:
+    from rsseg_cli.weights.spec import ModelSpec
+
+ALIGNED_PX = 0.01  # off a common grid, that pixels may lie
+ROWS = 512  # that are cut at once
+WHOLE = ("vector", "preview")  # of the mosaic, not of its sheets
+MAPPED = "mapped.json"  # in its folder: the maps are complete, and what was told of them
+
+
+def plan_mosaics(scenes: Sequence[BatchScene], settings: BatchSettings, model_name: str) -> list[SceneTask]:
+    """A task for each group of sheets that touch or overlap; a sheet that touches none is a scene by itself.
+
+    Raises:
+        SceneError: a sheet cannot be read, or its grid, CRS, bands, types or nodata differ from the first's.
+        UsageError: names of outputs that collide.
+    """
+    infos = [inspect(scene.path) for scene in scenes]
+    for info in infos:
+        _check_alike(info, infos[0])
+    places = [_place(info, infos[0]) for info in infos]
+    suffix = f"_{model_name}" if settings.suffix is None else settings.suffix
+    tasks = []
+    for members in _groups(places):
+        group = [scenes[index] for index in members]
+        if len(group) == 1:
+            task = _task(settings, group[0].path, outputs_of(group[0], settings, suffix))
+        else:
+            placed = [(infos[index], places[index]) for index in members]
+            task = _mosaic_task(group, placed, settings, suffix)
+        tasks.append(replace(task, index=len(tasks)))
+    check_names(tasks, settings)
+    return tasks
+
+
+def _task(settings: BatchSettings, scene: str, outputs: dict[str, Path]) -> SceneTask:
+    return SceneTask(
+        index=0,
+        scene=scene,
+        outputs=outputs,
+        model=settings.model,
+        config=settings.config,
+        vector=settings.vector_config,
+        refine=settings.refine,
+    )
+
+
+def _check_alike(info: SceneInfo, first: SceneInfo) -> None:
+    """Refuse a sheet that a VRT could not join to the first."""
+    own, other = info.grid, first.grid
+    unlike = [
+        (title, found, needed)
+        for title, found, needed in (
+            ("CRS", _crs_name(own), _crs_name(other)),
+            ("bands", info.count, first.count),
+            ("types", ", ".join(info.dtypes), ", ".join(first.dtypes)),
+            ("nodata", info.nodata, first.nodata),
+            ("alpha", "alpha" in info.colour_interpretations, "alpha" in first.colour_interpretations),
+        )
+        if str(found) != str(needed)  # NaN is NaN
+    ]
+    if unlike:
+        title, found, needed = unlike[0]
+        raise SceneError(
+            f"{info.name}: {title} {found}, {first.name} has {needed}; --mosaic needs sheets of one kind"
+        )
+    strange = [dtype for dtype in info.dtypes if dtype not in TYPES]
+    if strange:
+        raise SceneError(f"{info.name}: {strange[0]} values; --mosaic needs whole or real numbers")
+    row, col = _offset(own, other)
+    drift = max(
+        abs(getattr(own.transform, part) - getattr(other.transform, part)) * max(own.width, own.height)
+        for part in "abde"
+    ) / max(abs(getattr(other.transform, part)) for part in "abde")
+    off = max(abs(row - round(row)), abs(col - round(col)), drift)
+    if off > ALIGNED_PX:
+        raise SceneError(
+            f"{info.name}: its pixels lie {off:.2g} px off the grid of {first.name}; --mosaic needs sheets on "
+            "one grid. Bring it there with gdalwarp -tr ... -tap"
+        )
+
+
+def _crs_name(grid: Grid) -> str:
+    return "none" if grid.crs is None else grid.crs.to_string()
+
+
+def _offset(own: Grid, other: Grid) -> tuple[float, float]:
+    """(row, col) of a grid's corner in another one's pixels."""
+    col, row = ~other.transform * (own.transform.c, own.transform.f)
+    return row, col
+
+
+def _place(info: SceneInfo, first: SceneInfo) -> tuple[int, int, int, int]:
+    """(row, col, height, width) in the first one's pixels."""
+    row, col = _offset(info.grid, first.grid)
+    return round(row), round(col), info.grid.height, info.grid.width
+
+
+def _groups(places: Sequence[tuple[int, int, int, int]]) -> list[list[int]]:
+    """Indices of sheets that hang together, in their order."""
+    import shapely
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    boxes = shapely.box(
+        *np.array([(col, row, col + width, row + height) for row, col, height, width in places]).T
+    )
+    left, right = shapely.STRtree(boxes).query(boxes, predicate="intersects")
+    links = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(len(places),) * 2)
+    _, labels = connected_components(links, directed=False)
+    groups: dict[int, list[int]] = {}
+    for index, label in enumerate(labels.tolist()):
+        groups.setdefault(label, []).append(index)
+    return list(groups.values())
+
+
+def _mosaic_task(
+    group: Sequence[BatchScene],
+    placed: Sequence[tuple[SceneInfo, tuple[int, int, int, int]]],
+    settings: BatchSettings,
+    suffix: str,
+) -> SceneTask:
+    top, left = (min(place[axis] for _, place in placed) for axis in (0, 1))
+    bottom, right = (max(place[axis] + place[axis + 2] for _, place in placed) for axis in (0, 1))
+    first, place = placed[0]
+    corner = first.grid.window(top - place[0], left - place[1], bottom - top, right - left)
+    windows = [(row - top, col - left, height, width) for _, (row, col, height, width) in placed]
+    parts = [Placed(info=info, window=window) for (info, _), window in zip(placed, windows, strict=True)]
+    name = f"{group[0].stem}_mosaic"
+    outputs = outputs_of(BatchScene(path="", stem=name), settings, suffix)
+    folder = settings.folder / f".{name}.mosaic"
+    rasters = {kind: folder / path.name for kind, path in outputs.items() if kind not in WHOLE}
+    sheets = tuple(
+        Sheet(
+            scene=scene.path,
+            outputs={
+                kind: path for kind, path in outputs_of(scene, settings, suffix).items() if kind not in WHOLE
+            },
+            window=window,
+        )
+        for scene, window in zip(group, windows, strict=True)
+    )
+    task = _task(settings, str(folder / f"{name}.vrt"), {**outputs, **rasters})
+    return replace(task, sheets=sheets, vrt=_vrt(parts, corner, settings.config.nodata))
+
+
+def _vrt(parts: Sequence[Placed], grid: Grid, nodata: float | None) -> str:
+    """With holes where no sheet lies, marked as the sheets mark theirs."""
+    first = parts[0].info
+    value = first.nodata if nodata is None else nodata
+    stored_mask = any(_has_mask_band(part.info) for part in parts)
+    has_alpha = "alpha" in first.colour_interpretations
+    masked = stored_mask or (value is None and not has_alpha and not _is_covered(parts, grid))
+    return describe(parts, grid, nodata=value, masked=masked)
+
+
+def _has_mask_band(info: SceneInfo) -> bool:
+    """Pixels without data are marked by a mask band, inside the file or beside it."""
+    return info.has_mask and info.nodata is None and "alpha" not in info.colour_interpretations
+
+
+def _is_covered(parts: Sequence[Placed], grid: Grid) -> bool:
+    """Whether the sheets leave no pixel of the box around them uncovered."""
+    import shapely
+
+    corners = np.array(
+        [(col, row, col + width, row + height) for row, col, height, width in (p.window for p in parts)]
+    )
+    area: float = shapely.union_all(shapely.box(*corners.T)).area
+    return round(area) == grid.width * grid.height
+
+
+def map_sheets(
+    task: SceneTask, spec: ModelSpec, run: Callable[[], PredictResult]
+) -> tuple[PredictResult, tuple[PredictResult, ...]]:
+    """Map a mosaic and cut its maps into those of its sheets.
+
+    Args:
+        run: maps the task's scene.
+
+    Returns:
+        of all sheets together, and of each.
+    """
+    start = time.monotonic()
+    folder = Path(task.scene).parent
+    state = folder / MAPPED
+    try:
+        if not task.resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        vrt = Path(task.scene)
+        if not vrt.exists() or vrt.read_text(encoding="utf-8") != task.vrt:
+            state.unlink(missing_ok=True)
+            vrt.write_text(task.vrt, encoding="utf-8")
+    except OSError as err:
+        raise OutputError(f"{folder}: cannot be written ({err})") from err
+    if not state.exists():
+        mapped = run()
+        told = {"notes": list(mapped.notes), "refined": asdict(mapped.refined) if mapped.refined else None}
+        _write(state, json.dumps(told))
+    told = json.loads(state.read_text(encoding="utf-8"))
+    results = tuple(_cut(task, sheet, spec) for sheet in task.sheets)
+    shutil.rmtree(folder, ignore_errors=True)
+    return PredictResult(
+        paths={kind: path for kind, path in task.outputs.items() if kind not in task.work},
+        seconds=time.monotonic() - start,
+        pixels=sum(result.pixels for result in results),
+        valid_pixels=sum(result.valid_pixels for result in results),
+        classes=_together(results),
+        notes=tuple(told["notes"]),
+        refined=Refined(**told["refined"]) if told["refined"] else None,
+    ), results
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as err:
+        raise OutputError(f"{path}: cannot be written ({err})") from err
+
+
+def _cut(task: SceneTask, sheet: Sheet, spec: ModelSpec) -> PredictResult:
+    """Write a sheet's rasters, on its own grid; its map comes last."""
+    start = time.monotonic()
+    grid = inspect(sheet.scene).grid
+    counter = AreaCounter(spec.class_names, row_areas_m2(grid))
+    for kind in sorted(sheet.outputs, key=lambda kind: kind == "labels"):
+        for row, rows in _write_part(task, sheet, kind, grid, spec):
+            if kind == "labels":
+                counter.add(row, rows[0])
+    return PredictResult(
+        paths=dict(sheet.outputs),
+        seconds=time.monotonic() - start,
+        pixels=grid.width * grid.height,
+        valid_pixels=counter.valid_pixels,
+        classes=counter.classes(),
+    )
+
+
+def _write_part(
+    task: SceneTask, sheet: Sheet, kind: str, grid: Grid, spec: ModelSpec
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Copy a sheet's window of one of the mosaic's rasters; yields the rows as they pass."""
+    source, labels = task.outputs[kind], kind == "labels"
+    top, left, height, width = sheet.window
+    with gdal_env(), gdal_errors(SceneError, str(source)), open_raster(source) as mosaic:
+        kept = {
+            key: value
+            for key, value in mosaic.tags().items()
+            if key.startswith(("RSSEG_", "TIFFTAG_SOFTWARE"))
+        }
+        writer = RasterWriter(
+            sheet.outputs[kind],
+            grid,
+            mosaic.count,
+            overviews="mode" if labels else "average",
+            colours={index: item.colour for index, item in enumerate(spec.classes)} if labels else None,
+            category_names=spec.class_names if labels else None,
+            band_names=spec.class_names if mosaic.count > 1 else None,
+            tags={**kept, "RSSEG_SCENE": display_name(sheet.scene), "RSSEG_MOSAIC": str(len(task.sheets))},
+            creation_options=task.config.creation_options,
+            overwrite=task.config.overwrite,
+        )
+        with writer:
+            for row in range(0, height, ROWS):
+                rows = mosaic.read(window=Window(left, top + row, width, min(ROWS, height - row)))
+                writer.write(row, rows)
+                yield row, rows
+            writer.commit()
+
+
+def _together(results: Sequence[PredictResult]) -> dict[str, ClassArea]:
+    """Classes of all sheets; what two of them cover counts twice."""
+    valid = max(1, sum(result.valid_pixels for result in results))
+    classes = {}
+    for name in results[0].classes:
+        parts = [result.classes[name] for result in results]
+        areas = [part.area_m2 for part in parts]
+        pixels = sum(part.pixels for part in parts)
+        known = [area for area in areas if area is not None]
+        area = sum(known) if len(known) == len(areas) else None
+        classes[name] = ClassArea(pixels=pixels, share=pixels / valid, area_m2=area)
+    return classes

@@ -1,0 +1,161 @@
+"""Sheets that touch as one scene: no seam at their borders."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from affine import Affine
+from test_cli_batch import model_file, pixels, run  # noqa: F401
+
+from rsseg_cli.manifest import read_manifest
+from rsseg_cli.synthetic import draw_scene
+from rsseg_cli.vrt import sheets_behind
+
+LEFT, TOP, GSD = 500000, 5000000, 0.5
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw_scene(256, 3)[0][:, :150, :200]
+
+
+@pytest.fixture
+def sheet(make_raster):
+    """sheet(name, array, row, col, ...): a raster at its place in the scene."""
+
+    def make(name, array, row=0, col=0, **more):
+        transform = Affine(GSD, 0, LEFT + col * GSD, 0, -GSD, TOP - row * GSD)
+        return make_raster(name, array=array, transform=transform, **more).name
+
+    return make
+
+
+def cut(sheet, array, **more):
+    """Four sheets of unlike sizes."""
+    rows, cols = slice(0, 70), slice(0, 130)
+    parts = {"nw": (rows, cols), "ne": (rows, slice(130, 200)), "sw": (slice(70, 150), cols)}
+    parts["se"] = (slice(70, 150), slice(130, 200))
+    return {
+        sheet(f"{name}.tif", array[:, down, across], down.start, across.start, **more): (down, across)
+        for name, (down, across) in parts.items()
+    }
+
+
+@pytest.mark.parametrize("kind", ["none", "value", "alpha", "mask"])
+def test_sheets_get_the_pixels_of_the_whole_scene(sheet, drawn, run, kind, make_raster):  # noqa: F811
+    array, more = drawn.copy(), {}
+    if kind == "value":
+        array[:, 40:90, 60:150] = 0
+        more = {"kind": "value", "nodata": 0, "hole": (0, 0, 0, 0)}
+    parts = cut(sheet, array, **({"kind": kind, "hole": (5, 5, 9, 9)} if kind in ("alpha", "mask") else more))
+    if kind in ("alpha", "mask"):
+        whole = np.zeros((3, *array.shape[1:]), np.uint8)
+        valid = np.ones(array.shape[1:], bool)
+        for down, across in parts.values():
+            valid[down.start + 5 : down.start + 14, across.start + 5 : across.start + 14] = False
+        scene = make_raster("whole.tif", array=np.where(valid, array, whole), nodata=0, kind="none")
+        with rasterio.open(scene, "r+") as dataset:
+            dataset.write(array)
+        if kind == "mask":
+            with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True), rasterio.open(scene, "r+") as dataset:
+                dataset.write_mask(valid)
+        else:
+            scene = sheet("whole.tif", array, kind="alpha", hole=(5, 5, 9, 9))
+            with rasterio.open(scene, "r+") as dataset:
+                dataset.write((valid * 255).astype(np.uint8), 4)
+        scene = "whole.tif"
+    else:
+        scene = sheet("whole.tif", array, **more)
+    assert run(scene, "-o", "whole_map.tif", "--confidence", "whole_sure.tif").exit_code == 0
+    done = run(*parts, "-o", "maps", "--mosaic", "--confidence", "_sure")
+    assert done.exit_code == 0, done.stderr
+    labels, sure = pixels("whole_map.tif"), pixels("whole_sure.tif")
+    for name, (down, across) in parts.items():
+        stem = f"maps/{Path(name).stem}_tiny"
+        assert np.array_equal(pixels(f"{stem}.tif"), labels[:, down, across])
+        assert np.array_equal(pixels(f"{stem}_sure.tif"), sure[:, down, across])
+        with (
+            rasterio.open(f"{stem}.tif") as own,
+            rasterio.open(name) as scene,
+            rasterio.open("whole_map.tif") as one,
+        ):
+            assert (own.transform, own.crs) == (scene.transform, scene.crs)
+            assert own.colormap(1) == one.colormap(1)
+            assert own.tags()["RSSEG_MODEL"] == "tiny"
+    assert not list(Path("maps").glob(".*"))
+    alone = run(*parts, "-o", "apart")
+    assert alone.exit_code == 0
+    apart = [pixels(f"apart/{Path(name).stem}_tiny.tif") for name in parts]
+    wholes = [labels[:, down, across] for down, across in parts.values()]
+    assert any(
+        (own != whole).any() for own, whole in zip(apart, wholes, strict=True)
+    )  # seams without --mosaic
+
+
+def test_groups_holes_polygons_and_the_manifest(sheet, drawn, run):  # noqa: F811
+    names = [*cut(sheet, drawn)][:3]  # an L: its fourth corner is no sheet's
+    far = sheet("far.tif", drawn[:, :60, :60], 0, 1000)
+    done = run(*names, far, "-o", "maps", "--mosaic", "--vector", "gpkg", "--json")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert [item["status"] for item in told["results"]] == ["done", "done"]
+    mosaic, alone = told["results"]
+    assert [Path(item["input"]).name for item in mosaic["sheets"]] == names
+    assert mosaic["pixels"] == mosaic["valid_pixels"] == 150 * 200 - 80 * 70
+    assert Path(alone["input"]).name == "far.tif"
+    files = {path.name for path in Path("maps").glob("*.gpkg")}
+    assert files == {"nw_mosaic_tiny.gpkg", "far_tiny.gpkg"}
+    records = read_manifest(Path("maps/manifest.jsonl"))
+    assert len(records) == 2
+    again = run(*names, far, "-o", "maps", "--mosaic", "--vector", "gpkg", "--resume")
+    assert "2 of 2 done before; to do: none" in again.stderr, again.stderr
+    Path("maps/ne_tiny.tif").unlink()
+    again = run(*names, far, "-o", "maps", "--mosaic", "--vector", "gpkg", "--resume")
+    assert again.exit_code == 0, again.stderr
+    assert "1 of 2 done before; to do: 1 output missing or changed" in again.stderr
+    assert Path("maps/ne_tiny.tif").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"col": 50.4}, "b.tif: its pixels lie 0.4 px off the grid of a.tif"),
+        ({"crs": "EPSG:32634"}, "b.tif: CRS EPSG:32634, a.tif has EPSG:32633"),
+        ({"dtype": "uint16"}, "b.tif: types uint16, uint16, uint16, a.tif has uint8, uint8, uint8"),
+        ({"bands": 4}, "b.tif: bands 4, a.tif has 3"),
+        ({"kind": "value"}, "b.tif: nodata 0.0, a.tif has None"),
+    ],
+)
+def test_sheets_that_do_not_fit_are_told(sheet, drawn, run, change, message):  # noqa: F811
+    array = drawn[:, :50, :50]
+    sheet("a.tif", array)
+    array = np.concatenate([array, array[:1]]) if change.pop("bands", 3) == 4 else array
+    sheet("b.tif", array.astype(change.pop("dtype", "uint8")), 0, change.pop("col", 50), **change)
+    done = run("a.tif", "b.tif", "-o", "maps", "--mosaic")
+    assert done.exit_code == 1
+    assert message in done.stderr
+    assert [path.name for path in Path("maps").iterdir()] == []
+
+
+def test_a_vrt_alone_stands_for_its_sheets(sheet, drawn, run):  # noqa: F811
+    import subprocess
+
+    names = [*cut(sheet, drawn)]
+    build = ["gdalbuildvrt", "-q"]
+    try:
+        subprocess.run([*build, "index.vrt", *names], check=True)
+        subprocess.run([*build, "-separate", "bands.vrt", *names[:1] * 3], check=True)
+        subprocess.run([*build, "-tr", "1", "1", "coarse.vrt", *names], check=True)
+    except FileNotFoundError:
+        pytest.skip("needs gdalbuildvrt")
+    assert sheets_behind("index.vrt") == names
+    assert sheets_behind("bands.vrt") == []
+    assert sheets_behind("coarse.vrt") == []
+    assert run("index.vrt", "-o", "one.tif").exit_code == 0
+    done = run("index.vrt", "-o", "maps", "--mosaic")
+    assert done.exit_code == 0, done.stderr
+    assert "index.vrt: an index of 4 sheets" in done.stderr
+    assert np.array_equal(pixels("maps/nw_tiny.tif"), pixels("one.tif")[:, :70, :130])
+    assert not Path("maps/index_tiny.tif").exists()
