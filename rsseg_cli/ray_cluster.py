@@ -19,11 +19,13 @@ from rsseg_cli.errors import UsageError
 CONNECT_S = 5.0
 STORE_BYTES = 1 << 30  # of shared memory for finished rows, of a cluster of our own
 INSTALL = "pip install 'rsseg[ray]'"
-# Before Ray is imported: no usage statistics, no lines of its own among the results on stdout.
+# Before Ray is imported: no usage statistics, no lines of its own among the results on stdout. Its processes
+# need 40 s to start on two busy processors.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_raylet_start_wait_time_s": "180",
 }
 
 
@@ -85,7 +87,7 @@ def _start(ray: Any, folder: Path, workers: int | None) -> None:
             _temp_dir=str(folder),
             **_quiet(),
         )
-    except (OSError, RuntimeError, ValueError) as err:
+    except Exception as err:  # the class that Ray raises where its processes do not start
         raise UsageError(f"--engine ray: no cluster can be started on this machine ({err})") from err
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rsseg_cli import errors
 from rsseg_cli.batch_task import SceneOutcome, SceneProgress, SceneRunner, SceneTask, on_device
 from rsseg_cli.errors import RssegError, SceneError, UsageError
 from rsseg_cli.gdal import is_remote
+from rsseg_cli.passes import Progress
 from rsseg_cli.raster import inspect, window_of_bbox
 from rsseg_cli.ray_cluster import connected
 from rsseg_cli.ray_pool import RayPool
+from rsseg_cli.result import PredictResult
 from rsseg_cli.row_bands import Band, BandRows, SharedPasses
 
 SPLIT_PX = 400_000_000  # scenes above are run in bands: 20,000 x 20,000 px
@@ -50,7 +53,7 @@ class RayEngine:
 
     def run(
         self, tasks: Iterable[SceneTask], progress: SceneProgress | None = None
-    ) -> Iterator[SceneOutcome]:
+    ) -> Generator[SceneOutcome, None, None]:
         """See `batch_task.Engine`; `progress` is called for shared scenes alone."""
         with ExitStack() as stack:
             ray = stack.enter_context(connected(self._address, self._workers))
@@ -59,6 +62,19 @@ class RayEngine:
             stack.callback(writer.shutdown, cancel_futures=True)
             pool = stack.enter_context(RayPool(ray, workers, gpus))
             yield from _outcomes(tasks, _Dispatch(pool, writer, self._split_px, progress), workers)
+
+    def run_one(self, task: SceneTask, progress: Progress | None = None) -> PredictResult:
+        """Map one scene.
+
+        Raises:
+            RssegError: what is wrong and what to do.
+        """
+        told: SceneProgress | None = (lambda _, done, total: progress(done, total)) if progress else None
+        with closing(self.run([task], told)) as outcomes:
+            outcome = next(outcomes)
+        if outcome.result is None:
+            raise getattr(errors, outcome.error_kind, RssegError)(outcome.error)
+        return outcome.result
 
     def _places(self, ray: Any) -> tuple[int, int]:
         """Workers, and GPUs of each."""

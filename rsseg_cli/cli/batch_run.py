@@ -17,6 +17,7 @@ from rsseg_cli.cli.summary import class_lines, size_text
 if TYPE_CHECKING:
     from rsseg_cli.batch import BatchResult, SceneReport
     from rsseg_cli.batch_plan import BatchSettings
+    from rsseg_cli.ray_engine import RayEngine
 
 SOME_FAILED = 3
 INTERRUPTED = 130
@@ -29,13 +30,15 @@ def run_scenes(
     *,
     asset: str,
     jobs: int | None,
+    ray: RayEngine | None = None,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Map the scenes that the arguments name, and exit with 3 where some failed.
 
     Args:
-        jobs: worker processes, 0 for as many as suit, None for one, or one a GPU.
+        jobs: worker processes of this machine, 0 for as many as suit, None for one, or one a GPU.
+        ray: a cluster that does the work instead.
     """
     from rsseg_cli.batch import run_batch
     from rsseg_cli.batch_local import LocalEngine
@@ -43,7 +46,7 @@ def run_scenes(
 
     stdin = sys.stdin.buffer if "-" in arguments else ()
     scenes = list_scenes(arguments, stdin=stdin, asset=asset, target=settings.folder)
-    engine = LocalEngine(jobs)
+    engine = ray or LocalEngine(jobs)
     try:
         with BatchProgress(hidden=quiet) as progress:
             result = run_batch(scenes, settings, engine, progress)

@@ -12,6 +12,7 @@ import typer
 from rsseg_cli.cli import batch_options as many
 from rsseg_cli.cli import run_options as run
 from rsseg_cli.cli.progress import Bar
+from rsseg_cli.cli.ray_options import EngineName, RayAddress, SplitAbove, ray_engine
 from rsseg_cli.cli.refine_options import DEFAULTS as REFINE_DEFAULTS
 from rsseg_cli.cli.refine_options import (
     BandM,
@@ -130,6 +131,9 @@ def predict_command(
     keep_tree: many.KeepTree = False,
     mosaic: many.Mosaic = False,
     asset: many.AssetName = "",
+    engine: EngineName = "local",
+    ray_address: RayAddress = None,
+    split_above: SplitAbove = None,
     tile_size: run.TileSize = DEFAULTS.tile_size,
     overlap: run.Overlap = DEFAULTS.overlap,
     batch_size: run.BatchSize = str(DEFAULTS.batch_size),
@@ -186,7 +190,11 @@ def predict_command(
     require_refine(refine, refiner, steps, band_m, ensemble, seed or None, uncertainty)
     asked = bool(suffix is not None or manifest or skip_existing or keep_tree or mosaic or asset)
     is_batch = many.are_many(scenes, output, asked=asked)
-    if vector is None and (polygons != VECTOR_DEFAULTS or (workers is not None and not is_batch)):
+    ray = ray_engine(
+        engine, ray_address, split_above, jobs=workers, device=device, alone=not is_batch and len(scenes) == 1
+    )
+    many_jobs = is_batch or ray is not None
+    if vector is None and (polygons != VECTOR_DEFAULTS or (workers is not None and not many_jobs)):
         raise typer.BadParameter("options about polygons need --vector FILE", param_hint="--vector")
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
@@ -216,17 +224,36 @@ def predict_command(
             resume=resume,
             skip_existing=skip_existing,
         )
-        run_scenes(scenes, settings, asset=asset, jobs=workers, as_json=as_json, quiet=quiet)
+        run_scenes(scenes, settings, asset=asset, jobs=workers, ray=ray, as_json=as_json, quiet=quiet)
         return
     from dataclasses import replace
 
     from rsseg_cli.pipeline import predict
     from rsseg_cli.weights.registry import read_spec
 
+    target = output or default_output(scenes[0], read_spec(model).name)
+    if ray is not None:
+        from rsseg_cli.batch_task import SceneTask
+
+        paths = {"labels": target, **layers, "vector": vector}
+        task = SceneTask(
+            index=0,
+            scene=scenes[0],
+            outputs={kind: Path(path) for kind, path in paths.items() if path is not None},
+            model=model,
+            config=config,
+            vector=polygons,
+            refine=refinement if refine else None,
+            resume=resume,
+        )
+        with Bar("tile", hidden=quiet) as bar:
+            result = ray.run_one(task, bar.show)
+        typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else summary(result))
+        return
     with Bar("tile", hidden=quiet) as bar:
         result = predict(
             scenes[0],
-            output or default_output(scenes[0], read_spec(model).name),
+            target,
             model=model,
             config=config,
             **layers,
