@@ -161,7 +161,8 @@ class RasterWriter:
         """
         advice = "Run again without --resume."
         with gdal_env(), gdal_errors(OutputError, f"{self.path}: what was written of it is damaged", advice):
-            for array in self._parts.adopt(rows):
+            self._parts.adopt(rows)
+            for array in self._parts.read():
                 self._make_overviews(array)
                 yield self._rows, array
                 self._rows += array.shape[1]

@@ -26,6 +26,7 @@ class RasterDescription:
         category_names: of class 0, 1, ...
         band_names: descriptions.
         tags: what made it.
+        nodata: value without data.
     """
 
     grid: Grid
@@ -34,6 +35,7 @@ class RasterDescription:
     category_names: Sequence[str] = ()
     band_names: Sequence[str] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
+    nodata: int | None = NODATA
 
     def vrt(self, parts: Sequence[RowPart], overviews: Sequence[Path] = ()) -> bytes:
         """XML of a VRT beside the files; those of the parts may be any number."""
@@ -60,7 +62,8 @@ class RasterDescription:
     def _add_band(self, element: ET.Element, band: int) -> None:
         if self.band_names:
             ET.SubElement(element, "Description").text = self.band_names[band - 1]
-        ET.SubElement(element, "NoDataValue").text = str(NODATA)
+        if self.nodata is not None:
+            ET.SubElement(element, "NoDataValue").text = str(self.nodata)
         if not self.colours:
             ET.SubElement(element, "ColorInterp").text = "Gray" if self.count == 1 else "Undefined"
             return

@@ -127,6 +127,21 @@ def span_of(
     )
 
 
+def row_cuts(
+    plan: tiling.Plan, resampler: resample.Resampler | None = None, top: int = 0, height: int | None = None
+) -> tuple[int, ...]:
+    """Rows of the map that tile row i alone finishes: cuts[i] to cuts[i + 1].
+
+    Args:
+        resampler: from the plan's grid to the map's, where they differ.
+        top, height: rows of the plan that are the map, where it is not resampled.
+    """
+    if resampler is not None:
+        return resampler.rows.cuts(plan.rows.cuts)
+    height = plan.height if height is None else height
+    return tuple(min(max(cut - top, 0), height) for cut in plan.rows.cuts)
+
+
 class Finished(NamedTuple):
     """A rectangle of the map whose uint8 values (channels, h, w) `fetch` brings from the device."""
 
@@ -189,11 +204,8 @@ class Finisher:
             first_row=self.span.run_first,
         )
         self._window = window or (0, 0, plan.height, plan.width)
-        top, height = self._window[0], self._window[2]
-        cuts = plan.rows.cuts[self.span.first : self.span.end + 1]
-        self.row_cuts: Sequence[int] = [min(max(cut - top, 0), height) for cut in cuts]
-        if resampler is not None:
-            self.row_cuts = resampler.rows.cuts(cuts)
+        cuts = row_cuts(plan, resampler, self._window[0], self._window[2])
+        self.row_cuts: Sequence[int] = cuts[self.span.first : self.span.end + 1]
 
     @property
     def channels(self) -> int:

@@ -15,17 +15,21 @@ from numpy.typing import NDArray
 
 from rsseg_cli import resample, streaming, tiling
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig, Tta, VectorConfig
+from rsseg_cli.disk_space import check_space
 from rsseg_cli.engine import Engine, evaluation
 from rsseg_cli.errors import UsageError
+from rsseg_cli.fingerprint import fingerprint
 from rsseg_cli.job import Job, prepare
-from rsseg_cli.passes import Finisher, Progress, give_back_memory, run_pass, span_of
+from rsseg_cli.passes import Finisher, Progress, give_back_memory, row_cuts, run_pass, span_of
 from rsseg_cli.raster import SceneInfo
 from rsseg_cli.refine_job import LabelSource, Refinement, prepare_for_job
-from rsseg_cli.refine_merge import CoarseFile, Write
-from rsseg_cli.refine_scene import Windows, plan_windows, refine_pass
+from rsseg_cli.refine_merge import COARSE, CoarseFile, Write
+from rsseg_cli.refine_scene import COUNTED, Windows, plan_windows, refine_pass, refined_cuts, refined_of
 from rsseg_cli.result import AreaCounter, PredictResult, Refined
-from rsseg_cli.target import Target
+from rsseg_cli.target import ROWS, Target
+from rsseg_cli.track import Track, TrackedPass
 from rsseg_cli.weights.registry import TrainedModel, load_model
+from rsseg_cli.work_folder import WorkFolder, earlier_result, finish_publication, settled
 
 
 class Passes(Protocol):
@@ -88,6 +92,7 @@ def predict(
     refine: RefineConfig | None = None,
     uncertainty: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    resume: bool = False,
     passes: Passes | None = None,
     **settings: Unpack[PredictSettings],
 ) -> PredictResult:
@@ -95,7 +100,8 @@ def predict(
     asked for.
 
     The outputs appear together when all of them are complete, or not at all. Memory does not grow with the
-    scene's height.
+    scene's height. What is finished waits in the folder `.OUTPUT.rsseg` beside the output; a run that is
+    killed or stopped leaves it for the next one.
 
     Args:
         scene: anything that GDAL reads: a path, /vsicurl/..., s3://...
@@ -113,6 +119,8 @@ def predict(
             are of the refined map.
         uncertainty: of the refiner, see `refine`.
         progress: called with tiles done and tiles in all, those of refining included.
+        resume: go on where an earlier run of the same call was killed or stopped. If there was none, or it
+            was another call, or the scene has changed since, begin anew, with a warning.
         passes: runs the networks elsewhere; None for this process. The outputs are written by this one.
         settings: fields of `config`, in place of its own.
 
@@ -131,23 +139,44 @@ def predict(
     }
     paths = {kind: Path(path) for kind, path in wanted.items() if path is not None}
     chosen = dataclasses.replace(config or PredictConfig(), **settings)
-    job = prepare(os.fspath(scene), paths, model, chosen, vector_config)
-    if refine is not None:
-        job, refinement = prepare_for_job(job, model, refine)
-        counter, refined = _predict_refined(job, passes or _Here(_loaded(model)), refinement, progress)
-    elif uncertainty is not None:
+    if refine is None and uncertainty is not None:
         raise UsageError("--uncertainty is the disagreement of a refiner's samples; needs --refine")
-    else:
-        counter, refined = _predict(job, passes or _Here(_loaded(model)), progress), None
-    return PredictResult(
-        paths=paths,
-        seconds=time.monotonic() - start,
-        pixels=job.grid.width * job.grid.height,
-        valid_pixels=counter.valid_pixels,
-        classes=counter.classes(),
-        notes=tuple(job.notes),
-        refined=refined,
-    )
+
+    def check(config: PredictConfig) -> tuple[Job, Refinement | None]:
+        job = prepare(os.fspath(scene), paths, model, config, vector_config)
+        return (job, None) if refine is None else prepare_for_job(job, model, refine)
+
+    published = finish_publication(paths)
+    job, refinement = check(settled(chosen, published, resume))
+    check_space(job, coarse=refinement is not None)
+    trained = _loaded(model)
+    models = [trained]
+    if refinement is not None:  # loaded once
+        refinement = dataclasses.replace(refinement, refiner=refinement.load())
+        models.append(refinement.load())
+    found = fingerprint(job, models, refinement)
+    result = earlier_result(published, found, resume)
+    if result is not None:
+        return result
+    if published is not None and not chosen.overwrite:
+        check(chosen)  # says what is in the way
+
+    def told(counter: AreaCounter, refined: Refined | None) -> PredictResult:
+        return PredictResult(
+            paths=paths,
+            seconds=time.monotonic() - start,
+            pixels=job.grid.width * job.grid.height,
+            valid_pixels=counter.valid_pixels,
+            classes=counter.classes(),
+            notes=tuple(job.notes),
+            refined=refined,
+        )
+
+    run = passes or _Here(trained)
+    with WorkFolder(paths, found, job.grid.height, resume=resume) as work:
+        if refinement is None:
+            return _predict(job, run, work, progress, told)
+        return _predict_refined(job, run, refinement, work, progress, told)
 
 
 def _loaded(model: str | os.PathLike[str] | TrainedModel) -> TrainedModel:
@@ -155,10 +184,15 @@ def _loaded(model: str | os.PathLike[str] | TrainedModel) -> TrainedModel:
 
 
 class _Here:
-    """The passes in this process."""
+    """The passes in this process.
+
+    Attributes:
+        track: of the pass that is run next.
+    """
 
     def __init__(self, model: TrainedModel) -> None:
         self._model = model
+        self.track = Track()
 
     def map(
         self,
@@ -168,7 +202,7 @@ class _Here:
         progress: Callable[[int], object],
         first: int,
     ) -> None:
-        map_rows(job, self._model, layers, write, progress, first=first)
+        map_rows(job, self._model, layers, write, progress, first=first, track=self.track)
 
     def refine(
         self,
@@ -181,41 +215,95 @@ class _Here:
         first: int,
     ) -> Refined:
         network = refinement.load().network
-        return refine_pass(refinement, network, windows, source, layers, write, progress, first=first)
+        return refine_pass(
+            refinement, network, windows, source, layers, write, progress, first=first, track=self.track
+        )
 
 
-def _predict(job: Job, passes: Passes, progress: Progress | None) -> AreaCounter:
+Told = Callable[[AreaCounter, Refined | None], PredictResult]
+
+
+def _predict(
+    job: Job, passes: Passes, work: WorkFolder, progress: Progress | None, told: Told
+) -> PredictResult:
     """Stream the scene through the network into the outputs."""
     tiles = len(plan_of(job))
-    with Target(job) as target:
-        passes.map(job, job.layers, target.write, lambda done: progress and progress(done, tiles), 0)
-        target.commit()
+    with Target(job, work, _cuts(job)) as target:
+        rows = TrackedPass(work, ROWS, _cuts(job), target)
+        _map(job, passes, job.layers, rows, lambda done: progress and progress(done, tiles))
+        result = target.commit(lambda: told(target.counter, None))
         give_back_memory()
-    return target.counter
+    return result
 
 
 def _predict_refined(
-    job: Job, passes: Passes, refinement: Refinement, progress: Progress | None
-) -> tuple[AreaCounter, Refined]:
-    """Map the scene into a temporary file, and refine that into the outputs."""
-    trained = refinement.load()
-    refinement = dataclasses.replace(refinement, refiner=trained)  # loaded once
-    windows = plan_windows(refinement, trained.network, job.notes)
+    job: Job,
+    passes: Passes,
+    refinement: Refinement,
+    work: WorkFolder,
+    progress: Progress | None,
+    told: Told,
+) -> PredictResult:
+    """Map the scene into temporary files, and refine these into the outputs."""
+    network = refinement.load().network
+    windows = plan_windows(refinement, network, job.notes)
+    cuts = refined_cuts(refinement, windows)
     tiles = len(plan_of(job))
     total = tiles + len(windows.plan)
-    with Target(job, holes=False) as target, CoarseFile(job) as coarse:
-        passes.map(job, coarse.layers, coarse.write, lambda done: progress and progress(done, total), 0)
-        refined = passes.refine(
-            refinement,
-            windows,
-            coarse.finish(),
-            job.layers,
-            target.write,
-            lambda done: progress and progress(tiles + done, total),
-            0,
-        )
-        target.commit()
-    return target.counter, refined
+    with (
+        Target(job, work, cuts, holes=False) as target,
+        CoarseFile(job, work, _cuts(job)) as coarse,
+    ):
+        mapped = TrackedPass(work, COARSE, _cuts(job), coarse)
+        _map(job, passes, coarse.layers, mapped, lambda done: progress and progress(done, total))
+        rows = TrackedPass(work, ROWS, cuts, target)
+        if not rows.complete:
+            here = passes if isinstance(passes, _Here) else None
+            if here:
+                here.track = rows.track
+            found = passes.refine(
+                refinement,
+                windows,
+                coarse.finish(),
+                job.layers,
+                rows.write if here else target.write,  # elsewhere counts are told at the end alone
+                lambda done: progress and progress(tiles + done, total),
+                rows.first,
+            )
+            if not here:
+                before = rows.track.refined
+                counts = {name: before.get(name, 0) + getattr(found, name) for name in COUNTED}
+                rows.track.counts = lambda _: ({}, counts)
+            rows.finish()
+        refined = refined_of(refinement, network, len(windows.plan), rows.counts()[1])
+        coarse.drop()
+        result = target.commit(lambda: told(target.counter, refined))
+    give_back_memory()
+    return result
+
+
+def _map(
+    job: Job,
+    passes: Passes,
+    layers: Mapping[str, slice],
+    rows: TrackedPass,
+    progress: Callable[[int], object],
+) -> None:
+    """The first pass, or what is left of it."""
+    if rows.complete:
+        reader = job.reader(job.network_grid)
+        reader.add_extreme_counts(rows.counts()[0])
+        job.note_unmarked_holes(reader)
+        return
+    if isinstance(passes, _Here):
+        passes.track = rows.track
+    passes.map(job, layers, rows.write, progress, rows.first)
+    rows.finish()
+
+
+def _cuts(job: Job) -> tuple[int, ...]:
+    """Rows of the map that each tile row finishes."""
+    return row_cuts(plan_of(job), _resampler(job))
 
 
 def plan_of(job: Job) -> tiling.Plan:
@@ -233,6 +321,7 @@ def map_rows(
     *,
     first: int = 0,
     end: int | None = None,
+    track: Track | None = None,
 ) -> None:
     """Stream the scene through the network; finished rows go to `write`.
 
@@ -241,13 +330,15 @@ def map_rows(
         write: called in a thread of its own with a first row of the map and uint8 (layers, rows, width).
         progress: called with the number of tiles done, of all.
         first, end: tile rows whose finished rows are wanted, the same as of all.
+        track: of an earlier run, that is gone on with.
     """
+    track = track or Track()
     with evaluation(model.network), ExitStack() as stack:
         engine = Engine(
             model.network,
             classes=len(job.spec.classes),
             scaling=job.scaling,
-            config=job.config,
+            config=track.config(job.config),
             heatmaps="heatmaps" in layers,
             probabilities=job.resampled or "confidence" in layers or "probabilities" in layers,
         )
@@ -261,8 +352,13 @@ def map_rows(
             resampler=_resampler(job),
             span=span,
         )
+        track.batch_size = engine.batch_size(plan.rows.size, plan.cols.size)
         give_back_memory()
         reader = stack.enter_context(job.reader(job.network_grid))
+        _, read_from = streaming.first_read(plan, span.run_first)
+        before = {row: counts for row, counts in track.extremes.items() if row < read_from}
+        reader.add_extreme_counts(before)
+        track.counts = lambda _: (reader.extreme_counts, {})
         sink = stack.enter_context(
             streaming.RowSink(finisher.row_cuts, job.grid.width, finisher.channels, write)
         )

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
+from affine import Affine
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import OutputError
 from rsseg_cli.gdal import gdal_env, gdal_errors
 from rsseg_cli.job import Job
-from rsseg_cli.row_files import TiledFile
-from rsseg_cli.raster import SceneReader, inspect
+from rsseg_cli.journal import Passed
+from rsseg_cli.output_vrt import RasterDescription
+from rsseg_cli.raster import Grid, SceneReader, inspect
 from rsseg_cli.refine_band import UNKNOWN, Band
 from rsseg_cli.refine_job import LabelSource, Refinement
 from rsseg_cli.refine_labels import STRANGE, CoarseMap
+from rsseg_cli.row_files import RowParts
 from rsseg_cli.target import HoleMask
+from rsseg_cli.work_folder import WorkFolder
 
 ROWS_PX = 2**21  # of the map that are merged at once
 Rows = NDArray[np.uint8]
 Write = Callable[[int, Rows], None]
-_numbers = itertools.count()
+COARSE = "coarse"  # the pass that makes the map before refining
 
 
 class Merger:
@@ -103,32 +106,28 @@ class Merger:
 
 
 class CoarseFile:
-    """The map before refining, with what goes with it: a temporary file beside the output, removed at the
-    end."""
+    """The map before refining, with what goes with it: temporary, in the run's work folder.
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
-        path = job.paths["labels"]
-        self.path = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.coarse.tif")
-        self._layers = {kind: part for kind, part in job.layers.items() if kind != "uncertainty"}
-        self._file: TiledFile | None = None
+    Args:
+        cuts: rows at which it may be interrupted, from 0 to the height.
+    """
+
+    def __init__(self, job: Job, work: WorkFolder, cuts: Sequence[int]) -> None:
+        self._job, self._work = job, work
+        self.layers = {kind: part for kind, part in job.layers.items() if kind != "uncertainty"}
+        self._count = max(part.stop for part in self.layers.values())
+        self._rows = RowParts(
+            lambda row: work.place.folder / f"coarse.{row}.tif", self._count, job.grid.width, cuts
+        )
+        self._noted = 0
         self._holes: HoleMask | None = None
         self._stack = ExitStack()
 
-    @property
-    def layers(self) -> dict[str, slice]:
-        """Channels of its rows, by what they hold."""
-        return self._layers
-
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.callback(self.path.unlink, missing_ok=True)
             if self._job.resampled and self._job.may_have_holes:
                 self._holes = stack.enter_context(HoleMask(self._job))
-            count = max(part.stop for part in self._layers.values())
-            with gdal_env(), gdal_errors(OutputError, str(self.path)):
-                self._file = TiledFile(self.path, count, self._job.grid.height, self._job.grid.width)
-            stack.callback(self._file.close)
+            stack.callback(self._rows.close)
             self._stack = stack.pop_all()
         return self
 
@@ -137,30 +136,53 @@ class CoarseFile:
     ) -> None:
         self._stack.close()
 
+    def adopt(self, passed: Passed) -> None:
+        """Take over the rows that an earlier run finished, unless they are needed no more."""
+        if passed.files:
+            self._rows.adopt(passed.rows)
+            self._noted = len(self._rows.parts)
+
     def write(self, row: int, rows: Rows) -> None:
         """Write the next rows, uint8 (layers, rows, width)."""
         if self._holes is not None:
             self._holes.drop(row, rows)
-        if self._file is None:
-            raise ValueError("the file is not open")
-        with gdal_errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
-            for _ in self._file.push(rows):
-                pass
+        where = str(self._work.place.folder)
+        with gdal_env(), gdal_errors(OutputError, f"{where}: cannot be written", "Is the disk full?"):
+            self._rows.push(rows)
+
+    def new_files(self) -> list[Path]:
+        """Files that became complete since the last call."""
+        new = [part.path for part in self._rows.parts[self._noted :]]
+        self._noted += len(new)
+        return new
+
+    def counted(self) -> tuple[Sequence[int], Sequence[float]]:
+        """Nothing: areas are those of the refined map."""
+        return (), ()
 
     def finish(self) -> LabelSource:
-        """The file, complete and readable."""
-        if self._file is None:
-            raise ValueError("the file is not open")
-        with gdal_errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
-            self._file.close()
+        """The map, complete and readable."""
+        grid = self._job.grid
+        plain = Grid(crs=None, transform=Affine.identity(), height=grid.height, width=grid.width)
+        path = self._work.place.folder / "coarse.vrt"
+        with gdal_errors(OutputError, f"{path}: cannot be written", "Is the disk full?"):
+            path.write_bytes(
+                RasterDescription(grid=plain, count=self._count, nodata=None).vrt(self._rows.parts)
+            )
         classes = len(self._job.spec.classes)
         table = np.full(256, STRANGE, np.uint8)
         table[:classes], table[UNKNOWN] = np.arange(classes), UNKNOWN
-        info = inspect(self.path)
-        grid = self._job.grid
+        info = inspect(path)
         return LabelSource(
             info=info,
             bands=tuple(range(1, info.count + 1)),
             table=table,
             window=(0, 0, grid.height, grid.width),
         )
+
+    def drop(self) -> None:
+        """Remove it: the refined map is complete."""
+        files = [part.path for part in self._rows.parts]
+        self._work.forget(files)
+        for file in files:
+            file.unlink(missing_ok=True)

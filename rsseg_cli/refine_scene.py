@@ -6,6 +6,8 @@ import dataclasses
 import logging
 import os
 import time
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,21 +19,27 @@ from torch import nn
 
 from rsseg_cli import resample, streaming, tiling
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig
+from rsseg_cli.disk_space import check_space
 from rsseg_cli.engine import evaluation
-from rsseg_cli.passes import Finisher, Progress, Span, give_back_memory, run_pass, span_of
+from rsseg_cli.fingerprint import fingerprint
+from rsseg_cli.job import Job
+from rsseg_cli.passes import Finisher, Progress, Span, give_back_memory, row_cuts, run_pass, span_of
 from rsseg_cli.refine_band import Band
 from rsseg_cli.refine_engine import RefinerEngine, check_refiner
-from rsseg_cli.refine_frame import Region
+from rsseg_cli.refine_frame import Frame, Region
 from rsseg_cli.refine_job import LabelSource, Refinement, prepare
 from rsseg_cli.refine_merge import Merger, Write
 from rsseg_cli.refine_reader import RefineReader
 from rsseg_cli.result import PredictResult, Refined
 from rsseg_cli.streaming import TilePixels
-from rsseg_cli.target import Target
+from rsseg_cli.target import ROWS, Target
+from rsseg_cli.track import Track, TrackedPass
+from rsseg_cli.work_folder import WorkFolder, earlier_result, finish_publication, settled
 
 _log = logging.getLogger("rsseg_cli")
 REACH_PX = 2  # beside the network's own: rounding, and neighbours in resampling
 RESAMPLED_PX = 1.5  # by which a boundary may lie elsewhere among the pixels that the refiner sees
+COUNTED = ("windows_run", "band_pixels", "changed_pixels")  # of `Refined`, row by row
 REFINED_LAYERS = (
     "labels",
     "confidence",
@@ -77,6 +85,7 @@ def refine(
     uncertainty: str | os.PathLike[str] | None = None,
     preview: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    resume: bool = False,
     **settings: Unpack[RunSettings],
 ) -> PredictResult:
     """Draw the class boundaries of a map where the image has them.
@@ -98,6 +107,7 @@ def refine(
             samples say the same or none was drawn, 1 where each is certain of another class.
         preview: PNG of the scene with the map over it.
         progress: called with windows done and windows in all.
+        resume: go on where an earlier run of the same call was killed or stopped, see `predict`.
         settings: fields of `run`, in place of its own.
 
     Raises:
@@ -107,32 +117,52 @@ def refine(
     wanted = {"labels": output, "uncertainty": uncertainty, "preview": preview}
     paths = {kind: Path(path) for kind, path in wanted.items() if path is not None}
     chosen = dataclasses.replace(run or PredictConfig(), **settings)
-    job, refinement, source = prepare(
-        os.fspath(scene), os.fspath(labels), paths, config or RefineConfig(), chosen
-    )
-    network = refinement.load().network
-    windows = plan_windows(refinement, network, job.notes)
-    with Target(job) as target:
-        refined = refine_pass(
-            refinement,
-            network,
-            windows,
-            source,
-            job.layers,
-            target.write,
-            lambda done: progress and progress(done, len(windows.plan)),
+
+    def check(run: PredictConfig) -> tuple[Job, Refinement, LabelSource]:
+        return prepare(os.fspath(scene), os.fspath(labels), paths, config or RefineConfig(), run)
+
+    published = finish_publication(paths)
+    job, refinement, source = check(settled(chosen, published, resume))
+    check_space(job)
+    trained = refinement.load()
+    found = fingerprint(job, [trained], refinement, source)
+    result = earlier_result(published, found, resume)
+    if result is not None:
+        return result
+    if published is not None and not chosen.overwrite:
+        check(chosen)  # says what is in the way
+    windows = plan_windows(refinement, trained.network, job.notes)
+    cuts = refined_cuts(refinement, windows)
+
+    with WorkFolder(paths, found, job.grid.height, resume=resume) as work, Target(job, work, cuts) as target:
+        rows = TrackedPass(work, ROWS, cuts, target)
+        if not rows.complete:
+            refine_pass(
+                refinement,
+                trained.network,
+                windows,
+                source,
+                job.layers,
+                rows.write,
+                lambda done: progress and progress(done, len(windows.plan)),
+                first=rows.first,
+                track=rows.track,
+            )
+            rows.finish()
+        refined = refined_of(refinement, trained.network, len(windows.plan), rows.counts()[1])
+        result = target.commit(
+            lambda: PredictResult(
+                paths=paths,
+                seconds=time.monotonic() - start,
+                pixels=job.grid.width * job.grid.height,
+                valid_pixels=target.counter.valid_pixels,
+                classes=target.counter.classes(),
+                notes=tuple(job.notes),
+                refined=refined,
+            )
         )
-        target.commit()
     give_back_memory()
-    return PredictResult(
-        paths=paths,
-        seconds=time.monotonic() - start,
-        pixels=job.grid.width * job.grid.height,
-        valid_pixels=target.counter.valid_pixels,
-        classes=target.counter.classes(),
-        notes=tuple(job.notes),
-        refined=refined,
-    )
+    return result
 
 
 def plan_windows(refinement: Refinement, network: nn.Module, notes: list[str]) -> Windows:
@@ -179,6 +209,7 @@ def refine_pass(
     *,
     first: int = 0,
     end: int | None = None,
+    track: Track | None = None,
 ) -> Refined:
     """Stream scene and map through the refiner; rows of the refined map go to `write`.
 
@@ -187,12 +218,14 @@ def refine_pass(
         layers: of its rows, by what they hold.
         progress: called with the number of windows done, of all.
         first, end: rows of windows whose finished rows are wanted, the same as of all.
+        track: of an earlier run, that is gone on with.
 
     Returns:
         what it came to in these rows.
     """
     refined = _refined_layers(layers, len(refinement.order))
     frame = refinement.frame
+    track = track or Track()
     with evaluation(network), ExitStack() as stack:
         engine = RefinerEngine(
             network,
@@ -200,11 +233,12 @@ def refine_pass(
             scaling=refinement.scaling,
             config=refinement.config,
             samples=refinement.samples,
-            run=refinement.run,
+            run=track.config(refinement.run),
             probabilities=frame.resampled or "confidence" in refined or "probabilities" in refined,
             uncertainty="uncertainty" in refined,
         )
         span = span_of(windows.plan, engine, resampled=frame.resampled, first=first, end=end)
+        track.batch_size = engine.batch_size(windows.plan.rows.size, windows.plan.cols.size)
         finisher = _finisher(engine, refinement, windows, refined, span)
         give_back_memory()
         coarse = stack.enter_context(source.open())
@@ -224,11 +258,19 @@ def refine_pass(
                 decided_only=True,
             )
         )
-        windows_run = 0
+        windows_run: Counter[int] = Counter()  # by row of windows
+        before, cuts = track.refined, refined_cuts(refinement, windows)
+
+        def counts(rows: int | None) -> tuple[dict[int, Sequence[int]], dict[str, int]]:
+            end = span.end if rows is None else bisect_left(cuts, rows)
+            done = sum(count for row, count in list(windows_run.items()) if span.first <= row < end)
+            found = zip(COUNTED, (done, merger.band_pixels, merger.changed_pixels), strict=True)
+            return {}, {name: before.get(name, 0) + count for name, count in found}
+
+        track.counts = counts
 
         def run(items: Sequence[TilePixels]) -> torch.Tensor:
-            nonlocal windows_run
-            windows_run += sum(span.first <= item.tile.row_index < span.end for item in items)
+            windows_run.update(item.tile.row_index for item in items)
             return engine.run(
                 [
                     reader.window(item.pixels, item.tile.row, item.tile.col)
@@ -239,13 +281,25 @@ def refine_pass(
 
         run_pass(run, engine, finisher, feed, sink, progress)
     give_back_memory()
+    return refined_of(refinement, network, (span.end - span.first) * len(windows.plan.cols), counts(None)[1])
+
+
+def refined_of(
+    refinement: Refinement, network: nn.Module, windows: int, counts: Mapping[str, int]
+) -> Refined:
+    """What refining came to in a number of windows."""
     return refinement.result(
         steps=refinement.config.steps or int(network.default_steps),  # type: ignore[arg-type]
-        windows=(span.end - span.first) * len(windows.plan.cols),
-        windows_run=windows_run,
-        band_pixels=merger.band_pixels,
-        changed_pixels=merger.changed_pixels,
+        windows=windows,
+        **{name: counts.get(name, 0) for name in COUNTED},
     )
+
+
+def refined_cuts(refinement: Refinement, windows: Windows) -> tuple[int, ...]:
+    """Rows of the map that each row of windows finishes; see `passes.row_cuts`."""
+    row, _ = _origin(refinement.frame)
+    height = refinement.frame.window[2]
+    return row_cuts(windows.plan, _resampler(refinement, windows), row - windows.region.row, height)
 
 
 def _refined_layers(layers: Mapping[str, slice], classes: int) -> dict[str, slice]:
@@ -267,24 +321,31 @@ def _finisher(
     span: Span,
 ) -> Finisher:
     frame, region = refinement.frame, windows.region
-    row, col, height, width = frame.window
-    row, col = row + frame.offset[0], col + frame.offset[1]
-    if not frame.resampled:
-        window = (row - region.row, col - region.col, height, width)
-        return Finisher(
-            engine, windows.plan, layers=refined, classes=engine.classes, window=window, span=span
-        )
-    start = row * frame.scale[0] - region.row, col * frame.scale[1] - region.col
-    resampler = resample.Resampler((region.height, region.width), (height, width), frame.scale, start)
+    row, col = _origin(frame)
     return Finisher(
         engine,
         windows.plan,
         layers=refined,
         classes=engine.classes,
-        resampler=resampler,
+        resampler=_resampler(refinement, windows),
+        window=None if frame.resampled else (row - region.row, col - region.col, *frame.window[2:]),
         span=span,
         masked=True,
     )
+
+
+def _origin(frame: Frame) -> tuple[int, int]:
+    """(row, col) of `frame.seen`, in pixels of the labels, where the map begins."""
+    return frame.window[0] + frame.offset[0], frame.window[1] + frame.offset[1]
+
+
+def _resampler(refinement: Refinement, windows: Windows) -> resample.Resampler | None:
+    frame, region = refinement.frame, windows.region
+    if not frame.resampled:
+        return None
+    row, col = _origin(frame)
+    start = row * frame.scale[0] - region.row, col * frame.scale[1] - region.col
+    return resample.Resampler((region.height, region.width), frame.window[2:], frame.scale, start)
 
 
 def _seen_band(refinement: Refinement) -> Band:

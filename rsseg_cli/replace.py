@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,11 @@ def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | 
             read-only.
     """
     path = Path(path)
+    try:
+        os.stat(path)
+    except OSError as err:
+        if err.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise OutputError(f"{path}: cannot be written ({err.strerror}). Choose another name.") from err
     if not path.parent.is_dir():
         raise OutputError(f"{path}: its folder does not exist. Make {path.parent} first.")
     for other in inputs:
@@ -33,33 +39,36 @@ def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | 
         raise OutputError(f"{path}: no permission to write in {path.parent}.")
 
 
-def replace_all(renames: Mapping[Path, Path], leftovers: Sequence[Path] = ()) -> None:
+def replace_all(
+    renames: Mapping[Path, Path], leftovers: Sequence[Path] = (), *, tag: str | None = None
+) -> None:
     """Give files their names and remove others: all of it or, where one step fails, none.
 
     Args:
         renames: file -> its name; in order, so that the last one tells that all are there.
         leftovers: files to remove.
+        tag: in the names under which old files wait for the end; this process's number by default.
 
     Raises:
         OutputError: a name cannot be given; what stood under the names before stands there again.
     """
     kept: dict[Path, Path] = {}  # what stands under a name -> where it waits for the end
-    given: list[Path] = []
+    given: dict[Path, Path] = {}
     try:
         for path in (*renames.values(), *leftovers):
             if path.is_file():
-                kept[path] = path.with_name(f".{path.name}.{os.getpid()}.old")
+                kept[path] = waiting_name(path, tag or str(os.getpid()))
                 _keep(path, kept[path])
         for file, path in renames.items():
             os.replace(file, path)
-            given.append(path)
+            given[path] = file
         for path in leftovers:
             path.unlink(missing_ok=True)
         for folder in {path.parent for path in given}:
             sync(folder)
     except BaseException as err:
-        for path in given:
-            path.unlink(missing_ok=True)
+        for path, file in given.items():
+            path.replace(file)
         for path, old in kept.items():
             if old.exists():
                 old.replace(path)
@@ -70,6 +79,34 @@ def replace_all(renames: Mapping[Path, Path], leftovers: Sequence[Path] = ()) ->
     finally:
         for old in kept.values():
             old.unlink(missing_ok=True)
+
+
+def finish_replacing(
+    renames: Sequence[tuple[Path, Path]], leftovers: Sequence[Path] = (), *, tag: str
+) -> None:
+    """Do what is left of a `replace_all` with the same arguments that was killed.
+
+    Raises:
+        OutputError: a name cannot be given.
+    """
+    try:
+        for file, path in renames:
+            if file.exists():
+                os.replace(file, path)
+        for path in leftovers:
+            path.unlink(missing_ok=True)
+        for folder in {path.parent for _, path in renames}:
+            sync(folder)
+        for path in (*(path for _, path in renames), *leftovers):
+            waiting_name(path, tag).unlink(missing_ok=True)
+    except OSError as err:
+        names = ", ".join(str(path) for _, path in renames)
+        raise OutputError(f"{names}: cannot be written ({err})") from err
+
+
+def waiting_name(path: Path, tag: str) -> Path:
+    """Where what stands under a name waits while it is replaced."""
+    return path.with_name(f".{path.name}.{tag}.old")
 
 
 def _keep(path: Path, old: Path) -> None:
@@ -90,7 +127,9 @@ def _same_file(path: Path, other: str | Path) -> bool:
 
 def sync(path: Path) -> None:
     """Have the system put a file, or the names in a folder, on disk."""
-    handle = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,6 +106,29 @@ class PredictResult:
         }
 
 
+def result_from_dict(found: Mapping[str, Any]) -> PredictResult:
+    """The result that `PredictResult.as_dict` gave.
+
+    Raises:
+        ValueError: it gave another one.
+    """
+    try:
+        refined = dict(found["refined"]) if "refined" in found else None
+        if refined is not None:
+            refined.pop("windows_run_share")
+        return PredictResult(
+            paths={str(kind): Path(path) for kind, path in found["paths"].items()},
+            seconds=float(found["seconds"]),
+            pixels=int(found["pixels"]),
+            valid_pixels=int(found["valid_pixels"]),
+            classes={str(name): ClassArea(**item) for name, item in found["classes"].items()},
+            notes=tuple(map(str, found["notes"])),
+            refined=None if refined is None else Refined(**refined),
+        )
+    except (KeyError, TypeError, AttributeError) as err:
+        raise ValueError(f"is no result ({err})") from err
+
+
 class AreaCounter:
     """Counts classes row by row.
 
@@ -128,6 +152,15 @@ class AreaCounter:
             self._pixels += counts
             if self._row_areas_m2 is not None:
                 self._areas_m2 += counts * self._row_areas_m2[row + first : row + first + step].mean()
+
+    @property
+    def counts(self) -> tuple[list[int], list[float]]:
+        """Pixels and m2 of each value so far, exactly."""
+        return self._pixels.tolist(), self._areas_m2.tolist()
+
+    def go_on(self, pixels: Sequence[int], areas_m2: Sequence[float]) -> None:
+        """Begin with another counter's `counts`."""
+        self._pixels[:], self._areas_m2[:] = pixels, areas_m2
 
     @property
     def valid_pixels(self) -> int:

@@ -106,8 +106,8 @@ class RowParts:
         """Rows in complete files."""
         return self._due[len(self.parts)][0] if len(self.parts) < len(self._due) else self.height
 
-    def adopt(self, rows: int) -> Iterator[Rows]:
-        """Take over the files of the first `rows` rows, which an earlier run completed; yield these rows.
+    def adopt(self, rows: int) -> None:
+        """Take over the files of the first `rows` rows, which an earlier run completed.
 
         Raises:
             ValueError: no part ends there.
@@ -116,8 +116,15 @@ class RowParts:
             first, end = self._due[len(self.parts)]
             if end > rows:
                 raise ValueError(f"{rows} rows are no whole number of parts; one ends at row {end}")
-            part = RowPart(self._name(first), first, end - first)
-            self.parts.append(part)
+            self.parts.append(RowPart(self._name(first), first, end - first))
+
+    def read(self) -> Iterator[Rows]:
+        """The rows in complete files, a row of blocks at a time.
+
+        Raises:
+            OutputError: a file is not the one that was written.
+        """
+        for part in self.parts:
             yield from _rows_of(part, self._count, self.width)
 
     def open(self) -> TiledFile:
@@ -148,11 +155,6 @@ class RowParts:
 
 
 def _rows_of(part: RowPart, count: int, width: int) -> Iterator[Rows]:
-    """A part's rows, a row of blocks at a time.
-
-    Raises:
-        OutputError: the file is not the one that was written.
-    """
     with open_raster(part.path) as dataset:
         if (dataset.count, dataset.height, dataset.width) != (count, part.height, width):
             raise OutputError(

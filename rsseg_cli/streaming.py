@@ -46,6 +46,18 @@ class TilePixels(NamedTuple):
     valid: NDArray[np.bool_]
 
 
+def first_read(plan: Plan, first_row: int) -> tuple[int, int]:
+    """The tile row with whose reading a feed begins, and the first row that it reads.
+
+    It is the one that was first to have a row of the tiles, so that all is read in the same windows wherever
+    a run begins: resampled or warped pixels may depend on these.
+    """
+    rows = plan.rows
+    wanted = rows.starts[first_row]
+    begin = next(index for index, start in enumerate(rows.starts) if start + rows.size > wanted)
+    return begin, rows.starts[begin - 1] + rows.size if begin else 0
+
+
 class TileFeed:
     """The tiles of a plan in order, each pixel of the scene read once.
 
@@ -164,15 +176,9 @@ class TileFeed:
         yield from ahead
 
     def _new_rows(self) -> Iterator[tuple[int, int, int]]:
-        """Tile row, first row and number of rows that no tile row before it had.
-
-        It begins with the tile row that first had a row of the first tiles, so that all is read in the same
-        windows wherever a run begins: resampled or warped pixels may depend on these.
-        """
+        """Tile row, first row and number of rows that no tile row before it had."""
         rows = self._plan.rows
-        wanted = rows.starts[self._first_row]
-        begin = next(index for index, start in enumerate(rows.starts) if start + rows.size > wanted)
-        done = rows.starts[begin - 1] + rows.size if begin else 0
+        begin, done = first_read(self._plan, self._first_row)
         for row_index in range(begin, self._end_row):
             end = rows.starts[row_index] + rows.size
             yield row_index, done, end - done

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import os
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,13 +15,17 @@ from numpy.typing import NDArray
 
 from rsseg_cli import __version__
 from rsseg_cli.errors import OutputError
-from rsseg_cli.raster import RasterWriter, replace_all
-from rsseg_cli.result import NODATA, AreaCounter, row_areas_m2
+from rsseg_cli.journal import Passed
+from rsseg_cli.raster import RasterWriter
+from rsseg_cli.replace import sync
+from rsseg_cli.result import NODATA, AreaCounter, PredictResult, row_areas_m2
+from rsseg_cli.work_folder import WorkFolder
 
 if TYPE_CHECKING:
     from rsseg_cli.job import Job
     from rsseg_cli.raster import Grid, SceneReader
 
+ROWS = "map"  # the pass that writes the outputs' rows
 PREVIEW_SIZE_PX = 1200  # longest side of the picture
 MASK_PX = 2**22  # pixels whose mask is read at once
 PREVIEW_PERCENTILES = (1.0, 99.0)
@@ -29,17 +34,20 @@ PREVIEW_PERCENTILES = (1.0, 99.0)
 class Target:
     """Takes finished rows of all rasters at once.
 
-    Used as a context manager, which removes what was not committed.
+    Used as a context manager, within that of its work folder.
 
     Args:
         job: what is written, and where.
+        work: where what is temporary lies.
+        cuts: rows at which it may be interrupted, from 0 to the height.
         holes: resampled rows lose the holes of the map's own grid; not where they have lost them already.
     """
 
-    def __init__(self, job: Job, *, holes: bool = True) -> None:
+    def __init__(self, job: Job, work: WorkFolder, cuts: Sequence[int], *, holes: bool = True) -> None:
         self.counter = AreaCounter(job.spec.class_names, row_areas_m2(job.grid))
-        self._job = job
+        self._job, self._work, self._cuts = job, work, cuts
         self._layers = job.layers
+        self._noted: set[Path] = set()
         self._stack = ExitStack()
         self._writers: dict[str, RasterWriter] = {}
         self._holes = holes
@@ -49,7 +57,8 @@ class Target:
     def __enter__(self) -> Self:
         with self._stack:
             for kind in self._layers:
-                self._writers[kind] = self._stack.enter_context(_open_writer(self._job, kind))
+                writer = _open_writer(self._job, kind, self._work, self._cuts)
+                self._writers[kind] = self._stack.enter_context(writer)
             if self._holes and self._job.resampled and self._job.may_have_holes:
                 self._mask = self._stack.enter_context(HoleMask(self._job))
             self._stack = self._stack.pop_all()
@@ -59,6 +68,21 @@ class Target:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def adopt(self, passed: Passed) -> None:
+        """Take over the rows that an earlier run finished.
+
+        Raises:
+            OutputError: its files are damaged.
+        """
+        self.counter.go_on(passed.pixels, passed.areas_m2)
+        for kind, writer in self._writers.items():
+            if self._work.is_finished(kind):
+                continue
+            for row, rows in writer.adopt(passed.rows):
+                if kind == "labels" and self._thumbnail is not None:
+                    self._thumbnail.add(row, rows[0])
+            self._noted.update(writer.complete_files())
 
     def write(self, row: int, rows: NDArray[np.uint8]) -> None:
         """Write the next rows, uint8 (layers, rows, width)."""
@@ -70,31 +94,47 @@ class Target:
         for kind, channels in self._layers.items():
             self._writers[kind].write(row, rows[channels])
 
-    def commit(self) -> None:
+    def new_files(self) -> list[Path]:
+        """Temporary files that became complete since the last call."""
+        complete = [file for writer in self._writers.values() for file in writer.complete_files()]
+        new = [file for file in complete if file not in self._noted]
+        self._noted.update(new)
+        return new
+
+    def counted(self) -> tuple[Sequence[int], Sequence[float]]:
+        """Pixels and m2 by value so far."""
+        return self.counter.counts
+
+    def commit(self, result: Callable[[], PredictResult]) -> PredictResult:
         """Finish all outputs, then give them their names: until all are finished, none appears or is
         replaced.
+
+        Args:
+            result: of the run, once all are finished.
 
         Raises:
             OutputError: an output cannot be finished.
         """
         renames: dict[Path, Path] = {}
         leftovers: list[Path] = []
-        try:
-            if self._thumbnail is not None:
-                renames[self._draw(self._thumbnail)] = self._job.paths["preview"]
-            for kind in reversed(self._layers):  # the map comes last: where it is, everything is
-                self._writers[kind].finish()
-                leftovers += self._writers[kind].leftovers()
-            rasters: dict[Path, Path] = {}
-            for kind in reversed(self._layers):
-                rasters |= self._writers[kind].renames()
-            if "vector" in self._job.paths:
-                renames |= self._polygons({path: file for file, path in rasters.items()})
-            renames |= rasters
-            replace_all(renames, leftovers)
-        finally:
-            for file in renames:
-                file.unlink(missing_ok=True)
+        if self._thumbnail is not None:
+            renames[self._draw(self._thumbnail)] = self._job.paths["preview"]
+        for kind in reversed(self._layers):  # the map comes last: where it is, everything is
+            writer = self._writers[kind]
+            if not self._work.is_finished(kind):
+                writer.finish()
+                self._work.finish(kind)
+                self._work.forget(writer.complete_files())
+                writer.drop_rows()
+            leftovers += writer.leftovers()
+        rasters: dict[Path, Path] = {}
+        for kind in reversed(self._layers):
+            rasters |= self._writers[kind].renames()
+        if "vector" in self._job.paths:
+            renames |= self._polygons({path: file for file, path in rasters.items()})
+        found = result()
+        self._work.publish(renames | rasters, leftovers, found.as_dict())
+        return found
 
     def _polygons(self, files: dict[Path, Path]) -> dict[Path, Path]:
         """Polygons of the finished map, whose files have not got their names yet: those of `files`."""
@@ -107,6 +147,7 @@ class Target:
             job.vector,
             confidence=files[paths["confidence"]] if "confidence" in paths else None,
             labels_name=str(paths["labels"]),
+            scratch=self._work.place.beside(self._work.place.paths["vector"], "vector"),
         )
         self._stack.enter_context(writer)
         _, _, notes = run(None)
@@ -118,21 +159,23 @@ class Target:
         from rsseg_cli.preview import draw_preview
 
         job, grid = self._job, thumbnail.grid
-        path = job.paths["preview"]
+        path, temporary = job.paths["preview"], self._work.place.of("preview", "png")
+        if self._work.is_finished("preview"):
+            return temporary
         classes = tuple((item.name, item.colour) for item in job.spec.classes)
         gsd_m = grid.gsd_m
         image = _scene_image(job, grid)
         drawn = draw_preview(image, thumbnail.labels, classes, gsd_m[0] if gsd_m else None, job.spec.name)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.png")
         try:
             drawn.save(temporary)
+            sync(temporary)
         except OSError as err:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(f"{path}: cannot be written ({err})") from err
+            raise OutputError(f"{path}: cannot be written ({err}). Is the disk full?") from err
+        self._work.finish("preview")
         return temporary
 
 
-def _open_writer(job: Job, kind: str) -> RasterWriter:
+def _open_writer(job: Job, kind: str, work: WorkFolder, cuts: Sequence[int]) -> RasterWriter:
     names = job.spec.class_names
     labels = kind == "labels"
     return RasterWriter(
@@ -146,6 +189,9 @@ def _open_writer(job: Job, kind: str) -> RasterWriter:
         tags=_tags(job, kind),
         creation_options=job.config.creation_options,
         overwrite=job.config.overwrite,
+        cuts=cuts,
+        place=functools.partial(work.place.of, kind),
+        finished=work.is_finished(kind),
     )
 
 

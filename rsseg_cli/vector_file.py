@@ -165,11 +165,13 @@ def prepare(
     *,
     confidence: str | os.PathLike[str] | None = None,
     labels_name: str = "",
+    scratch: Path | None = None,
 ) -> tuple[VectorWriter, Run]:
     """Check everything; a writer, and what fills it once it is open.
 
     Args:
         labels_name: what the raster is going to be called, where it has not got its name yet.
+        scratch: folder for what is temporary, which the caller removes; one of the writer's own by default.
     """
     path = Path(output)
     kind = format_of(path, config)
@@ -184,7 +186,7 @@ def prepare(
     _note_format(layer, task)
     for note in task.notes:
         logger.warning("%s", note)
-    writer = VectorWriter(layer)
+    writer = VectorWriter(layer, scratch)
 
     def run(progress: Progress | None) -> tuple[dict[str, ClassPolygons], dict[str, float], tuple[str, ...]]:
         counts: dict[int, list[float]] = {value: [0, 0.0] for value in sorted(task.names)}

@@ -29,10 +29,14 @@ class VectorWriter:
 
     GeoPackages and Parquet files are appended to, the other formats are made from a temporary GeoPackage.
     Memory: a batch of polygons; large ones are copied from file to file.
+
+    Args:
+        scratch: folder for what is temporary, made anew and left to the caller; one of its own by default.
     """
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, scratch: Path | None = None) -> None:
         self.layer = layer
+        self._given = scratch
         self.features = 0
         self._folder: Path | None = None
         self._file: GeoPackage | ParquetFile | None = None
@@ -42,7 +46,10 @@ class VectorWriter:
     def __enter__(self) -> Self:
         layer = self.layer
         try:
-            self._folder = Path(
+            if self._given is not None:
+                shutil.rmtree(self._given, ignore_errors=True)
+                self._given.mkdir()
+            self._folder = self._given or Path(
                 tempfile.mkdtemp(prefix=f".{layer.path.name}.", suffix=".tmp", dir=layer.path.parent)
             )
             if layer.dissolve:
@@ -56,7 +63,7 @@ class VectorWriter:
     ) -> None:
         if self._file is not None:
             self._file.close()
-        if self._folder is not None:
+        if self._folder is not None and self._given is None:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     @property

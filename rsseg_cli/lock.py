@@ -1,0 +1,120 @@
+"""One run an output: a lock that ends with its process, and who holds it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+
+import filelock
+
+from rsseg_cli.errors import OutputError
+
+ATTEMPTS = 20  # while runs that end take their folders away
+MAX_OWNER_BYTES = 4096
+
+
+class OutputLock:
+    """A lock in a folder beside an output, made with the folder and removed with it.
+
+    The operating system ends the lock with its process, however that ends, so a process number that is used
+    again does not matter. On file systems of a network it holds between machines where the server keeps locks
+    (NFS 4, SMB, Lustre with flock); where there are none at all, a file with the owner's host and process
+    stands for it, and is taken over once that process is gone, if it was on this host.
+
+    Args:
+        folder: that is made.
+        output: how messages call what is locked.
+    """
+
+    def __init__(self, folder: Path, output: Path) -> None:
+        self.path = folder / "lock"
+        self._folder, self._output = folder, output
+        self._owner = folder / "owner.json"
+        self._lock: filelock.BaseFileLock | None = None
+
+    def acquire(self) -> None:
+        """Take the lock.
+
+        Raises:
+            OutputError: a living run holds it, or the folder cannot be made.
+        """
+        for _ in range(ATTEMPTS):
+            try:
+                if self._folder.is_symlink():
+                    raise OutputError(f"{self._folder}: is a link, needs a folder of its own. Remove it.")
+                self._folder.mkdir(exist_ok=True)
+                self._lock = _locked(self.path)
+                self._write_owner()
+            except FileNotFoundError:  # a run that ended took the folder away in between
+                self.release()
+                continue
+            except filelock.Timeout:
+                raise OutputError(self._refusal()) from None
+            except OSError as err:
+                self.release()
+                raise OutputError(f"{self._output}: cannot be written beside ({err})") from err
+            return
+        raise OutputError(f"{self._output}: other runs write it in turn. Try again.")
+
+    def release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def remove(self) -> None:
+        """Release, and take the folder away; it holds nothing else."""
+        held = os.name != "nt"  # Windows removes no open file
+        if not held:
+            self.release()
+        with suppress(OSError):
+            for file in self.files:
+                file.unlink(missing_ok=True)
+            self._folder.rmdir()
+        self.release()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return self.path, self._owner, _soft(self.path)
+
+    def _write_owner(self) -> None:
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        owner = {"process": os.getpid(), "host": socket.gethostname(), "since": since}
+        self._owner.write_text(json.dumps(owner), encoding="utf-8")
+
+    def _refusal(self) -> str:
+        """Who is at work; the file may not be written yet."""
+        who = "another run"
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            with self._owner.open("rb") as file:
+                owner = json.loads(file.read(MAX_OWNER_BYTES))
+            process, host, since = int(owner["process"]), str(owner["host"])[:100], str(owner["since"])[:40]
+            who = f"process {process} on {host}, since {since}"
+        return f"{self._output}: is being written by {who}. Wait for it or end it, or choose another output."
+
+
+def _locked(path: Path) -> filelock.BaseFileLock:
+    """A lock that is held.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+    """
+    lock: filelock.BaseFileLock = filelock.FileLock(path, blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise
+    except FileNotFoundError:
+        raise
+    except (OSError, NotImplementedError):  # a file system without locks
+        lock = filelock.SoftFileLock(_soft(path), blocking=False)
+        lock.acquire()
+    return lock
+
+
+def _soft(path: Path) -> Path:
+    """A file that is there while the lock is held, for file systems without locks."""
+    return path.with_name("lock.soft")

@@ -1,0 +1,345 @@
+"""The folder beside an output in which its run keeps what it needs to go on after a kill.
+
+`.OUT.tif.rsseg/` holds the lock, the journal, finished rows and what else is temporary. What must be on the
+file system of an output in another folder lies beside that one as `.NAME.rsseg-TAG...`, TAG for OUT.tif.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rsseg_cli.config import PredictConfig
+from rsseg_cli.errors import OutputError, RssegError, SceneError
+from rsseg_cli.fingerprint import differences
+from rsseg_cli.gdal import is_remote
+from rsseg_cli.journal import Journal, Passed, Publication, read_journal
+from rsseg_cli.lock import OutputLock
+from rsseg_cli.replace import finish_replacing, replace_all, sync
+from rsseg_cli.result import PredictResult, result_from_dict
+
+CHECKPOINT_S = 5.0  # at least, between two; shorter runs are not worth going on with
+PUBLISHED = ("tif", "aux.xml", "png")  # endings of what gets its name by a rename
+_log = logging.getLogger("rsseg_cli")
+
+
+class Place:
+    """Where what is temporary lies.
+
+    Args:
+        paths: outputs by kind; the folder is that of the labels.
+    """
+
+    def __init__(self, paths: Mapping[str, Path]) -> None:
+        self.paths = {kind: Path(os.path.abspath(path)) for kind, path in paths.items()}
+        self.output = self.paths["labels"]
+        self.folder = self.output.with_name(f".{self.output.name}.rsseg")
+        self.journal = self.folder / "journal.json"
+        self.tag = f"rsseg-{hashlib.sha256(os.fsencode(self.output)).hexdigest()[:8]}"
+
+    def of(self, kind: str, ending: str) -> Path:
+        """A temporary file of an output; on the output's file system, if it is going to be renamed."""
+        if ending not in PUBLISHED:
+            return self.folder / f"{kind}.{ending}"
+        return self.beside(self.paths[kind], f"{kind}.{ending}")
+
+    def beside(self, path: Path, name: str) -> Path:
+        """A temporary file or folder on the file system of an output."""
+        if path.parent == self.output.parent:
+            return self.folder / name
+        return path.with_name(f".{path.name}.{self.tag}.{name}")
+
+    def elsewhere(self) -> list[Path]:
+        """Temporary files that lie beside other outputs."""
+        prefixes = {(path.parent, f".{path.name}.{self.tag}.") for path in self.paths.values()}
+        return [
+            file
+            for folder, prefix in prefixes
+            if folder.is_dir()
+            for file in folder.iterdir()
+            if file.name.startswith(prefix) and not file.name.endswith(".old")
+        ]
+
+    def owns(self, publication: Publication) -> bool:
+        """Whether a journal renames files of this place to names of these outputs alone."""
+        files = [Path(os.path.normpath(file)) for file, _ in publication.renames]
+        names = [name for _, name in publication.renames] + list(publication.leftovers)
+        own = {self.folder, *self.elsewhere()}
+        return all(own & {file, *file.parents} or not file.exists() for file in files) and all(
+            any(
+                Path(name).parent == path.parent and Path(name).name.startswith(f"{path.stem}.")
+                for path in self.paths.values()
+            )
+            for name in names
+        )
+
+
+def finish_publication(paths: Mapping[str, Path]) -> Journal | None:
+    """Give the names that a killed run of these outputs was about to give.
+
+    Returns:
+        its journal; None where nothing was to be done.
+
+    Raises:
+        OutputError: a living run holds the outputs, or a name cannot be given.
+    """
+    place = Place(paths)
+    if not place.journal.is_file():
+        return None
+    lock = OutputLock(place.folder, place.output)
+    lock.acquire()
+    try:
+        journal = read_journal(place.journal)
+        if journal is None or journal.publication is None or not place.owns(journal.publication):
+            return None
+        renames = [(Path(file), Path(name)) for file, name in journal.publication.renames]
+        finish_replacing(renames, list(map(Path, journal.publication.leftovers)), tag=place.tag)
+        _log.warning(
+            "%s: an earlier run was killed while its outputs got their names; they have them now",
+            place.output,
+        )
+        _empty(place, kept=lock.files)
+        lock.remove()
+    except ValueError:  # a damaged journal is told of where it matters
+        return None
+    finally:
+        lock.release()
+    return journal
+
+
+def settled(config: PredictConfig, published: Journal | None, resume: bool) -> PredictConfig:
+    """Settings to check a run with: outputs that were just given their names are in nobody's way."""
+    return replace(config, overwrite=True) if resume and published is not None else config
+
+
+def earlier_result(published: Journal | None, found: Mapping[str, Any], resume: bool) -> PredictResult | None:
+    """The result of the run whose outputs were just given their names, if it is what is asked for."""
+    if not resume or published is None or published.publication is None:
+        return None
+    try:
+        result = result_from_dict(published.publication.result)
+    except ValueError:
+        return None
+    return None if differences(published.fingerprint, found) else result
+
+
+class WorkFolder:
+    """What a run keeps on disk of its state; a context manager around all that it writes.
+
+    Leaving it removes the folder, unless an error ended the run that another one may get past, and it had
+    worked for a while: then finished rows are kept.
+
+    Args:
+        paths: outputs by kind.
+        fingerprint: all that decides the pixels.
+        height: rows of the map.
+        resume: go on where an earlier run of the same fingerprint stopped.
+
+    Raises:
+        OutputError: another run holds the outputs.
+    """
+
+    def __init__(
+        self, paths: Mapping[str, Path], fingerprint: Mapping[str, Any], height: int, *, resume: bool
+    ) -> None:
+        self.place = Place(paths)
+        self._lock = OutputLock(self.place.folder, self.place.output)
+        self._resume, self._height = resume, height
+        self._journal = Journal(fingerprint=dict(fingerprint))
+        self._unsynced: dict[str, Path] = {}
+        self._saved = self._resumed = False
+        self._last = time.monotonic()
+
+    def __enter__(self) -> Self:
+        there = self.place.folder.exists()
+        self._lock.acquire()
+        try:
+            if there:
+                found = self._found()
+                if found is not None:
+                    self._journal, self._saved, self._resumed = found, True, True
+                self._clean(keep=found is not None)
+        except BaseException:
+            self._lock.release()
+            raise
+        self._last = time.monotonic()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None or not self._is_worth_keeping(error):
+            self._journal = Journal(fingerprint={})
+            self._clean(keep=False, told=False)
+            self._lock.remove()
+            return
+        self._clean(keep=True, told=False)
+        self._lock.release()
+        error.add_note(self._how_to_go_on())
+
+    # --- what an earlier run left
+
+    def _found(self) -> Journal | None:
+        """The journal of an earlier run that is gone on with."""
+        output = self.place.output
+        if not self._resume:
+            return None
+        try:
+            journal = read_journal(self.place.journal)
+        except ValueError as err:
+            _log.warning("%s: the journal of an earlier run is damaged (%s); begins anew", output, err)
+            return None
+        if journal is None:
+            _log.warning("%s: an earlier run left no finished rows; begins anew", output)
+            return None
+        changed = differences(journal.fingerprint, self._journal.fingerprint)
+        if changed:
+            _log.warning("%s: an earlier run was another one (%s); begins anew", output, changed)
+            return None
+        wrong = [name for name, size in journal.files.items() if _size(self.place.folder / name) != size]
+        missing = [kind for kind in journal.finished if not self._is_finished(kind)]
+        if wrong or missing:
+            _log.warning("%s: %s of an earlier run is damaged; begins anew", output, (wrong + missing)[0])
+            return None
+        journal.publication = None
+        return journal
+
+    def _is_finished(self, kind: str) -> bool:
+        ending = "png" if kind == "preview" else "tif"
+        return kind in self.place.paths and self.place.of(kind, ending).is_file()
+
+    def _clean(self, *, keep: bool, told: bool = True) -> None:
+        """Remove what the journal does not count on; with `keep` False all but the lock."""
+        place = self.place
+        kept = set(self._lock.files)
+        if keep:
+            kept |= {place.journal, *(place.folder / name for name in self._journal.files)}
+            for kind in self._journal.finished:
+                kept |= {place.of(kind, ending) for ending in PUBLISHED}
+        if _empty(place, kept) and told and not keep:
+            _log.info("%s: removed what a run that had died left beside it", place.output)
+
+    # --- the state
+
+    @property
+    def batches(self) -> dict[str, int]:
+        """Tiles a batch, by pass: measured once, as results may depend on them."""
+        return self._journal.batches
+
+    def passed(self, name: str) -> Passed | None:
+        """How far an earlier run's pass came."""
+        return self._journal.passes.get(name)
+
+    def is_finished(self, kind: str) -> bool:
+        return kind in self._journal.finished
+
+    def checkpoint(self, name: str, passed: Passed, files: Sequence[Path]) -> None:
+        """Note how far a pass has come; from time to time on disk.
+
+        Args:
+            files: complete since the last call; sizes are filled in.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        before = self._journal.passes.get(name)
+        sizes = {**(before.files if before else {}), **{file.name: file.stat().st_size for file in files}}
+        self._unsynced |= {file.name: file for file in files}
+        self._journal.passes[name] = replace(passed, files=sizes)
+        if time.monotonic() - self._last >= CHECKPOINT_S:
+            self._save()
+
+    def finish(self, kind: str) -> None:
+        """Note that an output is complete under its temporary name."""
+        self._journal.finished.append(kind)
+        if self._saved or time.monotonic() - self._last >= CHECKPOINT_S:
+            self._save()
+
+    def forget(self, files: Sequence[Path]) -> None:
+        """Files are about to be removed: what they held is complete elsewhere."""
+        gone = {file.name for file in files}
+        for name, passed in self._journal.passes.items():
+            left = {file: size for file, size in passed.files.items() if file not in gone}
+            self._journal.passes[name] = replace(passed, files=left)
+        self._unsynced = {name: file for name, file in self._unsynced.items() if name not in gone}
+        if self._saved:
+            self._save()
+
+    def publish(
+        self, renames: Mapping[Path, Path], leftovers: Sequence[Path], result: Mapping[str, Any]
+    ) -> None:
+        """Give complete files their names: all, or none where one cannot be given.
+
+        If it is killed in between the next run does the rest.
+
+        Raises:
+            OutputError: a name cannot be given.
+        """
+        self._journal.publication = Publication(
+            renames=[(os.path.abspath(file), os.path.abspath(path)) for file, path in renames.items()],
+            leftovers=[os.path.abspath(path) for path in leftovers],
+            result=result,
+        )
+        saved, since = self._saved, self._last
+        self._save()
+        try:
+            replace_all(renames, leftovers, tag=self.place.tag)
+        except BaseException:
+            self._journal.publication = None
+            self._save()
+            self._saved, self._last = saved, since  # whether it is worth keeping does not depend on this
+            raise
+
+    def _save(self) -> None:
+        try:
+            for file in self._unsynced.values():
+                sync(file)
+            self._unsynced.clear()
+            self._journal.save(self.place.journal)
+        except OSError as err:
+            raise OutputError(f"{self.place.journal}: cannot be written ({err}). Is the disk full?") from err
+        self._saved, self._last = True, time.monotonic()
+
+    # --- the end of a run that failed
+
+    def _is_worth_keeping(self, error: BaseException) -> bool:
+        """Whether the same command may get further, from rows that took a while."""
+        remote = is_remote(str(self._journal.fingerprint.get("scene", "")))
+        passing = isinstance(error, OutputError) or (isinstance(error, SceneError) and remote)
+        passing |= not isinstance(error, RssegError) or "out of memory" in str(error)
+        if not passing and not self._resumed:
+            return False
+        late = time.monotonic() - self._last >= CHECKPOINT_S
+        if self._journal.passes and (late or self._saved):
+            with suppress(OutputError):  # what was saved before holds
+                self._save()
+        return self._saved and bool(self._journal.passes)
+
+    def _how_to_go_on(self) -> str:
+        rows = list(self._journal.passes.values())[-1].rows
+        kept = f"{rows} of {self._height} rows are kept in {self.place.folder}"
+        return f"{kept}; run the same command with --resume to go on"
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() and not path.is_symlink() else -1
+
+
+def _empty(place: Place, kept: Collection[Path]) -> bool:
+    """Remove what is temporary but for some files; whether there was anything."""
+    stale = [file for file in (*place.folder.iterdir(), *place.elsewhere()) if file not in kept]
+    for path in stale:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return bool(stale)
