@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,9 +133,11 @@ def _grid_of(dataset: Any, name: str) -> Grid:
             f"{name}: {dataset.width} x {dataset.height} px; needs {MAX_SIDE_PX} or less a side. Is the file "
             "damaged?"
         )
-    if transform.is_degenerate or not all(map(math.isfinite, tuple(transform)[:6])):
+    grid = Grid(crs=crs, transform=transform, width=dataset.width, height=dataset.height)
+    if transform.is_degenerate or not _can_be_inverted(grid):
         raise SceneError(
-            f"{name}: its transform {tuple(transform)[:6]} has no area. Set it with gdal_edit -a_ullr."
+            f"{name}: its transform {tuple(transform)[:6]} has no area, or numbers too large or too small to "
+            "count pixels by. Set it with gdal_edit -a_ullr."
         )
     if transform == Affine.identity():
         gcps, _ = dataset.gcps
@@ -147,5 +149,13 @@ def _grid_of(dataset: Any, name: str) -> Grid:
                 name,
                 found,
             )
-        crs = None
-    return Grid(crs=crs, transform=transform, width=dataset.width, height=dataset.height)
+        return replace(grid, crs=None)
+    return grid
+
+
+def _can_be_inverted(grid: Grid) -> bool:
+    """Whether places lead back to the pixels they came from, to a thousandth."""
+    steps = ~grid.transform * grid.transform
+    slant = max(abs(steps.a - 1), abs(steps.b), abs(steps.d), abs(steps.e - 1))
+    drift = slant * max(grid.width, grid.height) + max(abs(steps.c), abs(steps.f))
+    return all(map(math.isfinite, grid.bounds)) and drift < 1e-3

@@ -211,6 +211,11 @@ def vrt_of_itself(folder: Path) -> None:
     write_vrt(folder, vrt(SIDE, SIDE, source("scene.tif")))
 
 
+def vrt_not_utf8(folder: Path) -> None:
+    content = vrt(SIDE, SIDE, source("QQQ")).encode().replace(b"QQQ", b"\xff\xfe.tif")
+    (folder / "scene.tif").write_bytes(content)
+
+
 def vrt_circle(folder: Path) -> None:
     write_vrt(folder, vrt(SIDE, SIDE, source("b.vrt")))
     write_vrt(folder, vrt(SIDE, SIDE, source("scene.tif")), "b.vrt")
@@ -387,6 +392,10 @@ def zip_of_scene(folder: Path) -> None:
     with zipfile.ZipFile(folder / "scene.zip", "w") as archive:
         archive.write(folder / "inside.tif", "inside.tif")
     os.unlink(folder / "inside.tif")
+
+
+def not_utf8(folder: Path) -> None:
+    plain(folder).rename(os.fsdecode(os.fsencode(folder) + b"/\xff\xfe.tif"))
 
 
 def named(name: str):

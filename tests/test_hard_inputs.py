@@ -96,6 +96,7 @@ VIRTUAL = {
     "nested VRT to nowhere": bad(scenes.vrt_to_nowhere, "cannot be read"),
     "VRT of itself": bad(scenes.vrt_of_itself, "opened in a cascaded way"),
     "VRTs in a circle": bad(scenes.vrt_circle, "opened in a cascaded way"),
+    "VRT to a name that is not UTF-8": bad(scenes.vrt_not_utf8, "cannot be read"),
     "VRT with Python code": bad(scenes.vrt_python, "scene.tif"),
     "VRT with XML entities": good(scenes.vrt_entities),
     "VRT nested 10,000 deep": bad(scenes.vrt_deep, "scene.tif"),
@@ -149,6 +150,9 @@ GRIDS = {
     "pixels of 1e-12 degrees": good(
         scenes.with_profile(crs="EPSG:4326", transform=scenes.Affine(1e-12, 0, 10, 0, -1e-12, 47))
     ),
+    "pixels of 1e160 m": bad(
+        scenes.with_profile(transform=scenes.Affine(1e160, 0, 0, 0, -1e160, 0)), "numbers too large"
+    ),
     "pixels of 1e30 m": good(scenes.with_profile(transform=scenes.Affine(1e30, 0, 0, 0, -1e30, 0))),
     "box of NaN": bad(scenes.plain, "--bbox", "scene.tif", "--bbox", "nan", "nan", "nan", "nan", code=2),
 }
@@ -165,6 +169,7 @@ NAMES = {
     "dash in front, with a folder": good(scenes.named("-x.tif"), "./-x.tif"),
     "dash in front, after --": good(scenes.named("-x.tif"), "--", "-x.tif"),
     "dash in front, alone": bad(scenes.named("-x.tif"), "No such option", "-x.tif", code=2),
+    "not UTF-8": bad(scenes.not_utf8, r"\udcff\udcfe.tif", "\udcff\udcfe.tif"),
     "quotes and percent signs": good(scenes.named("a'b\"c%d;$e.tif"), "a'b\"c%d;$e.tif"),
 }
 TARGETS = {

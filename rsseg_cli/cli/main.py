@@ -112,12 +112,19 @@ app.add_typer(models_app, name="models")
 
 def main() -> None:
     """Run the command line."""
+    sys.unraisablehook = _pass_over
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up and exits like an interrupt
     try:
         app(prog_name="rsseg")
     except SystemExit as end:
         _leave(end)
         raise
+
+
+def _pass_over(unraisable: Any) -> None:
+    """No traceback of rasterio's where it cannot log a message of GDAL that is no UTF-8."""
+    if "rasterio" not in str(unraisable.object):
+        sys.__unraisablehook__(unraisable)
 
 
 def _leave(end: SystemExit) -> None:
