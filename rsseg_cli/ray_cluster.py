@@ -17,6 +17,7 @@ from typing import Any
 from rsseg_cli.errors import UsageError
 
 CONNECT_S = 5.0
+STARTS = 3  # tries: Ray gives its own processes 15 s, which is not much on a busy machine (ray issue 65983)
 STORE_BYTES = 1 << 30  # of shared memory for finished rows, of a cluster of our own
 INSTALL = "pip install 'rsseg[ray]'"
 # Before Ray is imported: no usage statistics, no lines of its own among the results on stdout. Its processes
@@ -25,7 +26,10 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_raylet_start_wait_time_s": "180",
+    "RAY_raylet_start_wait_time_s": "45",
+    "RAY_agent_register_timeout_ms": "120000",
+    "RAY_worker_register_timeout_seconds": "120",
+    "RAY_worker_niceness": "0",  # its default is 15: a busy machine would hardly let workers run
 }
 
 
@@ -78,17 +82,21 @@ def connected(address: str | None, workers: int | None) -> Iterator[Any]:
 
 
 def _start(ray: Any, folder: Path, workers: int | None) -> None:
-    try:
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            include_dashboard=False,
-            object_store_memory=STORE_BYTES,
-            _temp_dir=str(folder),
-            **_quiet(),
-        )
-    except Exception as err:  # the class that Ray raises where its processes do not start
-        raise UsageError(f"--engine ray: no cluster can be started on this machine ({err})") from err
+    for start in range(STARTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                include_dashboard=False,
+                object_store_memory=STORE_BYTES,
+                _temp_dir=str(folder),
+                **_quiet(),
+            )
+            return
+        except Exception as err:  # the class that Ray raises where its processes do not start
+            ray.shutdown()
+            if start + 1 == STARTS:
+                raise UsageError(f"--engine ray: no cluster can be started on this machine ({err})") from err
 
 
 def _join(ray: Any, address: str) -> None:

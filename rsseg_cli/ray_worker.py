@@ -51,13 +51,13 @@ class RayWorker:
         Args:
             needed: files and folders that the sender sees.
         """
-        if not self._again and _context().was_current_actor_reconstructed:
-            task = with_overwrite(task, resume=True)
-        self._again = True
         try:
             _check_seen(needed)
         except SceneError as err:
             return SceneOutcome(index=task.index, error=str(err), error_kind=type(err).__name__)
+        if not self._again and _context().was_current_actor_reconstructed:
+            task = with_overwrite(task, resume=True)
+        self._again = True
         try:
             return self._runner.run(task)
         except RssegError as err:

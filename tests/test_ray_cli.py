@@ -1,0 +1,130 @@
+"""`rsseg predict --engine ray` as a user runs it, on clusters of its own; and the loss of a machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+from shared_scenes import assert_same, save_models, task_of
+from test_ray import workers_at
+
+from rsseg_cli.batch_task import SceneRunner
+from rsseg_cli.ray_cluster import ENVIRONMENT
+from rsseg_cli.ray_engine import RayEngine
+
+pytest.importorskip("ray")
+torch.set_num_threads(1)
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+def start(*arguments, folder, **more):
+    command = [sys.executable, "-m", "rsseg_cli", "predict", *map(str, arguments)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        **more,
+    )
+
+
+def pixels(path):
+    with rasterio.open(path) as dataset:
+        return dataset.read()
+
+
+def test_a_batch_with_a_broken_sheet(make_raster, models, tmp_path):
+    for index in range(2):
+        make_raster(f"s{index}.tif", seed=index)
+    good = (tmp_path / "s0.tif").read_bytes()
+    (tmp_path / "torn.tif").write_bytes(good[:300])
+    options = ("-o", "maps", "--model", models[0], "--tile-size", "64", "--overlap", "16", "--json")
+    batch = ("s0.tif", "torn.tif", "s1.tif", *options, "--engine", "ray", "--jobs", "2")
+    process = start(*batch, folder=tmp_path)
+    stdout, stderr = process.communicate(timeout=900)
+    assert process.returncode == 3, stderr
+    told = json.loads(stdout)  # nothing of Ray's in it
+    assert [told["done"], told["failed"]] == [2, 1]
+    assert [item["status"] for item in told["results"]] == ["done", "failed", "done"]
+    assert "torn.tif" in told["results"][1]["error"]
+    assert "Traceback" not in stderr
+    assert "raylet" not in stderr + stdout
+    (tmp_path / "torn.tif").write_bytes(good)
+    process = start(*batch, "--resume", folder=tmp_path)
+    stdout, stderr = process.communicate(timeout=900)
+    assert process.returncode == 0, stderr
+    told = json.loads(stdout)
+    assert [told["done"], told["skipped"]] == [1, 2]
+    assert np.array_equal(pixels(tmp_path / "maps/torn_tiny.tif"), pixels(tmp_path / "maps/s0_tiny.tif"))
+    assert not list(Path("/tmp").glob("rsseg-ray-*"))
+
+
+@pytest.mark.parametrize("method", ["scene", "band"])
+def test_ctrl_c_ends_all_processes(make_raster, models, tmp_path, heed_interrupts, method):
+    for index in range(2):
+        make_raster(f"s{index}.tif", shape=(3000, 3000))
+    scenes = ("s0.tif", "-o", "map.tif") if method == "band" else ("s0.tif", "s1.tif", "-o", "maps")
+    options = ("--model", models[0], "--tile-size", "64", "--overlap", "16", "--engine", "ray", "--jobs", "1")
+    process = start(*scenes, *options, folder=tmp_path, preexec_fn=heed_interrupts())
+    deadline = time.monotonic() + 600
+    while not workers_at(method) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "interrupted" in stderr
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    assert not workers_at("")
+    assert not list(Path("/tmp").glob("rsseg-ray-*"))
+
+
+def test_the_work_of_a_lost_machine_is_done_by_another(make_raster, models, tmp_path, monkeypatch):
+    """Two nodes of one worker each; one is killed in the middle of a band, and does not come back."""
+    import ray
+    from ray.cluster_utils import Cluster
+
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    scene = make_raster(shape=(700, 300))
+    here, there = (task_of(scene, tmp_path / name, models[0]) for name in ("here", "there"))
+    expected = SceneRunner().run(here)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        ray.init(address=cluster.address, log_to_driver=False, logging_level="CRITICAL")
+        assert ray.cluster_resources()["CPU"] == 2
+
+        def lose() -> None:
+            deadline = time.monotonic() + 600
+            while len(workers_at("band")) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            cluster.remove_node(second, allow_graceful=False)
+
+        loser = threading.Thread(target=lose, daemon=True)
+        loser.start()
+        [outcome] = RayEngine(split_px=0).run([there])
+        loser.join()
+        assert sum(node["Alive"] for node in ray.nodes()) == 1
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    assert_same(there, outcome, here, expected)
