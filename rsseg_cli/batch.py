@@ -6,7 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,6 +23,8 @@ from rsseg_cli.batch_plan import (
 )
 from rsseg_cli.batch_record import GO_ON, made_by, record_of, what_changed, with_sizes
 from rsseg_cli.batch_task import Engine, SceneOutcome, SceneTask
+from rsseg_cli.errors import OutputError
+from rsseg_cli.lock import OutputLock
 from rsseg_cli.manifest import Manifest, Record
 from rsseg_cli.scene_list import BatchScene
 
@@ -121,9 +123,27 @@ def run_batch(
         tasks = plan_mosaics(scenes, settings, model_name)
     else:
         tasks = plan_tasks(scenes, settings, model_name)
-    with Manifest(settings.manifest_path) as manifest:
+    path = settings.manifest_path
+    with locked(path), Manifest(path) as manifest:
         reports = _Batch(tasks, settings, manifest).run(engine, watch)
-    return BatchResult(manifest=settings.manifest_path, reports=reports, seconds=time.monotonic() - start)
+    return BatchResult(manifest=path, reports=reports, seconds=time.monotonic() - start)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One batch a manifest.
+
+    Raises:
+        OutputError: another one that lives has it, or its folder cannot be written in.
+    """
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"{path}: its folder does not exist. Make {path.parent} first.")
+    lock = OutputLock(path.with_name(f".{path.name}.rsseg"), path)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.remove()
 
 
 class _Batch:

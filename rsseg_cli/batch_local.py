@@ -79,7 +79,7 @@ def _in_processes(
             if task is None:
                 break
             processes.append(Process(threads))
-            processes[-1].give(on_device(task, place))
+            processes[-1].give(_beside_others(on_device(task, place)))
         while busy := [process for process in processes if process.task is not None]:
             for process in wait_for(busy):
                 task = process.task
@@ -93,12 +93,17 @@ def _in_processes(
                 yield outcome
                 following = next(rest, None)
                 if following is not None:
-                    process.give(on_device(following, task.config.device))
+                    process.give(_beside_others(on_device(following, task.config.device)))
     finally:
         for process in processes:
             process.tell_to_stop()
         for process in processes:
             process.join()
+
+
+def _beside_others(task: SceneTask) -> SceneTask:
+    """Polygons in the process itself: it may not start others, and other scenes keep the cores busy."""
+    return replace(task, vector=replace(task.vector, jobs=1))
 
 
 def _once_more(task: SceneTask) -> SceneTask:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -170,8 +169,6 @@ class SceneRunner:
         from rsseg_cli.pipeline import predict
 
         more: dict[str, Any] = dict(task.outputs)
-        if "resume" in inspect.signature(predict).parameters:
-            more["resume"] = task.resume
         return predict(
             task.scene,
             more.pop("labels"),
@@ -179,6 +176,7 @@ class SceneRunner:
             config=task.config,
             vector_config=task.vector,
             refine=refine,
+            resume=task.resume,
             progress=(lambda done, total: progress(task.index, done, total)) if progress else None,
             passes=self._passes(task) if self._passes else None,
             **more,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rasterio.windows import Window
@@ -18,9 +18,10 @@ from rsseg_cli.batch_plan import BatchSettings, check_names, outputs_of
 from rsseg_cli.batch_task import SceneTask, Sheet
 from rsseg_cli.errors import OutputError, SceneError
 from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster
+from rsseg_cli.lock import OutputLock
 from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, inspect
 from rsseg_cli.result import AreaCounter, ClassArea, PredictResult, Refined, row_areas_m2
-from rsseg_cli.scene_list import BatchScene
+from rsseg_cli.scene_list import BatchScene, is_remote_scene
 from rsseg_cli.vrt import TYPES, Placed, describe
 
 if TYPE_CHECKING:
@@ -99,8 +100,8 @@ def _check_alike(info: SceneInfo, first: SceneInfo) -> None:
     off = max(abs(row - round(row)), abs(col - round(col)), drift)
     if off > ALIGNED_PX:
         raise SceneError(
-            f"{info.name}: its pixels lie {off:.2g} px off the grid of {first.name}; --mosaic needs sheets on "
-            "one grid. Bring it there with gdalwarp -tr ... -tap"
+            f"{info.name}: its pixels lie {off:.2g} px off the grid of {first.name}; --mosaic needs sheets "
+            "on one grid. Bring it there with gdalwarp -tr ... -tap"
         )
 
 
@@ -156,9 +157,11 @@ def _mosaic_task(
     rasters = {kind: folder / path.name for kind, path in outputs.items() if kind not in WHOLE}
     sheets = tuple(
         Sheet(
-            scene=scene.path,
+            scene=scene.path if is_remote_scene(scene.path) else os.path.abspath(scene.path),
             outputs={
-                kind: path for kind, path in outputs_of(scene, settings, suffix).items() if kind not in WHOLE
+                kind: path.absolute()
+                for kind, path in outputs_of(scene, settings, suffix).items()
+                if kind not in WHOLE
             },
             window=window,
         )
@@ -207,24 +210,14 @@ def map_sheets(
     """
     start = time.monotonic()
     folder = Path(task.scene).parent
-    state = folder / MAPPED
+    lock = OutputLock(folder.with_name(f"{folder.name}.lock"), folder)
+    lock.acquire()
     try:
-        if not task.resume:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(exist_ok=True)
-        vrt = Path(task.scene)
-        if not vrt.exists() or vrt.read_text(encoding="utf-8") != task.vrt:
-            state.unlink(missing_ok=True)
-            vrt.write_text(task.vrt, encoding="utf-8")
-    except OSError as err:
-        raise OutputError(f"{folder}: cannot be written ({err})") from err
-    if not state.exists():
-        mapped = run()
-        told = {"notes": list(mapped.notes), "refined": asdict(mapped.refined) if mapped.refined else None}
-        _write(state, json.dumps(told))
-    told = json.loads(state.read_text(encoding="utf-8"))
-    results = tuple(_cut(task, sheet, spec) for sheet in task.sheets)
-    shutil.rmtree(folder, ignore_errors=True)
+        told = _map_whole(task, folder, run)
+        results = tuple(_cut(task, sheet, spec) for sheet in task.sheets)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        lock.remove()
     return PredictResult(
         paths={kind: path for kind, path in task.outputs.items() if kind not in task.work},
         seconds=time.monotonic() - start,
@@ -234,6 +227,31 @@ def map_sheets(
         notes=tuple(told["notes"]),
         refined=Refined(**told["refined"]) if told["refined"] else None,
     ), results
+
+
+def _map_whole(task: SceneTask, folder: Path, run: Callable[[], PredictResult]) -> dict[str, Any]:
+    """Map the VRT, unless an earlier run that is gone on with did so.
+
+    Returns:
+        notes and what refining came to.
+    """
+    state, vrt = folder / MAPPED, Path(task.scene)
+    try:
+        if not task.resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        if not vrt.exists() or vrt.read_text(encoding="utf-8") != task.vrt:
+            state.unlink(missing_ok=True)
+            vrt.write_text(task.vrt, encoding="utf-8")
+        if state.exists():
+            found: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
+            return found
+    except OSError as err:
+        raise OutputError(f"{folder}: cannot be written ({err})") from err
+    mapped = run()
+    told = {"notes": list(mapped.notes), "refined": asdict(mapped.refined) if mapped.refined else None}
+    _write(state, json.dumps(told))
+    return told
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,6 +11,7 @@ import rasterio
 import torch
 from typer.testing import CliRunner
 
+from rsseg_cli.batch import locked
 from rsseg_cli.cli.main import app
 from rsseg_cli.manifest import read_manifest
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
@@ -148,6 +149,18 @@ def test_resume_leaves_files_that_it_does_not_know(make_raster, run):
     assert "1 scenes: 0 done, 1 done before" in skipped.stdout
     assert run(scene, "-o", "maps", "--overwrite").exit_code == 0
     assert pixels("maps/s0_tiny.tif").shape == (1, 60, 80)
+
+
+def test_a_second_batch_on_a_manifest_is_refused(make_raster, run):
+    make_raster("a.tif")
+    Path("maps").mkdir()
+    with locked(Path("maps/manifest.jsonl")):
+        done = run("a.tif", "-o", "maps")
+        assert done.exit_code == 1
+        assert f"manifest.jsonl: is being written by process {os.getpid()} on " in done.stderr
+        assert run("a.tif", "-o", "maps", "--manifest", "other.jsonl").exit_code == 0
+    assert run("a.tif", "-o", "maps", "--overwrite").exit_code == 0
+    assert not list(Path("maps").glob(".*"))
 
 
 def test_further_outputs_have_the_maps_name_and_an_ending(make_raster, run):

@@ -40,6 +40,7 @@ PIPELINE = {
     "fingerprint",
     "journal",
     "lock",
+    "memory",
     "track",
     "work_folder",
 } | REFINE  # fmt: skip; both passes over a scene
@@ -95,7 +96,9 @@ ALLOWED = {
     "weights": BASE | {"models"},
     **dict.fromkeys(VECTOR, BASE | RASTER | VECTOR),
     **dict.fromkeys(PIPELINE, BASE | PARTS | SHOWN | PIPELINE | VECTOR | {"weights", "label_format"}),
-    **dict.fromkeys(BATCH, BASE | PARTS | SHOWN | BATCH | VECTOR | {"weights", "pipeline", "refine_job"}),
+    **dict.fromkeys(
+        BATCH, BASE | PARTS | SHOWN | BATCH | VECTOR | {"weights", "pipeline", "refine_job", "lock"}
+    ),
     **dict.fromkeys(SHARED, BASE | PARTS | PIPELINE | BATCH | SHARED),
     **dict.fromkeys(LEARNED, BASE | PARTS | SHOWN | TRUTH | DRAWN | LEARNED | {"weights", "models"}),
     **dict.fromkeys(

@@ -1,0 +1,135 @@
+"""Batches that are stopped, by a signal or a kill, and go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli_batch import model_file, pixels, run, status_of  # noqa: F401
+
+from rsseg_cli.manifest import read_manifest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = ("--tile-size", "64", "--overlap", "16")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
+
+
+@pytest.fixture
+def scenes(make_raster):
+    """A small scene, and some that take a while."""
+    rng = np.random.default_rng(1)
+    sizes = [(60, 80), (400, 400), (400, 400), (60, 90)]
+    arrays = [rng.integers(0, 255, (3, *size), dtype=np.uint8) for size in sizes]
+    return [make_raster(f"s{index}.tif", array=array).name for index, array in enumerate(arrays)]
+
+
+@pytest.fixture
+def start(model_file, heed_interrupts, tmp_path):  # noqa: F811
+    started = []
+
+    def begin(*arguments):
+        command = [
+            sys.executable,
+            "-m",
+            "rsseg_cli",
+            "predict",
+            *arguments,
+            "--model",
+            str(model_file),
+            *SMALL,
+        ]
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=heed_interrupts,
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(condition, process):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def is_begun(name):
+    manifest = Path("maps/manifest.jsonl")
+    return manifest.exists() and status_of(manifest).get(name) == "started"
+
+
+def test_an_interrupt_tells_how_to_go_on(scenes, start, run):  # noqa: F811
+    process = start(*scenes, "-o", "maps")
+    wait_for(lambda: is_begun("s1.tif"), process)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr
+    last = stderr.strip().splitlines()[-1]
+    assert last.startswith(
+        "rsseg: interrupted; maps/manifest.jsonl tells what is done. To go on, give the same"
+    )
+    assert "Traceback" not in stderr
+    assert status_of("maps/manifest.jsonl") == {"s0.tif": "done", "s1.tif": "started"}
+    assert sorted(path.name for path in Path("maps").glob("*.tif")) == ["s0_tiny.tif"]
+    done = run(*scenes, "-o", "maps", "--resume")
+    assert done.exit_code == 0, done.stderr
+    assert "1 of 4 done before; to do: 2 new, 1 not finished" in done.stderr
+
+
+def children_of(pid):
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_killed_with_its_processes_a_batch_ends_with_the_same_pixels(scenes, start, run):  # noqa: F811
+    process = start(*scenes, "-o", "maps", "--jobs", "2")
+    wait_for(lambda: is_begun("s2.tif"), process)
+    workers = children_of(process.pid)
+    assert len(workers) >= 2
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while any(map(is_alive, workers)):  # they end without their parent, and give their locks back
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    records = read_manifest(Path("maps/manifest.jsonl"))
+    assert {record["status"] for record in records.values()} <= {"done", "started"}
+    assert run(*scenes, "-o", "maps", "--resume", "--jobs", "2").exit_code == 0
+    assert set(status_of("maps/manifest.jsonl").values()) == {"done"}
+    assert run(*scenes, "-o", "whole").exit_code == 0
+    for name in scenes:
+        stem = Path(name).stem
+        assert np.array_equal(pixels(f"maps/{stem}_tiny.tif"), pixels(f"whole/{stem}_tiny.tif"))
+
+
+@pytest.mark.slow
+def test_an_interrupt_stops_all_processes(scenes, start, run):  # noqa: F811
+    process = start(*scenes, "-o", "maps", "--jobs", "2")
+    wait_for(lambda: is_begun("s2.tif"), process)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=90)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    assert "give the same command with --resume" in stderr

@@ -1,0 +1,152 @@
+"""Which scenes a batch's arguments name."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.manifest import Manifest, read_manifest
+from rsseg_cli.scene_list import BatchScene, list_scenes
+from rsseg_cli.stac import read_items
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def item(name, **assets):
+    made = {key: {"href": href, "roles": roles} for key, (href, roles) in assets.items()}
+    return {"type": "Feature", "stac_version": "1.0.0", "id": name, "assets": made}
+
+
+def collection(path, *items):
+    Path(path).write_text(json.dumps({"type": "FeatureCollection", "features": items}), encoding="utf-8")
+    return Path(path)
+
+
+def test_addresses_and_odd_names_are_taken_as_they_are(here):
+    Path("a[1].tif").write_text("")
+    Path("@home.tif").write_text("")
+    named = [
+        "a[1].tif",
+        "@home.tif",
+        "s3://bucket/x/b.tif",
+        "/vsicurl/https://x.org/c.tif?key=1/2",
+        "gone.tif",
+    ]
+    scenes = list_scenes(named)
+    assert [scene.path for scene in scenes] == named
+    assert [scene.stem for scene in scenes] == ["a[1]", "@home", "b", "c", "gone"]
+    assert scenes[2].folder == os.path.join("bucket", "x")
+
+
+def test_a_list_has_a_path_a_line(here):
+    Path("list.txt").write_bytes(b"\xef\xbb\xbf# sheets\r\na b.tif\r\n\r\n\xff.tif\n-\n")
+    paths = [scene.path for scene in list_scenes(["@list.txt"])]
+    assert paths == ["a b.tif", os.fsdecode(b"\xff.tif"), "-"]
+    assert [scene.path for scene in list_scenes(["-"], stdin=[b"a\nb.tif\0", b"c.tif\0"])] == [
+        "a\nb.tif",
+        "c.tif",
+    ]
+    with pytest.raises(UsageError, match="names no scene"):
+        list_scenes(["-"], stdin=[b"\n# none\n"])
+
+
+def test_a_folder_gives_its_rasters_but_not_the_outputs(here):
+    for name in (
+        "s/b.TIF",
+        "s/a.tif",
+        "s/in/c.jp2",
+        "s/notes.txt",
+        "s/.work/d.tif",
+        "s/maps/a_landcover.tif",
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("")
+    scenes = list_scenes(["s"], target=Path("s/maps"))
+    assert scenes == [
+        BatchScene(path=os.path.join("s", "a.tif"), stem="a"),
+        BatchScene(path=os.path.join("s", "b.TIF"), stem="b"),
+        BatchScene(path=os.path.join("s", "in", "c.jp2"), stem="c", folder="in"),
+    ]
+    Path("empty").mkdir()
+    with pytest.raises(UsageError, match="empty: holds no scene"):
+        list_scenes(["empty"])
+
+
+def test_stac_assets_by_name_or_role(here):
+    Path("sub").mkdir()
+    path = collection(
+        "sub/items.json",
+        item("north", visual=("north/v.tif", ["visual"]), thumb=("t.png", ["thumbnail"])),
+        item("so/uth", B04=("https://x.org/r.tif?sig=1", ["data"]), thumb=("t.png", ["thumbnail"])),
+        item("one", image=("file:///data/o%20ne.tif", [])),
+    )
+    assert [(asset.href, asset.name) for asset in read_items(path)] == [
+        (os.path.join("sub", "north/v.tif"), "north"),
+        ("https://x.org/r.tif?sig=1", "so_uth"),
+        ("/data/o ne.tif", "one"),
+    ]
+    first = collection("first.json", item("a", x=("x.tif", ["data"]), y=("y.tif", ["data"])))
+    assert [scene.path for scene in list_scenes(["first.json"], asset="y")] == ["y.tif"]
+    assert [scene.stem for scene in list_scenes(["first.json"], asset="y")] == ["a"]
+    with pytest.raises(UsageError, match="'x', 'y' have the role 'data'; pass --asset NAME"):
+        list(read_items(first))
+    with pytest.raises(UsageError, match="no asset of name or role 'z'; it has 'x', 'y'"):
+        list(read_items(first, "z"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ("[]", "needs a STAC ItemCollection"),
+        ('{"type": "Catalog", "links": []}', "save the items of a search"),
+        ('{"type": "FeatureCollection", "features": []}', "holds no items"),
+        ('{"type": "FeatureCollection", "features": [1]}', "a feature without assets"),
+        ('{"type": "Feature", "id": "a", "assets": {"x": {"href": 1}}}', "its asset 'x' has no href"),
+        ('{"type": "Feature", "id": 7, "assets": {}}', "an item without id"),
+    ],
+)
+def test_what_is_no_collection_is_told(here, text, message):
+    Path("items.json").write_text(text)
+    with pytest.raises(DataError, match=message):
+        list(read_items(Path("items.json")))
+
+
+def test_a_manifest_outlives_a_cut_line(here):
+    path = Path("run.jsonl")
+    with Manifest(path) as manifest:
+        manifest.add({"input": "a", "status": "started"})
+        manifest.add({"input": "a", "status": "done"})
+        manifest.add({"input": "b", "status": "started"})
+    whole = path.read_bytes()
+    for end in range(len(whole.splitlines(keepends=True)[0]), len(whole) + 1):
+        path.write_bytes(whole[:end])
+        records = read_manifest(path)
+        assert records["a"]["status"] == ("done" if whole[:end].count(b"\n") > 1 else "started")
+    path.write_bytes(whole[:-5])
+    with Manifest(path) as manifest:
+        assert set(manifest.records) == {"a"}
+        manifest.add({"input": "c", "status": "failed"})
+    assert {name: record["status"] for name, record in read_manifest(path).items()} == {
+        "a": "done",
+        "c": "failed",
+    }
+    path.write_bytes(whole + b"\0" * 50)  # as after a power cut
+    assert set(read_manifest(path)) == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    "text", [b"x,y\n1,2\n", b"no line end", b'{"input": 3, "status": "done"}\n', b"[]\n"]
+)
+def test_other_files_are_no_manifest(here, text):
+    Path("other").write_bytes(text)
+    with pytest.raises(DataError, match="other: line 1 is no record of a batch"):
+        Manifest(Path("other"))
+    assert Path("other").read_bytes() == text
