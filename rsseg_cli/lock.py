@@ -88,7 +88,7 @@ class OutputLock:
     def _refusal(self) -> str:
         """Who is at work; the file may not be written yet."""
         who = "another run"
-        with suppress(OSError, ValueError, KeyError, TypeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             with self._owner.open("rb") as file:
                 owner = json.loads(file.read(MAX_OWNER_BYTES))
             process, host, since = int(owner["process"]), str(owner["host"])[:100], str(owner["since"])[:40]

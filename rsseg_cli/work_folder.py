@@ -109,7 +109,7 @@ def finish_publication(paths: Mapping[str, Path]) -> Journal | None:
         )
         _empty(place, kept=lock.files)
         lock.remove()
-    except ValueError:  # a damaged journal is told of where it matters
+    except (ValueError, RecursionError):  # a damaged journal is told of where it matters
         return None
     finally:
         lock.release()
@@ -195,13 +195,13 @@ class WorkFolder:
             return None
         try:
             journal = read_journal(self.place.journal)
-        except ValueError as err:
+            changed = differences({} if journal is None else journal.fingerprint, self._journal.fingerprint)
+        except (ValueError, RecursionError) as err:
             _log.warning("%s: the journal of an earlier run is damaged (%s); begins anew", output, err)
             return None
         if journal is None:
             _log.warning("%s: an earlier run left no finished rows; begins anew", output)
             return None
-        changed = differences(journal.fingerprint, self._journal.fingerprint)
         if changed:
             _log.warning("%s: an earlier run was another one (%s); begins anew", output, changed)
             return None

@@ -1,10 +1,12 @@
 """Runs that are killed go on: whatever the moment, the outputs are those of a run that nobody disturbed."""
 
 import json
+import logging
 import math
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import re
 import signal
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +21,8 @@ from scipy import ndimage
 from test_pipeline import Local, trained
 
 from rsseg_cli import RefineConfig, VectorConfig, predict, refine, work_folder
+from rsseg_cli.errors import ModelError, OutputError, SceneError
+from rsseg_cli.journal import Journal, Publication
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
@@ -47,8 +51,13 @@ class Scene:
             gsd_m=0.8 if self.resampled else None,
         )  # fmt: skip
 
-    def run(self, folder, **more):
+    @staticmethod
+    def paths(folder):
         """Outputs lie in two folders."""
+        names = {"labels": "map.tif", "confidence": "more/confidence.tif", "vector": "more/polygons.gpkg"}
+        return {kind: folder / name for kind, name in names.items()}
+
+    def run(self, folder, **more):
         (folder / "more").mkdir(parents=True, exist_ok=True)
         preview = folder / "more" / "preview.png"
         if self.kind == "refine":
@@ -66,9 +75,7 @@ class Scene:
             vector=folder / "more" / "polygons.gpkg",
             vector_config=VectorConfig(jobs=1, min_area_m2=3),
             refine=self.refiner if self.kind == "refined" else None,
-            tile_size=64,
-            overlap=16,
-            **more,
+            **{"tile_size": 64, "overlap": 16} | more,
         )
 
 
@@ -214,3 +221,146 @@ def test_twenty_kills_each_at_any_step(make_raster, run, tmp_path, kind):
         lambda count: sorted(rng.choice(np.arange(1, count + 1), 20, replace=False).tolist()),
         lambda count: int(rng.integers(1, count)),
     )  # fmt: skip
+
+
+# --- what is found, told and left
+
+
+def stopped(scene, folder, error=KeyboardInterrupt, share=0.6, **more):
+    """A run in this process that an error ends at that share of its tiles; what was noted about the error."""
+
+    def stop(done, total):
+        if done >= share * total:
+            raise error("stopped")
+
+    with pytest.raises(error) as caught:
+        scene.run(folder, progress=stop, **more)
+    return getattr(caught.value, "__notes__", [])
+
+
+@pytest.fixture
+def kept(monkeypatch):
+    monkeypatch.setattr(work_folder, "CHECKPOINT_S", 0.0)
+
+
+def hidden(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.name.startswith("."))
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError, RuntimeError])
+def test_a_run_that_is_stopped_says_how_to_go_on(make_raster, tmp_path, error):
+    scene = Scene(make_raster, "map")
+    (note,) = stopped(scene, tmp_path / "out", error)
+    assert re.fullmatch(r"\d+ of 300 rows are kept in .*; run the same command with --resume to go on", note)
+    assert hidden(tmp_path / "out") == [".map.tif.rsseg"]
+    left = {path.name.split(".")[0] for path in (tmp_path / "out" / ".map.tif.rsseg").iterdir()}
+    assert left == {"journal", "lock", "owner", "labels", "confidence", "probabilities"}
+    scene.run(tmp_path / "out", resume=True)
+    assert hidden(tmp_path / "out") == []
+
+
+@pytest.mark.usefixtures("kept")
+def test_what_cannot_get_further_leaves_nothing(make_raster, tmp_path):
+    scene = Scene(make_raster, "map")
+    for error in (ModelError, SceneError):
+        assert stopped(scene, tmp_path / "out", error) == []
+        assert hidden(tmp_path / "out") == []
+    stopped(scene, tmp_path / "out", share=0)  # before the first row
+    assert hidden(tmp_path / "out") == []
+
+
+def test_a_short_run_leaves_nothing(make_raster, tmp_path):
+    scene = Scene(make_raster, "map")
+    assert stopped(scene, tmp_path / "out") == []
+    assert hidden(tmp_path / "out") == []
+
+
+@pytest.mark.usefixtures("kept")
+def test_another_run_is_not_gone_on_with(make_raster, tmp_path, caplog):
+    scene = Scene(make_raster, "map")
+    stopped(scene, tmp_path / "out")
+    shares = []
+    scene.run(
+        tmp_path / "out", resume=True, tta="flip", progress=lambda done, total: shares.append(done / total)
+    )
+    assert shares[0] < 0.2
+    assert "an earlier run was another one (settings tta was none, is flip); begins anew" in caplog.text
+    stopped(scene, tmp_path / "again")
+    os.utime(scene.scene, ns=(1, 1))
+    scene.run(tmp_path / "again", resume=True)
+    assert "files" in caplog.text
+    assert hidden(tmp_path / "again") == []
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize("damage", ["journal", "rows"])
+def test_a_damaged_state_is_not_gone_on_with(make_raster, tmp_path, caplog, damage):
+    scene = Scene(make_raster, "map")
+    scene.run(tmp_path / "whole")
+    stopped(scene, tmp_path / "out")
+    name = "journal.json" if damage == "journal" else "labels.0.tif"
+    file = tmp_path / "out" / ".map.tif.rsseg" / name
+    file.write_bytes(file.read_bytes()[:-3])
+    scene.run(tmp_path / "out", resume=True)
+    assert "damaged" in caplog.text
+    assert found_in(tmp_path / "out") == found_in(tmp_path / "whole")
+
+
+def test_what_a_dead_run_left_is_removed(make_raster, run, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    scene = Scene(make_raster, "map")
+    folder = tmp_path / "out"
+    assert run(scene, folder, kill=Kill(share=0.8)) is None
+    journal = (folder / ".map.tif.rsseg" / "journal.json").read_bytes()
+    stray = [folder / "more" / f".confidence.tif.{work_folder.Place(scene.paths(folder)).tag}.confidence.tif"]
+    stray[0].touch()
+    (folder / ".map.tif.rsseg" / "vector").mkdir()
+    scene.run(folder)
+    assert "removed what a run that had died left beside it" in caplog.text
+    assert hidden(folder) == []
+    other = folder / "other.tif"
+    (folder / ".other.tif.rsseg").mkdir()
+    (folder / ".other.tif.rsseg" / "journal.json").write_bytes(journal)
+    scene.run(folder, overwrite=True)
+    assert hidden(folder) == [".other.tif.rsseg"]  # not this output's business
+    assert not other.exists()
+
+
+def test_a_journal_renames_nothing_but_these_outputs(make_raster, tmp_path):
+    """A folder may come from anyone."""
+    scene = Scene(make_raster, "map")
+    folder = tmp_path / "out"
+    work = folder / ".map.tif.rsseg"
+    work.mkdir(parents=True)
+    mine = tmp_path / "mine.txt"
+    mine.write_text("mine")
+    (work / "evil").write_text("evil")
+    for renames, leftovers in (
+        ([(str(work / "evil"), str(mine))], []),
+        ([(str(mine), str(folder / "map.tif"))], []),
+        ([(str(work / ".." / ".." / "mine.txt"), str(folder / "map.tif"))], []),
+        ([], [str(mine)]),
+    ):
+        publication = Publication(renames=renames, leftovers=leftovers, result={})
+        Journal(fingerprint={}, publication=publication).save(work / "journal.json")
+        assert work_folder.finish_publication(scene.paths(folder)) is None
+        assert mine.read_text() == "mine"
+        assert not (folder / "map.tif").exists()
+
+
+def test_two_runs_of_one_output(make_raster, tmp_path):
+    """The second is refused while the first is at work, which goes on undisturbed."""
+    scene = Scene(make_raster, "map")
+    refused = []
+
+    def second(done, total):
+        if not refused:
+            with pytest.raises(OutputError, match="is being written by process") as caught:
+                scene.run(tmp_path / "out")
+            refused.append(caught.value)
+
+    scene.run(tmp_path / "out", progress=second)
+    scene.run(tmp_path / "whole")
+    assert refused
+    assert found_in(tmp_path / "out") == found_in(tmp_path / "whole")

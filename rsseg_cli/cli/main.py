@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -41,17 +42,22 @@ class _Group(TyperGroup):
             sys.stdout.flush()  # a closed pipe shows here, where Typer ends quietly, not at interpreter exit
             return result
         except RssegError as err:
-            raise _exit(str(err), err.exit_code) from err
+            raise _exit(_told(str(err), err), err.exit_code) from err
         except MemoryError as err:
             advice = "Pass a smaller --tile-size or --batch-size, or a part of the scene by --bbox"
-            raise _exit(f"out of memory ({err}). {advice}", FAILED) from err
+            raise _exit(_told(f"out of memory ({err}). {advice}", err), FAILED) from err
         except OSError as err:  # a path or a disk that fails where no check foresaw it
             if err.errno == errno.EPIPE:  # who reads stdout has left, which Typer ends quietly
                 raise
-            raise _exit(str(err), FAILED) from err
+            raise _exit(_told(str(err), err), FAILED) from err
         except KeyboardInterrupt as err:
-            typer.echo("rsseg: interrupted", err=True)
+            typer.echo(f"rsseg: {_told('interrupted', err)}", err=True)
             raise typer.Exit(INTERRUPTED) from err
+
+
+def _told(message: str, err: BaseException) -> str:
+    """A message, then what was noted about the error on its way, as how to go on."""
+    return "; ".join([message, *getattr(err, "__notes__", ())])
 
 
 def _exit(message: str, code: int) -> typer.Exit:
@@ -112,7 +118,7 @@ app.add_typer(models_app, name="models")
 
 def main() -> None:
     """Run the command line."""
-    sys.unraisablehook = _pass_over
+    sys.unraisablehook, sys.excepthook = _pass_over, _pass_over_too
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up and exits like an interrupt
     try:
         app(prog_name="rsseg")
@@ -125,6 +131,12 @@ def _pass_over(unraisable: Any) -> None:
     """No traceback of rasterio's where it cannot log a message of GDAL that is no UTF-8."""
     if "rasterio" not in str(unraisable.object):
         sys.__unraisablehook__(unraisable)
+
+
+def _pass_over_too(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The same error comes this way first, which no error of a Python program does without a traceback."""
+    if trace is not None or not isinstance(error, UnicodeDecodeError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _leave(end: SystemExit) -> None:

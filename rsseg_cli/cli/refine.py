@@ -109,6 +109,14 @@ def refine_command(
         list[str] | None,
         typer.Option("--co", metavar="KEY=VALUE", help="GDAL creation option of the outputs; repeatable."),
     ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on with a run that was stopped, from its last finished rows; begin anew, with a "
+            "warning, where there is none or it was another.",
+        ),
+    ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")] = False,
@@ -146,5 +154,6 @@ def refine_command(
             uncertainty=uncertainty,
             preview=preview,
             progress=bar.show,
+            resume=resume,
         )
     typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else summary(result))
