@@ -1,0 +1,110 @@
+"""Disks that are too small, or fill up: told before work starts, or in one error that can be gone on from."""
+
+import logging
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from test_pipeline import Local, trained
+from test_resume import found_in
+
+from rsseg_cli import PredictConfig, disk_space, predict, work_folder
+from rsseg_cli.disk_space import check_space, size_text
+from rsseg_cli.errors import OutputError
+from rsseg_cli.job import prepare
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """small_disk(size) -> a folder on a disk of that many bytes."""
+    mounted = []
+
+    def mount(size):
+        folder = tmp_path / f"disk{len(mounted)}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if (
+            shutil.which("mount") is None
+            or subprocess.run(command, capture_output=True, check=False).returncode
+        ):
+            pytest.skip("mounting a tmpfs is not allowed here")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "-l", str(folder)], check=False)
+
+
+def outputs(folder):
+    return {kind: folder / f"{kind}.tif" for kind in ("confidence", "probabilities")}
+
+
+@pytest.mark.parametrize("room", [150_000, 450_000, 800_000, 1_000_000])
+def test_a_disk_that_fills_up_is_gone_on_from(make_raster, tmp_path, small_disk, monkeypatch, room):
+    """While rows are written, or rasters finished; of noise the rows take 500 kB, the outputs more."""
+    monkeypatch.setattr(work_folder, "CHECKPOINT_S", 0.0)
+    scene, model = make_raster(shape=(420, 260)), trained(Local(), 5)
+    settings = {"tile_size": 96, "overlap": 32}
+    predict(
+        scene, tmp_path / "whole" / "map.tif", model=model, **outputs(_made(tmp_path / "whole")), **settings
+    )
+    folder = small_disk(room + 1_200_000)
+    filler = folder / "filler"
+    filler.write_bytes(bytes(1_200_000))
+    with pytest.raises(OutputError, match=r"disk full|No space left") as caught:
+        predict(scene, folder / "map.tif", model=model, **outputs(folder), **settings)
+    visible = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+    assert visible == ["filler"]
+    filler.unlink()
+    predict(scene, folder / "map.tif", model=model, resume=True, **outputs(folder), **settings)
+    assert found_in(folder) == found_in(tmp_path / "whole")
+    if room > 150_000:
+        assert "--resume" in caught.value.__notes__[0]
+
+
+def _made(folder):
+    folder.mkdir()
+    return folder
+
+
+def job_of(scene, folder, **settings):
+    paths = {"labels": folder / "map.tif", **outputs(folder)}
+    return prepare(str(scene), paths, trained(Local(), 5), PredictConfig(**settings))
+
+
+def test_outputs_that_cannot_fit_are_refused(make_raster, tmp_path, small_disk):
+    scene = make_raster(shape=(600, 600))
+    folder = small_disk(1_000_000)
+    with pytest.raises(OutputError, match=r"1 MB free, the outputs take at least 3\.36 MB\. Make room"):
+        check_space(job_of(scene, folder, creation_options={"compress": "none"}))
+    check_space(job_of(scene, tmp_path, creation_options={"compress": "none"}))
+
+
+def test_what_may_not_fit_is_told_and_tried(make_raster, small_disk, caplog):
+    """An empty map takes next to nothing."""
+    caplog.set_level(logging.WARNING)
+    scene = make_raster(array=np.full((3, 900, 900), 7, np.uint8))
+    folder = small_disk(800_000)
+    predict(scene, folder / "map.tif", model=trained(Local(), 5), **outputs(folder), tile_size=256)
+    assert "kB free, the run may take some" in caplog.text
+    assert (folder / "map.tif").exists()
+
+
+def test_disks_are_added_up_one_by_one(make_raster, tmp_path, small_disk, monkeypatch):
+    first, second = small_disk(1_000_000), small_disk(5_000_000)
+    scene = make_raster(shape=(600, 600))
+    paths = {"labels": second / "map.tif", "probabilities": first / "p.tif"}
+    config = PredictConfig(creation_options={"COMPRESS": "NONE"})
+    job = prepare(str(scene), paths, trained(Local(), 5), config)
+    with pytest.raises(OutputError, match=rf"{first}: .* take at least 2\.4 MB"):
+        check_space(job)
+    monkeypatch.setattr(disk_space, "_free", lambda folder: 10**9)
+    check_space(job)
+
+
+def test_sizes_in_words():
+    sizes = (0, 999, 1000, 1234, 123_456, 10**9, 5 * 10**13)
+    words = ["0 bytes", "999 bytes", "1 kB", "1.23 kB", "123 kB", "1 GB", "50 TB"]
+    assert [size_text(size) for size in sizes] == words
