@@ -18,7 +18,9 @@ from rsseg_cli.errors import RssegError, SceneError, UsageError
 from rsseg_cli.ray_worker import Place, RayWorker
 from rsseg_cli.row_bands import Band, BandRows
 
-RETRIES = 2  # of work whose worker died; what kills three workers would kill more
+RETRIES = 1  # by Ray, of work whose worker died, in the worker's place
+MOVES = 2  # to other workers, where that did not help; what kills all of these would kill more
+STARTS = 3  # of a worker one after another, before it is taken that none can start
 POLL_S = 0.5
 NODE_POLL_S = 10.0
 _log = logging.getLogger("rsseg_cli")
@@ -31,23 +33,23 @@ class _Work:
     needed: Sequence[str]
     what: str
     future: Future[Any] = field(default_factory=Future)
-    moves: int = 0  # to another machine
+    moves: int = 0  # to another worker
 
 
 class _Stopped(Exception):
     """The pool is being closed."""
 
 
-class _NodeLost(Exception):
-    """The machine of a worker is gone."""
+class _Lost(Exception):
+    """A worker is gone, or its machine is."""
 
 
 class RayPool:
     """Long-lived Ray actors, each served by a thread of this process.
 
     A worker process that dies is started anew by Ray, which also runs its work again (`max_restarts`,
-    `max_task_retries`). Where a whole machine is lost and Ray finds no other place for the worker, its work
-    goes to the next free worker.
+    `max_task_retries`). Where that does not help, as when a machine is lost, the work goes to the next free
+    worker, and a new worker waits for a place.
 
     Used as a context manager, which ends the workers.
 
@@ -112,17 +114,24 @@ class RayPool:
                 future.set_exception(problem)
 
     def _serve(self) -> None:
-        """One worker after another, where machines are lost."""
+        """One worker after another, where they are lost."""
+        starts = 0
         while not self._stop.is_set():
             actor = None
             try:
                 actor = self._actor_class.remote()
-                self._serve_with(actor)
+                place = self._wait(actor.hello.remote(), None)
+                _check_version(place)
+                starts = 0
+                self._serve_with(actor, place)
             except _Stopped:
                 return
-            except _NodeLost:
+            except _Lost:
                 continue
             except BaseException as err:
+                starts += 1
+                if starts < STARTS and isinstance(err, self._ray.exceptions.RayActorError):
+                    continue
                 if not self._stop.is_set():
                     self._fail(_unstarted(err))
                 return
@@ -130,18 +139,14 @@ class RayPool:
                 if actor is not None:
                     self._kill(actor)
 
-    def _serve_with(self, actor: Any) -> None:
-        place = self._wait(actor.hello.remote(), None)
-        _check_version(place)
+    def _serve_with(self, actor: Any, place: Place) -> None:
         while True:
             work = self._next()
             try:
                 answer = self._wait(getattr(actor, work.method).remote(work.payload, work.needed), place)
-            except _NodeLost:
+            except (_Lost, self._ray.exceptions.RayActorError) as err:
                 self._move(work, place)
-                raise
-            except self._ray.exceptions.RayActorError:
-                work.future.set_exception(_died(work, place))
+                raise _Lost from err
             except (self._ray.exceptions.RayError, OSError) as err:
                 work.future.set_exception(err)
             else:
@@ -149,8 +154,6 @@ class RayPool:
                     work.future.set_exception(answer)
                 else:
                     work.future.set_result(answer)
-                continue
-            place = self._wait(actor.hello.remote(), None)  # in its new process, maybe elsewhere
 
     def _next(self) -> _Work:
         while not self._stop.is_set():
@@ -158,7 +161,7 @@ class RayPool:
                 work = self._work.get(timeout=POLL_S)
             except queue.Empty:
                 continue
-            if work.future.set_running_or_notify_cancel():
+            if work.moves or work.future.set_running_or_notify_cancel():
                 return work
         raise _Stopped
 
@@ -172,17 +175,16 @@ class RayPool:
             if place is not None and time.monotonic() - asked > NODE_POLL_S:
                 asked = time.monotonic()
                 if not any(node["NodeID"] == place.node and node["Alive"] for node in self._ray.nodes()):
-                    raise _NodeLost
+                    raise _Lost
         raise _Stopped
 
     def _move(self, work: _Work, place: Place) -> None:
         work.moves += 1
-        if work.moves > RETRIES:
+        if work.moves > MOVES:
             work.future.set_exception(_died(work, place))
             return
-        _log.warning("%s: %s is gone; its work goes to another machine", work.what, place.host)
-        again = _Work(work.method, work.payload, work.needed, work.what, work.future, work.moves)
-        self._work.put(again)
+        _log.warning("%s: a worker on %s is gone; its work goes to another one", work.what, place.host)
+        self._work.put(work)
 
     def _kill(self, actor: Any) -> None:
         try:
@@ -200,7 +202,7 @@ def _check_version(place: Place) -> None:
 
 def _died(work: _Work, place: Place) -> SceneError:
     return SceneError(
-        f"{work.what}: the worker died {RETRIES + 1} times on it, last on {place.host}. Is there enough "
+        f"{work.what}: workers died on it again and again, last on {place.host}. Is there enough "
         "memory? Fewer workers (--jobs) or a smaller --tile-size need less"
     )
 
