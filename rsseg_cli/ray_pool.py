@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from rsseg_cli import __version__
+from rsseg_cli.batch_plan import with_overwrite
 from rsseg_cli.batch_task import SceneOutcome, SceneTask
 from rsseg_cli.errors import RssegError, SceneError, UsageError
 from rsseg_cli.ray_worker import Place, RayWorker
@@ -183,6 +184,8 @@ class RayPool:
         if work.moves > MOVES:
             work.future.set_exception(_died(work, place))
             return
+        if isinstance(work.payload, SceneTask):  # it may have published outputs that it did not tell of
+            work.payload = with_overwrite(work.payload, resume=True)
         _log.warning("%s: a worker on %s is gone; its work goes to another one", work.what, place.host)
         self._work.put(work)
 

@@ -7,7 +7,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rsseg_cli.pipeline import map_rows, plan_of
 from rsseg_cli.refine_scene import Windows, refine_pass
 from rsseg_cli.result import Refined
+from rsseg_cli.track import Track
 
 if TYPE_CHECKING:
     from rsseg_cli.batch_task import SceneRunner, SceneTask
@@ -64,10 +65,12 @@ class BandRows:
 
     Attributes:
         blocks: (first row, shape, packed uint8 (layers, rows, width)), from top to bottom.
+        extremes: `SceneReader.extreme_counts` of what was read.
         refined: what refining came to in this band.
     """
 
     blocks: tuple[tuple[int, tuple[int, ...], bytes], ...]
+    extremes: Mapping[int, Sequence[int]] = field(default_factory=dict)
     refined: Refined | None = None
 
     def unpacked(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
@@ -112,7 +115,12 @@ class SharedPasses:
         band = Band(task=self._task, job=job, layers=dict(layers), first=0, end=0)
         plan = plan_of(job)
         rows_bytes = _depth(layers) * job.grid.width * -(-job.grid.height // len(plan.rows))
-        self._run(band, plan.rows, first, rows_bytes, write, lambda end: progress(end * len(plan.cols)))
+        parts = self._run(
+            band, plan.rows, first, rows_bytes, write, lambda end: progress(end * len(plan.cols))
+        )
+        reader = job.reader(job.network_grid)  # not opened: told what the workers' readers counted
+        reader.add_extreme_counts({row: count for part in parts for row, count in part.extremes.items()})
+        job.note_unmarked_holes(reader)
 
     def refine(
         self,
@@ -189,6 +197,7 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
         blocks.append((row, rows.shape, zlib.compress(np.ascontiguousarray(rows), PACKING)))
 
     refined: Refined | None = None
+    extremes: dict[int, Sequence[int]] = {}
     ignored: Callable[[int], Any] = int
     if band.refine is not None and refine is not None:
         job = band.refine
@@ -199,10 +208,12 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
         )  # fmt: skip
     elif band.job is not None:
         job = replace(band.job, config=band.task.config)
-        map_rows(job, model, band.layers, keep, ignored, first=band.first, end=band.end)
+        track = Track()
+        map_rows(job, model, band.layers, keep, ignored, first=band.first, end=band.end, track=track)
+        extremes = dict(track.counts(None)[0]) if track.counts else {}
     else:
         raise ValueError("a band of neither pass")
-    return BandRows(blocks=tuple(blocks), refined=refined)
+    return BandRows(blocks=tuple(blocks), extremes=extremes, refined=refined)
 
 
 def _depth(layers: Mapping[str, slice]) -> int:

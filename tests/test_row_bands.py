@@ -6,6 +6,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from shared_scenes import KINDS, SMALL, assert_same, save_models, task_of
@@ -72,6 +73,20 @@ def test_outputs_are_those_of_the_whole_scene(make_raster, models, tmp_path, mon
     assert told == sorted(told)
     assert told[-1][1] == told[-1][2]
     assert len(list((tmp_path / "there").iterdir())) == len(list((tmp_path / "here").iterdir()))
+
+
+def test_what_is_noted_is_of_the_whole_scene(make_raster, models, tmp_path):
+    """Black where a file names no nodata value: seen by one of three bands, a share of the whole scene."""
+    array = np.random.default_rng(0).integers(1, 255, (3, 290, 100)).astype(np.uint8)
+    array[:, 200:240] = 0
+    scene = make_raster(array=array)
+    here, there = (
+        task_of(scene, tmp_path / name, models[0], kinds=("labels",)) for name in ("here", "there")
+    )
+    expected = SceneRunner().run(here)
+    outcome = SceneRunner(lambda _: SharedPasses(Threads(3), there)).run(there)
+    assert "pure black" in expected.result.notes[0]
+    assert_same(there, outcome, here, expected)
 
 
 def test_bands_under_way_are_bounded_in_number_and_bytes(make_raster, models, tmp_path, monkeypatch):
