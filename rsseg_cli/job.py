@@ -17,6 +17,7 @@ from rsseg_cli import raster
 from rsseg_cli.config import PredictConfig, VectorConfig
 from rsseg_cli.engine import Scaling
 from rsseg_cli.errors import ModelError, OutputError, SceneError
+from rsseg_cli.memory import check_memory
 from rsseg_cli.vector_file import check_output
 from rsseg_cli.weights.registry import TrainedModel, read_spec
 from rsseg_cli.weights.spec import ModelSpec
@@ -129,6 +130,15 @@ def prepare(
         paths=paths,
         notes=notes,
         vector=polygons,
+    )
+    check_memory(
+        info.name,
+        seen.height,
+        seen.width,
+        config,
+        pixel_bytes=sum(np.dtype(info.dtypes[band - 1]).itemsize for band in bands),
+        classes=len(spec.classes),
+        layers=sum(part.stop - part.start for part in job.layers.values()),
     )
     for note in notes:
         _log.warning("%s", note)

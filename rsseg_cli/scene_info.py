@@ -158,4 +158,4 @@ def _can_be_inverted(grid: Grid) -> bool:
     steps = ~grid.transform * grid.transform
     slant = max(abs(steps.a - 1), abs(steps.b), abs(steps.d), abs(steps.e - 1))
     drift = slant * max(grid.width, grid.height) + max(abs(steps.c), abs(steps.f))
-    return all(map(math.isfinite, grid.bounds)) and drift < 1e-3
+    return all(map(math.isfinite, (*grid.bounds, *steps))) and drift < 1e-3

@@ -165,9 +165,12 @@ def gigantic_sparse(height: int, width: int):
     return make
 
 
-def metadata_100_mb(folder: Path) -> None:
-    with rasterio.open(plain(folder), "r+") as dataset:
-        dataset.update_tags(HUGE="x" * 100_000_000)
+def metadata(size: int):
+    def make(folder: Path) -> None:
+        with rasterio.open(plain(folder), "r+") as dataset:
+            dataset.update_tags(HUGE="x" * size)
+
+    return make
 
 
 # --- virtual rasters
@@ -209,11 +212,6 @@ def vrt_to_nowhere(folder: Path) -> None:
 
 def vrt_of_itself(folder: Path) -> None:
     write_vrt(folder, vrt(SIDE, SIDE, source("scene.tif")))
-
-
-def vrt_not_utf8(folder: Path) -> None:
-    content = vrt(SIDE, SIDE, source("QQQ")).encode().replace(b"QQQ", b"\xff\xfe.tif")
-    (folder / "scene.tif").write_bytes(content)
 
 
 def vrt_circle(folder: Path) -> None:
@@ -365,7 +363,7 @@ def hostile_sidecar(folder: Path) -> None:
 
 def huge_sidecar(folder: Path) -> None:
     plain(folder)
-    items = "".join(f'<MDI key="k{number}">{"v" * 1000}</MDI>' for number in range(20_000))
+    items = "".join(f'<MDI key="k{number}">{"v" * 1000}</MDI>' for number in range(5_000))
     (folder / "scene.tif.aux.xml").write_text(f"<PAMDataset><Metadata>{items}</Metadata></PAMDataset>")
 
 

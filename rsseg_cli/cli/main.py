@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-from types import TracebackType
 from typing import Annotated, Any
 
 import typer
@@ -118,7 +117,7 @@ app.add_typer(models_app, name="models")
 
 def main() -> None:
     """Run the command line."""
-    sys.unraisablehook, sys.excepthook = _pass_over, _pass_over_too
+    sys.unraisablehook = _pass_over
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up and exits like an interrupt
     try:
         app(prog_name="rsseg")
@@ -131,12 +130,6 @@ def _pass_over(unraisable: Any) -> None:
     """No traceback of rasterio's where it cannot log a message of GDAL that is no UTF-8."""
     if "rasterio" not in str(unraisable.object):
         sys.__unraisablehook__(unraisable)
-
-
-def _pass_over_too(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """The same error comes this way first, which no error of a Python program does without a traceback."""
-    if trace is not None or not isinstance(error, UnicodeDecodeError):
-        sys.__excepthook__(kind, error, trace)
 
 
 def _leave(end: SystemExit) -> None:
