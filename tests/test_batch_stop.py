@@ -60,7 +60,7 @@ def start(model_file, heed_interrupts, tmp_path):  # noqa: F811
 
 
 def wait_for(condition, process):
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not condition():
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
@@ -110,7 +110,7 @@ def test_killed_with_its_processes_a_batch_ends_with_the_same_pixels(scenes, sta
     assert len(workers) >= 2
     process.kill()
     process.communicate()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while any(map(is_alive, workers)):  # they end without their parent, and give their locks back
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -115,6 +115,21 @@ def test_errors_say_what_is_needed(make_raster, model_file, tmp_path, arguments,
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_one_scene_in_a_folder_is_a_batch_and_a_file_name_is_not(make_raster, model_file, tmp_path):
+    scene = make_raster(shape=(70, 90))
+    one = run(scene, "-o", tmp_path / "map.tif", "--model", model_file, *SMALL, "--resume")
+    assert one.exit_code == 0, one.stderr
+    assert not list(tmp_path.rglob("manifest.jsonl"))
+    many = run(scene, "-o", tmp_path / "maps", "--model", model_file, *SMALL)
+    assert many.exit_code == 0, many.stderr
+    assert (tmp_path / "maps" / "manifest.jsonl").is_file()
+    with (
+        rasterio.open(tmp_path / "map.tif") as own,
+        rasterio.open(tmp_path / "maps" / "scene_tiny.tif") as other,
+    ):
+        assert np.array_equal(own.read(), other.read())
+
+
 def test_a_missing_scene_is_an_error(model_file, tmp_path):
     done = run(tmp_path / "none.tif", "--model", model_file)
     assert done.exit_code == 1

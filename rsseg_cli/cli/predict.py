@@ -260,6 +260,7 @@ def predict_command(
             vector=vector,
             vector_config=replace(polygons, jobs=workers or 0),
             refine=refinement if refine else None,
+            resume=resume,
             progress=bar.show,
         )
     typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else summary(result))
