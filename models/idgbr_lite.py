@@ -43,7 +43,6 @@ from .idgbr_lite_codec import CODE_CHANNELS, STRIDE, UNKNOWN, LabelCodec, unit_l
 PROBABLE = 254  # stands for a probability of 1 in uint8
 OUTSIDE_WEIGHT = 0.1  # of pixels away from boundaries in the loss
 LATENT_WEIGHT = 0.25
-START_SHARE = 0.5  # of the times in training that are the sampler's first
 CODEC_NOISE = 0.25  # added to latents, so that close latents mean close maps
 
 
@@ -77,8 +76,8 @@ class LiteRefinerConfig:
     middle: int = 2
     window_px: int = 64
     noise: float = 0.5
-    steps: int = 1
-    time_sampling: TimeSampling = "cubic"
+    steps: int = 4
+    time_sampling: TimeSampling = "uniform"
     band_px: int = 16
     closer: dict[str, Any] | None = None
 
@@ -235,11 +234,12 @@ class LiteRefiner(nn.Module):
         return _weighted_cross_entropy(self.codec.decode(noisy), labels, _near_boundaries(labels, STRIDE))
 
     def _times(self, count: int, device: torch.device) -> Tensor:
-        """Times (count,) in (0, 1]; about half are 1, the rough map, where sampling starts: one step sees no
-        other."""
+        """Times (count,) in (0, 1]; a part of them 1, the rough map, where sampling starts: larger the fewer
+        steps follow."""
         share = torch.rand(count, device=device)
         times = 1 - share**3 if self.config.time_sampling == "cubic" else 1 - share
-        return torch.where(torch.rand(count, device=device) < START_SHARE, torch.ones_like(times), times)
+        first = torch.rand(count, device=device) < 1 / (1 + self.config.steps)
+        return torch.where(first, torch.ones_like(times), times)
 
 
 class Conditions(nn.Module):

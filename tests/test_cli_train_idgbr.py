@@ -78,7 +78,7 @@ def test_from_maps_to_a_refiner(sheets):
     )  # fmt: skip
     assert spec.gsd_m == pytest.approx(0.1, rel=0.01)
     assert spec.gsd_range_m[0] < spec.gsd_m < spec.gsd_range_m[1]
-    assert spec.refinement == {"steps": 1, "band_m": 0.5, "model": "roofs"}
+    assert spec.refinement == {"steps": 4, "band_m": 0.5, "model": "roofs"}
     val = spec.scores["val"]
     assert {"boundary_iou", "coarse_boundary_iou", "miou", "coarse_miou", "codec_loss", "steps"} <= set(val)
     assert val["steps"] == 8
