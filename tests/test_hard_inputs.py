@@ -79,7 +79,8 @@ FILES = {
     "damaged overview, read through it": bad(
         scenes.damaged_overview, "cannot be read", "scene.tif", "--gsd", "2.1"
     ),
-    "folder as scene": bad(scenes.directory, "scene.tif"),
+    "folder as scene": bad(scenes.directory, "many scenes need a folder for their maps", code=2),
+    "empty folder as scenes": bad(scenes.directory, "scene.tif: holds no scene", code=2, output="maps"),
     "no such scene": bad(scenes.plain, "none.tif: No such file", "none.tif"),
     "symlink loop": bad(scenes.symlink_loop, "scene.tif"),
     "/dev/null": bad(scenes.fifo_like, "not recognized"),
