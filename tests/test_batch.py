@@ -85,6 +85,7 @@ def end_the_process_of(scene):
     return told
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_processes_give_what_one_process_gives_and_may_die(make_raster, model_file, tmp_path):
     (tmp_path / "one").mkdir()

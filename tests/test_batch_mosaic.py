@@ -43,7 +43,15 @@ def cut(sheet, array, **more):
     }
 
 
-@pytest.mark.parametrize("kind", ["none", "value", "alpha", "mask"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "none",
+        "value",
+        pytest.param("alpha", marks=pytest.mark.slow),
+        pytest.param("mask", marks=pytest.mark.slow),
+    ],
+)
 def test_sheets_get_the_pixels_of_the_whole_scene(sheet, drawn, run, kind, make_raster):  # noqa: F811
     array, more = drawn.copy(), {}
     if kind == "value":
