@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import shutil
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 
 from rsseg_cli.errors import OutputError
@@ -35,8 +35,8 @@ def check_space(job: Job, *, coarse: bool = False) -> None:
     Raises:
         OutputError: the least that the outputs take is more than what is free.
     """
-    least: Counter[Path] = Counter()
-    usual: Counter[Path] = Counter()
+    least: defaultdict[Path, float] = defaultdict(float)
+    usual: defaultdict[Path, float] = defaultdict(float)
     pixels = job.grid.width * job.grid.height
     options = {key.upper(): value.upper() for key, value in job.config.creation_options.items()}
     shrunk = MOST.get(options.get("COMPRESS", "DEFLATE"), math.inf)

@@ -21,6 +21,7 @@ from rsseg_cli.errors import UsageError
 from rsseg_cli.fingerprint import fingerprint
 from rsseg_cli.job import Job, prepare
 from rsseg_cli.passes import Finisher, Progress, give_back_memory, row_cuts, run_pass, span_of
+from rsseg_cli.publication import earlier_result, finish_publication, settled
 from rsseg_cli.raster import SceneInfo
 from rsseg_cli.refine_job import LabelSource, Refinement, prepare_for_job
 from rsseg_cli.refine_merge import COARSE, CoarseFile, Write
@@ -29,7 +30,7 @@ from rsseg_cli.result import AreaCounter, PredictResult, Refined
 from rsseg_cli.target import ROWS, Target
 from rsseg_cli.track import Track, TrackedPass
 from rsseg_cli.weights.registry import TrainedModel, load_model
-from rsseg_cli.work_folder import WorkFolder, earlier_result, finish_publication, settled
+from rsseg_cli.work_folder import WorkFolder
 
 
 class Passes(Protocol):

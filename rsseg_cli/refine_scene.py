@@ -24,6 +24,7 @@ from rsseg_cli.engine import evaluation
 from rsseg_cli.fingerprint import fingerprint
 from rsseg_cli.job import Job
 from rsseg_cli.passes import Finisher, Progress, Span, give_back_memory, row_cuts, run_pass, span_of
+from rsseg_cli.publication import earlier_result, finish_publication, settled
 from rsseg_cli.refine_band import Band
 from rsseg_cli.refine_engine import RefinerEngine, check_refiner
 from rsseg_cli.refine_frame import Frame, Region
@@ -34,7 +35,7 @@ from rsseg_cli.result import PredictResult, Refined
 from rsseg_cli.streaming import TilePixels
 from rsseg_cli.target import ROWS, Target
 from rsseg_cli.track import Track, TrackedPass
-from rsseg_cli.work_folder import WorkFolder, earlier_result, finish_publication, settled
+from rsseg_cli.work_folder import WorkFolder
 
 _log = logging.getLogger("rsseg_cli")
 REACH_PX = 2  # beside the network's own: rounding, and neighbours in resampling

@@ -1,135 +1,27 @@
-"""The folder beside an output in which its run keeps what it needs to go on after a kill.
-
-`.OUT.tif.rsseg/` holds the lock, the journal, finished rows and what else is temporary. What must be on the
-file system of an output in another folder lies beside that one as `.NAME.rsseg-TAG...`, TAG for OUT.tif.
-"""
+"""What a run keeps on disk of its state, so that another can go on after a kill."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import shutil
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import OutputError, RssegError, SceneError
 from rsseg_cli.fingerprint import differences
 from rsseg_cli.gdal import is_remote
 from rsseg_cli.journal import Journal, Passed, Publication, read_journal
 from rsseg_cli.lock import OutputLock
-from rsseg_cli.replace import finish_replacing, replace_all, sync
-from rsseg_cli.result import PredictResult, result_from_dict
+from rsseg_cli.replace import replace_all, sync
+from rsseg_cli.work_place import PUBLISHED, Place, empty
 
 CHECKPOINT_S = 5.0  # at least, between two; shorter runs are not worth going on with
-PUBLISHED = ("tif", "aux.xml", "png")  # endings of what gets its name by a rename
 _log = logging.getLogger("rsseg_cli")
-
-
-class Place:
-    """Where what is temporary lies.
-
-    Args:
-        paths: outputs by kind; the folder is that of the labels.
-    """
-
-    def __init__(self, paths: Mapping[str, Path]) -> None:
-        self.paths = {kind: Path(os.path.abspath(path)) for kind, path in paths.items()}
-        self.output = self.paths["labels"]
-        self.folder = self.output.with_name(f".{self.output.name}.rsseg")
-        self.journal = self.folder / "journal.json"
-        self.tag = f"rsseg-{hashlib.sha256(os.fsencode(self.output)).hexdigest()[:8]}"
-
-    def of(self, kind: str, ending: str) -> Path:
-        """A temporary file of an output; on the output's file system, if it is going to be renamed."""
-        if ending not in PUBLISHED:
-            return self.folder / f"{kind}.{ending}"
-        return self.beside(self.paths[kind], f"{kind}.{ending}")
-
-    def beside(self, path: Path, name: str) -> Path:
-        """A temporary file or folder on the file system of an output."""
-        if path.parent == self.output.parent:
-            return self.folder / name
-        return path.with_name(f".{path.name}.{self.tag}.{name}")
-
-    def elsewhere(self) -> list[Path]:
-        """Temporary files that lie beside other outputs."""
-        prefixes = {(path.parent, f".{path.name}.{self.tag}.") for path in self.paths.values()}
-        return [
-            file
-            for folder, prefix in prefixes
-            if folder.is_dir()
-            for file in folder.iterdir()
-            if file.name.startswith(prefix) and not file.name.endswith(".old")
-        ]
-
-    def owns(self, publication: Publication) -> bool:
-        """Whether a journal renames files of this place to names of these outputs alone."""
-        files = [Path(os.path.normpath(file)) for file, _ in publication.renames]
-        names = [name for _, name in publication.renames] + list(publication.leftovers)
-        own = {self.folder, *self.elsewhere()}
-        return all(own & {file, *file.parents} or not file.exists() for file in files) and all(
-            any(
-                Path(name).parent == path.parent and Path(name).name.startswith(f"{path.stem}.")
-                for path in self.paths.values()
-            )
-            for name in names
-        )
-
-
-def finish_publication(paths: Mapping[str, Path]) -> Journal | None:
-    """Give the names that a killed run of these outputs was about to give.
-
-    Returns:
-        its journal; None where nothing was to be done.
-
-    Raises:
-        OutputError: a living run holds the outputs, or a name cannot be given.
-    """
-    place = Place(paths)
-    if not place.journal.is_file():
-        return None
-    lock = OutputLock(place.folder, place.output)
-    lock.acquire()
-    try:
-        journal = read_journal(place.journal)
-        if journal is None or journal.publication is None or not place.owns(journal.publication):
-            return None
-        renames = [(Path(file), Path(name)) for file, name in journal.publication.renames]
-        finish_replacing(renames, list(map(Path, journal.publication.leftovers)), tag=place.tag)
-        _log.warning(
-            "%s: an earlier run was killed while its outputs got their names; they have them now",
-            place.output,
-        )
-        _empty(place, kept=lock.files)
-        lock.remove()
-    except (ValueError, RecursionError):  # a damaged journal is told of where it matters
-        return None
-    finally:
-        lock.release()
-    return journal
-
-
-def settled(config: PredictConfig, published: Journal | None, resume: bool) -> PredictConfig:
-    """Settings to check a run with: outputs that were just given their names are in nobody's way."""
-    return replace(config, overwrite=True) if resume and published is not None else config
-
-
-def earlier_result(published: Journal | None, found: Mapping[str, Any], resume: bool) -> PredictResult | None:
-    """The result of the run whose outputs were just given their names, if it is what is asked for."""
-    if not resume or published is None or published.publication is None:
-        return None
-    try:
-        result = result_from_dict(published.publication.result)
-    except ValueError:
-        return None
-    return None if differences(published.fingerprint, found) else result
 
 
 class WorkFolder:
@@ -225,7 +117,7 @@ class WorkFolder:
             kept |= {place.journal, *(place.folder / name for name in self._journal.files)}
             for kind in self._journal.finished:
                 kept |= {place.of(kind, ending) for ending in PUBLISHED}
-        if _empty(place, kept) and told and not keep:
+        if empty(place, kept) and told and not keep:
             _log.info("%s: removed what a run that had died left beside it", place.output)
 
     # --- the state
@@ -332,14 +224,3 @@ class WorkFolder:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() and not path.is_symlink() else -1
-
-
-def _empty(place: Place, kept: Collection[Path]) -> bool:
-    """Remove what is temporary but for some files; whether there was anything."""
-    stale = [file for file in (*place.folder.iterdir(), *place.elsewhere()) if file not in kept]
-    for path in stale:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    return bool(stale)

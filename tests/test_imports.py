@@ -42,7 +42,9 @@ PIPELINE = {
     "lock",
     "memory",
     "track",
+    "publication",
     "work_folder",
+    "work_place",
 } | REFINE  # fmt: skip; both passes over a scene
 BATCH = {path.stem for path in (ROOT / "rsseg_cli").glob("batch*.py")} | {
     "manifest",

@@ -8,6 +8,8 @@ import multiprocessing.forkserver
 import os
 import re
 import signal
+import sys
+import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,8 +23,11 @@ from scipy import ndimage
 from test_pipeline import Local, trained
 
 from rsseg_cli import RefineConfig, VectorConfig, predict, refine, work_folder
+from rsseg_cli.cli.main import main
 from rsseg_cli.errors import ModelError, OutputError, SceneError
 from rsseg_cli.journal import Journal, Publication
+from rsseg_cli.publication import finish_publication
+from rsseg_cli.work_place import Place
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
@@ -153,14 +158,18 @@ def processes():
 def run(processes, tmp_path):
     """run(scene, folder, ...) -> what it reports, None where it was killed."""
 
-    def start(scene, folder, *, kill=None, resume=True):
+    def start(scene, folder, *, kill=None, resume=True, after_s=None):
         report = tmp_path / f"report-{folder.name}.json"
         report.unlink(missing_ok=True)
         process = processes.Process(target=run_here, args=(scene, folder, kill or Kill(), resume, report))
         process.start()
-        process.join(120)
+        process.join(120 if after_s is None else after_s)
         if process.exitcode is None:
             process.kill()
+            process.join()
+            assert after_s is not None
+            report.unlink(missing_ok=True)
+            return None
         assert process.exitcode in (0, -signal.SIGKILL)
         assert (process.exitcode == 0) == report.exists()
         return json.loads(report.read_text()) if process.exitcode == 0 else None
@@ -221,6 +230,29 @@ def test_twenty_kills_each_at_any_step(make_raster, run, tmp_path, kind):
         lambda count: sorted(rng.choice(np.arange(1, count + 1), 20, replace=False).tolist()),
         lambda count: int(rng.integers(1, count)),
     )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["map-resampled", "refined", "refine"])
+def test_twenty_kills_each_at_any_time(make_raster, run, tmp_path, kind):
+    """Each run is killed twice from outside, and then goes on to its end."""
+    scene = Scene(make_raster, kind)
+    run(scene, tmp_path / "warm")
+    begin = time.monotonic()
+    undisturbed = run(scene, tmp_path / "whole")
+    seconds = time.monotonic() - begin
+    expected = found_in(tmp_path / "whole")
+    rng = np.random.default_rng(2)
+    cut = 0
+    for number in range(20):
+        folder = tmp_path / f"run{number}"
+        for after_s in rng.uniform(0, seconds, 2):
+            if not is_whole(folder) and run(scene, folder, after_s=after_s) is None:
+                cut += 1
+        result = None if is_whole(folder) else run(scene, folder)
+        assert found_in(folder) == expected, number
+        assert result is None or result["told"] == undisturbed["told"]
+    assert cut > 20
 
 
 # --- what is found, told and left
@@ -313,7 +345,7 @@ def test_what_a_dead_run_left_is_removed(make_raster, run, tmp_path, caplog):
     folder = tmp_path / "out"
     assert run(scene, folder, kill=Kill(share=0.8)) is None
     journal = (folder / ".map.tif.rsseg" / "journal.json").read_bytes()
-    stray = [folder / "more" / f".confidence.tif.{work_folder.Place(scene.paths(folder)).tag}.confidence.tif"]
+    stray = [folder / "more" / f".confidence.tif.{Place(scene.paths(folder)).tag}.confidence.tif"]
     stray[0].touch()
     (folder / ".map.tif.rsseg" / "vector").mkdir()
     scene.run(folder)
@@ -344,7 +376,7 @@ def test_a_journal_renames_nothing_but_these_outputs(make_raster, tmp_path):
     ):
         publication = Publication(renames=renames, leftovers=leftovers, result={})
         Journal(fingerprint={}, publication=publication).save(work / "journal.json")
-        assert work_folder.finish_publication(scene.paths(folder)) is None
+        assert finish_publication(scene.paths(folder)) is None
         assert mine.read_text() == "mine"
         assert not (folder / "map.tif").exists()
 
@@ -364,3 +396,32 @@ def test_two_runs_of_one_output(make_raster, tmp_path):
     scene.run(tmp_path / "whole")
     assert refused
     assert found_in(tmp_path / "out") == found_in(tmp_path / "whole")
+
+
+def command_here(arguments, stderr):
+    """The program in a process of its own."""
+    work_folder.CHECKPOINT_S = 0.0
+    handle = os.open(stderr, os.O_WRONLY | os.O_CREAT)
+    os.dup2(handle, 2)
+    sys.argv = ["rsseg", *arguments]
+    main()
+
+
+def test_a_command_that_is_ended_says_how_to_go_on(make_raster, processes, tmp_path):
+    scene = make_raster(array=np.zeros((3, 6000, 300), np.uint8), gsd=1.0)
+    output, stderr = tmp_path / "map.tif", tmp_path / "stderr.txt"
+    arguments = ["predict", str(scene), "-o", str(output), "--tile-size", "64", "--overlap", "16"]
+    process = processes.Process(target=command_here, args=(arguments, stderr))
+    process.start()
+    journal = tmp_path / ".map.tif.rsseg" / "journal.json"
+    deadline = time.monotonic() + 90
+    while not journal.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 130
+    told = rf"rsseg: interrupted; \d+ of 6000 rows are kept in {journal.parent}; "
+    last = stderr.read_text().strip().splitlines()[-1]
+    assert re.fullmatch(f"{told}run the same command with --resume to go on", last)
+    assert journal.exists()
+    assert not output.exists()
