@@ -43,6 +43,7 @@ from .idgbr_lite_codec import CODE_CHANNELS, STRIDE, UNKNOWN, LabelCodec, unit_l
 PROBABLE = 254  # stands for a probability of 1 in uint8
 OUTSIDE_WEIGHT = 0.1  # of pixels away from boundaries in the loss
 LATENT_WEIGHT = 0.25
+START_SHARE = 0.5  # of the times in training that are the sampler's first; fewer made it worse
 CODEC_NOISE = 0.25  # added to latents, so that close latents mean close maps
 
 
@@ -77,7 +78,7 @@ class LiteRefinerConfig:
     window_px: int = 64
     noise: float = 0.5
     steps: int = 4
-    time_sampling: TimeSampling = "uniform"
+    time_sampling: TimeSampling = "cubic"
     band_px: int = 16
     closer: dict[str, Any] | None = None
 
@@ -234,12 +235,10 @@ class LiteRefiner(nn.Module):
         return _weighted_cross_entropy(self.codec.decode(noisy), labels, _near_boundaries(labels, STRIDE))
 
     def _times(self, count: int, device: torch.device) -> Tensor:
-        """Times (count,) in (0, 1]; a part of them 1, the rough map, where sampling starts: larger the fewer
-        steps follow."""
+        """Times (count,) in (0, 1]; about half are 1, the rough map, where sampling starts."""
         share = torch.rand(count, device=device)
         times = 1 - share**3 if self.config.time_sampling == "cubic" else 1 - share
-        first = torch.rand(count, device=device) < 1 / (1 + self.config.steps)
-        return torch.where(first, torch.ones_like(times), times)
+        return torch.where(torch.rand(count, device=device) < START_SHARE, torch.ones_like(times), times)
 
 
 class Conditions(nn.Module):
