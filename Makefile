@@ -14,7 +14,7 @@ demo: $(VENV)/.ready
 	$(BIN)/rsseg demo -o demo --overwrite
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 # mypy sees the package laid out as it is when installed: networks and weights inside it
 lint: $(VENV)/.ready
