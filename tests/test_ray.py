@@ -15,12 +15,24 @@ from shared_scenes import SMALL, assert_same, save_models, task_of
 from rsseg_cli import ray_cluster
 from rsseg_cli.batch_task import SceneRunner
 from rsseg_cli.config import PredictConfig, RefineConfig
+from rsseg_cli.errors import UsageError
 from rsseg_cli.ray_engine import RayEngine, absolute, needed_by
 from rsseg_cli.ray_worker import RayWorker
 
 pytest.importorskip("ray")
 torch.set_num_threads(1)
 CASES = ("holes", "resampled", "refined", "small", "missing", "two bands")
+
+
+def test_no_cluster_is_told():
+    """First in this file, and nowhere else: "auto" finds any cluster of the machine, this file's too."""
+    with (
+        pytest.raises(
+            UsageError, match="no Ray cluster runs on this machine; start one with `ray start --head`"
+        ),
+        ray_cluster.connected("auto", None),
+    ):
+        pass
 
 
 @pytest.fixture(scope="module")

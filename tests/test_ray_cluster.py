@@ -13,7 +13,6 @@ from rsseg_cli.ray_engine import RayEngine
 @pytest.mark.parametrize(
     ("address", "words"),
     [
-        ("auto", "no Ray cluster runs on this machine; start one with `ray start --head`"),
         ("127.0.0.1:1", "127.0.0.1:1: nothing answers there"),
         ("127.0.0.1", "needs auto or host:port"),
         ("ray://127.0.0.1:10001", "run rsseg on a machine of the cluster"),
