@@ -6,7 +6,7 @@ Source: arXiv 2507.01573; DINOv2's weights (Apache-2.0) come from a local file a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -39,7 +39,7 @@ class DinoAlignment(nn.Module):
             self.encoder.load_state_dict(load_file(weights))
         except (OSError, SafetensorError, RuntimeError) as err:
             raise ValueError(f"{weights}: no weights of timm's {encoder} ({err})") from err
-        self.projection = nn.Conv2d(channels, self.encoder.num_features, 1)
+        self.projection = nn.Conv2d(channels, cast(Any, self.encoder).num_features, 1)
         shape = (1, 3, 1, 1)
         self.register_buffer("mean", torch.tensor(MEAN).view(shape), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(shape), persistent=False)

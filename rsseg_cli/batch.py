@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,7 +208,7 @@ class _Batch:
                         watch.finished(outcome.index, report)
         return tuple(self._reports[index] for index in sorted(self._records))
 
-    def _outcomes(self, engine: Engine, watch: Watch | None) -> Iterator[SceneOutcome]:
+    def _outcomes(self, engine: Engine, watch: Watch | None) -> Generator[SceneOutcome, None, None]:
         yield from engine.run(self._handed_out(), watch.tiles if watch is not None else None)
 
     def _handed_out(self) -> Iterator[SceneTask]:

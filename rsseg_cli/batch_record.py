@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from rsseg_cli import __version__
 from rsseg_cli.batch_plan import BatchSettings
@@ -28,7 +28,8 @@ def made_by(settings: BatchSettings) -> Record:
     if settings.refine is not None:
         from rsseg_cli.refine_job import refiner_of
 
-        refiner = refiner_of(read_spec(settings.model), settings.model, settings.refine)
+        named = refiner_of(read_spec(settings.model), settings.model, settings.refine)
+        refiner = cast("str | os.PathLike[str]", named)  # of a batch's settings never a network
     aoi = settings.config.aoi
     return {
         "rsseg": __version__,

@@ -95,7 +95,8 @@ def _files(paths: Sequence[str | Path]) -> dict[str, list[int]]:
     Sidecars that programs write when they look at a scene are left out; what they say of it is in `bands`.
     """
     found = {}
-    for path in map(os.fspath, paths):
+    for given in paths:
+        path = os.fspath(given)
         if path.endswith(".aux.xml"):
             continue
         real = next(filter(os.path.isfile, _candidates(path)), None)

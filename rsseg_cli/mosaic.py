@@ -45,7 +45,7 @@ def plan_mosaics(scenes: Sequence[BatchScene], settings: BatchSettings, model_na
         _check_alike(info, infos[0])
     places = [_place(info, infos[0]) for info in infos]
     suffix = f"_{model_name}" if settings.suffix is None else settings.suffix
-    tasks = []
+    tasks: list[SceneTask] = []
     for members in _groups(places):
         group = [scenes[index] for index in members]
         if len(group) == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +150,7 @@ class CoarseMap:
         """Classes (height, width) of the mapped window from a row of it on, and what goes with them."""
         top, left, _, width = self.window
         others = None if self._others is None else self._others.read(top + row, left, height, width)[0]
-        return self.labels(top + row, left, height, width), others
+        return self.labels(top + row, left, height, width), cast("NDArray[np.uint8] | None", others)
 
     def _read(self, row: int, col: int, height: int, width: int) -> Labels:
         (values,), valid = self._labels.read(row, col, height, width)

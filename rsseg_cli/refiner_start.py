@@ -151,8 +151,9 @@ def build_refiner(spec: ModelSpec, chosen: RefinerNetworkSettings, seed: int) ->
         network = load_model(chosen.init).network
         logger.info("all tensors taken from %s", chosen.init)
     else:
-        weights = {"encoder_weights": "none"} if chosen.closer else {}  # it brings its own
-        network = _build_lite(LiteRefinerConfig(**spec.network), dataclasses.replace(chosen, **weights))
+        weights = "none" if chosen.closer else chosen.encoder_weights  # it brings its own
+        begun = dataclasses.replace(chosen, encoder_weights=weights)
+        network = _build_lite(LiteRefinerConfig(**spec.network), begun)
     if chosen.closer:
         network = _with_closer(network, LiteRefinerConfig(**spec.network), chosen.closer)
     return network, spec

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rsseg_cli.refine_job import LabelSource, Refinement
     from rsseg_cli.refine_merge import Write
     from rsseg_cli.tiling import Axis
+    from rsseg_cli.weights import TrainedModel
 
 MIN_TILE_ROWS = 16  # of a band where the scene has enough of them: one or two are run again for each band
 AHEAD = 2  # bands beside one a worker that may be under way or wait to be written
@@ -194,16 +195,17 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
     blocks: list[tuple[int, tuple[int, ...], bytes]] = []
 
     def keep(row: int, rows: NDArray[np.uint8]) -> None:
-        blocks.append((row, rows.shape, zlib.compress(np.ascontiguousarray(rows), PACKING)))
+        blocks.append((row, rows.shape, zlib.compress(rows.tobytes(), PACKING)))
 
     refined: Refined | None = None
     extremes: dict[int, Sequence[int]] = {}
     ignored: Callable[[int], Any] = int
     if band.refine is not None and refine is not None:
-        job = band.refine
-        refinement = replace(job.refinement, refiner=refine.refiner, run=band.task.config)
+        second = band.refine
+        refiner = cast("TrainedModel", refine.refiner)  # the runner loads it
+        refinement = replace(second.refinement, refiner=refiner, run=band.task.config)
         refined = refine_pass(
-            refinement, refinement.load().network, job.windows, job.source, band.layers, keep, ignored,
+            refinement, refinement.load().network, second.windows, second.source, band.layers, keep, ignored,
             first=band.first, end=band.end,
         )  # fmt: skip
     elif band.job is not None:

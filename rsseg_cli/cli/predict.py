@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -256,7 +256,7 @@ def predict_command(
             target,
             model=model,
             config=config,
-            **layers,
+            **cast(Any, layers),  # output by kind
             vector=vector,
             vector_config=replace(polygons, jobs=workers or 0),
             refine=refinement if refine else None,
