@@ -48,7 +48,7 @@ MODELS = {
         "buildings.safetensors", "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9"
     ),
     "buildings-refiner": BundledModel(
-        "buildings-refiner.safetensors", "d2b2f254d40c32764bd79ac128ae92416b024bd5acaa9f0c6dc559275c9f546b"
+        "buildings-refiner.safetensors", "29cf537fbfcd80b447e89712a42f6565e97a858994bd23cd8dc949b98c1f1673"
     ),
     "landcover": BundledModel(
         "landcover.safetensors", "5717bc37361b7ddab9c379727bfe890b7652a3ce0500eb2db31ac32612a51330"
