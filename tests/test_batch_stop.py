@@ -56,7 +56,8 @@ def start(model_file, heed_interrupts, tmp_path):  # noqa: F811
     yield begin
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stderr.close()
 
 
 def wait_for(condition, process):
