@@ -54,7 +54,8 @@ class RefinerNetwork(Protocol):
         """Losses of label maps (B, H, W), 255 ignored, through the codec alone: "loss" and its parts."""
 
     def refiner_losses(self, image: Tensor, coarse: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Losses of a denoising step drawn at random: "loss" and its parts."""
+        """Losses of a denoising step drawn at random: "loss" and its parts. A refiner that looks closer also
+        takes `closer`, see `idgbr_lite`."""
 
     def stage_parameters(self, stage: Stage) -> Iterable[nn.Parameter]:
         """What a stage of training trains."""

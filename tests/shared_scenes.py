@@ -24,7 +24,9 @@ def save_models(folder: Path) -> tuple[str, str]:
     torch.manual_seed(0)
     config = BicorSegConfig(classes=3, encoder="tf_efficientnet_lite0", channels=16)
     classes = ModelSpec.for_network(classes=["roof", "road", "tree"]).classes
-    spec = ModelSpec(name="tiny", architecture="bicor-seg", classes=classes, network=asdict(config))
+    spec = ModelSpec(
+        name="tiny", architecture="bicor-seg", classes=classes, network=asdict(config), refiner="tiny-refiner"
+    )
     model = save_model(folder / "model.safetensors", BicorSeg(config), spec)
     sizes = LiteRefinerConfig(
         classes=3, encoder="tf_efficientnet_lite0", codec_channels=8, widths=(16, 16, 16), middle=1

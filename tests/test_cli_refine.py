@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import rasterio
 import torch
+from shared_scenes import save_models
 from typer.testing import CliRunner
 
 from rsseg_cli.cli.main import app
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
-from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
 from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)
@@ -22,28 +22,7 @@ SMALL = ("--tile-size", "64", "--overlap", "16")
 @pytest.fixture(scope="module")
 def model_files(tmp_path_factory):
     """A model, and the refiner that it names beside it."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("models")
-    classes = ModelSpec.for_network(classes=NAMES).classes
-    config = BicorSegConfig(classes=3, encoder="tf_efficientnet_lite0", channels=16)
-    spec = ModelSpec(
-        name="tiny", architecture="bicor-seg", classes=classes, network=asdict(config), refiner="tiny-refiner"
-    )
-    model = save_model(folder / "model.safetensors", BicorSeg(config), spec)
-    sizes = LiteRefinerConfig(
-        classes=3, encoder="tf_efficientnet_lite0", codec_channels=8, widths=(16, 16, 16), middle=1
-    )
-    spec = ModelSpec(
-        name="tiny-refiner",
-        architecture="idgbr-lite",
-        classes=classes,
-        network=asdict(sizes),
-        refinement={"steps": 1, "band_m": 2.0},
-    )
-    network = LiteRefiner(sizes)
-    with torch.no_grad():  # an untrained one gives its map back
-        network.denoiser.leave.weight.mul_(50)
-    return model, save_model(folder / "tiny-refiner.safetensors", network, spec)
+    return save_models(tmp_path_factory.mktemp("models"))
 
 
 def run(*arguments):
