@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from affine import Affine
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from rasterio.crs import CRS
 from rasterio.features import geometry_mask
 
-from rsseg_cli.errors import UsageError
+from rsseg_cli.errors import OutsideError, UsageError
+
+if TYPE_CHECKING:
+    from geopandas import GeoSeries
 
 logger = logging.getLogger("rsseg_cli")
 SNAP_PX = 1e-4  # a box drawn on pixel edges, written with few digits, does not grow by a pixel
@@ -102,7 +105,7 @@ def window_of_bbox(grid: Grid, bbox: Sequence[float], name: str = "--bbox") -> t
         (row, col, height, width).
 
     Raises:
-        UsageError: the box lies outside the grid.
+        OutsideError: the box lies outside the grid.
     """
     left, bottom, right, top = bbox
     corners = [
@@ -112,12 +115,17 @@ def window_of_bbox(grid: Grid, bbox: Sequence[float], name: str = "--bbox") -> t
     first_row, last_row = _snap(rows, grid.height)
     first_col, last_col = _snap(cols, grid.width)
     if first_row >= last_row or first_col >= last_col:
-        extent = ", ".join(f"{value:.10g}" for value in grid.bounds)
-        box = ", ".join(f"{value:.10g}" for value in bbox)
-        raise UsageError(
-            f"{name} {box}: lies outside the scene, which covers {extent} (left, bottom, right, top)"
-        )
+        raise _outside(f"{name} {_numbers(bbox)}", grid)
     return first_row, first_col, last_row - first_row, last_col - first_col
+
+
+def _outside(name: str, grid: Grid) -> OutsideError:
+    extent = f"{_numbers(grid.bounds)} (left, bottom, right, top)"
+    return OutsideError(f"{name}: lies outside the scene, which covers {extent}")
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:.10g}" for value in values)
 
 
 def _snap(positions: Sequence[float], size: int) -> tuple[int, int]:
@@ -143,10 +151,15 @@ class Area:
         """(row, col, height, width) of the pixels around all polygons.
 
         Raises:
-            UsageError: they lie outside the grid.
+            OutsideError: they lie outside the grid, or so between and beside its pixels that none belongs to
+                the area.
         """
-        from shapely import total_bounds
+        from shapely import MultiPoint, total_bounds
 
+        columns, rows = (0.5, grid.width - 0.5), (0.5, grid.height - 0.5)
+        centres = MultiPoint([grid.transform * (col, row) for col in columns for row in rows]).convex_hull
+        if not len(self._tree.query(centres, predicate="intersects")):
+            raise _outside(self.name, grid)
         return window_of_bbox(grid, tuple(float(edge) for edge in total_bounds(self._polygons)), self.name)
 
     def mask(self, grid: Grid) -> NDArray[np.bool_]:
@@ -178,18 +191,14 @@ def first_layer(path: str | Path) -> str:
     return layers[0]
 
 
-def read_area(path: Path, grid: Grid) -> Area:
-    """Polygons of the first layer of a vector file, brought to the grid's CRS.
+def read_polygons(path: Path) -> GeoSeries:
+    """Polygons of the first layer of a vector file, in its CRS.
 
     Raises:
-        UsageError: the file cannot be read, has no polygons, or none inside the grid; or only one of both has
-            a CRS.
+        UsageError: the file cannot be read or has none.
     """
     import geopandas
     from pyogrio.errors import DataSourceError
-    from pyproj import CRS as ProjCRS
-    from pyproj.exceptions import ProjError
-    from shapely import make_valid
     from shapely.errors import ShapelyError
 
     try:
@@ -201,6 +210,21 @@ def read_area(path: Path, grid: Grid) -> Area:
     if shapes.empty:
         kinds = ", ".join(sorted({str(kind) for kind in frame.geom_type.dropna()})) or "nothing"
         raise UsageError(f"--aoi {path}: holds {kinds}; needs polygons")
+    return shapes
+
+
+def read_area(path: Path, grid: Grid) -> Area:
+    """Polygons of the first layer of a vector file, brought to the grid's CRS.
+
+    Raises:
+        OutsideError: no polygon lies inside the grid.
+        UsageError: the file cannot be read or has no polygons; or only one of both has a CRS.
+    """
+    from pyproj import CRS as ProjCRS
+    from pyproj.exceptions import ProjError
+    from shapely import make_valid
+
+    shapes = read_polygons(path)
     if grid.crs is None and shapes.crs is not None:
         raise UsageError(f"--aoi {path}: has a CRS, the scene has none, so they cannot be brought together")
     if shapes.crs is None and grid.crs is not None:

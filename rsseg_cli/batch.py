@@ -23,12 +23,13 @@ from rsseg_cli.batch_plan import (
 )
 from rsseg_cli.batch_record import GO_ON, made_by, record_of, what_changed, with_sizes
 from rsseg_cli.batch_task import Engine, SceneOutcome, SceneTask
-from rsseg_cli.errors import OutputError
+from rsseg_cli.errors import OutputError, OutsideError
 from rsseg_cli.lock import OutputLock
 from rsseg_cli.manifest import Manifest, Record
 from rsseg_cli.scene_list import BatchScene
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
+BEFORE, EXISTING, OUTSIDE = "done before", "outputs exist", "outside the area"  # why a scene is skipped
 TOLD = ("seconds", "pixels", "valid_pixels", "classes", "notes", "refined")  # of a result, in the manifest
 _log = logging.getLogger("rsseg_cli")
 
@@ -39,7 +40,8 @@ class SceneReport:
 
     Attributes:
         scene: absolute path, or address without credentials; of a mosaic that of its VRT.
-        status: DONE, FAILED, or SKIPPED where it was done before.
+        status: DONE, FAILED, or SKIPPED.
+        reason: of a scene that was skipped: BEFORE, EXISTING or OUTSIDE.
         told: the result in types that JSON has, as `PredictResult.as_dict` has it; {} where it is not known.
         error: "" where it did not fail.
         error_kind: name of the error's class.
@@ -48,6 +50,7 @@ class SceneReport:
 
     scene: str
     status: str
+    reason: str = ""
     told: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     error_kind: str = ""
@@ -56,6 +59,7 @@ class SceneReport:
     def as_dict(self) -> dict[str, Any]:
         """In types that JSON has."""
         more = {"error": self.error, "error_kind": self.error_kind} if self.status == FAILED else {}
+        more |= {"reason": self.reason} if self.reason else {}
         sheets = {"sheets": list(self.sheets)} if self.sheets else {}
         return {"input": self.scene, "status": self.status, **self.told, **more, **sheets}
 
@@ -113,6 +117,7 @@ def run_batch(
 
     Raises:
         UsageError, ModelError, OutputError, DataError: what is wrong with the batch as a whole.
+        OutsideError: all scenes lie outside the area that is asked for.
     """
     start = time.monotonic()
     model_name = check_model(settings)
@@ -126,6 +131,9 @@ def run_batch(
     path = settings.manifest_path
     with locked(path), Manifest(path) as manifest:
         reports = _Batch(tasks, settings, manifest).run(engine, watch)
+    if reports and all(report.reason == OUTSIDE for report in reports):
+        told = [str(note) for note in reports[0].told.get("notes", ())]
+        raise OutsideError("; ".join([*told, f"all {len(reports)} scenes lie outside"]))
     return BatchResult(manifest=path, reports=reports, seconds=time.monotonic() - start)
 
 
@@ -161,7 +169,11 @@ class _Batch:
         if settings.skip_existing:
             self._skip_existing(tasks)
         todo = [task for task in tasks if task.index not in self._reports]
-        known = {index for index, record in found.items() if settings.resume and record is not None}
+        known = {
+            index
+            for index, record in found.items()
+            if settings.resume and record is not None and record["status"] != SKIPPED
+        }
         check_existing(todo, known)
         make_folders(todo)
         self._todo = [
@@ -189,7 +201,9 @@ class _Batch:
             if all(path.exists() for path in all_outputs(task)):
                 scene = self._records[task.index]["input"]
                 paths = {kind: str(path) for kind, path in task.outputs.items() if kind not in task.work}
-                self._reports[task.index] = SceneReport(scene=scene, status=SKIPPED, told={"paths": paths})
+                self._reports[task.index] = SceneReport(
+                    scene=scene, status=SKIPPED, reason=EXISTING, told={"paths": paths}
+                )
 
     def run(self, engine: Engine, watch: Watch | None) -> tuple[SceneReport, ...]:
         """Have the engine do what is to be done.
@@ -222,6 +236,8 @@ class _Batch:
         report = _report(record, outcome)
         if report.status == FAILED:
             kept = {"error": report.error, "error_kind": report.error_kind}
+        elif report.status == SKIPPED:
+            kept = {"reason": report.reason, **report.told}
         else:
             record = with_sizes(record)
             kept = {key: report.told[key] for key in TOLD if key in report.told}
@@ -238,6 +254,8 @@ class _Batch:
 
 def _report(record: Record, outcome: SceneOutcome) -> SceneReport:
     scene = record["input"]
+    if outcome.error_kind == OutsideError.__name__:
+        return SceneReport(scene=scene, status=SKIPPED, reason=OUTSIDE, told={"notes": [outcome.error]})
     if outcome.result is None:
         return SceneReport(scene=scene, status=FAILED, error=outcome.error, error_kind=outcome.error_kind)
     sheets = tuple(
@@ -248,11 +266,14 @@ def _report(record: Record, outcome: SceneOutcome) -> SceneReport:
 
 
 def _told_before(record: Record) -> SceneReport:
-    """The report of a scene that an earlier run did."""
+    """The report of a scene that an earlier run did, or left out."""
     told = {key: record[key] for key in TOLD if key in record}
+    if record["status"] == SKIPPED:
+        return SceneReport(scene=record["input"], status=SKIPPED, reason=OUTSIDE, told=told)
     return SceneReport(
         scene=record["input"],
         status=SKIPPED,
+        reason=BEFORE,
         told={"paths": _paths(record), **told},
         sheets=tuple(
             {

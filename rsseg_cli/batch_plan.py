@@ -71,8 +71,8 @@ class BatchSettings:
             raise UsageError(
                 "--resume and --skip-existing: the first goes by the manifest, the second by files"
             )
-        if self.config.bbox is not None:
-            raise UsageError("--bbox is for one scene; pass --aoi FILE, or its scenes alone")
+        if self.config.bbox is not None and self.mosaic:
+            raise UsageError("--bbox is for scenes by themselves; with --mosaic pass --aoi FILE")
         if "uncertainty" in self.layers and self.refine is None:
             raise UsageError("--uncertainty is the disagreement of a refiner's samples; needs --refine")
         if "uncertainty" in self.layers and self.refine is not None and self.refine.ensemble == 1:
@@ -92,6 +92,7 @@ def check_model(settings: BatchSettings) -> str:
     Raises:
         ModelError, UsageError, OutputError: what is wrong and what to do.
     """
+    from rsseg_cli.area import read_polygons
     from rsseg_cli.raster import check_creation_options
     from rsseg_cli.refine_job import with_refiner
     from rsseg_cli.vector_layer import check_format
@@ -112,8 +113,8 @@ def check_model(settings: BatchSettings) -> str:
         names = dict(enumerate(spec.class_names))
         chosen_classes(settings.vector_config.classes, names, f"model {spec.name!r}")
     check_creation_options(settings.config.creation_options)
-    if settings.config.aoi is not None and not settings.config.aoi.exists():
-        raise UsageError(f"--aoi {settings.config.aoi}: no such file")
+    if settings.config.aoi is not None:
+        read_polygons(settings.config.aoi)
     return spec.name
 
 

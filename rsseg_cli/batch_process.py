@@ -7,8 +7,9 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import connection
 from typing import Any
 
@@ -80,15 +81,25 @@ class Process:
             self._pipe.close()
 
     def join(self) -> None:
-        """Wait for its end."""
+        """Wait for its end; what it tells on its way is passed on."""
         if self._process is None:
             return
-        self._process.join(STOP_S)
+        until = time.monotonic() + STOP_S
+        self._hear_out(until)
+        self._process.join(max(1.0, until - time.monotonic()))
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
         self._pipe.close()
         self._process.close()
+
+    def _hear_out(self, until: float) -> None:
+        """Take what it still tells, until it ends: it could not end while its pipe is full."""
+        with suppress(EOFError, OSError):
+            while not self._pipe.closed and self._pipe.poll(max(0.0, until - time.monotonic())):
+                kind, told = self._pipe.recv()
+                if kind == "log":
+                    _log.log(*told)
 
     def _start(self) -> None:
         # not forked: torch and GDAL have threads, and other processes' pipes would be inherited

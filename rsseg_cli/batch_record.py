@@ -117,7 +117,8 @@ def _size(path: str) -> int | None:
 
 
 def what_changed(planned: Record, found: Record | None) -> str:
-    """Why a task must be done, in a word or two; "" where it is done and nothing has changed since."""
+    """Why a task must be done, in a word or two; "" where it is done, or was left out as outside the area, and
+    nothing has changed since."""
     if found is None:
         return "new"
     for title, keys in (
@@ -133,6 +134,8 @@ def what_changed(planned: Record, found: Record | None) -> str:
     pairs = [(planned, found), *zip(planned.get("sheets", []), sheets, strict=True)]
     if any(_state_of(own) != _state_of(other) for own, other in pairs[1:]):
         return "sheets changed"
+    if found["status"] == "skipped":
+        return ""
     if found["status"] != "done":
         return GO_ON[found["status"]]
     return "output missing or changed" if any(_lost(own, other) for own, other in pairs) else ""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import RssegError
+from rsseg_cli.gdal import display_name
 
 if TYPE_CHECKING:
     from rsseg_cli.pipeline import Passes
@@ -153,10 +154,14 @@ class SceneRunner:
             else:
                 result = self._predict(task, model, refine, progress)
         except RssegError as err:
-            return SceneOutcome(index=task.index, error=str(err), error_kind=type(err).__name__)
+            return SceneOutcome(index=task.index, error=_with_notes(err), error_kind=type(err).__name__)
+        except KeyboardInterrupt as err:
+            _log.info("%s: %s", display_name(task.scene), _with_notes(err, "stopped"))
+            raise
         except Exception as err:  # one scene's surprise must not end a night's work
             _log.error("%s: unexpected error\n%s", task.scene, traceback.format_exc().rstrip())
-            return SceneOutcome(index=task.index, error=_place_of(err), error_kind=UNEXPECTED)
+            message = _with_notes(err, _place_of(err))
+            return SceneOutcome(index=task.index, error=message, error_kind=UNEXPECTED)
         return SceneOutcome(index=task.index, result=result, sheets=sheets)
 
     def _predict(
@@ -181,6 +186,11 @@ class SceneRunner:
             passes=self._passes(task) if self._passes else None,
             **more,
         )
+
+
+def _with_notes(err: BaseException, message: str = "") -> str:
+    """What happened, and what was noted about it on its way, as what is kept of the scene's rows."""
+    return "; ".join([message or str(err), *getattr(err, "__notes__", ())])
 
 
 def _place_of(err: Exception) -> str:

@@ -40,6 +40,10 @@ class UsageError(RssegError):
     exit_code = 2
 
 
+class OutsideError(UsageError):
+    """A scene has no part in the area that is asked for; of many scenes it is left out."""
+
+
 class SceneError(RssegError):
     """A scene cannot be read, or does not fit the model."""
 

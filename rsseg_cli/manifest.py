@@ -17,7 +17,7 @@ from typing import Any, Self
 from rsseg_cli.errors import DataError, OutputError
 
 MAX_LINE_BYTES = 64 * 2**20  # a mosaic of 100,000 sheets
-STATES = ("started", "done", "failed")
+STATES = ("started", "done", "failed", "skipped")
 
 Record = dict[str, Any]
 

@@ -5,10 +5,13 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 import torch
+from affine import Affine
+from shapely import box
 from typer.testing import CliRunner
 
 from rsseg_cli.batch import locked
@@ -146,7 +149,7 @@ def test_resume_leaves_files_that_it_does_not_know(make_raster, run):
     assert Path("maps/s0_tiny.tif").read_text() == "mine"
     skipped = run(scene, "-o", "maps", "--skip-existing")
     assert skipped.exit_code == 0
-    assert "1 scenes: 0 done, 1 done before" in skipped.stdout
+    assert "1 scenes: 0 done, 1 outputs exist" in skipped.stdout
     assert run(scene, "-o", "maps", "--overwrite").exit_code == 0
     assert pixels("maps/s0_tiny.tif").shape == (1, 60, 80)
 
@@ -191,7 +194,9 @@ def test_further_outputs_have_the_maps_name_and_an_ending(make_raster, run):
         ),
         (["s0.tif", "-o", "maps", "--confidence", "c.tif"], 2, "as _confidence, without folder and .tif"),
         (["s0.tif", "-o", "maps", "--resume", "--skip-existing"], 2, "--resume and --skip-existing"),
-        (["s0.tif", "-o", "maps", "--bbox", "0", "0", "1", "1"], 2, "--bbox is for one scene"),
+        (["s0.tif", "-o", "maps", "--mosaic", "--bbox", "0", "0", "1", "1"], 2, "--mosaic pass --aoi FILE"),
+        (["s0.tif", "-o", "maps", "--aoi", "s1.tif"], 2, "--aoi s1.tif: cannot be read as a vector file"),
+        (["s0.tif", "-o", "maps", "--aoi", "gone.gpkg"], 2, "--aoi gone.gpkg: cannot be read"),
         (["s0.tif", "-o", "maps", "--classes", "moat", "--vector", "gpkg"], 2, "has no class of this name"),
         (["s0.tif", "-o", "none/maps"], 1, "Make none first"),
         (["s0.tif", "-o", "maps", "--manifest", "s1.tif"], 1, "s1.tif: line 1 is no record of a batch"),
@@ -228,3 +233,59 @@ def test_folders_globs_lists_and_trees(make_raster, run):
         done = run(*arguments, "-o", folder, "--keep-tree", stdin=stdin)
         assert done.exit_code == 0, done.stderr
         assert {str(path.relative_to(folder)) for path in folder.rglob("*.tif")} == found
+
+
+def side_by_side(make_raster, names, **more):
+    """Sheets of 80 x 60 px of 0.5 m, 40 m from one to the next eastwards."""
+    for index, name in enumerate(names):
+        make_raster(name, seed=index, transform=Affine(0.5, 0, 500000 + 40 * index, 0, -0.5, 5000000), **more)
+    return list(names)
+
+
+def test_sheets_outside_the_area_are_skipped(make_raster, run):
+    """Of an area in two parts: the sheet between them, and one that only shares an edge with it, too."""
+    scenes = side_by_side(make_raster, ["a.tif", "b.tif", "c.tif", "d.tif"])
+    parts = [box(500010, 4999980, 500040, 5000000), box(500090, 4999980, 500120, 5000000)]
+    geopandas.GeoDataFrame(geometry=parts, crs="EPSG:32633").to_file("area.gpkg")
+    done = run(*scenes, "-o", "maps", "--aoi", "area.gpkg")
+    assert done.exit_code == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].split(maxsplit=2) == ["b.tif", "skipped", "outside the area"]
+    assert "4 scenes: 2 done, 2 outside the area; 9600 px" in done.stdout
+    assert "[4/4] d.tif: outside the area" in done.stderr
+    assert sorted(path.name for path in Path("maps").glob("*.tif")) == ["a_tiny.tif", "c_tiny.tif"]
+    record = read_manifest(Path("maps/manifest.jsonl"))[os.path.abspath("b.tif")]
+    assert (record["status"], record["reason"]) == ("skipped", "outside the area")
+    assert "--aoi area.gpkg: lies outside the scene, which covers 500040, " in record["notes"][0]
+    again = run(*scenes, "-o", "maps", "--aoi", "area.gpkg", "--resume", "--json")
+    assert again.exit_code == 0, again.stderr
+    assert "4 of 4 done before; to do: none" in again.stderr
+    reasons = [item["reason"] for item in json.loads(again.stdout)["results"]]
+    assert reasons == ["done before", "outside the area", "done before", "outside the area"]
+    # another area: b has a part in it; what lies where its map goes is not this batch's
+    parts = [box(500050, 4999980, 500060, 5000000)]
+    geopandas.GeoDataFrame(geometry=parts, crs="EPSG:32633").to_file("area.gpkg")
+    Path("maps/b_tiny.tif").write_text("mine")
+    refused = run(*scenes, "-o", "maps", "--aoi", "area.gpkg", "--resume")
+    assert refused.exit_code == 1
+    assert "1 outputs exist: maps/b_tiny.tif" in refused.stderr
+    Path("maps/b_tiny.tif").unlink()
+    assert run(*scenes, "-o", "maps", "--aoi", "area.gpkg", "--resume").exit_code == 0
+    assert status_of("maps/manifest.jsonl") == dict.fromkeys(scenes, "skipped") | {"b.tif": "done"}
+
+
+def test_a_box_is_each_scenes_own_and_outside_all_of_them_an_error(make_raster, run):
+    scenes = side_by_side(make_raster, ["a.tif", "b.tif"])
+    inside = ("--bbox", 500030, 4999980, 500040, 5000000)
+    done = run(*scenes, "-o", "maps", *inside)
+    assert done.exit_code == 0, done.stderr
+    assert pixels("maps/a_tiny.tif").shape == (1, 40, 20)
+    assert status_of("maps/manifest.jsonl") == {"a.tif": "done", "b.tif": "skipped"}
+    outside = ("--bbox", 10, 50, 11, 51)  # degrees, say
+    for more in ((), ("--resume",)):
+        nothing = run(*scenes, "-o", "none", *outside, *more)
+        assert nothing.exit_code == 2, nothing.stderr
+        line = nothing.stderr.splitlines()[-1]
+        assert "--bbox 10, 50, 11, 51: lies outside the scene, which covers 500000, 4999970, 500040" in line
+        assert "all 2 scenes lie outside" in line
+    assert not list(Path("none").glob("*.tif"))

@@ -75,11 +75,9 @@ def batch_summary(result: BatchResult) -> str:
         lines.append(f"  ... and {failed - SHOWN} more that failed")
     lines += _classes(reports)
     pixels = sum(item.told.get("pixels", 0) for item in reports)
-    counts = ", ".join(
-        f"{result.count(status)} {text}"
-        for status, text in (("done", "done"), ("failed", "failed"), ("skipped", "done before"))
-        if result.count(status) or status == "done"
-    )
+    found = Counter(report.reason or report.status for report in reports)
+    kinds = sorted(found.keys() | {"done"}, key=lambda kind: (kind != "done", kind != "failed", kind))
+    counts = ", ".join(f"{found[kind]} {kind}" for kind in kinds)
     lines.append(f"  {len(reports)} scenes: {counts}; {size_text(pixels)}, in {result.seconds:.1f} s")
     lines.append(f"  manifest: {result.manifest}")
     return "\n".join(lines)
@@ -89,6 +87,8 @@ def _row(report: SceneReport, width: int) -> str:
     name = f"{PurePath(report.scene).name:<{width}}"
     if report.status == "failed":
         return f"{name}  failed   {report.error}"
+    if report.reason:
+        return f"{name}  skipped  {report.reason}"
     told = report.told
     size = f"{size_text(told['pixels']):>10}  {told['seconds']:8.1f} s" if "pixels" in told else ""
     return f"{name}  {report.status:<7}  {size}".rstrip()

@@ -120,7 +120,7 @@ class BatchProgress:
         left = (time.monotonic() - self._start) / self._done * (total - self._done)
         ahead = f", {_duration(left)} left" if self._done < total else ""
         size = f"{size_text(told.get('pixels', 0))} in {told.get('seconds', 0):.1f} s"
-        how = f"failed: {report.error}" if report.error else f"{size}; {self._rate()}"
+        how = f"failed: {report.error}" if report.error else report.reason or f"{size}; {self._rate()}"
         return f"[{self._done}/{total}] {PurePath(report.scene).name}: {how}{ahead}"
 
 
