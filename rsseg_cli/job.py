@@ -190,10 +190,11 @@ def network_grid(
         return grid
     found = grid.gsd_m
     if found is None:
-        if spec.gsd_m is None:
+        side = spec.assumed_gsd_m
+        if side is None:
             raise SceneError(f"{scene}: has no CRS, so --gsd {target:g} cannot be met; leave it out")
-        notes.append(f"{scene}: has no CRS; taken to be at the model's ground resolution, {spec.gsd_m:g} m")
-        found = (spec.gsd_m, spec.gsd_m)
+        notes.append(f"{scene}: has no CRS; taken to be at the model's ground resolution, {side:g} m")
+        found = (side, side)
     low, high = target / (1 + GSD_TOLERANCE), target * (1 + GSD_TOLERANCE)
     if asked_gsd_m is None and spec.gsd_range_m is not None:
         low, high = spec.gsd_range_m

@@ -67,9 +67,9 @@ def find_grids(
     scale = (1.0, 1.0) if seen == base else (seen.height / base.height, seen.width / base.width)
     gsd_m = base.gsd_m
     if gsd_m is None:
-        side = spec.gsd_m or 1.0
+        side = spec.assumed_gsd_m or 1.0
         gsd_m = (side, side)
-        if spec.gsd_m is None:
+        if spec.assumed_gsd_m is None:
             notes.append(f"{info.name}: has no CRS; the band around boundaries is taken in pixels")
     frame = Frame(
         seen=seen,

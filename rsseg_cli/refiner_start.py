@@ -73,7 +73,8 @@ def describe_refiner(
         mean, std = chosen.mean or start.mean, chosen.std or start.std
     if looking:
         mean, std = looking.mean, looking.std  # the encoder is that model's
-    model = behind or str(start.refinement.get("model", "") if start else "")
+    refinement = {"steps": network.get("steps", 1), "band_m": settings.refining.band_m}
+    refinement |= _model_behind(behind, looking, start)
     spec = ModelSpec(
         name=name,
         architecture=architecture,
@@ -84,9 +85,22 @@ def describe_refiner(
         std=std,
         gsd_m=gsd_m,
         gsd_range_m=gsd_range_m,
-        refinement={"steps": network.get("steps", 1), "band_m": settings.refining.band_m, "model": model},
+        refinement=refinement,
     )
     return dataclasses.replace(spec, **dict[str, Any](texts or {}))
+
+
+def _model_behind(behind: str, looking: ModelSpec | None, start: ModelSpec | None) -> dict[str, Any]:
+    """Name of the model whose maps are repaired, and the ground resolution that it works at."""
+    before = start.refinement if start else {}
+    model = behind or str(before.get("model", ""))
+    if looking is not None:
+        gsd_m = looking.gsd_m
+    elif model in list_models():
+        gsd_m = read_spec(model).gsd_m
+    else:
+        gsd_m = before.get("model_gsd_m") if model == before.get("model") else None
+    return {"model": model} | ({"model_gsd_m": gsd_m} if gsd_m else {})
 
 
 def _start_spec(init: str, data: LabelledData) -> ModelSpec:

@@ -382,6 +382,16 @@ def test_without_crs_sizes_must_agree(make_raster, make_labels, tmp_path):
         )
 
 
+def test_without_crs_a_scene_is_taken_to_be_at_the_models_resolution(make_raster, make_labels, tmp_path):
+    labels = make_labels(blobs((40, 50)), crs=None)
+    scene = make_raster(shape=(40, 50), crs=None)
+    model = refiner(LocalRefiner(), gsd_m=0.5, gsd_range_m=(0.4, 0.6), refinement={"model_gsd_m": 1.0})
+    result = refine(scene, labels, tmp_path / "1.tif", config=RefineConfig(refiner=model, band_m=2.0))
+    assert result.notes[0].endswith("taken to be at the model's ground resolution, 1 m")
+    assert "read at 0.5 m: 100 x 80 px in place of 50 x 40" in result.notes[1]
+    assert result.refined.band_pixels == near(read(labels), 2.0, gsd=1.0).sum()
+
+
 def test_what_cannot_be_refined_is_told_before_anything_is_written(make_raster, make_labels, tmp_path):
     from test_pipeline import one_hot
 

@@ -578,3 +578,13 @@ def test_sizes_of_the_paper_are_its_own(sheets):
     assert described.architecture == "idgbr"
     assert described.mean == described.std == (0.5, 0.5, 0.5)
     assert described.refinement == {"steps": 3, "band_m": 3.0, "model": "roofs"}
+
+
+def test_a_refiner_knows_the_resolution_of_its_model(sheets):
+    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    described = describe_refiner(settings(), name="x", data=data, behind="landcover", gsd_m=0.5)
+    assert described.refinement["model_gsd_m"] == described.assumed_gsd_m == 1.0
+    assert described.gsd_m == 0.5
+    unknown = describe_refiner(settings(), name="x", data=data, behind="roofs", gsd_m=0.5)
+    assert "model_gsd_m" not in unknown.refinement
+    assert unknown.assumed_gsd_m == 0.5

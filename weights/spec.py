@@ -49,7 +49,7 @@ class ModelSpec:
         license, data, training, scores: for the model card and `rsseg models show`.
         refiner: name of the refiner that belongs to the model.
         refinement: of a refiner, how to use it: "steps" of the sampler, "band_m" around boundaries that may
-            change (m), "model" whose maps it was trained behind.
+            change (m), "model" whose maps it was trained behind, "model_gsd_m" that model's ground resolution.
     """
 
     name: str
@@ -113,7 +113,16 @@ class ModelSpec:
             return f"refinement steps {steps!r:.40}; needs a whole number from 1 to 1000"
         if not isinstance(band_m, int | float) or not 0 < band_m < 1e5:
             return f"refinement band_m {band_m!r:.40}; needs metres above 0"
+        model_gsd_m = self.refinement.get("model_gsd_m")
+        if model_gsd_m is not None and not (isinstance(model_gsd_m, int | float) and 0 < model_gsd_m < 1e5):
+            return f"refinement model_gsd_m {model_gsd_m!r:.40}; needs metres above 0"
         return None
+
+    @property
+    def assumed_gsd_m(self) -> float | None:
+        """Ground resolution that scenes without CRS are taken to have: a refiner's is its model's."""
+        known: float | None = self.refinement.get("model_gsd_m")
+        return known or self.gsd_m
 
     @property
     def is_refiner(self) -> bool:
