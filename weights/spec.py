@@ -49,7 +49,7 @@ class ModelSpec:
         license, data, training, scores: for the model card and `rsseg models show`.
         refiner: name of the refiner that belongs to the model.
         refinement: of a refiner, how to use it: "steps" of the sampler, "band_m" around boundaries that may
-            change (m), "model" whose maps it was trained behind, "model_gsd_m" that model's ground resolution.
+            change (m), "model" whose maps it was trained behind, "model_gsd_m" that model's resolution.
     """
 
     name: str
