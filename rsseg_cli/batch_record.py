@@ -117,8 +117,8 @@ def _size(path: str) -> int | None:
 
 
 def what_changed(planned: Record, found: Record | None) -> str:
-    """Why a task must be done, in a word or two; "" where it is done, or was left out as outside the area, and
-    nothing has changed since."""
+    """Why a task must be done, in a word or two; "" where it is done, or outside the area, and nothing has
+    changed since."""
     if found is None:
         return "new"
     for title, keys in (

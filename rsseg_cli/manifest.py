@@ -1,14 +1,17 @@
 """The manifest of a batch: JSON lines that tell of each scene what it was made from and how it went.
 
 Lines are only ever appended, each in one write that is on disk before work goes on, so that a batch that is
-killed loses at most the line it was writing. The last line of a scene holds.
+killed loses at most the line it was writing. The last line of a scene holds. A file beside the manifest holds
+room for it: on a disk that fills up it shrinks, so that scenes that fail for want of space are told of.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +20,8 @@ from typing import Any, Self
 from rsseg_cli.errors import DataError, OutputError
 
 MAX_LINE_BYTES = 64 * 2**20  # a mosaic of 100,000 sheets
+RESERVE_BYTES = 2**20  # some 200 scenes that fail
+RESERVE_STEP = 2**12  # by which it shrinks: what is given back may be taken by others
 STATES = ("started", "done", "failed", "skipped")
 
 Record = dict[str, Any]
@@ -41,6 +46,11 @@ class Manifest:
             os.ftruncate(self._file, _whole_bytes(path))
         except OSError as err:
             raise OutputError(f"{path}: the manifest cannot be written ({err.strerror})") from err
+        self._reserve = path.with_name(f".{path.name}.reserve")
+        try:
+            self._reserve.write_bytes(os.urandom(RESERVE_BYTES))  # some disks store zeros as nothing
+        except OSError:  # a disk that has no such room leaves all of it to the maps
+            self._drop_reserve()
 
     def __enter__(self) -> Self:
         return self
@@ -49,6 +59,7 @@ class Manifest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._file)
+        self._drop_reserve()
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Append a record; it is on disk afterwards.
@@ -58,15 +69,35 @@ class Manifest:
         """
         told = {**record, "time": datetime.now(UTC).isoformat(timespec="seconds")}
         line = json.dumps(told, ensure_ascii=True).encode() + b"\n"
+        while not self._append(line):
+            pass
+        self.records[told["input"]] = told
+
+    def _append(self, line: bytes) -> bool:
+        """Whether it could be written; if not, another try may find more room."""
         before = os.fstat(self._file).st_size
         try:
             if os.write(self._file, line) != len(line):
-                raise OSError(0, "only a part was written; is the disk full?")
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(self._file)
         except OSError as err:
             os.ftruncate(self._file, before)
+            if err.errno in (errno.ENOSPC, errno.EDQUOT) and self._give_room(len(line)):
+                return False
             raise OutputError(f"{self.path}: the manifest cannot be written ({err.strerror})") from err
-        self.records[told["input"]] = told
+        return True
+
+    def _drop_reserve(self) -> None:
+        with suppress(OSError):
+            self._reserve.unlink(missing_ok=True)
+
+    def _give_room(self, size: int) -> bool:
+        """Let go of some of the reserve; False where there is none."""
+        with suppress(OSError):
+            left = self._reserve.stat().st_size
+            os.truncate(self._reserve, max(0, left - max(size, RESERVE_STEP)))
+            return left > 0
+        return False
 
 
 def read_manifest(path: Path) -> dict[str, Record]:
