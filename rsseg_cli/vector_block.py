@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from rsseg_cli.vector_graph import NONE, Graph, Ints, Labels, Objects, build_graph, find_objects
 from rsseg_cli.vector_polygons import UNITS, Polygons, Reproject, make_polygons
 from rsseg_cli.vector_rings import ObjectTable
-from rsseg_cli.vector_shape import Curves, Shaping, shape_graph
+from rsseg_cli.vector_shape import Curves, Shaping
 from rsseg_cli.vector_trace import Joints, Pieces, Tracer, spans
 
 if TYPE_CHECKING:
     from affine import Affine
 
+    from rsseg_cli.vector_boundaries import StoredBoundaries
     from rsseg_cli.vector_measure import Ground
     from rsseg_cli.vector_source import ClassSource
     from rsseg_cli.vector_survey import StoredSource
@@ -31,6 +32,7 @@ class BlockPlan:
         source, confidence: rasters of class and confidence.
         classes: those that become polygons; None for all.
         reproject: WKT of the output's CRS, None for the raster's own.
+        boundaries: simplified ones, where the shaping has a tolerance.
     """
 
     source: ClassSource | StoredSource
@@ -40,6 +42,7 @@ class BlockPlan:
     shaping: Shaping
     classes: frozenset[int] | None = None
     reproject: tuple[str, str] | None = None
+    boundaries: StoredBoundaries | None = None
 
     def reprojection(self) -> Reproject | None:
         """Function from the raster's coordinates to the output's."""
@@ -96,21 +99,17 @@ def run_block(plan: BlockPlan, first: int, end: int) -> BlockResult:
     height, nodata = plan.source.height, plan.source.nodata
     above = max(first - 1, 0)
     last = end == height
-    low, high = plan.shaping.rows_around(first, end, height)
-    wide = plan.source.read(
-        low - 1, min(high + 1, height + 1) - low + 1
-    )  # a row of no data outside the raster
-    labels = wide[above - low + 1 : end - low + 1]
+    corners_end = height + 1 if last else end
+    wide = plan.source.read(first - 1, corners_end - first + 1)  # a row of no data outside the raster
+    labels = wide[above - first + 1 : end - first + 1]
     watch.lap("read")
     objects = find_objects(labels)
     opened = _open_objects(objects, labels, first > 0, last)
     table = _describe(objects, labels, above, plan.confidence, first)
     watch.lap("objects")
-    graph = build_graph(wide, low, nodata)
+    graph, curves = _boundaries(plan, wide, first, corners_end)
     watch.lap("boundaries")
-    graph, curves = shape_graph(graph, plan.shaping, plan.ground, low, high)
-    watch.lap("shape")
-    tracer = Tracer(graph, objects, first, height + 1 if last else end, opened, nodata)
+    tracer = Tracer(graph, objects, first, corners_end, opened, nodata)
     traced = tracer.trace()
     watch.lap("rings")
     wanted = _wanted(objects, plan)
@@ -143,6 +142,15 @@ def run_block(plan: BlockPlan, first: int, end: int) -> BlockResult:
     )
     watch.lap("hand over")
     return result
+
+
+def _boundaries(plan: BlockPlan, wide: Labels, first: int, end: int) -> tuple[Graph, Curves | None]:
+    """The graph of the corner rows `first` to `end`, which lie between the rows of `wide`, and its curves."""
+    shaping, stored = plan.shaping, plan.boundaries
+    if stored is None:
+        return build_graph(wide, first, plan.source.nodata), None
+    graph = stored.read(max(first - shaping.reach, 0), min(end + shaping.reach, plan.source.height))
+    return graph, Curves(graph, shaping.radius_px, first, end) if shaping.radius_px and len(graph) else None
 
 
 def _row(objects: Objects, row: int) -> NDArray[np.int32]:

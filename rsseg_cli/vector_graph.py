@@ -53,7 +53,8 @@ class Graph:
     Attributes:
         rows, cols: int32 (V,), pixel corners from the raster's upper left.
         slots: uint8 (V,), bit s is set where slot s has an edge.
-        twin: int32 (4 V,), the half-edge at the other end; -1 without, or beyond the rows of the graph.
+        twin: int32 (4 V,), the half-edge at the other end; -1 without, or where an edge runs straight out of
+            the graph's rows or columns.
         rim: bool (V,), beside a pixel without data, or on the raster's edge.
         width: of the raster, px.
     """
@@ -90,29 +91,41 @@ class Graph:
         )
 
 
-def build_graph(labels: Labels, first_row: int, nodata: int) -> Graph:
+def build_graph(
+    labels: Labels, first_row: int, nodata: int, first_col: int = 0, width: int | None = None
+) -> Graph:
     """Vertices of the corner rows between the rows of `labels`.
 
+    In a part of the raster's columns those of the corner columns between its columns, and of the raster's
+    left and right edge.
+
     Args:
-        labels: (n + 1, width): n corner rows lie between them.
+        labels: (n + 1, columns): n corner rows lie between them.
         first_row: the upper corner row's number in the raster.
         nodata: what lies left and right of the raster.
+        first_col: the first pixel column's number in the raster.
+        width: of the raster, that of `labels` by default.
     """
-    height, width = labels.shape
-    step = max(1, CHUNK_PX // width)
+    height, columns = labels.shape
+    width = columns if width is None else width
+    step = max(1, CHUNK_PX // columns)
     found = [
-        _corners(labels[start : min(start + step, height - 1) + 1], first_row + start, nodata)
+        _corners(labels[start : min(start + step, height - 1) + 1], nodata, start)
         for start in range(0, height - 1, step)
     ]
-    places, slots, rim = (np.concatenate([part[k] for part in found]) for k in range(3))
-    rows, cols = (part.astype(np.int32) for part in np.divmod(places, width + 1))
-    return Graph(rows=rows, cols=cols, slots=slots, twin=_link(cols, slots), rim=rim, width=width)
+    corners, slots, rim = (np.concatenate([part[k] for part in found]) for k in range(3))
+    rows, cols = (part.astype(np.int32) for part in np.divmod(corners, columns + 1))
+    if columns < width:
+        known = (cols > 0) | (first_col == 0)
+        known &= (cols < columns) | (first_col + columns == width)
+        rows, cols, slots, rim = rows[known], cols[known], slots[known], rim[known]
+    rows += first_row
+    cols += first_col
+    return Graph(rows=rows, cols=cols, slots=slots, twin=_link(rows, cols, slots), rim=rim, width=width)
 
 
-def _corners(
-    labels: Labels, first_row: int, nodata: int
-) -> tuple[Ints, NDArray[np.uint8], NDArray[np.bool_]]:
-    """Places, slots and rim of the vertices between the rows of `labels`."""
+def _corners(labels: Labels, nodata: int, row: int) -> tuple[Ints, NDArray[np.uint8], NDArray[np.bool_]]:
+    """Corners (their number, the first row being `row`), slots and rim of the vertices between the rows."""
     height, width = labels.shape
     beside = np.empty(
         (height, width + 1), np.bool_
@@ -126,7 +139,7 @@ def _corners(
     slots = np.zeros(len(found), np.uint8)
     for slot, present in ((RIGHT, right), (LEFT, left), (DOWN, down), (UP, up)):
         slots |= np.ascontiguousarray(present).ravel()[found].view(np.uint8) << slot
-    return found + first_row * (width + 1), slots, _rim(labels, found, nodata)
+    return found + row * (width + 1), slots, _rim(labels, found, nodata)
 
 
 def _rim(labels: Labels, corners: Ints, nodata: int) -> NDArray[np.bool_]:
@@ -136,10 +149,10 @@ def _rim(labels: Labels, corners: Ints, nodata: int) -> NDArray[np.bool_]:
     return (beside[:-1] | beside[1:]).ravel()[corners]
 
 
-def _link(cols: NDArray[np.int32], slots: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Twins: to the right the next vertex of the row, downwards the next of the column."""
+def _link(rows: NDArray[np.int32], cols: NDArray[np.int32], slots: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Twins: to the right the next vertex of the row, downwards the next of the column; -1 beyond."""
     twin = np.full(4 * len(cols), NONE, np.int32)
-    here = np.flatnonzero(slots & 1 << RIGHT)
+    here = np.flatnonzero((slots[:-1] & 1 << RIGHT).astype(bool) & (rows[1:] == rows[:-1]))
     twin[4 * here + RIGHT], twin[4 * here + 4 + LEFT] = 4 * here + 4 + LEFT, 4 * here + RIGHT
     by_column = np.argsort(cols, kind="stable")
     below, above = by_column[1:], by_column[:-1]

@@ -1,15 +1,4 @@
-"""Boundaries made simpler and smoother while neighbours keep sharing them.
-
-Simplifying takes corners out of the graph, the one whose triangle with its neighbours is the smallest first
-(Visvalingam and Whyatt 1993, "Line generalisation by repeated elimination of points"). A corner may go when
-no other corner lies in its triangle: then no boundary crosses another one and no region changes sides, so a
-coverage stays one. Corners where three regions meet stay, and those beside pixels without data:
-the area with data keeps its shape.
-
-Many corners go at once, and what goes must not depend on the blocks that the raster is read in. So it is
-decided in bands of BAND rows, first in those that begin at the raster's upper edge, then in those half a band
-lower; a triangle counts where it lies in one band. A block computes the bands that it touches.
-"""
+"""Boundaries made smoother while neighbours keep sharing them, and how far they are simplified before."""
 
 from __future__ import annotations
 
@@ -25,18 +14,15 @@ from rsseg_cli.vector_trace import spans
 if TYPE_CHECKING:
     from rsseg_cli.vector_measure import Floats, Ground
 
-BAND = 256
 UNITS = 256  # of coordinates inside a pixel
-PASSES = 3  # after which corners that were in the way may have gone
 SHARE = 0.375  # of an edge that rounding a corner takes
 LEAST_RADIUS_PX, MOST_RADIUS_PX = 2.0, 32.0
 MARGIN_PX = 0.02  # by which a rounded corner keeps away from other corners
-NEVER = np.iinfo(np.int64).max
 MOST_LOOKUPS = 1 << 22
 # a corner's slots, the horizontal and the vertical one, by the set of its slots
-_ALONG = np.array([RIGHT if slots & 1 else LEFT for slots in range(16)])
-_UPRIGHT = np.array([DOWN if slots >> DOWN & 1 else UP for slots in range(16)])
-_CORNER = np.array([slots in (5, 6, 9, 10) for slots in range(16)])
+ALONG = np.array([RIGHT if slots & 1 else LEFT for slots in range(16)])
+UPRIGHT = np.array([DOWN if slots >> DOWN & 1 else UP for slots in range(16)])
+CORNER = np.array([slots in (5, 6, 9, 10) for slots in range(16)])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +37,10 @@ class Shaping:
     tolerance_m2: float = 0.0
     radius_px: float = 0.0
 
-    def rows_around(self, first: int, end: int, height: int) -> tuple[int, int]:
-        """Corner rows, first and last, that decide on the boundaries of a block."""
-        if not self.tolerance_m2 and not self.radius_px:
-            return first, end if end == height else end - 1
-        reach = int(np.ceil(self.radius_px)) + 2
-        low, high = first - reach, end + reach
-        half = BAND // 2
-        low, high = (low + half) // BAND * BAND - half, -(-(high + half) // BAND) * BAND - half
-        return max(low // BAND * BAND, 0), min(-(-high // BAND) * BAND, height)
+    @property
+    def reach(self) -> int:
+        """Corner rows above and below a block that rounding its corners looks at."""
+        return int(np.ceil(self.radius_px)) + 2 if self.radius_px else 0
 
 
 def make_shaping(simplify_m: float, smooth: bool, ground: Ground) -> Shaping:
@@ -71,129 +52,6 @@ def make_shaping(simplify_m: float, smooth: bool, ground: Ground) -> Shaping:
         tolerance_m2=tolerance_m2,
         radius_px=float(np.clip(radius, LEAST_RADIUS_PX, MOST_RADIUS_PX)) if smooth else 0.0,
     )
-
-
-def shape_graph(
-    graph: Graph, shaping: Shaping, ground: Ground, low: int, high: int
-) -> tuple[Graph, Curves | None]:
-    """The simpler graph of the corner rows `low` to `high`, and its rounded corners."""
-    if shaping.tolerance_m2 and len(graph):
-        simplifier = _Simplifier(graph, shaping.tolerance_m2, ground, low, high)
-        for offset in (0, BAND // 2):
-            simplifier.run(offset)
-        graph = simplifier.graph.without(~simplifier.alive)
-    return graph, Curves(graph, shaping.radius_px) if shaping.radius_px and len(graph) else None
-
-
-class _Simplifier:
-    """Takes corners out round by round."""
-
-    def __init__(self, graph: Graph, tolerance_m2: float, ground: Ground, low: int, high: int) -> None:
-        self.graph = graph
-        self.alive = np.ones(len(graph), np.bool_)
-        self._twin = graph.twin  # changed in place
-        self._places = graph.places
-        self._rows, self._cols = graph.rows.astype(np.int64), graph.cols.astype(np.int64)
-        self._low, self._high, self._height = low, high, ground.height
-        self._corner = _CORNER[graph.slots] & ~graph.rim
-        area_m2 = ground.pixel_area_m2(graph.rows.astype(np.float64), graph.cols.astype(np.float64))
-        self._largest = 2 * tolerance_m2 / area_m2  # of twice the triangle, px
-        # Among equal triangles every other step of a stair goes first, then any, but always the same.
-        parity = (self._rows + self._cols) & 1
-        self._tie = parity << 32 | (self._places * 2654435761 & 0xFFFFFFFF)
-
-    def run(self, offset: int) -> None:
-        """Simplify in the bands that begin at -offset, BAND - offset, ..."""
-        band = (self._rows + offset) // BAND
-        begin, end = band * BAND - offset, (band + 1) * BAND - offset
-        whole = (np.maximum(begin, 0) >= self._low) & (np.minimum(end, self._height) <= self._high)
-        may = self._corner & self.alive & whole & (self._rows > begin)
-        members = np.flatnonzero(may)
-        self._may, self._begin, self._end = may, begin, end
-        self._keys = np.full(len(self.alive), NEVER)
-        for _ in range(PASSES):
-            members = members[self.alive[members]]
-            if not self._pass(members):
-                break
-
-    def _pass(self, dirty: Ints) -> bool:
-        """Rounds until no triangle can go; whether any went."""
-        any_went = False
-        candidates = dirty
-        while len(candidates):
-            self._weigh(dirty)
-            candidates = candidates[self._keys[candidates] < NEVER]
-            before, behind = self._neighbours(candidates)
-            keys = self._keys[candidates]
-            lowest = (keys < self._keys[before]) & (keys < self._keys[behind])
-            chosen = candidates[lowest]
-            if not len(chosen):
-                break
-            before, behind = before[lowest], behind[lowest]
-            free = ~self._linked(chosen, before, behind)
-            free[free] = self._alone(before[free], behind[free], self._keys[chosen[free]])
-            free[free] = self._empty(chosen[free], before[free], behind[free])
-            self._keys[chosen[~free]] = NEVER
-            gone = chosen[free]
-            self._take_out(gone)
-            any_went |= len(gone) > 0
-            dirty = np.concatenate([before[free], behind[free]])
-            dirty = np.unique(dirty[self._may[dirty]])
-            revived = dirty[self._keys[dirty] == NEVER]
-            candidates = np.concatenate([candidates[self.alive[candidates]], revived])
-        return any_went
-
-    def _neighbours(self, vertices: Ints) -> tuple[Ints, Ints]:
-        """Vertices at the other ends of corners' edges, the vertices themselves where that is not known."""
-        slots = self.graph.slots[vertices]
-        ends = [self._twin[4 * vertices + table[slots]].astype(np.int64) for table in (_ALONG, _UPRIGHT)]
-        before, behind = (np.where(end == NONE, vertices, end >> 2) for end in ends)
-        return before, behind
-
-    def _weigh(self, vertices: Ints) -> None:
-        """Set the order in which corners may go, by the size of their triangles."""
-        before, behind = self._neighbours(vertices)
-        rows, cols = self._rows, self._cols
-        twice = abs(
-            (rows[before] - rows[vertices]) * (cols[behind] - cols[vertices])
-            - (cols[before] - cols[vertices]) * (rows[behind] - rows[vertices])
-        )
-        inside = (np.minimum(rows[before], rows[behind]) >= self._begin[vertices]) & (
-            np.maximum(rows[before], rows[behind]) <= self._end[vertices]
-        )
-        may = inside & (before != vertices) & (behind != vertices) & (twice < self._largest[vertices])
-        self._keys[vertices] = np.where(may, (np.minimum(twice, 2**29) << 33) | self._tie[vertices], NEVER)
-
-    def _linked(self, vertices: Ints, before: Ints, behind: Ints) -> NDArray[np.bool_]:
-        """Whether an edge joins a corner's neighbours already: the region between would be lost."""
-        found = before == behind
-        for slot in range(4):
-            found |= self._twin[4 * before + slot] >> 2 == behind
-        return found
-
-    @staticmethod
-    def _alone(before: Ints, behind: Ints, keys: Ints) -> NDArray[np.bool_]:
-        """Of corners between the same two vertices, the one that comes first."""
-        low, high = np.minimum(before, behind), np.maximum(before, behind)
-        order = np.lexsort((keys, high, low))
-        first = np.ones(len(order), np.bool_)
-        first[1:] = (low[order][1:] != low[order][:-1]) | (high[order][1:] != high[order][:-1])
-        alone = np.zeros(len(order), np.bool_)
-        alone[order[first]] = True
-        return alone
-
-    def _empty(self, *corners: Ints) -> NDArray[np.bool_]:
-        """Whether triangles hold no vertices but their own."""
-        places = [(self._rows[corner].astype(float), self._cols[corner].astype(float)) for corner in corners]
-        counts = np.concatenate([[0], np.cumsum(self.alive)])
-        return count_inside(places, self._places, counts, self.graph.width, 1e-6) == 3
-
-    def _take_out(self, vertices: Ints) -> None:
-        slots = self.graph.slots[vertices]
-        before, behind = (self._twin[4 * vertices + table[slots]].copy() for table in (_ALONG, _UPRIGHT))
-        self._twin[before], self._twin[behind] = behind, before
-        self.alive[vertices] = False
-        self._keys[vertices] = NEVER
 
 
 def count_inside(
@@ -256,12 +114,18 @@ class Curves:
     It stays inside the triangle of the corner and its outer points. Corners keep their shape where another
     corner lies in that triangle, where three regions meet, and beside pixels without data: so boundaries do
     not meet.
+
+    Args:
+        graph: of the rows and those that `Shaping.reach` says around.
+        first, end: corner rows whose corners are rounded.
     """
 
-    def __init__(self, graph: Graph, radius_px: float) -> None:
-        corners = np.flatnonzero(_CORNER[graph.slots] & ~graph.rim)
+    def __init__(self, graph: Graph, radius_px: float, first: int, end: int) -> None:
+        corners = np.flatnonzero(
+            CORNER[graph.slots] & ~graph.rim & (graph.rows >= first) & (graph.rows < end)
+        )
         middle = np.stack([graph.rows[corners], graph.cols[corners]], axis=1).astype(np.float64)
-        outer = [_towards(graph, corners, table, radius_px) for table in (_ALONG, _UPRIGHT)]
+        outer = [_towards(graph, corners, table, radius_px) for table in (ALONG, UPRIGHT)]
         triangle = [(part[:, 0], part[:, 1]) for part in (middle, *outer)]
         counts = np.arange(len(graph) + 1)
         free = count_inside(triangle, graph.places, counts, graph.width, MARGIN_PX) == 1

@@ -1,4 +1,4 @@
-"""Class rasters by rows, with one value for no data."""
+"""Class rasters by windows, with one value for no data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from rasterio.windows import Window
 
 from rsseg_cli.errors import DataError, SceneError
 from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster
+
+
+def inside(first: int, count: int | None, size: int) -> tuple[int, int]:
+    """First and end of `count` pixels, or of all from `first` on, that lie in a raster of `size`."""
+    return max(first, 0), size if count is None else min(first + count, size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,22 +35,25 @@ class ClassSource:
     masked: bool
     wide: bool
 
-    def read(self, row: int, count: int) -> NDArray[Any]:
-        """(count, width), uint8 or uint16; rows outside the raster have no data.
+    def read(self, row: int, count: int, col: int = 0, columns: int | None = None) -> NDArray[Any]:
+        """(count, columns), uint8 or uint16; pixels outside the raster have no data.
+
+        Args:
+            columns: how many from `col` on; None for all up to the raster's right edge.
 
         Raises:
             SceneError: the raster cannot be read.
             DataError: a value is no class index.
         """
         dtype = np.uint16 if self.wide else np.uint8
-        first, last = max(row, 0), min(row + count, self.height)
-        whole = np.full((count, self.width), self.nodata, dtype)
+        rows, cols = inside(row, count, self.height), inside(col, columns, self.width)
+        whole = np.full((count, self.width - col if columns is None else columns), self.nodata, dtype)
         name = display_name(self.path)
         with gdal_env(self.path), gdal_errors(SceneError, name), open_raster(self.path) as dataset:
-            window = Window(0, first, self.width, last - first)
+            window = Window.from_slices(rows, cols)
             values = dataset.read(1, window=window)
             mask = dataset.read_masks(1, window=window) if self.masked else None
-        part = whole[first - row : last - row]
+        part = whole[rows[0] - row : rows[1] - row, cols[0] - col : cols[1] - col]
         if values.dtype == np.uint8 and mask is None:
             part[:] = values
             if self.file_nodata is not None and self.file_nodata != self.nodata:
@@ -54,11 +62,11 @@ class ClassSource:
         valid = np.ones(values.shape, np.bool_) if mask is None else mask > 0
         if self.file_nodata is not None:
             valid &= values != self.file_nodata
-        self._check(values, valid, first)
+        self._check(values, valid, rows[0], cols[0])
         part[valid] = values[valid].astype(dtype)
         return whole
 
-    def _check(self, values: NDArray[Any], valid: NDArray[np.bool_], row: int) -> None:
+    def _check(self, values: NDArray[Any], valid: NDArray[np.bool_], row: int, col: int) -> None:
         most = 65534 if self.wide else 254
         with np.errstate(invalid="ignore"):
             wrong = valid & ~((values >= 0) & (values <= most) & (values == np.floor(values)))
@@ -66,5 +74,5 @@ class ClassSource:
             place = np.argwhere(wrong)[0]
             raise DataError(
                 f"{display_name(self.path)}: value {values[tuple(place)]} in row {row + place[0]}, column "
-                f"{place[1]}; class indices are whole numbers from 0 to {most}. Give a class raster."
+                f"{col + place[1]}; class indices are whole numbers from 0 to {most}. Give a class raster."
             )

@@ -11,6 +11,7 @@ import numpy as np
 
 from rsseg_cli.errors import OutputError
 from rsseg_cli.vector_block import BlockPlan, run_block
+from rsseg_cli.vector_boundaries import PART_PX, StoredBoundaries, simplify_part
 from rsseg_cli.vector_jobs import give_back_memory, in_order_of
 from rsseg_cli.vector_join import Joiner
 from rsseg_cli.vector_merge import merged_classes
@@ -41,6 +42,8 @@ def stream_polygons(task: VectorTask, progress: Progress | None, folder: Path) -
         before = time.perf_counter()
         plan = replace(plan, source=_merge(task, plan, folder / MERGED))
         task.stages["merge"] = time.perf_counter() - before
+    if plan.shaping.tolerance_m2:
+        plan = replace(plan, boundaries=_simplify(task, plan, folder))
     joiner = Joiner(plan, folder)
     for (_, end), block in zip(
         task.blocks, in_order_of(run_block, plan, task.blocks, task.jobs), strict=True
@@ -48,14 +51,28 @@ def stream_polygons(task: VectorTask, progress: Progress | None, folder: Path) -
         before = time.perf_counter()
         finished = joiner.add(block)
         block.seconds["join"] = time.perf_counter() - before
-        for stage, seconds in block.seconds.items():
-            task.stages[stage] = task.stages.get(stage, 0) + seconds
+        _count(task, block.seconds)
         del block
         yield from finished
         del finished
         give_back_memory()
         if progress is not None:
             progress(end, task.source.height)
+
+
+def _count(task: VectorTask, seconds: dict[str, float]) -> None:
+    for stage, more in seconds.items():
+        task.stages[stage] = task.stages.get(stage, 0) + more
+
+
+def _simplify(task: VectorTask, plan: BlockPlan, folder: Path) -> StoredBoundaries:
+    """The raster's simplified boundaries, in files."""
+    stored = StoredBoundaries(
+        folder=str(folder), height=task.source.height, width=task.source.width, side=PART_PX
+    )
+    for seconds in in_order_of(simplify_part, (plan, stored), stored.parts, task.jobs):
+        _count(task, seconds)
+    return stored
 
 
 def _merge(task: VectorTask, plan: BlockPlan, path: Path) -> StoredSource:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.vector_block import BlockPlan
 from rsseg_cli.vector_graph import Ints, Labels, Objects, find_objects
+from rsseg_cli.vector_source import inside
 
 OUTSIDE = 0  # number of what lies around the raster
 FINE = 1 << 20  # parts of a mean pixel's area: sums of whole numbers do not depend on their order
@@ -165,14 +166,20 @@ class StoredSource:
     nodata: int
     wide: bool
 
-    def read(self, row: int, count: int) -> NDArray[Any]:
-        """(count, width); rows outside the raster have no data."""
+    def read(self, row: int, count: int, col: int = 0, columns: int | None = None) -> NDArray[Any]:
+        """(count, columns); pixels outside the raster have no data."""
         dtype = np.dtype(np.uint16 if self.wide else np.uint8)
-        first, last = max(row, 0), min(row + count, self.height)
-        whole = np.full((count, self.width), self.nodata, dtype)
-        size = (last - first) * self.width
-        values = np.fromfile(self.path, dtype, size, offset=first * self.width * dtype.itemsize)
-        whole[first - row : last - row] = values.reshape(-1, self.width)
+        rows, cols = inside(row, count, self.height), inside(col, columns, self.width)
+        whole = np.full((count, self.width - col if columns is None else columns), self.nodata, dtype)
+        part = whole[rows[0] - row : rows[1] - row, cols[0] - col : cols[1] - col]
+        with open(self.path, "rb", buffering=0) as file:
+            if part.shape[1] == self.width:
+                values = np.fromfile(file, dtype, part.size, offset=rows[0] * self.width * dtype.itemsize)
+                part[:] = values.reshape(part.shape)
+                return whole
+            for number, line in enumerate(part, rows[0]):
+                file.seek((number * self.width + cols[0]) * dtype.itemsize)
+                line[:] = np.fromfile(file, dtype, len(line))
         return whole
 
 

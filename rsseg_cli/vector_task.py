@@ -12,13 +12,11 @@ from rsseg_cli.errors import SceneError, UsageError
 from rsseg_cli.raster import SceneInfo, inspect
 from rsseg_cli.vector_block import BlockPlan
 from rsseg_cli.vector_measure import Ground, measure_ground
-from rsseg_cli.vector_shape import BAND, make_shaping
+from rsseg_cli.vector_shape import make_shaping
 from rsseg_cli.vector_source import ClassSource
 from rsseg_cli.vector_style import Colour
 
 BLOCK_PX = 3 << 19  # of a block: some 40 bytes each with its boundaries
-LEAST_ROWS = 128
-SHAPED_PX = 10 << 20  # where boundaries are shaped, bands of rows above and below are read too
 PARALLEL_PX = 8 << 20  # smaller rasters are done before workers have started
 MOST_JOBS = 8  # by default
 
@@ -50,9 +48,7 @@ class VectorTask:
     @property
     def blocks(self) -> list[tuple[int, int]]:
         """First and end row of each block."""
-        shaped = self.config.simplify_m or self.config.smooth
-        pixels, least = (SHAPED_PX, BAND) if shaped else (BLOCK_PX, LEAST_ROWS)
-        step = self.config.block_rows or max(least, pixels // self.source.width // least * least)
+        step = self.config.block_rows or max(1, BLOCK_PX // self.source.width)
         height = self.source.height
         return [(first, min(first + step, height)) for first in range(0, height, step)]
 

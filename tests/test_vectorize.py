@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,6 +23,7 @@ from scipy.ndimage import gaussian_filter
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.raster import Grid
 from rsseg_cli.vector_block import BlockPlan, run_block
+from rsseg_cli.vector_boundaries import StoredBoundaries, simplify_part
 from rsseg_cli.vector_file import to_geodataframe, vectorize
 from rsseg_cli.vector_graph import find_objects
 from rsseg_cli.vector_join import Joiner
@@ -42,19 +44,18 @@ class InMemory:
         self.labels, self.nodata = labels, NODATA
         self.height, self.width = labels.shape
 
-    def read(self, row, count):
-        whole = np.full((count, self.width), NODATA, np.uint8)
-        first, last = max(row, 0), min(row + count, self.height)
-        whole[first - row : last - row] = self.labels[first:last]
-        return whole
+    def read(self, row, count, col=0, columns=None):
+        columns = self.width - col if columns is None else columns
+        around = np.pad(self.labels, 1, constant_values=NODATA)  # no read reaches further
+        return around[row + 1 : row + 1 + count, col + 1 : col + 1 + columns].copy()
 
 
-def polygons(labels, block_rows=1000, shaping=None, transform=None, confidence=None, crs=None):
+def polygons(labels, block_rows=1000, shaping=None, transform=None, confidence=None, crs=None, side=1024):
     with TemporaryDirectory() as folder:
-        return joined(labels, block_rows, shaping, transform, confidence, crs, Path(folder))
+        return joined(labels, block_rows, shaping, transform, confidence, crs, side, Path(folder))
 
 
-def joined(labels, block_rows, shaping, transform, confidence, crs, folder):
+def joined(labels, block_rows, shaping, transform, confidence, crs, side, folder):
     """Polygons and their tables, block by block as the program does it."""
     height, width = labels.shape
     transform = transform or Affine.identity()
@@ -66,11 +67,22 @@ def joined(labels, block_rows, shaping, transform, confidence, crs, folder):
         ground=measure_ground(grid),
         shaping=shaping or Shaping(),
     )
+    if plan.shaping.tolerance_m2:
+        plan = replace(plan, boundaries=simplified(plan, folder, side))
     joiner = Joiner(plan, folder)
     parts = []
     for first in range(0, height, block_rows):
         parts += joiner.add(run_block(plan, first, min(first + block_rows, height)))
     return parts
+
+
+def simplified(plan, folder, side):
+    stored = StoredBoundaries(
+        folder=str(folder), height=plan.source.height, width=plan.source.width, side=side
+    )
+    for place in stored.parts:
+        simplify_part((plan, stored), *place)
+    return stored
 
 
 def wkb_of(parts):
@@ -226,8 +238,9 @@ def test_nothing_without_data():
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("tolerance", "radius"), [(1.0, 0.0), (2.5, 0.0), (1.5, 2.0), (4.0, 6.0)])
-def test_a_simpler_coverage_is_one_for_any_block(seed, tolerance, radius, monkeypatch):
-    monkeypatch.setattr("rsseg_cli.vector_shape.BAND", 16)
+def test_a_simpler_coverage_is_one_for_any_block_and_part(seed, tolerance, radius, monkeypatch):
+    for module in ("vector_simplify", "vector_boundaries"):
+        monkeypatch.setattr(f"rsseg_cli.{module}.CELL", 16)
     labels = blobs(seed)
     shaping = Shaping(tolerance_m2=tolerance**2, radius_px=radius)
     whole = polygons(labels, shaping=shaping)
@@ -237,8 +250,8 @@ def test_a_simpler_coverage_is_one_for_any_block(seed, tolerance, radius, monkey
     assert len(found) == len(exact)
     if not radius:
         assert shapely.get_num_coordinates(found).sum() < 0.75 * shapely.get_num_coordinates(exact).sum()
-    for rows in (1, 3, 7, 16, 33):
-        assert wkb_of(polygons(labels, rows, shaping)) == wkb_of(whole)
+    for rows, side in ((1, 1024), (7, 32), (33, 16)):
+        assert wkb_of(polygons(labels, rows, shaping, side=side)) == wkb_of(whole)
 
 
 def test_simplifying_keeps_the_area_of_the_data():
