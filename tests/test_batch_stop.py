@@ -1,5 +1,6 @@
 """Batches that are stopped, by a signal or a kill, and go on."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -11,6 +12,10 @@ import numpy as np
 import pytest
 from test_cli_batch import model_file, pixels, run, status_of  # noqa: F401
 
+from rsseg_cli import work_folder
+from rsseg_cli.batch_task import SceneRunner, SceneTask
+from rsseg_cli.config import PredictConfig
+from rsseg_cli.errors import OutputError
 from rsseg_cli.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,6 +89,7 @@ def test_an_interrupt_tells_how_to_go_on(scenes, start, run):  # noqa: F811
         "rsseg: interrupted; maps/manifest.jsonl tells what is done. To go on, give the same"
     )
     assert "Traceback" not in stderr
+    assert "rsseg: s1.tif: stopped" in stderr
     assert status_of("maps/manifest.jsonl") == {"s0.tif": "done", "s1.tif": "started"}
     assert sorted(path.name for path in Path("maps").glob("*.tif")) == ["s0_tiny.tif"]
     done = run(*scenes, "-o", "maps", "--resume")
@@ -133,4 +139,33 @@ def test_an_interrupt_stops_all_processes(scenes, start, run):  # noqa: F811
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    assert "give the same command with --resume" in stderr
+    assert stderr.strip().splitlines()[-1].endswith("To go on, give the same command with --resume")
+    assert "s1.tif: stopped" in stderr  # by its process, to this one
+    assert run(*scenes, "-o", "maps", "--resume").exit_code == 0
+    assert set(status_of("maps/manifest.jsonl").values()) == {"done"}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError])
+def test_what_is_kept_of_a_scene_is_told(scenes, model_file, tmp_path, monkeypatch, caplog, error):  # noqa: F811
+    """As for single scenes: of one that was stopped, and of one that failed and may be gone on with."""
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(work_folder, "CHECKPOINT_S", 0.0)
+
+    def stop(index, done, total):
+        if done > total // 2:
+            raise error("No space left on device")
+
+    config = PredictConfig(tile_size=64, overlap=16)
+    outputs = {"labels": tmp_path / "m.tif"}
+    task = SceneTask(index=0, scene="s1.tif", outputs=outputs, model=str(model_file), config=config)
+    monkeypatch.chdir(tmp_path)
+    kept = f"of 400 rows are kept in {tmp_path}/.m.tif.rsseg; run the same command with --resume to go on"
+    if error is KeyboardInterrupt:
+        with pytest.raises(KeyboardInterrupt):
+            SceneRunner().run(task, stop)
+        assert "s1.tif: stopped; " in caplog.text
+        assert kept in caplog.text
+    else:
+        outcome = SceneRunner().run(task, stop)
+        assert outcome.error.startswith("No space left on device; ")
+        assert kept in outcome.error
