@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ NETWORK = {
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
 }
+REMOTE_OPENS = 3  # of one address, where answers come cut short
+ANSWERED = ("HTTP response code", "CURL error")  # errors that GDAL asked again about
 REMOTE_ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "VSI_CACHE": "TRUE"}
 _opening = threading.Lock()
 
@@ -66,10 +69,32 @@ def gdal_errors(kind: type[RssegError], where: str, advice: str = "") -> Iterato
 
 
 def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
-    """`rasterio.open` without its warning about missing georeferencing, which `inspect` words itself."""
+    """`rasterio.open` without its warning about missing georeferencing, which `inspect` words itself.
+
+    An address that no sense can be made of is asked for anew, as its answer may have been cut short.
+    """
+    for again in reversed(range(REMOTE_OPENS if is_remote(str(path)) else 1)):
+        try:
+            return _open(path, mode, **options)
+        except RasterioError as err:
+            if not again or str(err).startswith(ANSWERED):
+                raise
+            forget_answers(path)
+
+
+def _open(path: str | Path, mode: str, **options: Any) -> Any:
     with _opening, warnings.catch_warnings():  # the filters belong to all threads
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return rasterio.open(path, mode, **options)
+
+
+def forget_answers(path: str | Path) -> None:
+    """Wait a little, and have GDAL ask for an address anew: it tries again itself what it got no answer to,
+    but takes half an answer for the file's end and keeps it."""
+    time.sleep(float(os.environ.get("GDAL_HTTP_RETRY_DELAY", NETWORK["GDAL_HTTP_RETRY_DELAY"])))
+    forget = rasterio.Env(CPL_VSIL_CURL_NON_CACHED="/vsi")  # of any path that begins so, once it closes
+    with gdal_env(str(path)), forget, suppress(RasterioError):
+        _open(path, "r", sharing=False).close()
 
 
 def tags_of(dataset: Any, namespace: str | None = None) -> dict[str, str]:

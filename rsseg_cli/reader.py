@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -15,13 +13,12 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import rasterio
 from rasterio.enums import MaskFlags
 from rasterio.windows import Window
 
 from rsseg_cli.area import Area, Grid
 from rsseg_cli.errors import SceneError
-from rsseg_cli.gdal import CACHE_MIB, NETWORK, gdal_env, gdal_errors, is_remote, open_raster
+from rsseg_cli.gdal import CACHE_MIB, forget_answers, gdal_env, gdal_errors, is_remote, open_raster
 from rsseg_cli.pixels import Array, Mask, axis_weights, differs_from, fill, resample
 from rsseg_cli.scene_info import SceneInfo, inspect
 
@@ -205,14 +202,10 @@ class SceneReader:
         return array, np.logical_and.reduce(masks) if masks else _all_valid(height, width)
 
     def _fetch_anew(self) -> Any:
-        """This thread's handle after an answer was cut short: GDAL asks again for what it got no answer to,
-        but takes half an answer for the file's end and keeps it."""
+        """This thread's handle after an answer was cut short."""
         self._local.handle.close()
         self._local.handle = None
-        time.sleep(float(os.environ.get("GDAL_HTTP_RETRY_DELAY", NETWORK["GDAL_HTTP_RETRY_DELAY"])))
-        forget = rasterio.Env(CPL_VSIL_CURL_NON_CACHED="/vsi")  # of any path that begins so, once it closes
-        with gdal_env(self.info.path), gdal_errors(SceneError, self.info.name), forget:
-            open_raster(self.info.path, sharing=False).close()
+        forget_answers(self.info.path)
         return self._dataset()
 
     def _stored_mask(self, dataset: Any, window: Window) -> Mask | None:

@@ -2,8 +2,9 @@
 
 Prints the port, then a line a request: status, bytes sent, whether it was signed, path. A program of its own
 because GDAL may hold Python's lock while it waits for an answer. Paths that begin with /busy-N are answered
-503 N times; those with /cut-N are cut short N times, but for requests of the first bytes; those with
-/elsewhere are sent on to the file itself by file://.
+503 N times; those with /cut-N are cut short N times, but for requests of the first bytes; those with /torn-N
+are cut short N times, requests of the first bytes alone; those with /elsewhere are sent on to the file itself
+by file://.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 FOLDER = Path(sys.argv[1])
 SERVED: Counter[str] = Counter()
-MOODS = ("busy", "cut", "elsewhere")
+MOODS = ("busy", "cut", "torn", "elsewhere")
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -44,9 +45,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         body = data if self.command == "GET" else b""
-        if mood == "cut" and body and part.start > 0 and SERVED[path] < int(times):
+        cut = body and mood in ("cut", "torn") and (part.start > 0) == (mood == "cut")
+        if cut and SERVED[path] < int(times):
             SERVED[path] += 1
-            body, self.close_connection = body[: len(body) // 2], True
+            body, self.close_connection = body[: len(body) // 2 if mood == "cut" else 100], True
         self.wfile.write(body)
         signed = self.headers.get("Authorization", "").startswith("AWS4-HMAC-SHA256")
         print(status, len(body), signed, path, flush=True)

@@ -115,7 +115,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GDAL_HTTP_RETRY_DELAY", "0.01")
 
 
-@pytest.mark.parametrize("mood", ["busy-2", "cut-1", "cut-2"])
+@pytest.mark.parametrize("mood", ["busy-2", "cut-1", "cut-2", "torn-1", "torn-2"])
 def test_answers_that_fail_or_are_cut_are_asked_for_again(
     make_raster, server: Server, tmp_path: Path, hasty: None, mood: str
 ) -> None:
@@ -130,7 +130,13 @@ def test_answers_that_fail_or_are_cut_are_asked_for_again(
 
 
 @pytest.mark.parametrize(
-    ("mood", "words"), [("busy-99", "503"), ("cut-99", "cannot be read"), ("elsewhere", 'Protocol "file"')]
+    ("mood", "words"),
+    [
+        ("busy-99", "503"),
+        ("cut-99", "cannot be read"),
+        ("torn-99", "Failed to read directory"),
+        ("elsewhere", 'Protocol "file"'),
+    ],
 )
 def test_what_never_works_is_told_without_secrets(
     make_raster, server: Server, tmp_path: Path, hasty: None, mood: str, words: str, capfd
