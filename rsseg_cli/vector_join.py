@@ -13,11 +13,13 @@ from scipy.sparse.csgraph import connected_components
 from rsseg_cli.vector_block import BlockPlan, BlockResult
 from rsseg_cli.vector_graph import NONE, Ints
 from rsseg_cli.vector_polygons import Polygons, make_polygons
-from rsseg_cli.vector_rings import ObjectTable, close_rings, whole_rings
+from rsseg_cli.vector_rings import Chains, ObjectTable, chain, chained
 from rsseg_cli.vector_spill import Spill, in_file
 from rsseg_cli.vector_trace import Joints, Pieces, known_keys, put
 
 HELD_POINTS = 1 << 20  # 8 bytes each
+# What waits is put together once it is more, in pieces or in blocks that they came in.
+MOST_PIECES, MOST_BLOCKS = 1 << 19, 256
 
 
 def _nothing() -> Ints:
@@ -27,8 +29,8 @@ def _nothing() -> Ints:
 class Joiner:
     """Takes blocks from top to bottom and gives the polygons that are complete.
 
-    Memory: 60 bytes for each ring, or part of one in a block, of objects that go on; their vertices wait in
-    files.
+    Memory: 60 bytes for each ring of objects that go on, and for each part of one that ends in the last
+    block; MOST_PIECES others; some bytes a column. Vertices wait in files.
 
     Args:
         folder: for these files.
@@ -49,6 +51,7 @@ class Joiner:
         self._bottom = np.full(width, NONE, np.int32)
         self._upper_ends = np.full(width + 1, NONE, np.int64)
         self._waiting: list[Pieces] = []
+        self._whole = 0  # pieces that were left when they were last put together
         self._joints = Joints(
             objects=np.zeros((0, 2), np.int64),
             arrivals=np.zeros((0, 2), np.int64),
@@ -69,6 +72,7 @@ class Joiner:
         self._take_in(block, before, group_of)
         finished = self._finish(goes_on, number)
         self._table = self._table.take(goes_on)
+        self._gather()
         self._put_away()
         self._bottom = (
             np.where(block.bottom == NONE, NONE, number[group_of[before + block.bottom]]).astype(np.int32)
@@ -77,6 +81,20 @@ class Joiner:
         )
         self._upper_ends[block.columns] = block.upper_ends
         return _merged(finished, block.polygons)
+
+    def _gather(self) -> None:
+        """Make one piece of those that follow one another, once many wait."""
+        count = sum(map(len, self._waiting))
+        if count <= max(MOST_PIECES, 2 * self._whole) and len(self._waiting) <= MOST_BLOCKS:
+            return
+        joints = self._joints
+        decided = (joints.objects[:, 0] == joints.objects[:, 1]) | (joints.objects == NONE).any(axis=1)
+        gathered, chains = _chained(self._waiting, joints, decided, self._spill)
+        self._waiting, self._whole = [gathered], len(gathered)
+        kept = ~chains.linked.all(axis=1)
+        self._joints = Joints(
+            objects=joints.objects[kept], arrivals=joints.arrivals[kept], departures=joints.departures[kept]
+        )
 
     def _put_away(self) -> None:
         """Bring the points that wait to a file once they are many."""
@@ -127,7 +145,9 @@ class Joiner:
         done = np.append(~goes_on, False)
         chosen = [pieces.take(np.flatnonzero(done[pieces.objects])) for pieces in self._waiting]
         joints = self._joints
-        rings = _rings(chosen, joints, self._spill)
+        rings, chains = _chained(chosen, joints, np.ones(len(joints.objects), np.bool_), self._spill)
+        if not chains.closed.all():
+            raise ValueError("a ring's pieces do not meet")
         rings.objects[:] = number[rings.objects]
         del chosen
         self._waiting = [
@@ -153,22 +173,24 @@ def _shrunk(pieces: Pieces) -> Pieces:
     return pieces.compact() if 2 * int(pieces.lengths.sum()) < len(pieces.points) else pieces
 
 
-def _rings(parts: list[Pieces], joints: Joints, spill: Spill) -> Pieces:
-    """Whole rings of pieces from several blocks."""
+def _chained(
+    parts: list[Pieces], joints: Joints, decided: NDArray[np.bool_], spill: Spill
+) -> tuple[Pieces, Chains]:
+    """Pieces from several blocks; those that follow one another as one."""
     names = [field.name for field in fields(Pieces) if field.name != "points"]
     joined = {name: np.concatenate([getattr(part, name) for part in parts] or [_nothing()]) for name in names}
     block_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
     none = np.zeros((0, 2), np.int32)
-    order, begins = close_rings(Pieces(points=none, **joined), joints)
-    sorted_parts = Pieces(points=none, **joined).take(order)
+    chains = chain(Pieces(points=none, **joined), joints, decided)
+    sorted_parts = Pieces(points=none, **joined).take(chains.order)
     ends = np.cumsum(sorted_parts.lengths)
     starts = ends - sorted_parts.lengths
     total = int(ends[-1]) if len(ends) else 0
     points = (np if total <= HELD_POINTS else spill).empty((total, 2), np.int32)
     for number, part in enumerate(parts):
-        own = np.flatnonzero(block_of[order] == number)
+        own = np.flatnonzero(block_of[chains.order] == number)
         put(points, starts[own], part.points, sorted_parts.begins[own], sorted_parts.lengths[own])
-    return whole_rings(replace(sorted_parts, points=points, begins=starts), begins)
+    return chained(replace(sorted_parts, points=points, begins=starts), chains), chains
 
 
 def _merged(joined: Polygons, inside: Polygons) -> list[Polygons]:

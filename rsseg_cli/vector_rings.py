@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.vector_graph import Ints, in_order
+from rsseg_cli.vector_graph import NONE, Ints, in_order
 from rsseg_cli.vector_spill import let_go
 from rsseg_cli.vector_trace import NO_KEY, Joints, Pieces, spans
 
@@ -60,54 +60,78 @@ class ObjectTable:
         )
 
 
-def close_rings(pieces: Pieces, joints: Joints) -> tuple[Ints, Ints]:
-    """How pieces of complete objects follow one another in rings; `objects` of the joints are final.
+@dataclass(frozen=True, kw_only=True)
+class Chains:
+    """How pieces follow one another.
 
-    Returns:
-        The pieces ring by ring, and where each ring begins among them, with the total at the end.
+    Attributes:
+        order: the pieces chain by chain.
+        begins: where each chain begins among them, with the total at the end.
+        closed: bool, which chains are whole rings.
+        linked: bool (k, 2), joints' arrivals after which a piece follows.
+    """
+
+    order: Ints
+    begins: Ints
+    closed: NDArray[np.bool_]
+    linked: NDArray[np.bool_]
+
+
+def chain(pieces: Pieces, joints: Joints, decided: NDArray[np.bool_]) -> Chains:
+    """Find the pieces that follow one another.
+
+    Args:
+        decided: joints of which it is known whether their two objects are one.
     """
     whole = np.flatnonzero(pieces.start_keys == NO_KEY)
     parts = np.flatnonzero(pieces.start_keys != NO_KEY)
-    if not len(parts):
-        return whole, np.arange(len(whole) + 1)
     starts, ends = pieces.start_keys[parts], pieces.end_keys[parts]
-    one = joints.objects[:, 0] == joints.objects[:, 1]
-    departures = np.where(one[:, None], joints.departures[:, ::-1], joints.departures).ravel()
-    arrivals = joints.arrivals.ravel()
-    if len(arrivals):
-        order = np.argsort(arrivals)
-        place = np.searchsorted(arrivals[order], ends).clip(max=len(order) - 1)
-        met = arrivals[order][place] == ends
-        ends[met] = departures[order][place[met]]
-    order = np.argsort(starts)
-    place = np.searchsorted(starts[order], ends).clip(max=len(order) - 1)
-    if not np.array_equal(starts[order][place], ends):
-        raise ValueError("a ring's pieces do not meet")
-    steps, begins = in_order(order[place].astype(np.int32), np.arange(len(parts)))
-    return (
-        np.concatenate([parts[steps], whole]),
-        np.concatenate([begins[:-1], len(parts) + np.arange(len(whole) + 1)]),
+    linked = np.zeros(joints.arrivals.shape, np.bool_)
+    if len(parts) and decided.any():
+        one = joints.objects[decided, 0] == joints.objects[decided, 1]
+        departures = joints.departures[decided]
+        departures = np.where(one[:, None], departures[:, ::-1], departures).ravel()
+        arrivals = joints.arrivals[decided].ravel()
+        place, met = _found(arrivals, ends)
+        ends[met] = departures[place[met]]
+        linked[decided] = np.isin(arrivals, pieces.end_keys[parts]).reshape(-1, 2)
+        linked[decided] &= np.isin(departures, starts).reshape(-1, 2)
+    place, met = _found(starts, ends)
+    successors = np.where(met, place, NONE).astype(np.int32)
+    reached = np.zeros(len(parts), np.bool_)
+    reached[successors[met]] = True
+    steps, begins = in_order(successors, np.concatenate([np.flatnonzero(~reached), np.flatnonzero(reached)]))
+    closed = reached[steps[begins[:-1]]]
+    return Chains(
+        order=np.concatenate([parts[steps], whole]),
+        begins=np.concatenate([begins[:-1], len(parts) + np.arange(len(whole) + 1)]),
+        closed=np.concatenate([closed, np.ones(len(whole), np.bool_)]),
+        linked=linked,
     )
 
 
-def whole_rings(parts: Pieces, begins: Ints) -> Pieces:
-    """Rings of pieces that follow one another, ring by ring and point by point.
+def _found(keys: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Where among `keys` each wanted one is, and whether it is there."""
+    if not len(keys):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    order = np.argsort(keys)
+    place = order[np.searchsorted(keys[order], wanted).clip(max=len(order) - 1)]
+    return place, keys[place] == wanted
 
-    Args:
-        parts: in order.
-        begins: where each ring begins among them, with the total at the end.
-    """
-    ring_of = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
+
+def chained(parts: Pieces, chains: Chains) -> Pieces:
+    """Pieces, point by point one after the other in the order of their chains, as one piece a chain."""
+    begins = chains.begins
+    chain_of = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
     # A ring starts at its first vertex in row-major order.
-    first = np.lexsort((parts.places, ring_of))[begins[:-1]]
-    none = np.full(len(begins) - 1, NO_KEY)
+    first = np.lexsort((parts.places, chain_of))[begins[:-1]]
     return Pieces(
         points=parts.points,
         begins=parts.begins[begins[:-1]],
-        lengths=np.add.reduceat(parts.lengths, begins[:-1]) if len(none) else parts.lengths,
+        lengths=np.add.reduceat(parts.lengths, begins[:-1]) if len(begins) > 1 else parts.lengths,
         objects=parts.objects[begins[:-1]],
-        start_keys=none,
-        end_keys=none,
+        start_keys=np.where(chains.closed, NO_KEY, parts.start_keys[begins[:-1]]),
+        end_keys=np.where(chains.closed, NO_KEY, parts.end_keys[begins[1:] - 1]),
         places=parts.places[first],
         offsets=parts.begins[first] + parts.offsets[first] - parts.begins[begins[:-1]],
     )

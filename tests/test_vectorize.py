@@ -201,6 +201,16 @@ def test_a_spiral_through_all_blocks_is_one_polygon(rows):
     assert np.array_equal(drawn_back(parts, labels.shape), labels)
 
 
+@settings(max_examples=60, deadline=None)
+@given(small_rasters(), st.integers(1, 3))
+def test_pieces_put_together_on_the_way_give_the_same_polygons(labels, rows):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rsseg_cli.vector_join.MOST_PIECES", 0)
+        patch.setattr("rsseg_cli.vector_join.MOST_BLOCKS", 0)
+        found = wkb_of(polygons(labels, rows))
+    assert found == wkb_of(polygons(labels))
+
+
 @pytest.mark.parametrize("rows", [2, 9, 41])
 def test_what_waits_in_files_gives_the_same_polygons(rows, monkeypatch):
     labels = blobs(6, 80, 90, classes=2)
