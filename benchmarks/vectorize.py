@@ -4,6 +4,8 @@
     python benchmarks/vectorize.py --size 10000          the same, larger
     python benchmarks/vectorize.py --scene MAP.tif       a map of your own
     python benchmarks/vectorize.py --size 30000 --only "rsseg, 2 jobs"
+    python benchmarks/vectorize.py memory                peak memory of wide and of high rasters
+    python benchmarks/vectorize.py memory --sizes 40000x3000 80000x3000
 
 Each run is a program of its own that ends with a GeoPackage on disk; contenders take turns, and ratios within
 one call count. Seconds are those of the whole program, imports included; beside them stand those that
@@ -32,6 +34,13 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 SAMPLE_S = 0.1
 PIECE = 1000  # side of the drawn piece, px
+SIZES = ["10000x5000", "40000x5000", "80000x5000", "5000x20000"]  # width and height
+STEPS = {
+    "plain": [],
+    "--simplify 1": ["--simplify", "1"],
+    "--simplify 1 --smooth": ["--simplify", "1", "--smooth"],
+    "--min-area 10 --fill-holes 10": ["--min-area", "10", "--fill-holes", "10"],
+}
 RAGGED_PX = 2.0
 UNITS = {"s": "s", "cpu": "s CPU", "mb": "MB"}
 
@@ -40,26 +49,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("what", nargs="?", choices=["compare", "memory", "shapes"], default="compare")
+    parser.add_argument("--sizes", nargs="+", default=SIZES, help="of memory's rasters, WIDTHxHEIGHT px")
+    parser.add_argument("--steps", nargs="+", choices=STEPS, default=list(STEPS), help="that memory measures")
     parser.add_argument("--size", type=int, default=2000, help="side of the drawn raster, px")
     parser.add_argument("--scene", type=Path, help="a class raster in place of the drawn one")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each contender")
     parser.add_argument("--only", action="append", help="a contender's name; repeatable")
     parser.add_argument("--folder", type=Path, help="where rasters and results are kept")
-    parser.add_argument("--part", choices=["shapes"], help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.part == "shapes":
+    if arguments.what == "shapes":
         whole_raster(arguments.scene, arguments.output)
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        compare(arguments, folder)
+        memory(arguments, folder) if arguments.what == "memory" else compare(arguments, folder)
+
+
+def memory(arguments: argparse.Namespace, folder: Path) -> None:
+    """Print the peak memory of two jobs by size and step."""
+    output = folder / "polygons.gpkg"
+    for size in arguments.sizes:
+        width, height = (int(side) for side in size.split("x"))
+        raster = drawn_raster(folder, width, height)
+        for step in arguments.steps:
+            output.unlink(missing_ok=True)
+            found, printed = measure(rsseg(raster, output, 2, *STEPS[step]))
+            told = ", ".join(f"{found[key]:.1f} {unit}" for key, unit in UNITS.items())
+            print(f"  {size}, {step}: {json.loads(printed)['features']} polygons, {told}", flush=True)
 
 
 def compare(arguments: argparse.Namespace, folder: Path) -> None:
     """Run the contenders in turn and print a table."""
-    raster = arguments.scene or drawn_raster(folder, arguments.size)
+    raster = arguments.scene or drawn_raster(folder, arguments.size, arguments.size)
     chosen = {
         name: command
         for name, command in contenders(raster, folder).items()
@@ -83,35 +107,29 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
 
 def contenders(raster: Path, folder: Path) -> dict[str, list[str]]:
     """Name -> command; all of them write polygons.gpkg."""
-    output = str(folder / "polygons.gpkg")
-    rsseg = [
-        sys.executable,
-        "-m",
-        "rsseg_cli",
-        "vectorize",
-        str(raster),
-        "-o",
-        output,
-        "--json",
-        "-q",
-        "--jobs",
-    ]
+    output = folder / "polygons.gpkg"
     known = {
         "rasterio.features.shapes + geopandas": [
-            sys.executable, __file__, "--part", "shapes", "--scene", str(raster), "--output", output,
+            sys.executable, __file__, "shapes", "--scene", str(raster), "--output", str(output),
         ],
     }  # fmt: skip
     polygonize = shutil.which("gdal_polygonize.py")
     if polygonize:
-        known["gdal_polygonize.py"] = [polygonize, "-q", str(raster), output, "-f", "GPKG"]
+        known["gdal_polygonize.py"] = [polygonize, "-q", str(raster), str(output), "-f", "GPKG"]
     else:
         print("gdal_polygonize.py is not installed (Debian: apt-get install python3-gdal)", file=sys.stderr)
-    known |= {"rsseg, 1 job": [*rsseg, "1"], "rsseg, 2 jobs": [*rsseg, "2"]}
-    known["rsseg, 2 jobs, --simplify 1"] = [*rsseg, "2", "--simplify", "1"]
-    known["rsseg, 2 jobs, all steps"] = [
-        *rsseg, "2", "--min-area", "10", "--fill-holes", "10", "--simplify", "1", "--smooth",
-    ]  # fmt: skip
+    known |= {f"rsseg, {jobs} job{'s' * (jobs > 1)}": rsseg(raster, output, jobs) for jobs in (1, 2)}
+    known["rsseg, 2 jobs, --simplify 1"] = rsseg(raster, output, 2, "--simplify", "1")
+    known["rsseg, 2 jobs, all steps"] = rsseg(
+        raster, output, 2, *STEPS["--min-area 10 --fill-holes 10"], *STEPS["--simplify 1 --smooth"]
+    )
     return known
+
+
+def rsseg(raster: Path, output: Path, jobs: int, *options: str) -> list[str]:
+    """The command."""
+    program = [sys.executable, "-m", "rsseg_cli", "vectorize", str(raster), "-o", str(output)]
+    return [*program, "--json", "-q", "--jobs", str(jobs), *options]
 
 
 def whole_raster(raster: Path, output: Path) -> None:
@@ -196,8 +214,8 @@ def table(raster: Path, found: dict[str, dict[str, float]], stages: dict[str, st
         print(f"  {name}: seconds by stage, all workers together: {text}")
 
 
-def drawn_raster(folder: Path, size: int) -> Path:
-    """A land-cover raster of size x size px."""
+def drawn_raster(folder: Path, width: int, height: int) -> Path:
+    """A land-cover raster."""
     import numpy as np
     import rasterio
     from rasterio.windows import Window
@@ -205,7 +223,7 @@ def drawn_raster(folder: Path, size: int) -> Path:
 
     from rsseg_cli.synthetic import CLASSES, draw_scene
 
-    path = folder / f"land_cover_{size}.tif"
+    path = folder / f"land_cover_{width}x{height}.tif"
     if path.exists():
         return path
     _, labels = draw_scene(PIECE)
@@ -215,16 +233,20 @@ def drawn_raster(folder: Path, size: int) -> Path:
     shift = [np.rint(plane / plane.std() * RAGGED_PX).astype(int) for plane in noise]
     place = np.indices((PIECE, PIECE)) + shift
     ragged = [piece[place[0].clip(0, PIECE - 1), place[1].clip(0, PIECE - 1)] for piece in pieces]
-    profile = {"driver": "GTiff", "width": size, "height": size, "count": 1, "dtype": "uint8", "nodata": 255}
-    profile |= {"crs": "EPSG:32632", "transform": rasterio.Affine(0.3, 0, 684300, 0, -0.3, 5336700)}
+    profile = {"driver": "GTiff", "width": width, "height": height, "count": 1, "dtype": "uint8"}
+    profile |= {
+        "nodata": 255,
+        "crs": "EPSG:32632",
+        "transform": rasterio.Affine(0.3, 0, 684300, 0, -0.3, 5336700),
+    }
     profile |= {"tiled": True, "compress": "deflate", "bigtiff": "if_safer"}
     with rasterio.open(path, "w", **profile) as dataset:
         dataset.write_colormap(1, {k: (*colour, 255) for k, (_, colour) in enumerate(CLASSES)})
         dataset.update_tags(**{f"CLASS_{k}": name for k, (name, _) in enumerate(CLASSES)})
-        for row in range(0, size, PIECE):
-            for col in range(0, size, PIECE):
+        for row in range(0, height, PIECE):
+            for col in range(0, width, PIECE):
                 piece = ragged[(row // PIECE * 3 + col // PIECE) % len(ragged)]
-                piece = piece[: size - row, : size - col]
+                piece = piece[: height - row, : width - col]
                 dataset.write(piece, 1, window=Window(col, row, piece.shape[1], piece.shape[0]))
     return path
 
