@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.errors import OutputError
 from rsseg_cli.replace import sync
-from rsseg_cli.vector_spatial_index import fill_index
+from rsseg_cli.vector_spatial_index import SpatialIndex
 from rsseg_cli.vector_spill import Blob, chunks
 from rsseg_cli.vector_style import STYLES_TABLE
 from rsseg_cli.vector_tables import BOX, NO_CRS_WKT, TABLES, TRIGGERS
@@ -42,6 +42,7 @@ class GeoPackage:
         crs: WKT, "" without.
         fields: type of each attribute.
         metadata: of the layer.
+        indexed: with a spatial index.
     """
 
     def __init__(
@@ -53,10 +54,11 @@ class GeoPackage:
         crs: str,
         fields: Mapping[str, np.dtype[Any]],
         metadata: Mapping[str, str],
+        indexed: bool,
     ) -> None:
         self._path, self._layer, self._fields = path, layer, list(fields)
         self._count = 0
-        self._boxes: list[NDArray[np.float64]] = []
+        self._extent: NDArray[np.float64] | None = None  # left, bottom, right, top
         # Autocommit, and no journal: a file that is not finished is thrown away.
         self._database = sqlite3.connect(path, isolation_level=None)
         try:
@@ -74,9 +76,14 @@ class GeoPackage:
                 f"{', '.join(columns)}, geom {geometry})"
             )
             self._describe(geometry, metadata)
+            self._index = SpatialIndex(self._database, self._index_name) if indexed else None
         except BaseException:
             self._database.close()
             raise
+
+    @property
+    def _index_name(self) -> str:
+        return f"rtree_{self._layer}_geom"
 
     def close(self) -> None:
         """Let the file go; what was not finished stays unfinished."""
@@ -159,7 +166,11 @@ class GeoPackage:
         for number, head, body in large:
             self._write_large(number, head, body)
         self._count += len(wkb)
-        self._boxes.append(boxes)
+        if self._index is not None:
+            self._index.add(boxes)
+        if len(boxes):
+            ends = boxes if self._extent is None else np.vstack([boxes, self._extent])
+            self._extent = np.concatenate([ends[:, :2].min(0), ends[:, 2:].max(0)])
 
     def _write_large(self, number: int, head: bytes, body: Blob) -> None:
         """Give a row its geometry bit by bit."""
@@ -176,22 +187,20 @@ class GeoPackage:
             for part in chunks(body):
                 blob.write(part)
 
-    def finish(self, qml: str, *, indexed: bool) -> None:
+    def finish(self, qml: str) -> None:
         """Complete the file.
 
         Args:
             qml: the layer's QGIS style.
-            indexed: with a spatial index.
 
         Raises:
             sqlite3.Error: the disk is full.
         """
         execute, layer = self._database.execute, self._layer
-        boxes = np.concatenate([np.zeros((0, 4)), *self._boxes])
-        if indexed:
-            self._add_index(boxes)
-        if len(boxes):
-            extent = (*boxes[:, :2].min(0).tolist(), *boxes[:, 2:].max(0).tolist())
+        if self._index is not None:
+            self._finish_index(self._index)
+        if self._extent is not None:
+            extent = self._extent.tolist()
             execute("UPDATE gpkg_contents SET min_x = ?, min_y = ?, max_x = ?, max_y = ?", extent)
         self._add_style(qml)
         execute("INSERT INTO gpkg_ogr_contents VALUES (?, ?)", (layer, self._count))
@@ -205,10 +214,9 @@ class GeoPackage:
         self._database.close()
         sync(self._path)
 
-    def _add_index(self, boxes: NDArray[np.float64]) -> None:
-        table = f"rtree_{self._layer}_geom"
-        self._database.execute(f"CREATE VIRTUAL TABLE {_name(table)} USING rtree(id, minx, maxx, miny, maxy)")
-        fill_index(self._database, table, boxes)
+    def _finish_index(self, spatial: SpatialIndex) -> None:
+        table = self._index_name
+        spatial.finish()
         layer, index = _name(self._layer), _name(table)
         for name, (event, condition, action) in TRIGGERS.items():
             self._database.execute(

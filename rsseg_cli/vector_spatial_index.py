@@ -1,7 +1,8 @@
-"""The R-tree of an SQLite table, made at once.
+"""The R-tree of an SQLite table, made of many boxes at once.
 
 SQLite takes boxes one by one, 20 us each; packed by place and written node by node they take a tenth of it,
-and the nodes overlap less. Their layout is that of SQLite's extension "rtree", GeoPackage's spatial index.
+and the nodes overlap less. Boxes come in the order of a scene's rows, so that what is packed together lies
+together. Their layout is that of SQLite's extension "rtree", GeoPackage's spatial index.
 Source: Leutenegger et al. 1997, "STR: a simple and efficient algorithm for R-tree packing".
 """
 
@@ -15,44 +16,94 @@ from numpy.typing import NDArray
 _CELL = np.dtype([("id", ">i8"), ("box", ">f4", 4)])  # left, right, bottom, top
 _HEAD = 4  # bytes: depth of the tree (in the root), number of cells
 ROOT = 1
+GROUP = 1 << 16  # boxes that are packed together
 
 
-def fill_index(database: sqlite3.Connection, table: str, boxes: NDArray[np.float64]) -> None:
-    """Fill an empty R-tree.
+class SpatialIndex:
+    """A new R-tree that takes boxes in the order of their rows.
+
+    Memory: GROUP boxes, and one in 51 of those before.
 
     Args:
         table: its name.
-        boxes: (n, 4), left, bottom, right, top of the rows 1 ... n.
     """
-    quoted = table.replace('"', '""')
-    size = database.execute(f'SELECT length(data) FROM "{quoted}_node" WHERE nodeno = {ROOT}').fetchone()[0]
-    most = (size - _HEAD) // _CELL.itemsize
-    cells = np.zeros(len(boxes), _CELL)
-    cells["id"] = np.arange(1, len(boxes) + 1)
-    cells["box"] = _outwards(boxes)
-    depth, following = 0, ROOT + 1
-    while len(cells) > most:
-        cells = _packed(cells, most)
-        begins = np.arange(0, len(cells), most)
-        nodes = np.arange(following, following + len(begins))
-        following += len(begins)
+
+    def __init__(self, database: sqlite3.Connection, table: str) -> None:
+        self._database, self._quoted = database, table.replace('"', '""')
+        database.execute(f'CREATE VIRTUAL TABLE "{self._quoted}" USING rtree(id, minx, maxx, miny, maxy)')
+        query = f'SELECT length(data) FROM "{self._quoted}_node" WHERE nodeno = {ROOT}'
+        self._size = database.execute(query).fetchone()[0]
+        self._most = (self._size - _HEAD) // _CELL.itemsize
+        self._count, self._following = 0, ROOT + 1
+        self._held: list[NDArray[np.void]] = []
+        self._leaves: list[NDArray[np.void]] = []
+
+    def add(self, boxes: NDArray[np.float64]) -> None:
+        """Take the next rows' boxes: (n, 4), left, bottom, right, top."""
+        cells = np.zeros(len(boxes), _CELL)
+        cells["id"] = self._count + np.arange(1, len(boxes) + 1)
+        cells["box"] = _outwards(boxes)
+        self._count += len(boxes)
+        self._held.append(cells)
+        if sum(map(len, self._held)) >= GROUP:
+            self._write_leaves()
+
+    def finish(self) -> None:
+        """Write what is left, and the nodes above."""
+        depth = 0
+        if self._leaves or sum(map(len, self._held)) > self._most:
+            self._write_leaves()
+            depth, self._held = 1, self._leaves
+        cells = _joined(self._held)
+        while len(cells) > self._most:
+            cells = self._pack(cells, "parent")
+            depth += 1
+        root = np.array([ROOT])
+        self._own(cells, root.repeat(len(cells)), "parent" if depth else "rowid")
+        self._write(root, [cells], depth)
+
+    def _write_leaves(self) -> None:
+        held, self._held = _joined(self._held), []
+        if len(held):
+            self._leaves.append(self._pack(held, "rowid"))
+
+    def _pack(self, cells: NDArray[np.void], what: str) -> NDArray[np.void]:
+        """Put cells into nodes and write these; the nodes' own cells."""
+        cells = _packed(cells, self._most)
+        begins = np.arange(0, len(cells), self._most)
+        nodes = np.arange(self._following, self._following + len(begins))
+        self._following += len(begins)
         parts = np.split(cells, begins[1:])
-        _write(database, quoted, nodes, parts, size)
-        owner = np.repeat(nodes, [len(part) for part in parts]).tolist()
-        what = "rowid" if depth == 0 else "parent"
-        database.executemany(
-            f'INSERT INTO "{quoted}_{what}" VALUES (?, ?)', zip(cells["id"].tolist(), owner, strict=True)
-        )
+        self._write(nodes, parts)
+        self._own(cells, np.repeat(nodes, [len(part) for part in parts]), what)
         above = np.zeros(len(begins), _CELL)
         above["id"] = nodes
         for side, choose in enumerate((np.minimum, np.maximum, np.minimum, np.maximum)):
             above["box"][:, side] = choose.reduceat(cells["box"][:, side], begins)
-        cells, depth = above, depth + 1
-    what = "rowid" if depth == 0 else "parent"
-    database.executemany(
-        f'INSERT INTO "{quoted}_{what}" VALUES (?, {ROOT})', zip(cells["id"].tolist(), strict=True)
-    )
-    _write(database, quoted, np.array([ROOT]), [cells], size, depth)
+        return above
+
+    def _own(self, cells: NDArray[np.void], nodes: NDArray[np.int64], what: str) -> None:
+        """Say in which node each cell's row, or the node that it stands for, lies."""
+        self._database.executemany(
+            f'INSERT INTO "{self._quoted}_{what}" VALUES (?, ?)',
+            zip(cells["id"].tolist(), nodes.tolist(), strict=True),
+        )
+
+    def _write(self, nodes: NDArray[np.int64], parts: list[NDArray[np.void]], depth: int = 0) -> None:
+        rows = (
+            (
+                int(node),
+                (depth.to_bytes(2, "big") + len(part).to_bytes(2, "big") + part.tobytes()).ljust(
+                    self._size, b"\0"
+                ),
+            )
+            for node, part in zip(nodes, parts, strict=True)
+        )
+        self._database.executemany(f'INSERT OR REPLACE INTO "{self._quoted}_node" VALUES (?, ?)', rows)
+
+
+def _joined(parts: list[NDArray[np.void]]) -> NDArray[np.void]:
+    return np.concatenate([np.zeros(0, _CELL), *parts], dtype=_CELL)  # numpy alone would turn the bytes round
 
 
 def _outwards(boxes: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -73,21 +124,3 @@ def _packed(cells: NDArray[np.void], most: int) -> NDArray[np.void]:
     strip = np.empty(len(cells), np.int32)
     strip[np.argsort(x, kind="stable")] = np.arange(len(cells)) // (-(-len(cells) // (strips * most)) * most)
     return cells[np.lexsort((y, strip))]
-
-
-def _write(
-    database: sqlite3.Connection,
-    quoted: str,
-    nodes: NDArray[np.int64],
-    parts: list[NDArray[np.void]],
-    size: int,
-    depth: int = 0,
-) -> None:
-    rows = (
-        (
-            int(node),
-            (depth.to_bytes(2, "big") + len(part).to_bytes(2, "big") + part.tobytes()).ljust(size, b"\0"),
-        )
-        for node, part in zip(nodes, parts, strict=True)
-    )
-    database.executemany(f'INSERT OR REPLACE INTO "{quoted}_node" VALUES (?, ?)', rows)

@@ -117,6 +117,7 @@ class VectorWriter:
             crs=layer.crs,
             fields=layer.fields,
             metadata=layer.metadata,
+            indexed=layer.format == "GPKG",
         )
 
     def _append_group(self) -> None:
@@ -165,7 +166,6 @@ class VectorWriter:
         self._append_geopackage(None)
         try:
             if isinstance(self._file, GeoPackage):
-                published = self.layer.format == "GPKG"
-                self._file.finish(make_qml(self.layer.names, self.layer.colours), indexed=published)
+                self._file.finish(make_qml(self.layer.names, self.layer.colours))
         except (sqlite3.Error, OSError) as err:
             raise OutputError(f"{self.layer.path}: cannot be written ({err}). Is the disk full?") from err

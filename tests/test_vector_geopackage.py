@@ -11,7 +11,7 @@ import shapely
 
 from rsseg_cli.errors import OutputError
 from rsseg_cli.vector_geopackage import GeoPackage
-from rsseg_cli.vector_spatial_index import fill_index
+from rsseg_cli.vector_spatial_index import SpatialIndex
 from rsseg_cli.vector_spill import Spill, in_file, let_go
 
 FIELDS = {"class_index": np.dtype(np.int32), "class_name": np.dtype(object), "area_m2": np.dtype(np.float64)}
@@ -32,6 +32,7 @@ def written(path, shapes, layer="map", crs="EPSG:32633", blobs=None, qml="<qgis/
         crs=CRS.from_user_input(crs).to_wkt() if crs else "",
         fields=FIELDS,
         metadata={"scene": "a & b.tif"},
+        indexed=True,
     )
     with closing(package):
         for begin in range(0, len(shapes), 400):
@@ -45,12 +46,14 @@ def written(path, shapes, layer="map", crs="EPSG:32633", blobs=None, qml="<qgis/
             wkb = np.empty(len(part), object)
             wkb[:] = shapely.to_wkb(part) if blobs is None else blobs
             package.append(wkb, shapely.bounds(part), columns)
-        package.finish(qml, indexed=True)
+        package.finish(qml)
     return path
 
 
+@pytest.mark.parametrize("group", [1 << 16, 500])
 @pytest.mark.parametrize("count", [0, 1, 51, 52, 3000])
-def test_every_row_comes_back_and_the_index_is_whole(tmp_path, count):
+def test_every_row_comes_back_and_the_index_is_whole(tmp_path, monkeypatch, count, group):
+    monkeypatch.setattr("rsseg_cli.vector_spatial_index.GROUP", group)
     shapes = squares(count)
     path = written(tmp_path / "a.gpkg", shapes)
     found = geopandas.read_file(path, layer="map")
@@ -69,8 +72,10 @@ def test_every_row_comes_back_and_the_index_is_whole(tmp_path, count):
 def test_an_index_holds_boxes_that_single_precision_cannot(tmp_path):
     boxes = np.array([[684300.3, 5336700.1, 684300.6, 5336700.4], [-684300.3, -9.7, -684300.1, -9.6]])
     with closing(sqlite3.connect(":memory:")) as database:
-        database.execute('CREATE VIRTUAL TABLE "a""b" USING rtree(id, minx, maxx, miny, maxy)')
-        fill_index(database, 'a"b', boxes)
+        index = SpatialIndex(database, 'a"b')
+        index.add(boxes[:1])
+        index.add(boxes[1:])
+        index.finish()
         found = np.array(database.execute('SELECT minx, miny, maxx, maxy FROM "a""b" ORDER BY id').fetchall())
     assert (found[:, :2] <= boxes[:, :2]).all()
     assert (found[:, 2:] >= boxes[:, 2:]).all()
