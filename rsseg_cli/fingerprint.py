@@ -19,7 +19,9 @@ from rsseg_cli.job import Job
 from rsseg_cli.refine_job import LabelSource, Refinement
 from rsseg_cli.weights.registry import TrainedModel
 
-NOT_PIXELS = {"overwrite", "readers", "jobs", "block_rows"}  # settings that change none
+# settings that change none; of a device the kind does, which of several it is does not
+NOT_PIXELS = {"overwrite", "readers", "jobs", "block_rows", "device"}
+PLACES = {"scene", "files", "outputs", "labels", "aoi"}  # what says where files lie, not what is made of them
 SHOWN = 4  # differences that are told
 
 
@@ -69,6 +71,11 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     return "; ".join(told) + (f"; and {len(keys) - SHOWN} more" if len(keys) > SHOWN else "")
 
 
+def run_sha256(found: Mapping[str, Any]) -> str:
+    """SHA-256 of a fingerprint but for where files lie, so that it is the same on any machine."""
+    return hashlib.sha256(json.dumps(_without_places(found), sort_keys=True).encode()).hexdigest()
+
+
 def weights_sha256(model: TrainedModel) -> str:
     """SHA-256 over what a model says of itself and its weights, by name; 20 ms for 7 MB."""
     digest = hashlib.sha256(repr(model.spec).encode())
@@ -79,7 +86,8 @@ def weights_sha256(model: TrainedModel) -> str:
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_PIXELS}
+    found = {key: value for key, value in dataclasses.asdict(config).items() if key not in NOT_PIXELS}
+    return found | {"aoi": _file(str(found["aoi"]))} if found.get("aoi") else found
 
 
 def _file(path: str) -> str:
@@ -114,6 +122,12 @@ def _candidates(path: str) -> Iterator[str]:
         while inner and inner != os.path.dirname(inner):
             yield inner
             inner = os.path.dirname(inner)
+
+
+def _without_places(found: Any) -> Any:
+    if not isinstance(found, Mapping):
+        return found
+    return {key: _without_places(value) for key, value in found.items() if key not in PLACES}
 
 
 def _leaves(found: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 from contextlib import suppress
 from datetime import datetime
@@ -42,6 +43,7 @@ class OutputLock:
         Raises:
             OutputError: a living run holds it, or the folder cannot be made.
         """
+        discard(rubbish_of(self._folder))
         for _ in range(ATTEMPTS):
             try:
                 if self._folder.is_symlink():
@@ -66,14 +68,22 @@ class OutputLock:
             self._lock = None
 
     def remove(self) -> None:
-        """Release, and take the folder away; it holds nothing else."""
-        held = os.name != "nt"  # Windows removes no open file
-        if not held:
+        """Release, and take the folder away with all that it holds.
+
+        Its name goes first, at once: what a kill leaves of it is `rubbish_of`, never half a folder.
+        """
+        if os.name == "nt":  # Windows moves no folder with an open file
             self.release()
-        with suppress(OSError):
-            for file in self.files:
-                file.unlink(missing_ok=True)
-            self._folder.rmdir()
+        rubbish = rubbish_of(self._folder)
+        discard(rubbish)
+        try:
+            os.replace(self._folder, rubbish)
+        except OSError:
+            discard(self._folder)
+        else:
+            with suppress(OSError):  # first, while it is held: who waits for this file sees that it is gone
+                (rubbish / self.path.name).unlink()
+            discard(rubbish)
         self.release()
 
     @property
@@ -113,6 +123,19 @@ def _locked(path: Path) -> filelock.BaseFileLock:
         lock = filelock.SoftFileLock(_soft(path), blocking=False)
         lock.acquire()
     return lock
+
+
+def rubbish_of(folder: Path) -> Path:
+    """The name under which a run's folder is taken away."""
+    return folder.with_name(f"{folder.name}-rubbish")
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder, or what is left of it."""
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _soft(path: Path) -> Path:

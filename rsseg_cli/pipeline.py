@@ -21,11 +21,11 @@ from rsseg_cli.errors import UsageError
 from rsseg_cli.fingerprint import fingerprint
 from rsseg_cli.job import Job, prepare
 from rsseg_cli.passes import Finisher, Progress, give_back_memory, row_cuts, run_pass, span_of
-from rsseg_cli.publication import earlier_result, finish_publication, settled
+from rsseg_cli.publication import earlier_result, finish_publication, stand, tagged
 from rsseg_cli.raster import SceneInfo
 from rsseg_cli.refine_job import LabelSource, Refinement, prepare_for_job
 from rsseg_cli.refine_merge import COARSE, CoarseFile, Write
-from rsseg_cli.refine_scene import COUNTED, Windows, plan_windows, refine_pass, refined_cuts, refined_of
+from rsseg_cli.refine_scene import Windows, plan_windows, refine_pass, refined_cuts, refined_of
 from rsseg_cli.result import AreaCounter, PredictResult, Refined
 from rsseg_cli.target import ROWS, Target
 from rsseg_cli.track import Track, TrackedPass
@@ -43,6 +43,7 @@ class Passes(Protocol):
         write: Write,
         progress: Callable[[int], object],
         first: int,
+        track: Track,
     ) -> None:
         """See `map_rows`; from tile row `first` on."""
 
@@ -55,7 +56,8 @@ class Passes(Protocol):
         write: Write,
         progress: Callable[[int], object],
         first: int,
-    ) -> Refined:
+        track: Track,
+    ) -> None:
         """See `refine_pass`; from row of windows `first` on."""
 
 
@@ -148,7 +150,8 @@ def predict(
         return (job, None) if refine is None else prepare_for_job(job, model, refine)
 
     published = finish_publication(paths)
-    job, refinement = check(settled(chosen, published, resume))
+    standing = stand(paths, published, resume)
+    job, refinement = check(dataclasses.replace(chosen, overwrite=True) if standing else chosen)
     check_space(job, coarse=refinement is not None)
     trained = _loaded(model)
     models = [trained]
@@ -156,11 +159,14 @@ def predict(
         refinement = dataclasses.replace(refinement, refiner=refinement.load())
         models.append(refinement.load())
     found = fingerprint(job, models, refinement)
-    result = earlier_result(published, found, resume)
-    if result is not None:
-        return result
-    if published is not None and not chosen.overwrite:
-        check(chosen)  # says what is in the way
+    job = tagged(job, found)
+    if standing:
+        inputs = [os.fspath(scene), *job.info.files, *([str(chosen.aoi)] if chosen.aoi else [])]
+        result = earlier_result(job, published, found, inputs)
+        if result is not None:
+            return result
+        if not chosen.overwrite:
+            check(chosen)  # says what is in the way
 
     def told(counter: AreaCounter, refined: Refined | None) -> PredictResult:
         return PredictResult(
@@ -185,15 +191,10 @@ def _loaded(model: str | os.PathLike[str] | TrainedModel) -> TrainedModel:
 
 
 class _Here:
-    """The passes in this process.
-
-    Attributes:
-        track: of the pass that is run next.
-    """
+    """The passes in this process."""
 
     def __init__(self, model: TrainedModel) -> None:
         self._model = model
-        self.track = Track()
 
     def map(
         self,
@@ -202,8 +203,9 @@ class _Here:
         write: Write,
         progress: Callable[[int], object],
         first: int,
+        track: Track,
     ) -> None:
-        map_rows(job, self._model, layers, write, progress, first=first, track=self.track)
+        map_rows(job, self._model, layers, write, progress, first=first, track=track)
 
     def refine(
         self,
@@ -214,11 +216,10 @@ class _Here:
         write: Write,
         progress: Callable[[int], object],
         first: int,
-    ) -> Refined:
+        track: Track,
+    ) -> None:
         network = refinement.load().network
-        return refine_pass(
-            refinement, network, windows, source, layers, write, progress, first=first, track=self.track
-        )
+        refine_pass(refinement, network, windows, source, layers, write, progress, first=first, track=track)
 
 
 Told = Callable[[AreaCounter, Refined | None], PredictResult]
@@ -259,22 +260,16 @@ def _predict_refined(
         _map(job, passes, coarse.layers, mapped, lambda done: progress and progress(done, total))
         rows = TrackedPass(work, ROWS, cuts, target)
         if not rows.complete:
-            here = passes if isinstance(passes, _Here) else None
-            if here:
-                here.track = rows.track
-            found = passes.refine(
+            passes.refine(
                 refinement,
                 windows,
                 coarse.finish(),
                 job.layers,
-                rows.write if here else target.write,  # elsewhere counts are told at the end alone
+                rows.write,
                 lambda done: progress and progress(tiles + done, total),
                 rows.first,
+                rows.track,
             )
-            if not here:
-                before = rows.track.refined
-                counts = {name: before.get(name, 0) + getattr(found, name) for name in COUNTED}
-                rows.track.counts = lambda _: ({}, counts)
             rows.finish()
         refined = refined_of(refinement, network, len(windows.plan), rows.counts()[1])
         coarse.drop()
@@ -296,9 +291,7 @@ def _map(
         reader.add_extreme_counts(rows.counts()[0])
         job.note_unmarked_holes(reader)
         return
-    if isinstance(passes, _Here):
-        passes.track = rows.track
-    passes.map(job, layers, rows.write, progress, rows.first)
+    passes.map(job, layers, rows.write, progress, rows.first, rows.track)
     rows.finish()
 
 

@@ -1,21 +1,29 @@
-"""Outputs that were getting their names when their run was killed."""
+"""Outputs of an earlier run: that were getting their names when it was killed, or that are complete."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rsseg_cli.config import PredictConfig
-from rsseg_cli.fingerprint import differences
-from rsseg_cli.journal import Journal, read_journal
-from rsseg_cli.lock import OutputLock
-from rsseg_cli.replace import finish_replacing
-from rsseg_cli.result import PredictResult, result_from_dict
-from rsseg_cli.work_place import Place, empty
+import rasterio
+from rasterio.windows import Window
 
+from rsseg_cli.fingerprint import differences, run_sha256
+from rsseg_cli.gdal import open_raster
+from rsseg_cli.job import Job
+from rsseg_cli.journal import Journal, read_journal
+from rsseg_cli.lock import OutputLock, discard, rubbish_of
+from rsseg_cli.replace import finish_replacing
+from rsseg_cli.result import AreaCounter, PredictResult, result_from_dict, row_areas_m2
+from rsseg_cli.work_place import Place, remove
+
+RUN_TAG = "RSSEG_RUN"  # of the rasters: `run_sha256` of the run that made them
 _log = logging.getLogger("rsseg_cli")
 
 
@@ -29,6 +37,7 @@ def finish_publication(paths: Mapping[str, Path]) -> Journal | None:
         OutputError: a living run holds the outputs, or a name cannot be given.
     """
     place = Place(paths)
+    discard(rubbish_of(place.folder))
     if not place.journal.is_file():
         return None
     lock = OutputLock(place.folder, place.output)
@@ -43,8 +52,7 @@ def finish_publication(paths: Mapping[str, Path]) -> Journal | None:
             "%s: an earlier run was killed while its outputs got their names; they have them now",
             place.output,
         )
-        empty(place, kept=lock.files)
-        lock.remove()
+        remove(place, lock)
     except (ValueError, RecursionError):  # a damaged journal is told of where it matters
         return None
     finally:
@@ -52,17 +60,77 @@ def finish_publication(paths: Mapping[str, Path]) -> Journal | None:
     return journal
 
 
-def settled(config: PredictConfig, published: Journal | None, resume: bool) -> PredictConfig:
-    """Settings to check a run with: outputs that were just given their names are in nobody's way."""
-    return replace(config, overwrite=True) if resume and published is not None else config
+def stand(paths: Mapping[str, Path], published: Journal | None, resume: bool) -> bool:
+    """Whether the outputs are all there, so that a run that resumes may have nothing to do."""
+    return resume and (published is not None or all(path.is_file() for path in paths.values()))
 
 
-def earlier_result(published: Journal | None, found: Mapping[str, Any], resume: bool) -> PredictResult | None:
-    """The result of the run whose outputs were just given their names, if it is what is asked for."""
-    if not resume or published is None or published.publication is None:
+def tagged(job: Job, found: Mapping[str, Any]) -> Job:
+    """The job, whose rasters say which run they are of."""
+    return replace(job, more_tags={**job.more_tags, RUN_TAG: run_sha256(found)})
+
+
+def earlier_result(
+    job: Job, published: Journal | None, found: Mapping[str, Any], inputs: Sequence[str]
+) -> PredictResult | None:
+    """The result of an earlier run whose outputs `stand`, if it is what is asked for.
+
+    Args:
+        job: `tagged`.
+        found: the fingerprint.
+        inputs: files; none of them may have changed since.
+    """
+    if published is not None and published.publication is not None:
+        with suppress(ValueError):
+            result = result_from_dict(published.publication.result)
+            return None if differences(published.fingerprint, found) else result
+    if not _are_of_this_run(job, inputs):
         return None
+    _log.warning("%s: is complete, by an earlier run of the same command", job.paths["labels"])
+    return _counted(job)
+
+
+def _are_of_this_run(job: Job, inputs: Sequence[str]) -> bool:
+    written_ns = min((path.stat().st_mtime_ns for path in job.paths.values() if path.is_file()), default=0)
+    if any(_changed_ns(file) > written_ns for file in inputs):
+        return False
+    for kind in job.layers:
+        try:
+            with open_raster(job.paths[kind]) as dataset:
+                tags, size = dataset.tags(), (dataset.height, dataset.width)
+        except rasterio.RasterioIOError:
+            return False
+        if tags.get("RSSEG_LAYER") != kind or tags.get(RUN_TAG) != job.more_tags[RUN_TAG]:
+            return False
+        if size != (job.grid.height, job.grid.width):
+            return False
+    return True
+
+
+def _changed_ns(file: str) -> int:
+    """When a file's content or name was last changed; 0 for what lies elsewhere."""
     try:
-        result = result_from_dict(published.publication.result)
-    except ValueError:
-        return None
-    return None if differences(published.fingerprint, found) else result
+        status = os.stat(file)
+    except OSError:
+        return 0
+    return max(status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _counted(job: Job) -> PredictResult:
+    """What can be told of a map that is there."""
+    begin = time.monotonic()
+    grid = job.grid
+    counter = AreaCounter(job.spec.class_names, row_areas_m2(grid))
+    with open_raster(job.paths["labels"]) as dataset:
+        step = dataset.block_shapes[0][0]
+        for row in range(0, grid.height, step):
+            window = Window(0, row, grid.width, min(step, grid.height - row))
+            counter.add(row, dataset.read(1, window=window))
+    return PredictResult(
+        paths=dict(job.paths),
+        seconds=time.monotonic() - begin,
+        pixels=grid.width * grid.height,
+        valid_pixels=counter.valid_pixels,
+        classes=counter.classes(),
+        notes=(*job.notes, "was complete before; counted from the map"),
+    )

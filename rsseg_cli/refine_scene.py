@@ -24,7 +24,7 @@ from rsseg_cli.engine import evaluation
 from rsseg_cli.fingerprint import fingerprint
 from rsseg_cli.job import Job
 from rsseg_cli.passes import Finisher, Progress, Span, give_back_memory, row_cuts, run_pass, span_of
-from rsseg_cli.publication import earlier_result, finish_publication, settled
+from rsseg_cli.publication import earlier_result, finish_publication, stand, tagged
 from rsseg_cli.refine_band import Band
 from rsseg_cli.refine_engine import RefinerEngine, check_refiner
 from rsseg_cli.refine_frame import Frame, Region
@@ -123,15 +123,19 @@ def refine(
         return prepare(os.fspath(scene), os.fspath(labels), paths, config or RefineConfig(), run)
 
     published = finish_publication(paths)
-    job, refinement, source = check(settled(chosen, published, resume))
+    standing = stand(paths, published, resume)
+    job, refinement, source = check(dataclasses.replace(chosen, overwrite=True) if standing else chosen)
     check_space(job)
     trained = refinement.load()
     found = fingerprint(job, [trained], refinement, source)
-    result = earlier_result(published, found, resume)
-    if result is not None:
-        return result
-    if published is not None and not chosen.overwrite:
-        check(chosen)  # says what is in the way
+    job = tagged(job, found)
+    if standing:
+        inputs = [os.fspath(scene), os.fspath(labels), *refinement.info.files, *source.info.files]
+        result = earlier_result(job, published, found, inputs)
+        if result is not None:
+            return result
+        if not chosen.overwrite:
+            check(chosen)  # says what is in the way
     windows = plan_windows(refinement, trained.network, job.notes)
     cuts = refined_cuts(refinement, windows)
 
@@ -211,7 +215,7 @@ def refine_pass(
     first: int = 0,
     end: int | None = None,
     track: Track | None = None,
-) -> Refined:
+) -> None:
     """Stream scene and map through the refiner; rows of the refined map go to `write`.
 
     Args:
@@ -219,10 +223,7 @@ def refine_pass(
         layers: of its rows, by what they hold.
         progress: called with the number of windows done, of all.
         first, end: rows of windows whose finished rows are wanted, the same as of all.
-        track: of an earlier run, that is gone on with.
-
-    Returns:
-        what it came to in these rows.
+        track: of an earlier run, that is gone on with; its `counts` are those of `refined_of`.
     """
     refined = _refined_layers(layers, len(refinement.order))
     frame = refinement.frame
@@ -282,7 +283,6 @@ def refine_pass(
 
         run_pass(run, engine, finisher, feed, sink, progress)
     give_back_memory()
-    return refined_of(refinement, network, (span.end - span.first) * len(windows.plan.cols), counts(None)[1])
 
 
 def refined_of(

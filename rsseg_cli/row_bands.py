@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import itertools
 import zlib
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.pipeline import map_rows, plan_of
 from rsseg_cli.refine_scene import Windows, refine_pass
-from rsseg_cli.result import Refined
-from rsseg_cli.track import Track
+from rsseg_cli.track import Extremes, Track
 
 if TYPE_CHECKING:
     from rsseg_cli.batch_task import SceneRunner, SceneTask
     from rsseg_cli.job import Job
+    from rsseg_cli.raster import Grid
     from rsseg_cli.refine_job import LabelSource, Refinement
     from rsseg_cli.refine_merge import Write
     from rsseg_cli.tiling import Axis
@@ -60,24 +61,39 @@ class Band:
     end: int
 
 
+class Block(NamedTuple):
+    """Finished rows. Can be pickled.
+
+    Attributes:
+        row: the first one.
+        shape: (layers, rows, width).
+        packed: uint8.
+        refined: what refining came to in this band, down to the last of these rows; see `track.Track`.
+    """
+
+    row: int
+    shape: tuple[int, ...]
+    packed: bytes
+    refined: Mapping[str, int]
+
+    def values(self) -> NDArray[np.uint8]:
+        """uint8 (layers, rows, width)."""
+        return np.frombuffer(bytearray(zlib.decompress(self.packed)), np.uint8).reshape(self.shape)
+
+
 @dataclass(frozen=True, kw_only=True)
 class BandRows:
     """Finished rows of a band. Can be pickled.
 
     Attributes:
-        blocks: (first row, shape, packed uint8 (layers, rows, width)), from top to bottom.
+        blocks: from top to bottom.
         extremes: `SceneReader.extreme_counts` of what was read.
         refined: what refining came to in this band.
     """
 
-    blocks: tuple[tuple[int, tuple[int, ...], bytes], ...]
+    blocks: tuple[Block, ...]
     extremes: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    refined: Refined | None = None
-
-    def unpacked(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Each first row with its uint8 (layers, rows, width)."""
-        for row, shape, packed in self.blocks:
-            yield row, np.frombuffer(bytearray(zlib.decompress(packed)), np.uint8).reshape(shape)
+    refined: Mapping[str, int] = field(default_factory=dict)
 
 
 class BandPool(Protocol):
@@ -111,16 +127,21 @@ class SharedPasses:
         write: Write,
         progress: Callable[[int], object],
         first: int,
+        track: Track,
     ) -> None:
         """See `pipeline.map_rows`."""
-        band = Band(task=self._task, job=job, layers=dict(layers), first=0, end=0)
+        band = Band(task=self._task_of(track), job=job, layers=dict(layers), first=first, end=first)
         plan = plan_of(job)
-        rows_bytes = _depth(layers) * job.grid.width * -(-job.grid.height // len(plan.rows))
-        parts = self._run(
-            band, plan.rows, first, rows_bytes, write, lambda end: progress(end * len(plan.cols))
-        )
+        found = dict(track.extremes)
+        track.counts = lambda _: (found, {})
+        with closing(self._run(band, plan.rows, _row_bytes(layers, job.grid, plan.rows))) as bands:
+            for end, finished in bands:
+                found |= finished.extremes
+                for block in finished.blocks:
+                    write(block.row, block.values())
+                progress(end * len(plan.cols))
         reader = job.reader(job.network_grid)  # not opened: told what the workers' readers counted
-        reader.add_extreme_counts({row: count for part in parts for row, count in part.extremes.items()})
+        reader.add_extreme_counts(found)
         job.note_unmarked_holes(reader)
 
     def refine(
@@ -132,46 +153,46 @@ class SharedPasses:
         write: Write,
         progress: Callable[[int], object],
         first: int,
-    ) -> Refined:
+        track: Track,
+    ) -> None:
         """See `refine_scene.refine_pass`. The workers read the map from its file."""
         bare = replace(refinement, refiner="")  # each worker has loaded it
         job = RefineJob(refinement=bare, windows=windows, source=source)
-        band = Band(task=self._task, refine=job, layers=dict(layers), first=0, end=0)
-        plan, grid = windows.plan, refinement.map
-        rows_bytes = _depth(layers) * grid.width * -(-grid.height // len(plan.rows))
-        parts = self._run(
-            band, plan.rows, first, rows_bytes, write, lambda end: progress(end * len(plan.cols))
-        )
-        return _together([part.refined for part in parts if part.refined is not None])
+        band = Band(task=self._task_of(track), refine=job, layers=dict(layers), first=first, end=first)
+        plan = windows.plan
+        above, here = Counter(track.refined), Counter[str]()
+        track.counts = lambda _: ({}, dict(above + here))
+        with closing(self._run(band, plan.rows, _row_bytes(layers, refinement.map, plan.rows))) as bands:
+            for end, finished in bands:
+                for block in finished.blocks:
+                    here = Counter(block.refined)
+                    write(block.row, block.values())
+                above, here = above + Counter(finished.refined), Counter()
+                progress(end * len(plan.cols))
 
-    def _run(
-        self,
-        band: Band,
-        rows: Axis,
-        first: int,
-        rows_bytes: int,
-        write: Write,
-        progress: Callable[[int], object],
-    ) -> list[BandRows]:
-        """Run all bands, and hand their rows on; what is returned has lost them."""
-        under_way = max(1, min(self._pool.workers + AHEAD, BYTES_UNDER_WAY // max(1, rows_bytes)))
-        most = max(1, BYTES_UNDER_WAY // max(1, rows_bytes) // under_way)
-        spans = iter(share_out(first, len(rows), self._pool.workers, most))
+    def _task_of(self, track: Track) -> SceneTask:
+        return replace(self._task, config=track.config(self._task.config))
+
+    def _run(self, band: Band, rows: Axis, row_bytes: int) -> Generator[tuple[int, BandRows], None, None]:
+        """The tile rows from the band's first to the last one of all: where each part ends, and its rows.
+
+        Args:
+            row_bytes: of the finished rows of a tile row.
+        """
+        under_way = max(1, min(self._pool.workers + AHEAD, BYTES_UNDER_WAY // row_bytes))
+        most = max(1, BYTES_UNDER_WAY // row_bytes // under_way)
+        spans = iter(share_out(band.first, len(rows), self._pool.workers, most))
         waiting: deque[tuple[int, Future[BandRows]]] = deque()
-        done: list[BandRows] = []
         try:
             while True:
                 while len(waiting) < under_way and (span := next(spans, None)) is not None:
                     part = replace(band, first=span[0], end=span[1])
                     waiting.append((span[1], self._pool.submit_band(part)))
                 if not waiting:
-                    return done
+                    return
                 end, future = waiting.popleft()
-                finished = future.result()
-                for row, values in finished.unpacked():
-                    write(row, values)
-                done.append(replace(finished, blocks=()))
-                progress(end)
+                yield end, future.result()
+                del future  # the rows go before the next ones come
         finally:
             for _, future in waiting:
                 future.cancel()
@@ -192,37 +213,35 @@ def share_out(first: int, end: int, workers: int, most: int) -> list[tuple[int, 
 def run_band(band: Band, runner: SceneRunner) -> BandRows:
     """Run the network of a band in this process."""
     model, refine = runner.load(band.task)
-    blocks: list[tuple[int, tuple[int, ...], bytes]] = []
+    blocks: list[Block] = []
+    track = Track()
 
     def keep(row: int, rows: NDArray[np.uint8]) -> None:
-        blocks.append((row, rows.shape, zlib.compress(rows.tobytes(), PACKING)))
+        refined = _counts(track, row + rows.shape[1])[1]
+        blocks.append(Block(row, rows.shape, zlib.compress(rows.tobytes(), PACKING), refined))
 
-    refined: Refined | None = None
-    extremes: dict[int, Sequence[int]] = {}
     ignored: Callable[[int], Any] = int
     if band.refine is not None and refine is not None:
         second = band.refine
         refiner = cast("TrainedModel", refine.refiner)  # the runner loads it
         refinement = replace(second.refinement, refiner=refiner, run=band.task.config)
-        refined = refine_pass(
+        refine_pass(
             refinement, refinement.load().network, second.windows, second.source, band.layers, keep, ignored,
-            first=band.first, end=band.end,
+            first=band.first, end=band.end, track=track,
         )  # fmt: skip
     elif band.job is not None:
         job = replace(band.job, config=band.task.config)
-        track = Track()
         map_rows(job, model, band.layers, keep, ignored, first=band.first, end=band.end, track=track)
-        extremes = dict(track.counts(None)[0]) if track.counts else {}
     else:
         raise ValueError("a band of neither pass")
-    return BandRows(blocks=tuple(blocks), extremes=extremes, refined=refined)
+    extremes, refined = _counts(track, None)
+    return BandRows(blocks=tuple(blocks), extremes=dict(extremes), refined=dict(refined))
 
 
-def _depth(layers: Mapping[str, slice]) -> int:
-    return max(part.stop for part in layers.values())
+def _counts(track: Track, rows: int | None) -> tuple[Extremes, Mapping[str, int]]:
+    return track.counts(rows) if track.counts is not None else ({}, {})
 
 
-def _together(parts: Sequence[Refined]) -> Refined:
-    """What refining came to in all bands."""
-    counted = ("windows", "windows_run", "band_pixels", "changed_pixels")
-    return replace(parts[0], **{name: sum(getattr(part, name) for part in parts) for name in counted})
+def _row_bytes(layers: Mapping[str, slice], grid: Grid, rows: Axis) -> int:
+    """Of the finished rows of a tile row."""
+    return max(part.stop for part in layers.values()) * grid.width * -(-grid.height // len(rows))

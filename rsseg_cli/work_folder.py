@@ -18,7 +18,7 @@ from rsseg_cli.gdal import is_remote
 from rsseg_cli.journal import Journal, Passed, Publication, read_journal
 from rsseg_cli.lock import OutputLock
 from rsseg_cli.replace import replace_all, sync
-from rsseg_cli.work_place import PUBLISHED, Place, empty
+from rsseg_cli.work_place import PUBLISHED, Place, empty, remove
 
 CHECKPOINT_S = 5.0  # at least, between two; shorter runs are not worth going on with
 _log = logging.getLogger("rsseg_cli")
@@ -59,7 +59,8 @@ class WorkFolder:
                 found = self._found()
                 if found is not None:
                     self._journal, self._saved, self._resumed = found, True, True
-                self._clean(keep=found is not None)
+                if self._clean(keep=found is not None) and found is None:
+                    _log.info("%s: removed what a run that had died left beside it", self.place.output)
         except BaseException:
             self._lock.release()
             raise
@@ -70,11 +71,9 @@ class WorkFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None or not self._is_worth_keeping(error):
-            self._journal = Journal(fingerprint={})
-            self._clean(keep=False, told=False)
-            self._lock.remove()
+            remove(self.place, self._lock)
             return
-        self._clean(keep=True, told=False)
+        self._clean(keep=True)
         self._lock.release()
         error.add_note(self._how_to_go_on())
 
@@ -109,16 +108,15 @@ class WorkFolder:
         ending = "png" if kind == "preview" else "tif"
         return kind in self.place.paths and self.place.of(kind, ending).is_file()
 
-    def _clean(self, *, keep: bool, told: bool = True) -> None:
-        """Remove what the journal does not count on; with `keep` False all but the lock."""
+    def _clean(self, *, keep: bool) -> bool:
+        """Remove what the journal does not count on; with `keep` False all but the lock. Was there any?"""
         place = self.place
         kept = set(self._lock.files)
         if keep:
             kept |= {place.journal, *(place.folder / name for name in self._journal.files)}
             for kind in self._journal.finished:
                 kept |= {place.of(kind, ending) for ending in PUBLISHED}
-        if empty(place, kept) and told and not keep:
-            _log.info("%s: removed what a run that had died left beside it", place.output)
+        return empty(place, kept)
 
     # --- the state
 

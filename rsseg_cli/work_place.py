@@ -2,6 +2,7 @@
 
 `.OUT.tif.rsseg/` holds the lock, the journal, finished rows and what else is temporary. What must be on the
 file system of an output in another folder lies beside that one as `.NAME.rsseg-TAG...`, TAG for OUT.tif.
+`.OUT.tif.rsseg-rubbish/` is what is left of the folder while it is removed.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from rsseg_cli.journal import Publication
+from rsseg_cli.lock import OutputLock
 
 PUBLISHED = ("tif", "aux.xml", "png")  # endings of what gets its name by a rename
 
@@ -71,9 +73,19 @@ class Place:
 def empty(place: Place, kept: Collection[Path]) -> bool:
     """Remove what is temporary but for some files; whether there was anything."""
     stale = [file for file in (*place.folder.iterdir(), *place.elsewhere()) if file not in kept]
-    for path in stale:
+    _remove(stale)
+    return bool(stale)
+
+
+def remove(place: Place, lock: OutputLock) -> None:
+    """Remove all that is temporary, and release the lock of its folder, which goes last."""
+    _remove(place.elsewhere())
+    lock.remove()
+
+
+def _remove(files: Iterable[Path]) -> None:
+    for path in files:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return bool(stale)

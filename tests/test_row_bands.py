@@ -1,6 +1,9 @@
 """A scene in bands of tile rows gives the outputs of the whole, wherever its bands are run."""
 
+import multiprocessing
+import os
 import pickle
+import signal
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -11,7 +14,7 @@ import pytest
 import torch
 from shared_scenes import KINDS, SMALL, assert_same, save_models, task_of
 
-from rsseg_cli import row_bands
+from rsseg_cli import row_bands, work_folder
 from rsseg_cli.batch_task import SceneRunner, on_device
 from rsseg_cli.config import RefineConfig
 from rsseg_cli.errors import SceneError
@@ -30,7 +33,7 @@ class Threads:
 
     def __init__(self, workers, pause_s=0.0):
         self.workers, self.pause_s = workers, pause_s
-        self.seen, self.most, self.now = [], 0, 0
+        self.seen, self.bands, self.most, self.now = [], [], 0, 0
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1)  # networks are put into evaluation mode one after another
         self._runner = SceneRunner()
@@ -38,6 +41,7 @@ class Threads:
     def submit_band(self, band) -> Future:
         with self._lock:
             self.seen.append((band.first, band.end))
+            self.bands.append(("map" if band.refine is None else "refine", band.first, band.end))
             self.now += 1
             self.most = max(self.most, self.now)
         future = self._pool.submit(self._run, pickle.dumps(band))
@@ -86,6 +90,56 @@ def test_what_is_noted_is_of_the_whole_scene(make_raster, models, tmp_path):
     expected = SceneRunner().run(here)
     outcome = SceneRunner(lambda _: SharedPasses(Threads(3), there)).run(there)
     assert "pure black" in expected.result.notes[0]
+    assert_same(there, outcome, here, expected)
+
+
+def run_shared(task, stop_at, stop):
+    """Run a shared scene up to a share of its tiles; the outcome, and (pass, first, end) of its bands."""
+    pool = Threads(2)
+
+    def progress(_, done, total):
+        if done >= stop_at * total:
+            stop()
+
+    return SceneRunner(lambda _: SharedPasses(pool, task)).run(task, progress), pool.bands
+
+
+def stop():
+    raise KeyboardInterrupt
+
+
+def die(task, stop_at):
+    """The same in a process of its own, that is killed."""
+    work_folder.CHECKPOINT_S, row_bands.MIN_TILE_ROWS = 0.0, 1
+    torch.set_num_threads(1)
+    run_shared(task, stop_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
+
+
+@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_shared_scene_goes_on_by_rows(make_raster, models, tmp_path, monkeypatch, killed):
+    """Ended in its first pass, and in the one that refines: same outputs, counts and notes."""
+    monkeypatch.setattr(row_bands, "MIN_TILE_ROWS", 1)
+    monkeypatch.setattr(work_folder, "CHECKPOINT_S", 0.0)
+    array = np.random.default_rng(0).integers(1, 255, (3, 290, 100)).astype(np.uint8)
+    array[:, 10:50] = 0  # tells of holes, in the first rows
+    scene = make_raster(array=array)
+    more = {"refine": RefineConfig(refiner=models[1], tile_size=64), "kinds": ("labels", "confidence")}
+    here, there = (task_of(scene, tmp_path / name, models[0], **more) for name in ("here", "there"))
+    expected = SceneRunner().run(here)
+    for number, stop_at in enumerate((0.3, 0.62)):
+        task = replace(there, resume=number > 0)
+        if killed:
+            process = multiprocessing.get_context("spawn").Process(target=die, args=(task, stop_at))
+            process.start()
+            process.join(600)
+            assert process.exitcode == -signal.SIGKILL
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                run_shared(task, stop_at, stop)
+    outcome, bands = run_shared(replace(there, resume=True), 2, stop)
+    assert {name for name, _, _ in bands} == {"refine"}
+    assert bands[0][1] == 1  # row of windows: what is finished is not run again
+    assert any("pure black" in note for note in outcome.result.notes)
     assert_same(there, outcome, here, expected)
 
 
