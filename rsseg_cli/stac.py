@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -50,9 +51,10 @@ def read_items(path: Path, asset: str = "") -> Iterator[Asset]:
         where = f"{path}: item {identifier[:80]!r}"
         chosen = _choose(item["assets"], asset, where)
         href = item["assets"][chosen].get("href")
-        if not isinstance(href, str) or not href or "\0" in href:
+        place = _place(href, path) if isinstance(href, str) else ""
+        if not href or not place or "\0" in place:
             raise DataError(f"{where}: its asset {chosen!r:.80} has no href")
-        yield Asset(href=_place(href, path), name=re.sub(r"[^\w.\-+ ]", "_", identifier)[:200])
+        yield Asset(href=place, name=re.sub(r"[^\w.\-+ ]", "_", identifier)[:200])
 
 
 def _features(path: Path) -> list[Any]:
@@ -106,9 +108,10 @@ def _names(names: Any) -> str:
 
 
 def _place(href: str, path: Path) -> str:
-    """A relative href is meant from the collection's folder."""
+    """A relative href is meant from the collection's folder, and may write spaces as %20."""
     if href.startswith("file://"):
         return unquote(urlsplit(href).path)
     if "://" in href or href.startswith("/"):
         return href
-    return str(path.parent / href)
+    beside = str(path.parent / href)
+    return beside if os.path.exists(beside) else str(path.parent / unquote(href))

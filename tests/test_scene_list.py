@@ -80,13 +80,18 @@ def test_a_folder_gives_its_rasters_but_not_the_outputs(here):
 
 def test_stac_assets_by_name_or_role(here):
     Path("sub").mkdir()
+    Path("sub/100%41.tif").write_text("")
     path = collection(
         "sub/items.json",
+        item("spaces", data=("so%20uth/s%201.tif", [])),
+        item("as it is", data=("100%41.tif", [])),
         item("north", visual=("north/v.tif", ["visual"]), thumb=("t.png", ["thumbnail"])),
         item("so/uth", B04=("https://x.org/r.tif?sig=1", ["data"]), thumb=("t.png", ["thumbnail"])),
         item("one", image=("file:///data/o%20ne.tif", [])),
     )
     assert [(asset.href, asset.name) for asset in read_items(path)] == [
+        (os.path.join("sub", "so uth/s 1.tif"), "spaces"),
+        (os.path.join("sub", "100%41.tif"), "as it is"),
         (os.path.join("sub", "north/v.tif"), "north"),
         ("https://x.org/r.tif?sig=1", "so_uth"),
         ("/data/o ne.tif", "one"),
@@ -110,6 +115,7 @@ def test_stac_assets_by_name_or_role(here):
         ('{"type": "FeatureCollection", "features": []}', "holds no items"),
         ('{"type": "FeatureCollection", "features": [1]}', "a feature without assets"),
         ('{"type": "Feature", "id": "a", "assets": {"x": {"href": 1}}}', "its asset 'x' has no href"),
+        ('{"type": "Feature", "id": "a", "assets": {"x": {"href": "a%00b"}}}', "its asset 'x' has no href"),
         ('{"type": "Feature", "id": 7, "assets": {}}', "an item without id"),
     ],
 )

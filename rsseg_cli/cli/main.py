@@ -70,7 +70,12 @@ class _LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        typer.echo(f"rsseg: {level}{one_line(redact(record.getMessage()))}", err=True)
+        line = f"rsseg: {level}{one_line(redact(record.getMessage()))}"
+        bars = sys.modules.get("tqdm")
+        if bars is None:
+            typer.echo(line, err=True)
+        else:  # above the bars, not into one
+            bars.tqdm.write(line, file=sys.stderr)
 
 
 app = typer.Typer(

@@ -104,6 +104,8 @@ class BatchProgress:
             self._under_way.pop(task).close()
         if self._bars:
             self._move()
+            if report.error:
+                self._total.write(self._line(report), file=sys.stderr)
         elif not self._hidden:
             typer.echo(self._line(report), err=True)
 
