@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from rsseg_cli.vector_graph import NONE, Ints
+from rsseg_cli.vector_graph import NONE, Ints, Labels
 from rsseg_cli.vector_holes import find_holes
 from rsseg_cli.vector_survey import OUTSIDE, Census
 
@@ -29,7 +29,7 @@ class Neighbourhood:
         root: the object that each has become part of.
     """
 
-    classes: Ints
+    classes: Labels
     areas: Ints
     firsts: Ints
     void: NDArray[np.bool_]
@@ -41,16 +41,19 @@ class Neighbourhood:
 
 def merged_classes(
     census: Census, nodata: int, pixel_m: tuple[float, float], smallest: float, hole: float
-) -> Ints:
-    """Class of each object after merging.
+) -> Labels:
+    """Class of each object after merging; the census lets its pairs go.
 
     Args:
         pixel_m: of a pixel along a row and along a column.
         smallest, hole: areas below which objects and holes go, in the unit of the census.
     """
     around = _neighbourhood(census, nodata, pixel_m)
-    while smallest and _give_away(around, smallest, max(smallest, hole)):
-        pass
+    more = smallest > 0 and _give_away(around, smallest, max(smallest, hole))
+    for numbers, areas in census.later:
+        np.add.at(around.areas, around.root[numbers], areas)
+    while more:
+        more = _give_away(around, smallest, max(smallest, hole))
     if hole:
         _fill(around, hole)
     return around.classes[around.root]
@@ -71,6 +74,8 @@ def _neighbourhood(census: Census, nodata: int, pixel_m: tuple[float, float]) ->
     classes = np.concatenate(census.classes)
     pairs = np.concatenate([*census.pairs, np.zeros((0, 2), np.int32)])
     edges = np.concatenate([*census.edges, np.zeros((0, 2), np.int32)])
+    census.pairs.clear()
+    census.edges.clear()
     around = Neighbourhood(
         classes=classes,
         areas=areas,

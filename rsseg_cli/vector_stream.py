@@ -80,7 +80,7 @@ def _merge(task: VectorTask, plan: BlockPlan, path: Path) -> StoredSource:
     source, ground, config = task.source, task.ground, task.config
     mean_m2 = float(ground.pixel_area_m2(np.array(source.height / 2), np.array(source.width / 2)))
     smallest, hole = (area / mean_m2 * FINE for area in (config.min_area_m2, config.fill_holes_m2))
-    survey = SurveyPlan(block=plan, largest=max(smallest, hole), mean_m2=mean_m2)
+    survey = SurveyPlan(block=plan, smallest=smallest, hole=hole, mean_m2=mean_m2)
     census = Census()
     for block in in_order_of(survey_block, survey, task.blocks, task.jobs):
         census.add(block)
@@ -91,10 +91,8 @@ def _merge(task: VectorTask, plan: BlockPlan, path: Path) -> StoredSource:
             file.truncate(source.height * source.width * (2 if source.wide else 1))
     except OSError as err:
         raise OutputError(f"{path.parent}: cannot be written ({err}). Is the disk full?") from err
-    items = []
-    for (first, end), numbers in zip(task.blocks, census.numbers, strict=True):
-        changed = np.flatnonzero(classes[numbers] != before[numbers]).astype(np.int32)
-        items.append((first, end, changed, classes[numbers[changed]]))
+    items = [(*rows, *census.changes(number, before, classes)) for number, rows in enumerate(task.blocks)]
+    del census, before, classes
     for _ in in_order_of(store_block, (plan, str(path)), items, task.jobs):
         pass
     return stored_source(source, path)

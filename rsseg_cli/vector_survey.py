@@ -20,20 +20,26 @@ FINE = 1 << 20  # parts of a mean pixel's area: sums of whole numbers do not dep
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """Objects in a block and the row above it.
+    """Objects in a block and the row above it, but for islands that go to what is around them.
 
     Attributes:
+        members: int32, each object's number in the block.
+        islands: int32 (k, 2), the number in the block of each, and the object here that it becomes part of.
         classes: of each object.
         areas: int64, in FINE-ths of a mean pixel, without the row above.
         firsts: int64, place of the first pixel.
+        later: int64, area of islands below the smallest area, which joins in after the first round of giving.
         pairs: int32 (k, 2), objects that share edges; -1 for what lies outside the raster.
         edges: int32 (k, 2), how many horizontal and vertical pixel edges they share.
         top, bottom: int32 (width,), objects of the row above and of the last row; empty where there is none.
     """
 
+    members: NDArray[np.int32]
+    islands: NDArray[np.int32]
     classes: Labels
     areas: Ints
     firsts: Ints
+    later: Ints
     pairs: NDArray[np.int32]
     edges: NDArray[np.int32]
     top: NDArray[np.int32]
@@ -42,37 +48,85 @@ class Survey:
 
 @dataclass(frozen=True, kw_only=True)
 class SurveyPlan:
-    """A block plan, and the area from which on objects do not matter to one another."""
+    """A block plan, and what is to go.
+
+    Attributes:
+        smallest, hole: areas below which objects and holes go, in FINE-ths of a mean pixel.
+        mean_m2: area of a mean pixel.
+    """
 
     block: BlockPlan
-    largest: float  # in FINE-ths of a mean pixel
+    smallest: float
+    hole: float
     mean_m2: float
+
+    @property
+    def largest(self) -> float:
+        """Area from which on objects do not matter to one another."""
+        return max(self.smallest, self.hole)
 
 
 def survey_block(plan: SurveyPlan, first: int, end: int) -> Survey:
     """Objects of the rows `first` to `end`."""
     source = plan.block.source
-    above = max(first - 1, 0)
+    above, last = max(first - 1, 0), end == source.height
     labels = source.read(above, end - above)
     objects = find_objects(labels)
     areas = _areas(objects, labels, above, first, plan)
-    pairs, edges = _neighbours(objects, labels, above, first, end == source.height)
+    pairs, edges = _neighbours(objects, labels, above, first, last)
+    rows = objects.of_run[objects.run_of[[0, -1]]]
+    top, bottom = rows[0] if first > 0 else rows[0][:0], rows[1]
+    firsts = np.full(len(objects), np.iinfo(np.int64).max)
+    np.minimum.at(firsts, objects.of_run, objects.starts + above * source.width)
+    opened = np.zeros(len(objects), np.bool_)
+    opened[top] = True
+    opened[bottom] |= not last
+    island, around = _islands(plan, objects.classes == source.nodata, areas, opened, pairs)
+    later = np.zeros(len(objects), np.int64)
+    given = (areas[island] < plan.smallest) & (objects.classes[island] != source.nodata)
+    np.add.at(later, around[given], areas[island[given]])
+    stays = np.ones(len(objects), np.bool_)
+    stays[island] = False
+    number = np.append(np.cumsum(stays, dtype=np.int32) - 1, np.int32(-1))  # the last for what is outside
     both = areas[pairs]
     both[pairs < 0] = np.iinfo(np.int64).max
     # Open objects may be larger than they are here, but not smaller.
-    kept = both.min(axis=1) < plan.largest
-    firsts = np.full(len(objects), np.iinfo(np.int64).max)
-    np.minimum.at(firsts, objects.of_run, objects.starts + above * source.width)
-    rows = objects.of_run[objects.run_of[[0, -1]]]
+    kept = (both.min(axis=1) < plan.largest) & stays[pairs].all(axis=1)
     return Survey(
-        classes=objects.classes,
-        areas=areas,
-        firsts=firsts,
-        pairs=pairs[kept],
+        members=np.flatnonzero(stays).astype(np.int32),
+        islands=np.stack([island, number[around]], axis=1).astype(np.int32),
+        classes=objects.classes[stays],
+        areas=areas[stays],
+        firsts=firsts[stays],
+        later=later[stays],
+        pairs=number[pairs[kept]],
         edges=edges[kept],
-        top=rows[0] if first > 0 else rows[0][:0],
-        bottom=rows[1],
+        top=number[top],
+        bottom=number[bottom],
     )
+
+
+def _islands(
+    plan: SurveyPlan,
+    void: NDArray[np.bool_],
+    areas: Ints,
+    opened: NDArray[np.bool_],
+    pairs: NDArray[np.int32],
+) -> tuple[Ints, Ints]:
+    """Small objects inside one large object each, and that object.
+
+    Whatever becomes of the others, they go to it: most of the small objects of a map need no further thought.
+    """
+    counts = np.bincount(pairs.ravel() + 1, minlength=len(areas) + 1)[1:]
+    small = (areas < plan.hole) | ((areas < plan.smallest) & ~void)
+    alone = np.append(small & ~opened & (counts == 1), False)  # the last for what is outside
+    large = np.append((areas >= plan.largest) & ~void, False)
+    found = []
+    for ends in ((0, 1), (1, 0)):
+        chosen = alone[pairs[:, ends[0]]] & large[pairs[:, ends[1]]]
+        found.append(pairs[chosen][:, ends])
+    both = np.concatenate(found).astype(np.int64)
+    return both[:, 0], both[:, 1]
 
 
 def _areas(objects: Objects, labels: Labels, above: int, first: int, plan: SurveyPlan) -> Ints:
@@ -122,16 +176,20 @@ def _neighbours(
 class Census:
     """All objects of the raster: those of each block under numbers that hold in all of them.
 
-    Number 0 is what lies outside the raster.
+    Number 0 is what lies outside the raster. Memory: some BYTES bytes an object, but for islands; merging
+    them takes as much again.
     """
 
-    classes: list[NDArray[np.int64]] = field(default_factory=lambda: [np.array([-1])])
+    classes: list[Labels] = field(default_factory=lambda: [np.zeros(1, np.uint8)])
     areas: list[Ints] = field(default_factory=lambda: [np.array([np.iinfo(np.int64).max // 4])])
     firsts: list[Ints] = field(default_factory=lambda: [np.array([-1])])
     pairs: list[NDArray[np.int32]] = field(default_factory=list)
     edges: list[NDArray[np.int32]] = field(default_factory=list)
     same: list[NDArray[np.int32]] = field(default_factory=list)
     added: list[tuple[NDArray[np.int32], Ints]] = field(default_factory=list)
+    later: list[tuple[NDArray[np.int32], Ints]] = field(default_factory=list)
+    members: list[NDArray[np.int32]] = field(default_factory=list)
+    islands: list[NDArray[np.int32]] = field(default_factory=list)
     numbers: list[NDArray[np.int32]] = field(default_factory=list)
     count: int = 1
     bottom: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
@@ -144,16 +202,33 @@ class Census:
         known = np.flatnonzero(numbers >= 0)
         numbers[new] = self.count + np.arange(len(new), dtype=np.int32)
         self.count += len(new)
-        self.classes.append(block.classes[new].astype(np.int64))
+        self.classes.append(block.classes[new])
         self.areas.append(block.areas[new])
         self.firsts.append(block.firsts[new])
         self.added.append((numbers[known], block.areas[known]))
+        around = np.flatnonzero(block.later)
+        self.later.append((numbers[around], block.later[around]))
         if len(block.top):
             self.same.append(np.unique(np.stack([numbers[block.top], self.bottom], axis=1), axis=0))
         self.pairs.append(np.append(numbers, np.int32(OUTSIDE))[block.pairs])
         self.edges.append(block.edges)
+        self.members.append(block.members)
+        self.islands.append(block.islands)
         self.numbers.append(numbers)
         self.bottom = numbers[block.bottom]
+
+    def changes(self, block: int, before: Labels, classes: Labels) -> tuple[NDArray[np.int32], Labels]:
+        """Objects of a block, by their number in it, that get another class, and that class.
+
+        Args:
+            before, classes: of all objects, as they were and as they are going to be.
+        """
+        numbers, islands = self.numbers[block], self.islands[block]
+        changed = classes[numbers] != before[numbers]
+        return (
+            np.concatenate([self.members[block][changed], islands[:, 0]]),
+            np.concatenate([classes[numbers[changed]], classes[numbers[islands[:, 1]]]]),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +259,7 @@ class StoredSource:
 
 
 def store_block(
-    plan: tuple[BlockPlan, str], first: int, end: int, changed: NDArray[np.int32], classes: Ints
+    plan: tuple[BlockPlan, str], first: int, end: int, changed: NDArray[np.int32], classes: Labels
 ) -> None:
     """Write a block's rows with other classes for some of its objects (numbered as in its survey)."""
     block, path = plan

@@ -32,6 +32,7 @@ from rsseg_cli.vector_merge import merged_classes
 from rsseg_cli.vector_shape import Shaping, make_shaping
 from rsseg_cli.vector_spill import in_file
 from rsseg_cli.vector_survey import FINE, Census, SurveyPlan, survey_block
+from rsseg_cli.vector_task import make_task
 
 NODATA = 255
 UTM = "EPSG:32633"
@@ -57,16 +58,8 @@ def polygons(labels, block_rows=1000, shaping=None, transform=None, confidence=N
 
 def joined(labels, block_rows, shaping, transform, confidence, crs, side, folder):
     """Polygons and their tables, block by block as the program does it."""
-    height, width = labels.shape
-    transform = transform or Affine.identity()
-    grid = Grid(crs=crs, transform=transform, width=width, height=height)
-    plan = BlockPlan(
-        source=InMemory(labels),
-        confidence=None if confidence is None else InMemory(confidence),
-        transform=transform,
-        ground=measure_ground(grid),
-        shaping=shaping or Shaping(),
-    )
+    height = len(labels)
+    plan = plan_of(InMemory(labels), shaping, transform, confidence, crs)
     if plan.shaping.tolerance_m2:
         plan = replace(plan, boundaries=simplified(plan, folder, side))
     joiner = Joiner(plan, folder)
@@ -74,6 +67,18 @@ def joined(labels, block_rows, shaping, transform, confidence, crs, side, folder
     for first in range(0, height, block_rows):
         parts += joiner.add(run_block(plan, first, min(first + block_rows, height)))
     return parts
+
+
+def plan_of(source, shaping=None, transform=None, confidence=None, crs=None):
+    transform = transform or Affine.identity()
+    grid = Grid(crs=crs, transform=transform, width=source.width, height=source.height)
+    return BlockPlan(
+        source=source,
+        confidence=None if confidence is None else InMemory(confidence),
+        transform=transform,
+        ground=measure_ground(grid),
+        shaping=shaping or Shaping(),
+    )
 
 
 def simplified(plan, folder, side):
@@ -461,6 +466,18 @@ def filled(labels, pixels):
     return result
 
 
+@pytest.mark.parametrize("options", [{"min_area_m2": 1.6}, {"min_area_m2": 1.1, "fill_holes_m2": 2.6}])
+def test_small_objects_go_the_same_way_for_any_block(options, label_file):
+    """Islands that a block sees whole are given away in it, the others with the rest of the raster."""
+    for seed in range(4):
+        path = label_file(blobs(seed, 40, 40, sigma=0.8))
+        first, *others = (
+            to_geodataframe(path, VectorConfig(jobs=1, block_rows=rows, **options)) for rows in (1, 2, 9, 40)
+        )
+        for other in others:
+            assert list(other.geometry.to_wkb()) == list(first.geometry.to_wkb())
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 10**6), st.integers(3, 13), st.integers(2, 30), st.sampled_from([2, 3, 4]))
 def test_holes_of_several_objects_are_found_exactly(seed, side, pixels, classes):
@@ -470,27 +487,19 @@ def test_holes_of_several_objects_are_found_exactly(seed, side, pixels, classes)
     frame = generator.integers(0, 3)
     if frame:  # so that there are large holes too
         labels[[frame, -1 - frame], frame:-frame] = labels[frame:-frame, [frame, -1 - frame]] = 0
-    around = InMemory(labels)
-    census = Census()
-    grid = Grid(crs=None, transform=Affine.identity(), width=side, height=side)
-    block = BlockPlan(
-        source=around,
-        confidence=None,
-        transform=grid.transform,
-        ground=measure_ground(grid),
-        shaping=Shaping(),
-    )
+    census, block = Census(), plan_of(InMemory(labels))
     rows = int(generator.integers(1, side + 1))
-    for first in range(0, side, rows):
-        survey = SurveyPlan(block=block, largest=pixels * FINE, mean_m2=1.0)
-        census.add(survey_block(survey, first, min(first + rows, side)))
+    survey = SurveyPlan(block=block, smallest=0, hole=pixels * FINE, mean_m2=1.0)
+    blocks = [(first, min(first + rows, side)) for first in range(0, side, rows)]
+    for ends in blocks:
+        census.add(survey_block(survey, *ends))
+    before = np.concatenate(census.classes)
     classes = merged_classes(census, NODATA, (1.0, 1.0), 0, pixels * FINE)
-    found = np.concatenate(
-        [
-            classes[numbers][objects_of(labels, first, min(first + rows, side))]
-            for first, numbers in zip(range(0, side, rows), census.numbers, strict=True)
-        ]
-    )
+    found = labels.copy()
+    for number, ends in enumerate(blocks):
+        changed, values = census.changes(number, before, classes)
+        for one, value in zip(changed, values, strict=True):
+            found[slice(*ends)][objects_of(labels, *ends) == one] = value
     assert np.array_equal(found, filled(labels, pixels))
 
 
@@ -529,6 +538,40 @@ def test_the_result_tells_classes_and_stages(label_file, tmp_path):
     area = sum(item["area_m2"] for item in told["classes"].values())
     assert area == pytest.approx(0.25 * np.count_nonzero(labels != NODATA), rel=1e-3)
     assert {"read", "objects", "boundaries", "rings", "polygons", "join", "write"} <= set(told["stages"])
+
+
+@pytest.mark.parametrize("width", [1000, 10_000, 100_000, 500_000])
+def test_what_a_worker_holds_does_not_grow_with_the_width(width, tmp_path):
+    path = tmp_path / "wide.tif"
+    profile = {"driver": "GTiff", "width": width, "height": 3000, "count": 1, "dtype": "uint8", "tiled": True}
+    with rasterio.open(path, "w", sparse_ok=True, crs=UTM, transform=Affine.scale(2, -2), **profile):
+        pass
+    blocks = make_task(path, None, VectorConfig()).blocks
+    assert blocks[0][0] == 0
+    assert blocks[-1][1] == 3000
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(blocks))
+    # with the row above, which is read too
+    assert max(end - first + 1 for first, end in blocks) * width < 2 << 20
+
+
+@pytest.mark.parametrize("side", [16, 64])
+def test_a_part_reads_no_more_than_a_cell_around(side, tmp_path, monkeypatch):
+    for module in ("vector_simplify", "vector_boundaries"):
+        monkeypatch.setattr(f"rsseg_cli.{module}.CELL", 16)
+    sizes = []
+
+    class Counted(InMemory):
+        def read(self, *window):
+            found = super().read(*window)
+            sizes.append(found.shape)
+            return found
+
+    labels = blobs(1, 150, 200)
+    plan = plan_of(Counted(labels), shaping=Shaping(tolerance_m2=4.0))
+    simplified(plan, tmp_path, side)
+    assert len(sizes) == math.ceil(151 / side) * math.ceil(201 / side)
+    assert max(rows for rows, _ in sizes) <= side + 2 * 16 + 2
+    assert max(cols for _, cols in sizes) <= side + 2 * 16 + 2
 
 
 @pytest.mark.slow
