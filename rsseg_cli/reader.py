@@ -13,7 +13,9 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+import rasterio
 from rasterio.enums import MaskFlags
+from rasterio.env import hasenv
 from rasterio.windows import Window
 
 from rsseg_cli.area import Area, Grid
@@ -184,9 +186,11 @@ class SceneReader:
         if remote:
             advice = "The connection may be bad, or the file damaged; try again, or download it first."
         alone = nullcontext() if remote else self._reading
+        # GDAL itself would print what goes wrong in a thread of its own; 80 us
+        heard = nullcontext() if hasenv() else rasterio.Env()
         for again in reversed(range(REMOTE_READS if remote else 1)):
             try:
-                with alone, gdal_errors(SceneError, where, advice):
+                with alone, heard, gdal_errors(SceneError, where, advice):
                     array = dataset.read(list(self.bands), window=window, out_dtype=self.dtype)
                     valid = self._stored_mask(dataset, window)
                 break

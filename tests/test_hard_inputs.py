@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli.main import app
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+from rsseg_cli.raster import SceneReader, inspect
 from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)
@@ -556,3 +558,17 @@ def check_output(case: Case, folder: Path, before: set[str]) -> None:
     assert set(np.unique(labels)) <= {0, 1, 2, 255}
     if case.empty_px is not None:
         assert (labels == 255).sum() == case.empty_px
+
+
+def test_gdal_itself_prints_nothing_in_threads_that_read(tmp_path: Path, capfd: Any) -> None:
+    """Of the directory of overviews, cut off with the file's end, GDAL complains when it first reads."""
+    whole = tmp_path / "whole.tif"
+    scenes.write(whole, scenes.noise(3, (600, 600)), tiled=True, blockxsize=256, blockysize=256)
+    with rasterio.open(whole, "r+") as dataset:
+        dataset.build_overviews([2])
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 3])
+    with SceneReader(inspect(cut), (1, 2, 3)) as reader, ThreadPoolExecutor(1) as threads:
+        error = threads.submit(reader.read, 0, 0, 600, 600).exception()
+    assert "cannot be read" in str(error)
+    assert capfd.readouterr().err == ""
