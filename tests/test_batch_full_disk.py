@@ -143,7 +143,7 @@ def test_polygons_on_a_disk_that_fills_up(class_map, small_disk, tmp_path, endin
         assert left_in(disk) == ([] if share else ["filler"])
 
 
-@pytest.mark.parametrize("room", [60_000, 300_000])
+@pytest.mark.parametrize("room", [60_000, pytest.param(300_000, marks=pytest.mark.slow)])
 def test_a_map_with_polygons_on_a_disk_that_fills_up(make_raster, run, small_disk, room):  # noqa: F811
     """The map takes 20 kB, its polygons more than the disk."""
     scene = noise(make_raster, "scene.tif", 200)
