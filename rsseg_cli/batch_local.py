@@ -49,17 +49,23 @@ def places_for(device: str, jobs: int | None) -> list[str]:
     Raises:
         UsageError: there is no such device.
     """
-    import torch
-
     from rsseg_cli.engine import choose_device
 
     chosen = choose_device(device)
-    gpus = torch.cuda.device_count() if chosen.type == "cuda" and device in ("auto", "cuda") else 0
-    if gpus > 1:
-        return [f"cuda:{index % gpus}" for index in range(jobs or gpus)]
+    found = gpus() if device in ("auto", "cuda") else []
+    if len(found) > 1:
+        return [found[index % len(found)] for index in range(jobs or len(found))]
     if jobs == 0:
         jobs = max(1, cores() // CORES_A_PROCESS) if chosen.type == "cpu" else 1
     return [device] * (jobs or 1)
+
+
+def gpus() -> list[str]:
+    """The GPUs that this process sees: of those of the machine the ones that CUDA_VISIBLE_DEVICES names."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [f"cuda:{index}" for index in range(count)]
 
 
 def cores() -> int:
@@ -78,7 +84,7 @@ def _in_processes(
             task = first if not processes else next(rest, None)
             if task is None:
                 break
-            processes.append(Process(threads))
+            processes.append(Process(threads, place))
             processes[-1].give(_beside_others(on_device(task, place)))
         while busy := [process for process in processes if process.task is not None]:
             for process in wait_for(busy):

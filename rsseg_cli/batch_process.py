@@ -26,11 +26,12 @@ class Process:
 
     Args:
         threads: of the network on the CPU.
+        device: of its tasks.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, device: str = "") -> None:
         self.task: SceneTask | None = None
-        self._threads = threads
+        self._threads, self._device = threads, device
         self._process: Any = None
         self._pipe: Any = None
 
@@ -106,7 +107,8 @@ class Process:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         level = _log.getEffectiveLevel()
-        self._process = context.Process(target=_work, args=(theirs, self._threads, level), daemon=True)
+        arguments = theirs, self._threads, self._device, level
+        self._process = context.Process(target=_work, args=arguments, daemon=True)
         with _interrupts_ignored():
             self._process.start()
         theirs.close()
@@ -155,7 +157,7 @@ class _Teller(logging.Handler):
         self._pipe.send(("log", (record.levelno, "%s", record.getMessage())))
 
 
-def _work(pipe: Any, threads: int, level: int) -> None:
+def _work(pipe: Any, threads: int, device: str, level: int) -> None:
     """Do tasks until the parent closes the pipe, tells to stop, or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the scene under way cleanly
@@ -167,6 +169,8 @@ def _work(pipe: Any, threads: int, level: int) -> None:
         import torch
 
         torch.set_num_threads(min(torch.get_num_threads(), threads))
+        if device.startswith("cuda:"):  # what names no device means this one, and no other gets a context
+            torch.cuda.set_device(device)
         runner = SceneRunner()
         while True:
             pipe.send(("outcome", runner.run(pipe.recv(), lambda *told: pipe.send(("tiles", told)))))

@@ -10,6 +10,7 @@ import pytest
 import rasterio
 import torch
 
+from rsseg_cli import batch_local
 from rsseg_cli.batch_local import LocalEngine, cores, places_for
 from rsseg_cli.batch_process import ENDED, Process
 from rsseg_cli.batch_task import SceneTask
@@ -70,6 +71,31 @@ def test_places_of_processes():
     assert places_for("cpu", None) == ["cpu"]
     assert places_for("cpu", 3) == ["cpu"] * 3
     assert len(places_for("cpu", 0)) == max(1, cores() // 4)
+
+
+@pytest.mark.slow
+def test_a_process_a_device(make_raster, model_file, tmp_path, monkeypatch):
+    """Two devices, here of the processor: each has a process of its own, and its tasks stay with it."""
+    monkeypatch.setattr(batch_local, "gpus", lambda: ["cpu:0", "cpu:1"])
+    assert places_for("auto", None) == places_for("auto", 0) == ["cpu:0", "cpu:1"]
+    assert places_for("auto", 3) == ["cpu:0", "cpu:1", "cpu:0"]
+    assert places_for("cpu:0", None) == ["cpu:0"]
+    given = []
+
+    class Told(Process):
+        def give(self, task):
+            super().give(task)
+            given.append((self._process.pid, task.config.device))
+
+    monkeypatch.setattr(batch_local, "Process", Told)
+    scenes = [make_raster(f"s{index}.tif", seed=index) for index in range(5)]
+    outcomes = list(
+        LocalEngine().run([task(i, scene, tmp_path, model_file) for i, scene in enumerate(scenes)])
+    )
+    assert sorted((outcome.index, outcome.error) for outcome in outcomes) == [(i, "") for i in range(5)]
+    assert len(given) == 5
+    assert sorted(device for _, device in set(given)) == ["cpu:0", "cpu:1"]
+    assert len({pid for pid, _ in given}) == 2
 
 
 def end_the_process_of(scene):
