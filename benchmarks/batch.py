@@ -3,17 +3,20 @@
     python benchmarks/batch.py loop      60 sheets of 2,000 px: one batch against a loop of single runs
     python benchmarks/batch.py jobs      the same sheets: one process against several
     python benchmarks/batch.py kill      the same sheets: killed (SIGKILL) twice and resumed, against one run
-    python benchmarks/batch.py kill --scene scene.tif --model buildings     sheets cut from your own scene
+    python benchmarks/batch.py kill --scene a.tif b.tif --model buildings   sheets cut from your own scenes
+    python benchmarks/batch.py kill --engine ray                            on a cluster of this machine
 
 Each run is the program itself (`python -m rsseg_cli predict`) in a process of its own, start-up included.
 Sheets are drawn (`rsseg demo-scene`) at the model's ground resolution, uint8 RGB, tiled, deflate. CPU seconds
 are those of the run and of all its processes; where other programs use the machine they tell more than wall
-time. `kill` also compares the pixels of all maps with those of the run that was not killed.
+time. `kill` tells what each kill met, and compares all maps, pixel by pixel, and all polygons with those of
+the run that was not killed; `--at rows polygons` waits, from a random moment on, until a scene is at that.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import json
 import os
@@ -30,6 +33,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 SHEET_PX = 2000
+# What a scene under way is at, by a file in its folder: the first of two passes, the pass that makes the
+# outputs' rows, COGs, polygons.
+STAGES = {
+    "coarse": "coarse.[0-9]*.tif",
+    "rows": "labels.[0-9]*.tif",
+    "finishing": "labels.vrt",
+    "polygons": "vector*",
+}
 
 
 def main() -> None:
@@ -40,13 +51,23 @@ def main() -> None:
     parser.add_argument("--sheets", type=int, default=60)
     parser.add_argument("--size", type=int, default=SHEET_PX, help="side of a sheet, px")
     parser.add_argument("--model", default="landcover")
-    parser.add_argument("--scene", type=Path, help="cut into sheets in place of drawn ones")
     parser.add_argument(
-        "--window", type=int, nargs=4, metavar=("ROW", "COL", "HEIGHT", "WIDTH"), help="of --scene"
+        "--scene",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="cut into sheets in place of drawn ones; of each as many, spread over it",
     )
-    parser.add_argument("--jobs", default="2", help="processes of `jobs`")
+    parser.add_argument(
+        "--window", type=int, nargs=4, metavar=("ROW", "COL", "HEIGHT", "WIDTH"), help="of each --scene"
+    )
+    parser.add_argument("--engine", choices=("local", "ray"), default="local")
+    parser.add_argument("--jobs", default="2", help="processes of `jobs`, and workers of `--engine ray`")
     parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
+    parser.add_argument(
+        "--at", nargs="*", choices=list(STAGES), default=[], help="of each kill: what a scene is at"
+    )
     parser.add_argument("--options", nargs="*", default=[], help="more of predict, as vector=gpkg refine")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -84,27 +105,41 @@ def draw_sheets(arguments: argparse.Namespace, folder: Path) -> list[Path]:
 
 
 def cut_sheets(arguments: argparse.Namespace, folder: Path) -> list[Path]:
-    """Parts of a scene."""
+    """Parts of scenes, --sheets in all."""
     import rasterio
     from rasterio.windows import Window
 
     paths = []
-    with rasterio.open(arguments.scene) as scene:
-        top, left, height, width = arguments.window or (0, 0, scene.height, scene.width)
-        for row in range(top, top + height, arguments.size):
-            for col in range(left, left + width, arguments.size):
-                window = Window(
-                    col, row, min(arguments.size, left + width - col), min(arguments.size, top + height - row)
-                )
-                paths.append(folder / f"sheet_r{row:05}_c{col:05}.tif")
-                write_sheet(
-                    rasterio,
-                    paths[-1],
-                    scene.read((1, 2, 3), window=window),
-                    scene.crs,
-                    scene.window_transform(window),
-                )
+    for name in arguments.scene:
+        with rasterio.open(name) as scene:
+            whole = arguments.window or (0, 0, scene.height, scene.width)
+            for row, col, height, width in spread(
+                squares(whole, arguments.size), arguments.sheets // len(arguments.scene)
+            ):
+                window = Window(col, row, width, height)
+                paths.append(folder / f"{name.stem}_r{row:05}_c{col:05}.tif")
+                pixels = scene.read((1, 2, 3), window=window)
+                write_sheet(rasterio, paths[-1], pixels, scene.crs, scene.window_transform(window))
     return paths
+
+
+def squares(window: Sequence[int], size: int) -> list[tuple[int, int, int, int]]:
+    """(row, col, height, width) of the parts of a window; those at its end may be smaller."""
+    top, left, height, width = window
+    return [
+        (row, col, min(size, top + height - row), min(size, left + width - col))
+        for row in range(top, top + height, size)
+        for col in range(left, left + width, size)
+    ]
+
+
+def spread(parts: list[tuple[int, int, int, int]], most: int) -> list[tuple[int, int, int, int]]:
+    """Some of them, evenly; the larger ones where some are smaller."""
+    largest = max(height * width for _, _, height, width in parts)
+    whole = [part for part in parts if part[2] * part[3] == largest]
+    parts = whole if len(whole) >= most else parts
+    count = max(1, min(most, len(parts)))
+    return [parts[index * len(parts) // count] for index in range(count)]
 
 
 def write_sheet(rasterio, path, pixels, crs, transform) -> None:
@@ -142,44 +177,84 @@ def compare_jobs(arguments: argparse.Namespace, work: Path, sheets: Sequence[Pat
 def compare_killed(arguments: argparse.Namespace, work: Path, sheets: Sequence[Path]) -> None:
     """Killed at random moments and resumed, against a run that is left alone."""
     whole = timed(lambda: run(arguments, sheets, work / "whole"))
-    seconds = whole[0]
-    random_s = random.Random(arguments.seed)
-    share = seconds / arguments.kills  # a kill in the middle of each
-    moments = [(number + random_s.uniform(0.3, 0.7)) * share for number in range(arguments.kills)]
-    spans = [after - before for before, after in zip([0.0, *moments], moments, strict=False)]
-
-    def killed() -> None:
-        for number, span in enumerate(spans):
-            process = start(arguments, sheets, work / "killed", *(["--resume"] if number else []))
-            try:
-                process.wait(timeout=max(span, 1))
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            print(f"killed after {span:.1f} s: {told(work / 'killed')}")
-        run(arguments, sheets, work / "killed", "--resume")
-
-    interrupted = timed(killed)
+    a_sheet_s = whole[0] / len(sheets)
+    interrupted = timed(lambda: run_killed(arguments, work / "killed", sheets, a_sheet_s))
     print(f"at the end: {told(work / 'killed')}")
-    table({"left alone": whole, f"killed {len(spans)} times": interrupted})
-    print(f"lost a kill: {(interrupted[0] - seconds) / len(spans):.1f} s")
-    same = compare_maps(work / "whole", work / "killed")
+    table({"left alone": whole, f"killed {arguments.kills} times": interrupted})
+    lost = [(after - before) / arguments.kills for before, after in zip(whole, interrupted, strict=True)]
+    print(f"lost a kill: {lost[0]:.1f} s of wall time, {lost[1]:.1f} s of CPU, start-up included")
+    show_same(work / "whole", work / "killed")
+
+
+def run_killed(arguments: argparse.Namespace, folder: Path, sheets: Sequence[Path], a_sheet_s: float) -> None:
+    """Kill a run in the middle of each share of its sheets, and resume it.
+
+    Args:
+        a_sheet_s: about the time that a sheet takes, s.
+    """
+    moments = random.Random(arguments.seed)
+    for number in range(arguments.kills):
+        most = (number + moments.uniform(0.3, 0.7)) / arguments.kills * len(sheets)
+        process = start(arguments, sheets, folder, *(["--resume"] if number else []))
+        begin = time.monotonic()
+        while process.poll() is None and states(folder).count("done") < int(most):
+            time.sleep(0.05)
+        if number < len(arguments.at):
+            wait_until(folder, arguments.at[number], process)
+        else:
+            time.sleep(moments.uniform(0, a_sheet_s))
+        with contextlib.suppress(ProcessLookupError):  # it may be through
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        print(f"killed after {time.monotonic() - begin:.1f} s: {told(folder)}", flush=True)
+        print("".join(f"    {line}\n" for line in left(folder)), end="", flush=True)
+    run(arguments, sheets, folder, "--resume")
+    print("".join(f"    left behind: {line}\n" for line in left(folder)), end="")
+
+
+def show_same(one: Path, other: Path) -> None:
+    same = compare_maps(one, other)
     print(f"{same[0]} of {same[1]} rasters have the same pixels")
     if same[3]:
         print(f"{same[2]} of {same[3]} polygon files have the same polygons")
 
 
-def told(folder: Path) -> str:
-    """What the manifest says is done."""
-    states: dict[str, str] = {}
+def wait_until(folder: Path, stage: str, process: subprocess.Popen[bytes]) -> None:
+    """Until a scene is at that, or the run is through."""
+    while process.poll() is None and not any(folder.glob(f".*.rsseg/{STAGES[stage]}")):
+        time.sleep(0.002)
+
+
+def left(folder: Path) -> list[str]:
+    """What folders of scenes under way hold."""
+    lines = []
+    for place in sorted(folder.glob(".*.tif.rsseg*")):
+        names = {path.name for path in place.iterdir()} - {"lock", "owner.json"}
+        state = {"passes": {}, "finished": []}
+        if (place / "journal.json").exists():
+            state = json.loads((place / "journal.json").read_bytes())
+        noted = [f"{name}: {item['rows']} rows noted" for name, item in state["passes"].items()]
+        noted += [f"{kind} finished" for kind in state["finished"]]
+        stages = [stage for stage, pattern in STAGES.items() if any(place.glob(pattern))]
+        lines.append(f"{place.name}: {', '.join([*stages, *noted]) or sorted(names) or 'nothing'}")
+    return lines
+
+
+def states(folder: Path) -> list[str]:
+    """What the manifest says of each sheet."""
+    found: dict[str, str] = {}
     manifest = folder / "manifest.jsonl"
     for line in manifest.read_bytes().splitlines(keepends=True) if manifest.exists() else []:
         if line.endswith(b"\n"):
             record = json.loads(line)
-            states[record["input"]] = record["status"]
-    return ", ".join(
-        f"{list(states.values()).count(state)} {state}" for state in ("done", "started", "failed")
-    )
+            found[record["input"]] = record["status"]
+    return list(found.values())
+
+
+def told(folder: Path) -> str:
+    """The same, in words."""
+    found = states(folder)
+    return ", ".join(f"{found.count(state)} {state}" for state in ("done", "started", "failed"))
 
 
 def compare_maps(one: Path, other: Path) -> tuple[int, int, int, int]:
@@ -205,6 +280,8 @@ def start(
 ) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "rsseg_cli", "predict", *map(str, scenes), "-o", str(output)]
     command += ["--model", arguments.model, "--quiet", *more]
+    if getattr(arguments, "engine", "local") == "ray":
+        command += ["--engine", "ray", "--jobs", arguments.jobs]
     for option in arguments.options:
         name, sign, value = option.partition("=")
         command += [f"--{name}", value] if sign else [f"--{name}"]
