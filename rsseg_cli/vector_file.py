@@ -92,8 +92,10 @@ def vectorize(
 ) -> VectorResult:
     """Turn a class raster into polygons that share their edges.
 
-    The file appears whole or not at all. Memory does not grow with the raster's size, but for some 100 bytes
-    a hole of the largest objects; their vertices wait in files beside the output.
+    The file appears whole or not at all. Memory does not grow with the raster's width or height, but for some
+    100 bytes a hole of the largest objects; their vertices, and simplified boundaries, wait in files beside
+    the output. A smallest area of objects or holes is judged on the whole raster: that takes some 400 bytes
+    for each object that is no small island inside one large object.
 
     Args:
         labels: raster of class indices, with nodata or a mask where there is no class. Names and colours are

@@ -12,6 +12,8 @@ from rasterio.windows import Window
 from rsseg_cli.errors import DataError, SceneError
 from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster
 
+CACHE_MIB = 4  # a read needs each of GDAL's blocks once: more would only grow with the raster's width
+
 
 def inside(first: int, count: int | None, size: int) -> tuple[int, int]:
     """First and end of `count` pixels, or of all from `first` on, that lie in a raster of `size`."""
@@ -49,7 +51,8 @@ class ClassSource:
         rows, cols = inside(row, count, self.height), inside(col, columns, self.width)
         whole = np.full((count, self.width - col if columns is None else columns), self.nodata, dtype)
         name = display_name(self.path)
-        with gdal_env(self.path), gdal_errors(SceneError, name), open_raster(self.path) as dataset:
+        env = gdal_env(self.path, CACHE_MIB)
+        with env, gdal_errors(SceneError, name), open_raster(self.path) as dataset:
             window = Window.from_slices(rows, cols)
             values = dataset.read(1, window=window)
             mask = dataset.read_masks(1, window=window) if self.masked else None
