@@ -29,7 +29,7 @@ from rsseg_cli.manifest import Manifest, Record
 from rsseg_cli.scene_list import BatchScene
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
-BEFORE, EXISTING, OUTSIDE = "done before", "outputs exist", "outside the area"  # why a scene is skipped
+BEFORE, EXISTING, OUTSIDE = "done before", "already there", "outside the area"  # why a scene is skipped
 TOLD = ("seconds", "pixels", "valid_pixels", "classes", "notes", "refined")  # of a result, in the manifest
 _log = logging.getLogger("rsseg_cli")
 

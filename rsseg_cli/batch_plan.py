@@ -233,7 +233,8 @@ def check_existing(tasks: Sequence[SceneTask], known: Collection[int]) -> None:
         if path.exists()
     ]
     if found:
-        named = ", ".join(map(str, found[:SHOWN])) + (" ..." if len(found) > SHOWN else "")
+        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+        named = ", ".join(map(str, found[:SHOWN])) + more
         raise OutputError(
             f"{len(found)} outputs exist: {named}. Pass --resume to go on with a batch (its manifest tells "
             "what is done), --skip-existing to leave them out, or --overwrite to replace them."

@@ -99,7 +99,10 @@ def _read(path: Path) -> bytes:
 
 
 def _lines(text: bytes, where: str) -> list[str]:
-    """A path a line, or between NUL bytes as `find -print0` writes; empty lines and # comments are none."""
+    """A path a line, or between NUL bytes as `find -print0` writes; empty lines and # comments are none.
+
+    Blanks around a path are part of it only where there is such a file.
+    """
     parts = text.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in parts:
         return [os.fsdecode(part) for part in parts.split(b"\0") if part]
@@ -108,7 +111,7 @@ def _lines(text: bytes, where: str) -> list[str]:
     long = next((line for line in named if len(line) > 4096), None)
     if long is not None:
         raise DataError(f"{where}: a line of {len(long)} characters; needs a path or address a line")
-    return named
+    return [line if os.path.lexists(line) else line.strip() for line in named]
 
 
 def _expand(text: str, asset: str, target: Path | None) -> Iterator[_Found]:

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.batch import locked
 from rsseg_cli.cli.main import app
+from rsseg_cli.cli.progress import short_names
 from rsseg_cli.manifest import read_manifest
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
@@ -149,7 +150,7 @@ def test_resume_leaves_files_that_it_does_not_know(make_raster, run):
     assert Path("maps/s0_tiny.tif").read_text() == "mine"
     skipped = run(scene, "-o", "maps", "--skip-existing")
     assert skipped.exit_code == 0
-    assert "1 scenes: 0 done, 1 outputs exist" in skipped.stdout
+    assert "1 scene: 0 done, 1 already there" in skipped.stdout
     assert run(scene, "-o", "maps", "--overwrite").exit_code == 0
     assert pixels("maps/s0_tiny.tif").shape == (1, 60, 80)
 
@@ -213,6 +214,12 @@ def test_what_is_wrong_is_told_before_work_starts(make_raster, run, arguments, c
     assert message in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert not list(Path().rglob("*_tiny.tif"))
+
+
+def test_scenes_of_one_name_are_told_apart():
+    assert short_names(["/a/x/1.tif", "/a/2.tif"]) == ["1.tif", "2.tif"]
+    assert short_names(["/a/x/1.tif", "/a/1.tif", "/a/y z/1.tif"]) == ["x/1.tif", "1.tif", "y z/1.tif"]
+    assert short_names(["s3://b/1.tif", "/a/1.tif"]) == ["s3://b/1.tif", "/a/1.tif"]
 
 
 def test_folders_globs_lists_and_trees(make_raster, run):

@@ -45,9 +45,12 @@ def test_addresses_and_odd_names_are_taken_as_they_are(here):
 
 
 def test_a_list_has_a_path_a_line(here):
-    Path("list.txt").write_bytes(b"\xef\xbb\xbf# sheets\r\na b.tif\r\n\r\n\xff.tif\n-\n")
+    Path("list.txt").write_bytes(
+        b"\xef\xbb\xbf# sheets\r\na b.tif\r\n\r\n\xff.tif\n-\n  c.tif \t\r\n d.tif\n"
+    )
+    Path(" d.tif").write_text("")
     paths = [scene.path for scene in list_scenes(["@list.txt"])]
-    assert paths == ["a b.tif", os.fsdecode(b"\xff.tif"), "-"]
+    assert paths == ["a b.tif", os.fsdecode(b"\xff.tif"), "-", "c.tif", " d.tif"]
     assert [scene.path for scene in list_scenes(["-"], stdin=[b"a\nb.tif\0", b"c.tif\0"])] == [
         "a\nb.tif",
         "c.tif",

@@ -6,12 +6,11 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rsseg_cli.cli.progress import BatchProgress
+from rsseg_cli.cli.progress import BatchProgress, short_names
 from rsseg_cli.cli.summary import class_lines, size_text
 
 if TYPE_CHECKING:
@@ -65,11 +64,11 @@ def run_scenes(
 def batch_summary(result: BatchResult) -> str:
     """A line a scene, of more than SHOWN those that failed; then all together."""
     reports = result.reports
-    listed = (
-        reports if len(reports) <= SHOWN else [item for item in reports if item.status == "failed"][:SHOWN]
-    )
-    width = max((len(PurePath(item.scene).name) for item in listed), default=0)
-    lines = [_row(item, width) for item in listed]
+    names = short_names([report.scene for report in reports])
+    named = list(zip(names, reports, strict=True))
+    listed = named if len(named) <= SHOWN else [pair for pair in named if pair[1].error][:SHOWN]
+    width = max((len(name) for name, _ in listed), default=0)
+    lines = [_row(f"{name:<{width}}", report) for name, report in listed]
     failed = result.count("failed")
     if len(reports) > SHOWN and failed > SHOWN:
         lines.append(f"  ... and {failed - SHOWN} more that failed")
@@ -78,20 +77,21 @@ def batch_summary(result: BatchResult) -> str:
     found = Counter(report.reason or report.status for report in reports)
     kinds = sorted(found.keys() | {"done"}, key=lambda kind: (kind != "done", kind != "failed", kind))
     counts = ", ".join(f"{found[kind]} {kind}" for kind in kinds)
-    lines.append(f"  {len(reports)} scenes: {counts}; {size_text(pixels)}, in {result.seconds:.1f} s")
+    count = f"{len(reports)} scene{'s' if len(reports) != 1 else ''}"
+    lines.append(f"  {count}: {counts}; {size_text(pixels)}, in {result.seconds:.1f} s")
     lines.append(f"  manifest: {result.manifest}")
     return "\n".join(lines)
 
 
-def _row(report: SceneReport, width: int) -> str:
-    name = f"{PurePath(report.scene).name:<{width}}"
+def _row(name: str, report: SceneReport) -> str:
     if report.status == "failed":
         return f"{name}  failed   {report.error}"
     if report.reason:
         return f"{name}  skipped  {report.reason}"
     told = report.told
     size = f"{size_text(told['pixels']):>10}  {told['seconds']:8.1f} s" if "pixels" in told else ""
-    return f"{name}  {report.status:<7}  {size}".rstrip()
+    sheets = f"  {len(report.sheets)} sheets" if report.sheets else ""
+    return f"{name}  {report.status:<7}  {size}{sheets}".rstrip()
 
 
 def _classes(reports: Sequence[SceneReport]) -> list[str]:

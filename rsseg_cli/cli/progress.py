@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,8 @@ class BatchProgress:
             bar.close()
 
     def begin(self, scenes: Mapping[int, str], skipped: int) -> None:
-        self._names, self._start = scenes, time.monotonic()
+        self._names = dict(zip(scenes, short_names(list(scenes.values())), strict=True))
+        self._start = time.monotonic()
         if self._bars and scenes:
             from tqdm import tqdm
 
@@ -89,8 +91,9 @@ class BatchProgress:
 
             taken = {-bar.pos for bar in self._under_way.values()}
             place = next(place for place in range(1, len(taken) + 2) if place not in taken)
-            name = PurePath(self._names[task]).name
-            self._under_way[task] = tqdm(total=total, unit="tile", desc=name, leave=False, position=place)
+            self._under_way[task] = tqdm(
+                total=total, unit="tile", desc=self._names[task], leave=False, position=place
+            )
         bar = self._under_way[task]
         bar.update(done - bar.n)
         self._shares[task] = done / max(1, total)
@@ -105,25 +108,40 @@ class BatchProgress:
         if self._bars:
             self._move()
             if report.error:
-                self._total.write(self._line(report), file=sys.stderr)
+                self._total.write(self._line(task, report), file=sys.stderr)
         elif not self._hidden:
-            typer.echo(self._line(report), err=True)
+            typer.echo(self._line(task, report), err=True)
 
     def _move(self) -> None:
-        self._total.set_postfix_str(self._rate(), refresh=False)
+        if self._pixels:
+            self._total.set_postfix_str(self._rate(), refresh=False)
         self._total.update(self._done + sum(self._shares.values()) - self._total.n)
 
     def _rate(self) -> str:
-        return f"{self._pixels / 1e6 / max(1e-3, time.monotonic() - self._start):.2f} Mpx/s"
+        return f"{self._pixels / 1e6 / max(1e-3, time.monotonic() - self._start):.2g} Mpx/s"
 
-    def _line(self, report: SceneReport) -> str:
+    def _line(self, task: int, report: SceneReport) -> str:
         """`[3/60] north.tif: 4.0 Mpx in 5.2 s; 0.77 Mpx/s, 5 min left`."""
         told, total = report.told, len(self._names)
+        where = f"[{self._done}/{total}] {self._names[task]}"
+        if report.error or report.reason:
+            return f"{where}: {report.reason or f'failed: {report.error}'}"
         left = (time.monotonic() - self._start) / self._done * (total - self._done)
         ahead = f", {_duration(left)} left" if self._done < total else ""
         size = f"{size_text(told.get('pixels', 0))} in {told.get('seconds', 0):.1f} s"
-        how = f"failed: {report.error}" if report.error else report.reason or f"{size}; {self._rate()}"
-        return f"[{self._done}/{total}] {PurePath(report.scene).name}: {how}{ahead}"
+        return f"{where}: {size}; {self._rate()}{ahead}"
+
+
+def short_names(scenes: Sequence[str]) -> list[str]:
+    """Names that tell scenes apart: without folders where these are not needed for that."""
+    names = [PurePath(scene).name for scene in scenes]
+    if len(set(names)) == len(names):
+        return names
+    try:
+        shared = os.path.commonpath([os.path.dirname(scene) for scene in scenes])
+    except ValueError:  # paths and addresses, or several drives
+        return list(scenes)
+    return [scene.removeprefix(shared).lstrip(os.sep) for scene in scenes]
 
 
 def _duration(seconds: float) -> str:
