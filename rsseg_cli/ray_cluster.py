@@ -7,18 +7,25 @@ import os
 import shutil
 import signal
 import socket
+import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from rsseg_cli.errors import UsageError
 
 CONNECT_S = 5.0
 STARTS = 3  # tries: Ray gives its own processes 15 s, which is not much on a busy machine (ray issue 65983)
 STORE_BYTES = 1 << 30  # of shared memory for finished rows, of a cluster of our own
+FOLDER = "rsseg-ray-"
+LOCK = "run.lock"  # held while the cluster of a folder lives
+YOUNG_S = 60.0  # a folder may not have its lock yet
 INSTALL = "pip install 'rsseg[ray]'"
 # Before Ray is imported: no usage statistics, no lines of its own among the results on stdout. Its processes
 # need 40 s to start on two busy processors.
@@ -65,11 +72,13 @@ def connected(address: str | None, workers: int | None) -> Iterator[Any]:
         yield ray
         return
     address = address or os.environ.get("RAY_ADDRESS") or None
-    folder = None
+    folder = lock = None
     try:
         with _own_signals():
             if address is None or address == "local":
                 folder = _short_folder()
+                lock = filelock.FileLock(folder / LOCK)
+                lock.acquire()
                 _start(ray, folder, workers)
             else:
                 _join(ray, address)
@@ -79,6 +88,8 @@ def connected(address: str | None, workers: int | None) -> Iterator[Any]:
             ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            lock.release()
 
 
 def _start(ray: Any, folder: Path, workers: int | None) -> None:
@@ -138,7 +149,20 @@ def _quiet() -> dict[str, Any]:
 
 def _short_folder() -> Path:
     """For Ray's sockets, whose paths may have 107 characters."""
-    return Path(tempfile.mkdtemp(prefix="rsseg-ray-", dir="/tmp" if Path("/tmp").is_dir() else None))
+    parent = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+    _remove_stale(parent)
+    return Path(tempfile.mkdtemp(prefix=FOLDER, dir=parent))
+
+
+def _remove_stale(parent: Path) -> None:
+    """Folders of runs that were killed; nobody else removes them."""
+    for folder in parent.glob(f"{FOLDER}*"):
+        with suppress(OSError, filelock.Timeout):
+            status = folder.lstat()
+            mine = stat.S_ISDIR(status.st_mode) and status.st_uid == getattr(os, "getuid", int)()
+            if mine and time.time() - status.st_mtime > YOUNG_S and (folder / LOCK).is_file():
+                with filelock.FileLock(folder / LOCK, blocking=False):
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
