@@ -191,7 +191,8 @@ class Engine:
     def _scaled(self, batch: NDArray[Any]) -> torch.Tensor:
         """Pixels (B, bands, h, w) on the device as the network wants them."""
         if batch.dtype not in (np.uint8, np.float32):
-            batch = batch.astype(np.float32)
+            with np.errstate(over="ignore"):  # infinite, then cut to the limits
+                batch = batch.astype(np.float32)
         # reordered while pixels are bytes, a quarter of the memory
         pixels = torch.from_numpy(batch).to(self.device).contiguous(memory_format=self._layout).float()
         pixels = pixels.mul_(self._factors).add_(self._offsets)
