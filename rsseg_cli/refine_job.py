@@ -286,7 +286,11 @@ def _refiner_of(spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel) -
     """The refiner that belongs to a model: one that comes along, or a file beside the model's."""
     name = spec.refiner
     if name is None:
-        raise ModelError(f"model {spec.name!r} has no refiner of its own; pass --refiner NAME or PATH")
+        with_one = [known for known in list_models() if read_spec(known).refiner is not None]
+        raise ModelError(
+            f"model {spec.name!r} has no refiner of its own; pass --refiner NAME or PATH, or take "
+            f"--model {' or '.join(with_one)}, which has one"
+        )
     if name in list_models():
         return name
     if not isinstance(model, TrainedModel) and Path(name).name == name:
