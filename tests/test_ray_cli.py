@@ -2,14 +2,18 @@
 
 import json
 import os
+import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pyogrio
 import pytest
 import rasterio
 import torch
@@ -38,10 +42,8 @@ def start(*arguments, folder, **more):
         command,
         cwd=folder,
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
-        **more,
+        **({"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more),
     )
 
 
@@ -74,6 +76,61 @@ def test_a_batch_with_a_broken_sheet(make_raster, models, tmp_path):
     assert [told["done"], told["skipped"]] == [1, 2]
     assert np.array_equal(pixels(tmp_path / "maps/torn_tiny.tif"), pixels(tmp_path / "maps/s0_tiny.tif"))
     assert not list(Path("/tmp").glob("rsseg-ray-*"))
+
+
+def test_one_scene_in_a_terminal(make_raster, models, tmp_path):
+    """Shared out by rows and refined, with a bar; the same files as without Ray."""
+    fcntl, termios = (pytest.importorskip(name) for name in ("fcntl", "termios"))
+    make_raster("s.tif", shape=(500, 200), kind="value", nodata=0, hole=(70, 20, 90, 60))
+    shown = {}
+    for name, engine in (("here", ()), ("there", ("--engine", "ray", "--jobs", "2"))):
+        folder = tmp_path / name
+        folder.mkdir()
+        outputs = (
+            "-o",
+            folder / "map.tif",
+            "--confidence",
+            folder / "sure.tif",
+            "--vector",
+            folder / "p.fgb",
+        )
+        options = ("--model", models[0], "--refine", "--tile-size", "64", "--overlap", "16")
+        ours, theirs = os.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        process = start("s.tif", *outputs, *options, *engine, folder=tmp_path, stderr=theirs)
+        os.close(theirs)
+        told = []
+        reader = threading.Thread(target=read_all, args=(ours, told))
+        reader.start()
+        process.communicate(timeout=900)
+        reader.join(60)
+        os.close(ours)
+        assert process.returncode == 0
+        shown[name] = b"".join(told).decode()
+    counts = [tuple(map(int, pair)) for pair in re.findall(r"(\d+)/(\d+) \[", shown["there"])]
+    assert counts == sorted(counts)
+    assert len({done for done, _ in counts}) > 1
+    assert "Traceback" not in shown["there"]
+    for name in ("map.tif", "sure.tif"):
+        with (
+            rasterio.open(tmp_path / "here" / name) as here,
+            rasterio.open(tmp_path / "there" / name) as there,
+        ):
+            np.testing.assert_array_equal(there.read(), here.read())
+            assert there.profile == here.profile
+            assert there.tags().keys() == here.tags().keys()
+    here, there = (pyogrio.read_dataframe(tmp_path / name / "p.fgb") for name in ("here", "there"))
+    assert there.equals(here)
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == sorted(
+        path.name for path in (tmp_path / "here").iterdir()
+    )
+
+
+def read_all(terminal: int, told: list[bytes]) -> None:
+    """What comes, until the other side is closed."""
+    with suppress(OSError):
+        while part := os.read(terminal, 4096):
+            told.append(part)
 
 
 @pytest.mark.parametrize("method", ["scene", "band"])
