@@ -19,7 +19,7 @@ from rsseg_cli.vector_trace import Joints, Pieces, known_keys, put
 
 HELD_POINTS = 1 << 20  # 8 bytes each
 # What waits is put together once it is more, in pieces or in blocks that they came in.
-MOST_PIECES, MOST_BLOCKS = 1 << 19, 256
+MOST_PIECES, MOST_BLOCKS = 1 << 17, 256
 
 
 def _nothing() -> Ints:

@@ -85,20 +85,21 @@ def survey_block(plan: SurveyPlan, first: int, end: int) -> Survey:
     later = np.zeros(len(objects), np.int64)
     given = (areas[island] < plan.smallest) & (objects.classes[island] != source.nodata)
     np.add.at(later, around[given], areas[island[given]])
-    stays = np.ones(len(objects), np.bool_)
+    stays = np.ones(len(objects) + 1, np.bool_)  # the last for what is outside
     stays[island] = False
-    number = np.append(np.cumsum(stays, dtype=np.int32) - 1, np.int32(-1))  # the last for what is outside
+    members = np.flatnonzero(stays[:-1])
+    number = np.append(np.cumsum(stays[:-1], dtype=np.int32) - 1, np.int32(-1))
     both = areas[pairs]
     both[pairs < 0] = np.iinfo(np.int64).max
     # Open objects may be larger than they are here, but not smaller.
     kept = (both.min(axis=1) < plan.largest) & stays[pairs].all(axis=1)
     return Survey(
-        members=np.flatnonzero(stays).astype(np.int32),
+        members=members.astype(np.int32),
         islands=np.stack([island, number[around]], axis=1).astype(np.int32),
-        classes=objects.classes[stays],
-        areas=areas[stays],
-        firsts=firsts[stays],
-        later=later[stays],
+        classes=objects.classes[members],
+        areas=areas[members],
+        firsts=firsts[members],
+        later=later[members],
         pairs=number[pairs[kept]],
         edges=edges[kept],
         top=number[top],
