@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.batch import locked
 from rsseg_cli.cli.main import app
-from rsseg_cli.cli.progress import short_names
+from rsseg_cli.cli.progress import rate_text, short_names
 from rsseg_cli.manifest import read_manifest
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
@@ -220,6 +220,11 @@ def test_scenes_of_one_name_are_told_apart():
     assert short_names(["/a/x/1.tif", "/a/2.tif"]) == ["1.tif", "2.tif"]
     assert short_names(["/a/x/1.tif", "/a/1.tif", "/a/y z/1.tif"]) == ["x/1.tif", "1.tif", "y z/1.tif"]
     assert short_names(["s3://b/1.tif", "/a/1.tif"]) == ["s3://b/1.tif", "/a/1.tif"]
+
+
+def test_rates_are_short_and_without_exponents():
+    shown = [rate_text(pixels, 10.0) for pixels in (190_000, 7_700_000, 1_204_000_000)]
+    assert shown == ["0.019 Mpx/s", "0.77 Mpx/s", "120 Mpx/s"]
 
 
 def test_folders_globs_lists_and_trees(make_raster, run):

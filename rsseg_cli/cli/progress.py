@@ -118,7 +118,7 @@ class BatchProgress:
         self._total.update(self._done + sum(self._shares.values()) - self._total.n)
 
     def _rate(self) -> str:
-        return f"{self._pixels / 1e6 / max(1e-3, time.monotonic() - self._start):.2g} Mpx/s"
+        return rate_text(self._pixels, time.monotonic() - self._start)
 
     def _line(self, task: int, report: SceneReport) -> str:
         """`[3/60] north.tif: 4.0 Mpx in 5.2 s; 0.77 Mpx/s, 5 min left`."""
@@ -142,6 +142,12 @@ def short_names(scenes: Sequence[str]) -> list[str]:
     except ValueError:  # paths and addresses, or several drives
         return list(scenes)
     return [scene.removeprefix(shared).lstrip(os.sep) for scene in scenes]
+
+
+def rate_text(pixels: int, seconds: float) -> str:
+    """`0.77 Mpx/s`, `120 Mpx/s`."""
+    rate = pixels / 1e6 / max(1e-3, seconds)
+    return f"{rate:.2g} Mpx/s" if rate < 10 else f"{rate:.0f} Mpx/s"
 
 
 def _duration(seconds: float) -> str:
