@@ -94,10 +94,10 @@ def _model_behind(behind: str, looking: ModelSpec | None, start: ModelSpec | Non
     """Name of the model whose maps are repaired, and the ground resolution that it works at."""
     before = start.refinement if start else {}
     model = behind or str(before.get("model", ""))
-    if looking is not None:
-        gsd_m = looking.gsd_m
-    elif model in list_models():
+    if model in list_models():
         gsd_m = read_spec(model).gsd_m
+    elif looking is not None:
+        gsd_m = looking.gsd_m
     else:
         gsd_m = before.get("model_gsd_m") if model == before.get("model") else None
     return {"model": model} | ({"model_gsd_m": gsd_m} if gsd_m else {})

@@ -8,9 +8,10 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from itertools import chain, islice
 from typing import Any
 
 from rsseg_cli.errors import OutputError
@@ -20,24 +21,25 @@ _shared: Any = None
 
 
 def in_order_of(
-    function: Callable[..., Any], shared: Any, arguments: Sequence[tuple[Any, ...]], jobs: int
+    function: Callable[..., Any], shared: Any, arguments: Iterable[tuple[Any, ...]], jobs: int
 ) -> Iterator[Any]:
     """Yield function(shared, *item) for each item, in order.
 
     Args:
         function: of a module's top level.
+        arguments: taken as workers come to them.
         shared: sent once to each process.
         jobs: worker processes; with one the work is done in this process.
     """
-    if jobs <= 1 or len(arguments) <= 1:
-        for item in arguments:
+    rest = iter(arguments)
+    first = list(islice(rest, max(jobs, 1)))
+    rest = chain(first, rest)
+    if len(first) <= 1:
+        for item in rest:
             yield function(shared, *item)
         return
-    pool = ProcessPoolExecutor(
-        min(jobs, len(arguments)), mp_context=_context(), initializer=_start, initargs=(shared,)
-    )
+    pool = ProcessPoolExecutor(len(first), mp_context=_context(), initializer=_start, initargs=(shared,))
     waiting: deque[Future[Any]] = deque()
-    rest = iter(arguments)
     try:
         for item in rest:
             waiting.append(pool.submit(_run, function, item))

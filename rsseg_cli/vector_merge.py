@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from rsseg_cli.vector_graph import NONE, Ints, Labels
+from rsseg_cli.vector_graph import Ints, Labels
 from rsseg_cli.vector_holes import find_holes
-from rsseg_cli.vector_survey import OUTSIDE, Census
+
+PIXEL_LENGTHS = tuple[float, float]  # along a row, along a column
 
 
 @dataclass(kw_only=True)
@@ -22,10 +23,12 @@ class Neighbourhood:
     """Objects and how much edge they share.
 
     Attributes:
-        classes: of each object; those of `void` have no data.
-        areas, firsts: int64.
-        low, high: int64, objects of each pair, the lower number first.
-        lengths: float64, of their shared edges.
+        classes: of each object; those of `void` have no data, or lie around the raster.
+        areas: int64.
+        firsts: int64, what decides between neighbours that are alike: the lowest.
+        low, high: int64, objects of each pair, the lower number first, each pair once.
+        edges: int64 (k, 2), their horizontal and vertical pixel edges. Whole numbers: sums do not depend on
+            their order.
         root: the object that each has become part of.
     """
 
@@ -35,116 +38,36 @@ class Neighbourhood:
     void: NDArray[np.bool_]
     low: Ints
     high: Ints
-    lengths: NDArray[np.float64]
+    edges: Ints
     root: Ints
 
 
-def merged_classes(
-    census: Census, nodata: int, pixel_m: tuple[float, float], smallest: float, hole: float
-) -> Labels:
-    """Class of each object after merging; the census lets its pairs go.
+def give_away_small(around: Neighbourhood, least: float, pixel: PIXEL_LENGTHS) -> None:
+    """Objects below an area go to the neighbour with the longest shared edge, until none is left that can.
 
-    Args:
-        pixel_m: of a pixel along a row and along a column.
-        smallest, hole: areas below which objects and holes go, in the unit of the census.
+    A neighbour without data is none. The smallest go first, and with the neighbour's class they join what
+    they touch of that class.
     """
-    around = _neighbourhood(census, nodata, pixel_m)
-    more = smallest > 0 and _give_away(around, smallest, max(smallest, hole))
-    for numbers, areas in census.later:
-        np.add.at(around.areas, around.root[numbers], areas)
-    while more:
-        more = _give_away(around, smallest, max(smallest, hole))
-    if hole:
-        _fill(around, hole)
-    return around.classes[around.root]
+    while _give_away(around, least, pixel):
+        pass
 
 
-def _neighbourhood(census: Census, nodata: int, pixel_m: tuple[float, float]) -> Neighbourhood:
-    count = census.count
-    same = np.concatenate([*census.same, np.zeros((0, 2), np.int32)])
-    links = coo_array((np.ones(len(same), np.bool_), (same[:, 0], same[:, 1])), shape=(count, count))
-    _, group = connected_components(links, directed=False)
-    root = _lowest(group)
-    areas = np.zeros(count, np.int64)
-    np.add.at(areas, root, np.concatenate(census.areas))
-    for numbers, more in census.added:
-        np.add.at(areas, root[numbers], more)
-    firsts = np.full(count, np.iinfo(np.int64).max)
-    np.minimum.at(firsts, root, np.concatenate(census.firsts))
-    classes = np.concatenate(census.classes)
-    pairs = np.concatenate([*census.pairs, np.zeros((0, 2), np.int32)])
-    edges = np.concatenate([*census.edges, np.zeros((0, 2), np.int32)])
-    census.pairs.clear()
-    census.edges.clear()
-    around = Neighbourhood(
-        classes=classes,
-        areas=areas,
-        firsts=firsts,
-        void=(classes == nodata) | (np.arange(count) == OUTSIDE),
-        low=pairs[:, 0].astype(np.int64),
-        high=pairs[:, 1].astype(np.int64),
-        lengths=edges[:, 0] * pixel_m[0] + edges[:, 1] * pixel_m[1],
-        root=root,
-    )
-    # Whole numbers of edges are summed before they become lengths: the sum does not depend on blocks.
-    _gather(around, edges, pixel_m)
-    return around
+def fill_holes(around: Neighbourhood, least: float) -> None:
+    """Holes below an area go to the one object around them."""
+    objects, targets = find_holes(around.low, around.high, around.areas, around.void, least)
+    _move(around, objects, targets)
 
 
-def _lowest(group: NDArray[np.int32]) -> Ints:
-    """The lowest member of each one's group."""
-    low = np.full(int(group.max()) + 1, len(group), np.int64)
-    np.minimum.at(low, group, np.arange(len(group)))
-    return low[group]
-
-
-def _gather(around: Neighbourhood, edges: NDArray[np.int32], pixel_m: tuple[float, float]) -> None:
-    low, high, place = _pairs(around)
-    sums = [np.bincount(place[place >= 0], edges[place >= 0, k], minlength=len(low)) for k in range(2)]
-    around.low, around.high = low, high
-    around.lengths = sums[0] * pixel_m[0] + sums[1] * pixel_m[1]
-
-
-def _pairs(around: Neighbourhood) -> tuple[Ints, Ints, Ints]:
-    """Pairs of roots, each once, and the pair of each edge; -1 inside an object."""
-    one, other = around.root[around.low], around.root[around.high]
-    keys = np.minimum(one, other) * len(around.root) + np.maximum(one, other)
-    across = one != other
-    found, number = np.unique(keys[across], return_inverse=True)
-    place = np.full(len(keys), NONE, np.int64)
-    place[across] = number
-    low, high = np.divmod(found, len(around.root))
-    return low, high, place
-
-
-def _settle(around: Neighbourhood) -> None:
-    """Edges between the present objects, each pair once; lengths are added up in a fixed order."""
-    low, high, place = _pairs(around)
-    across = place >= 0
-    around.lengths = np.bincount(place[across], around.lengths[across], minlength=len(low)).astype(np.float64)
-    around.low, around.high = low, high
-
-
-def _move(around: Neighbourhood, objects: Ints, targets: Ints) -> None:
-    """Make objects part of others, which are not moved themselves."""
-    np.add.at(around.areas, targets, around.areas[objects])
-    np.minimum.at(around.firsts, targets, around.firsts[objects])
-    into = np.arange(len(around.root))
-    into[objects] = targets
-    around.root = into[around.root]
-
-
-def _give_away(around: Neighbourhood, smallest: float, largest: float) -> bool:
+def _give_away(around: Neighbourhood, least: float, pixel: PIXEL_LENGTHS) -> bool:
     """One round: objects that are smaller than all their small neighbours go; whether any did.
 
-    Edges between objects of `largest` and more are forgotten.
+    Edges between large objects are forgotten.
     """
-    small = (around.areas < smallest) & ~around.void
-    kept = np.minimum(around.areas[around.low], around.areas[around.high]) < largest
-    around.low, around.high, around.lengths = around.low[kept], around.high[kept], around.lengths[kept]
+    small = (around.areas < least) & ~around.void
+    _keep(around, small[around.low] | small[around.high])
     given = np.concatenate([around.low, around.high])
     takers = np.concatenate([around.high, around.low])
-    lengths = np.concatenate([around.lengths, around.lengths])
+    lengths = np.tile(around.edges @ np.array(pixel), 2)
     possible = small[given] & ~around.void[takers]
     given, takers, lengths = given[possible], takers[possible], lengths[possible]
     areas, firsts = around.areas, around.firsts
@@ -181,8 +104,45 @@ def _unite(around: Neighbourhood) -> None:
     _settle(around)
 
 
-def _fill(around: Neighbourhood, hole: float) -> None:
-    """Holes below an area go to the one object around them."""
-    _settle(around)
-    objects, targets = find_holes(around.low, around.high, around.areas, around.void, hole)
-    _move(around, objects, targets)
+def _lowest(group: NDArray[np.int32]) -> Ints:
+    """The lowest member of each one's group."""
+    low = np.full(int(group.max()) + 1, len(group), np.int64)
+    np.minimum.at(low, group, np.arange(len(group)))
+    return low[group]
+
+
+def _move(around: Neighbourhood, objects: Ints, targets: Ints) -> None:
+    """Make objects part of others, which are not moved themselves."""
+    np.add.at(around.areas, targets, around.areas[objects])
+    np.minimum.at(around.firsts, targets, around.firsts[objects])
+    into = np.arange(len(around.root))
+    into[objects] = targets
+    around.root = into[around.root]
+
+
+def _settle(around: Neighbourhood) -> None:
+    """Edges between the present objects, each pair once."""
+    pairs, around.edges = summed(
+        np.stack([around.root[around.low], around.root[around.high]], axis=1), around.edges
+    )
+    around.low, around.high = pairs.T
+
+
+def _keep(around: Neighbourhood, kept: NDArray[np.bool_]) -> None:
+    around.low, around.high, around.edges = around.low[kept], around.high[kept], around.edges[kept]
+
+
+def summed(pairs: Ints, edges: Ints) -> tuple[Ints, Ints]:
+    """Each pair of two objects once, the lower number first, with the sum of its edges.
+
+    Args:
+        pairs: int64 (k, 2), numbers from -1 on.
+        edges: int64 (k, 2).
+    """
+    across = pairs[:, 0] != pairs[:, 1]
+    pairs = np.sort(pairs[across], axis=1) + 1
+    width = int(pairs.max(initial=0)) + 1
+    keys, place = np.unique(pairs[:, 0] * width + pairs[:, 1], return_inverse=True)
+    sums = np.zeros((len(keys), 2), np.int64)
+    np.add.at(sums, place, edges[across])
+    return np.stack(np.divmod(keys, width), axis=1) - 1, sums

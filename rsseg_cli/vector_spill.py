@@ -6,6 +6,7 @@ import mmap
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,12 @@ class Spill:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if not size:
             return np.empty(shape, dtype)
-        try:
-            with tempfile.TemporaryFile(dir=self._folder) as file:
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size)  # a full disk is met here, not in a page
-                else:
-                    file.truncate(size)
-                return np.memmap(file, dtype, "r+", shape=shape)
-        except OSError as err:
-            raise OutputError(f"{self._folder.parent}: cannot be written ({err}). Is the disk full?") from err
+        with _writing(self._folder), tempfile.TemporaryFile(dir=self._folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is met here, not in a page
+            else:
+                file.truncate(size)
+            return np.memmap(file, dtype, "r+", shape=shape)
 
     def store(self, array: NDArray[Any]) -> NDArray[Any]:
         """The same array in a file."""
@@ -55,6 +53,59 @@ class Spill:
             stored[begin : begin + step] = array[begin : begin + step]
         let_go(stored)
         return stored
+
+
+class Column:
+    """Rows of numbers in a file that has no name and goes with it; they are added at its end.
+
+    Args:
+        folder: where it lies.
+        columns: numbers in a row; 0 makes plain arrays of them.
+    """
+
+    def __init__(self, folder: Path, dtype: DTypeLike, columns: int = 0) -> None:
+        self._dtype, self._columns = np.dtype(dtype), columns
+        self._row_bytes = self._dtype.itemsize * max(1, columns)
+        self._folder, self._count = folder, 0
+        with _writing(folder):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 goes with the column
+
+    def __len__(self) -> int:
+        return self._count
+
+    def append(self, rows: NDArray[Any]) -> None:
+        """Add rows.
+
+        Raises:
+            OutputError: the disk is full.
+        """
+        with _writing(self._folder):
+            self._file.write(np.ascontiguousarray(rows, self._dtype).data)
+            self._file.flush()
+        self._count += len(rows)
+
+    def read(self, first: int, end: int) -> NDArray[Any]:
+        """Rows `first` to `end`."""
+        size = (end - first) * self._row_bytes
+        found = os.pread(self._file.fileno(), size, first * self._row_bytes)
+        return self._shaped(np.frombuffer(found, self._dtype))
+
+    def whole(self) -> NDArray[Any]:
+        """All rows, to be written to; `let_go` frees the memory that they take."""
+        if not self._count:
+            return self._shaped(np.zeros(0, self._dtype))
+        return self._shaped(np.memmap(self._file, self._dtype, "r+"))
+
+    def _shaped(self, values: NDArray[Any]) -> NDArray[Any]:
+        return values.reshape(-1, self._columns) if self._columns else values
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise OutputError(f"{folder.parent}: cannot be written ({err}). Is the disk full?") from err
 
 
 def in_file(array: NDArray[Any]) -> bool:

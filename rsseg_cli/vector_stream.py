@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,13 +13,13 @@ import numpy as np
 from rsseg_cli.errors import OutputError
 from rsseg_cli.vector_block import BlockPlan, run_block
 from rsseg_cli.vector_boundaries import PART_PX, StoredBoundaries, simplify_part
+from rsseg_cli.vector_census import Census
 from rsseg_cli.vector_jobs import give_back_memory, in_order_of
 from rsseg_cli.vector_join import Joiner
-from rsseg_cli.vector_merge import merged_classes
 from rsseg_cli.vector_polygons import Polygons
+from rsseg_cli.vector_source import ClassSource
 from rsseg_cli.vector_survey import (
     FINE,
-    Census,
     StoredSource,
     SurveyPlan,
     store_block,
@@ -28,7 +29,7 @@ from rsseg_cli.vector_survey import (
 from rsseg_cli.vector_task import VectorTask
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
-MERGED = ".merged.bin"  # in the scratch folder: classes after merging
+GIVEN, MERGED = ".given.bin", ".merged.bin"  # in the scratch folder: classes without small objects, holes
 
 
 def stream_polygons(task: VectorTask, progress: Progress | None, folder: Path) -> Iterator[Polygons]:
@@ -40,7 +41,7 @@ def stream_polygons(task: VectorTask, progress: Progress | None, folder: Path) -
     plan = task.plan()
     if task.config.min_area_m2 or task.config.fill_holes_m2:
         before = time.perf_counter()
-        plan = replace(plan, source=_merge(task, plan, folder / MERGED))
+        plan = replace(plan, source=_merge(task, plan, folder))
         task.stages["merge"] = time.perf_counter() - before
     if plan.shaping.tolerance_m2:
         plan = replace(plan, boundaries=_simplify(task, plan, folder))
@@ -75,24 +76,40 @@ def _simplify(task: VectorTask, plan: BlockPlan, folder: Path) -> StoredBoundari
     return stored
 
 
-def _merge(task: VectorTask, plan: BlockPlan, path: Path) -> StoredSource:
-    """The classes after small objects and holes were given away, in a file of their own."""
-    source, ground, config = task.source, task.ground, task.config
-    mean_m2 = float(ground.pixel_area_m2(np.array(source.height / 2), np.array(source.width / 2)))
-    smallest, hole = (area / mean_m2 * FINE for area in (config.min_area_m2, config.fill_holes_m2))
-    survey = SurveyPlan(block=plan, smallest=smallest, hole=hole, mean_m2=mean_m2)
-    census = Census()
+def _merge(task: VectorTask, plan: BlockPlan, folder: Path) -> StoredSource | ClassSource:
+    """The classes after small objects, and then small holes, were given away, in a file of their own."""
+    ground, config = task.ground, task.config
+    mean_m2 = float(ground.pixel_area_m2(np.array(task.source.height / 2), np.array(task.source.width / 2)))
+    source = plan.source
+    for least_m2, holes in ((config.min_area_m2, False), (config.fill_holes_m2, True)):
+        if least_m2:
+            before = source
+            path = folder / (MERGED if holes else GIVEN)
+            survey = SurveyPlan(
+                block=replace(plan, source=before),
+                least=least_m2 / mean_m2 * FINE,
+                holes=holes,
+                mean_m2=mean_m2,
+            )
+            source = _given_away(task, survey, path)
+            if isinstance(before, StoredSource):
+                os.unlink(before.path)
+    return source
+
+
+def _given_away(task: VectorTask, survey: SurveyPlan, path: Path) -> StoredSource:
+    """A source's classes after one kind of small things was given away."""
+    source = survey.block.source
+    census = Census(survey, task.ground.pixel_m, path.parent)
     for block in in_order_of(survey_block, survey, task.blocks, task.jobs):
         census.add(block)
-    before = np.concatenate(census.classes)
-    classes = merged_classes(census, source.nodata, ground.pixel_m, smallest, hole)
+    census.finish()
     try:
         with open(path, "wb") as file:
             file.truncate(source.height * source.width * (2 if source.wide else 1))
     except OSError as err:
         raise OutputError(f"{path.parent}: cannot be written ({err}). Is the disk full?") from err
-    items = [(*rows, *census.changes(number, before, classes)) for number, rows in enumerate(task.blocks)]
-    del census, before, classes
-    for _ in in_order_of(store_block, (plan, str(path)), items, task.jobs):
+    items = ((*rows, *census.changes(number)) for number, rows in enumerate(task.blocks))
+    for _ in in_order_of(store_block, (survey.block, str(path)), items, task.jobs):
         pass
     return stored_source(source, path)

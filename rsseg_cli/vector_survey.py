@@ -1,9 +1,9 @@
-"""Objects of a class raster and their neighbours, block by block; the raster anew with other classes."""
+"""Objects of a class raster and their neighbours in a block of rows; the block anew with other classes."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from rsseg_cli.vector_block import BlockPlan
 from rsseg_cli.vector_graph import Ints, Labels, Objects, find_objects
 from rsseg_cli.vector_source import inside
 
-OUTSIDE = 0  # number of what lies around the raster
 FINE = 1 << 20  # parts of a mean pixel's area: sums of whole numbers do not depend on their order
 
 
@@ -28,10 +27,9 @@ class Survey:
         classes: of each object.
         areas: int64, in FINE-ths of a mean pixel, without the row above.
         firsts: int64, place of the first pixel.
-        later: int64, area of islands below the smallest area, which joins in after the first round of giving.
         pairs: int32 (k, 2), objects that share edges; -1 for what lies outside the raster.
         edges: int32 (k, 2), how many horizontal and vertical pixel edges they share.
-        top, bottom: int32 (width,), objects of the row above and of the last row; empty where there is none.
+        top, bottom: int32 (width,), objects of the row above and of the last row; empty at the raster's edge.
     """
 
     members: NDArray[np.int32]
@@ -39,7 +37,6 @@ class Survey:
     classes: Labels
     areas: Ints
     firsts: Ints
-    later: Ints
     pairs: NDArray[np.int32]
     edges: NDArray[np.int32]
     top: NDArray[np.int32]
@@ -51,19 +48,16 @@ class SurveyPlan:
     """A block plan, and what is to go.
 
     Attributes:
-        smallest, hole: areas below which objects and holes go, in FINE-ths of a mean pixel.
+        least: area below which objects or holes go, in FINE-ths of a mean pixel.
+        holes: whether holes go, and not objects. Objects without data are part of holes, and otherwise lie
+            outside.
         mean_m2: area of a mean pixel.
     """
 
     block: BlockPlan
-    smallest: float
-    hole: float
+    least: float
+    holes: bool
     mean_m2: float
-
-    @property
-    def largest(self) -> float:
-        """Area from which on objects do not matter to one another."""
-        return max(self.smallest, self.hole)
 
 
 def survey_block(plan: SurveyPlan, first: int, end: int) -> Survey:
@@ -74,32 +68,31 @@ def survey_block(plan: SurveyPlan, first: int, end: int) -> Survey:
     objects = find_objects(labels)
     areas = _areas(objects, labels, above, first, plan)
     pairs, edges = _neighbours(objects, labels, above, first, last)
+    void = objects.classes == source.nodata
+    if not plan.holes:
+        among = ~np.append(void, True)[pairs].any(axis=1)  # the last for what is outside
+        pairs, edges = pairs[among], edges[among]
     rows = objects.of_run[objects.run_of[[0, -1]]]
-    top, bottom = rows[0] if first > 0 else rows[0][:0], rows[1]
+    top, bottom = rows[0][: 0 if first == 0 else None], rows[1][: 0 if last else None]
     firsts = np.full(len(objects), np.iinfo(np.int64).max)
     np.minimum.at(firsts, objects.of_run, objects.starts + above * source.width)
     opened = np.zeros(len(objects), np.bool_)
-    opened[top] = True
-    opened[bottom] |= not last
-    island, around = _islands(plan, objects.classes == source.nodata, areas, opened, pairs)
-    later = np.zeros(len(objects), np.int64)
-    given = (areas[island] < plan.smallest) & (objects.classes[island] != source.nodata)
-    np.add.at(later, around[given], areas[island[given]])
-    stays = np.ones(len(objects) + 1, np.bool_)  # the last for what is outside
+    opened[top] = opened[bottom] = True
+    island, around = _islands(plan, void, areas, opened, pairs)
+    stays = np.ones(len(objects) + 1, np.bool_)
     stays[island] = False
     members = np.flatnonzero(stays[:-1])
     number = np.append(np.cumsum(stays[:-1], dtype=np.int32) - 1, np.int32(-1))
     both = areas[pairs]
     both[pairs < 0] = np.iinfo(np.int64).max
     # Open objects may be larger than they are here, but not smaller.
-    kept = (both.min(axis=1) < plan.largest) & stays[pairs].all(axis=1)
+    kept = (both.min(axis=1, initial=np.iinfo(np.int64).max) < plan.least) & stays[pairs].all(axis=1)
     return Survey(
         members=members.astype(np.int32),
         islands=np.stack([island, number[around]], axis=1).astype(np.int32),
         classes=objects.classes[members],
         areas=areas[members],
         firsts=firsts[members],
-        later=later[members],
         pairs=number[pairs[kept]],
         edges=edges[kept],
         top=number[top],
@@ -119,9 +112,9 @@ def _islands(
     Whatever becomes of the others, they go to it: most of the small objects of a map need no further thought.
     """
     counts = np.bincount(pairs.ravel() + 1, minlength=len(areas) + 1)[1:]
-    small = (areas < plan.hole) | ((areas < plan.smallest) & ~void)
+    small = (areas < plan.least) & (plan.holes | ~void)
     alone = np.append(small & ~opened & (counts == 1), False)  # the last for what is outside
-    large = np.append((areas >= plan.largest) & ~void, False)
+    large = np.append((areas >= plan.least) & ~void, False)
     found = []
     for ends in ((0, 1), (1, 0)):
         chosen = alone[pairs[:, ends[0]]] & large[pairs[:, ends[1]]]
@@ -171,65 +164,6 @@ def _neighbours(
     )
     pairs = np.stack(np.divmod(found, count), axis=1) - 1
     return pairs.astype(np.int32), edges.astype(np.int32)
-
-
-@dataclass(kw_only=True)
-class Census:
-    """All objects of the raster: those of each block under numbers that hold in all of them.
-
-    Number 0 is what lies outside the raster. Memory grows with the number of objects: some 400 bytes each
-    while they are merged, 8 for islands.
-    """
-
-    classes: list[Labels] = field(default_factory=lambda: [np.zeros(1, np.uint8)])
-    areas: list[Ints] = field(default_factory=lambda: [np.array([np.iinfo(np.int64).max // 4])])
-    firsts: list[Ints] = field(default_factory=lambda: [np.array([-1])])
-    pairs: list[NDArray[np.int32]] = field(default_factory=list)
-    edges: list[NDArray[np.int32]] = field(default_factory=list)
-    same: list[NDArray[np.int32]] = field(default_factory=list)
-    added: list[tuple[NDArray[np.int32], Ints]] = field(default_factory=list)
-    later: list[tuple[NDArray[np.int32], Ints]] = field(default_factory=list)
-    members: list[NDArray[np.int32]] = field(default_factory=list)
-    islands: list[NDArray[np.int32]] = field(default_factory=list)
-    numbers: list[NDArray[np.int32]] = field(default_factory=list)
-    count: int = 1
-    bottom: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
-
-    def add(self, block: Survey) -> None:
-        """Number a block's objects; those that come from above keep a number that they have."""
-        numbers = np.full(len(block.classes), -1, np.int32)
-        numbers[block.top] = self.bottom[: len(block.top)]
-        new = np.flatnonzero(numbers < 0)
-        known = np.flatnonzero(numbers >= 0)
-        numbers[new] = self.count + np.arange(len(new), dtype=np.int32)
-        self.count += len(new)
-        self.classes.append(block.classes[new])
-        self.areas.append(block.areas[new])
-        self.firsts.append(block.firsts[new])
-        self.added.append((numbers[known], block.areas[known]))
-        around = np.flatnonzero(block.later)
-        self.later.append((numbers[around], block.later[around]))
-        if len(block.top):
-            self.same.append(np.unique(np.stack([numbers[block.top], self.bottom], axis=1), axis=0))
-        self.pairs.append(np.append(numbers, np.int32(OUTSIDE))[block.pairs])
-        self.edges.append(block.edges)
-        self.members.append(block.members)
-        self.islands.append(block.islands)
-        self.numbers.append(numbers)
-        self.bottom = numbers[block.bottom]
-
-    def changes(self, block: int, before: Labels, classes: Labels) -> tuple[NDArray[np.int32], Labels]:
-        """Objects of a block, by their number in it, that get another class, and that class.
-
-        Args:
-            before, classes: of all objects, as they were and as they are going to be.
-        """
-        numbers, islands = self.numbers[block], self.islands[block]
-        changed = classes[numbers] != before[numbers]
-        return (
-            np.concatenate([self.members[block][changed], islands[:, 0]]),
-            np.concatenate([classes[numbers[changed]], classes[numbers[islands[:, 1]]]]),
-        )
 
 
 @dataclass(frozen=True, kw_only=True)

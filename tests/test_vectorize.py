@@ -24,14 +24,14 @@ from rsseg_cli.config import VectorConfig
 from rsseg_cli.raster import Grid
 from rsseg_cli.vector_block import BlockPlan, run_block
 from rsseg_cli.vector_boundaries import StoredBoundaries, simplify_part
+from rsseg_cli.vector_census import Census
 from rsseg_cli.vector_file import to_geodataframe, vectorize
 from rsseg_cli.vector_graph import find_objects
 from rsseg_cli.vector_join import Joiner
 from rsseg_cli.vector_measure import measure_ground
-from rsseg_cli.vector_merge import merged_classes
 from rsseg_cli.vector_shape import Shaping, make_shaping
 from rsseg_cli.vector_spill import in_file
-from rsseg_cli.vector_survey import FINE, Census, SurveyPlan, survey_block
+from rsseg_cli.vector_survey import FINE, SurveyPlan, survey_block
 from rsseg_cli.vector_task import make_task
 
 NODATA = 255
@@ -493,20 +493,72 @@ def test_holes_of_several_objects_are_found_exactly(seed, side, pixels, classes)
     frame = generator.integers(0, 3)
     if frame:  # so that there are large holes too
         labels[[frame, -1 - frame], frame:-frame] = labels[frame:-frame, [frame, -1 - frame]] = 0
-    census, block = Census(), plan_of(InMemory(labels))
     rows = int(generator.integers(1, side + 1))
-    survey = SurveyPlan(block=block, smallest=0, hole=pixels * FINE, mean_m2=1.0)
-    blocks = [(first, min(first + rows, side)) for first in range(0, side, rows)]
-    for ends in blocks:
-        census.add(survey_block(survey, *ends))
-    before = np.concatenate(census.classes)
-    classes = merged_classes(census, NODATA, (1.0, 1.0), 0, pixels * FINE)
-    found = labels.copy()
-    for number, ends in enumerate(blocks):
-        changed, values = census.changes(number, before, classes)
-        for one, value in zip(changed, values, strict=True):
-            found[slice(*ends)][objects_of(labels, *ends) == one] = value
+    survey = SurveyPlan(block=plan_of(InMemory(labels)), least=pixels * FINE, holes=True, mean_m2=1.0)
+    found = given_away(labels, survey, rows)
     assert np.array_equal(found, filled(labels, pixels))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    side=st.integers(3, 14),
+    rows=st.integers(1, 13),
+    pixels=st.integers(2, 30),
+    classes=st.sampled_from([2, 3, 4]),
+    coarse=st.booleans(),
+)
+def test_small_objects_go_the_same_way_however_the_raster_comes(seed, side, rows, pixels, classes, coarse):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, (side, side)).astype(np.uint8)
+    if coarse:  # larger objects, of which some go round others
+        labels = np.kron(labels[::2, ::3], np.ones((2, 3), np.uint8))[:side, :side].copy()
+    labels[labels == 3] = NODATA
+    survey = SurveyPlan(block=plan_of(InMemory(labels)), least=pixels * FINE, holes=False, mean_m2=1.0)
+    whole = given_away(labels, survey, len(labels))
+    assert np.array_equal(given_away(labels, survey, rows), whole)
+    assert np.array_equal(whole == NODATA, labels == NODATA)
+    for value in set(np.unique(whole)) - {NODATA}:
+        objects, count = ndimage.label(whole == value)
+        for number in range(1, count + 1):
+            around = ndimage.binary_dilation(objects == number) & (objects != number)
+            small = np.count_nonzero(objects == number) < pixels
+            assert not small or set(np.unique(whole[around])) <= {NODATA}
+
+
+def test_what_is_decided_is_forgotten(tmp_path):
+    """Memory of a tall raster is that of a short one."""
+    generator = np.random.default_rng(0)
+    high = []
+    for height in (200, 2000):
+        labels = np.zeros((height, 60), np.uint8)
+        labels[generator.random(labels.shape) < 0.1] = 1
+        labels[generator.random(labels.shape) < 0.1] = 2
+        survey = SurveyPlan(block=plan_of(InMemory(labels)), least=5 * FINE, holes=False, mean_m2=1.0)
+        census = Census(survey, (1.0, 1.0), tmp_path)
+        held = []
+        for first in range(0, height, 20):
+            census.add(survey_block(survey, first, first + 20))
+            held.append(census.held)
+        assert held[-1] == 0
+        high.append(max(held))
+    assert high[1] < 1.5 * high[0]
+
+
+def given_away(labels, survey, rows):
+    """Labels after what the census of blocks of some rows tells."""
+    blocks = [(first, min(first + rows, len(labels))) for first in range(0, len(labels), rows)]
+    found = labels.copy()
+    with TemporaryDirectory() as folder:
+        census = Census(survey, (1.0, 1.0), Path(folder))
+        for ends in blocks:
+            census.add(survey_block(survey, *ends))
+        census.finish()
+        for number, ends in enumerate(blocks):
+            changed, values = census.changes(number)
+            for one, value in zip(changed, values, strict=True):
+                found[slice(*ends)][objects_of(labels, *ends) == one] = value
+    return found
 
 
 def objects_of(labels, first, end):

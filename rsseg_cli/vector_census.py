@@ -1,0 +1,239 @@
+"""What becomes of small objects or holes of a raster, decided while its blocks come by.
+
+Small objects that touch one another are a patch. Its large neighbours matter by their class, by the edges
+that they share with it and by being one object or several, not by their size. So a patch is decided once all
+of it and around it is known, and is then forgotten: memory follows the patches that are open, not the raster.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from rsseg_cli.vector_graph import NONE, Ints
+from rsseg_cli.vector_merge import Neighbourhood, fill_holes, give_away_small, summed
+from rsseg_cli.vector_spill import Column, let_go
+from rsseg_cli.vector_survey import Survey, SurveyPlan
+
+OUTSIDE = -1  # what lies around the raster
+AT_ONCE = 1 << 18
+
+
+@dataclass(kw_only=True)
+class _Live:
+    """Objects that are open or not decided.
+
+    Attributes:
+        classes, areas, firsts: of each, as in a survey.
+        pairs, edges: int64 (k, 2), as in a survey; each pair once.
+        numbers: int64 (k, 2), objects below the area, and their number in all of the raster; several for
+            those from several blocks.
+        bottom: objects of the last row.
+    """
+
+    classes: NDArray[np.uint16]
+    areas: Ints
+    firsts: Ints
+    pairs: Ints
+    edges: Ints
+    numbers: Ints
+    bottom: Ints
+
+
+def _no_pairs() -> Ints:
+    return np.zeros((0, 2), np.int64)
+
+
+class Census:
+    """Takes surveys from top to bottom, and tells which objects get another class.
+
+    Args:
+        pixel_m: lengths of a pixel along a row and along a column.
+        folder: for files that take what is decided.
+    """
+
+    def __init__(self, plan: SurveyPlan, pixel_m: tuple[float, float], folder: Path) -> None:
+        self._least, self._holes, self._pixel_m = plan.least, plan.holes, pixel_m
+        self._nodata = plan.block.source.nodata
+        none = np.zeros(0, np.int64)
+        self._live = _Live(
+            classes=np.zeros(0, np.uint16),
+            areas=none,
+            firsts=none,
+            pairs=_no_pairs(),
+            edges=_no_pairs(),
+            numbers=_no_pairs(),
+            bottom=none,
+        )
+        self._classes = Column(folder, np.uint16, 2)  # by number: before and after
+        self._decided = Column(folder, np.int64, 2)  # numbers and new classes
+        self._members, self._islands = Column(folder, np.int32), Column(folder, np.int32, 2)
+        self._ends = [(0, 0)]  # of each block's members and islands
+
+    def add(self, block: Survey) -> None:
+        """Take a block in and decide what can be."""
+        first = len(self._classes)
+        self._classes.append(np.stack([block.classes, block.classes], axis=1))
+        self._members.append(block.members)
+        self._islands.append(block.islands)
+        self._ends.append((len(self._members), len(self._islands)))
+        self._live = self._joined(block, first)
+        self._decide()
+
+    @property
+    def held(self) -> int:
+        """Number of objects in memory."""
+        return len(self._live.classes)
+
+    def finish(self) -> None:
+        """Bring what was decided to where `changes` finds it, after the last block."""
+        classes = self._classes.whole()
+        for first in range(0, len(self._decided), AT_ONCE):
+            part = self._decided.read(first, min(first + AT_ONCE, len(self._decided)))
+            classes[part[:, 0], 1] = part[:, 1]
+            let_go(classes)
+
+    def changes(self, block: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
+        """Objects of a block, by their number in it, that get another class, and that class."""
+        (first, first_island), (end, end_island) = self._ends[block : block + 2]
+        members, classes = self._members.read(first, end), self._classes.read(first, end)
+        islands = self._islands.read(first_island, end_island)
+        changed = classes[:, 0] != classes[:, 1]
+        return (
+            np.concatenate([members[changed], islands[:, 0]]),
+            np.concatenate([classes[changed, 1], classes[islands[:, 1], 1]]),
+        )
+
+    def _joined(self, block: Survey, first: int) -> _Live:
+        """What is live and a block's objects; those that go on are one."""
+        live, before = self._live, len(self._live.classes)
+        classes = np.concatenate([live.classes, block.classes])
+        count = len(classes)
+        links = (live.bottom, block.top + before)
+        graph = coo_array((np.ones(len(live.bottom), np.bool_), links), shape=(count, count))
+        group = np.append(connected_components(graph, directed=False)[1].astype(np.int64), OUTSIDE)
+        total = int(group.max()) + 1
+        joined = np.zeros(total, np.uint16)
+        joined[group[:-1]] = classes
+        areas, firsts = np.zeros(total, np.int64), np.full(total, np.iinfo(np.int64).max)
+        np.add.at(areas, group[:-1], np.concatenate([live.areas, block.areas]))
+        np.minimum.at(firsts, group[:-1], np.concatenate([live.firsts, block.firsts]))
+        own = np.where(block.pairs == OUTSIDE, OUTSIDE, block.pairs.astype(np.int64) + before)
+        pairs, edges = summed(
+            group[np.concatenate([live.pairs, own])], np.concatenate([live.edges, block.edges])
+        )
+        new = np.arange(count - before)
+        numbers = np.concatenate([live.numbers, np.stack([new + before, new + first], axis=1)])
+        numbers[:, 0] = group[numbers[:, 0]]
+        return _Live(
+            classes=joined,
+            areas=areas,
+            firsts=firsts,
+            pairs=pairs,
+            edges=edges,
+            numbers=numbers,
+            bottom=group[block.bottom + before],
+        )
+
+    def _decide(self) -> None:
+        """Decide the patches that are known and forget what no other patch needs."""
+        live = self._live
+        # the last of each for what is outside
+        void = np.append(live.classes == self._nodata, True)
+        large = np.append(live.areas >= self._least, True) | (void & (not self._holes))
+        opened = np.zeros(len(large), np.bool_)
+        opened[live.bottom] = True
+        needed = ~large[live.pairs].all(axis=1)
+        live.pairs, live.edges = live.pairs[needed], live.edges[needed]
+        patch = _patches(live.pairs, large)
+        decided = ~large & ~self._waits(patch, void, large, opened)[patch]
+        self._settle(patch, void, large, decided)
+        left = ~decided[live.pairs].any(axis=1)
+        live.pairs, live.edges = live.pairs[left], live.edges[left]
+        open_small = ~large & ~decided
+        stays = opened | open_small
+        stays[live.pairs] = True
+        stays[OUTSIDE] = False
+        number = np.append(np.cumsum(stays[:-1], dtype=np.int64) - 1, OUTSIDE)
+        kept = stays[:-1]
+        live.classes, live.areas, live.firsts = live.classes[kept], live.areas[kept], live.firsts[kept]
+        live.pairs, live.bottom = number[live.pairs], number[live.bottom]
+        live.numbers = live.numbers[open_small[live.numbers[:, 0]]]
+        live.numbers[:, 0] = number[live.numbers[:, 0]]
+
+    def _waits(
+        self, patch: Ints, void: NDArray[np.bool_], large: NDArray[np.bool_], opened: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        """Patches that are open, or lie at two objects that may turn out to be one further down."""
+        live = self._live
+        waits = np.zeros(len(patch), np.bool_)
+        waits[patch[opened & ~large]] = True
+        near, far, _ = _across(live.pairs, large)
+        chosen = opened[far] & ~void[far]
+        near, far = near[chosen], far[chosen]
+        beside = np.unique(np.stack([patch[near], live.classes[far], far], axis=1), axis=0)
+        alike = (beside[1:, :2] == beside[:-1, :2]).all(axis=1)
+        waits[beside[1:, 0][alike]] = True
+        return waits
+
+    def _settle(
+        self,
+        patch: Ints,
+        void: NDArray[np.bool_],
+        large: NDArray[np.bool_],
+        decided: NDArray[np.bool_],
+    ) -> None:
+        """Note the new classes of decided objects.
+
+        Each patch has large neighbours of its own, so that what is decided at once does not matter.
+        """
+        live, objects = self._live, np.flatnonzero(decided)
+        if not len(objects):
+            return
+        number = np.full(len(decided), NONE, np.int64)
+        number[objects] = np.arange(len(objects))
+        inner = decided[live.pairs].all(axis=1)
+        near, far, across = _across(live.pairs, large)
+        near, far, across = near[decided[near]], far[decided[near]], across[decided[near]]
+        keys, place = np.unique(patch[near] * len(decided) + far + 1, return_inverse=True)
+        beside = keys % len(decided) - 1
+        classes = np.append(live.classes, np.uint16(self._nodata))[np.append(objects, beside)]
+        least = int(min(np.ceil(self._least), 1 << 62))
+        around = Neighbourhood(
+            classes=classes,
+            areas=np.append(live.areas[objects], np.full(len(beside), least)),
+            firsts=np.append(live.firsts[objects], classes[len(objects) :].astype(np.int64) - (1 << 16)),
+            void=void[np.append(objects, beside)],
+            low=np.append(number[live.pairs[inner, 0]], number[near]),
+            high=np.append(number[live.pairs[inner, 1]], len(objects) + place),
+            edges=np.concatenate([live.edges[inner], live.edges[across]]),
+            root=np.arange(len(classes)),
+        )
+        if self._holes:
+            fill_holes(around, self._least)
+        else:
+            give_away_small(around, self._least, self._pixel_m)
+        after = around.classes[around.root]
+        told = live.numbers[decided[live.numbers[:, 0]]]
+        own = number[told[:, 0]]
+        changed = after[own] != classes[own]
+        self._decided.append(np.stack([told[changed, 1], after[own[changed]]], axis=1))
+
+
+def _patches(pairs: Ints, large: NDArray[np.bool_]) -> Ints:
+    """The patch of each object; large ones and what is outside have one of their own."""
+    inner = pairs[~large[pairs].any(axis=1)]
+    graph = coo_array((np.ones(len(inner), np.bool_), (inner[:, 0], inner[:, 1])), shape=(len(large),) * 2)
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _across(pairs: Ints, large: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:
+    """The small and the large object of pairs of both, and which pairs these are."""
+    which = np.flatnonzero(large[pairs].any(axis=1))
+    low, high = pairs[which].T
+    return np.where(large[low], high, low), np.where(large[low], low, high), which
