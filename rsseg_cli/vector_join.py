@@ -143,17 +143,13 @@ class Joiner:
     def _finish(self, goes_on: NDArray[np.bool_], number: Ints) -> Polygons:
         """Polygons of the objects that do not go on; the others' pieces wait."""
         done = np.append(~goes_on, False)
-        chosen = [pieces.take(np.flatnonzero(done[pieces.objects])) for pieces in self._waiting]
         joints = self._joints
-        rings, chains = _chained(chosen, joints, np.ones(len(joints.objects), np.bool_), self._spill)
+        rings, chains = _chained(
+            self._taken(done), joints, np.ones(len(joints.objects), np.bool_), self._spill
+        )
         if not chains.closed.all():
             raise ValueError("a ring's pieces do not meet")
         rings.objects[:] = number[rings.objects]
-        del chosen
-        self._waiting = [
-            _shrunk(pieces.take(np.flatnonzero(~done[pieces.objects]))) for pieces in self._waiting
-        ]
-        self._waiting = [pieces for pieces in self._waiting if len(pieces)]
         for pieces in self._waiting:
             pieces.objects[:] = number[pieces.objects]
         left = np.where(done[joints.objects], NONE, number[joints.objects])
@@ -164,6 +160,19 @@ class Joiner:
         plan = self._plan
         table = self._table.take(~goes_on)
         return make_polygons(rings, table, plan.ground, plan.transform, self._reproject, self._spill)
+
+    def _taken(self, done: NDArray[np.bool_]) -> list[Pieces]:
+        """Pieces of some objects, which wait no longer."""
+        waiting, self._waiting = self._waiting[::-1], []
+        taken = []
+        while waiting:
+            pieces = waiting.pop()
+            own = done[pieces.objects]
+            if own.any():
+                taken.append(pieces if own.all() else pieces.take(np.flatnonzero(own)))
+            if not own.all():
+                self._waiting.append(_shrunk(pieces.take(np.flatnonzero(~own))) if own.any() else pieces)
+        return taken
 
 
 def _shrunk(pieces: Pieces) -> Pieces:
@@ -176,21 +185,33 @@ def _shrunk(pieces: Pieces) -> Pieces:
 def _chained(
     parts: list[Pieces], joints: Joints, decided: NDArray[np.bool_], spill: Spill
 ) -> tuple[Pieces, Chains]:
-    """Pieces from several blocks; those that follow one another as one."""
-    names = [field.name for field in fields(Pieces) if field.name != "points"]
-    joined = {name: np.concatenate([getattr(part, name) for part in parts] or [_nothing()]) for name in names}
-    block_of = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    none = np.zeros((0, 2), np.int32)
-    chains = chain(Pieces(points=none, **joined), joints, decided)
-    sorted_parts = Pieces(points=none, **joined).take(chains.order)
-    ends = np.cumsum(sorted_parts.lengths)
-    starts = ends - sorted_parts.lengths
+    """Pieces from several blocks, which are let go; those that follow one another as one."""
+    block_of = np.repeat(np.arange(len(parts), dtype=np.int32), [len(part) for part in parts])
+    all_points = [part.points for part in parts]
+    pieces = _together(parts)
+    chains = chain(pieces, joints, decided)
+    pieces.put_in_order(chains.order)
+    block_of = block_of[chains.order]
+    ends = np.cumsum(pieces.lengths)
+    starts = ends - pieces.lengths
     total = int(ends[-1]) if len(ends) else 0
     points = (np if total <= HELD_POINTS else spill).empty((total, 2), np.int32)
-    for number, part in enumerate(parts):
-        own = np.flatnonzero(block_of[chains.order] == number)
-        put(points, starts[own], part.points, sorted_parts.begins[own], sorted_parts.lengths[own])
-    return chained(replace(sorted_parts, points=points, begins=starts), chains), chains
+    for number, own_points in enumerate(all_points):
+        own = np.flatnonzero(block_of == number)
+        put(points, starts[own], own_points, pieces.begins[own], pieces.lengths[own])
+    return chained(replace(pieces, points=points, begins=starts), chains), chains
+
+
+def _together(parts: list[Pieces]) -> Pieces:
+    """One list of pieces, without their points; `parts` is emptied."""
+    columns: dict[str, list[Ints]] = {
+        field.name: [getattr(part, field.name) for part in parts]
+        for field in fields(Pieces)
+        if field.name != "points"
+    }
+    parts.clear()
+    joined = {name: np.concatenate(columns.pop(name) or [_nothing()]) for name in list(columns)}
+    return Pieces(points=np.zeros((0, 2), np.int32), **joined)
 
 
 def _merged(joined: Polygons, inside: Polygons) -> list[Polygons]:

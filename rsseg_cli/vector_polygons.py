@@ -68,13 +68,14 @@ def make_polygons(
     """Polygons of whole rings, each object's exterior and its holes.
 
     Args:
+        rings: are put in order by this.
         table: what `rings.objects` count in.
         transform: (col, row) to (x, y).
         reproject: to the CRS of the output.
         spill: where large polygons lie; None for memory.
     """
     exterior = ring_areas(rings) < 0
-    rings = rings.take(np.lexsort((rings.places, ~exterior, table.lasts[rings.objects])))
+    rings.put_in_order(np.lexsort((rings.places, ~exterior, table.lasts[rings.objects])))
     firsts = _firsts(rings)
     begins = np.append(firsts, len(rings))
     vertices = np.add.reduceat(rings.lengths, firsts) if len(firsts) else np.zeros(0, np.int64)
