@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from rsseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from rsseg_cli.weights.registry import TrainedModel
 
-Tta = Literal["none", "flip", "d4"]
+Tta = Literal["none", "flip", "d4", "scales"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 VectorFormat = Literal["auto", "GPKG", "FlatGeobuf", "GeoParquet", "GeoJSON", "Shapefile"]
 MAX_ENSEMBLE = 256
@@ -36,7 +36,8 @@ class PredictConfig:
         tile_size: side of a tile, px of the grid the network sees; a multiple of 32.
         overlap: px shared by neighbouring tiles, at most half a tile.
         batch_size: tiles a batch, or "auto".
-        tta: test-time augmentation, averaged probabilities: "flip" 4 views, "d4" 8 views.
+        tta: test-time augmentation, averaged probabilities: "flip" 4 views, "d4" 8 views, "scales" the
+            tile and the tile at twice the size.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         dtype: arithmetic of the network; "auto" is bfloat16 on CUDA, float32 elsewhere.
         bands: 1-based bands of the scene, in the model's order; None chooses by name.
@@ -72,8 +73,8 @@ class PredictConfig:
             raise UsageError(f"--overlap {self.overlap}: needs 0 to half the tile, {self.tile_size // 2} px")
         if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise UsageError(f"--batch-size {self.batch_size}: needs 1 or more, or auto")
-        if self.tta not in ("none", "flip", "d4"):
-            raise UsageError(f"--tta {self.tta}: needs none, flip or d4")
+        if self.tta not in get_args(Tta):
+            raise UsageError(f"--tta {self.tta}: needs none, flip, d4 or scales")
         if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
             raise UsageError(f"--dtype {self.dtype}: needs auto, float32, bfloat16 or float16")
         if self.bands is not None and (not self.bands or min(self.bands) < 1):

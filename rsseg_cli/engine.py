@@ -22,10 +22,12 @@ MAX_AUTO_BATCH = 32
 # Each view is (turn rows and columns round, flip rows, flip columns); flips are their own inverse.
 FLIP_VIEWS = tuple((False, rows, cols) for rows in (False, True) for cols in (False, True))
 VIEWS = {
-    "none": ((False, False, False),),
+    "none": FLIP_VIEWS[:1],
+    "scales": FLIP_VIEWS[:1],
     "flip": FLIP_VIEWS,
     "d4": FLIP_VIEWS + tuple((True, rows, cols) for _, rows, cols in FLIP_VIEWS),
 }
+LARGER = 2  # how much the second of two scales shows things larger
 OUT_OF_MEMORY = (
     "can't allocate memory",  # torch on the CPU: Linux, macOS
     "DefaultCPUAllocator: not enough memory",  # Windows
@@ -89,6 +91,7 @@ class Engine:
         self.heatmaps = heatmaps
         self.gives_logits = not (probabilities or heatmaps) and config.tta == "none"
         self._views = VIEWS[config.tta]
+        self._two_scales = config.tta == "scales"
         self._layout = torch.channels_last
         self._network = self._placed(network.eval())
         self._input_dtype = _input_dtype(network, self.dtype)
@@ -183,6 +186,10 @@ class Engine:
         for view in self._views[1:]:
             seen = apply_view(pixels, view).contiguous(memory_format=self._layout)
             total = total + unapply_view(self._forward(seen), view)
+        if self._two_scales:
+            larger = nn.functional.interpolate(pixels, scale_factor=LARGER, mode="bilinear")
+            seen = larger.contiguous(memory_format=self._layout)
+            return (total + nn.functional.avg_pool2d(self._forward(seen), LARGER)) / 2
         return total / len(self._views) if len(self._views) > 1 else total
 
     def _to_device(self, tiles: Sequence[NDArray[Any]]) -> torch.Tensor:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from refiners import NextClass, refiner
+from scipy.ndimage import zoom
 from test_pipeline import OneHot, read, trained
 from torch import nn
 
@@ -137,10 +138,28 @@ def test_augmentation_averages_probabilities():
     torch.testing.assert_close(scores[0, :, 0, 0], torch.tensor([0.5, 0.5, 0.0]))
 
 
+def test_two_scales_are_the_mean_of_a_tile_and_of_the_tile_at_twice_the_size():
+    class Wide(nn.Module):  # each pixel's class is told by the pixels around it
+        def forward(self, pixels):
+            return 5 * nn.functional.avg_pool2d(pixels, 5, 1, 2)
+
+    batch = tiles(2, 64, 96)
+    plain, larger = make_engine(Wide(), probabilities=True), []
+    for tile in batch:
+        twice = zoom(tile.astype(np.float32), (1, 2, 2), order=1, mode="nearest", grid_mode=True)
+        found = plain.run([twice])[0]
+        larger.append(found.reshape(3, 64, 2, 96, 2).mean((2, 4)))
+    expected = (plain.run(batch) + torch.stack(larger)) / 2
+    found = make_engine(Wide(), tta="scales").run(batch)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    assert (found - plain.run(batch)).abs().max() > 0.01
+
+
 def test_logits_unless_probabilities_are_needed():
     assert make_engine(Same()).gives_logits
     assert not make_engine(Same(), probabilities=True).gives_logits
     assert not make_engine(Same(), tta="flip").gives_logits
+    assert not make_engine(Same(), tta="scales").gives_logits
 
 
 @pytest.mark.parametrize("error", WORDS.values(), ids=WORDS)

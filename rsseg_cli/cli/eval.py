@@ -12,6 +12,7 @@ import typer
 
 from rsseg_cli.cli import data_options as opt
 from rsseg_cli.cli.refine_options import BandM, Ensemble, Refiner, Steps, refine_config, require_refine
+from rsseg_cli.cli.run_options import Tta
 from rsseg_cli.cli.score_table import parse_widths, print_comparison, print_scores
 from rsseg_cli.config import PredictConfig
 
@@ -60,12 +61,7 @@ def eval_command(
             "noise.",
         ),
     ] = 0,
-    tta: Annotated[
-        Literal["none", "flip", "d4"],
-        typer.Option(
-            help="Average over flipped (4 times the work) or flipped and turned views (8 times).",
-        ),
-    ] = DEFAULTS.tta,
+    tta: Tta = DEFAULTS.tta,
     tile_size: Annotated[
         int, typer.Option(metavar="PX", help="Side of a tile, px: a multiple of 32.")
     ] = DEFAULTS.tile_size,

@@ -15,8 +15,11 @@ Overlap = Annotated[
 ]
 BatchSize = Annotated[str, typer.Option(metavar="N|auto", help="Tiles that run at once.")]
 Tta = Annotated[
-    Literal["none", "flip", "d4"],
-    typer.Option(help="Average over flipped (4 times the work) or flipped and turned views (8 times)."),
+    Literal["none", "flip", "d4", "scales"],
+    typer.Option(
+        help="Average over flipped (4 times the work) or flipped and turned views (8 times), or the tile "
+        "and the tile at twice its size (5 times)."
+    ),
 ]
 Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
 Arithmetic = Annotated[
