@@ -92,10 +92,9 @@ def vectorize(
 ) -> VectorResult:
     """Turn a class raster into polygons that share their edges.
 
-    The file appears whole or not at all. Memory does not grow with the raster's width or height, but for some
-    100 bytes a hole of the largest objects; their vertices, and simplified boundaries, wait in files beside
-    the output. A smallest area of objects or holes is judged on the whole raster: that takes some 400 bytes
-    for each object that is no small island inside one large object.
+    The file appears whole or not at all. Memory does not grow with the raster, but for some 200 bytes a hole
+    of the largest polygon; vertices, simplified boundaries, and what becomes of small objects and holes wait
+    in files beside the output. A patch of small objects is in memory until all of it is known.
 
     Args:
         labels: raster of class indices, with nodata or a mask where there is no class. Names and colours are

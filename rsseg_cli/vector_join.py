@@ -30,7 +30,8 @@ class Joiner:
     """Takes blocks from top to bottom and gives the polygons that are complete.
 
     Memory: 60 bytes for each ring of objects that go on, and for each part of one that ends in the last
-    block; MOST_PIECES others; some bytes a column. Vertices wait in files.
+    block, some 200 where they are put together; MOST_PIECES others; some bytes a column. Vertices wait in
+    files.
 
     Args:
         folder: for these files.
