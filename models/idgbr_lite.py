@@ -41,6 +41,7 @@ from .diffusion import Stage, TimeSampling
 from .idgbr_lite_blocks import Block, GuidanceBlock, PixelNorm, Pyramid
 from .idgbr_lite_codec import CODE_CHANNELS, STRIDE, UNKNOWN, LabelCodec, unit_length
 
+LEAST = 1e-6  # probability
 PROBABLE = 254  # stands for a probability of 1 in uint8
 OUTSIDE_WEIGHT = 0.1  # of pixels away from boundaries in the loss
 LATENT_WEIGHT = 0.25
@@ -67,6 +68,8 @@ class LiteRefinerConfig:
         band_px: distance from boundaries within which the loss counts in full.
         closer: sizes of the BiCoR-Seg network that looks at the image too, beside classes, bands and encoder,
             which are the refiner's; None without.
+        closer_scales: sizes at which it looks at the image, 1 or below; the mean of what it finds is taken.
+        closer_share: of what it finds in the result's probabilities, 0 to below 1.
     """
 
     classes: int
@@ -82,9 +85,12 @@ class LiteRefinerConfig:
     time_sampling: TimeSampling = "cubic"
     band_px: int = 16
     closer: dict[str, Any] | None = None
+    closer_scales: tuple[float, ...] = (1.0,)
+    closer_share: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "closer_scales", tuple(self.closer_scales))
         if self.latent_channels == 0:
             object.__setattr__(
                 self, "latent_channels", STRIDE**2 * (1 if self.classes <= 2 else CODE_CHANNELS)
@@ -109,6 +115,10 @@ class LiteRefinerConfig:
             raise ValueError(f"time_sampling {self.time_sampling!r}: needs uniform or cubic")
         if not 1 <= self.band_px <= 256:
             raise ValueError(f"band_px {self.band_px}: needs 1 to 256")
+        if not 1 <= len(self.closer_scales) <= 8 or not all(0.1 <= part <= 1 for part in self.closer_scales):
+            raise ValueError(f"closer_scales {self.closer_scales}: needs up to eight numbers from 0.1 to 1")
+        if not 0 <= self.closer_share < 1 or (self.closer_share and self.closer is None):
+            raise ValueError(f"closer_share {self.closer_share}: needs 0 to below 1, and 0 without closer")
         if self.closer is not None:
             self.closer_config()
 
@@ -172,7 +182,8 @@ class LiteRefiner(nn.Module):
         steps = steps or self.default_steps
         rough = self.codec.encode(coarse)
         scales = self.conditions.see(image)
-        closer = None if self.closer is None else self.codec.blend(self.closer(scales))
+        seen = None if self.closer is None else self._look(image, scales)
+        closer = None if seen is None else self.codec.blend(seen)
         conditions = self.conditions(image, scales, rough, closer)
         start = rough if closer is None else closer
         mixed = rough + self.config.noise * noise
@@ -183,7 +194,29 @@ class LiteRefiner(nn.Module):
             if after > 0:
                 spread = (mixed - (1 - eta) * clean - eta * rough) * math.sqrt(after / eta)
                 mixed = (1 - after) * clean + after * rough + spread
-        return self.codec.decode(clean)
+        logits = self.codec.decode(clean)
+        share = self.config.closer_share
+        if seen is None or not share:
+            return logits
+        return ((1 - share) * logits.softmax(1) + share * seen).clamp(min=LEAST).log()
+
+    def _look(self, image: Tensor, scales: list[Tensor], known: Tensor | None = None) -> Tensor:
+        """Class probabilities (B, N, H, W) that the closer look finds.
+
+        Args:
+            scales: what `Conditions.see` found in the image.
+            known: uint8 probabilities, 0 to 254, that go before its own where they are not 255.
+        """
+        if known is not None and not (known == UNKNOWN).any():
+            return known.to(image.dtype) / PROBABLE
+        look = cast(CloserLook, self.closer)
+        found = torch.stack(
+            [
+                _resized(look(scales if size == 1 else self.conditions.see(_smaller(image, size))), image)
+                for size in self.config.closer_scales
+            ]
+        ).mean(0)
+        return found if known is None else torch.where(known == UNKNOWN, found, known / PROBABLE)
 
     def codec_losses(self, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy of maps (B, H, W) that went through the codec, noise added; boundaries count more."""
@@ -210,7 +243,7 @@ class LiteRefiner(nn.Module):
         eta = time.view(-1, 1, 1, 1)
         mixed = (1 - eta) * clean + eta * rough + self.config.noise * eta.sqrt() * torch.randn_like(clean)
         scales = self.conditions.see(image)
-        looked = None if self.closer is None else self.codec.blend(self.closer(scales, closer))
+        looked = None if self.closer is None else self.codec.blend(self._look(image, scales, closer))
         conditions = self.conditions(image, scales, rough, looked)
         found = self.denoiser(mixed, rough if looked is None else looked, conditions, time)
         near = torch.maximum(
@@ -276,6 +309,7 @@ class Conditions(nn.Module):
         maps = 1 if config.closer is None else 2
         self.rough_in = nn.Conv2d(maps * config.latent_channels, widths[0], 3, padding=1)
         self.rough = Pyramid(widths)
+        self.train()  # a module begins as one that trains, and Lightning does not say so again
 
     def see(self, image: Tensor) -> list[Tensor]:
         """Features of the image at strides 2, 4, 8, 16 (and 32 where there is a closer look)."""
@@ -308,24 +342,29 @@ class CloserLook(nn.Module):
         self.neck = Neck(conditions.channels[1:], config.channels, config.neck)
         self.decoder = BicorDecoder(config)
         self.requires_grad_(False)
+        self.train()
 
     @torch.no_grad()
-    def forward(self, scales: Sequence[Tensor], known: Tensor | None = None) -> Tensor:
-        """Class probabilities (B, N, H, W).
-
-        Args:
-            scales: features at strides 2 to 32.
-            known: uint8 probabilities, 0 to 254, that go before its own where they are not 255.
-        """
-        if known is not None and not (known == UNKNOWN).any():
-            return known.to(scales[0].dtype) / PROBABLE
+    def forward(self, scales: Sequence[Tensor]) -> Tensor:
+        """Class probabilities (B, N, H, W), of features at strides 2 to 32."""
         features, _, embeddings = self.decoder.co_refine(self.neck(list(scales[1:])))
-        found = self.decoder.classify(features, embeddings[-1]).softmax(1)
-        return found if known is None else torch.where(known == UNKNOWN, found, known / PROBABLE)
+        return self.decoder.classify(features, embeddings[-1]).softmax(1)
 
     def train(self, mode: bool = True) -> CloserLook:
         """Batch statistics stay what they are."""
         return super().train(False)
+
+
+def _smaller(image: Tensor, size: float) -> Tensor:
+    """The image at about a size, its sides multiples of 32, the encoder's last stride."""
+    height, width = (max(32, round(side * size / 32) * 32) for side in image.shape[-2:])
+    return F.interpolate(image, (height, width), mode="bilinear", antialias=True)
+
+
+def _resized(found: Tensor, image: Tensor) -> Tensor:
+    if found.shape[-2:] == image.shape[-2:]:
+        return found
+    return F.interpolate(found, image.shape[-2:], mode="bilinear")
 
 
 class Denoiser(nn.Module):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from rsseg_cli.errors import ModelError
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
@@ -162,18 +163,44 @@ def test_a_closer_look_is_what_the_segmentation_network_sees() -> None:
     with torch.inference_mode():
         found = network.closer(network.conditions.see(image))
         torch.testing.assert_close(found, look(image).softmax(1))
-        known = torch.full((2, 3, 64, 64), 255, dtype=torch.uint8)
-        known[0] = torch.tensor([254, 0, 0], dtype=torch.uint8)[:, None, None]
-        mixed = network.closer(network.conditions.see(image), known)
-    assert torch.equal(mixed[0, 0], torch.ones(64, 64))
-    assert torch.equal(mixed[1], found[1])
+
+
+@pytest.mark.parametrize("sizes", [(1.0,), (1.0, 0.5)])
+def test_what_a_closer_look_knows_goes_before_what_it_sees(sizes: tuple[float, ...]) -> None:
+    network, look = closer_pair()
+    network.config = replace(network.config, closer_scales=sizes)
+    image = torch.randn(2, 3, 64, 64)
+    known = torch.full((2, 3, 64, 64), 255, dtype=torch.uint8)
+    known[0] = torch.tensor([254, 0, 0], dtype=torch.uint8)[:, None, None]
+    with torch.inference_mode():
+        seen = look(image).softmax(1)
+        if len(sizes) == 2:
+            half = F.interpolate(image, (32, 32), mode="bilinear", antialias=True)
+            seen = (seen + F.interpolate(look(half).softmax(1), (64, 64), mode="bilinear")) / 2
+        expected = torch.where(known == 255, seen, known / 254)
+        found = network._look(image, network.conditions.see(image), known)
+        torch.testing.assert_close(found, expected)
+        whole = known[:1].expand(2, -1, -1, -1)
+        assert torch.equal(network._look(image, network.conditions.see(image), whole), whole / 254)
+
+
+def test_a_closer_look_has_its_share_in_the_result() -> None:
+    network, look = closer_pair()
+    image, coarse, noise = torch.randn(1, 3, 64, 64), blobs(1), torch.randn(1, 48, 16, 16)
+    with torch.inference_mode():
+        alone = network(image, coarse, noise).softmax(1)
+        network.config = replace(network.config, closer_share=0.25)
+        found = network(image, coarse, noise).softmax(1)
+        torch.testing.assert_close(found, 0.75 * alone + 0.25 * look(image).softmax(1), atol=1e-5, rtol=0)
 
 
 def test_a_closer_look_takes_part_and_stays_frozen() -> None:
-    network, _ = closer_pair()
-    network.train()
+    network = LiteRefinerConfig(**SMALL, closer={"channels": 16, "layers": 1, "neck": "conv"}).build()
+    assert network.denoiser.training  # as it is built, and as Lightning takes it
     assert network.closer is not None
-    assert not network.closer.training
+    assert not any(
+        part.training for part in [*network.closer.modules(), *network.conditions.encoder.modules()]
+    )
     before = {name: value.clone() for name, value in network.closer.state_dict().items()}
     image, labels, coarse = torch.randn(2, 3, 64, 64), blobs(), blobs()
     torch.manual_seed(1)
@@ -226,6 +253,9 @@ def test_a_refiner_is_saved_and_loaded(network: LiteRefiner, tmp_path: Path) -> 
         {"steps": 0},
         {"encoder": "convnext_atto"},
         {"closer": {"channels": 17}},
+        {"closer_scales": ()},
+        {"closer_share": 0.5},
+        {"closer_scales": (2.0,)},
         {"closer": {"width": 16}},
         {"closer": {"encoder": "resnet18"}},
     ],

@@ -401,6 +401,16 @@ class Projection(nn.Module):
         return (self.projection(features) - image).square().mean()
 
 
+def test_the_image_encoder_stays_what_it_was(tmp_path):
+    torch.manual_seed(0)
+    before = LiteRefiner(TINY_NETWORK).state_dict()
+    _, after = run(tmp_path, settings(codec_epochs=1, epochs=1))
+    frozen = [name for name in before if name.startswith("conditions.encoder.")]
+    assert any("running_mean" in name for name in frozen)
+    assert all(torch.equal(before[name], after[name]) for name in frozen)
+    assert not torch.equal(before["denoiser.leave.weight"], after["denoiser.leave.weight"])
+
+
 def test_alignment_is_trained_in_the_first_steps(tmp_path, monkeypatch):
     monkeypatch.setattr("rsseg_cli.refiner_module.ALIGN_STEPS", 3)
     align = Projection()
