@@ -404,7 +404,7 @@ class Projection(nn.Module):
 def test_the_image_encoder_stays_what_it_was(tmp_path):
     torch.manual_seed(0)
     before = LiteRefiner(TINY_NETWORK).state_dict()
-    _, after = run(tmp_path, settings(codec_epochs=1, epochs=1))
+    _, after = run(tmp_path, settings(stage="refiner", init="x", epochs=1))
     frozen = [name for name in before if name.startswith("conditions.encoder.")]
     assert any("running_mean" in name for name in frozen)
     assert all(torch.equal(before[name], after[name]) for name in frozen)
