@@ -48,10 +48,13 @@ MODELS = {
         "buildings.safetensors", "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9"
     ),
     "buildings-refiner": BundledModel(
-        "buildings-refiner.safetensors", "29cf537fbfcd80b447e89712a42f6565e97a858994bd23cd8dc949b98c1f1673"
+        "buildings-refiner.safetensors", "29c70561f50e0114c3c156d384350a938e565ea6837d86c2489b6800fcaa3ef6"
     ),
     "landcover": BundledModel(
-        "landcover.safetensors", "5717bc37361b7ddab9c379727bfe890b7652a3ce0500eb2db31ac32612a51330"
+        "landcover.safetensors", "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50"
+    ),
+    "landcover-refiner": BundledModel(
+        "landcover-refiner.safetensors", "ddfb9c5e5f3bbebd6e25ba1dceb1139815fb7ad4f1405fa5d8c905deb4a9fc5a"
     ),
 }
 
