@@ -48,13 +48,13 @@ MODELS = {
         "buildings.safetensors", "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9"
     ),
     "buildings-refiner": BundledModel(
-        "buildings-refiner.safetensors", "29c70561f50e0114c3c156d384350a938e565ea6837d86c2489b6800fcaa3ef6"
+        "buildings-refiner.safetensors", "2bbc58b3b07fa3d1fa7031883c46d7bd6e19a2db1740c973b7d024ae7f2fe4ac"
     ),
     "landcover": BundledModel(
         "landcover.safetensors", "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50"
     ),
     "landcover-refiner": BundledModel(
-        "landcover-refiner.safetensors", "ddfb9c5e5f3bbebd6e25ba1dceb1139815fb7ad4f1405fa5d8c905deb4a9fc5a"
+        "landcover-refiner.safetensors", "2dccd797f924f494e7c4a8bbbb895ac857c2664d5e9f7cad542c138f3cd6ac45"
     ),
 }
 
