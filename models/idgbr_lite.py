@@ -13,8 +13,8 @@ what they find to the denoising network's skips. What differs, each for a reason
   what they see there changes few pixels.
 - A refiner may carry the segmentation model along whose maps it repairs (`closer`), which looks at the image
   once more at the refiner's finer resolution, on the same encoder's features. What it finds is a further
-  condition, and the map that the network changes. Its class embeddings gather over the whole tile, so that
-  tiles agree nearly, no longer exactly.
+  condition, the map that the network changes, and may have a share in the result. Its class embeddings gather
+  over the whole tile, so that tiles agree nearly, no longer exactly.
 
     paper                here
     z, z_rough           clean, rough       (B, K, h, w), h = H / 4

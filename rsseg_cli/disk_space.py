@@ -47,7 +47,8 @@ def check_space(job: Job, *, coarse: bool = False) -> None:
         usual[job.paths[kind].parent] += full * (USUAL[kind] if shrunk > 1 else 1)
         usual[work] += full * USUAL[kind] * (2 if coarse and kind != "uncertainty" else 1)
     if "vector" in job.paths:
-        usual[job.paths["vector"].parent] += pixels * USUAL_VECTOR
+        given_away = (job.vector.min_area_m2 > 0) + (job.vector.fill_holes_m2 > 0)  # rasters while it lasts
+        usual[job.paths["vector"].parent] += pixels * (USUAL_VECTOR + given_away)
     for folder in usual:
         free = _free(folder)
         together = [other for other in usual if _device(other) == _device(folder)]

@@ -9,7 +9,7 @@ import pytest
 from test_pipeline import Local, trained
 from test_resume import found_in
 
-from rsseg_cli import PredictConfig, disk_space, predict, work_folder
+from rsseg_cli import PredictConfig, VectorConfig, disk_space, predict, work_folder
 from rsseg_cli.disk_space import check_space, size_text
 from rsseg_cli.errors import OutputError
 from rsseg_cli.job import prepare
@@ -90,6 +90,15 @@ def test_what_may_not_fit_is_told_and_tried(make_raster, small_disk, caplog):
     predict(scene, folder / "map.tif", model=trained(Local(), 5), **outputs(folder), tile_size=256)
     assert "kB free, the run may take some" in caplog.text
     assert (folder / "map.tif").exists()
+
+
+def test_what_small_objects_and_holes_take_is_told(make_raster, small_disk, caplog):
+    caplog.set_level(logging.WARNING)
+    scene, folder = make_raster(shape=(900, 900)), small_disk(1_500_000)
+    paths = {"labels": folder / "map.tif", "vector": folder / "map.gpkg"}
+    for steps, told in (({}, False), ({"min_area_m2": 5.0, "fill_holes_m2": 5.0}, True)):
+        check_space(prepare(str(scene), paths, trained(Local(), 5), PredictConfig(), VectorConfig(**steps)))
+        assert ("the run may take some" in caplog.text) == told
 
 
 def test_disks_are_added_up_one_by_one(make_raster, tmp_path, small_disk, monkeypatch):
