@@ -139,10 +139,10 @@ def test_a_closed_pipe_ends_quietly() -> None:
 
 
 @pytest.mark.parametrize(("args", "code"), [(["--version"], 0), (["models", "show", "nosuch"], 1)])
-def test_the_end_skips_torchs_clean_up_alone(args: list[str], code: int) -> None:
+def test_the_end_skips_the_libraries_clean_up_alone(args: list[str], code: int) -> None:
     program = (
         f"import atexit, sys, types; sys.argv = ['rsseg', *{args!r}]\n"
-        "sys.modules['torch'] = types.ModuleType('torch')\n"
+        "sys.modules['numpy'] = types.ModuleType('numpy')\n"
         "atexit.register(lambda: print('cleaned', flush=True))\n"
         "from rsseg_cli.cli.main import main\n"
         "try: main()\n"

@@ -9,31 +9,61 @@ import os
 import signal
 import sys
 import threading
+from collections import UserDict
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from rsseg_cli import __version__
-from rsseg_cli.cli.demo import demo_command
-from rsseg_cli.cli.demo_scene import demo_scene
-from rsseg_cli.cli.eval import eval_command
-from rsseg_cli.cli.models import app as models_app
-from rsseg_cli.cli.predict import predict_command
-from rsseg_cli.cli.refine import refine_command
-from rsseg_cli.cli.score import score_command
-from rsseg_cli.cli.train import app as train_app
-from rsseg_cli.cli.vectorize import vectorize_command
 from rsseg_cli.errors import RssegError, one_line, redact
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
+COMMANDS = {  # where each one lies, in the order in which help lists them
+    "predict": "predict:predict_command",
+    "refine": "refine:refine_command",
+    "score": "score:score_command",
+    "eval": "eval:eval_command",
+    "vectorize": "vectorize:vectorize_command",
+    "demo": "demo:demo_command",
+    "demo-scene": "demo_scene:demo_scene",
+    "train": "train:app",
+    "models": "models:app",
+}
 EPILOG = "`rsseg COMMAND --help` shows a command's options with units, defaults and an example."
+
+
+class _Commands(UserDict[str, Any]):
+    """Commands by name; each is loaded once it is asked for, as their options take time to build."""
+
+    def __getitem__(self, name: str) -> Any:
+        if isinstance(self.data[name], str):
+            self.data[name] = _load(name, self.data[name])
+        return self.data[name]
+
+
+def _load(name: str, place: str) -> Any:
+    """The command at a place, MODULE:ATTRIBUTE."""
+    module, _, attribute = place.partition(":")
+    found = getattr(import_module(f"rsseg_cli.cli.{module}"), attribute)
+    if not isinstance(found, typer.Typer):
+        function, found = found, typer.Typer(add_completion=False, rich_markup_mode=None)
+        found.command(name)(function)
+    return typer.main.get_command(found)
 
 
 class _Group(TyperGroup):
     """Turns the project's errors into a line on stderr and an exit code; commands run inside `invoke`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = _Commands({**COMMANDS, **self.commands})
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self.commands)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -109,17 +139,6 @@ def _start(
     logger.setLevel(logging.INFO)
 
 
-app.command("predict")(predict_command)
-app.command("refine")(refine_command)
-app.command("score")(score_command)
-app.command("eval")(eval_command)
-app.command("vectorize")(vectorize_command)
-app.command("demo")(demo_command)
-app.command("demo-scene")(demo_scene)
-app.add_typer(train_app, name="train")
-app.add_typer(models_app, name="models")
-
-
 def main() -> None:
     """Run the command line."""
     sys.unraisablehook = _pass_over
@@ -138,9 +157,10 @@ def _pass_over(unraisable: Any) -> None:
 
 
 def _leave(end: SystemExit) -> None:
-    """End a process that used torch without the clean-up of its libraries, which takes 100 MB."""
+    """End a process that did work without the clean-up of its libraries: that of torch takes 100 MB, that of
+    those for rasters a quarter of a second."""
     working = [thread for thread in threading.enumerate() if not thread.daemon]
-    if "torch" not in sys.modules or len(working) > 1:
+    if "numpy" not in sys.modules or len(working) > 1:
         return
     code = end.code if isinstance(end.code, int) else 0 if end.code is None else None
     if code is None:  # a message that Python prints

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from rsseg_cli.weights import ClassSpec, ModelSpec
 
 app = typer.Typer(
-    help="List, show, import and average trained models.", no_args_is_help=True, rich_markup_mode=None
+    help="List, show, import and average trained models.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -11,7 +11,7 @@ from rsseg_cli.cli import data_options
 from rsseg_cli.cli import train_options as opt
 from rsseg_cli.cli.train_idgbr import train_idgbr
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Train a network.")
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Train a network.")
 
 
 @app.callback()
