@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree as ET
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 APPLICATION, VERSION = 0x47504B47, 10300  # "GPKG", 1.3
 NO_SRS = 99999  # as GDAL writes it
 OWN_SRS = 100000  # a CRS without EPSG number
+ROWS = 50  # of a statement
+SMALL = 1 << 18  # bytes of a geometry that goes with its row
 MOST_BYTES = 1_000_000_000  # of one geometry: SQLite's limit
 _SQL_TYPES = {"i": "MEDIUMINT", "f": "REAL", "O": "TEXT"}
 
@@ -155,14 +158,16 @@ class GeoPackage:
             for number, (head, body, values) in enumerate(
                 zip(heads, wkb, attributes, strict=True), self._count + 1
             ):
-                if isinstance(body, bytes):
+                if isinstance(body, bytes) and len(body) <= SMALL:
                     yield number, *values, head + body
                 else:
                     large.append((number, head, body))
                     yield number, *values, None
 
-        marks = _marks(len(self._fields) + 2)
-        self._database.executemany(f"INSERT INTO {_name(self._layer)} VALUES ({marks})", rows())
+        insert, marks = f"INSERT INTO {_name(self._layer)} VALUES ", f"({_marks(len(self._fields) + 2)})"
+        waiting = rows()
+        while some := list(islice(waiting, ROWS)):
+            self._database.execute(insert + ", ".join([marks] * len(some)), list(chain.from_iterable(some)))
         for number, head, body in large:
             self._write_large(number, head, body)
         self._count += len(wkb)
