@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -289,11 +287,3 @@ def _masked(fetch: Callable[[], NDArray[np.uint8]], valid: NDArray[np.bool_]) ->
     values = fetch()
     values[:, ~valid] = NODATA
     return values
-
-
-def give_back_memory() -> None:
-    """What was freed goes back to the system (glibc keeps it otherwise): some 70 MB after a scene."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import signal
 import sys
@@ -15,6 +14,7 @@ from itertools import chain, islice
 from typing import Any
 
 from rsseg_cli.errors import OutputError
+from rsseg_cli.memory import keep_memory
 
 AHEAD = 1  # results beyond those being made that may wait for their turn
 _shared: Any = None
@@ -64,19 +64,10 @@ def _context() -> Any:
 def _start(shared: Any) -> None:
     global _shared
     _shared = shared
+    keep_memory()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _run(function: Callable[..., Any], item: tuple[Any, ...]) -> Any:
-    result = function(_shared, *item)
-    give_back_memory()
-    return result
-
-
-def give_back_memory() -> None:
-    """What was freed goes back to the system; glibc keeps it otherwise."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
+    return function(_shared, *item)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from rsseg_cli.errors import DataError, SceneError
+from rsseg_cli.errors import DataError, OutputError, SceneError
 from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster
 
+PIECE_PX = 3 << 19  # decoded at a time
 CACHE_MIB = 4  # a read needs each of GDAL's blocks once: more would only grow with the raster's width
 
 
@@ -27,6 +31,9 @@ class ClassSource:
     Attributes:
         nodata: what `read` gives for pixels without data, and outside the raster.
         wide: numbers are given as uint16, since no data has no number among 256.
+        tile_rows: rows of the file's tiles.
+        store: where whole rows of tiles are kept once they are decoded, as the beginning of a path; "" reads
+            from the file, which decodes a tile anew each time.
     """
 
     path: str
@@ -36,6 +43,8 @@ class ClassSource:
     file_nodata: float | None
     masked: bool
     wide: bool
+    tile_rows: int = 1
+    store: str = ""
 
     def read(self, row: int, count: int, col: int = 0, columns: int | None = None) -> NDArray[Any]:
         """(count, columns), uint8 or uint16; pixels outside the raster have no data.
@@ -47,27 +56,90 @@ class ClassSource:
             SceneError: the raster cannot be read.
             DataError: a value is no class index.
         """
-        dtype = np.uint16 if self.wide else np.uint8
+        if self.store and columns is None and col == 0:
+            return self._stored(row, count)
         rows, cols = inside(row, count, self.height), inside(col, columns, self.width)
-        whole = np.full((count, self.width - col if columns is None else columns), self.nodata, dtype)
+        whole = np.full((count, self.width - col if columns is None else columns), self.nodata, self.dtype)
         name = display_name(self.path)
         env = gdal_env(self.path, CACHE_MIB)
         with env, gdal_errors(SceneError, name), open_raster(self.path) as dataset:
-            window = Window.from_slices(rows, cols)
-            values = dataset.read(1, window=window)
-            mask = dataset.read_masks(1, window=window) if self.masked else None
-        part = whole[rows[0] - row : rows[1] - row, cols[0] - col : cols[1] - col]
+            part = self._decoded(dataset, rows, cols)
+        whole[rows[0] - row : rows[1] - row, cols[0] - col : cols[1] - col] = part
+        return whole
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of what `read` gives."""
+        return np.dtype(np.uint16 if self.wide else np.uint8)
+
+    def _decoded(self, dataset: Any, rows: tuple[int, int], cols: tuple[int, int]) -> NDArray[Any]:
+        """Rows and columns of the open raster."""
+        window = Window.from_slices(rows, cols)
+        values = dataset.read(1, window=window)
+        mask = dataset.read_masks(1, window=window) if self.masked else None
         if values.dtype == np.uint8 and mask is None:
-            part[:] = values
+            found = values.astype(self.dtype, copy=False)
             if self.file_nodata is not None and self.file_nodata != self.nodata:
-                part[values == self.file_nodata] = self.nodata
-            return whole
+                found[values == self.file_nodata] = self.nodata
+            return found
         valid = np.ones(values.shape, np.bool_) if mask is None else mask > 0
         if self.file_nodata is not None:
             valid &= values != self.file_nodata
         self._check(values, valid, rows[0], cols[0])
-        part[valid] = values[valid].astype(dtype)
+        found = np.full(values.shape, self.nodata, self.dtype)
+        found[valid] = values[valid].astype(self.dtype)
+        return found
+
+    def _stored(self, row: int, count: int) -> NDArray[Any]:
+        """Whole rows, from rows of tiles that are decoded once."""
+        whole = np.full((count, self.width), self.nodata, self.dtype)
+        low, high = inside(row, count, self.height)
+        for top in range(low // self.tile_rows * self.tile_rows, high, self.tile_rows):
+            first, end = max(low, top), min(high, top + self.tile_rows)
+            height = min(self.tile_rows, self.height - top)
+            with self._opened(top) as file:
+                for col, columns in self._pieces():
+                    file.seek((height * col + (first - top) * columns) * self.dtype.itemsize)
+                    found = np.fromfile(file, self.dtype, (end - first) * columns)
+                    whole[first - row : end - row, col : col + columns] = found.reshape(-1, columns)
         return whole
+
+    def _pieces(self) -> list[tuple[int, int]]:
+        """First column and columns of the pieces in which a row of tiles is stored, one after the other."""
+        step = max(PIECE_PX // self.tile_rows // 512, 1) * 512
+        return [(col, min(step, self.width - col)) for col in range(0, self.width, step)]
+
+    def _opened(self, top: int) -> Any:
+        """The file of the row of tiles whose first row is `top`."""
+        path = self._strip(top)
+        try:
+            return open(path, "rb", buffering=0)
+        except FileNotFoundError:
+            pass
+        rows, name = (top, min(top + self.tile_rows, self.height)), display_name(self.path)
+        part = path.with_suffix(f".{os.getpid()}")  # another worker may be at the same
+        with (
+            gdal_env(self.path, CACHE_MIB),
+            gdal_errors(SceneError, name),
+            open_raster(self.path) as dataset,
+        ):
+            pieces = (self._decoded(dataset, rows, (col, col + columns)) for col, columns in self._pieces())
+            _write(part, pieces)
+        os.replace(part, path)
+        return open(path, "rb", buffering=0)
+
+    def _strip(self, top: int) -> Path:
+        return Path(f"{self.store}-{top}.bin")
+
+    def forget(self, first: int, end: int) -> None:
+        """Remove the stored rows of tiles that were kept for the rows `first` to `end` and are not for those
+        below, of which the row above is read too."""
+        if not self.store:
+            return
+        low = max(first - 1, 0) // self.tile_rows * self.tile_rows
+        high = end if end == self.height else end - self.tile_rows
+        for top in range(low, high, self.tile_rows):
+            self._strip(top).unlink(missing_ok=True)
 
     def _check(self, values: NDArray[Any], valid: NDArray[np.bool_], row: int, col: int) -> None:
         most = 65534 if self.wide else 254
@@ -79,3 +151,20 @@ class ClassSource:
                 f"{display_name(self.path)}: value {values[tuple(place)]} in row {row + place[0]}, column "
                 f"{col + place[1]}; class indices are whole numbers from 0 to {most}. Give a class raster."
             )
+
+
+def _write(path: Path, pieces: Iterable[NDArray[Any]]) -> None:
+    """Write arrays one after the other.
+
+    Raises:
+        OutputError: the disk is full.
+    """
+    with open(path, "wb") as file:
+        for piece in pieces:
+            try:
+                file.write(np.ascontiguousarray(piece).data)
+                file.flush()
+            except OSError as err:
+                raise OutputError(
+                    f"{path.parent.parent}: cannot be written ({err}). Is the disk full?"
+                ) from err

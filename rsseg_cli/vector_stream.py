@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from rsseg_cli.errors import OutputError
+from rsseg_cli.memory import give_back_memory
 from rsseg_cli.vector_block import BlockPlan, run_block
 from rsseg_cli.vector_boundaries import PART_PX, StoredBoundaries, simplify_part
 from rsseg_cli.vector_census import Census
-from rsseg_cli.vector_jobs import give_back_memory, in_order_of
+from rsseg_cli.vector_jobs import in_order_of
 from rsseg_cli.vector_join import Joiner
 from rsseg_cli.vector_polygons import Polygons
 from rsseg_cli.vector_source import ClassSource
@@ -29,6 +31,7 @@ from rsseg_cli.vector_survey import (
 from rsseg_cli.vector_task import VectorTask
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
+TRIMMED = 8  # blocks after which freed memory goes back: what the next one needs takes time to get
 GIVEN, MERGED = ".given.bin", ".merged.bin"  # in the scratch folder: classes without small objects, holes
 
 
@@ -38,7 +41,7 @@ def stream_polygons(task: VectorTask, progress: Progress | None, folder: Path) -
     Args:
         folder: for files that take what memory should not.
     """
-    plan = task.plan()
+    plan = task.plan(folder)
     if task.config.min_area_m2 or task.config.fill_holes_m2:
         before = time.perf_counter()
         plan = replace(plan, source=_merge(task, plan, folder))
@@ -46,9 +49,7 @@ def stream_polygons(task: VectorTask, progress: Progress | None, folder: Path) -
     if plan.shaping.tolerance_m2:
         plan = replace(plan, boundaries=_simplify(task, plan, folder))
     joiner = Joiner(plan, folder)
-    for (_, end), block in zip(
-        task.blocks, in_order_of(run_block, plan, task.blocks, task.jobs), strict=True
-    ):
+    for number, ((_, end), block) in enumerate(_in_turn(task, plan, run_block, plan, task.blocks)):
         before = time.perf_counter()
         finished = joiner.add(block)
         block.seconds["join"] = time.perf_counter() - before
@@ -56,9 +57,26 @@ def stream_polygons(task: VectorTask, progress: Progress | None, folder: Path) -
         del block
         yield from finished
         del finished
-        give_back_memory()
+        if number % TRIMMED == 0:
+            give_back_memory()
         if progress is not None:
             progress(end, task.source.height)
+
+
+def _in_turn(
+    task: VectorTask,
+    plan: BlockPlan,
+    function: Callable[..., Any],
+    shared: Any,
+    items: Iterable[tuple[Any, ...]],
+) -> Iterator[tuple[tuple[int, int], Any]]:
+    """Rows and result of each block, as `in_order_of` gives it; what sources keep for it alone goes."""
+    sources = [source for source in (plan.source, plan.confidence) if isinstance(source, ClassSource)]
+    results = in_order_of(function, shared, items, task.jobs)
+    for rows, result in zip(task.blocks, results, strict=True):
+        for source in sources:
+            source.forget(*rows)
+        yield rows, result
 
 
 def _count(task: VectorTask, seconds: dict[str, float]) -> None:
@@ -101,7 +119,7 @@ def _given_away(task: VectorTask, survey: SurveyPlan, path: Path) -> StoredSourc
     """A source's classes after one kind of small things was given away."""
     source = survey.block.source
     census = Census(survey, task.ground.pixel_m, path.parent)
-    for block in in_order_of(survey_block, survey, task.blocks, task.jobs):
+    for _, block in _in_turn(task, survey.block, survey_block, survey, task.blocks):
         census.add(block)
     census.finish()
     try:
@@ -110,6 +128,6 @@ def _given_away(task: VectorTask, survey: SurveyPlan, path: Path) -> StoredSourc
     except OSError as err:
         raise OutputError(f"{path.parent}: cannot be written ({err}). Is the disk full?") from err
     items = ((*rows, *census.changes(number)) for number, rows in enumerate(task.blocks))
-    for _ in in_order_of(store_block, (survey.block, str(path)), items, task.jobs):
+    for _ in _in_turn(task, survey.block, store_block, (survey.block, str(path)), items):
         pass
     return stored_source(source, path)

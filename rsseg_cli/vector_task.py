@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from rsseg_cli.class_names import plain, read_class_colours, read_class_names
 from rsseg_cli.config import VectorConfig
@@ -46,19 +47,32 @@ class VectorTask:
         return min(MOST_JOBS, _cores()) if large else 1
 
     @property
+    def block_rows(self) -> int:
+        """Rows of a block."""
+        return self.config.block_rows or max(1, BLOCK_PX // self.source.width)
+
+    @property
     def blocks(self) -> list[tuple[int, int]]:
         """First and end row of each block."""
-        step = self.config.block_rows or max(1, BLOCK_PX // self.source.width)
-        height = self.source.height
+        step, height = self.block_rows, self.source.height
         return [(first, min(first + step, height)) for first in range(0, height, step)]
 
-    def plan(self) -> BlockPlan:
-        """What holds for all blocks."""
+    def plan(self, folder: Path) -> BlockPlan:
+        """What holds for all blocks.
+
+        Args:
+            folder: where rows of tiles are kept that several blocks lie in.
+        """
+
+        def kept(source: ClassSource, name: str) -> ClassSource:
+            shared = self.block_rows < min(source.height, 2 * source.tile_rows)
+            return replace(source, store=str(folder / name)) if shared else source
+
         own = self.info.grid.crs.to_wkt() if self.info.grid.crs is not None else ""
         shaping = make_shaping(self.config.simplify_m, self.config.smooth, self.ground)
         return BlockPlan(
-            source=self.source,
-            confidence=self.confidence,
+            source=kept(self.source, ".labels"),
+            confidence=None if self.confidence is None else kept(self.confidence, ".confidence"),
             transform=self.info.grid.transform,
             ground=self.ground,
             shaping=shaping,
@@ -139,6 +153,7 @@ def _source(info: SceneInfo) -> ClassSource:
         file_nodata=value,
         masked=masked,
         wide=wide,
+        tile_rows=info.block_shape[0],
     )
 
 
@@ -164,6 +179,7 @@ def _confidence(path: str, labels: SceneInfo) -> ClassSource:
         file_nodata=255,
         masked=False,
         wide=False,
+        tile_rows=info.block_shape[0],
     )
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import rasterio
 from test_cli_batch import model_file, pixels, run, status_of  # noqa: F401
-from test_resume_full_disk import small_disk  # noqa: F401
 from typer.testing import CliRunner
 
 from rsseg_cli.batch import run_batch
@@ -126,7 +125,7 @@ def class_map(make_raster):
     "ending",
     ["gpkg", *(pytest.param(ending, marks=pytest.mark.slow) for ending in ("geojson", "fgb", "shp"))],
 )
-def test_polygons_on_a_disk_that_fills_up(class_map, small_disk, tmp_path, ending):  # noqa: F811
+def test_polygons_on_a_disk_that_fills_up(class_map, small_disk, tmp_path, ending):
     whole = tmp_path / f"whole.{ending}"
     given = ["vectorize", str(class_map), "--jobs", "1", "-o"]
     assert CliRunner().invoke(app, [*given, str(whole)]).exit_code == 0

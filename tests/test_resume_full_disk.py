@@ -1,8 +1,6 @@
 """Disks that are too small, or fill up: told before work starts, or in one error that can be gone on from."""
 
 import logging
-import shutil
-import subprocess
 
 import numpy as np
 import pytest
@@ -13,28 +11,6 @@ from rsseg_cli import PredictConfig, VectorConfig, disk_space, predict, work_fol
 from rsseg_cli.disk_space import check_space, size_text
 from rsseg_cli.errors import OutputError
 from rsseg_cli.job import prepare
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """small_disk(size) -> a folder on a disk of that many bytes."""
-    mounted = []
-
-    def mount(size):
-        folder = tmp_path / f"disk{len(mounted)}"
-        folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
-        if (
-            shutil.which("mount") is None
-            or subprocess.run(command, capture_output=True, check=False).returncode
-        ):
-            pytest.skip("mounting a tmpfs is not allowed here")
-        mounted.append(folder)
-        return folder
-
-    yield mount
-    for folder in mounted:
-        subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
 def outputs(folder):
