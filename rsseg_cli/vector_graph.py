@@ -240,5 +240,5 @@ def in_order(successors: NDArray[np.int32], heads: Ints) -> tuple[Ints, Ints]:
     helper = walked >= count
     elements = walked[~helper].astype(np.int64)
     before = np.cumsum(~helper)[helper]  # elements before each helper
-    begins = np.unique(before)
+    begins = before[np.diff(before, prepend=-1) > 0]
     return elements, begins if begins[-1] == len(elements) else np.append(begins, len(elements))

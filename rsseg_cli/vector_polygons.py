@@ -144,7 +144,7 @@ class _Maker:
         step += np.repeat(rings.offsets[first:end], lengths + 1)
         step %= np.repeat(lengths, lengths + 1)
         step += np.repeat(rings.begins[first:end], lengths + 1)
-        points = rings.points[step]
+        points = rings.points.take(step, axis=0)
         let_go(rings.points)
         return points
 
@@ -152,7 +152,7 @@ class _Maker:
         """Points `begin` to `end` of a closed ring."""
         rings = self._rings
         step = (np.arange(begin, end) + rings.offsets[ring]) % rings.lengths[ring] + rings.begins[ring]
-        points = rings.points[step]
+        points = rings.points.take(step, axis=0)
         let_go(rings.points)
         return points
 
@@ -193,7 +193,8 @@ class _Maker:
             more = _measure(points, ends, np.zeros(1, np.int64), tops, self._ground)
             area, perimeter = area + float(more[0][0]), perimeter + float(more[1][0])
             coordinates = self._place(points[:used])
-            low, high = np.minimum(low, coordinates.min(0)), np.maximum(high, coordinates.max(0))
+            low = np.minimum(low, [part.min() for part in coordinates.T])
+            high = np.maximum(high, [part.max() for part in coordinates.T])
             words = _words(coordinates, head, np.zeros(0, np.int64))[0]
             start = _POLYGON + len(counts).to_bytes(4, "little") if place == 0 else b""
             data = np.frombuffer(start + words.tobytes(), np.uint8)

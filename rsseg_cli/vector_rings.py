@@ -155,7 +155,7 @@ def ring_areas(rings: Pieces) -> Ints:
             areas[start] += x0 * y1 - x1 * y0
         else:
             lengths = rings.lengths[start:stop]
-            x, y = rings.points[spans(rings.begins[start:stop], lengths)].astype(np.int64).T
+            x, y = rings.points.take(spans(rings.begins[start:stop], lengths), axis=0).astype(np.int64).T
             last = np.cumsum(lengths)
             following = np.arange(1, len(x) + 1)
             following[last - 1] = last - lengths

@@ -115,15 +115,18 @@ def known_keys(keys: Ints, upper_ends: Ints) -> Ints:
 def put(target: NDArray[np.int32], at: Ints, points: NDArray[np.int32], begins: Ints, lengths: Ints) -> None:
     """Copy spans of `points` to the places `at` in `target`."""
     ends = np.cumsum(lengths)
+    words, source = (
+        part.view(np.int64).ravel() for part in (target, points)
+    )  # fifteen times as fast as pairs
     start = 0
     while start < len(ends):  # some at a time: the numbers of points take more memory than the points
         stop = max(start + 1, int(np.searchsorted(ends, ends[start] - lengths[start] + GATHERED, "right")))
         if stop == start + 1:
             length = lengths[start]
-            target[at[start] : at[start] + length] = points[begins[start] : begins[start] + length]
+            words[at[start] : at[start] + length] = source[begins[start] : begins[start] + length]
         else:
             part = slice(start, stop)
-            target[spans(at[part], lengths[part])] = points[spans(begins[part], lengths[part])]
+            words[spans(at[part], lengths[part])] = source[spans(begins[part], lengths[part])]
         let_go(points)
         let_go(target)
         start = stop
