@@ -92,6 +92,19 @@ def test_help_loads_nothing_heavy(args: list[str]) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_a_command_loads_no_other() -> None:
+    code = (
+        "import sys; sys.argv = ['rsseg', 'vectorize', '--help']\n"
+        "from rsseg_cli.cli.main import main\n"
+        "try: main()\n"
+        "finally: assert not {'rsseg_cli.cli.train', 'rsseg_cli.cli.predict'} & set(sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
