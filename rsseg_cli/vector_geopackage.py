@@ -31,7 +31,7 @@ APPLICATION, VERSION = 0x47504B47, 10300  # "GPKG", 1.3
 NO_SRS = 99999  # as GDAL writes it
 OWN_SRS = 100000  # a CRS without EPSG number
 ROWS = 50  # of a statement
-SMALL = 1 << 18  # bytes of a geometry that goes with its row
+SMALL = 1 << 16  # bytes of a geometry that goes with its row: SQLite keeps the rows it was last given
 MOST_BYTES = 1_000_000_000  # of one geometry: SQLite's limit
 _SQL_TYPES = {"i": "MEDIUMINT", "f": "REAL", "O": "TEXT"}
 
@@ -166,8 +166,9 @@ class GeoPackage:
 
         insert, marks = f"INSERT INTO {_name(self._layer)} VALUES ", f"({_marks(len(self._fields) + 2)})"
         waiting = rows()
-        while some := list(islice(waiting, ROWS)):
-            self._database.execute(insert + ", ".join([marks] * len(some)), list(chain.from_iterable(some)))
+        while len(some := list(islice(waiting, ROWS))) == ROWS:
+            self._database.execute(insert + ", ".join([marks] * ROWS), list(chain.from_iterable(some)))
+        self._database.executemany(insert + marks, some)
         for number, head, body in large:
             self._write_large(number, head, body)
         self._count += len(wkb)

@@ -46,7 +46,10 @@ def in_order_of(
             if len(waiting) >= jobs + AHEAD:
                 yield waiting.popleft().result()
         while waiting:
-            yield waiting.popleft().result()
+            result = waiting.popleft().result()
+            if not waiting:
+                pool.shutdown()  # what the workers hold is free while the last result is used
+            yield result
     except BrokenProcessPool as err:
         raise OutputError(
             "a worker process was ended from outside, perhaps for want of memory. Use --jobs 1."
