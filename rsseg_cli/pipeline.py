@@ -19,8 +19,8 @@ from rsseg_cli.disk_space import check_space
 from rsseg_cli.engine import Engine, evaluation
 from rsseg_cli.errors import UsageError
 from rsseg_cli.fingerprint import fingerprint
+from rsseg_cli.heap import give_back_memory
 from rsseg_cli.job import Job, prepare
-from rsseg_cli.memory import give_back_memory
 from rsseg_cli.passes import Finisher, Progress, row_cuts, run_pass, span_of
 from rsseg_cli.publication import earlier_result, finish_publication, stand, tagged
 from rsseg_cli.raster import SceneInfo

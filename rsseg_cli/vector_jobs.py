@@ -14,7 +14,7 @@ from itertools import chain, islice
 from typing import Any
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.memory import keep_memory
+from rsseg_cli.heap import keep_memory
 
 AHEAD = 1  # results beyond those being made that may wait for their turn
 _shared: Any = None

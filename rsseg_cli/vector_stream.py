@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.memory import give_back_memory
+from rsseg_cli.heap import give_back_memory
 from rsseg_cli.vector_block import BlockPlan, run_block
 from rsseg_cli.vector_boundaries import PART_PX, StoredBoundaries, simplify_part
 from rsseg_cli.vector_census import Census
