@@ -115,9 +115,7 @@ def known_keys(keys: Ints, upper_ends: Ints) -> Ints:
 def put(target: NDArray[np.int32], at: Ints, points: NDArray[np.int32], begins: Ints, lengths: Ints) -> None:
     """Copy spans of `points` to the places `at` in `target`."""
     ends = np.cumsum(lengths)
-    words, source = (
-        part.view(np.int64).ravel() for part in (target, points)
-    )  # fifteen times as fast as pairs
+    words, source = target.view(np.int64).ravel(), points.view(np.int64).ravel()  # faster than pairs
     start = 0
     while start < len(ends):  # some at a time: the numbers of points take more memory than the points
         stop = max(start + 1, int(np.searchsorted(ends, ends[start] - lengths[start] + GATHERED, "right")))

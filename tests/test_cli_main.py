@@ -28,6 +28,11 @@ def rsseg(*args: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, **options)
 
 
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    """A program that is given as text."""
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command with its words, sub-commands included."""
     command = command or get_command(main.app)
@@ -86,9 +91,7 @@ def test_help_loads_nothing_heavy(args: list[str]) -> None:
         "try: main()\n"
         f"finally: assert not set({HEAVY!r}) & set(sys.modules), set({HEAVY!r}) & set(sys.modules)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = python(code)
     assert result.returncode == 0, result.stderr
 
 
@@ -99,9 +102,7 @@ def test_a_command_loads_no_other() -> None:
         "try: main()\n"
         "finally: assert not {'rsseg_cli.cli.train', 'rsseg_cli.cli.predict'} & set(sys.modules)"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = python(code)
     assert result.returncode == 0, result.stderr
 
 
@@ -161,9 +162,7 @@ def test_the_end_skips_the_libraries_clean_up_alone(args: list[str], code: int) 
         "try: main()\n"
         "finally: print('not left')"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    result = python(program)
     assert result.returncode == code
     assert result.stdout.endswith("cleaned\n")
     assert "not left" not in result.stdout
