@@ -94,7 +94,8 @@ def vectorize(
 
     The file appears whole or not at all. Memory does not grow with the raster, but for some 200 bytes a hole
     of the largest polygon; decoded rows of tiles, vertices, simplified boundaries, and what becomes of small
-    objects and holes wait in files beside the output. A patch of small objects is in memory until all of it is known.
+    objects and holes wait in files beside the output. A patch of small objects is in memory until all of it
+    is known.
 
     Args:
         labels: raster of class indices, with nodata or a mask where there is no class. Names and colours are
