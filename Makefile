@@ -16,12 +16,9 @@ demo: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
-# mypy sees the package laid out as it is when installed: networks and weights inside it
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf build/types && mkdir -p build/types/rsseg_cli
-	ln -s $(CURDIR)/rsseg_cli/* $(CURDIR)/models $(CURDIR)/weights build/types/rsseg_cli/
 	$(BIN)/mypy -p rsseg_cli
 
 clean:
