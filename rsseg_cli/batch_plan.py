@@ -92,8 +92,8 @@ def check_model(settings: BatchSettings) -> str:
     Raises:
         ModelError, UsageError, OutputError: what is wrong and what to do.
     """
-    from rsseg_cli.area import read_polygons
     from rsseg_cli.raster import check_creation_options
+    from rsseg_cli.raster.area import read_polygons
     from rsseg_cli.refine_job import with_refiner
     from rsseg_cli.vector_layer import check_format
     from rsseg_cli.vector_task import chosen_classes

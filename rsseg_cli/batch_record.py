@@ -12,8 +12,8 @@ from typing import Any, cast
 from rsseg_cli import __version__
 from rsseg_cli.batch_plan import BatchSettings
 from rsseg_cli.batch_task import SceneTask
-from rsseg_cli.gdal import display_name
 from rsseg_cli.manifest import Record
+from rsseg_cli.raster.gdal import display_name
 from rsseg_cli.scene_list import is_remote_scene
 from rsseg_cli.weights.registry import file_sha256, model_file, read_spec
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import RssegError
-from rsseg_cli.gdal import display_name
+from rsseg_cli.raster.gdal import display_name
 
 if TYPE_CHECKING:
     from rsseg_cli.pipeline import Passes

@@ -17,8 +17,8 @@ from rsseg_cli.benchmark_known import Found, clean_names
 from rsseg_cli.class_table import read_classes
 from rsseg_cli.crops import LoadedScene
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.gdal import gdal_errors, open_raster
 from rsseg_cli.label_format import IGNORE, LabelFormat
+from rsseg_cli.raster.gdal import gdal_errors, open_raster
 from rsseg_cli.scene_load import LabelledScene
 from rsseg_cli.weights.spec import ClassSpec, ModelSpec, class_specs
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
-from rsseg_cli.area import Grid
 from rsseg_cli.errors import DataError
 from rsseg_cli.labels import IGNORE
+from rsseg_cli.raster.grid import Grid
 from rsseg_cli.weights.spec import ModelSpec
 
 ONE_CROP_PX = 1024 * 1024  # an image of up to this area gives one crop a pass

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from rsseg_cli.errors import DataError
-from rsseg_cli.gdal import gdal_errors, open_raster
 from rsseg_cli.labels import IGNORE, LabelReader, is_vector
 from rsseg_cli.raster import inspect
+from rsseg_cli.raster.gdal import gdal_errors, open_raster
 from rsseg_cli.scene_files import named
 from rsseg_cli.scene_load import LabelledScene
 

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rsseg_cli.replace import sync
+from rsseg_cli.raster.files import sync
 
 VERSION = 1
 MAX_BYTES = 64 << 20

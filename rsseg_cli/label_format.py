@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.raster.classes import UNLABELLED_NAMES
 
 IGNORE = 255
 UNKNOWN = 254  # in tables: a value or colour that is no class
@@ -23,7 +24,6 @@ FIELDS = (
     "class_index",
     "class_inde",
 )  # Shapefiles cut names at ten characters
-UNLABELLED_NAMES = ("unlabelled", "unlabeled", "ignore", "nodata", "no data")
 Colour = tuple[int, int, int]
 Labels = NDArray[np.uint8]
 

@@ -16,11 +16,11 @@ from rasterio.enums import MaskFlags, Resampling
 from rasterio.warp import reproject, transform, transform_bounds
 from rasterio.windows import Window
 
-from rsseg_cli.area import Grid
 from rsseg_cli.errors import DataError
-from rsseg_cli.gdal import gdal_errors, open_raster
 from rsseg_cli.label_format import IGNORE, UNKNOWN, LabelFormat, Labels
 from rsseg_cli.label_shrink import box_weights, most_frequent, source_pixels
+from rsseg_cli.raster.gdal import gdal_errors, open_raster
+from rsseg_cli.raster.grid import Grid
 
 logger = logging.getLogger(__name__)
 ALIGNED_PX = 1e-3

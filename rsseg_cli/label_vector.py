@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from rasterio.features import rasterize
 
-from rsseg_cli.area import Grid, first_layer
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.label_format import FIELDS, LabelFormat, Labels
+from rsseg_cli.raster.area import first_layer
+from rsseg_cli.raster.grid import Grid
 
 logger = logging.getLogger(__name__)
 VECTOR_SUFFIXES = {".gpkg", ".geojson", ".json", ".shp", ".fgb"}

@@ -8,11 +8,11 @@ from types import TracebackType
 
 import numpy as np
 
-from rsseg_cli.area import Grid
-from rsseg_cli.gdal import gdal_env
 from rsseg_cli.label_format import IGNORE, LabelFormat, Labels
 from rsseg_cli.label_raster import RasterLabels
 from rsseg_cli.label_vector import VECTOR_SUFFIXES, VectorLabels, is_vector
+from rsseg_cli.raster.gdal import gdal_env
+from rsseg_cli.raster.grid import Grid
 
 __all__ = ["IGNORE", "VECTOR_SUFFIXES", "LabelFormat", "LabelReader", "is_vector"]
 CACHE_BYTES = 64 << 20

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rsseg_cli import resample, stitch, streaming, tiling
 from rsseg_cli.engine import Engine
 from rsseg_cli.errors import ModelError
-from rsseg_cli.result import NODATA
+from rsseg_cli.raster.classes import NODATA
 
 FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254
 MAX_EMPTY_TILES = 64  # that wait for a batch to fill

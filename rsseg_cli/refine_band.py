@@ -7,9 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli.raster.classes import UNKNOWN
+
 Labels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-UNKNOWN = 255  # no class known: no data
 CLOSE = 1e-6  # of the distance, against rounding
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.engine import Engine, Scaling
 from rsseg_cli.errors import ModelError
-from rsseg_cli.refine_band import UNKNOWN
+from rsseg_cli.raster.classes import UNKNOWN
 from rsseg_cli.refine_noise import normal_noise
 from rsseg_cli.refine_reader import Window
 

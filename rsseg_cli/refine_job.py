@@ -12,15 +12,21 @@ from pathlib import Path
 from rasterio.io import MemoryFile
 
 from rsseg_cli import raster
-from rsseg_cli.class_names import read_class_colours, read_class_names
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.engine import Scaling
 from rsseg_cli.errors import ModelError
-from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster, tags_of
 from rsseg_cli.job import Job, check_outputs, scaling_of
+from rsseg_cli.raster.classes import (
+    CoarseMap,
+    Labels,
+    label_band,
+    match_classes,
+    read_class_colours,
+    read_class_names,
+)
+from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster, tags_of
 from rsseg_cli.refine_frame import Frame
 from rsseg_cli.refine_grids import Grids, find_grids
-from rsseg_cli.refine_labels import CoarseMap, Labels, label_band, match_classes
 from rsseg_cli.result import Refined
 from rsseg_cli.weights.registry import TrainedModel, list_models, load_model, model_file, read_spec
 from rsseg_cli.weights.spec import ClassSpec, ModelSpec

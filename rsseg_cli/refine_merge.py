@@ -13,15 +13,15 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.gdal import gdal_env, gdal_errors
 from rsseg_cli.job import Job
 from rsseg_cli.journal import Passed
-from rsseg_cli.output_vrt import RasterDescription
 from rsseg_cli.raster import Grid, SceneReader, inspect
-from rsseg_cli.refine_band import UNKNOWN, Band
+from rsseg_cli.raster.classes import STRANGE, UNKNOWN, CoarseMap
+from rsseg_cli.raster.gdal import gdal_env, gdal_errors
+from rsseg_cli.raster.rows import RowParts
+from rsseg_cli.raster.vrt import RasterDescription
+from rsseg_cli.refine_band import Band
 from rsseg_cli.refine_job import LabelSource, Refinement
-from rsseg_cli.refine_labels import STRANGE, CoarseMap
-from rsseg_cli.row_files import RowParts
 from rsseg_cli.target import HoleMask
 from rsseg_cli.work_folder import WorkFolder
 

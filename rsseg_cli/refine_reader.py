@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.raster import SceneReader
+from rsseg_cli.raster.classes import CoarseMap, Labels
 from rsseg_cli.refine_band import Band
 from rsseg_cli.refine_frame import Frame, Integers, Region, reflected
-from rsseg_cli.refine_labels import CoarseMap, Labels
 
 MAX_LABEL_PX = 16 << 20  # of the map that one window may read at a time
 EXTRA_BANDS = 2  # behind the scene's: the classes, and where the scene has data

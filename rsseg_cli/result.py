@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from rsseg_cli.raster import Grid
+    pass
+from rsseg_cli.raster.classes import NODATA
 
-NODATA = 255
-AREA_NODES = 33
 AREA_TOLERANCE = 1e-5
 COUNTED_PX = 2**18  # at once: counting takes eight bytes a pixel
 
@@ -176,24 +174,6 @@ class AreaCounter:
             )
             for index, name in enumerate(self._classes)
         }
-
-
-def row_areas_m2(grid: Grid) -> NDArray[np.float64] | None:
-    """Area of a pixel on the ground in each row of a grid, m2, at its middle column; None where it is not
-    known.
-
-    Measured at up to AREA_NODES rows; straight lines between them are within 1e-6 for scenes up to some
-    degrees high.
-    """
-    nodes = np.unique(np.linspace(0, grid.height - 1, min(grid.height, AREA_NODES)).round().astype(int))
-    sides = [grid.window(int(row), grid.width // 2, 1, 1).gsd_m for row in nodes]
-    areas = [side[0] * side[1] for side in sides if side is not None]
-    if len(areas) < len(nodes):
-        return None
-    transform = grid.transform
-    square = math.hypot(transform.a, transform.d) * math.hypot(transform.b, transform.e)
-    shear = abs(transform.a * transform.e - transform.b * transform.d) / square
-    return np.interp(np.arange(grid.height), nodes, areas) * shear
 
 
 def _rows_of_one_area(row_areas_m2: NDArray[np.float64] | None) -> int:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.raster.vrt import sheets_behind
 from rsseg_cli.stac import read_items
-from rsseg_cli.vrt import sheets_behind
 
 ENDINGS = (".tif", ".tiff", ".jp2", ".img", ".vrt")  # of scenes in a folder
 MAX_SCENES = 1_000_000

@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from rsseg_cli.area import Grid
 from rsseg_cli.crops import LoadedScene
 from rsseg_cli.errors import DataError
-from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster
 from rsseg_cli.labels import IGNORE, LabelFormat, LabelReader
 from rsseg_cli.raster import (
     SceneInfo,
@@ -28,6 +26,8 @@ from rsseg_cli.raster import (
     select_bands,
     type_range,
 )
+from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster
+from rsseg_cli.raster.grid import Grid
 from rsseg_cli.weights.spec import ModelSpec
 
 logger = logging.getLogger(__name__)

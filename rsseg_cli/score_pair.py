@@ -7,13 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsseg_cli.class_names import plain, read_class_colours, read_class_names, read_scene_name
 from rsseg_cli.class_table import ClassTable, read_classes
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.label_format import IGNORE, UNLABELLED_NAMES, LabelFormat
+from rsseg_cli.label_format import IGNORE, LabelFormat
 from rsseg_cli.labels import is_vector
 from rsseg_cli.metrics import ScoringProtocol
 from rsseg_cli.raster import Area, Grid, first_layer, inspect, read_area, window_of_bbox
+from rsseg_cli.raster.classes import (
+    UNLABELLED_NAMES,
+    plain,
+    read_class_colours,
+    read_class_names,
+    read_scene_name,
+)
 from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.weights.spec import ClassSpec, class_specs
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.area import Area, Grid
 from rsseg_cli.labels import LabelFormat
 from rsseg_cli.metrics import count_confusion
+from rsseg_cli.raster.area import Area
+from rsseg_cli.raster.grid import Grid
 
 MAX_TILES = 4096
 MAX_BYTES = 64 << 20  # of all matrices together; 254 classes take half a megabyte each

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.boundary import BoundaryCounts, check_widths, halo_px, means, near_border
-from rsseg_cli.class_names import plain
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.labels import LabelFormat, LabelReader
-from rsseg_cli.map_reader import MapReader
 from rsseg_cli.metrics import UNLABELLED, ScoringProtocol, scores_of
 from rsseg_cli.raster import Area
+from rsseg_cli.raster.classes import MapReader, plain
 from rsseg_cli.score_tiles import MAX_TILES, SceneTiles, TileBook, TileScore
 from rsseg_cli.weights.spec import MAX_CLASSES, ClassSpec
 

@@ -17,8 +17,10 @@ from rsseg_cli import __version__
 from rsseg_cli.errors import OutputError
 from rsseg_cli.journal import Passed
 from rsseg_cli.raster import RasterWriter
-from rsseg_cli.replace import sync
-from rsseg_cli.result import NODATA, AreaCounter, PredictResult, row_areas_m2
+from rsseg_cli.raster.classes import NODATA
+from rsseg_cli.raster.files import sync
+from rsseg_cli.raster.ground import row_areas_m2
+from rsseg_cli.result import AreaCounter, PredictResult
 from rsseg_cli.work_folder import WorkFolder
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from rsseg_cli.vector_trace import Joints, Pieces, Tracer, spans
 if TYPE_CHECKING:
     from affine import Affine
 
+    from rsseg_cli.raster.ground import Ground
     from rsseg_cli.vector_boundaries import StoredBoundaries
-    from rsseg_cli.vector_measure import Ground
     from rsseg_cli.vector_source import ClassSource
     from rsseg_cli.vector_survey import StoredSource
 

@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.vector_measure import Floats
+from rsseg_cli.raster.ground import Floats
 from rsseg_cli.vector_polygons import Polygons
 from rsseg_cli.vector_rings import ObjectTable
 from rsseg_cli.vector_spill import Spill, chunks, let_go

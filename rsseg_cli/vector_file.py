@@ -18,8 +18,8 @@ import numpy as np
 from rsseg_cli import __version__
 from rsseg_cli.config import VECTOR_ENDINGS, VectorConfig
 from rsseg_cli.errors import OutputError, SceneError, UsageError
-from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster, tags_of
 from rsseg_cli.raster import check_target, inspect, replace_all
+from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster, tags_of
 from rsseg_cli.vector_layer import Layer, check_format, columns_of, targets
 from rsseg_cli.vector_stream import Progress, stream_polygons
 from rsseg_cli.vector_style import colour_of

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.replace import sync
+from rsseg_cli.raster.files import sync
 from rsseg_cli.vector_spatial_index import SpatialIndex
 from rsseg_cli.vector_spill import Blob, chunks
 from rsseg_cli.vector_style import STYLES_TABLE

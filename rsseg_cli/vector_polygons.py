@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import DataError
+from rsseg_cli.raster.ground import Floats, Ground, placed
 from rsseg_cli.vector_graph import Ints
-from rsseg_cli.vector_measure import Floats, Ground, placed
 from rsseg_cli.vector_rings import AT_ONCE, ObjectTable, ring_areas
 from rsseg_cli.vector_spill import Spill, let_go
 from rsseg_cli.vector_trace import Pieces, spans

@@ -12,7 +12,7 @@ from rsseg_cli.vector_graph import DOWN, LEFT, NONE, RIGHT, UP, Graph, Ints
 from rsseg_cli.vector_trace import spans
 
 if TYPE_CHECKING:
-    from rsseg_cli.vector_measure import Floats, Ground
+    from rsseg_cli.raster.ground import Floats, Ground
 
 UNITS = 256  # of coordinates inside a pixel
 SHARE = 0.375  # of an edge that rounding a corner takes

@@ -24,7 +24,7 @@ from rsseg_cli.vector_graph import NONE, Graph, Ints
 from rsseg_cli.vector_shape import ALONG, CORNER, UPRIGHT, count_inside
 
 if TYPE_CHECKING:
-    from rsseg_cli.vector_measure import Ground
+    from rsseg_cli.raster.ground import Ground
 
 CELL = 256
 PASSES = 3  # after which corners that were in the way may have gone

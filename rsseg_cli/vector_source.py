@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from rsseg_cli.errors import DataError, OutputError, SceneError
-from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, open_raster
+from rsseg_cli.raster.gdal import display_name, gdal_env, gdal_errors, open_raster
 
 PIECE_PX = 3 << 19  # decoded at a time
 CACHE_MIB = 4  # a read needs each of GDAL's blocks once: more would only grow with the raster's width

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rsseg_cli.class_names import plain, read_class_colours, read_class_names
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.errors import SceneError, UsageError
 from rsseg_cli.raster import SceneInfo, inspect
+from rsseg_cli.raster.classes import plain, read_class_colours, read_class_names
+from rsseg_cli.raster.ground import Ground, measure_ground
 from rsseg_cli.vector_block import BlockPlan
-from rsseg_cli.vector_measure import Ground, measure_ground
 from rsseg_cli.vector_shape import make_shaping
 from rsseg_cli.vector_source import ClassSource
 from rsseg_cli.vector_style import Colour

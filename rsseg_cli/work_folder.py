@@ -14,10 +14,10 @@ from typing import Any, Self
 
 from rsseg_cli.errors import OutputError, RssegError, SceneError
 from rsseg_cli.fingerprint import differences
-from rsseg_cli.gdal import is_remote
 from rsseg_cli.journal import Journal, Passed, Publication, read_journal
 from rsseg_cli.lock import OutputLock
-from rsseg_cli.replace import replace_all, sync
+from rsseg_cli.raster.files import replace_all, sync
+from rsseg_cli.raster.gdal import is_remote
 from rsseg_cli.work_place import PUBLISHED, Place, empty, remove
 
 CHECKPOINT_S = 5.0  # at least, between two; shorter runs are not worth going on with

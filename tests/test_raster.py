@@ -18,8 +18,8 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 
 from rsseg_cli.errors import SceneError, UsageError
-from rsseg_cli.gdal import redact
 from rsseg_cli.raster import Grid, SceneReader, inspect, overview, select_bands
+from rsseg_cli.raster.gdal import redact
 
 RGB = ("red", "green", "blue")
 ROTATED = Affine.translation(500000, 5000000) * Affine.rotation(30) * Affine.scale(0.5, -0.5)
@@ -435,7 +435,7 @@ def test_large_windows_are_read_in_pieces(make_raster: MakeRaster, monkeypatch: 
     grid = info.grid.scaled(height=20, width=30)
     with SceneReader(info, (1, 2, 3), grid) as reader:
         whole = reader.read(0, 0, 20, 30)
-        monkeypatch.setattr("rsseg_cli.reader.MAX_SOURCE_PX", 2000)
+        monkeypatch.setattr("rsseg_cli.raster.reader.MAX_SOURCE_PX", 2000)
         pieces = reader.read(0, 0, 20, 30)
     assert (whole[0] == pieces[0]).all()
     assert (whole[1] == pieces[1]).all()

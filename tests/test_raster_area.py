@@ -13,9 +13,9 @@ from rasterio.crs import CRS
 from rasterio.features import geometry_mask
 from shapely import LineString, Point, Polygon, box
 
-from rsseg_cli.area import first_layer, read_area, window_of_bbox
 from rsseg_cli.errors import UsageError
 from rsseg_cli.raster import Grid, SceneReader, inspect
+from rsseg_cli.raster.area import first_layer, read_area, window_of_bbox
 
 UTM = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.5, 0, 500000, 0, -0.5, 5000000)

@@ -20,7 +20,6 @@ from rasterio.crs import CRS
 from rio_cogeo import cog_validate
 
 from rsseg_cli.errors import OutputError, UsageError
-from rsseg_cli.halve import halve
 from rsseg_cli.raster import (
     Grid,
     RasterWriter,
@@ -29,6 +28,7 @@ from rsseg_cli.raster import (
     inspect,
     replace_all,
 )
+from rsseg_cli.raster.rows import halve
 
 UTM = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.3, 0, 500000.123456789, 0, -0.3, 5000000.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rsseg_cli.pixels import axis_weights, fill
+from rsseg_cli.raster.pixels import axis_weights, fill
 
 
 def ramp(height: int = 120, width: int = 160, dtype: str = "float32") -> np.ndarray:

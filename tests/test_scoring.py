@@ -15,14 +15,13 @@ from hypothesis import strategies as st
 from rasterio.warp import transform as transform_points
 from scipy import ndimage
 
-from rsseg_cli.area import read_area
-from rsseg_cli.class_names import read_class_colours, read_class_names
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.labels import LabelFormat
-from rsseg_cli.map_reader import MapReader
 from rsseg_cli.metrics import ScoringProtocol, count_confusion
-from rsseg_cli.output import RasterWriter
 from rsseg_cli.raster import Grid, inspect
+from rsseg_cli.raster.area import read_area
+from rsseg_cli.raster.classes import MapReader, read_class_colours, read_class_names
+from rsseg_cli.raster.writer import RasterWriter
 from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.weights.spec import class_specs
 

@@ -22,13 +22,13 @@ from scipy.ndimage import gaussian_filter
 
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.raster import Grid
+from rsseg_cli.raster.ground import measure_ground
 from rsseg_cli.vector_block import BlockPlan, run_block
 from rsseg_cli.vector_boundaries import StoredBoundaries, simplify_part
 from rsseg_cli.vector_census import Census
 from rsseg_cli.vector_file import to_geodataframe, vectorize
 from rsseg_cli.vector_graph import find_objects
 from rsseg_cli.vector_join import Joiner
-from rsseg_cli.vector_measure import measure_ground
 from rsseg_cli.vector_shape import Shaping, make_shaping
 from rsseg_cli.vector_spill import in_file
 from rsseg_cli.vector_survey import FINE, SurveyPlan, survey_block

@@ -2,17 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.polynomial import polynomial
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rsseg_cli.raster import Grid
+from typing import TYPE_CHECKING
+
+from numpy.polynomial import polynomial
 
 if TYPE_CHECKING:
     from affine import Affine
 
     from rsseg_cli.raster import Grid
+
+AREA_NODES = 33
+
+
+def row_areas_m2(grid: Grid) -> NDArray[np.float64] | None:
+    """Area of a pixel on the ground in each row of a grid, m2, at its middle column; None where it is not
+    known.
+
+    Measured at up to AREA_NODES rows; straight lines between them are within 1e-6 for scenes up to some
+    degrees high.
+    """
+    nodes = np.unique(np.linspace(0, grid.height - 1, min(grid.height, AREA_NODES)).round().astype(int))
+    sides = [grid.window(int(row), grid.width // 2, 1, 1).gsd_m for row in nodes]
+    areas = [side[0] * side[1] for side in sides if side is not None]
+    if len(areas) < len(nodes):
+        return None
+    transform = grid.transform
+    square = math.hypot(transform.a, transform.d) * math.hypot(transform.b, transform.e)
+    shear = abs(transform.a * transform.e - transform.b * transform.d) / square
+    return np.interp(np.arange(grid.height), nodes, areas) * shear
+
 
 NODES = (25, 13)  # rows and columns at which the grid is measured
 DEGREES = (

@@ -13,9 +13,9 @@ from affine import Affine
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 
-from rsseg_cli.area import Grid
 from rsseg_cli.errors import SceneError
-from rsseg_cli.gdal import display_name, gdal_env, gdal_errors, is_remote, open_raster, tags_of
+from rsseg_cli.raster.gdal import display_name, gdal_env, gdal_errors, is_remote, open_raster, tags_of
+from rsseg_cli.raster.grid import Grid
 
 logger = logging.getLogger("rsseg_cli")
 MAX_FILES = 100_000  # of a mosaic that are kept apart from the outputs

@@ -9,8 +9,8 @@ import numpy as np
 from rasterio.windows import Window
 
 from rsseg_cli.errors import SceneError, UsageError
-from rsseg_cli.gdal import gdal_env, gdal_errors, open_raster
-from rsseg_cli.scene_info import SceneInfo
+from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster
+from rsseg_cli.raster.info import SceneInfo
 
 logger = logging.getLogger("rsseg_cli")
 ALPHA_SHARE = 0.1  # of values between empty and full, from which a band called alpha is taken as data

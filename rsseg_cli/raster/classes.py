@@ -1,20 +1,109 @@
-"""The map that is refined: its classes brought together with the refiner's, and windows of it."""
+"""What a class raster says of itself: its classes' names and colours by value, and its scene."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.class_names import plain
-from rsseg_cli.errors import SceneError
-from rsseg_cli.label_format import UNLABELLED_NAMES
-from rsseg_cli.raster import SceneInfo, SceneReader
-from rsseg_cli.refine_band import UNKNOWN
+if TYPE_CHECKING:
+    pass
+import logging
+import re
+from types import TracebackType
+from typing import Self, cast
+from xml.etree import ElementTree as ET
+
+from rasterio.io import MemoryFile
+from rasterio.shutil import copy
+
+from rsseg_cli.errors import DataError, SceneError
+from rsseg_cli.raster import SceneInfo, SceneReader, inspect
+from rsseg_cli.raster.gdal import display_name, gdal_env, gdal_errors, open_raster, tags_of
+
+NODATA = 255
+
+UNKNOWN = 255  # no class known: no data
+
+UNLABELLED_NAMES = ("unlabelled", "unlabeled", "ignore", "nodata", "no data")
+
+
+logger = logging.getLogger(__name__)
+Labels = NDArray[np.uint8]
+
+
+class MapReader:
+    """Reads a class raster as class numbers.
+
+    Values are brought to the classes by name where the raster names them, else they are class numbers. What
+    is none of the classes, or without data, is N.
+
+    Raises:
+        SceneError: it cannot be opened.
+        DataError: it is no class raster, or none of its classes is known.
+    """
+
+    def __init__(self, path: str | Path, class_names: tuple[str, ...]) -> None:
+        self.info = inspect(path)
+        self.grid = self.info.grid
+        self.table = _class_table(self.info.name, read_class_names(path), class_names)
+        bands = self.info.colour_bands
+        if len(bands) != 1 or np.dtype(self.info.dtypes[bands[0] - 1]).kind not in "iu":
+            dtypes = ", ".join(dict.fromkeys(self.info.dtypes))
+            raise DataError(
+                f"{self.info.name}: {self.info.count} bands of {dtypes}; needs one band of class numbers, as "
+                "`rsseg predict` writes it"
+            )
+        self.none = len(class_names)
+        self._reader = SceneReader(self.info, bands)
+
+    def __enter__(self) -> MapReader:
+        self._reader.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.__exit__(kind, error, trace)
+
+    def read(self, row: int, col: int, height: int, width: int) -> Labels:
+        """uint8 (height, width): class numbers, N for none of the classes."""
+        (values,), valid = self._reader.read(row, col, height, width)
+        if values.dtype != np.uint8:
+            valid = valid & (values >= 0) & (values < len(self.table))
+            values = np.where(valid, values, 0).astype(np.uint8)
+        return np.where(valid, self.table[values], np.uint8(self.none))
+
+
+def _class_table(where: str, names: Mapping[int, str], class_names: tuple[str, ...]) -> Labels:
+    """uint8 (256,): class number of a map's values, N for none of the classes."""
+    table = np.full(256, len(class_names), np.uint8)
+    if not names:
+        table[: len(class_names)] = np.arange(len(class_names))
+        return table
+    known = {plain(name): index for index, name in enumerate(class_names)}
+    strange = []
+    for value, name in names.items():
+        if plain(name) in known:
+            table[value] = known[plain(name)]
+        elif plain(name) not in UNLABELLED_NAMES:
+            strange.append(name)
+    if (table == len(class_names)).all():
+        raise DataError(
+            f"{where}: its classes are {', '.join(names.values())}; none of them is one of "
+            f"{', '.join(class_names)}. Pass --classes, or other truth"
+        )
+    if strange:
+        logger.warning(
+            "%s: %s is none of %s; what is mapped so counts as wrong", where, ", ".join(strange),
+            ", ".join(class_names),
+        )  # fmt: skip
+    return table
+
 
 STRANGE = 254  # in the table of values: no class; classes end at 253
 Labels = NDArray[np.uint8]
@@ -192,3 +281,65 @@ def label_band(info: SceneInfo) -> int:
             "predict` writes it"
         )
     return bands[0]
+
+
+Colour = tuple[int, int, int]
+MAX_VALUES = 256
+MAX_NAME = 100
+
+
+def plain(name: str) -> str:
+    """A name as it is compared: without capitals and space around."""
+    return name.strip().casefold()
+
+
+def read_class_names(path: str | Path) -> dict[int, str]:
+    """Names by pixel value, empty where the raster has none.
+
+    From the tags CLASS_0, CLASS_1, ... that `predict` writes, else from GDAL's category names.
+
+    Raises:
+        SceneError: it cannot be opened.
+    """
+    with gdal_env(str(path)), gdal_errors(SceneError, display_name(path)), open_raster(path) as dataset:
+        names = {
+            int(match[1]): name
+            for key, name in tags_of(dataset).items()
+            if (match := re.fullmatch(r"CLASS_(\d{1,3})", key))
+        } or _categories(dataset)
+    return {
+        value: name.strip()[:MAX_NAME]
+        for value, name in sorted(names.items())
+        if value < MAX_VALUES and name.strip()
+    }
+
+
+def read_class_colours(path: str | Path) -> dict[int, Colour]:
+    """Colours by pixel value of a raster with a palette, else empty.
+
+    Raises:
+        SceneError: it cannot be opened.
+    """
+    with gdal_env(str(path)), gdal_errors(SceneError, display_name(path)), open_raster(path) as dataset:
+        if dataset.count == 0 or dataset.colorinterp[0].name != "palette":
+            return {}
+        return {value: colour[:3] for value, colour in dataset.colormap(1).items()}
+
+
+def read_scene_name(path: str | Path) -> str:
+    """The scene that `predict` made the raster of, "" where it does not say.
+
+    Raises:
+        SceneError: it cannot be opened.
+    """
+    with gdal_env(str(path)), gdal_errors(SceneError, display_name(path)), open_raster(path) as dataset:
+        return tags_of(dataset).get("RSSEG_SCENE", "")
+
+
+def _categories(dataset: Any) -> dict[int, str]:
+    """GDAL's category names, which rasterio does not hand out: from the raster's description as a VRT."""
+    with MemoryFile(ext=".vrt") as described:
+        copy(dataset, described.name, driver="VRT")
+        root = ET.fromstring(described.read())
+    names = root.findall("VRTRasterBand[@band='1']/CategoryNames/Category")
+    return {value: name.text or "" for value, name in enumerate(names[:MAX_VALUES])}
