@@ -283,8 +283,8 @@ def run_bare(arguments: argparse.Namespace) -> dict[str, float]:
     import torch
 
     from rsseg_cli.config import PredictConfig
-    from rsseg_cli.engine import Engine, Scaling
-    from rsseg_cli.tiling import plan
+    from rsseg_cli.inference.engine import Engine, Scaling
+    from rsseg_cli.inference.tiling import plan
 
     torch.set_num_threads(arguments.threads)
     model = whole_network(arguments.model)

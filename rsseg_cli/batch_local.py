@@ -49,7 +49,7 @@ def places_for(device: str, jobs: int | None) -> list[str]:
     Raises:
         UsageError: there is no such device.
     """
-    from rsseg_cli.engine import choose_device
+    from rsseg_cli.inference.engine import choose_device
 
     chosen = choose_device(device)
     found = gpus() if device in ("auto", "cuda") else []

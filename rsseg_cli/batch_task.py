@@ -121,7 +121,7 @@ class SceneRunner:
             ModelError: a file cannot be read or trusted, or the refiner does not belong to the model.
             UsageError: there is no such device.
         """
-        from rsseg_cli.engine import choose_device
+        from rsseg_cli.inference.engine import choose_device
         from rsseg_cli.refine_job import with_refiner
         from rsseg_cli.weights.registry import load_model
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from rsseg_cli import __version__
-from rsseg_cli.engine import choose_device
+from rsseg_cli.inference.engine import choose_device
 from rsseg_cli.job import Job
 from rsseg_cli.raster.gdal import redact
 from rsseg_cli.refine_job import LabelSource, Refinement

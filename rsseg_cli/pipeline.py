@@ -13,15 +13,16 @@ from typing import Literal, Protocol, TypedDict, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli import resample, streaming, tiling
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig, Tta, VectorConfig
 from rsseg_cli.disk_space import check_space
-from rsseg_cli.engine import Engine, evaluation
 from rsseg_cli.errors import UsageError
 from rsseg_cli.fingerprint import fingerprint
 from rsseg_cli.heap import give_back_memory
+from rsseg_cli.inference import feed as streaming
+from rsseg_cli.inference import resample, tiling
+from rsseg_cli.inference.engine import Engine, evaluation
+from rsseg_cli.inference.passes import Finisher, Progress, row_cuts, run_pass, span_of
 from rsseg_cli.job import Job, prepare
-from rsseg_cli.passes import Finisher, Progress, row_cuts, run_pass, span_of
 from rsseg_cli.publication import earlier_result, finish_publication, stand, tagged
 from rsseg_cli.raster import SceneInfo
 from rsseg_cli.refine_job import LabelSource, Refinement, prepare_for_job

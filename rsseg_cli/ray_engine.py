@@ -13,7 +13,7 @@ from typing import Any
 from rsseg_cli import errors
 from rsseg_cli.batch_task import SceneOutcome, SceneProgress, SceneRunner, SceneTask, on_device
 from rsseg_cli.errors import RssegError, SceneError, UsageError
-from rsseg_cli.passes import Progress
+from rsseg_cli.inference.passes import Progress
 from rsseg_cli.raster import inspect, window_of_bbox
 from rsseg_cli.raster.gdal import is_remote
 from rsseg_cli.ray_cluster import connected

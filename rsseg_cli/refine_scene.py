@@ -17,23 +17,23 @@ from typing import Literal, TypedDict, Unpack
 import torch
 from torch import nn
 
-from rsseg_cli import resample, streaming, tiling
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig
 from rsseg_cli.disk_space import check_space
-from rsseg_cli.engine import evaluation
 from rsseg_cli.fingerprint import fingerprint
 from rsseg_cli.heap import give_back_memory
+from rsseg_cli.inference import feed as streaming
+from rsseg_cli.inference import resample, tiling
+from rsseg_cli.inference.band import Band
+from rsseg_cli.inference.engine import evaluation
+from rsseg_cli.inference.feed import TilePixels
+from rsseg_cli.inference.passes import Finisher, Progress, Span, row_cuts, run_pass, span_of
+from rsseg_cli.inference.refiner import RefinerEngine, check_refiner
+from rsseg_cli.inference.windows import Frame, RefineReader, Region
 from rsseg_cli.job import Job
-from rsseg_cli.passes import Finisher, Progress, Span, row_cuts, run_pass, span_of
 from rsseg_cli.publication import earlier_result, finish_publication, stand, tagged
-from rsseg_cli.refine_band import Band
-from rsseg_cli.refine_engine import RefinerEngine, check_refiner
-from rsseg_cli.refine_frame import Frame, Region
 from rsseg_cli.refine_job import LabelSource, Refinement, prepare
 from rsseg_cli.refine_merge import Merger, Write
-from rsseg_cli.refine_reader import RefineReader
 from rsseg_cli.result import PredictResult, Refined
-from rsseg_cli.streaming import TilePixels
 from rsseg_cli.target import ROWS, Target
 from rsseg_cli.track import Track, TrackedPass
 from rsseg_cli.work_folder import WorkFolder

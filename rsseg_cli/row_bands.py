@@ -20,11 +20,11 @@ from rsseg_cli.track import Extremes, Track
 
 if TYPE_CHECKING:
     from rsseg_cli.batch_task import SceneRunner, SceneTask
+    from rsseg_cli.inference.tiling import Axis
     from rsseg_cli.job import Job
     from rsseg_cli.raster import Grid
     from rsseg_cli.refine_job import LabelSource, Refinement
     from rsseg_cli.refine_merge import Write
-    from rsseg_cli.tiling import Axis
     from rsseg_cli.weights import TrainedModel
 
 MIN_TILE_ROWS = 16  # of a band where the scene has enough of them: one or two are run again for each band

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rsseg_cli.refine_noise import normal_noise
+from rsseg_cli.inference.refiner import normal_noise
 from rsseg_cli.weights import ModelSpec, TrainedModel
 
 UNKNOWN = 255

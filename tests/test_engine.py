@@ -14,8 +14,8 @@ from torch import nn
 
 from rsseg_cli import predict
 from rsseg_cli.config import PredictConfig, RefineConfig
-from rsseg_cli.engine import VIEWS, Engine, Scaling, apply_view, pad_to_stride, unapply_view
 from rsseg_cli.errors import ModelError, UsageError
+from rsseg_cli.inference.engine import VIEWS, Engine, Scaling, apply_view, pad_to_stride, unapply_view
 
 torch.set_num_threads(1)
 PLAIN = Scaling(factors=(1.0,) * 3, offsets=(0.0,) * 3)

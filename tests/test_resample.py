@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from rsseg_cli import resample
-from rsseg_cli.resample import AxisMap, Resampler
-from rsseg_cli.tiling import plan
+from rsseg_cli.inference import resample
+from rsseg_cli.inference.resample import AxisMap, Resampler
+from rsseg_cli.inference.tiling import plan
 
 torch.set_num_threads(1)
 

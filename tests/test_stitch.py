@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsseg_cli.errors import TilingError
-from rsseg_cli.stitch import Stitcher
-from rsseg_cli.tiling import plan, ramp_weights
+from rsseg_cli.inference.stitch import Stitcher
+from rsseg_cli.inference.tiling import plan, ramp_weights
 
 torch.set_num_threads(1)
 CHANNELS = 3

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsseg_cli import streaming
-from rsseg_cli.streaming import RowSink, TileFeed
-from rsseg_cli.tiling import plan
+from rsseg_cli.inference import feed as streaming
+from rsseg_cli.inference.feed import RowSink, TileFeed
+from rsseg_cli.inference.tiling import plan
 
 
 class ArrayReader:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsseg_cli.errors import TilingError
-from rsseg_cli.tiling import plan
+from rsseg_cli.inference.tiling import plan
 
 
 @st.composite

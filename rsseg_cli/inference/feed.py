@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from rsseg_cli.tiling import Plan, Tile
+    from rsseg_cli.inference.tiling import Plan, Tile
 
 CHUNK_WIDTH_PX = 1024  # columns a read asks for, rounded to whole blocks of the file
 GROUPS_AHEAD = 1

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rsseg_cli import resample, stitch, streaming, tiling
-from rsseg_cli.engine import Engine
 from rsseg_cli.errors import ModelError
+from rsseg_cli.inference import feed as streaming
+from rsseg_cli.inference import resample, stitch, tiling
+from rsseg_cli.inference.engine import Engine
 from rsseg_cli.raster.classes import NODATA
 
 FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254

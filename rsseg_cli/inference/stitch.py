@@ -15,7 +15,7 @@ import torch
 from rsseg_cli.errors import TilingError
 
 if TYPE_CHECKING:
-    from rsseg_cli.tiling import Plan, Tile
+    from rsseg_cli.inference.tiling import Plan, Tile
 
 
 class Block(NamedTuple):
