@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
     from rsseg_cli.pipeline import PredictResult, predict
     from rsseg_cli.refine_scene import refine
-    from rsseg_cli.vector_file import VectorResult, to_geodataframe, vectorize
+    from rsseg_cli.vector.vectorize import VectorResult, to_geodataframe, vectorize
 
 
 def __getattr__(name: str) -> Any:
@@ -48,7 +48,7 @@ def __getattr__(name: str) -> Any:
 
         return refine_scene.refine
     if name in {"vectorize", "to_geodataframe", "VectorResult"}:
-        from rsseg_cli import vector_file
+        from rsseg_cli.vector import vectorize as vector_file
 
         return getattr(vector_file, name)
     if name in {"PredictConfig", "RefineConfig", "VectorConfig"}:

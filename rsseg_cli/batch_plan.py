@@ -95,8 +95,8 @@ def check_model(settings: BatchSettings) -> str:
     from rsseg_cli.raster import check_creation_options
     from rsseg_cli.raster.area import read_polygons
     from rsseg_cli.refine_job import with_refiner
-    from rsseg_cli.vector_layer import check_format
-    from rsseg_cli.vector_task import chosen_classes
+    from rsseg_cli.vector.layer import check_format
+    from rsseg_cli.vector.task import chosen_classes
 
     spec = read_spec(settings.model)
     if spec.is_refiner:

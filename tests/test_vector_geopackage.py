@@ -10,9 +10,9 @@ import pytest
 import shapely
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.vector_geopackage import GeoPackage
-from rsseg_cli.vector_spatial_index import SpatialIndex
-from rsseg_cli.vector_spill import Spill, in_file, let_go
+from rsseg_cli.vector.geopackage import GeoPackage
+from rsseg_cli.vector.rtree import SpatialIndex
+from rsseg_cli.vector.spill import Spill, in_file, let_go
 
 FIELDS = {"class_index": np.dtype(np.int32), "class_name": np.dtype(object), "area_m2": np.dtype(np.float64)}
 
@@ -53,7 +53,7 @@ def written(path, shapes, layer="map", crs="EPSG:32633", blobs=None, qml="<qgis/
 @pytest.mark.parametrize("group", [1 << 16, 500])
 @pytest.mark.parametrize("count", [0, 1, 51, 52, 3000])
 def test_every_row_comes_back_and_the_index_is_whole(tmp_path, monkeypatch, count, group):
-    monkeypatch.setattr("rsseg_cli.vector_spatial_index.GROUP", group)
+    monkeypatch.setattr("rsseg_cli.vector.rtree.GROUP", group)
     shapes = squares(count)
     path = written(tmp_path / "a.gpkg", shapes)
     found = geopandas.read_file(path, layer="map")
@@ -120,7 +120,7 @@ def test_a_geometry_in_a_file_is_copied_bit_by_bit(tmp_path):
 
 
 def test_a_geometry_above_sqlites_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("rsseg_cli.vector_geopackage.MOST_BYTES", 100)
+    monkeypatch.setattr("rsseg_cli.vector.geopackage.MOST_BYTES", 100)
     blob = np.frombuffer(shapely.to_wkb(squares(1)[0]), np.uint8)
     with pytest.raises(OutputError, match=r"a\.gpkg: a polygon of 5 vertices takes .* --simplify"):
         written(tmp_path / "a.gpkg", squares(1), blobs=[blob])

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import rasterio
 
-from rsseg_cli import vector_source
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.errors import DataError, OutputError
-from rsseg_cli.vector_file import vectorize
-from rsseg_cli.vector_task import make_task
+from rsseg_cli.vector import source as vector_source
+from rsseg_cli.vector.task import make_task
+from rsseg_cli.vector.vectorize import vectorize
 
 HEIGHT, WIDTH, TILE = 100, 1100, 32
 

@@ -23,16 +23,16 @@ from scipy.ndimage import gaussian_filter
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.raster import Grid
 from rsseg_cli.raster.ground import measure_ground
-from rsseg_cli.vector_block import BlockPlan, run_block
-from rsseg_cli.vector_boundaries import StoredBoundaries, simplify_part
-from rsseg_cli.vector_census import Census
-from rsseg_cli.vector_file import to_geodataframe, vectorize
-from rsseg_cli.vector_graph import find_objects
-from rsseg_cli.vector_join import Joiner
-from rsseg_cli.vector_shape import Shaping, make_shaping
-from rsseg_cli.vector_spill import in_file
-from rsseg_cli.vector_survey import FINE, SurveyPlan, survey_block
-from rsseg_cli.vector_task import make_task
+from rsseg_cli.vector.block import run_block
+from rsseg_cli.vector.census import Census
+from rsseg_cli.vector.graph import find_objects
+from rsseg_cli.vector.join import Joiner
+from rsseg_cli.vector.plan import BlockPlan, Shaping, make_shaping
+from rsseg_cli.vector.simplify import StoredBoundaries, simplify_part
+from rsseg_cli.vector.spill import in_file
+from rsseg_cli.vector.survey import FINE, SurveyPlan, survey_block
+from rsseg_cli.vector.task import make_task
+from rsseg_cli.vector.vectorize import to_geodataframe, vectorize
 
 NODATA = 255
 UTM = "EPSG:32633"
@@ -210,8 +210,8 @@ def test_a_spiral_through_all_blocks_is_one_polygon(rows):
 @given(small_rasters(), st.integers(1, 3))
 def test_pieces_put_together_on_the_way_give_the_same_polygons(labels, rows):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rsseg_cli.vector_join.MOST_PIECES", 0)
-        patch.setattr("rsseg_cli.vector_join.MOST_BLOCKS", 0)
+        patch.setattr("rsseg_cli.vector.join.MOST_PIECES", 0)
+        patch.setattr("rsseg_cli.vector.join.MOST_BLOCKS", 0)
         found = wkb_of(polygons(labels, rows))
     assert found == wkb_of(polygons(labels))
 
@@ -220,8 +220,8 @@ def test_pieces_put_together_on_the_way_give_the_same_polygons(labels, rows):
 def test_what_waits_in_files_gives_the_same_polygons(rows, monkeypatch):
     labels = blobs(6, 80, 90, classes=2)
     expected = wkb_of(polygons(labels, rows))
-    monkeypatch.setattr("rsseg_cli.vector_join.HELD_POINTS", 20)
-    monkeypatch.setattr("rsseg_cli.vector_polygons.LARGE", 500)
+    monkeypatch.setattr("rsseg_cli.vector.join.HELD_POINTS", 20)
+    monkeypatch.setattr("rsseg_cli.vector.polygons.LARGE", 500)
     for module in ("vector_rings", "vector_polygons"):
         monkeypatch.setattr(f"rsseg_cli.{module}.AT_ONCE", 16)
     found = wkb_of(polygons(labels, rows))

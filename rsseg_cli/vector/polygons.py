@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from rsseg_cli.errors import DataError
 from rsseg_cli.raster.ground import Floats, Ground, placed
-from rsseg_cli.vector_graph import Ints
-from rsseg_cli.vector_rings import AT_ONCE, ObjectTable, ring_areas
-from rsseg_cli.vector_spill import Spill, let_go
-from rsseg_cli.vector_trace import Pieces, spans
+from rsseg_cli.vector.graph import Ints
+from rsseg_cli.vector.rings import AT_ONCE, ObjectTable, ring_areas
+from rsseg_cli.vector.spill import Spill, let_go
+from rsseg_cli.vector.trace import Pieces, spans
 
 if TYPE_CHECKING:
     from affine import Affine

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.vector_graph import NONE, Ints, in_order
-from rsseg_cli.vector_spill import let_go
-from rsseg_cli.vector_trace import NO_KEY, Joints, Pieces, spans
+from rsseg_cli.vector.graph import NONE, Ints, in_order
+from rsseg_cli.vector.spill import let_go
+from rsseg_cli.vector.trace import NO_KEY, Joints, Pieces, spans
 
 AT_ONCE = 1 << 17  # points taken together; some 100 bytes each
 

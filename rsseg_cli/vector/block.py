@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.vector_graph import NONE, Graph, Ints, Labels, Objects, build_graph, find_objects
-from rsseg_cli.vector_polygons import UNITS, Polygons, Reproject, make_polygons
-from rsseg_cli.vector_rings import ObjectTable
-from rsseg_cli.vector_shape import Curves, Shaping
-from rsseg_cli.vector_trace import Joints, Pieces, Tracer, spans
+from rsseg_cli.vector.curves import Curves
+from rsseg_cli.vector.graph import NONE, Graph, Ints, Labels, Objects, build_graph, find_objects
+from rsseg_cli.vector.polygons import UNITS, Polygons, make_polygons
+from rsseg_cli.vector.rings import ObjectTable
+from rsseg_cli.vector.trace import Joints, Pieces, Tracer, spans
 
 if TYPE_CHECKING:
-    from affine import Affine
-
-    from rsseg_cli.raster.ground import Ground
-    from rsseg_cli.vector_boundaries import StoredBoundaries
-    from rsseg_cli.vector_source import ClassSource
-    from rsseg_cli.vector_survey import StoredSource
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockPlan:
-    """What holds for all blocks.
-
-    Attributes:
-        source, confidence: rasters of class and confidence.
-        classes: those that become polygons; None for all.
-        reproject: WKT of the output's CRS, None for the raster's own.
-        boundaries: simplified ones, where the shaping has a tolerance.
-    """
-
-    source: ClassSource | StoredSource
-    confidence: ClassSource | None
-    transform: Affine
-    ground: Ground
-    shaping: Shaping
-    classes: frozenset[int] | None = None
-    reproject: tuple[str, str] | None = None
-    boundaries: StoredBoundaries | None = None
-
-    def reprojection(self) -> Reproject | None:
-        """Function from the raster's coordinates to the output's."""
-        if self.reproject is None:
-            return None
-        from pyproj import Transformer
-
-        transformer = Transformer.from_crs(*self.reproject, always_xy=True)
-        return lambda x, y: transformer.transform(x, y)
+    from rsseg_cli.vector.source import ClassSource
+from rsseg_cli.vector.plan import BlockPlan, Stopwatch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,20 +42,6 @@ class BlockResult:
     columns: Ints
     upper_ends: Ints
     seconds: dict[str, float]
-
-
-class Stopwatch:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._since = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Count the time since the last lap to a stage."""
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._since
-        self._since = now
 
 
 def run_block(plan: BlockPlan, first: int, end: int) -> BlockResult:

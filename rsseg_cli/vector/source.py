@@ -15,6 +15,41 @@ from rasterio.windows import Window
 from rsseg_cli.errors import DataError, OutputError, SceneError
 from rsseg_cli.raster.gdal import display_name, gdal_env, gdal_errors, open_raster
 
+
+@dataclass(frozen=True, kw_only=True)
+class StoredSource:
+    """Classes in a file of bare numbers, row by row."""
+
+    path: str
+    height: int
+    width: int
+    nodata: int
+    wide: bool
+
+    def read(self, row: int, count: int, col: int = 0, columns: int | None = None) -> NDArray[Any]:
+        """(count, columns); pixels outside the raster have no data."""
+        dtype = np.dtype(np.uint16 if self.wide else np.uint8)
+        rows, cols = inside(row, count, self.height), inside(col, columns, self.width)
+        whole = np.full((count, self.width - col if columns is None else columns), self.nodata, dtype)
+        part = whole[rows[0] - row : rows[1] - row, cols[0] - col : cols[1] - col]
+        with open(self.path, "rb", buffering=0) as file:
+            if part.shape[1] == self.width:
+                values = np.fromfile(file, dtype, part.size, offset=rows[0] * self.width * dtype.itemsize)
+                part[:] = values.reshape(part.shape)
+                return whole
+            for number, line in enumerate(part, rows[0]):
+                file.seek((number * self.width + cols[0]) * dtype.itemsize)
+                line[:] = np.fromfile(file, dtype, len(line))
+        return whole
+
+
+def stored_source(source: Any, path: Path) -> StoredSource:
+    """What reads the stored classes of another source."""
+    return StoredSource(
+        path=str(path), height=source.height, width=source.width, nodata=source.nodata, wide=source.wide
+    )
+
+
 PIECE_PX = 3 << 19  # decoded at a time
 CACHE_MIB = 4  # a read needs each of GDAL's blocks once: more would only grow with the raster's width
 

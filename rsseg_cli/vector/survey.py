@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.vector_block import BlockPlan
-from rsseg_cli.vector_graph import Ints, Labels, Objects, find_objects
-from rsseg_cli.vector_source import inside
+from rsseg_cli.vector.graph import Ints, Labels, Objects, find_objects
+from rsseg_cli.vector.plan import BlockPlan
 
 FINE = 1 << 20  # parts of a mean pixel's area: sums of whole numbers do not depend on their order
 
@@ -166,33 +163,6 @@ def _neighbours(
     return pairs.astype(np.int32), edges.astype(np.int32)
 
 
-@dataclass(frozen=True, kw_only=True)
-class StoredSource:
-    """Classes in a file of bare numbers, row by row."""
-
-    path: str
-    height: int
-    width: int
-    nodata: int
-    wide: bool
-
-    def read(self, row: int, count: int, col: int = 0, columns: int | None = None) -> NDArray[Any]:
-        """(count, columns); pixels outside the raster have no data."""
-        dtype = np.dtype(np.uint16 if self.wide else np.uint8)
-        rows, cols = inside(row, count, self.height), inside(col, columns, self.width)
-        whole = np.full((count, self.width - col if columns is None else columns), self.nodata, dtype)
-        part = whole[rows[0] - row : rows[1] - row, cols[0] - col : cols[1] - col]
-        with open(self.path, "rb", buffering=0) as file:
-            if part.shape[1] == self.width:
-                values = np.fromfile(file, dtype, part.size, offset=rows[0] * self.width * dtype.itemsize)
-                part[:] = values.reshape(part.shape)
-                return whole
-            for number, line in enumerate(part, rows[0]):
-                file.seek((number * self.width + cols[0]) * dtype.itemsize)
-                line[:] = np.fromfile(file, dtype, len(line))
-        return whole
-
-
 def store_block(
     plan: tuple[BlockPlan, str], first: int, end: int, changed: NDArray[np.int32], classes: Labels
 ) -> None:
@@ -215,10 +185,3 @@ def store_block(
             rest, place = rest[written:], place + written
     finally:
         os.close(handle)
-
-
-def stored_source(source: Any, path: Path) -> StoredSource:
-    """What reads the stored classes of another source."""
-    return StoredSource(
-        path=str(path), height=source.height, width=source.width, nodata=source.nodata, wide=source.wide
-    )

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from rsseg_cli.vector_block import BlockPlan, BlockResult
-from rsseg_cli.vector_graph import NONE, Ints
-from rsseg_cli.vector_polygons import Polygons, make_polygons
-from rsseg_cli.vector_rings import Chains, ObjectTable, chain, chained
-from rsseg_cli.vector_spill import Spill, in_file
-from rsseg_cli.vector_trace import Joints, Pieces, known_keys, put
+from rsseg_cli.vector.block import BlockResult
+from rsseg_cli.vector.graph import NONE, Ints
+from rsseg_cli.vector.plan import BlockPlan
+from rsseg_cli.vector.polygons import Polygons, make_polygons
+from rsseg_cli.vector.rings import Chains, ObjectTable, chain, chained
+from rsseg_cli.vector.spill import Spill, in_file
+from rsseg_cli.vector.trace import Joints, Pieces, known_keys, put
 
 HELD_POINTS = 1 << 20  # 8 bytes each
 # What waits is put together once it is more, in pieces or in blocks that they came in.

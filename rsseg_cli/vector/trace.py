@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.vector_graph import (
+from rsseg_cli.vector.graph import (
     DOWN,
     LEAVE,
     LEAVE_ACROSS,
@@ -29,7 +29,7 @@ from rsseg_cli.vector_graph import (
     Objects,
     in_order,
 )
-from rsseg_cli.vector_spill import let_go
+from rsseg_cli.vector.spill import let_go
 
 NO_KEY = np.int64(-(2**62))
 GATHERED = 1 << 18  # points at a time

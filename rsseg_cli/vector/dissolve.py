@@ -11,9 +11,9 @@ import numpy as np
 
 from rsseg_cli.errors import OutputError
 from rsseg_cli.raster.ground import Floats
-from rsseg_cli.vector_polygons import Polygons
-from rsseg_cli.vector_rings import ObjectTable
-from rsseg_cli.vector_spill import Spill, chunks, let_go
+from rsseg_cli.vector.polygons import Polygons
+from rsseg_cli.vector.rings import ObjectTable
+from rsseg_cli.vector.spill import Spill, chunks, let_go
 
 _HEAD = 9  # bytes: order, type, number of parts
 _MULTIPOLYGON = 6

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from rsseg_cli.errors import OutputError
 from rsseg_cli.raster.files import sync
-from rsseg_cli.vector_spatial_index import SpatialIndex
-from rsseg_cli.vector_spill import Blob, chunks
-from rsseg_cli.vector_style import STYLES_TABLE
-from rsseg_cli.vector_tables import BOX, NO_CRS_WKT, TABLES, TRIGGERS
+from rsseg_cli.vector.layer import STYLES_TABLE
+from rsseg_cli.vector.rtree import SpatialIndex
+from rsseg_cli.vector.spill import Blob, chunks
+from rsseg_cli.vector.tables import BOX, NO_CRS_WKT, TABLES, TRIGGERS
 
 if TYPE_CHECKING:
     from pyproj import CRS

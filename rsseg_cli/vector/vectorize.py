@@ -20,11 +20,10 @@ from rsseg_cli.config import VECTOR_ENDINGS, VectorConfig
 from rsseg_cli.errors import OutputError, SceneError, UsageError
 from rsseg_cli.raster import check_target, inspect, replace_all
 from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster, tags_of
-from rsseg_cli.vector_layer import Layer, check_format, columns_of, targets
-from rsseg_cli.vector_stream import Progress, stream_polygons
-from rsseg_cli.vector_style import colour_of
-from rsseg_cli.vector_task import VectorTask, chosen_classes, make_task, metres, target_crs
-from rsseg_cli.vector_write import VectorWriter
+from rsseg_cli.vector.layer import Layer, check_format, colour_of, columns_of, targets
+from rsseg_cli.vector.stream import Progress, stream_polygons
+from rsseg_cli.vector.task import VectorTask, chosen_classes, make_task, metres, target_crs
+from rsseg_cli.vector.write import VectorWriter
 
 if TYPE_CHECKING:
     import geopandas

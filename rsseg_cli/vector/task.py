@@ -12,10 +12,9 @@ from rsseg_cli.errors import SceneError, UsageError
 from rsseg_cli.raster import SceneInfo, inspect
 from rsseg_cli.raster.classes import plain, read_class_colours, read_class_names
 from rsseg_cli.raster.ground import Ground, measure_ground
-from rsseg_cli.vector_block import BlockPlan
-from rsseg_cli.vector_shape import make_shaping
-from rsseg_cli.vector_source import ClassSource
-from rsseg_cli.vector_style import Colour
+from rsseg_cli.vector.layer import Colour
+from rsseg_cli.vector.plan import BlockPlan, make_shaping
+from rsseg_cli.vector.source import ClassSource
 
 BLOCK_PX = 3 << 19  # of a block: some 40 bytes each with its boundaries
 PARALLEL_PX = 8 << 20  # smaller rasters are done before workers have started

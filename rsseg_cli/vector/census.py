@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from rsseg_cli.vector_graph import NONE, Ints
-from rsseg_cli.vector_merge import Neighbourhood, fill_holes, give_away_small, summed
-from rsseg_cli.vector_spill import Column, let_go
-from rsseg_cli.vector_survey import Survey, SurveyPlan
+from rsseg_cli.vector.graph import NONE, Ints
+from rsseg_cli.vector.neighbours import Neighbourhood, fill_holes, give_away_small, summed
+from rsseg_cli.vector.spill import Column, let_go
+from rsseg_cli.vector.survey import Survey, SurveyPlan
 
 OUTSIDE = -1  # what lies around the raster
 AT_ONCE = 1 << 18

@@ -2,56 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.vector_graph import DOWN, LEFT, NONE, RIGHT, UP, Graph, Ints
-from rsseg_cli.vector_trace import spans
+from rsseg_cli.vector.graph import DOWN, LEFT, NONE, RIGHT, UP, Graph, Ints
+from rsseg_cli.vector.trace import spans
 
 if TYPE_CHECKING:
-    from rsseg_cli.raster.ground import Floats, Ground
+    from rsseg_cli.raster.ground import Floats
 
 UNITS = 256  # of coordinates inside a pixel
 SHARE = 0.375  # of an edge that rounding a corner takes
-LEAST_RADIUS_PX, MOST_RADIUS_PX = 2.0, 32.0
 MARGIN_PX = 0.02  # by which a rounded corner keeps away from other corners
 MOST_LOOKUPS = 1 << 22
 # a corner's slots, the horizontal and the vertical one, by the set of its slots
 ALONG = np.array([RIGHT if slots & 1 else LEFT for slots in range(16)])
 UPRIGHT = np.array([DOWN if slots >> DOWN & 1 else UP for slots in range(16)])
 CORNER = np.array([slots in (5, 6, 9, 10) for slots in range(16)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shaping:
-    """How boundaries are shaped.
-
-    Attributes:
-        tolerance_m2: triangles below this area go; 0 for none.
-        radius_px: of rounded corners; 0 for none.
-    """
-
-    tolerance_m2: float = 0.0
-    radius_px: float = 0.0
-
-    @property
-    def reach(self) -> int:
-        """Corner rows above and below a block that rounding its corners looks at."""
-        return int(np.ceil(self.radius_px)) + 2 if self.radius_px else 0
-
-
-def make_shaping(simplify_m: float, smooth: bool, ground: Ground) -> Shaping:
-    """Settings in metres to those of a grid; smoothing without a tolerance simplifies by a pixel."""
-    area_m2 = float(ground.pixel_area_m2(np.array(ground.height / 2), np.array(ground.width / 2)))
-    tolerance_m2 = simplify_m**2 or (area_m2 if smooth else 0.0)
-    radius = 1.5 * (tolerance_m2 / area_m2) ** 0.5
-    return Shaping(
-        tolerance_m2=tolerance_m2,
-        radius_px=float(np.clip(radius, LEAST_RADIUS_PX, MOST_RADIUS_PX)) if smooth else 0.0,
-    )
 
 
 def count_inside(
