@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from rsseg_cli.config import PredictConfig, RefineConfig
+from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.inference.band import Band
-from rsseg_cli.labels import LabelFormat
 from rsseg_cli.pipeline import predict
 from rsseg_cli.raster import inspect
 from rsseg_cli.refine_scene import refine

@@ -31,7 +31,8 @@ from torch.utils.data import default_collate
 
 from rsseg_cli import training
 from rsseg_cli.crops import CropDataset
-from rsseg_cli.datasets import DataConfig, open_data
+from rsseg_cli.data.datasets import open_data
+from rsseg_cli.data.types import DataConfig
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig, build_encoder
 from rsseg_cli.starting import imagenet_lite0, load_encoder
 from rsseg_cli.train_config import TrainConfig

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from rsseg_cli.labels import IGNORE
+from rsseg_cli.data.labels import IGNORE
 
 Labels = NDArray[np.uint8]
 

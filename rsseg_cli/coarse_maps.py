@@ -17,15 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.crops import LoadedScene
-from rsseg_cli.datasets import LabelledData, Source
+from rsseg_cli.data.labels import IGNORE, LabelFormat, LabelReader
+from rsseg_cli.data.pairs import named
+from rsseg_cli.data.scenes import array_in, blocks, release_pages, safe_name
+from rsseg_cli.data.types import LabelledData, LoadedScene, Source
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.labels import IGNORE, LabelFormat, LabelReader
 from rsseg_cli.pipeline import predict
 from rsseg_cli.raster import SceneReader, inspect
 from rsseg_cli.raster.classes import plain, read_class_names
-from rsseg_cli.scene_files import named
-from rsseg_cli.scene_load import array_in, blocks, release_pages, safe_name
 from rsseg_cli.weights.registry import TrainedModel, list_models, load_model, read_spec
 from rsseg_cli.weights.spec import ModelSpec
 

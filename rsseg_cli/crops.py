@@ -15,31 +15,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
+from rsseg_cli.data.labels import IGNORE
+from rsseg_cli.data.types import LoadedScene
 from rsseg_cli.errors import DataError
-from rsseg_cli.labels import IGNORE
-from rsseg_cli.raster.grid import Grid
 from rsseg_cli.weights.spec import ModelSpec
 
 ONE_CROP_PX = 1024 * 1024  # an image of up to this area gives one crop a pass
 ROWS = 1024  # read at once of a scene on disk
-
-
-@dataclass(frozen=True)
-class LoadedScene:
-    """A scene on its training grid, in memory or in memory-mapped files.
-
-    Attributes:
-        image: uint8 (bands, height, width).
-        labels: uint8 (height, width), 255 unlabelled or without data.
-        gsd_m: ground resolution of both, m a pixel.
-        grid: where both lie; None of a drawn scene.
-    """
-
-    name: str
-    image: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-    gsd_m: float
-    grid: Grid | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsseg_cli.config import PredictConfig, RefineConfig
+from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.errors import DataError
-from rsseg_cli.labels import LabelFormat
 from rsseg_cli.pipeline import predict
 from rsseg_cli.raster.classes import plain
 from rsseg_cli.report_places import Place, WorstPlaces
 from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult
 
 if TYPE_CHECKING:
-    from rsseg_cli.datasets import LabelledData, Source
+    from rsseg_cli.data.types import LabelledData, Source
     from rsseg_cli.weights.registry import TrainedModel
     from rsseg_cli.weights.spec import ModelSpec
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,24 +17,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 UNLABELLED = 255
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoringProtocol:
-    """What of a data set counts, as its published results count it.
-
-    Attributes:
-        name: of the data set whose protocol this is; "" for one's own data.
-        out_of_means: names of classes whose scores do not enter the means over classes (ISPRS: clutter).
-            Their pixels count all the same: in overall accuracy and kappa, and as errors of the classes that
-            they are mistaken for.
-        erode_px: labels within this distance of a border between classes are left out (ISPRS also
-            publishes labels eroded by 3 px).
-    """
-
-    name: str = ""
-    out_of_means: tuple[str, ...] = ()
-    erode_px: int = 0
 
 
 def confusion_matrix(found: Tensor, labels: Tensor, classes: int) -> Tensor:

@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from rsseg_cli.coarse_degrade import degrade, random_map
 from rsseg_cli.coarse_maps import UNSEEN, Maps
-from rsseg_cli.crops import CropConfig, CropDataset, LoadedScene, pad_to
-from rsseg_cli.labels import IGNORE
+from rsseg_cli.crops import CropConfig, CropDataset, pad_to
+from rsseg_cli.data.labels import IGNORE
+from rsseg_cli.data.types import LoadedScene
 from rsseg_cli.train_config import RefiningConfig
 
 WORSE_SHARE = 0.5

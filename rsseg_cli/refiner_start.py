@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from rsseg_cli.datasets import LabelledData
+from rsseg_cli.data.types import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
 from rsseg_cli.refiner_settings import RefinerSettings

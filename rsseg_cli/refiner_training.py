@@ -14,8 +14,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from rsseg_cli.coarse_maps import CoarseMaker, Maps, closer_looks
-from rsseg_cli.crops import LoadedScene, crops_in_a_pass
-from rsseg_cli.datasets import LabelledData
+from rsseg_cli.crops import crops_in_a_pass
+from rsseg_cli.data.types import LabelledData, LoadedScene
 from rsseg_cli.errors import UsageError
 from rsseg_cli.models.diffusion import RefinerNetwork, Stage
 from rsseg_cli.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli.data.labels import IGNORE, LabelReader
 from rsseg_cli.errors import RssegError
-from rsseg_cli.labels import IGNORE, LabelReader
 from rsseg_cli.raster import Area, Grid, SceneReader, inspect, select_bands
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsseg_cli.class_table import ClassTable, read_classes
+from rsseg_cli.data.class_table import ClassTable, read_classes
+from rsseg_cli.data.label_format import IGNORE, LabelFormat
+from rsseg_cli.data.labels import is_vector
+from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.label_format import IGNORE, LabelFormat
-from rsseg_cli.labels import is_vector
-from rsseg_cli.metrics import ScoringProtocol
 from rsseg_cli.raster import Area, Grid, first_layer, inspect, read_area, window_of_bbox
 from rsseg_cli.raster.classes import (
     UNLABELLED_NAMES,

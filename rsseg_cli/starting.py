@@ -14,7 +14,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from rsseg_cli.datasets import LabelledData
+from rsseg_cli.data.types import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
 from rsseg_cli.recipes import Settings

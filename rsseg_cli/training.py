@@ -25,14 +25,13 @@ from rsseg_cli.crops import (
     CropConfig,
     CropDataset,
     EpochSampler,
-    LoadedScene,
     TileDataset,
     crops_in_a_pass,
     draw_training_scenes,
 )
-from rsseg_cli.datasets import LabelledData
+from rsseg_cli.data.types import LabelledData, LoadedScene, ScoringProtocol
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.metrics import ScoringProtocol, confusion_matrix
+from rsseg_cli.metrics import confusion_matrix
 from rsseg_cli.model_card import model_card
 from rsseg_cli.recipes import Settings, resolve_settings
 from rsseg_cli.train_config import TrainConfig

@@ -9,10 +9,11 @@ import torch
 from fake_datasets import ISPRS, draw, make_inria, make_loveda, make_potsdam, make_vaihingen
 from PIL import Image
 
-from rsseg_cli import benchmark_known
-from rsseg_cli.benchmark_known import choose_bands, clean_names
-from rsseg_cli.benchmark_torchgeo import arrays_of
-from rsseg_cli.datasets import DataConfig, found_table, open_data
+from rsseg_cli.data import benchmarks as benchmark_known
+from rsseg_cli.data.benchmarks import choose_bands
+from rsseg_cli.data.datasets import found_table, open_data
+from rsseg_cli.data.torchgeo import arrays_of
+from rsseg_cli.data.types import DataConfig, clean_names
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.weights import ModelSpec
 

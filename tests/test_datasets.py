@@ -11,18 +11,16 @@ from PIL import Image
 from rasterio.transform import from_origin
 from shapely.geometry import box
 
-from rsseg_cli.class_table import read_classes
 from rsseg_cli.crops import (
     CropConfig,
     CropDataset,
     EpochSampler,
-    LoadedScene,
     TileDataset,
     draw_training_scenes,
     jitter_colours,
 )
-from rsseg_cli.datasets import (
-    DataConfig,
+from rsseg_cli.data.class_table import read_classes
+from rsseg_cli.data.datasets import (
     LabelledScene,
     find_scenes,
     found_table,
@@ -31,8 +29,9 @@ from rsseg_cli.datasets import (
     open_data,
     read_scene_list,
 )
+from rsseg_cli.data.labels import IGNORE
+from rsseg_cli.data.types import DataConfig, LoadedScene
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.labels import IGNORE
 from rsseg_cli.weights import ModelSpec
 from rsseg_cli.weights.registry import TrainedModel
 from rsseg_cli.weights.spec import class_specs
@@ -424,7 +423,7 @@ class TestReading:
     @pytest.mark.parametrize("gsd", [0.5, 1.3])
     def test_blocks_leave_no_trace(self, tmp_path, monkeypatch, gsd):
         """Read in small blocks as in one; the image has no holes, whose filling depends on the window."""
-        from rsseg_cli import scene_load
+        from rsseg_cli.data import scenes as scene_load
 
         image, labels = random_image(150, 170), random_image(150, 170, 1)[0] % 2
         labels[:9], labels[:, 160:] = IGNORE, IGNORE

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.datasets import LabelledData, LabelledScene
+from rsseg_cli.data.datasets import LabelledScene
+from rsseg_cli.data.labels import LabelFormat
+from rsseg_cli.data.types import LabelledData, ScoringProtocol
 from rsseg_cli.errors import DataError
 from rsseg_cli.evaluation import evaluate, score_config
-from rsseg_cli.labels import LabelFormat
-from rsseg_cli.metrics import ScoringProtocol
 from rsseg_cli.pipeline import predict
 from rsseg_cli.scoring import Scorer
 from rsseg_cli.weights.registry import TrainedModel

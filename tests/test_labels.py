@@ -12,8 +12,8 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from shapely.geometry import LineString, Polygon, box
 
+from rsseg_cli.data.labels import IGNORE, LabelFormat, LabelReader
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.labels import IGNORE, LabelFormat, LabelReader
 from rsseg_cli.raster.grid import Grid
 
 UTM = CRS.from_epsg(32632)

@@ -15,10 +15,11 @@ from torch import nn
 from rsseg_cli import refiner_training as refiners
 from rsseg_cli.coarse_degrade import bend, blot, blunt, degrade, grow, random_map
 from rsseg_cli.coarse_maps import UNSEEN, CoarseMaker, CoarseSource, closer_looks, coarse_sources, match_files
-from rsseg_cli.crops import CropConfig, LoadedScene
-from rsseg_cli.datasets import DataConfig, open_data
+from rsseg_cli.crops import CropConfig
+from rsseg_cli.data.datasets import open_data
+from rsseg_cli.data.labels import IGNORE
+from rsseg_cli.data.types import DataConfig, LoadedScene
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.labels import IGNORE
 from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
 from rsseg_cli.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
 from rsseg_cli.refiner_module import RefinerModule, StageModule, Tally, merge_in_band

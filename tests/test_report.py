@@ -14,8 +14,8 @@ from rasterio.transform import Affine
 from shapely import box
 
 from rsseg_cli.compare import compare
+from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.errors import OutputError
-from rsseg_cli.labels import LabelFormat
 from rsseg_cli.raster import Area
 from rsseg_cli.report import check_report_folder, write_report
 from rsseg_cli.report_places import read_place, worst_tiles

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from rasterio.warp import transform as transform_points
 from scipy import ndimage
 
+from rsseg_cli.data.labels import LabelFormat
+from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.labels import LabelFormat
-from rsseg_cli.metrics import ScoringProtocol, count_confusion
+from rsseg_cli.metrics import count_confusion
 from rsseg_cli.raster import Grid, inspect
 from rsseg_cli.raster.area import read_area
 from rsseg_cli.raster.classes import MapReader, read_class_colours, read_class_names

@@ -18,9 +18,8 @@ from typer.testing import CliRunner
 
 from rsseg_cli import training
 from rsseg_cli.cli.train import app
-from rsseg_cli.crops import LoadedScene
+from rsseg_cli.data.types import LoadedScene, ScoringProtocol
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.metrics import ScoringProtocol
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
 from rsseg_cli.recipes import RECIPES, resolve_settings
 from rsseg_cli.train_config import NetworkSettings, TrainConfig

@@ -19,7 +19,7 @@ from rsseg_cli.config import PredictConfig
 if TYPE_CHECKING:
     from rsseg_cli.compare import Comparison
     from rsseg_cli.config import RefineConfig
-    from rsseg_cli.datasets import DataConfig, LabelledData
+    from rsseg_cli.data.types import DataConfig, LabelledData
     from rsseg_cli.evaluation import Evaluation, SourceDone
     from rsseg_cli.scoring import ScoreConfig
     from rsseg_cli.weights.registry import TrainedModel
@@ -196,13 +196,13 @@ class _Run:
 
         The first one's maps are refined where that is asked for; then a single model stands against itself.
         """
-        from rsseg_cli.datasets import open_data
+        from rsseg_cli.data.datasets import open_data
         from rsseg_cli.evaluation import check_classes, score_config, sources_of, with_colours
         from rsseg_cli.weights.registry import load_model, read_spec
 
         specs = [read_spec(name) for name in models]
         if self.split in ("test", "all"):  # what it says of the validation part does not matter here
-            logging.getLogger("rsseg_cli.data_split").setLevel(logging.ERROR)
+            logging.getLogger("rsseg_cli.data.split").setLevel(logging.ERROR)
         config = for_split(data_config, self.split, specs[0].bands)
         self.data = with_colours(open_data(config, default_classes=specs[0].classes), specs[0])
         self.score = score_config(self.data, erode_px=self._erode_px, widths_px=self._widths_px)

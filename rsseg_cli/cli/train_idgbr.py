@@ -255,7 +255,7 @@ def train_idgbr(
     from rsseg_cli import refiner_settings, training
     from rsseg_cli import refiner_training as refiners
     from rsseg_cli.coarse_maps import CoarseMaker, coarse_sources
-    from rsseg_cli.datasets import found_table, open_data
+    from rsseg_cli.data.datasets import found_table, open_data
     from rsseg_cli.refiner_start import build_refiner, describe_refiner
     from rsseg_cli.trainer import RunOptions, environment_rank
     from rsseg_cli.weights.registry import check_target, read_spec

@@ -9,10 +9,10 @@ from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+from rsseg_cli.data.label_format import LabelFormat
+from rsseg_cli.data.label_vector import VECTOR_SUFFIXES, is_vector
+from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.errors import DataError
-from rsseg_cli.label_format import LabelFormat
-from rsseg_cli.label_vector import VECTOR_SUFFIXES, is_vector
-from rsseg_cli.scene_load import LabelledScene
 
 IMAGE_SUFFIXES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".vrt", ".jp2", ".bmp", ".img"}
 MAX_NAMED = 5  # files that a message names

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from rsseg_cli.data.labels import IGNORE, LabelReader, is_vector
+from rsseg_cli.data.pairs import named
+from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.errors import DataError
-from rsseg_cli.labels import IGNORE, LabelReader, is_vector
 from rsseg_cli.raster import inspect
 from rsseg_cli.raster.gdal import gdal_errors, open_raster
-from rsseg_cli.scene_files import named
-from rsseg_cli.scene_load import LabelledScene
 
 LOOK_PX = 512  # longest side at which labels are looked at to split by labelled area
 OVERSHOOT = 1.25  # of the validation share, before a scene is passed over for a smaller one

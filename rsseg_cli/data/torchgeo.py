@@ -13,17 +13,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.benchmark_known import Found, clean_names
-from rsseg_cli.class_table import read_classes
-from rsseg_cli.crops import LoadedScene
+from rsseg_cli.data.class_table import read_classes
+from rsseg_cli.data.label_format import IGNORE, LabelFormat
+from rsseg_cli.data.scenes import LabelledScene
+from rsseg_cli.data.types import Found, LoadedScene, clean_names
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.label_format import IGNORE, LabelFormat
 from rsseg_cli.raster.gdal import gdal_errors, open_raster
-from rsseg_cli.scene_load import LabelledScene
 from rsseg_cli.weights.spec import ClassSpec, ModelSpec, class_specs
 
 if TYPE_CHECKING:
-    from rsseg_cli.datasets import DataConfig
+    from rsseg_cli.data.types import DataConfig
 
 logger = logging.getLogger(__name__)
 SPLIT_NAMES = {

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rsseg_cli.data.label_format import IGNORE, Colour
 from rsseg_cli.errors import DataError
-from rsseg_cli.label_format import IGNORE, Colour
 from rsseg_cli.raster.classes import UNLABELLED_NAMES
 from rsseg_cli.weights.spec import ClassSpec, class_specs
 

@@ -8,9 +8,9 @@ from types import TracebackType
 
 import numpy as np
 
-from rsseg_cli.label_format import IGNORE, LabelFormat, Labels
-from rsseg_cli.label_raster import RasterLabels
-from rsseg_cli.label_vector import VECTOR_SUFFIXES, VectorLabels, is_vector
+from rsseg_cli.data.label_format import IGNORE, LabelFormat, Labels
+from rsseg_cli.data.label_raster import RasterLabels
+from rsseg_cli.data.label_vector import VECTOR_SUFFIXES, VectorLabels, is_vector
 from rsseg_cli.raster.gdal import gdal_env
 from rsseg_cli.raster.grid import Grid
 

@@ -6,22 +6,81 @@ no class for unlabelled and count them, where TorchGeo takes them for the first 
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
+from typing import TYPE_CHECKING
+
+from rsseg_cli.data.split import with_validation
+from rsseg_cli.data.types import Found
+from rsseg_cli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from rsseg_cli.data.types import DataConfig, LabelledData
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.label_format import IGNORE, LabelFormat
-from rsseg_cli.metrics import ScoringProtocol
-from rsseg_cli.scene_files import named
-from rsseg_cli.scene_load import LabelledScene
+from rsseg_cli.data.label_format import IGNORE, LabelFormat
+from rsseg_cli.data.pairs import named
+from rsseg_cli.data.scenes import LabelledScene
+from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.weights.spec import ClassSpec, class_specs
 
 if TYPE_CHECKING:
-    from rsseg_cli.datasets import DataConfig
+    from rsseg_cli.data.types import DataConfig
+from rsseg_cli.data.types import clean_names
+
+PREFIX = "torchgeo:"
+
+
+def open_benchmark(config: DataConfig) -> LabelledData:
+    """Find a published data set in `config.root`; nothing is downloaded.
+
+    Raises:
+        DataError: the folder has another layout, or images or masks are missing, which are named.
+        UsageError: no such data set, or options that do not fit it.
+    """
+    from dataclasses import replace
+
+    from rsseg_cli.data.types import LabelledData
+
+    if config.root is None:
+        raise UsageError(f"--dataset {config.dataset}: needs --root, the folder that holds it")
+    if not config.root.is_dir():
+        raise DataError(f"--root {config.root}: is no folder; nothing is downloaded")
+    if config.test:
+        raise UsageError(f"--test: the test part of {config.dataset} is its own; leave it out")
+    found = _find(config)
+    sources = list(found.sources)
+    for pattern in config.val:
+        chosen = [item for item in sources if item.split in ("train", "val") and fnmatch(item.name, pattern)]
+        if not chosen:
+            shown = ", ".join(item.name for item in sources[:5])
+            raise DataError(f"--val {pattern}: matches none of the training images ({shown} ...)")
+        names = {item.name for item in chosen}
+        sources = [replace(item, split="val") if item.name in names else item for item in sources]
+    sources = with_validation(
+        sources, lambda scenes: [1.0] * len(scenes), share=config.val_share, seed=config.seed
+    )
+    return LabelledData(
+        found.name, tuple(sources), found.classes, found.bands, config.gsd_m or found.gsd_m, found.protocol
+    )
+
+
+def _find(config: DataConfig) -> Found:
+    name = config.dataset.strip()
+    opener = KNOWN.get(name.lower().removeprefix(PREFIX))
+    if opener is not None:
+        if config.classes:
+            raise UsageError(f"--classes: {name} has classes of its own; leave it out")
+        return opener(config)
+    if not name.lower().startswith(PREFIX):
+        raise UsageError(f"--dataset {name}: needs loveda, vaihingen, potsdam, or torchgeo:ClassName")
+    from rsseg_cli.data.torchgeo import open_torchgeo
+
+    return open_torchgeo(name[len(PREFIX) :], config)
+
 
 logger = logging.getLogger(__name__)
 LOVEDA_COLOURS = (
@@ -32,18 +91,6 @@ LOVEDA_SPLITS = {"train": "train", "val": "test"}  # its own test part has no la
 INRIA_LAYOUT = "AerialImageDataset/train/{images,gt}/*.tif"
 INRIA_VAL = 5  # images of a city that are its validation part
 SYNONYMS = {"near-infrared": "nir", "near infrared": "nir", "infrared": "nir", "ir": "nir"}
-
-
-@dataclass(frozen=True)
-class Found:
-    """A data set as it lies in its folder, before a validation part is split off."""
-
-    name: str
-    sources: Sequence[Any]
-    classes: tuple[ClassSpec, ...]
-    bands: tuple[str, ...]
-    gsd_m: float | None = None
-    protocol: ScoringProtocol = field(default_factory=ScoringProtocol)
 
 
 def open_loveda(config: DataConfig) -> Found:
@@ -192,16 +239,6 @@ def choose_bands(wanted: Iterable[str], own: tuple[str, ...], title: str) -> tup
             f"--bands {','.join(plain)}: {title} has {', '.join(own)}; needs different ones of them"
         )
     return tuple((own.index(name) + 1, name) for name in plain)
-
-
-def clean_names(names: Iterable[str]) -> tuple[str, ...]:
-    """Short lower-case names: of "Clutter/background" the first part, unless two become the same."""
-    full = [" ".join(str(name).lower().replace("_", " ").split())[:100] or "class" for name in names]
-    short = [name.split("/")[0].strip() or name for name in full]
-    for listed in (short, full):
-        if len(set(listed)) == len(listed):
-            return tuple(listed)
-    return tuple(f"{name} {number}" for number, name in enumerate(full))
 
 
 def _names(bands: tuple[tuple[int, str], ...]) -> tuple[str, ...]:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from rasterio.features import rasterize
 
+from rsseg_cli.data.label_format import FIELDS, LabelFormat, Labels
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.label_format import FIELDS, LabelFormat, Labels
 from rsseg_cli.raster.area import first_layer
 from rsseg_cli.raster.grid import Grid
 

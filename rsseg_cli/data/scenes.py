@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from rsseg_cli.crops import LoadedScene
+from rsseg_cli.data.labels import IGNORE, LabelFormat, LabelReader
+from rsseg_cli.data.types import LoadedScene
 from rsseg_cli.errors import DataError
-from rsseg_cli.labels import IGNORE, LabelFormat, LabelReader
 from rsseg_cli.raster import (
     SceneInfo,
     SceneReader,

@@ -1,0 +1,180 @@
+"""Labelled data of every kind: found, checked, split by scene, told in a table.
+
+Benchmark data sets are in `benchmark_data`, reading in `scene_load`, pairing of files in `scene_files`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_cli.data.class_table import ClassTable, read_classes
+from rsseg_cli.data.label_format import IGNORE, LabelFormat
+from rsseg_cli.data.label_vector import check_vector, is_vector
+from rsseg_cli.data.pairs import find_scenes, named, read_scene_list
+from rsseg_cli.data.scenes import LabelledScene
+from rsseg_cli.data.split import labelled_areas, unique_names, with_validation
+from rsseg_cli.data.types import DataConfig, LabelledData, LoadedScene, Source
+from rsseg_cli.errors import DataError, SceneError, UsageError
+from rsseg_cli.raster import inspect
+from rsseg_cli.weights.spec import ClassSpec, ModelSpec
+
+PARTS = {"train": "training", "val": "validation", "test": "test"}
+COUNT_PX = 1 << 24  # labels counted at a time
+RARE_SHARE = 0.001
+
+
+def found_table(loaded: Mapping[str, Sequence[LoadedScene]], names: Sequence[str]) -> str:
+    """A table of scenes, megapixels, labelled share, and labelled pixels of each class, a column a part.
+
+    Beneath it, warnings: of classes that a part lacks, and of classes that hardly occur in training.
+
+    Args:
+        loaded: scenes by part ("train", "val", "test"; others keep their name); empty parts are left out.
+        names: of the classes.
+    """
+    shown = {part: scenes for part, scenes in loaded.items() if scenes}
+    counts = {part: np.sum([class_counts(scene) for scene in scenes], 0) for part, scenes in shown.items()}
+    pixels = {part: sum(scene.labels.size for scene in scenes) for part, scenes in shown.items()}
+    rows = [
+        ["", *(PARTS.get(part, part) for part in shown)],
+        ["scenes", *(f"{len(scenes):,}" for scenes in shown.values())],
+        ["megapixels", *(f"{pixels[part] / 1e6:,.2f}" for part in shown)],
+        ["labelled", *(f"{counts[part][:IGNORE].sum() / max(pixels[part], 1):.1%}" for part in shown)],
+    ]
+    for index, name in enumerate(names):
+        rows.append([name, *(_share(counts[part], index) for part in shown)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    return "\n".join([*(line.rstrip() for line in lines), *_warnings(counts, names)])
+
+
+def class_counts(scene: LoadedScene) -> NDArray[np.int64]:
+    """Pixels of each label value, 0 to 255."""
+    labels, counts = scene.labels, np.zeros(256, np.int64)
+    step = max(1, COUNT_PX // max(labels.shape[1], 1))
+    for row in range(0, labels.shape[0], step):
+        counts += np.bincount(labels[row : row + step].ravel(), minlength=256)
+    return counts
+
+
+def _share(counts: NDArray[np.int64], index: int) -> str:
+    return f"{counts[index]:,} ({counts[index] / max(counts[:IGNORE].sum(), 1):.1%})"
+
+
+def _warnings(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> list[str]:
+    warnings = []
+    for part, found in counts.items():
+        absent = [name for index, name in enumerate(names) if not found[index]]
+        if absent:
+            effects = {"train": "nothing to learn from", "val": "no say in the choice of the epoch"}
+            lack = f"no labels in the {PARTS.get(part, part)} part, {effects.get(part, 'no score')}"
+            warnings.append(f"warning: {', '.join(absent)}: {lack}")
+    if "train" in counts:
+        total = counts["train"][:IGNORE].sum()
+        rare = [n for k, n in enumerate(names) if 0 < counts["train"][k] < RARE_SHARE * total]
+        if rare:
+            warnings.append(f"warning: under 0.1 % of the training labels: {', '.join(rare)}")
+    return warnings
+
+
+__all__ = [
+    "DataConfig",
+    "LabelledData",
+    "LabelledScene",
+    "Source",
+    "find_scenes",
+    "found_table",
+    "ground_resolution",
+    "load_scene",
+    "open_data",
+    "read_scene_list",
+]
+
+
+def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()) -> LabelledData:
+    """Find labelled data, pair images with labels, check polygons' classes, and split by scene.
+
+    Args:
+        config: what to look for.
+        default_classes: where `config` names none, for instance of the model to start from.
+
+    Raises:
+        DataError: images or labels are missing, which are named, or classes are unknown.
+        UsageError: no classes, or options that fit nothing.
+    """
+    if config.dataset:
+        from rsseg_cli.data.benchmarks import open_benchmark
+
+        return open_benchmark(config)
+    if not config.classes and not default_classes:
+        raise UsageError("no classes: pass --classes a,b,c or a JSON file")
+    table = read_classes(config.classes) if config.classes else ClassTable(default_classes)
+    format = label_format(config, table)
+    found = [scene for path in config.scenes for scene in read_scene_list(path, format)]
+    for folder in config.folders:
+        found += find_scenes(
+            folder, images=config.images, masks=config.masks, val=config.val, test=config.test, format=format
+        )
+    _check_patterns(config, found)
+    for scene in {(scene.labels, scene.label_format(()).field): scene for scene in found}.values():
+        if is_vector(scene.labels):
+            check_vector(scene.labels, scene.label_format(()))
+    scenes = with_validation(unique_names(found), labelled_areas, share=config.val_share, seed=config.seed)
+    name = next(path.stem for path in (*config.folders, *config.scenes))
+    gsd_m = config.gsd_m or _first_gsd_m(scenes)
+    return LabelledData(name, tuple(scenes), table.classes, config.bands or LabelledData.bands, gsd_m)
+
+
+def label_format(config: DataConfig, table: ClassTable) -> LabelFormat:
+    """What labels mean, by the classes and the options for vector labels."""
+    return LabelFormat(
+        class_names=tuple(item.name for item in table.classes),
+        colours=table.colours,
+        values=table.values,
+        field=config.field,
+        vector_class=config.vector_class,
+        outside=config.outside,
+    )
+
+
+def _check_patterns(config: DataConfig, scenes: Sequence[LabelledScene]) -> None:
+    """Refuse a pattern of --val or --test that holds nothing out."""
+    for option, patterns in (("--val", config.val), ("--test", config.test)):
+        for pattern in patterns if config.folders else ():
+            if not any(fnmatch(scene.image.stem, pattern) for scene in scenes):
+                names = named(sorted(scene.image.stem for scene in scenes))
+                raise DataError(f"{option} {pattern}: matches none of the {len(scenes)} images ({names})")
+
+
+def ground_resolution(scenes: Sequence[LabelledScene]) -> float:
+    """Metres a pixel on the ground of the first training scene.
+
+    Raises:
+        DataError: it carries no CRS.
+    """
+    first = next((scene for scene in scenes if scene.split == "train"), None)
+    if first is None:
+        raise DataError("no training scene among those found")
+    ground = inspect(first.image).grid.gsd_m
+    if ground is None:
+        raise DataError(f"{first.image}: has no CRS, so its ground resolution is unknown; pass --gsd")
+    return float(np.sqrt(ground[0] * ground[1]))
+
+
+def _first_gsd_m(scenes: Sequence[LabelledScene]) -> float | None:
+    try:
+        return ground_resolution(scenes)
+    except (DataError, SceneError):
+        return None
+
+
+def load_scene(scene: LabelledScene, spec: ModelSpec, *, finest_gsd_m: float | None = None) -> LoadedScene:
+    """Read a scene into memory; see `LabelledScene.load`."""
+    return scene.load(spec, None, finest_gsd_m=finest_gsd_m)
