@@ -88,7 +88,7 @@ def draw_sheets(arguments: argparse.Namespace, folder: Path) -> list[Path]:
     import rasterio
     from rasterio.transform import from_origin
 
-    from rsseg_cli.synthetic import draw_scene
+    from rsseg_cli.data.synthetic.scene import draw_scene
     from rsseg_cli.weights.registry import read_spec
 
     gsd, size = read_spec(arguments.model).gsd_m or 0.5, arguments.size

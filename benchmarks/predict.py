@@ -167,7 +167,7 @@ def drawn_scene(folder: Path, height: int, width: int) -> Path:
     from rasterio.transform import from_origin
     from rasterio.windows import Window
 
-    from rsseg_cli.synthetic import draw_scene
+    from rsseg_cli.data.synthetic.scene import draw_scene
 
     path = folder / f"scene_{width}x{height}.tif"
     if path.exists():
@@ -203,7 +203,7 @@ def sparse_scene(folder: Path, size: int) -> Path:
     from rasterio.transform import from_origin
     from rasterio.windows import Window
 
-    from rsseg_cli.synthetic import draw_scene
+    from rsseg_cli.data.synthetic.scene import draw_scene
 
     path = folder / f"sparse_{size}.tif"
     if path.exists():

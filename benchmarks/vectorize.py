@@ -221,7 +221,7 @@ def drawn_raster(folder: Path, width: int, height: int) -> Path:
     from rasterio.windows import Window
     from scipy.ndimage import gaussian_filter
 
-    from rsseg_cli.synthetic import CLASSES, draw_scene
+    from rsseg_cli.data.synthetic.scene import CLASSES, draw_scene
 
     path = folder / f"land_cover_{width}x{height}.tif"
     if path.exists():

@@ -272,7 +272,7 @@ def draw_training_scenes(
     Raises:
         DataError: none of the model's classes is drawn.
     """
-    from rsseg_cli.synthetic import CLASSES, GSD_RANGE_M, draw_scene
+    from rsseg_cli.data.synthetic.scene import CLASSES, GSD_RANGE_M, draw_scene
 
     gsd_m = min(max(gsd_m, GSD_RANGE_M[0]), GSD_RANGE_M[1])
 

@@ -11,11 +11,11 @@ import pytest
 import rasterio
 from typer.testing import CliRunner
 
-from rsseg_cli import synthetic
 from rsseg_cli.cli.main import app
+from rsseg_cli.data.synthetic import scene as synthetic
+from rsseg_cli.data.synthetic.scene import CLASSES, NODATA, draw_scene, write_scene
+from rsseg_cli.data.synthetic.style import PLACES, make_style
 from rsseg_cli.errors import OutputError, UsageError
-from rsseg_cli.synthetic import CLASSES, NODATA, draw_scene, write_scene
-from rsseg_cli.synthetic_style import PLACES, make_style
 
 BUILDING, LAND, ROAD, VEGETATION, WATER = range(5)
 

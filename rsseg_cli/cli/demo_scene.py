@@ -30,7 +30,7 @@ def demo_scene(
 
     Example: rsseg demo-scene scene.tif --size 4096 --seed 7 --labels labels.tif
     """
-    from rsseg_cli.synthetic import write_scene
+    from rsseg_cli.data.synthetic.scene import write_scene
 
     write_scene(output, size=size, seed=seed, gsd_m=gsd, labels_path=labels, overwrite=overwrite)
     for path in (output, *([] if labels is None else [labels])):

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.synthetic_style import BUILDING, Colour, Style
+from rsseg_cli.data.synthetic.style import BUILDING, Colour, Style
 
 Rng = np.random.Generator
 FLAT, GABLE, HIP, CAR, HALL = range(5)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry import box
 
-from rsseg_cli.synthetic_plan import CAR, PAVEMENT_M, Block, Body, Content, Plan, Surface
-from rsseg_cli.synthetic_style import BUILDING, LAND, ROAD, VEGETATION, Colour, shade
+from rsseg_cli.data.synthetic.plan import CAR, PAVEMENT_M, Block, Body, Content, Plan, Surface
+from rsseg_cli.data.synthetic.style import BUILDING, LAND, ROAD, VEGETATION, Colour, shade
 
 
 class CellBuilder:

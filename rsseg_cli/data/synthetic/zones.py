@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
-from rsseg_cli.synthetic_cells import CellBuilder
-from rsseg_cli.synthetic_plan import FLAT, GABLE, HALL, HIP, PAVEMENT_M, Block, Body
-from rsseg_cli.synthetic_style import LAND, ROAD, VEGETATION, WATER, Colour, shade
+from rsseg_cli.data.synthetic.cells import CellBuilder
+from rsseg_cli.data.synthetic.plan import FLAT, GABLE, HALL, HIP, PAVEMENT_M, Block, Body
+from rsseg_cli.data.synthetic.style import LAND, ROAD, VEGETATION, WATER, Colour, shade
 
 
 class ZonedCell(CellBuilder):

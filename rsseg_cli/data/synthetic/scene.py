@@ -23,8 +23,8 @@ from rasterio.errors import RasterioError
 from rasterio.transform import Affine, from_origin
 from rasterio.windows import Window
 
+from rsseg_cli.data.synthetic.render import BLOCK_PX, Renderer
 from rsseg_cli.errors import OutputError, UsageError
-from rsseg_cli.synthetic_render import BLOCK_PX, Renderer
 
 CLASSES = (
     ("building", (214, 69, 65)),

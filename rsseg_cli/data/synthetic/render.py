@@ -13,9 +13,9 @@ from rasterio.features import rasterize
 from rasterio.transform import Affine
 from scipy.ndimage import gaussian_filter
 
-from rsseg_cli.synthetic_plan import CAR, FLAT, HALL, HIP, PITCH, Body, Content, Plan, Surface
-from rsseg_cli.synthetic_style import LAND, ROAD, VEGETATION, WATER, make_style
-from rsseg_cli.synthetic_zones import ZonedCell
+from rsseg_cli.data.synthetic.plan import CAR, FLAT, HALL, HIP, PITCH, Body, Content, Plan, Surface
+from rsseg_cli.data.synthetic.style import LAND, ROAD, VEGETATION, WATER, make_style
+from rsseg_cli.data.synthetic.zones import ZonedCell
 
 BLOCK_PX = 2048
 TALLEST_M = 34.0
