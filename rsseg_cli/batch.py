@@ -24,8 +24,8 @@ from rsseg_cli.batch_plan import (
 from rsseg_cli.batch_record import GO_ON, made_by, record_of, what_changed, with_sizes
 from rsseg_cli.batch_task import Engine, SceneOutcome, SceneTask
 from rsseg_cli.errors import OutputError, OutsideError
-from rsseg_cli.lock import OutputLock
 from rsseg_cli.manifest import Manifest, Record
+from rsseg_cli.pipeline.workdir import OutputLock
 from rsseg_cli.scene_list import BatchScene
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"

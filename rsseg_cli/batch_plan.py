@@ -92,9 +92,9 @@ def check_model(settings: BatchSettings) -> str:
     Raises:
         ModelError, UsageError, OutputError: what is wrong and what to do.
     """
+    from rsseg_cli.pipeline.refinement import with_refiner
     from rsseg_cli.raster import check_creation_options
     from rsseg_cli.raster.area import read_polygons
-    from rsseg_cli.refine_job import with_refiner
     from rsseg_cli.vector.layer import check_format
     from rsseg_cli.vector.task import chosen_classes
 

@@ -26,7 +26,7 @@ def made_by(settings: BatchSettings) -> Record:
     """Program, model, refiner and settings, the same for all scenes."""
     refiner = None
     if settings.refine is not None:
-        from rsseg_cli.refine_job import refiner_of
+        from rsseg_cli.pipeline.refinement import refiner_of
 
         named = refiner_of(read_spec(settings.model), settings.model, settings.refine)
         refiner = cast("str | os.PathLike[str]", named)  # of a batch's settings never a network

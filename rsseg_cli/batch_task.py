@@ -14,8 +14,8 @@ from rsseg_cli.errors import RssegError
 from rsseg_cli.raster.gdal import display_name
 
 if TYPE_CHECKING:
-    from rsseg_cli.pipeline import Passes
-    from rsseg_cli.result import PredictResult
+    from rsseg_cli.pipeline.predict import Passes
+    from rsseg_cli.pipeline.result import PredictResult
     from rsseg_cli.weights.registry import TrainedModel
 
 SceneProgress = Callable[[int, int, int], None]  # index of the task, tiles done, tiles in all
@@ -122,7 +122,7 @@ class SceneRunner:
             UsageError: there is no such device.
         """
         from rsseg_cli.inference.engine import choose_device
-        from rsseg_cli.refine_job import with_refiner
+        from rsseg_cli.pipeline.refinement import with_refiner
         from rsseg_cli.weights.registry import load_model
 
         choose_device(task.config.device)
@@ -171,7 +171,7 @@ class SceneRunner:
         refine: RefineConfig | None,
         progress: SceneProgress | None,
     ) -> PredictResult:
-        from rsseg_cli.pipeline import predict
+        from rsseg_cli.pipeline.predict import predict
 
         more: dict[str, Any] = dict(task.outputs)
         return predict(

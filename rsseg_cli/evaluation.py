@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.errors import DataError
-from rsseg_cli.pipeline import predict
+from rsseg_cli.pipeline.predict import predict
 from rsseg_cli.raster.classes import plain
 from rsseg_cli.report_places import Place, WorstPlaces
 from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rsseg_cli.preview import round_length_m
+from rsseg_cli.pipeline.preview import round_length_m
 from rsseg_cli.report_places import Place
 from rsseg_cli.report_text import legend_items, swatch, swatch_of
 

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.pipeline import map_rows, plan_of
-from rsseg_cli.refine_scene import Windows, refine_pass
-from rsseg_cli.track import Extremes, Track
+from rsseg_cli.pipeline.checkpoint import Extremes, Track
+from rsseg_cli.pipeline.predict import map_rows, plan_of
+from rsseg_cli.pipeline.refine import Windows, refine_pass
 
 if TYPE_CHECKING:
     from rsseg_cli.batch_task import SceneRunner, SceneTask
     from rsseg_cli.inference.tiling import Axis
-    from rsseg_cli.job import Job
+    from rsseg_cli.pipeline.job import Job
+    from rsseg_cli.pipeline.merge import Write
+    from rsseg_cli.pipeline.refinement import LabelSource, Refinement
     from rsseg_cli.raster import Grid
-    from rsseg_cli.refine_job import LabelSource, Refinement
-    from rsseg_cli.refine_merge import Write
     from rsseg_cli.weights import TrainedModel
 
 MIN_TILE_ROWS = 16  # of a band where the scene has enough of them: one or two are run again for each band

@@ -438,8 +438,8 @@ class TestReading:
         np.testing.assert_array_equal(parts.labels, whole.labels)
 
     def test_sixteen_bits_as_prediction_sees_them(self, tmp_path):
-        from rsseg_cli import job
         from rsseg_cli.config import PredictConfig
+        from rsseg_cli.pipeline import job
 
         image = np.random.default_rng(0).integers(200, 3000, (3, 300, 200)).astype(np.uint16)
         image[0] *= 3

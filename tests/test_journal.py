@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsseg_cli.fingerprint import differences
-from rsseg_cli.journal import Journal, Passed, Publication, parse_journal, read_journal
+from rsseg_cli.pipeline.fingerprint import differences
+from rsseg_cli.pipeline.journal import Journal, Passed, Publication, parse_journal, read_journal
 
 JOURNAL = Journal(
     fingerprint={"size": [1, 2]},

@@ -10,9 +10,9 @@ from pathlib import Path
 import filelock
 import pytest
 
-from rsseg_cli import lock as locking
 from rsseg_cli.errors import OutputError
-from rsseg_cli.lock import OutputLock
+from rsseg_cli.pipeline import workdir as locking
+from rsseg_cli.pipeline.workdir import OutputLock
 
 HOLD = """
 import sys, time

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from rsseg_cli.preview import NODATA, OPACITY, draw_preview, round_length_m
+from rsseg_cli.pipeline.preview import NODATA, OPACITY, draw_preview, round_length_m
 
 CLASSES = (("building", (214, 69, 65)), ("land", (222, 203, 164)), ("water", (58, 124, 190)))
 

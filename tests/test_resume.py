@@ -22,12 +22,13 @@ from refiners import LocalRefiner, refiner
 from scipy import ndimage
 from test_pipeline import Local, trained
 
-from rsseg_cli import RefineConfig, VectorConfig, predict, refine, work_folder
+from rsseg_cli import RefineConfig, VectorConfig, predict, refine
 from rsseg_cli.cli.main import main
 from rsseg_cli.errors import ModelError, OutputError, SceneError
-from rsseg_cli.journal import Journal, Publication
-from rsseg_cli.publication import finish_publication
-from rsseg_cli.work_place import Place
+from rsseg_cli.pipeline import checkpoint as work_folder
+from rsseg_cli.pipeline.journal import Journal, Publication
+from rsseg_cli.pipeline.publication import finish_publication
+from rsseg_cli.pipeline.workdir import Place
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")

@@ -7,10 +7,12 @@ import pytest
 from test_pipeline import Local, trained
 from test_resume import found_in
 
-from rsseg_cli import PredictConfig, VectorConfig, disk_space, predict, work_folder
-from rsseg_cli.disk_space import check_space, size_text
+from rsseg_cli import PredictConfig, VectorConfig, predict
 from rsseg_cli.errors import OutputError
-from rsseg_cli.job import prepare
+from rsseg_cli.pipeline import checkpoint as work_folder
+from rsseg_cli.pipeline import disk_space
+from rsseg_cli.pipeline.disk_space import check_space, size_text
+from rsseg_cli.pipeline.job import prepare
 
 
 def outputs(folder):

@@ -32,7 +32,7 @@ def demo_command(
     """
     from rsseg_cli.data.synthetic.scene import write_scene
     from rsseg_cli.metrics import scores_of
-    from rsseg_cli.pipeline import predict
+    from rsseg_cli.pipeline.predict import predict
     from rsseg_cli.weights.registry import read_spec
 
     names = read_spec(MODEL).class_names

@@ -215,7 +215,7 @@ class _Run:
         if refinement is None:
             self.entries = [(load_model(name), None) for name in models]
             return
-        from rsseg_cli.refine_job import with_refiner
+        from rsseg_cli.pipeline.refinement import with_refiner
 
         refinement = with_refiner(specs[0], models[0], refinement)
         loaded = [load_model(name) for name in models]

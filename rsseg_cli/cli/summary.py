@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rsseg_cli.result import PredictResult, Refined
+    from rsseg_cli.pipeline.result import PredictResult, Refined
 
 
 def summary(result: PredictResult) -> str:

@@ -16,8 +16,8 @@ import rasterio
 from rasterio.transform import from_origin
 
 from rsseg_cli.errors import RssegError
-from rsseg_cli.journal import Journal, Passed, Publication, parse_journal
 from rsseg_cli.manifest import read_manifest
+from rsseg_cli.pipeline.journal import Journal, Passed, Publication, parse_journal
 from rsseg_cli.raster import SceneReader, inspect
 from rsseg_cli.weights import ModelSpec
 from rsseg_cli.weights.registry import load_model, read_spec

@@ -14,15 +14,14 @@ from typing import Any
 import rasterio
 from rasterio.windows import Window
 
-from rsseg_cli.fingerprint import differences, run_sha256
-from rsseg_cli.job import Job
-from rsseg_cli.journal import Journal, read_journal
-from rsseg_cli.lock import OutputLock, discard, rubbish_of
+from rsseg_cli.pipeline.fingerprint import differences, run_sha256
+from rsseg_cli.pipeline.job import Job
+from rsseg_cli.pipeline.journal import Journal, read_journal
+from rsseg_cli.pipeline.result import AreaCounter, PredictResult, result_from_dict
+from rsseg_cli.pipeline.workdir import OutputLock, Place, discard, remove, rubbish_of
 from rsseg_cli.raster.files import finish_replacing
 from rsseg_cli.raster.gdal import open_raster
 from rsseg_cli.raster.ground import row_areas_m2
-from rsseg_cli.result import AreaCounter, PredictResult, result_from_dict
-from rsseg_cli.work_place import Place, remove
 
 RUN_TAG = "RSSEG_RUN"  # of the rasters: `run_sha256` of the run that made them
 _log = logging.getLogger("rsseg_cli")

@@ -14,25 +14,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig, Tta, VectorConfig
-from rsseg_cli.disk_space import check_space
 from rsseg_cli.errors import UsageError
-from rsseg_cli.fingerprint import fingerprint
 from rsseg_cli.heap import give_back_memory
 from rsseg_cli.inference import feed as streaming
 from rsseg_cli.inference import resample, tiling
 from rsseg_cli.inference.engine import Engine, evaluation
 from rsseg_cli.inference.passes import Finisher, Progress, row_cuts, run_pass, span_of
-from rsseg_cli.job import Job, prepare
-from rsseg_cli.publication import earlier_result, finish_publication, stand, tagged
+from rsseg_cli.pipeline.checkpoint import Track, TrackedPass, WorkFolder
+from rsseg_cli.pipeline.disk_space import check_space
+from rsseg_cli.pipeline.fingerprint import fingerprint
+from rsseg_cli.pipeline.job import Job, prepare
+from rsseg_cli.pipeline.merge import COARSE, CoarseFile, Write
+from rsseg_cli.pipeline.outputs import ROWS, Target
+from rsseg_cli.pipeline.publication import earlier_result, finish_publication, stand, tagged
+from rsseg_cli.pipeline.refine import Windows, plan_windows, refine_pass, refined_cuts, refined_of
+from rsseg_cli.pipeline.refinement import LabelSource, Refinement, prepare_for_job
+from rsseg_cli.pipeline.result import AreaCounter, PredictResult, Refined
 from rsseg_cli.raster import SceneInfo
-from rsseg_cli.refine_job import LabelSource, Refinement, prepare_for_job
-from rsseg_cli.refine_merge import COARSE, CoarseFile, Write
-from rsseg_cli.refine_scene import Windows, plan_windows, refine_pass, refined_cuts, refined_of
-from rsseg_cli.result import AreaCounter, PredictResult, Refined
-from rsseg_cli.target import ROWS, Target
-from rsseg_cli.track import Track, TrackedPass
 from rsseg_cli.weights.registry import TrainedModel, load_model
-from rsseg_cli.work_folder import WorkFolder
 
 
 class Passes(Protocol):

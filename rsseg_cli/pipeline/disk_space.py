@@ -16,7 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.job import Job
+from rsseg_cli.pipeline.job import Job
 
 OVERVIEWS = 4 / 3  # of the full resolution, with all its overviews
 MOST = {"NONE": 1.0, "DEFLATE": 1032.0}  # by how much it may shrink (https://zlib.net/zlib_tech.html)

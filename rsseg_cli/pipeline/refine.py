@@ -18,8 +18,6 @@ import torch
 from torch import nn
 
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig
-from rsseg_cli.disk_space import check_space
-from rsseg_cli.fingerprint import fingerprint
 from rsseg_cli.heap import give_back_memory
 from rsseg_cli.inference import feed as streaming
 from rsseg_cli.inference import resample, tiling
@@ -29,14 +27,15 @@ from rsseg_cli.inference.feed import TilePixels
 from rsseg_cli.inference.passes import Finisher, Progress, Span, row_cuts, run_pass, span_of
 from rsseg_cli.inference.refiner import RefinerEngine, check_refiner
 from rsseg_cli.inference.windows import Frame, RefineReader, Region
-from rsseg_cli.job import Job
-from rsseg_cli.publication import earlier_result, finish_publication, stand, tagged
-from rsseg_cli.refine_job import LabelSource, Refinement, prepare
-from rsseg_cli.refine_merge import Merger, Write
-from rsseg_cli.result import PredictResult, Refined
-from rsseg_cli.target import ROWS, Target
-from rsseg_cli.track import Track, TrackedPass
-from rsseg_cli.work_folder import WorkFolder
+from rsseg_cli.pipeline.checkpoint import Track, TrackedPass, WorkFolder
+from rsseg_cli.pipeline.disk_space import check_space
+from rsseg_cli.pipeline.fingerprint import fingerprint
+from rsseg_cli.pipeline.job import Job
+from rsseg_cli.pipeline.merge import Merger, Write
+from rsseg_cli.pipeline.outputs import ROWS, Target
+from rsseg_cli.pipeline.publication import earlier_result, finish_publication, stand, tagged
+from rsseg_cli.pipeline.refinement import LabelSource, Refinement, prepare
+from rsseg_cli.pipeline.result import PredictResult, Refined
 
 _log = logging.getLogger("rsseg_cli")
 REACH_PX = 2  # beside the network's own: rounding, and neighbours in resampling

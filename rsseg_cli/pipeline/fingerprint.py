@@ -14,9 +14,9 @@ import torch
 
 from rsseg_cli import __version__
 from rsseg_cli.inference.engine import choose_device
-from rsseg_cli.job import Job
+from rsseg_cli.pipeline.job import Job
+from rsseg_cli.pipeline.refinement import LabelSource, Refinement
 from rsseg_cli.raster.gdal import redact
-from rsseg_cli.refine_job import LabelSource, Refinement
 from rsseg_cli.weights.registry import TrainedModel
 
 # settings that change none; of a device the kind does, which of several it is does not

@@ -14,16 +14,16 @@ from numpy.typing import NDArray
 
 from rsseg_cli.errors import OutputError
 from rsseg_cli.inference.band import Band
-from rsseg_cli.job import Job
-from rsseg_cli.journal import Passed
+from rsseg_cli.pipeline.checkpoint import WorkFolder
+from rsseg_cli.pipeline.job import Job
+from rsseg_cli.pipeline.journal import Passed
+from rsseg_cli.pipeline.outputs import HoleMask
+from rsseg_cli.pipeline.refinement import LabelSource, Refinement
 from rsseg_cli.raster import Grid, SceneReader, inspect
 from rsseg_cli.raster.classes import STRANGE, UNKNOWN, CoarseMap
 from rsseg_cli.raster.gdal import gdal_env, gdal_errors
 from rsseg_cli.raster.rows import RowParts
 from rsseg_cli.raster.vrt import RasterDescription
-from rsseg_cli.refine_job import LabelSource, Refinement
-from rsseg_cli.target import HoleMask
-from rsseg_cli.work_folder import WorkFolder
 
 ROWS_PX = 2**21  # of the map that are merged at once
 Rows = NDArray[np.uint8]

@@ -16,7 +16,9 @@ from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import ModelError
 from rsseg_cli.inference.engine import Scaling
 from rsseg_cli.inference.windows import Frame
-from rsseg_cli.job import Job, check_outputs, scaling_of
+from rsseg_cli.pipeline.grids import Grids, find_grids
+from rsseg_cli.pipeline.job import Job, check_outputs, scaling_of
+from rsseg_cli.pipeline.result import Refined
 from rsseg_cli.raster.classes import (
     CoarseMap,
     Labels,
@@ -26,8 +28,6 @@ from rsseg_cli.raster.classes import (
     read_class_names,
 )
 from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster, tags_of
-from rsseg_cli.refine_grids import Grids, find_grids
-from rsseg_cli.result import Refined
 from rsseg_cli.weights.registry import TrainedModel, list_models, load_model, model_file, read_spec
 from rsseg_cli.weights.spec import ClassSpec, ModelSpec
 

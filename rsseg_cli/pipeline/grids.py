@@ -14,7 +14,7 @@ from rasterio.warp import transform_bounds
 
 from rsseg_cli.errors import SceneError
 from rsseg_cli.inference.windows import Frame
-from rsseg_cli.job import network_grid
+from rsseg_cli.pipeline.job import network_grid
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader, inspect
 from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster
 from rsseg_cli.weights.spec import ModelSpec

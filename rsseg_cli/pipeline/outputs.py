@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from rsseg_cli import __version__
 from rsseg_cli.errors import OutputError
-from rsseg_cli.journal import Passed
+from rsseg_cli.pipeline.checkpoint import WorkFolder
+from rsseg_cli.pipeline.journal import Passed
+from rsseg_cli.pipeline.result import AreaCounter, PredictResult
 from rsseg_cli.raster import RasterWriter
 from rsseg_cli.raster.classes import NODATA
 from rsseg_cli.raster.files import sync
 from rsseg_cli.raster.ground import row_areas_m2
-from rsseg_cli.result import AreaCounter, PredictResult
-from rsseg_cli.work_folder import WorkFolder
 
 if TYPE_CHECKING:
-    from rsseg_cli.job import Job
+    from rsseg_cli.pipeline.job import Job
     from rsseg_cli.raster import Grid, SceneReader
 
 ROWS = "map"  # the pass that writes the outputs' rows
@@ -158,7 +158,7 @@ class Target:
 
     def _draw(self, thumbnail: _Thumbnail) -> Path:
         """Draw the preview beside its name."""
-        from rsseg_cli.preview import draw_preview
+        from rsseg_cli.pipeline.preview import draw_preview
 
         job, grid = self._job, thumbnail.grid
         path, temporary = job.paths["preview"], self._work.place.of("preview", "png")
