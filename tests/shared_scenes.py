@@ -9,7 +9,7 @@ import numpy as np
 import rasterio
 import torch
 
-from rsseg_cli.batch_task import SceneOutcome, SceneTask
+from rsseg_cli.batch.task import SceneOutcome, SceneTask
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
 from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig

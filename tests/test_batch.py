@@ -10,10 +10,9 @@ import pytest
 import rasterio
 import torch
 
-from rsseg_cli import batch_local
-from rsseg_cli.batch_local import LocalEngine, cores, places_for
-from rsseg_cli.batch_process import ENDED, Process
-from rsseg_cli.batch_task import SceneTask
+from rsseg_cli.batch import local as batch_local
+from rsseg_cli.batch.local import ENDED, LocalEngine, Process, cores, places_for
+from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import ModelError
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig

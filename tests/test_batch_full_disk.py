@@ -9,13 +9,13 @@ import rasterio
 from test_cli_batch import model_file, pixels, run, status_of  # noqa: F401
 from typer.testing import CliRunner
 
-from rsseg_cli.batch import run_batch
-from rsseg_cli.batch_local import LocalEngine
-from rsseg_cli.batch_plan import BatchSettings
+from rsseg_cli.batch.local import LocalEngine
+from rsseg_cli.batch.manifest import RESERVE_BYTES
+from rsseg_cli.batch.plan import BatchSettings
+from rsseg_cli.batch.run import run_batch
+from rsseg_cli.batch.scenes import BatchScene
 from rsseg_cli.cli.main import app
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.manifest import RESERVE_BYTES
-from rsseg_cli.scene_list import BatchScene
 
 
 def noise(make_raster, name, side, seed=0):

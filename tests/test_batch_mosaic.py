@@ -9,8 +9,8 @@ import rasterio
 from affine import Affine
 from test_cli_batch import model_file, pixels, run  # noqa: F401
 
+from rsseg_cli.batch.manifest import read_manifest
 from rsseg_cli.data.synthetic.scene import draw_scene
-from rsseg_cli.manifest import read_manifest
 from rsseg_cli.raster.vrt import sheets_behind
 
 LEFT, TOP, GSD = 500000, 5000000, 0.5

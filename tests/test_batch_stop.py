@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from test_cli_batch import model_file, pixels, run, status_of  # noqa: F401
 
-from rsseg_cli.batch_task import SceneRunner, SceneTask
+from rsseg_cli.batch.manifest import read_manifest
+from rsseg_cli.batch.runner import SceneRunner
+from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import OutputError
-from rsseg_cli.manifest import read_manifest
 from rsseg_cli.pipeline import checkpoint as work_folder
 
 ROOT = Path(__file__).resolve().parent.parent

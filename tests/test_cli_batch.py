@@ -14,10 +14,10 @@ from affine import Affine
 from shapely import box
 from typer.testing import CliRunner
 
-from rsseg_cli.batch import locked
+from rsseg_cli.batch.manifest import read_manifest
+from rsseg_cli.batch.run import locked
 from rsseg_cli.cli.main import app
 from rsseg_cli.cli.progress import rate_text, short_names
-from rsseg_cli.manifest import read_manifest
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from shared_scenes import SMALL, assert_same, save_models, task_of
 
-from rsseg_cli import ray_cluster
-from rsseg_cli.batch_task import SceneRunner
+from rsseg_cli.batch import ray_cluster
+from rsseg_cli.batch.ray_engine import RayEngine, absolute, needed_by
+from rsseg_cli.batch.ray_pool import RayWorker
+from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.errors import UsageError
-from rsseg_cli.ray_engine import RayEngine, absolute, needed_by
-from rsseg_cli.ray_worker import RayWorker
 
 pytest.importorskip("ray")
 torch.set_num_threads(1)

@@ -20,9 +20,9 @@ import torch
 from shared_scenes import assert_same, save_models, task_of
 from test_ray import workers_at
 
-from rsseg_cli.batch_task import SceneRunner
-from rsseg_cli.ray_cluster import ENVIRONMENT
-from rsseg_cli.ray_engine import RayEngine
+from rsseg_cli.batch.ray_cluster import ENVIRONMENT
+from rsseg_cli.batch.ray_engine import RayEngine
+from rsseg_cli.batch.runner import SceneRunner
 
 pytest.importorskip("ray")
 torch.set_num_threads(1)

@@ -6,10 +6,10 @@ import time
 import filelock
 import pytest
 
-from rsseg_cli import ray_cluster
+from rsseg_cli.batch import ray_cluster
+from rsseg_cli.batch.ray_cluster import connected
+from rsseg_cli.batch.ray_engine import RayEngine
 from rsseg_cli.errors import UsageError
-from rsseg_cli.ray_cluster import connected
-from rsseg_cli.ray_engine import RayEngine
 
 
 @pytest.mark.parametrize(

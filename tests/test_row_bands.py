@@ -14,12 +14,13 @@ import pytest
 import torch
 from shared_scenes import KINDS, SMALL, assert_same, save_models, task_of
 
-from rsseg_cli import row_bands
-from rsseg_cli.batch_task import SceneRunner, on_device
+from rsseg_cli.batch import bands as row_bands
+from rsseg_cli.batch.bands import SharedPasses, run_band, share_out
+from rsseg_cli.batch.runner import SceneRunner
+from rsseg_cli.batch.task import on_device
 from rsseg_cli.config import RefineConfig
 from rsseg_cli.errors import SceneError
 from rsseg_cli.pipeline import checkpoint as work_folder
-from rsseg_cli.row_bands import SharedPasses, run_band, share_out
 
 torch.set_num_threads(1)
 

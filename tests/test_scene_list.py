@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rsseg_cli.batch.manifest import Manifest, read_manifest
+from rsseg_cli.batch.scenes import BatchScene, list_scenes, read_items
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.manifest import Manifest, read_manifest
-from rsseg_cli.scene_list import BatchScene, list_scenes
-from rsseg_cli.stac import read_items
 
 
 @pytest.fixture

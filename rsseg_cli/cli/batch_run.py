@@ -14,9 +14,9 @@ from rsseg_cli.cli.progress import BatchProgress, short_names
 from rsseg_cli.cli.summary import class_lines, size_text
 
 if TYPE_CHECKING:
-    from rsseg_cli.batch import BatchResult, SceneReport
-    from rsseg_cli.batch_plan import BatchSettings
-    from rsseg_cli.ray_engine import RayEngine
+    from rsseg_cli.batch.plan import BatchSettings
+    from rsseg_cli.batch.ray_engine import RayEngine
+    from rsseg_cli.batch.run import BatchResult, SceneReport
 
 SOME_FAILED = 3
 INTERRUPTED = 130
@@ -39,9 +39,9 @@ def run_scenes(
         jobs: worker processes of this machine, 0 for as many as suit, None for one, or one a GPU.
         ray: a cluster that does the work instead.
     """
-    from rsseg_cli.batch import run_batch
-    from rsseg_cli.batch_local import LocalEngine
-    from rsseg_cli.scene_list import list_scenes
+    from rsseg_cli.batch.local import LocalEngine
+    from rsseg_cli.batch.run import run_batch
+    from rsseg_cli.batch.scenes import list_scenes
 
     stdin = sys.stdin.buffer if "-" in arguments else ()
     scenes = list_scenes(arguments, stdin=stdin, asset=asset, target=settings.folder)

@@ -14,7 +14,7 @@ import typer
 from rsseg_cli.cli.summary import size_text
 
 if TYPE_CHECKING:
-    from rsseg_cli.batch import SceneReport
+    from rsseg_cli.batch.run import SceneReport
 
 SCENES = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} scenes{postfix}, {elapsed} gone, {remaining} left"
 

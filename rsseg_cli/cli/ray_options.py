@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from rsseg_cli.ray_engine import RayEngine
+    from rsseg_cli.batch.ray_engine import RayEngine
 
 EngineName = Annotated[
     Literal["local", "ray"],
@@ -59,8 +59,8 @@ def ray_engine(
         return None
     if split_mpx is not None and not split_mpx >= 0:
         raise typer.BadParameter(f"{split_mpx}: needs megapixels, 0 or more", param_hint="--split-above")
-    from rsseg_cli.ray_cluster import ray_module
-    from rsseg_cli.ray_engine import SPLIT_PX, RayEngine
+    from rsseg_cli.batch.ray_cluster import ray_module
+    from rsseg_cli.batch.ray_engine import SPLIT_PX, RayEngine
 
     ray_module()
     default_px = 0 if alone else SPLIT_PX

@@ -15,8 +15,8 @@ import numpy as np
 import rasterio
 from rasterio.transform import from_origin
 
+from rsseg_cli.batch.manifest import read_manifest
 from rsseg_cli.errors import RssegError
-from rsseg_cli.manifest import read_manifest
 from rsseg_cli.pipeline.journal import Journal, Passed, Publication, parse_journal
 from rsseg_cli.raster import SceneReader, inspect
 from rsseg_cli.weights import ModelSpec

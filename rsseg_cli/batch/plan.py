@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from rsseg_cli.batch_task import SceneTask
+from rsseg_cli.batch.scenes import BatchScene, is_remote_scene
+from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.config import VECTOR_ENDINGS, PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import ModelError, OutputError, UsageError
-from rsseg_cli.scene_list import BatchScene, is_remote_scene
 from rsseg_cli.weights.registry import read_spec
 
 MANIFEST = "manifest.jsonl"  # in the folder of the outputs
@@ -248,8 +248,3 @@ def make_folders(tasks: Iterable[SceneTask]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise OutputError(f"{folder}: cannot be made ({err.strerror})") from err
-
-
-def with_overwrite(task: SceneTask, *, resume: bool) -> SceneTask:
-    """The same task, which may replace what an earlier run left."""
-    return replace(task, config=replace(task.config, overwrite=True), resume=resume)

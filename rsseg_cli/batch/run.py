@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rsseg_cli.batch_plan import (
+from rsseg_cli.batch.manifest import Manifest, Record
+from rsseg_cli.batch.plan import (
     BatchSettings,
     all_outputs,
     check_existing,
@@ -19,14 +20,12 @@ from rsseg_cli.batch_plan import (
     make_folder,
     make_folders,
     plan_tasks,
-    with_overwrite,
 )
-from rsseg_cli.batch_record import GO_ON, made_by, record_of, what_changed, with_sizes
-from rsseg_cli.batch_task import Engine, SceneOutcome, SceneTask
+from rsseg_cli.batch.record import GO_ON, made_by, record_of, what_changed, with_sizes
+from rsseg_cli.batch.scenes import BatchScene
+from rsseg_cli.batch.task import Engine, SceneOutcome, SceneTask, with_overwrite
 from rsseg_cli.errors import OutputError, OutsideError
-from rsseg_cli.manifest import Manifest, Record
 from rsseg_cli.pipeline.workdir import OutputLock
-from rsseg_cli.scene_list import BatchScene
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 BEFORE, EXISTING, OUTSIDE = "done before", "already there", "outside the area"  # why a scene is skipped
@@ -123,7 +122,7 @@ def run_batch(
     model_name = check_model(settings)
     make_folder(settings.folder)
     if settings.mosaic:
-        from rsseg_cli.mosaic import plan_mosaics
+        from rsseg_cli.batch.mosaic import plan_mosaics
 
         tasks = plan_mosaics(scenes, settings, model_name)
     else:

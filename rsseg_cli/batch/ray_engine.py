@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from rsseg_cli import errors
-from rsseg_cli.batch_task import SceneOutcome, SceneProgress, SceneRunner, SceneTask, on_device
+from rsseg_cli.batch.bands import Band, BandRows, SharedPasses
+from rsseg_cli.batch.ray_cluster import connected
+from rsseg_cli.batch.ray_pool import RayPool
+from rsseg_cli.batch.runner import SceneRunner
+from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, on_device
 from rsseg_cli.errors import RssegError, SceneError, UsageError
 from rsseg_cli.inference.passes import Progress
 from rsseg_cli.pipeline.result import PredictResult
 from rsseg_cli.raster import inspect, window_of_bbox
 from rsseg_cli.raster.gdal import is_remote
-from rsseg_cli.ray_cluster import connected
-from rsseg_cli.ray_pool import RayPool
-from rsseg_cli.row_bands import Band, BandRows, SharedPasses
 
 SPLIT_PX = 400_000_000  # scenes above are run in bands: 20,000 x 20,000 px
 DEVICES = ("auto", "cpu", "cuda")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from rsseg_cli import __version__
-from rsseg_cli.batch_plan import BatchSettings
-from rsseg_cli.batch_task import SceneTask
-from rsseg_cli.manifest import Record
+from rsseg_cli.batch.manifest import Record
+from rsseg_cli.batch.plan import BatchSettings
+from rsseg_cli.batch.scenes import is_remote_scene
+from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.raster.gdal import display_name
-from rsseg_cli.scene_list import is_remote_scene
 from rsseg_cli.weights.registry import file_sha256, model_file, read_spec
 
 # settings that do not show in the outputs, and the refiner, which is kept by its own

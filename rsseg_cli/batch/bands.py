@@ -19,7 +19,8 @@ from rsseg_cli.pipeline.predict import map_rows, plan_of
 from rsseg_cli.pipeline.refine import Windows, refine_pass
 
 if TYPE_CHECKING:
-    from rsseg_cli.batch_task import SceneRunner, SceneTask
+    from rsseg_cli.batch.runner import SceneRunner
+    from rsseg_cli.batch.task import SceneTask
     from rsseg_cli.inference.tiling import Axis
     from rsseg_cli.pipeline.job import Job
     from rsseg_cli.pipeline.merge import Write

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rasterio.windows import Window
 
-from rsseg_cli.batch_plan import BatchSettings, check_names, outputs_of
-from rsseg_cli.batch_task import SceneTask, Sheet
+from rsseg_cli.batch.plan import BatchSettings, check_names, outputs_of
+from rsseg_cli.batch.scenes import BatchScene, is_remote_scene
+from rsseg_cli.batch.task import SceneTask, Sheet
 from rsseg_cli.errors import OutputError, SceneError
 from rsseg_cli.pipeline.result import AreaCounter, ClassArea, PredictResult, Refined
 from rsseg_cli.pipeline.workdir import OutputLock
@@ -23,7 +24,6 @@ from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, inspect
 from rsseg_cli.raster.gdal import display_name, gdal_env, gdal_errors, open_raster
 from rsseg_cli.raster.ground import row_areas_m2
 from rsseg_cli.raster.vrt import TYPES, Placed, describe
-from rsseg_cli.scene_list import BatchScene, is_remote_scene
 
 if TYPE_CHECKING:
     from rsseg_cli.weights.spec import ModelSpec
