@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rsseg_cli.boundary import BoundaryCounts, near_border
 from rsseg_cli.data.labels import IGNORE
-from rsseg_cli.metrics import count_confusion, mean_of, scores_of
+from rsseg_cli.evaluation.boundary import BoundaryCounts, near_border
+from rsseg_cli.evaluation.metrics import count_confusion, mean_of, scores_of
 from rsseg_cli.models.diffusion import RefinerNetwork, Stage
 from rsseg_cli.train_config import TrainConfig
 from rsseg_cli.train_module import TrainingModule, Watch

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import ModelError
-from rsseg_cli.metrics import confusion_matrix, scores_of
+from rsseg_cli.evaluation.metrics import confusion_matrix, scores_of
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorTrainingOutput
 from rsseg_cli.models.losses import BicorLossWeights, bicor_loss_parts, cross_entropy, dice
 from rsseg_cli.optim import build_optimizer, build_schedule

@@ -31,7 +31,7 @@ from rsseg_cli.crops import (
 )
 from rsseg_cli.data.types import LabelledData, LoadedScene, ScoringProtocol
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.metrics import confusion_matrix
+from rsseg_cli.evaluation.metrics import confusion_matrix
 from rsseg_cli.model_card import model_card
 from rsseg_cli.recipes import Settings, resolve_settings
 from rsseg_cli.train_config import TrainConfig

@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from rsseg_cli.boundary import BoundaryCounts, check_widths, halo_px, means, near_border
-from rsseg_cli.edge_weights import edges
+from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, edges, halo_px, means, near_border
 
 HALO = 130
 

@@ -60,7 +60,7 @@ def test_demo_draws_maps_and_scores(tmp_path: Path) -> None:
 def test_demo_scores_a_perfect_map_with_one(tmp_path: Path) -> None:
     from rsseg_cli.cli.demo import _confusion
     from rsseg_cli.data.synthetic.scene import draw_scene, write_scene
-    from rsseg_cli.metrics import scores_of
+    from rsseg_cli.evaluation.metrics import scores_of
 
     labels = tmp_path / "labels.tif"
     write_scene(tmp_path / "scene.tif", size=300, labels_path=labels)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsseg_cli.metrics import confusion_matrix, count_confusion, scores_of
+from rsseg_cli.evaluation.metrics import confusion_matrix, count_confusion, scores_of
 
 # Two classes, nine labelled pixels of ten; one labelled pixel is mapped as no class (2).
 #   truth  0 0 0 0 0 1 1 1 1 -       class 0: 4 hits, 5 true, 5 mapped: IoU 4/6, F1 8/10

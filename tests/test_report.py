@@ -13,14 +13,14 @@ from PIL import Image
 from rasterio.transform import Affine
 from shapely import box
 
-from rsseg_cli.compare import compare
 from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.errors import OutputError
+from rsseg_cli.evaluation.compare import compare
+from rsseg_cli.evaluation.places import read_place, worst_tiles
+from rsseg_cli.evaluation.report import check_report_folder, write_report
+from rsseg_cli.evaluation.scoring import ScoreResult
+from rsseg_cli.evaluation.tiles import TileScore
 from rsseg_cli.raster import Area
-from rsseg_cli.report import check_report_folder, write_report
-from rsseg_cli.report_places import read_place, worst_tiles
-from rsseg_cli.score_tiles import TileScore
-from rsseg_cli.scoring import ScoreResult
 from rsseg_cli.weights.spec import ClassSpec, class_specs
 
 CLASSES = (ClassSpec("roof", (214, 69, 65)), ClassSpec("<script>alert(1)</script>", (76, 145, 65)))

@@ -18,12 +18,12 @@ from scipy import ndimage
 from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.metrics import count_confusion
+from rsseg_cli.evaluation.metrics import count_confusion
+from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.raster import Grid, inspect
 from rsseg_cli.raster.area import read_area
 from rsseg_cli.raster.classes import MapReader, read_class_colours, read_class_names
 from rsseg_cli.raster.writer import RasterWriter
-from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.weights.spec import class_specs
 
 NAMES = ("land", "building", "water")

@@ -31,7 +31,7 @@ def demo_command(
     Example: rsseg demo -o demo
     """
     from rsseg_cli.data.synthetic.scene import write_scene
-    from rsseg_cli.metrics import scores_of
+    from rsseg_cli.evaluation.metrics import scores_of
     from rsseg_cli.pipeline.predict import predict
     from rsseg_cli.weights.registry import read_spec
 
@@ -63,7 +63,7 @@ def _confusion(land_cover: Path, labels: Path, classes: int) -> torch.Tensor:
     """Pixels by drawn class (rows) and class of the map (columns)."""
     import torch
 
-    from rsseg_cli.metrics import confusion_matrix
+    from rsseg_cli.evaluation.metrics import confusion_matrix
     from rsseg_cli.raster import SceneReader, inspect
 
     def class_indices(path: Path) -> torch.Tensor:

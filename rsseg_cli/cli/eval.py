@@ -17,11 +17,11 @@ from rsseg_cli.cli.score_table import parse_widths, print_comparison, print_scor
 from rsseg_cli.config import PredictConfig
 
 if TYPE_CHECKING:
-    from rsseg_cli.compare import Comparison
     from rsseg_cli.config import RefineConfig
     from rsseg_cli.data.types import DataConfig, LabelledData
-    from rsseg_cli.evaluation import Evaluation, SourceDone
-    from rsseg_cli.scoring import ScoreConfig
+    from rsseg_cli.evaluation.compare import Comparison
+    from rsseg_cli.evaluation.evaluate import Evaluation, SourceDone
+    from rsseg_cli.evaluation.scoring import ScoreConfig
     from rsseg_cli.weights.registry import TrainedModel
 
 DEFAULTS = PredictConfig()
@@ -151,7 +151,7 @@ def eval_command(
     )  # fmt: skip
     run = _Run(quiet=quiet, split=split, config=predict_config, erode_px=erode, widths_px=widths)
     if report is not None:
-        from rsseg_cli.report import check_report_folder
+        from rsseg_cli.evaluation.report import check_report_folder
 
         check_report_folder(report, overwrite=overwrite)
     run.start(data_config, [model, against] if against else [model], refinement if refine else None)
@@ -197,7 +197,7 @@ class _Run:
         The first one's maps are refined where that is asked for; then a single model stands against itself.
         """
         from rsseg_cli.data.datasets import open_data
-        from rsseg_cli.evaluation import check_classes, score_config, sources_of, with_colours
+        from rsseg_cli.evaluation.evaluate import check_classes, score_config, sources_of, with_colours
         from rsseg_cli.weights.registry import load_model, read_spec
 
         specs = [read_spec(name) for name in models]
@@ -224,7 +224,7 @@ class _Run:
 
     def results(self) -> list[Evaluation]:
         """Of each model; pictures of the first alone."""
-        from rsseg_cli.evaluation import evaluate
+        from rsseg_cli.evaluation.evaluate import evaluate
 
         return [
             evaluate(
@@ -241,7 +241,7 @@ class _Run:
         ]
 
     def compare(self, first: Evaluation, second: Evaluation) -> Comparison:
-        from rsseg_cli.compare import compare
+        from rsseg_cli.evaluation.compare import compare
 
         comparison = compare(
             first.result.tiles,
@@ -259,7 +259,7 @@ class _Run:
     def write_report(
         self, folder: Path, done: Evaluation, comparison: Comparison | None, *, overwrite: bool
     ) -> Path:
-        from rsseg_cli.report import write_report
+        from rsseg_cli.evaluation.report import write_report
 
         part = "" if self.split == "all" else f", {self.split} part"
         return write_report(

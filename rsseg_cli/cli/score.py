@@ -104,7 +104,7 @@ def score_command(
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
     from rsseg_cli.cli.progress import Bar
-    from rsseg_cli.score_pair import PairConfig, score_pair
+    from rsseg_cli.evaluation.pair import PairConfig, score_pair
 
     config = PairConfig(
         classes=classes,
@@ -119,7 +119,7 @@ def score_command(
         image=image,
     )
     if report is not None:
-        from rsseg_cli.report import check_report_folder
+        from rsseg_cli.evaluation.report import check_report_folder
 
         check_report_folder(report, overwrite=overwrite)
     with Bar("block", hidden=quiet) as bar:
@@ -136,7 +136,7 @@ def score_command(
 
 
 def _write_report(folder: Path, predicted: str, truth: str, config: Any, score: Any, overwrite: bool) -> Path:
-    from rsseg_cli.report import write_report
+    from rsseg_cli.evaluation.report import write_report
 
     settings = {
         "map": predicted,

@@ -120,7 +120,7 @@ def train_bicor_seg(
     from rsseg_cli import training
     from rsseg_cli.config import PredictConfig
     from rsseg_cli.data.datasets import found_table, open_data
-    from rsseg_cli.evaluation import evaluate
+    from rsseg_cli.evaluation.evaluate import evaluate
     from rsseg_cli.recipes import resolve_settings
     from rsseg_cli.starting import build_network, describe_model
     from rsseg_cli.trainer import RunOptions, environment_rank

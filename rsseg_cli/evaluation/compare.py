@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rsseg_cli.errors import DataError
 
 if TYPE_CHECKING:
-    from rsseg_cli.score_tiles import TileScore
+    from rsseg_cli.evaluation.tiles import TileScore
 
 FEW_TILES = 20  # below, an interval says little
 CHUNK_VALUES = 2**22  # of resampled matrices held at once: 32 MiB

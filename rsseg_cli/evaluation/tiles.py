@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.data.labels import LabelFormat
-from rsseg_cli.metrics import count_confusion
+from rsseg_cli.evaluation.metrics import count_confusion
 from rsseg_cli.raster.area import Area
 from rsseg_cli.raster.grid import Grid
 

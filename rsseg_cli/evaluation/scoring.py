@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.boundary import BoundaryCounts, check_widths, halo_px, means, near_border
 from rsseg_cli.data.labels import LabelFormat, LabelReader
 from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.metrics import UNLABELLED, scores_of
+from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, halo_px, means, near_border
+from rsseg_cli.evaluation.metrics import UNLABELLED, scores_of
+from rsseg_cli.evaluation.tiles import MAX_TILES, SceneTiles, TileBook, TileScore
 from rsseg_cli.raster import Area
 from rsseg_cli.raster.classes import MapReader, plain
-from rsseg_cli.score_tiles import MAX_TILES, SceneTiles, TileBook, TileScore
 from rsseg_cli.weights.spec import MAX_CLASSES, ClassSpec
 
 __all__ = ["ScoreConfig", "ScoreResult", "Scorer", "TileScore"]

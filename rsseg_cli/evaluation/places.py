@@ -15,7 +15,7 @@ from rsseg_cli.errors import RssegError
 from rsseg_cli.raster import Area, Grid, SceneReader, inspect, select_bands
 
 if TYPE_CHECKING:
-    from rsseg_cli.score_tiles import TileScore
+    from rsseg_cli.evaluation.tiles import TileScore
 
 MOST_PLACES = 12
 LEAST_LABELLED = 0.05  # share of a tile; of less one cannot tell how good the map is there

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.errors import DataError
+from rsseg_cli.evaluation.places import Place, WorstPlaces
+from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.pipeline.predict import predict
 from rsseg_cli.raster.classes import plain
-from rsseg_cli.report_places import Place, WorstPlaces
-from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult
 
 if TYPE_CHECKING:
     from rsseg_cli.data.types import LabelledData, Source

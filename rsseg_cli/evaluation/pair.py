@@ -12,6 +12,7 @@ from rsseg_cli.data.label_format import IGNORE, LabelFormat
 from rsseg_cli.data.labels import is_vector
 from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.raster import Area, Grid, first_layer, inspect, read_area, window_of_bbox
 from rsseg_cli.raster.classes import (
     UNLABELLED_NAMES,
@@ -20,7 +21,6 @@ from rsseg_cli.raster.classes import (
     read_class_names,
     read_scene_name,
 )
-from rsseg_cli.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.weights.spec import ClassSpec, class_specs
 
 logger = logging.getLogger(__name__)

@@ -15,15 +15,20 @@ import numpy as np
 
 from rsseg_cli import __version__
 from rsseg_cli.errors import OutputError
-from rsseg_cli.report_pictures import places_section
-from rsseg_cli.report_places import Place, read_place, worst_tiles
-from rsseg_cli.report_style import STYLE
-from rsseg_cli.report_tables import boundary_section, class_table, comparison_section, confusion_table
-from rsseg_cli.report_text import class_name, count_text, score_text
+from rsseg_cli.evaluation.charts import class_name, count_text, score_text
+from rsseg_cli.evaluation.places import Place, read_place, worst_tiles
+from rsseg_cli.evaluation.sections import (
+    boundary_section,
+    class_table,
+    comparison_section,
+    confusion_table,
+    places_section,
+)
+from rsseg_cli.evaluation.style import STYLE
 
 if TYPE_CHECKING:
-    from rsseg_cli.compare import Comparison
-    from rsseg_cli.scoring import ScoreResult
+    from rsseg_cli.evaluation.compare import Comparison
+    from rsseg_cli.evaluation.scoring import ScoreResult
     from rsseg_cli.weights.spec import ClassSpec
 
 PAGE, SCORES = "index.html", "scores.json"
