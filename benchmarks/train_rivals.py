@@ -29,15 +29,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from rsseg_cli import training
-from rsseg_cli.crops import CropDataset
 from rsseg_cli.data.datasets import open_data
 from rsseg_cli.data.types import DataConfig
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig, build_encoder
-from rsseg_cli.starting import imagenet_lite0, load_encoder
-from rsseg_cli.train_config import TrainConfig
-from rsseg_cli.train_module import SegmentationModule
-from rsseg_cli.trainer import RunOptions
+from rsseg_cli.training import train as training
+from rsseg_cli.training.config import TrainConfig
+from rsseg_cli.training.crops import CropDataset
+from rsseg_cli.training.module import SegmentationModule
+from rsseg_cli.training.start import imagenet_lite0, load_encoder
+from rsseg_cli.training.trainer import RunOptions
 from rsseg_cli.weights import ModelSpec
 
 ENCODER = "tf_efficientnet_lite0"

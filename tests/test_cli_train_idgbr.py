@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli.main import app
 from rsseg_cli.cli.train_idgbr import train_idgbr
-from rsseg_cli.coarse_degrade import bend
-from rsseg_cli.refiner_settings import resolve_refiner_settings, setting_types
+from rsseg_cli.training.degrade import bend
+from rsseg_cli.training.recipes import resolve_refiner_settings, setting_types
 from rsseg_cli.weights import load_model
 
 SMALL = (

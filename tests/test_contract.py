@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from rsseg_cli import PredictConfig, predict
-from rsseg_cli.cli.summary import area_texts
+from rsseg_cli.cli.tables import area_texts
 from rsseg_cli.errors import ModelError, SceneError, UsageError
 from rsseg_cli.weights import ModelSpec, TrainedModel
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from rsseg_cli.crops import CropConfig, CropDataset, EpochSampler, TileDataset, crops_in_a_pass
 from rsseg_cli.data.labels import IGNORE
 from rsseg_cli.data.types import LoadedScene
+from rsseg_cli.training.crops import CropConfig, CropDataset, EpochSampler, TileDataset, crops_in_a_pass
 
 
 def scene_of(height: int, width: int, gsd_m: float = 1.0, name: str = "scene") -> LoadedScene:

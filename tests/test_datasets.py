@@ -11,14 +11,6 @@ from PIL import Image
 from rasterio.transform import from_origin
 from shapely.geometry import box
 
-from rsseg_cli.crops import (
-    CropConfig,
-    CropDataset,
-    EpochSampler,
-    TileDataset,
-    draw_training_scenes,
-    jitter_colours,
-)
 from rsseg_cli.data.class_table import read_classes
 from rsseg_cli.data.datasets import (
     LabelledScene,
@@ -32,6 +24,14 @@ from rsseg_cli.data.datasets import (
 from rsseg_cli.data.labels import IGNORE
 from rsseg_cli.data.types import DataConfig, LoadedScene
 from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.training.crops import (
+    CropConfig,
+    CropDataset,
+    EpochSampler,
+    TileDataset,
+    draw_training_scenes,
+    jitter_colours,
+)
 from rsseg_cli.weights import ModelSpec
 from rsseg_cli.weights.registry import TrainedModel
 from rsseg_cli.weights.spec import class_specs

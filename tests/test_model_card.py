@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rsseg_cli.model_card import model_card
+from rsseg_cli.training.card import model_card
 from rsseg_cli.weights import ModelSpec
 from rsseg_cli.weights.spec import class_specs
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from rsseg_cli.optim import build_optimizer, build_schedule, learning_rate_factor, parameter_groups
-from rsseg_cli.recipes import resolve_settings
-from rsseg_cli.train_config import TrainConfig
+from rsseg_cli.training.config import TrainConfig
+from rsseg_cli.training.optim import build_optimizer, build_schedule, learning_rate_factor, parameter_groups
+from rsseg_cli.training.recipes import resolve_settings
 
 
 def test_learning_rate_rises_then_falls():

@@ -10,8 +10,15 @@ from hypothesis import settings as property_settings
 from hypothesis import strategies as st
 
 from rsseg_cli.errors import UsageError
-from rsseg_cli.recipes import RECIPES, SECTIONS, read_config, recipe_name, resolve_settings, setting_types
-from rsseg_cli.train_config import NetworkSettings, TrainConfig
+from rsseg_cli.training.config import NetworkSettings, TrainConfig
+from rsseg_cli.training.recipes import (
+    RECIPES,
+    SECTIONS,
+    read_config,
+    recipe_name,
+    resolve_settings,
+    setting_types,
+)
 
 PUBLISHED = [
     ("loveda", {"layers": 2, "topk_ratio": 0.02, "epochs": 30, "batch_size": 8, "learning_rate": 8e-5}),

@@ -12,21 +12,28 @@ import torch
 from rasterio.transform import from_origin
 from torch import nn
 
-from rsseg_cli import refiner_training as refiners
-from rsseg_cli.coarse_degrade import bend, blot, blunt, degrade, grow, random_map
-from rsseg_cli.coarse_maps import UNSEEN, CoarseMaker, CoarseSource, closer_looks, coarse_sources, match_files
-from rsseg_cli.crops import CropConfig
 from rsseg_cli.data.datasets import open_data
 from rsseg_cli.data.labels import IGNORE
 from rsseg_cli.data.types import DataConfig, LoadedScene
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
-from rsseg_cli.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
-from rsseg_cli.refiner_module import RefinerModule, StageModule, Tally, merge_in_band
-from rsseg_cli.refiner_settings import RefinerSettings, resolve_refiner_settings
-from rsseg_cli.refiner_start import build_refiner, describe_refiner
-from rsseg_cli.train_config import RefinerNetworkSettings, RefiningConfig
-from rsseg_cli.trainer import RunOptions
+from rsseg_cli.training import refiner_train as refiners
+from rsseg_cli.training.coarse_maps import (
+    UNSEEN,
+    CoarseMaker,
+    CoarseSource,
+    closer_looks,
+    coarse_sources,
+    match_files,
+)
+from rsseg_cli.training.config import RefinerNetworkSettings, RefiningConfig
+from rsseg_cli.training.crops import CropConfig
+from rsseg_cli.training.degrade import bend, blot, blunt, degrade, grow, random_map
+from rsseg_cli.training.recipes import RefinerSettings, resolve_refiner_settings
+from rsseg_cli.training.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
+from rsseg_cli.training.refiner_module import RefinerModule, StageModule, Tally, merge_in_band
+from rsseg_cli.training.refiner_start import build_refiner, describe_refiner
+from rsseg_cli.training.trainer import RunOptions
 from rsseg_cli.weights import ModelSpec, load_model, save_model
 from rsseg_cli.weights.spec import class_specs
 
@@ -413,7 +420,7 @@ def test_the_image_encoder_stays_what_it_was(tmp_path):
 
 
 def test_alignment_is_trained_in_the_first_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("rsseg_cli.refiner_module.ALIGN_STEPS", 3)
+    monkeypatch.setattr("rsseg_cli.training.train.refiner_module.ALIGN_STEPS", 3)
     align = Projection()
     monkeypatch.setattr(refiners, "build_alignment", lambda network, weights: align)
     before = align.projection.weight.clone()

@@ -9,14 +9,14 @@ import torch
 
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig, build_encoder
-from rsseg_cli.starting import (
+from rsseg_cli.training.config import NetworkSettings
+from rsseg_cli.training.start import (
     build_network,
     input_statistics,
     load_encoder,
     network_sizes,
     start_from_model,
 )
-from rsseg_cli.train_config import NetworkSettings
 from rsseg_cli.weights import ModelSpec, TrainedModel
 from rsseg_cli.weights.spec import class_specs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rsseg_cli.train_progress import TimeLeft, hours_and_minutes
+from rsseg_cli.training.trainer import TimeLeft, hours_and_minutes
 
 
 class Clock:

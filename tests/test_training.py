@@ -16,15 +16,15 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
-from rsseg_cli import training
 from rsseg_cli.cli.train import app
 from rsseg_cli.data.types import LoadedScene, ScoringProtocol
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
-from rsseg_cli.recipes import RECIPES, resolve_settings
-from rsseg_cli.train_config import NetworkSettings, TrainConfig
-from rsseg_cli.train_module import SegmentationModule, protocol_scores
-from rsseg_cli.trainer import RunOptions
+from rsseg_cli.training import train as training
+from rsseg_cli.training.config import NetworkSettings, TrainConfig
+from rsseg_cli.training.module import SegmentationModule, protocol_scores
+from rsseg_cli.training.recipes import RECIPES, resolve_settings
+from rsseg_cli.training.trainer import RunOptions
 from rsseg_cli.weights import ModelSpec, load_model
 from rsseg_cli.weights.spec import class_specs
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rsseg_cli.cli import data_options as opt
-from rsseg_cli.cli.refine_options import BandM, Ensemble, Refiner, Steps, refine_config, require_refine
-from rsseg_cli.cli.run_options import Tta
-from rsseg_cli.cli.score_table import parse_widths, print_comparison, print_scores
+from rsseg_cli.cli.options import BandM, Ensemble, Refiner, Steps, Tta, refine_config, require_refine
+from rsseg_cli.cli.tables import parse_widths, print_comparison, print_scores
 from rsseg_cli.config import PredictConfig
 
 if TYPE_CHECKING:

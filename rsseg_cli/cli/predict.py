@@ -9,36 +9,37 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from rsseg_cli.cli import batch_options as many
-from rsseg_cli.cli import run_options as run
-from rsseg_cli.cli.progress import Bar
-from rsseg_cli.cli.ray_options import EngineName, RayAddress, SplitAbove, ray_engine
-from rsseg_cli.cli.refine_options import DEFAULTS as REFINE_DEFAULTS
-from rsseg_cli.cli.refine_options import (
+from rsseg_cli.cli import batch as many
+from rsseg_cli.cli import options as run
+from rsseg_cli.cli.options import (
+    REFINE_DEFAULTS,
+    VECTOR_DEFAULTS,
     BandM,
-    Ensemble,
-    Refiner,
-    Seed,
-    Steps,
-    Uncertainty,
-    refine_config,
-    require_refine,
-)
-from rsseg_cli.cli.summary import summary
-from rsseg_cli.cli.vector_options import DEFAULTS as VECTOR_DEFAULTS
-from rsseg_cli.cli.vector_options import (
     ClassNames,
     Dissolve,
     DstCrs,
+    EngineName,
+    Ensemble,
     FillHoles,
     Format,
     LayerName,
     MinArea,
     Qml,
+    RayAddress,
+    Refiner,
+    Seed,
     Simplify,
     Smooth,
+    SplitAbove,
+    Steps,
+    Uncertainty,
     class_list,
+    ray_engine,
+    refine_config,
+    require_refine,
 )
+from rsseg_cli.cli.progress import Bar
+from rsseg_cli.cli.tables import summary
 from rsseg_cli.config import PredictConfig, VectorConfig
 
 DEFAULTS = PredictConfig()
@@ -207,7 +208,7 @@ def predict_command(
     }
     if is_batch:
         from rsseg_cli.batch.plan import BatchSettings
-        from rsseg_cli.cli.batch_run import run_scenes
+        from rsseg_cli.cli.batch import run_scenes
 
         settings = BatchSettings(
             folder=many.output_folder(output),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rsseg_cli.cli.summary import size_text
+from rsseg_cli.cli.tables import size_text
 
 if TYPE_CHECKING:
     from rsseg_cli.batch.run import SceneReport

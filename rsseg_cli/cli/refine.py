@@ -9,19 +9,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from rsseg_cli.cli.progress import Bar
-from rsseg_cli.cli.refine_options import (
-    DEFAULTS,
+from rsseg_cli.cli.options import (
+    REFINE_DEFAULTS,
     BandM,
     Ensemble,
     Refiner,
     Seed,
     Steps,
     Uncertainty,
+    parse_bands,
+    parse_batch_size,
+    parse_creation_options,
     refine_config,
 )
-from rsseg_cli.cli.run_options import parse_bands, parse_batch_size, parse_creation_options
-from rsseg_cli.cli.summary import summary
+from rsseg_cli.cli.progress import Bar
+from rsseg_cli.cli.tables import summary
 from rsseg_cli.config import PredictConfig
 
 RUN_DEFAULTS = PredictConfig()
@@ -51,7 +53,7 @@ def refine_command(
     steps: Steps = None,
     band_m: BandM = None,
     ensemble: Ensemble = None,
-    seed: Seed = DEFAULTS.seed,
+    seed: Seed = REFINE_DEFAULTS.seed,
     uncertainty: Uncertainty = None,
     preview: Annotated[
         Path | None,
@@ -59,7 +61,7 @@ def refine_command(
     ] = None,
     tile_size: Annotated[
         int, typer.Option(metavar="PX", help="Side of a window, px; rounded up to what the refiner takes.")
-    ] = DEFAULTS.tile_size,
+    ] = REFINE_DEFAULTS.tile_size,
     overlap: Annotated[
         int | None,
         typer.Option(
@@ -67,7 +69,7 @@ def refine_command(
             help="What neighbouring windows share, px: 0 to half a window. Default: as much as the refiner "
             "looks around, so that the windows cannot be seen.",
         ),
-    ] = DEFAULTS.overlap,
+    ] = REFINE_DEFAULTS.overlap,
     batch_size: Annotated[str, typer.Option(metavar="N|auto", help="Windows that run at once.")] = str(
         RUN_DEFAULTS.batch_size
     ),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsseg_cli.cli.score_table import parse_widths, print_scores
+from rsseg_cli.cli.tables import parse_widths, print_scores
 
 DEFAULT_WIDTHS = "1,3,5,10"
 

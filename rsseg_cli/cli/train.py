@@ -117,13 +117,13 @@ def train_bicor_seg(
     import copy
     import logging
 
-    from rsseg_cli import training
     from rsseg_cli.config import PredictConfig
     from rsseg_cli.data.datasets import found_table, open_data
     from rsseg_cli.evaluation.evaluate import evaluate
-    from rsseg_cli.recipes import resolve_settings
-    from rsseg_cli.starting import build_network, describe_model
-    from rsseg_cli.trainer import RunOptions, environment_rank
+    from rsseg_cli.training import train as training
+    from rsseg_cli.training.recipes import resolve_settings
+    from rsseg_cli.training.start import build_network, describe_model
+    from rsseg_cli.training.trainer import RunOptions, environment_rank
     from rsseg_cli.weights import TrainedModel
     from rsseg_cli.weights.registry import check_target, read_spec
 

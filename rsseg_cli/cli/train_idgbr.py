@@ -9,7 +9,7 @@ import typer
 
 from rsseg_cli.cli import data_options
 from rsseg_cli.cli import train_options as opt
-from rsseg_cli.train_config import REFINER_TRAINING, RefiningConfig
+from rsseg_cli.training.config import REFINER_TRAINING, RefiningConfig
 
 HOW = RefiningConfig()
 Number = Annotated[int | None, typer.Option(metavar="N", help="Of --arch lite. Default: its own.")]
@@ -252,12 +252,13 @@ def train_idgbr(
     """
     import logging
 
-    from rsseg_cli import refiner_settings, training
-    from rsseg_cli import refiner_training as refiners
-    from rsseg_cli.coarse_maps import CoarseMaker, coarse_sources
     from rsseg_cli.data.datasets import found_table, open_data
-    from rsseg_cli.refiner_start import build_refiner, describe_refiner
-    from rsseg_cli.trainer import RunOptions, environment_rank
+    from rsseg_cli.training import recipes as refiner_settings
+    from rsseg_cli.training import refiner_train as refiners
+    from rsseg_cli.training import train as training
+    from rsseg_cli.training.coarse_maps import CoarseMaker, coarse_sources
+    from rsseg_cli.training.refiner_start import build_refiner, describe_refiner
+    from rsseg_cli.training.trainer import RunOptions, environment_rank
     from rsseg_cli.weights.registry import check_target, read_spec
 
     if quiet:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rsseg_cli.errors import UsageError
-from rsseg_cli.train_config import NetworkSettings, TrainConfig
+from rsseg_cli.training.config import NetworkSettings, TrainConfig
 
 if TYPE_CHECKING:
-    from rsseg_cli.train_progress import Show
+    from rsseg_cli.training.trainer import Show
 
 RUN = TrainConfig()
 NET = NetworkSettings()

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rsseg_cli.cli.progress import Bar
-from rsseg_cli.cli.vector_options import (
-    DEFAULTS,
+from rsseg_cli.cli.options import (
+    VECTOR_DEFAULTS,
     ClassNames,
     Dissolve,
     DstCrs,
@@ -25,6 +24,7 @@ from rsseg_cli.cli.vector_options import (
     Smooth,
     class_list,
 )
+from rsseg_cli.cli.progress import Bar
 from rsseg_cli.config import VectorConfig
 
 if TYPE_CHECKING:
@@ -47,17 +47,17 @@ def vectorize_command(
             metavar="C.tif", help="Confidence of the map, from predict --confidence: adds mean and minimum."
         ),
     ] = None,
-    min_area: MinArea = DEFAULTS.min_area_m2,
-    fill_holes: FillHoles = DEFAULTS.fill_holes_m2,
-    simplify: Simplify = DEFAULTS.simplify_m,
-    smooth: Smooth = DEFAULTS.smooth,
+    min_area: MinArea = VECTOR_DEFAULTS.min_area_m2,
+    fill_holes: FillHoles = VECTOR_DEFAULTS.fill_holes_m2,
+    simplify: Simplify = VECTOR_DEFAULTS.simplify_m,
+    smooth: Smooth = VECTOR_DEFAULTS.smooth,
     classes: ClassNames = None,
-    dissolve: Dissolve = DEFAULTS.dissolve,
-    dst_crs: DstCrs = DEFAULTS.dst_crs,
-    layer: LayerName = DEFAULTS.layer,
-    format_name: Format = DEFAULTS.format,
-    qml: Qml = DEFAULTS.qml,
-    jobs: Jobs = DEFAULTS.jobs,
+    dissolve: Dissolve = VECTOR_DEFAULTS.dissolve,
+    dst_crs: DstCrs = VECTOR_DEFAULTS.dst_crs,
+    layer: LayerName = VECTOR_DEFAULTS.layer,
+    format_name: Format = VECTOR_DEFAULTS.format,
+    qml: Qml = VECTOR_DEFAULTS.qml,
+    jobs: Jobs = VECTOR_DEFAULTS.jobs,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")] = False,
@@ -91,7 +91,7 @@ def vectorize_command(
 
 def summary(result: VectorResult) -> str:
     """Where the file lies and what is in it."""
-    from rsseg_cli.cli.summary import area_texts
+    from rsseg_cli.cli.tables import area_texts
 
     lines = [f"{result.path}, layer {result.layer}"]
     found = {name: item for name, item in result.classes.items() if item.polygons}

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig, Tta, VectorConfig
 from rsseg_cli.errors import UsageError
-from rsseg_cli.heap import give_back_memory
 from rsseg_cli.inference import feed as streaming
 from rsseg_cli.inference import resample, tiling
 from rsseg_cli.inference.engine import Engine, evaluation
@@ -31,6 +30,7 @@ from rsseg_cli.pipeline.refine import Windows, plan_windows, refine_pass, refine
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement, prepare_for_job
 from rsseg_cli.pipeline.result import AreaCounter, PredictResult, Refined
 from rsseg_cli.raster import SceneInfo
+from rsseg_cli.system import give_back_memory
 from rsseg_cli.weights.registry import TrainedModel, load_model
 
 

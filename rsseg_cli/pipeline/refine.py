@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig
-from rsseg_cli.heap import give_back_memory
 from rsseg_cli.inference import feed as streaming
 from rsseg_cli.inference import resample, tiling
 from rsseg_cli.inference.band import Band
@@ -36,6 +35,7 @@ from rsseg_cli.pipeline.outputs import ROWS, Target
 from rsseg_cli.pipeline.publication import earlier_result, finish_publication, stand, tagged
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement, prepare
 from rsseg_cli.pipeline.result import PredictResult, Refined
+from rsseg_cli.system import give_back_memory
 
 _log = logging.getLogger("rsseg_cli")
 REACH_PX = 2  # beside the network's own: rounding, and neighbours in resampling

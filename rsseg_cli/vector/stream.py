@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.heap import give_back_memory, keep_memory
+from rsseg_cli.system import give_back_memory, keep_memory
 from rsseg_cli.vector.block import run_block
 from rsseg_cli.vector.census import Census
 from rsseg_cli.vector.join import Joiner

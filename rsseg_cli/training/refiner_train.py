@@ -13,26 +13,19 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from rsseg_cli.coarse_maps import CoarseMaker, Maps, closer_looks
-from rsseg_cli.crops import crops_in_a_pass
 from rsseg_cli.data.types import LabelledData, LoadedScene
 from rsseg_cli.errors import UsageError
 from rsseg_cli.models.diffusion import RefinerNetwork, Stage
-from rsseg_cli.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
-from rsseg_cli.refiner_module import CodecModule, RefinerModule
-from rsseg_cli.refiner_settings import RefinerSettings, resolve_refiner_settings
-from rsseg_cli.refiner_start import build_alignment
-from rsseg_cli.train_config import RefiningConfig, TrainConfig
-from rsseg_cli.trainer import RunOptions, environment_rank
-from rsseg_cli.training import (
-    TrainResult,
-    crop_config,
-    fit,
-    load_training_scenes,
-    save_settings,
-    save_with_card,
-    trained_with,
-)
+from rsseg_cli.training.card import save_with_card, trained_with
+from rsseg_cli.training.coarse_maps import CoarseMaker, Maps, closer_looks
+from rsseg_cli.training.config import RefiningConfig, TrainConfig
+from rsseg_cli.training.crops import crops_in_a_pass
+from rsseg_cli.training.recipes import RefinerSettings, resolve_refiner_settings
+from rsseg_cli.training.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
+from rsseg_cli.training.refiner_module import CodecModule, RefinerModule
+from rsseg_cli.training.refiner_start import build_alignment
+from rsseg_cli.training.train import TrainResult, crop_config, fit, load_training_scenes, save_settings
+from rsseg_cli.training.trainer import RunOptions, environment_rank
 from rsseg_cli.weights import ModelSpec
 
 STAGES: tuple[Stage, ...] = ("codec", "refiner")

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rsseg_cli.coarse_degrade import degrade, random_map
-from rsseg_cli.coarse_maps import UNSEEN, Maps
-from rsseg_cli.crops import CropConfig, CropDataset, pad_to
 from rsseg_cli.data.labels import IGNORE
 from rsseg_cli.data.types import LoadedScene
-from rsseg_cli.train_config import RefiningConfig
+from rsseg_cli.training.coarse_maps import UNSEEN, Maps
+from rsseg_cli.training.config import RefiningConfig
+from rsseg_cli.training.crops import CropConfig, CropDataset, pad_to
+from rsseg_cli.training.degrade import degrade, random_map
 
 WORSE_SHARE = 0.5
 

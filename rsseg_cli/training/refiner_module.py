@@ -14,8 +14,8 @@ from rsseg_cli.data.labels import IGNORE
 from rsseg_cli.evaluation.boundary import BoundaryCounts, near_border
 from rsseg_cli.evaluation.metrics import count_confusion, mean_of, scores_of
 from rsseg_cli.models.diffusion import RefinerNetwork, Stage
-from rsseg_cli.train_config import TrainConfig
-from rsseg_cli.train_module import TrainingModule, Watch
+from rsseg_cli.training.config import TrainConfig
+from rsseg_cli.training.module import TrainingModule, Watch
 from rsseg_cli.weights import ModelSpec
 
 ALIGN_STEPS = 200  # the released program's

@@ -2,14 +2,105 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
-from rsseg_cli.weights.spec import ModelSpec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from rsseg_cli.data.types import ScoringProtocol
+from rsseg_cli.training.module import protocol_scores
+from rsseg_cli.training.recipes import Settings
+from rsseg_cli.training.train import TrainResult
+from rsseg_cli.weights import ModelSpec, save_model
+
+
+def as_stored(network: nn.Module) -> None:
+    """Round weights to the halves that a model file holds, so that scores are those of the file."""
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point() and tensor.ndim > 1:
+                tensor.copy_(tensor.half())
+
+
+def finish(
+    network: nn.Module,
+    spec: ModelSpec,
+    settings: Settings,
+    result: TrainResult,
+    test: NDArray[np.integer] | None,
+    output: Path,
+    *,
+    protocol: ScoringProtocol | None = None,
+    found: str = "",
+    command: str = "",
+    overwrite: bool = False,
+) -> ModelSpec:
+    """Write the model file and its card `<output>.md` beside it.
+
+    Args:
+        network: with its best weights.
+        spec: of the network.
+        settings: of the run.
+        result: of `train`.
+        test: confusion matrix of scenes that were never trained on nor chosen by, (N, N) or (N, N + 1).
+        output: model file.
+        protocol: which classes count in the means.
+        found: table of the data, for the card.
+        command: that repeats the run, for the card.
+        overwrite: replace both files.
+
+    Returns:
+        the spec that was saved: with the run's settings and scores.
+    """
+    scores: dict[str, Any] = {
+        "val": {
+            "val_miou": result.score,
+            "epoch": result.epoch,
+            "seconds": result.seconds,
+            "processor_seconds": result.processor_seconds,
+            "steps": result.steps,
+        }
+    }
+    if test is not None:
+        scores["test"] = protocol_scores(test, spec.class_names, protocol or ScoringProtocol())
+        scores["test"]["confusion"] = test.tolist()
+    values = trained_with(settings, result) | {"recipe": settings.recipe}
+    saved = dataclasses.replace(spec, training=values, scores=scores)
+    save_with_card(saved, network, result, output, found=found, command=command, overwrite=overwrite)
+    return saved
+
+
+def trained_with(settings: Any, result: TrainResult) -> dict[str, Any]:
+    """A run's settings, of whatever sections, and what was counted and chosen as it ran."""
+    values = {key: value for part in settings.values().values() for key, value in part.items()}
+    values |= {"crops_per_epoch": result.crops_per_epoch}
+    return values | {"computed_in": result.precision, "computed_on": result.device}
+
+
+def save_with_card(
+    saved: ModelSpec,
+    network: nn.Module,
+    result: TrainResult,
+    output: Path,
+    *,
+    found: str,
+    command: str,
+    overwrite: bool,
+) -> None:
+    """Write the model file, and its card beside it."""
+    save_model(output, network, saved, overwrite=overwrite)
+    card = model_card(saved, history=result.history, found=found, command=command)
+    output.with_suffix(".md").write_text(card, encoding="utf-8")
+
 
 MOST_EPOCHS = 40  # rows of the curve's table
 MOST_CLASSES = 30  # of the confusion matrix

@@ -15,9 +15,9 @@ from torch import nn
 from rsseg_cli.data.types import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
-from rsseg_cli.refiner_settings import RefinerSettings
-from rsseg_cli.starting import LITE, imagenet_lite0, input_statistics, load_encoder
-from rsseg_cli.train_config import RefinerNetworkSettings
+from rsseg_cli.training.config import RefinerNetworkSettings
+from rsseg_cli.training.recipes import RefinerSettings
+from rsseg_cli.training.start import LITE, imagenet_lite0, input_statistics, load_encoder
 from rsseg_cli.weights import ModelSpec, load_model
 from rsseg_cli.weights.registry import list_models, read_spec
 

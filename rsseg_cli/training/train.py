@@ -14,14 +14,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from rsseg_cli.crops import (
+from rsseg_cli.data.types import LabelledData, LoadedScene, ScoringProtocol
+from rsseg_cli.errors import DataError, ModelError, UsageError
+from rsseg_cli.evaluation.metrics import confusion_matrix
+from rsseg_cli.training.config import TrainConfig
+from rsseg_cli.training.crops import (
     CropConfig,
     CropDataset,
     EpochSampler,
@@ -29,14 +31,9 @@ from rsseg_cli.crops import (
     crops_in_a_pass,
     draw_training_scenes,
 )
-from rsseg_cli.data.types import LabelledData, LoadedScene, ScoringProtocol
-from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.evaluation.metrics import confusion_matrix
-from rsseg_cli.model_card import model_card
-from rsseg_cli.recipes import Settings, resolve_settings
-from rsseg_cli.train_config import TrainConfig
-from rsseg_cli.train_module import SegmentationModule, TrainingModule, Watch, protocol_scores
-from rsseg_cli.trainer import (
+from rsseg_cli.training.module import SegmentationModule, TrainingModule, Watch, protocol_scores
+from rsseg_cli.training.recipes import resolve_settings
+from rsseg_cli.training.trainer import (
     RunOptions,
     build_trainer,
     checkpoint,
@@ -46,7 +43,7 @@ from rsseg_cli.trainer import (
     out_of_memory_told,
     quiet_libraries,
 )
-from rsseg_cli.weights import ModelSpec, save_model
+from rsseg_cli.weights import ModelSpec
 
 logger = logging.getLogger("rsseg_cli")
 
@@ -363,85 +360,6 @@ def _tell_changes(before: AnySettings, now: AnySettings) -> None:
                 logger.warning(
                     "--resume: %s was %s, is %s now; the result is that of neither", key, old, value
                 )
-
-
-def as_stored(network: nn.Module) -> None:
-    """Round weights to the halves that a model file holds, so that scores are those of the file."""
-    with torch.no_grad():
-        for tensor in network.state_dict().values():
-            if tensor.is_floating_point() and tensor.ndim > 1:
-                tensor.copy_(tensor.half())
-
-
-def finish(
-    network: nn.Module,
-    spec: ModelSpec,
-    settings: Settings,
-    result: TrainResult,
-    test: NDArray[np.integer] | None,
-    output: Path,
-    *,
-    protocol: ScoringProtocol | None = None,
-    found: str = "",
-    command: str = "",
-    overwrite: bool = False,
-) -> ModelSpec:
-    """Write the model file and its card `<output>.md` beside it.
-
-    Args:
-        network: with its best weights.
-        spec: of the network.
-        settings: of the run.
-        result: of `train`.
-        test: confusion matrix of scenes that were never trained on nor chosen by, (N, N) or (N, N + 1).
-        output: model file.
-        protocol: which classes count in the means.
-        found: table of the data, for the card.
-        command: that repeats the run, for the card.
-        overwrite: replace both files.
-
-    Returns:
-        the spec that was saved: with the run's settings and scores.
-    """
-    scores: dict[str, Any] = {
-        "val": {
-            "val_miou": result.score,
-            "epoch": result.epoch,
-            "seconds": result.seconds,
-            "processor_seconds": result.processor_seconds,
-            "steps": result.steps,
-        }
-    }
-    if test is not None:
-        scores["test"] = protocol_scores(test, spec.class_names, protocol or ScoringProtocol())
-        scores["test"]["confusion"] = test.tolist()
-    values = trained_with(settings, result) | {"recipe": settings.recipe}
-    saved = dataclasses.replace(spec, training=values, scores=scores)
-    save_with_card(saved, network, result, output, found=found, command=command, overwrite=overwrite)
-    return saved
-
-
-def trained_with(settings: Any, result: TrainResult) -> dict[str, Any]:
-    """A run's settings, of whatever sections, and what was counted and chosen as it ran."""
-    values = {key: value for part in settings.values().values() for key, value in part.items()}
-    values |= {"crops_per_epoch": result.crops_per_epoch}
-    return values | {"computed_in": result.precision, "computed_on": result.device}
-
-
-def save_with_card(
-    saved: ModelSpec,
-    network: nn.Module,
-    result: TrainResult,
-    output: Path,
-    *,
-    found: str,
-    command: str,
-    overwrite: bool,
-) -> None:
-    """Write the model file, and its card beside it."""
-    save_model(output, network, saved, overwrite=overwrite)
-    card = model_card(saved, history=result.history, found=found, command=command)
-    output.with_suffix(".md").write_text(card, encoding="utf-8")
 
 
 def keep_freed_memory() -> None:

@@ -18,8 +18,8 @@ from rsseg_cli.errors import ModelError
 from rsseg_cli.evaluation.metrics import confusion_matrix, scores_of
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorTrainingOutput
 from rsseg_cli.models.losses import BicorLossWeights, bicor_loss_parts, cross_entropy, dice
-from rsseg_cli.optim import build_optimizer, build_schedule
-from rsseg_cli.train_config import TrainConfig
+from rsseg_cli.training.config import TrainConfig
+from rsseg_cli.training.optim import build_optimizer, build_schedule
 from rsseg_cli.weights import ModelSpec
 
 

@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from rsseg_cli.errors import UsageError
-from rsseg_cli.train_config import TrainConfig
+from rsseg_cli.training.config import TrainConfig
 
 END_SHARE = 0.01  # of the highest rate, where `end_rate` is 0
 
