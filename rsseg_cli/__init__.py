@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from rsseg_cli._version import __version__
+
 __all__ = [
     "PredictConfig",
     "PredictResult",
@@ -19,12 +19,6 @@ __all__ = [
     "to_geodataframe",
     "vectorize",
 ]
-
-# In a checkout `models/` and `weights/` stand beside this package; installed, they are inside it
-# (pyproject.toml, package-dir).
-_CHECKOUT = Path(__file__).resolve().parent.parent
-if not (_CHECKOUT / "rsseg_cli" / "models").exists() and (_CHECKOUT / "models" / "bicor_seg.py").exists():
-    __path__.append(str(_CHECKOUT))
 
 # Read when torch is loaded: its threads sleep where they wait for one another. On cores that other programs
 # keep busy, spinning threads use up the time of the one they wait for.

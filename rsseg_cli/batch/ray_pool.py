@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from rsseg_cli import __version__
+from rsseg_cli._version import __version__
 from rsseg_cli.batch.bands import Band, BandRows, run_band
 from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import SceneOutcome, SceneTask, with_overwrite

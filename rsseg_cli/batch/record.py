@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from rsseg_cli import __version__
+from rsseg_cli._version import __version__
 from rsseg_cli.batch.manifest import Record
 from rsseg_cli.batch.plan import BatchSettings
 from rsseg_cli.batch.scenes import is_remote_scene

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rsseg_cli import __version__
+from rsseg_cli._version import __version__
 from rsseg_cli.errors import RssegError, one_line, redact
 
 FAILED = 1

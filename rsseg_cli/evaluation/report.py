@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rsseg_cli import __version__
+from rsseg_cli._version import __version__
 from rsseg_cli.errors import OutputError
 from rsseg_cli.evaluation.charts import class_name, count_text, score_text
 from rsseg_cli.evaluation.places import Place, read_place, worst_tiles

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from rsseg_cli import __version__
+from rsseg_cli._version import __version__
 from rsseg_cli.inference.engine import choose_device
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement

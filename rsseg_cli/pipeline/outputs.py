@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli import __version__
+from rsseg_cli._version import __version__
 from rsseg_cli.errors import OutputError
 from rsseg_cli.pipeline.checkpoint import WorkFolder
 from rsseg_cli.pipeline.journal import Passed
