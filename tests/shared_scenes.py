@@ -74,3 +74,16 @@ def _polygons(path):
 
     table = geopandas.read_file(path)
     return sorted(table.to_wkb(hex=True).astype(str).itertuples(index=False, name=None))
+
+
+def workers_at(method: str) -> list[int]:
+    """Processes of workers that are running a method of theirs, by the title that Ray gives them."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            title = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if title.startswith(f"ray::RayWorker.{method}".encode()):
+            found.append(int(folder.name))
+    return found

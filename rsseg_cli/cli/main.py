@@ -29,7 +29,7 @@ COMMANDS = {  # where each one lies, in the order in which help lists them
     "eval": "eval:eval_command",
     "vectorize": "vectorize:vectorize_command",
     "demo": "demo:demo_command",
-    "demo-scene": "demo_scene:demo_scene",
+    "demo-scene": "demo:demo_scene",
     "train": "train:app",
     "models": "models:app",
 }

@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-from test_pipeline import Local, trained
+from networks import Local, trained
 from test_resume import found_in
 
 from rsseg_cli import PredictConfig, VectorConfig, predict

@@ -17,8 +17,7 @@ import pyogrio
 import pytest
 import rasterio
 import torch
-from shared_scenes import assert_same, save_models, task_of
-from test_ray import workers_at
+from shared_scenes import assert_same, save_models, task_of, workers_at
 
 from rsseg_cli.batch.ray_cluster import ENVIRONMENT
 from rsseg_cli.batch.ray_engine import RayEngine
@@ -27,7 +26,7 @@ from rsseg_cli.batch.runner import SceneRunner
 pytest.importorskip("ray")
 torch.set_num_threads(1)
 pytestmark = pytest.mark.slow
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

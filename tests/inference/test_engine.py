@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import OneHot, read, trained
 from refiners import NextClass, refiner
 from scipy.ndimage import zoom
-from test_pipeline import OneHot, read, trained
 from torch import nn
 
 from rsseg_cli import predict

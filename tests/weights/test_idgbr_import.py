@@ -14,8 +14,8 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from networks import tiny
 from safetensors.torch import load_file, save_file
-from test_idgbr import tiny
 from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner

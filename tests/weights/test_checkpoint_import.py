@@ -25,7 +25,7 @@ from rsseg_cli.weights.released import read_released
 
 CHANNELS, CLASSES, LAYERS = 32, 4, 2
 WIDTHS = (40, 80, 160, 320)
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 torch.set_num_threads(1)
 
 

@@ -24,7 +24,7 @@ from rsseg_cli.errors import ModelError, SceneError, UsageError
 from rsseg_cli.weights import ModelSpec, TrainedModel
 
 MakeRaster = Callable[..., Path]
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 torch.set_num_threads(1)
 SMALL: dict[str, Any] = {"tile_size": 64, "overlap": 16}
 

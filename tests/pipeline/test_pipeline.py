@@ -8,6 +8,7 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
+from networks import CLASSES, Local, OneHot, one_hot, read, trained
 from pyproj import Geod
 from torch import nn
 
@@ -18,20 +19,7 @@ from rsseg_cli.raster.writer import RasterWriter
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
 
 torch.set_num_threads(1)
-CLASSES = 40
 REACH_PX = 3
-
-
-class OneHot(nn.Module):
-    """Class k where the first band's 8-bit value is k."""
-
-    def __init__(self):
-        super().__init__()
-        self.calls = 0
-
-    def forward(self, pixels):
-        self.calls += len(pixels)
-        return -((pixels[:, :1] * 255 - torch.arange(CLASSES).view(1, -1, 1, 1)) ** 2) * 8
 
 
 class Share(nn.Module):
@@ -40,43 +28,6 @@ class Share(nn.Module):
     def forward(self, pixels):
         second = pixels[:, :1].clamp(1e-4, 1 - 1e-4)
         return torch.cat([(1 - second).log(), second.log()], 1)
-
-
-class Local(nn.Module):
-    """Random convolutions that reach REACH_PX pixels far."""
-
-    def __init__(self, classes=5):
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(1)
-            self.layers = nn.Sequential(
-                nn.Conv2d(3, 8, 3, padding=1),
-                nn.ReLU(),
-                nn.Conv2d(8, 8, 3, padding=1),
-                nn.ReLU(),
-                nn.Conv2d(8, classes, 3, padding=1),
-            )
-        for parameter in self.parameters():
-            parameter.data *= 3
-
-    def forward(self, pixels):
-        return self.layers(pixels)
-
-
-def trained(network, classes, bands=("red", "green", "blue"), **changes):
-    spec = ModelSpec.for_network(classes=[f"class {index}" for index in range(classes)], bands=bands)
-    for name, value in changes.items():
-        object.__setattr__(spec, name, value)
-    return TrainedModel(network, spec)
-
-
-def one_hot():
-    return trained(OneHot(), CLASSES)
-
-
-def read(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
 
 
 def values(shape, seed=0, top=CLASSES):

@@ -26,7 +26,7 @@ from rsseg_cli.models.losses import (
     fisher_discriminative,
 )
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden"
 TINY = {"encoder": "test_efficientnet", "channels": 32}
 LAYER_NAMES = {
     "dict_to_feat": "query",

@@ -18,9 +18,9 @@ import numpy as np
 import pyogrio
 import pytest
 import torch
+from networks import Local, trained
 from refiners import LocalRefiner, refiner
 from scipy import ndimage
-from test_pipeline import Local, trained
 
 from rsseg_cli import RefineConfig, VectorConfig, predict, refine
 from rsseg_cli.cli.main import main
@@ -148,7 +148,7 @@ def processes():
     """Processes that have everything loaded and done nothing: forks of one that used GDAL's threads hang."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["test_resume"])
-    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    paths = [*(str(Path(__file__).parents[k]) for k in range(3)), os.environ.get("PYTHONPATH", "")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(paths))
         multiprocessing.forkserver.ensure_running()

@@ -25,7 +25,7 @@ from rsseg_cli.vector.vectorize import vectorize
 from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LABELS = np.array([[1, 1, 2, 2], [1, 0, 2, 255], [1, 1, 2, 2]], np.uint8)
 
 

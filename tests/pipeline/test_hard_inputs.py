@@ -491,7 +491,7 @@ def test_hard_input_in_a_process_of_its_own(
     make_files(case, tmp_path, model_file)
     before = files_of(tmp_path)
     command = [sys.executable, "-m", "rsseg_cli", *arguments_of(case, model_file)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     check(case, done.returncode, done.stdout, done.stderr, before)
 

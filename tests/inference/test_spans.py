@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from networks import Local, trained
 from refiners import LocalRefiner, refiner
 from scipy import ndimage
-from test_pipeline import Local, trained
 
 from rsseg_cli import PredictConfig, RefineConfig
 from rsseg_cli.inference.engine import Engine, Scaling

@@ -23,7 +23,7 @@ from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--tile-size", "64", "--overlap", "16")
 
 

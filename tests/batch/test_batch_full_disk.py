@@ -6,7 +6,7 @@ import geopandas
 import numpy as np
 import pytest
 import rasterio
-from test_cli_batch import model_file, pixels, run, status_of  # noqa: F401
+from batch_runs import model_file, pixels, run, status_of  # noqa: F401
 from typer.testing import CliRunner
 
 from rsseg_cli.batch.local import LocalEngine
@@ -41,7 +41,7 @@ def fill(folder):
     return folder / "filler"
 
 
-def test_a_scene_that_does_not_fit_fails_alone(make_raster, run, small_disk):  # noqa: F811
+def test_a_scene_that_does_not_fit_fails_alone(make_raster, run, small_disk):
     """With its polygons the one in the middle takes about 1.2 MB, the others 0.3 and 0.4 MB."""
     names = [noise(make_raster, f"{name}.tif", side) for name, side in (("a", 60), ("b", 160), ("c", 70))]
     more = (*names, "--vector", "gpkg")
@@ -82,7 +82,7 @@ class Eater:
             fill(self.disk)
 
 
-def test_on_a_disk_without_a_byte_all_that_fails_is_told(make_raster, model_file, small_disk, tmp_path):  # noqa: F811
+def test_on_a_disk_without_a_byte_all_that_fails_is_told(make_raster, model_file, small_disk, tmp_path):
     scenes = [BatchScene(path=str(make_raster(f"{name}.tif")), stem=name) for name in "abcdef"]
     disk = small_disk(4_000_000)
     config = PredictConfig(tile_size=64, overlap=16)
@@ -105,7 +105,7 @@ def test_on_a_disk_without_a_byte_all_that_fails_is_told(make_raster, model_file
     assert left_in(disk) == [*(f"{name}_tiny.tif" for name in "abcdef"), "manifest.jsonl"]
 
 
-def test_what_cannot_fit_is_refused_scene_by_scene(make_raster, run, small_disk):  # noqa: F811
+def test_what_cannot_fit_is_refused_scene_by_scene(make_raster, run, small_disk):
     names = [noise(make_raster, "a.tif", 60), noise(make_raster, "b.tif", 1200)]
     disk = small_disk(RESERVE_BYTES + 600_000)
     done = run(*names, "-o", disk / "maps", "--co", "COMPRESS=NONE")
@@ -143,7 +143,7 @@ def test_polygons_on_a_disk_that_fills_up(class_map, small_disk, tmp_path, endin
 
 
 @pytest.mark.parametrize("room", [60_000, pytest.param(300_000, marks=pytest.mark.slow)])
-def test_a_map_with_polygons_on_a_disk_that_fills_up(make_raster, run, small_disk, room):  # noqa: F811
+def test_a_map_with_polygons_on_a_disk_that_fills_up(make_raster, run, small_disk, room):
     """The map takes 20 kB, its polygons more than the disk."""
     scene = noise(make_raster, "scene.tif", 200)
     disk = small_disk(room)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from test_cli_batch import model_file, pixels, run  # noqa: F401
+from batch_runs import model_file, pixels, run  # noqa: F401
 
 from rsseg_cli.batch.manifest import read_manifest
 from rsseg_cli.data.synthetic.scene import draw_scene
@@ -52,7 +52,7 @@ def cut(sheet, array, **more):
         pytest.param("mask", marks=pytest.mark.slow),
     ],
 )
-def test_sheets_get_the_pixels_of_the_whole_scene(sheet, drawn, run, kind, make_raster):  # noqa: F811
+def test_sheets_get_the_pixels_of_the_whole_scene(sheet, drawn, run, kind, make_raster):
     array, more = drawn.copy(), {}
     if kind == "value":
         array[:, 40:90, 60:150] = 0
@@ -102,7 +102,7 @@ def test_sheets_get_the_pixels_of_the_whole_scene(sheet, drawn, run, kind, make_
     )  # seams without --mosaic
 
 
-def test_groups_holes_polygons_and_the_manifest(sheet, drawn, run):  # noqa: F811
+def test_groups_holes_polygons_and_the_manifest(sheet, drawn, run):
     names = [*cut(sheet, drawn)][:3]  # an L: its fourth corner is no sheet's
     far = sheet("far.tif", drawn[:, :60, :60], 0, 1000)
     done = run(*names, far, "-o", "maps", "--mosaic", "--vector", "gpkg", "--json")
@@ -136,7 +136,7 @@ def test_groups_holes_polygons_and_the_manifest(sheet, drawn, run):  # noqa: F81
         ({"kind": "value"}, "b.tif: nodata 0.0, a.tif has None"),
     ],
 )
-def test_sheets_that_do_not_fit_are_told(sheet, drawn, run, change, message):  # noqa: F811
+def test_sheets_that_do_not_fit_are_told(sheet, drawn, run, change, message):
     array = drawn[:, :50, :50]
     sheet("a.tif", array)
     array = np.concatenate([array, array[:1]]) if change.pop("bands", 3) == 4 else array
@@ -147,7 +147,7 @@ def test_sheets_that_do_not_fit_are_told(sheet, drawn, run, change, message):  #
     assert [path.name for path in Path("maps").iterdir()] == []
 
 
-def test_a_vrt_alone_stands_for_its_sheets(sheet, drawn, run):  # noqa: F811
+def test_a_vrt_alone_stands_for_its_sheets(sheet, drawn, run):
     import subprocess
 
     names = [*cut(sheet, drawn)]

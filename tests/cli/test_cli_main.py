@@ -19,7 +19,7 @@ from rsseg_cli import __version__
 from rsseg_cli.cli import main
 from rsseg_cli.errors import ModelError, RssegError, UsageError
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "numpy", "rasterio", "geopandas", "timm", "lightning", "PIL", "scipy")
 
 

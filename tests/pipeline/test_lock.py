@@ -49,7 +49,7 @@ def test_the_second_is_told_who_is_at_work_until_the_first_has_ended(folder):
 
 def test_a_lock_ends_with_its_process(folder):
     command = [sys.executable, "-c", HOLD, str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     assert process.stdout.readline() == "held\n"
     with pytest.raises(OutputError, match=f"process {process.pid} on"):
         lock_of(folder).acquire()

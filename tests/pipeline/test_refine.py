@@ -393,7 +393,7 @@ def test_without_crs_a_scene_is_taken_to_be_at_the_models_resolution(make_raster
 
 
 def test_what_cannot_be_refined_is_told_before_anything_is_written(make_raster, make_labels, tmp_path):
-    from test_pipeline import one_hot
+    from networks import one_hot
 
     scene, labels = make_raster(), make_labels(blobs((60, 80)))
     config = RefineConfig(refiner=refiner(NextClass()))

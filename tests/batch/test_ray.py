@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from shared_scenes import SMALL, assert_same, save_models, task_of
+from shared_scenes import SMALL, assert_same, save_models, task_of, workers_at
 
 from rsseg_cli.batch import ray_cluster
 from rsseg_cli.batch.ray_engine import RayEngine, absolute, needed_by
@@ -45,19 +45,6 @@ def cluster():
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     return save_models(tmp_path_factory.mktemp("models"))
-
-
-def workers_at(method: str) -> list[int]:
-    """Processes of workers that are running a method of theirs, by the title that Ray gives them."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            title = (folder / "cmdline").read_bytes()
-        except OSError:
-            continue
-        if title.startswith(f"ray::RayWorker.{method}".encode()):
-            found.append(int(folder.name))
-    return found
 
 
 def kill_one(method: str, killed: list[int], wait_s: float = 300) -> None:

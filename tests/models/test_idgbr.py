@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from networks import TINY, tiny
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -18,29 +19,12 @@ from rsseg_cli.models.idgbr_alignment import DinoAlignment
 from rsseg_cli.models.idgbr_guidance import GuidanceBlock, LabelEmbedding, spread_codes
 from rsseg_cli.weights.released_idgbr import BLOCK_PARTS
 
-GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "idgbr_guidance_block.safetensors"
-TINY: dict[str, Any] = {
-    "classes": 3, "channels": (8, 16, 16), "layers": 1, "heads": 2, "groups": 4,
-    "text_tokens": 3, "text_channels": 12, "codec_channels": (8, 8, 8), "codec_layers": 1, "codec_groups": 4,
-    "latent_scale": 0.5, "guidance_width": 16, "guidance_heads": 2, "grid": 8,
-}  # fmt: skip
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "idgbr_guidance_block.safetensors"
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-def tiny(*, moved: bool = True, **sizes: Any) -> Idgbr:
-    """A tiny network; `moved` as after training, no parameter at zero."""
-    torch.manual_seed(0)
-    network = Idgbr(IdgbrConfig(**{**TINY, **sizes}))
-    network.prompt.normal_()
-    if moved:
-        with torch.no_grad():
-            for parameter in network.guidance.parameters():
-                parameter += 0.1 * torch.randn_like(parameter)
-    return network.eval()
 
 
 def inputs(side: int = 32, classes: int = 3) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,61 +2,21 @@
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 
 import geopandas
 import numpy as np
 import pytest
-import rasterio
 import torch
 from affine import Affine
+from batch_runs import SMALL, model_file, pixels, run, save_tiny, status_of  # noqa: F401
 from shapely import box
-from typer.testing import CliRunner
 
 from rsseg_cli.batch.manifest import read_manifest
 from rsseg_cli.batch.run import locked
-from rsseg_cli.cli.main import app
 from rsseg_cli.cli.progress import rate_text, short_names
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
-from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)
-SMALL = ("--tile-size", "64", "--overlap", "16")
-
-
-def save_tiny(path, seed=0):
-    torch.manual_seed(seed)
-    config = BicorSegConfig(classes=3, encoder="tf_efficientnet_lite0", channels=16)
-    external = ModelSpec.for_network(classes=["roof", "road", "tree"])
-    spec = ModelSpec(name="tiny", architecture="bicor-seg", classes=external.classes, network=asdict(config))
-    return save_model(path, BicorSeg(config), spec, overwrite=True)
-
-
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    return save_tiny(tmp_path_factory.mktemp("model") / "model.safetensors")
-
-
-@pytest.fixture
-def run(model_file, monkeypatch, tmp_path):
-    """run(arguments) in the folder of the scenes."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, stdin=None, model=model_file):
-        given = ["predict", *map(str, arguments), "--model", str(model), *SMALL]
-        return CliRunner().invoke(app, given, input=stdin)
-
-    return call
-
-
-def pixels(path):
-    with rasterio.open(path) as dataset:
-        return dataset.read()
-
-
-def status_of(manifest):
-    return {Path(name).name: record["status"] for name, record in read_manifest(Path(manifest)).items()}
 
 
 def test_scenes_are_mapped_as_one_by_one_and_a_bad_one_fails_alone(make_raster, run):

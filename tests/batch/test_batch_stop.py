@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli_batch import model_file, pixels, run, status_of  # noqa: F401
+from batch_runs import model_file, pixels, run, status_of  # noqa: F401
 
 from rsseg_cli.batch.manifest import read_manifest
 from rsseg_cli.batch.runner import SceneRunner
@@ -19,7 +19,7 @@ from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import OutputError
 from rsseg_cli.pipeline import checkpoint as work_folder
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--tile-size", "64", "--overlap", "16")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
 
@@ -34,7 +34,7 @@ def scenes(make_raster):
 
 
 @pytest.fixture
-def start(model_file, heed_interrupts, tmp_path):  # noqa: F811
+def start(model_file, heed_interrupts, tmp_path):
     started = []
 
     def begin(*arguments):
@@ -79,7 +79,7 @@ def is_begun(name):
     return manifest.exists() and status_of(manifest).get(name) == "started"
 
 
-def test_an_interrupt_tells_how_to_go_on(scenes, start, run):  # noqa: F811
+def test_an_interrupt_tells_how_to_go_on(scenes, start, run):
     process = start(*scenes, "-o", "maps")
     wait_for(lambda: is_begun("s1.tif"), process)
     process.send_signal(signal.SIGINT)
@@ -111,7 +111,7 @@ def is_alive(pid):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_killed_with_its_processes_a_batch_ends_with_the_same_pixels(scenes, start, run):  # noqa: F811
+def test_killed_with_its_processes_a_batch_ends_with_the_same_pixels(scenes, start, run):
     process = start(*scenes, "-o", "maps", "--jobs", "2")
     wait_for(lambda: is_begun("s2.tif"), process)
     workers = children_of(process.pid)
@@ -133,7 +133,7 @@ def test_killed_with_its_processes_a_batch_ends_with_the_same_pixels(scenes, sta
 
 
 @pytest.mark.slow
-def test_an_interrupt_stops_all_processes(scenes, start, run):  # noqa: F811
+def test_an_interrupt_stops_all_processes(scenes, start, run):
     process = start(*scenes, "-o", "maps", "--jobs", "2")
     wait_for(lambda: is_begun("s2.tif") and any(Path("maps").glob(".s[12]*.rsseg/*")), process)
     process.send_signal(signal.SIGTERM)
@@ -147,7 +147,7 @@ def test_an_interrupt_stops_all_processes(scenes, start, run):  # noqa: F811
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError])
-def test_what_is_kept_of_a_scene_is_told(scenes, model_file, tmp_path, monkeypatch, caplog, error):  # noqa: F811
+def test_what_is_kept_of_a_scene_is_told(scenes, model_file, tmp_path, monkeypatch, caplog, error):
     """As for single scenes: of one that was stopped, and of one that failed and may be gone on with."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(work_folder, "CHECKPOINT_S", 0.0)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import rasterio
-from test_pipeline import one_hot
+from networks import one_hot
 from typer.testing import CliRunner
 
 from rsseg_cli import predict
@@ -33,7 +33,7 @@ class Server(NamedTuple):
 def server(tmp_path: Path) -> Iterator[Server]:
     folder, log = tmp_path / "served", tmp_path / "requests.log"
     folder.mkdir()
-    program = [sys.executable, str(Path(__file__).with_name("range_server.py")), str(folder)]
+    program = [sys.executable, str(Path(__file__).parents[1] / "range_server.py"), str(folder)]
     with log.open("w") as lines, subprocess.Popen(program, stdout=lines) as process:
         try:
             while not log.read_text().endswith("\n"):
