@@ -26,23 +26,23 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
-    from rsseg_cli.pipeline.predict import PredictResult, predict
-    from rsseg_cli.pipeline.refine import refine
-    from rsseg_cli.vector.vectorize import VectorResult, to_geodataframe, vectorize
+    from rsseg_cli.pipeline.predict_scene import PredictResult, predict
+    from rsseg_cli.pipeline.refine_scene import refine
+    from rsseg_cli.vector.vectorize_raster import VectorResult, to_geodataframe, vectorize
 
 
 def __getattr__(name: str) -> Any:
     """Load the library's parts on first use, so that `rsseg --help` does not wait for torch."""
     if name in {"predict", "PredictResult"}:
-        from rsseg_cli.pipeline import predict as pipeline
+        from rsseg_cli.pipeline import predict_scene as pipeline
 
         return getattr(pipeline, name)
     if name == "refine":
-        from rsseg_cli.pipeline import refine as refine_scene
+        from rsseg_cli.pipeline import refine_scene as refine_scene
 
         return refine_scene.refine
     if name in {"vectorize", "to_geodataframe", "VectorResult"}:
-        from rsseg_cli.vector import vectorize as vector_file
+        from rsseg_cli.vector import vectorize_raster as vector_file
 
         return getattr(vector_file, name)
     if name in {"PredictConfig", "RefineConfig", "VectorConfig"}:

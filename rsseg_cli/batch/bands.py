@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.pipeline.checkpoint import Extremes, Track
-from rsseg_cli.pipeline.predict import map_rows, plan_of
-from rsseg_cli.pipeline.refine import Windows, refine_pass
+from rsseg_cli.pipeline.predict_scene import map_rows, plan_of
+from rsseg_cli.pipeline.refine_scene import Windows, refine_pass
 
 if TYPE_CHECKING:
     from rsseg_cli.batch.runner import SceneRunner

@@ -12,7 +12,7 @@ from rsseg_cli.errors import RssegError
 from rsseg_cli.raster.gdal import display_name
 
 if TYPE_CHECKING:
-    from rsseg_cli.pipeline.predict import Passes
+    from rsseg_cli.pipeline.predict_scene import Passes
     from rsseg_cli.pipeline.result import PredictResult
     from rsseg_cli.weights.registry import TrainedModel
 from rsseg_cli.batch.task import UNEXPECTED, SceneOutcome, SceneProgress, SceneTask, _log
@@ -87,7 +87,7 @@ class SceneRunner:
         refine: RefineConfig | None,
         progress: SceneProgress | None,
     ) -> PredictResult:
-        from rsseg_cli.pipeline.predict import predict
+        from rsseg_cli.pipeline.predict_scene import predict
 
         more: dict[str, Any] = dict(task.outputs)
         return predict(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rsseg_cli.config import RefineConfig
     from rsseg_cli.data.types import DataConfig, LabelledData
     from rsseg_cli.evaluation.compare import Comparison
-    from rsseg_cli.evaluation.evaluate import Evaluation, SourceDone
+    from rsseg_cli.evaluation.evaluate_model import Evaluation, SourceDone
     from rsseg_cli.evaluation.scoring import ScoreConfig
     from rsseg_cli.weights.registry import TrainedModel
 
@@ -196,7 +196,7 @@ class _Run:
         The first one's maps are refined where that is asked for; then a single model stands against itself.
         """
         from rsseg_cli.data.datasets import open_data
-        from rsseg_cli.evaluation.evaluate import check_classes, score_config, sources_of, with_colours
+        from rsseg_cli.evaluation.evaluate_model import check_classes, score_config, sources_of, with_colours
         from rsseg_cli.weights.registry import load_model, read_spec
 
         specs = [read_spec(name) for name in models]
@@ -223,7 +223,7 @@ class _Run:
 
     def results(self) -> list[Evaluation]:
         """Of each model; pictures of the first alone."""
-        from rsseg_cli.evaluation.evaluate import evaluate
+        from rsseg_cli.evaluation.evaluate_model import evaluate
 
         return [
             evaluate(

@@ -119,8 +119,8 @@ def train_bicor_seg(
 
     from rsseg_cli.config import PredictConfig
     from rsseg_cli.data.datasets import found_table, open_data
-    from rsseg_cli.evaluation.evaluate import evaluate
-    from rsseg_cli.training import train as training
+    from rsseg_cli.evaluation.evaluate_model import evaluate
+    from rsseg_cli.training import train_model as training
     from rsseg_cli.training.recipes import resolve_settings
     from rsseg_cli.training.start import build_network, describe_model
     from rsseg_cli.training.trainer import RunOptions, environment_rank

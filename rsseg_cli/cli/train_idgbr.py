@@ -255,7 +255,7 @@ def train_idgbr(
     from rsseg_cli.data.datasets import found_table, open_data
     from rsseg_cli.training import recipes as refiner_settings
     from rsseg_cli.training import refiner_train as refiners
-    from rsseg_cli.training import train as training
+    from rsseg_cli.training import train_model as training
     from rsseg_cli.training.coarse_maps import CoarseMaker, coarse_sources
     from rsseg_cli.training.refiner_start import build_refiner, describe_refiner
     from rsseg_cli.training.trainer import RunOptions, environment_rank

@@ -19,7 +19,7 @@ from torch import nn
 from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.training.module import protocol_scores
 from rsseg_cli.training.recipes import Settings
-from rsseg_cli.training.train import TrainResult
+from rsseg_cli.training.train_model import TrainResult
 from rsseg_cli.weights import ModelSpec, save_model
 
 

@@ -24,7 +24,7 @@ from rsseg_cli.training.recipes import RefinerSettings, resolve_refiner_settings
 from rsseg_cli.training.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
 from rsseg_cli.training.refiner_module import CodecModule, RefinerModule
 from rsseg_cli.training.refiner_start import build_alignment
-from rsseg_cli.training.train import TrainResult, crop_config, fit, load_training_scenes, save_settings
+from rsseg_cli.training.train_model import TrainResult, crop_config, fit, load_training_scenes, save_settings
 from rsseg_cli.training.trainer import RunOptions, environment_rank
 from rsseg_cli.weights import ModelSpec
 

@@ -21,7 +21,7 @@ import rsseg_cli
 from rsseg_cli.cli.main import app
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
-from rsseg_cli.vector.vectorize import vectorize
+from rsseg_cli.vector.vectorize_raster import vectorize
 from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)

@@ -14,9 +14,9 @@ from rsseg_cli.data.datasets import LabelledScene
 from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.data.types import LabelledData, ScoringProtocol
 from rsseg_cli.errors import DataError
-from rsseg_cli.evaluation.evaluate import evaluate, score_config
+from rsseg_cli.evaluation.evaluate_model import evaluate, score_config
 from rsseg_cli.evaluation.scoring import Scorer
-from rsseg_cli.pipeline.predict import predict
+from rsseg_cli.pipeline.predict_scene import predict
 from rsseg_cli.weights.registry import TrainedModel
 from rsseg_cli.weights.spec import ModelSpec, class_specs
 

@@ -15,8 +15,8 @@ from rsseg_cli.inference.passes import span_of
 from rsseg_cli.inference.tiling import plan
 from rsseg_cli.pipeline.checkpoint import Track
 from rsseg_cli.pipeline.job import prepare
-from rsseg_cli.pipeline.predict import map_rows, plan_of
-from rsseg_cli.pipeline.refine import plan_windows, refine_pass
+from rsseg_cli.pipeline.predict_scene import map_rows, plan_of
+from rsseg_cli.pipeline.refine_scene import plan_windows, refine_pass
 from rsseg_cli.pipeline.refinement import prepare as prepare_refinement
 
 torch.set_num_threads(1)

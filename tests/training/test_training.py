@@ -20,7 +20,7 @@ from rsseg_cli.cli.train import app
 from rsseg_cli.data.types import LoadedScene, ScoringProtocol
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
-from rsseg_cli.training import train as training
+from rsseg_cli.training import train_model as training
 from rsseg_cli.training.config import NetworkSettings, TrainConfig
 from rsseg_cli.training.module import SegmentationModule, protocol_scores
 from rsseg_cli.training.recipes import RECIPES, resolve_settings

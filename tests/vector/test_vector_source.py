@@ -8,7 +8,7 @@ from rsseg_cli.config import VectorConfig
 from rsseg_cli.errors import DataError, OutputError
 from rsseg_cli.vector import source as vector_source
 from rsseg_cli.vector.task import make_task
-from rsseg_cli.vector.vectorize import vectorize
+from rsseg_cli.vector.vectorize_raster import vectorize
 
 HEIGHT, WIDTH, TILE = 100, 1100, 32
 

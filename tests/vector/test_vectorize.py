@@ -32,7 +32,7 @@ from rsseg_cli.vector.simplify import StoredBoundaries, simplify_part
 from rsseg_cli.vector.spill import in_file
 from rsseg_cli.vector.survey import FINE, SurveyPlan, survey_block
 from rsseg_cli.vector.task import make_task
-from rsseg_cli.vector.vectorize import to_geodataframe, vectorize
+from rsseg_cli.vector.vectorize_raster import to_geodataframe, vectorize
 
 NODATA = 255
 UTM = "EPSG:32633"

@@ -26,7 +26,7 @@ from rsseg_cli.pipeline.job import Job, prepare
 from rsseg_cli.pipeline.merge import COARSE, CoarseFile, Write
 from rsseg_cli.pipeline.outputs import ROWS, Target
 from rsseg_cli.pipeline.publication import earlier_result, finish_publication, stand, tagged
-from rsseg_cli.pipeline.refine import Windows, plan_windows, refine_pass, refined_cuts, refined_of
+from rsseg_cli.pipeline.refine_scene import Windows, plan_windows, refine_pass, refined_cuts, refined_of
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement, prepare_for_job
 from rsseg_cli.pipeline.result import AreaCounter, PredictResult, Refined
 from rsseg_cli.raster import SceneInfo
