@@ -49,7 +49,7 @@ class Import(NamedTuple):
 
 
 def source_files() -> list[Path]:
-    """Files of the package; `rsseg_cli/models` and `rsseg_cli/weights` are links to the top of the repository."""
+    """Files of the package, each once: its `models` and `weights` are links to the top of the repository."""
     linked = ("models", "weights")
     own = (
         path for path in (ROOT / "rsseg_cli").rglob("*.py") if path.relative_to(ROOT).parts[1] not in linked
