@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from rsseg_cli.weights import TrainedModel
 
 MIN_TILE_ROWS = 16  # of a band where the scene has enough of them: one or two are run again for each band
-AHEAD = 2  # bands beside one a worker that may be under way or wait to be written
-BYTES_UNDER_WAY = 4 << 30  # of finished rows, before they are packed, in all bands under way
+PREFETCH_BANDS = 2  # bands beside one a worker that may be under way or wait to be written
+MAX_PENDING_BYTES = 4 << 30  # of finished rows, before they are packed, in all bands under way
 PACKING = 1  # zlib's level: 200 MB/s a core, and class rows become 10 to 50 times smaller
 
 
@@ -112,7 +112,7 @@ class SharedPasses:
     """The passes over a scene by the workers of a pool; see `pipeline.Passes`.
 
     Bands are written in their order. So many are under way that every worker has one, and fewer where their
-    rows would take more than BYTES_UNDER_WAY.
+    rows would take more than MAX_PENDING_BYTES.
 
     Args:
         task: the scene.
@@ -180,13 +180,13 @@ class SharedPasses:
         Args:
             row_bytes: of the finished rows of a tile row.
         """
-        under_way = max(1, min(self._pool.workers + AHEAD, BYTES_UNDER_WAY // row_bytes))
-        most = max(1, BYTES_UNDER_WAY // row_bytes // under_way)
-        spans = iter(share_out(band.first, len(rows), self._pool.workers, most))
+        pending = max(1, min(self._pool.workers + PREFETCH_BANDS, MAX_PENDING_BYTES // row_bytes))
+        most = max(1, MAX_PENDING_BYTES // row_bytes // pending)
+        spans = iter(split_rows(band.first, len(rows), self._pool.workers, most))
         waiting: deque[tuple[int, Future[BandRows]]] = deque()
         try:
             while True:
-                while len(waiting) < under_way and (span := next(spans, None)) is not None:
+                while len(waiting) < pending and (span := next(spans, None)) is not None:
                     part = replace(band, first=span[0], end=span[1])
                     waiting.append((span[1], self._pool.submit_band(part)))
                 if not waiting:
@@ -199,7 +199,7 @@ class SharedPasses:
                 future.cancel()
 
 
-def share_out(first: int, end: int, workers: int, most: int) -> list[tuple[int, int]]:
+def split_rows(first: int, end: int, workers: int, most: int) -> list[tuple[int, int]]:
     """Tile rows in bands of nearly the same size.
 
     As many for each worker, of at least MIN_TILE_ROWS where there are enough; none above `most`.

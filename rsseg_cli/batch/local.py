@@ -15,7 +15,7 @@ from multiprocessing import connection
 from typing import Any
 
 from rsseg_cli.batch.runner import SceneRunner
-from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, on_device
+from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, with_device
 from rsseg_cli.errors import RssegError
 
 ENDED = "ProcessEnded"  # kind of the error of a scene whose process was ended from outside
@@ -74,7 +74,7 @@ class Process:
             progress(*told)
         return None
 
-    def tell_to_stop(self) -> None:
+    def request_stop(self) -> None:
         """A task under way stops cleanly."""
         if self._process is None:
             return
@@ -88,7 +88,7 @@ class Process:
         if self._process is None:
             return
         until = time.monotonic() + STOP_S
-        self._hear_out(until)
+        self._drain(until)
         self._process.join(max(1.0, until - time.monotonic()))
         if self._process.is_alive():
             self._process.kill()
@@ -96,7 +96,7 @@ class Process:
         self._pipe.close()
         self._process.close()
 
-    def _hear_out(self, until: float) -> None:
+    def _drain(self, until: float) -> None:
         """Take what it still tells, until it ends: it could not end while its pipe is full."""
         with suppress(EOFError, OSError):
             while not self._pipe.closed and self._pipe.poll(max(0.0, until - time.monotonic())):
@@ -148,7 +148,7 @@ def _interrupts_ignored() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-class _Teller(logging.Handler):
+class PipeLogHandler(logging.Handler):
     """Sends messages to the parent, which prints them."""
 
     def __init__(self, pipe: Any) -> None:
@@ -165,7 +165,7 @@ def _work(pipe: Any, threads: int, device: str, level: int) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the scene under way cleanly
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     logger = logging.getLogger("rsseg_cli")
-    logger.handlers[:], logger.propagate = [_Teller(pipe)], False
+    logger.handlers[:], logger.propagate = [PipeLogHandler(pipe)], False
     logger.setLevel(level)
     try:
         import torch
@@ -214,7 +214,7 @@ class LocalEngine:
         first = next(rest, None)
         if first is None:
             return
-        places = places_for(first.config.device, self._jobs)
+        places = devices_for(first.config.device, self._jobs)
         if len(places) > 1:
             yield from _in_processes(first, rest, places, progress)
             return
@@ -224,7 +224,7 @@ class LocalEngine:
             yield runner.run(task, progress)
 
 
-def places_for(device: str, jobs: int | None) -> list[str]:
+def devices_for(device: str, jobs: int | None) -> list[str]:
     """The device of each process.
 
     Raises:
@@ -266,7 +266,7 @@ def _in_processes(
             if task is None:
                 break
             processes.append(Process(threads, place))
-            processes[-1].give(_beside_others(on_device(task, place)))
+            processes[-1].give(_with_one_job(with_device(task, place)))
         while busy := [process for process in processes if process.task is not None]:
             for process in wait_for(busy):
                 task = process.task
@@ -275,24 +275,24 @@ def _in_processes(
                     continue
                 if outcome.error_kind == ENDED and task.index not in tried:
                     tried.add(task.index)
-                    process.give(_once_more(task))
+                    process.give(_retry_of(task))
                     continue
                 yield outcome
                 following = next(rest, None)
                 if following is not None:
-                    process.give(_beside_others(on_device(following, task.config.device)))
+                    process.give(_with_one_job(with_device(following, task.config.device)))
     finally:
         for process in processes:
-            process.tell_to_stop()
+            process.request_stop()
         for process in processes:
             process.join()
 
 
-def _beside_others(task: SceneTask) -> SceneTask:
+def _with_one_job(task: SceneTask) -> SceneTask:
     """Polygons in the process itself: it may not start others, and other scenes keep the cores busy."""
     return replace(task, vector=replace(task.vector, jobs=1))
 
 
-def _once_more(task: SceneTask) -> SceneTask:
+def _retry_of(task: SceneTask) -> SceneTask:
     """From where the process ended; it may have published outputs that it did not tell of."""
     return replace(task, resume=True, config=replace(task.config, overwrite=True))

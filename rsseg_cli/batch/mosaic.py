@@ -43,7 +43,7 @@ def plan_mosaics(scenes: Sequence[BatchScene], settings: BatchSettings, model_na
     """
     infos = [inspect(scene.path) for scene in scenes]
     for info in infos:
-        _check_alike(info, infos[0])
+        _check_compatible(info, infos[0])
     places = [_place(info, infos[0]) for info in infos]
     suffix = f"_{model_name}" if settings.suffix is None else settings.suffix
     tasks: list[SceneTask] = []
@@ -71,7 +71,7 @@ def _task(settings: BatchSettings, scene: str, outputs: dict[str, Path]) -> Scen
     )
 
 
-def _check_alike(info: SceneInfo, first: SceneInfo) -> None:
+def _check_compatible(info: SceneInfo, first: SceneInfo) -> None:
     """Refuse a sheet that a VRT could not join to the first."""
     own, other = info.grid, first.grid
     unlike = [
@@ -224,7 +224,7 @@ def map_sheets(
         seconds=time.monotonic() - start,
         pixels=sum(result.pixels for result in results),
         valid_pixels=sum(result.valid_pixels for result in results),
-        classes=_together(results),
+        classes=_sum_classes(results),
         notes=tuple(told["notes"]),
         refined=Refined(**told["refined"]) if told["refined"] else None,
     ), results
@@ -318,7 +318,7 @@ def _write_part(
             writer.commit()
 
 
-def _together(results: Sequence[PredictResult]) -> dict[str, ClassArea]:
+def _sum_classes(results: Sequence[PredictResult]) -> dict[str, ClassArea]:
     """Classes of all sheets; what two of them cover counts twice."""
     valid = max(1, sum(result.valid_pixels for result in results))
     classes = {}

@@ -21,7 +21,9 @@ import filelock
 from rsseg_cli.errors import UsageError
 
 CONNECT_S = 5.0
-STARTS = 3  # tries: Ray gives its own processes 15 s, which is not much on a busy machine (ray issue 65983)
+MAX_STARTS = (
+    3  # tries: Ray gives its own processes 15 s, which is not much on a busy machine (ray issue 65983)
+)
 STORE_BYTES = 1 << 30  # of shared memory for finished rows, of a cluster of our own
 FOLDER = "rsseg-ray-"
 LOCK = "run.lock"  # held while the cluster of a folder lives
@@ -93,7 +95,7 @@ def connected(address: str | None, workers: int | None) -> Iterator[Any]:
 
 
 def _start(ray: Any, folder: Path, workers: int | None) -> None:
-    for start in range(STARTS):
+    for start in range(MAX_STARTS):
         try:
             ray.init(
                 address="local",
@@ -106,7 +108,7 @@ def _start(ray: Any, folder: Path, workers: int | None) -> None:
             return
         except Exception as err:  # the class that Ray raises where its processes do not start
             ray.shutdown()
-            if start + 1 == STARTS:
+            if start + 1 == MAX_STARTS:
                 raise UsageError(f"--engine ray: no cluster can be started on this machine ({err})") from err
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from rsseg_cli import errors
 from rsseg_cli.batch.bands import Band, BandRows, SharedPasses
-from rsseg_cli.batch.ray_cluster import connected
+from rsseg_cli.batch.ray_cluster import connected, ray_module
 from rsseg_cli.batch.ray_pool import RayPool
 from rsseg_cli.batch.runner import SceneRunner
-from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, on_device
+from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, with_device
 from rsseg_cli.errors import RssegError, SceneError, UsageError
 from rsseg_cli.inference.passes import Progress
 from rsseg_cli.pipeline.result import PredictResult
@@ -45,12 +45,13 @@ class RayEngine:
         address: str | None = None,
         workers: int | None = None,
         device: str = "auto",
-        split_px: int = SPLIT_PX,
+        split_px: int | None = None,
     ) -> None:
+        ray_module()
         if device not in DEVICES:
             raise UsageError(f"--device {device}: with --engine ray it is one of {', '.join(DEVICES)}")
         self._address, self._workers, self._device = address, workers or None, device
-        self._split_px = split_px
+        self._split_px = SPLIT_PX if split_px is None else split_px
 
     def run(
         self, tasks: Iterable[SceneTask], progress: SceneProgress | None = None
@@ -99,16 +100,16 @@ class _Dispatch:
         task = absolute(task)
         if _size_px(task) <= self._split_px:
             polygons = replace(task.vector, jobs=task.vector.jobs or 1)  # beside other workers
-            return self._pool.submit_scene(replace(task, vector=polygons), needed_by(task))
-        return self._writer.submit(self._share_out, task)
+            return self._pool.submit_scene(replace(task, vector=polygons), files_of(task))
+        return self._writer.submit(self._split, task)
 
-    def _share_out(self, task: SceneTask) -> SceneOutcome:
-        passes = SharedPasses(_Needing(self._pool, needed_by(task)), task)
+    def _split(self, task: SceneTask) -> SceneOutcome:
+        passes = SharedPasses(_PoolForScene(self._pool, files_of(task)), task)
         runner = SceneRunner(lambda _: passes)
-        return runner.run(on_device(task, "cpu"), self._progress)  # no network runs in this process
+        return runner.run(with_device(task, "cpu"), self._progress)  # no network runs in this process
 
 
-class _Needing:
+class _PoolForScene:
     """A pool for the bands of a scene that needs certain files."""
 
     def __init__(self, pool: RayPool, needed: tuple[str, ...]) -> None:
@@ -122,14 +123,14 @@ class _Needing:
 def _outcomes(tasks: Iterable[SceneTask], dispatch: _Dispatch, workers: int) -> Iterator[SceneOutcome]:
     """In the order in which they come; one task a worker waits beside those under way."""
     waiting = iter(tasks)
-    under_way: dict[Future[SceneOutcome], SceneTask] = {}
+    pending: dict[Future[SceneOutcome], SceneTask] = {}
     while True:
-        while len(under_way) < 2 * workers and (task := next(waiting, None)) is not None:
-            under_way[dispatch.start(task)] = task
-        if not under_way:
+        while len(pending) < 2 * workers and (task := next(waiting, None)) is not None:
+            pending[dispatch.start(task)] = task
+        if not pending:
             return
-        for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-            yield _outcome(under_way.pop(future), future)
+        for future in wait(pending, return_when=FIRST_COMPLETED).done:
+            yield _outcome(pending.pop(future), future)
 
 
 def _outcome(task: SceneTask, future: Future[SceneOutcome]) -> SceneOutcome:
@@ -158,7 +159,7 @@ def absolute(task: SceneTask) -> SceneTask:
     )
 
 
-def needed_by(task: SceneTask) -> tuple[str, ...]:
+def files_of(task: SceneTask) -> tuple[str, ...]:
     """Files and folders of a task that this process sees, and every worker must see too."""
     paths = [task.scene, task.model, *(str(path.parent) for path in task.outputs.values())]
     if task.config.aoi is not None:

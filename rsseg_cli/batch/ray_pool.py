@@ -23,7 +23,7 @@ from rsseg_cli.errors import RssegError, SceneError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class WorkerInfo:
     """Where a worker runs.
 
     Attributes:
@@ -46,10 +46,10 @@ class RayWorker:
         self._runner = SceneRunner()
         self._again = False
 
-    def hello(self) -> Place:
+    def hello(self) -> WorkerInfo:
         """Say where this is."""
         node = _context().get_node_id()
-        return Place(host=socket.gethostname(), node=node, pid=os.getpid(), version=__version__)
+        return WorkerInfo(host=socket.gethostname(), node=node, pid=os.getpid(), version=__version__)
 
     def scene(self, task: SceneTask, needed: Sequence[str]) -> SceneOutcome | RssegError:
         """Map a scene. A worker in place of one that died goes on where that one was.
@@ -58,7 +58,7 @@ class RayWorker:
             needed: files and folders that the sender sees.
         """
         try:
-            _check_seen(needed)
+            _check_visible(needed)
         except SceneError as err:
             return SceneOutcome(index=task.index, error=str(err), error_kind=type(err).__name__)
         if not self._again and _context().was_current_actor_reconstructed:
@@ -73,7 +73,7 @@ class RayWorker:
         """Run a part of a scene."""
         self._again = True
         try:
-            _check_seen(needed)
+            _check_visible(needed)
             return run_band(band, self._runner)
         except RssegError as err:
             return err
@@ -85,7 +85,7 @@ def _context() -> Any:
     return ray.get_runtime_context()
 
 
-def _check_seen(needed: Sequence[str]) -> None:
+def _check_visible(needed: Sequence[str]) -> None:
     for path in needed:
         if not Path(path).exists():
             raise SceneError(
@@ -94,9 +94,9 @@ def _check_seen(needed: Sequence[str]) -> None:
             )
 
 
-RETRIES = 1  # by Ray, of work whose worker died, in the worker's place
-MOVES = 2  # to other workers, where that did not help; what kills all of these would kill more
-STARTS = 3  # of a worker one after another, before it is taken that none can start
+MAX_RETRIES = 1  # by Ray, of work whose worker died, in the worker's place
+MAX_MOVES = 2  # to other workers, where that did not help; what kills all of these would kill more
+MAX_STARTS = 3  # of a worker one after another, before it is taken that none can start
 POLL_S = 0.5
 NODE_POLL_S = 10.0
 _log = logging.getLogger("rsseg_cli")
@@ -139,7 +139,7 @@ class RayPool:
         self.workers = workers
         self._ray = ray
         self._actor_class = ray.remote(RayWorker).options(
-            num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES
+            num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=MAX_RETRIES
         )
         self._work: queue.Queue[_Work] = queue.Queue()
         self._open: set[Future[Any]] = set()
@@ -206,7 +206,7 @@ class RayPool:
                 continue
             except BaseException as err:
                 starts += 1
-                if starts < STARTS and isinstance(err, self._ray.exceptions.RayActorError):
+                if starts < MAX_STARTS and isinstance(err, self._ray.exceptions.RayActorError):
                     continue
                 if not self._stop.is_set():
                     self._fail(_unstarted(err))
@@ -215,7 +215,7 @@ class RayPool:
                 if actor is not None:
                     self._kill(actor)
 
-    def _serve_with(self, actor: Any, place: Place) -> None:
+    def _serve_with(self, actor: Any, place: WorkerInfo) -> None:
         while True:
             work = self._next()
             try:
@@ -241,7 +241,7 @@ class RayPool:
                 return work
         raise _Stopped
 
-    def _wait(self, reference: Any, place: Place | None) -> Any:
+    def _wait(self, reference: Any, place: WorkerInfo | None) -> Any:
         """The answer of a worker at `place`, None where that is not known yet."""
         asked = time.monotonic()
         while not self._stop.is_set():
@@ -254,9 +254,9 @@ class RayPool:
                     raise _Lost
         raise _Stopped
 
-    def _move(self, work: _Work, place: Place) -> None:
+    def _move(self, work: _Work, place: WorkerInfo) -> None:
         work.moves += 1
-        if work.moves > MOVES:
+        if work.moves > MAX_MOVES:
             work.future.set_exception(_died(work, place))
             return
         if isinstance(work.payload, SceneTask):  # it may have published outputs that it did not tell of
@@ -271,14 +271,14 @@ class RayPool:
             _log.debug("a worker could not be ended: %s", err)
 
 
-def _check_version(place: Place) -> None:
+def _check_version(place: WorkerInfo) -> None:
     if place.version != __version__:
         raise UsageError(
             f"{place.host}: has rsseg {place.version}, this machine {__version__}; they must be the same"
         )
 
 
-def _died(work: _Work, place: Place) -> SceneError:
+def _died(work: _Work, place: WorkerInfo) -> SceneError:
     return SceneError(
         f"{work.what}: workers died on it again and again, last on {place.host}. Is there enough "
         "memory? Fewer workers (--jobs) or a smaller --tile-size need less"

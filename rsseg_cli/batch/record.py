@@ -18,11 +18,14 @@ from rsseg_cli.raster.gdal import display_name
 from rsseg_cli.weights.registry import file_sha256, model_file, read_spec
 
 # settings that do not show in the outputs, and the refiner, which is kept by its own
-UNIMPORTANT = {"device", "batch_size", "overwrite", "readers", "jobs", "block_rows", "refiner"}
-GO_ON = {"started": "not finished", "failed": "failed before"}  # why a scene is gone on with, not begun anew
+NOT_IN_OUTPUTS = {"device", "batch_size", "overwrite", "readers", "jobs", "block_rows", "refiner"}
+RESUMABLE = {
+    "started": "not finished",
+    "failed": "failed before",
+}  # why a scene is gone on with, not begun anew
 
 
-def made_by(settings: BatchSettings) -> Record:
+def provenance_of(settings: BatchSettings) -> Record:
     """Program, model, refiner and settings, the same for all scenes."""
     refiner = None
     if settings.refine is not None:
@@ -50,7 +53,7 @@ def made_by(settings: BatchSettings) -> Record:
 def _plain(config: Any) -> dict[str, Any]:
     """Fields that show in the outputs, as they come back from JSON."""
     fields = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    kept = {name: value for name, value in fields.items() if name not in UNIMPORTANT}
+    kept = {name: value for name, value in fields.items() if name not in NOT_IN_OUTPUTS}
     plain: dict[str, Any] = json.loads(json.dumps(kept, default=str, sort_keys=True))
     return plain
 
@@ -116,7 +119,7 @@ def _size(path: str) -> int | None:
         return None
 
 
-def what_changed(planned: Record, found: Record | None) -> str:
+def reason_to_run(planned: Record, found: Record | None) -> str:
     """Why a task must be done, in a word or two; "" where it is done, or outside the area, and nothing has
     changed since."""
     if found is None:
@@ -137,7 +140,7 @@ def what_changed(planned: Record, found: Record | None) -> str:
     if found["status"] == "skipped":
         return ""
     if found["status"] != "done":
-        return GO_ON[found["status"]]
+        return RESUMABLE[found["status"]]
     return "output missing or changed" if any(_lost(own, other) for own, other in pairs) else ""
 
 

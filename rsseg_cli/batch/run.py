@@ -21,7 +21,7 @@ from rsseg_cli.batch.plan import (
     make_folders,
     plan_tasks,
 )
-from rsseg_cli.batch.record import GO_ON, made_by, record_of, what_changed, with_sizes
+from rsseg_cli.batch.record import RESUMABLE, provenance_of, reason_to_run, record_of, with_sizes
 from rsseg_cli.batch.scenes import BatchScene
 from rsseg_cli.batch.task import Engine, SceneOutcome, SceneTask, with_overwrite
 from rsseg_cli.errors import OutputError, OutsideError
@@ -29,7 +29,14 @@ from rsseg_cli.pipeline.workdir import OutputLock
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 BEFORE, EXISTING, OUTSIDE = "done before", "already there", "outside the area"  # why a scene is skipped
-TOLD = ("seconds", "pixels", "valid_pixels", "classes", "notes", "refined")  # of a result, in the manifest
+RESULT_FIELDS = (
+    "seconds",
+    "pixels",
+    "valid_pixels",
+    "classes",
+    "notes",
+    "refined",
+)  # of a result, in the manifest
 _log = logging.getLogger("rsseg_cli")
 
 
@@ -41,7 +48,7 @@ class SceneReport:
         scene: absolute path, or address without credentials; of a mosaic that of its VRT.
         status: DONE, FAILED, or SKIPPED.
         reason: of a scene that was skipped: BEFORE, EXISTING or OUTSIDE.
-        told: the result in types that JSON has, as `PredictResult.as_dict` has it; {} where it is not known.
+        details: `PredictResult.as_dict`; {} if unknown.
         error: "" where it did not fail.
         error_kind: name of the error's class.
         sheets: of a mosaic, the same of its sheets, with their scenes.
@@ -50,7 +57,7 @@ class SceneReport:
     scene: str
     status: str
     reason: str = ""
-    told: dict[str, Any] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     error_kind: str = ""
     sheets: tuple[dict[str, Any], ...] = ()
@@ -60,7 +67,7 @@ class SceneReport:
         more = {"error": self.error, "error_kind": self.error_kind} if self.status == FAILED else {}
         more |= {"reason": self.reason} if self.reason else {}
         sheets = {"sheets": list(self.sheets)} if self.sheets else {}
-        return {"input": self.scene, "status": self.status, **self.told, **more, **sheets}
+        return {"input": self.scene, "status": self.status, **self.details, **more, **sheets}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,21 +97,24 @@ class BatchResult:
         }
 
 
-class Watch(Protocol):
+class BatchCallback(Protocol):
     """Is told how a batch goes."""
 
-    def begin(self, scenes: Mapping[int, str], skipped: int) -> None:
+    def on_start(self, scenes: Mapping[int, str], skipped: int) -> None:
         """Work starts on these, by the tasks' indices; so many more were done before."""
 
-    def tiles(self, task: int, done: int, total: int) -> None:
+    def on_tiles(self, task: int, done: int, total: int) -> None:
         """Of a task that is under way."""
 
-    def finished(self, task: int, report: SceneReport) -> None:
+    def on_scene_end(self, task: int, report: SceneReport) -> None:
         """A task has come to its end."""
 
 
 def run_batch(
-    scenes: Sequence[BatchScene], settings: BatchSettings, engine: Engine, watch: Watch | None = None
+    scenes: Sequence[BatchScene],
+    settings: BatchSettings,
+    engine: Engine,
+    callback: BatchCallback | None = None,
 ) -> BatchResult:
     """Map many scenes. One that fails is recorded, and the others go on.
 
@@ -129,9 +139,9 @@ def run_batch(
         tasks = plan_tasks(scenes, settings, model_name)
     path = settings.manifest_path
     with locked(path), Manifest(path) as manifest:
-        reports = _Batch(tasks, settings, manifest).run(engine, watch)
+        reports = _Batch(tasks, settings, manifest).run(engine, callback)
     if reports and all(report.reason == OUTSIDE for report in reports):
-        told = [str(note) for note in reports[0].told.get("notes", ())]
+        told = [str(note) for note in reports[0].details.get("notes", ())]
         raise OutsideError("; ".join([*told, f"all {len(reports)} scenes lie outside"]))
     return BatchResult(manifest=path, reports=reports, seconds=time.monotonic() - start)
 
@@ -157,12 +167,12 @@ class _Batch:
     """Tasks between the manifest and an engine."""
 
     def __init__(self, tasks: Sequence[SceneTask], settings: BatchSettings, manifest: Manifest) -> None:
-        shared = made_by(settings)
+        shared = provenance_of(settings)
         self._manifest = manifest
         self._records = {task.index: record_of(task, shared) for task in tasks}
         found = {index: manifest.records.get(record["input"]) for index, record in self._records.items()}
         self._reports: dict[int, SceneReport] = {}
-        self._gone_on: set[int] = set()
+        self._resumed: set[int] = set()
         if settings.resume:
             self._resume(found)
         if settings.skip_existing:
@@ -176,7 +186,7 @@ class _Batch:
         check_existing(todo, known)
         make_folders(todo)
         self._todo = [
-            with_overwrite(task, resume=task.index in self._gone_on) if task.index in known else task
+            with_overwrite(task, resume=task.index in self._resumed) if task.index in known else task
             for task in todo
         ]
 
@@ -185,13 +195,13 @@ class _Batch:
         reasons: Counter[str] = Counter()
         for index, record in self._records.items():
             earlier = found[index]
-            reason = what_changed(record, earlier)
+            reason = reason_to_run(record, earlier)
             if reason or earlier is None:
                 reasons[reason] += 1
-                if reason in GO_ON.values():
-                    self._gone_on.add(index)
+                if reason in RESUMABLE.values():
+                    self._resumed.add(index)
             else:
-                self._reports[index] = _told_before(earlier)
+                self._reports[index] = _earlier_report(earlier)
         shown = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
         _log.info("%d of %d done before; to do: %s", len(self._reports), len(found), shown or "none")
 
@@ -201,30 +211,32 @@ class _Batch:
                 scene = self._records[task.index]["input"]
                 paths = {kind: str(path) for kind, path in task.outputs.items() if kind not in task.work}
                 self._reports[task.index] = SceneReport(
-                    scene=scene, status=SKIPPED, reason=EXISTING, told={"paths": paths}
+                    scene=scene, status=SKIPPED, reason=EXISTING, details={"paths": paths}
                 )
 
-    def run(self, engine: Engine, watch: Watch | None) -> tuple[SceneReport, ...]:
+    def run(self, engine: Engine, callback: BatchCallback | None) -> tuple[SceneReport, ...]:
         """Have the engine do what is to be done.
 
         Returns:
             of all scenes, in their order.
         """
-        if watch is not None:
+        if callback is not None:
             scenes = {task.index: self._records[task.index]["input"] for task in self._todo}
-            watch.begin(scenes, len(self._reports))
+            callback.on_start(scenes, len(self._reports))
         if self._todo:
-            with closing(self._outcomes(engine, watch)) as outcomes:
+            with closing(self._outcomes(engine, callback)) as outcomes:
                 for outcome in outcomes:
                     report = self._finish(outcome)
-                    if watch is not None:
-                        watch.finished(outcome.index, report)
+                    if callback is not None:
+                        callback.on_scene_end(outcome.index, report)
         return tuple(self._reports[index] for index in sorted(self._records))
 
-    def _outcomes(self, engine: Engine, watch: Watch | None) -> Generator[SceneOutcome, None, None]:
-        yield from engine.run(self._handed_out(), watch.tiles if watch is not None else None)
+    def _outcomes(
+        self, engine: Engine, callback: BatchCallback | None
+    ) -> Generator[SceneOutcome, None, None]:
+        yield from engine.run(self._started(), callback.on_tiles if callback is not None else None)
 
-    def _handed_out(self) -> Iterator[SceneTask]:
+    def _started(self) -> Iterator[SceneTask]:
         """A task is recorded when it is begun: its outputs are known as ours, whatever happens."""
         for task in self._todo:
             self._manifest.add({**self._records[task.index], "status": "started"})
@@ -236,14 +248,14 @@ class _Batch:
         if report.status == FAILED:
             kept = {"error": report.error, "error_kind": report.error_kind}
         elif report.status == SKIPPED:
-            kept = {"reason": report.reason, **report.told}
+            kept = {"reason": report.reason, **report.details}
         else:
             record = with_sizes(record)
-            kept = {key: report.told[key] for key in TOLD if key in report.told}
+            kept = {key: report.details[key] for key in RESULT_FIELDS if key in report.details}
             if outcome.sheets:
                 results = [sheet.as_dict() for sheet in outcome.sheets]
                 record["sheets"] = [
-                    {**sheet, **{key: told[key] for key in TOLD if key in told and key != "seconds"}}
+                    {**sheet, **{key: told[key] for key in RESULT_FIELDS if key in told and key != "seconds"}}
                     for sheet, told in zip(record["sheets"], results, strict=True)
                 ]
         self._manifest.add({**record, **kept, "status": report.status})
@@ -254,31 +266,31 @@ class _Batch:
 def _report(record: Record, outcome: SceneOutcome) -> SceneReport:
     scene = record["input"]
     if outcome.error_kind == OutsideError.__name__:
-        return SceneReport(scene=scene, status=SKIPPED, reason=OUTSIDE, told={"notes": [outcome.error]})
+        return SceneReport(scene=scene, status=SKIPPED, reason=OUTSIDE, details={"notes": [outcome.error]})
     if outcome.result is None:
         return SceneReport(scene=scene, status=FAILED, error=outcome.error, error_kind=outcome.error_kind)
     sheets = tuple(
         {"input": sheet["input"], **result.as_dict()}
         for sheet, result in zip(record.get("sheets", ()), outcome.sheets, strict=True)
     )
-    return SceneReport(scene=scene, status=DONE, told=outcome.result.as_dict(), sheets=sheets)
+    return SceneReport(scene=scene, status=DONE, details=outcome.result.as_dict(), sheets=sheets)
 
 
-def _told_before(record: Record) -> SceneReport:
+def _earlier_report(record: Record) -> SceneReport:
     """The report of a scene that an earlier run did, or left out."""
-    told = {key: record[key] for key in TOLD if key in record}
+    told = {key: record[key] for key in RESULT_FIELDS if key in record}
     if record["status"] == SKIPPED:
-        return SceneReport(scene=record["input"], status=SKIPPED, reason=OUTSIDE, told=told)
+        return SceneReport(scene=record["input"], status=SKIPPED, reason=OUTSIDE, details=told)
     return SceneReport(
         scene=record["input"],
         status=SKIPPED,
         reason=BEFORE,
-        told={"paths": _paths(record), **told},
+        details={"paths": _paths(record), **told},
         sheets=tuple(
             {
                 "input": sheet["input"],
                 "paths": _paths(sheet),
-                **{key: sheet[key] for key in TOLD if key in sheet},
+                **{key: sheet[key] for key in RESULT_FIELDS if key in sheet},
             }
             for sheet in record.get("sheets", ())
         ),

@@ -76,7 +76,7 @@ class SceneRunner:
             raise
         except Exception as err:  # one scene's surprise must not end a night's work
             _log.error("%s: unexpected error\n%s", task.scene, traceback.format_exc().rstrip())
-            message = _with_notes(err, _place_of(err))
+            message = _with_notes(err, _origin_of(err))
             return SceneOutcome(index=task.index, error=message, error_kind=UNEXPECTED)
         return SceneOutcome(index=task.index, result=result, sheets=sheets)
 
@@ -109,7 +109,7 @@ def _with_notes(err: BaseException, message: str = "") -> str:
     return "; ".join([message or str(err), *getattr(err, "__notes__", ())])
 
 
-def _place_of(err: Exception) -> str:
+def _origin_of(err: Exception) -> str:
     """`ZeroDivisionError: division by zero (job.py, line 12)`."""
     place = traceback.extract_tb(err.__traceback__)[-1]
     return f"{type(err).__name__}: {err} ({Path(place.filename).name}, line {place.lineno})"

@@ -103,6 +103,6 @@ class Engine(Protocol):
         """
 
 
-def on_device(task: SceneTask, device: str) -> SceneTask:
+def with_device(task: SceneTask, device: str) -> SceneTask:
     """The same task for a certain device."""
     return replace(task, config=replace(task.config, device=device))

@@ -17,9 +17,7 @@ from rsseg_cli.cli.tables import class_lines, size_text
 from rsseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rsseg_cli.batch.plan import BatchSettings
-    from rsseg_cli.batch.ray_engine import RayEngine
-    from rsseg_cli.batch.run import BatchResult, SceneReport
+    from rsseg_cli.batch import BatchResult, BatchSettings, RayEngine, SceneReport
 
 RASTER_ENDINGS = (".tif", ".tiff")
 
@@ -133,9 +131,7 @@ def run_scenes(
         jobs: worker processes of this machine, 0 for as many as suit, None for one, or one a GPU.
         ray: a cluster that does the work instead.
     """
-    from rsseg_cli.batch.local import LocalEngine
-    from rsseg_cli.batch.run import run_batch
-    from rsseg_cli.batch.scenes import list_scenes
+    from rsseg_cli.batch import LocalEngine, list_scenes, run_batch
 
     stdin = sys.stdin.buffer if "-" in arguments else ()
     scenes = list_scenes(arguments, stdin=stdin, asset=asset, target=settings.folder)
@@ -167,7 +163,7 @@ def batch_summary(result: BatchResult) -> str:
     if len(reports) > SHOWN and failed > SHOWN:
         lines.append(f"  ... and {failed - SHOWN} more that failed")
     lines += _classes(reports)
-    pixels = sum(item.told.get("pixels", 0) for item in reports)
+    pixels = sum(item.details.get("pixels", 0) for item in reports)
     found = Counter(report.reason or report.status for report in reports)
     kinds = sorted(found.keys() | {"done"}, key=lambda kind: (kind != "done", kind != "failed", kind))
     counts = ", ".join(f"{found[kind]} {kind}" for kind in kinds)
@@ -182,7 +178,7 @@ def _row(name: str, report: SceneReport) -> str:
         return f"{name}  failed   {report.error}"
     if report.reason:
         return f"{name}  skipped  {report.reason}"
-    told = report.told
+    told = report.details
     size = f"{size_text(told['pixels']):>10}  {told['seconds']:8.1f} s" if "pixels" in told else ""
     sheets = f"  {len(report.sheets)} sheets" if report.sheets else ""
     return f"{name}  {report.status:<7}  {size}{sheets}".rstrip()
@@ -193,7 +189,7 @@ def _classes(reports: Sequence[SceneReport]) -> list[str]:
     pixels: Counter[str] = Counter()
     areas: dict[str, float | None] = {}
     for report in reports:
-        found: dict[str, dict[str, Any]] = report.told.get("classes", {})
+        found: dict[str, dict[str, Any]] = report.details.get("classes", {})
         for name, item in found.items():
             pixels[name] += item["pixels"]
             before, own = areas.get(name, 0.0), item["area_m2"]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from rsseg_cli.batch.ray_engine import RayEngine
+    from rsseg_cli.batch import RayEngine
 from pathlib import Path
 
 from rsseg_cli.config import RefineConfig, VectorConfig
@@ -62,12 +62,9 @@ def ray_engine(
         return None
     if split_mpx is not None and not split_mpx >= 0:
         raise typer.BadParameter(f"{split_mpx}: needs megapixels, 0 or more", param_hint="--split-above")
-    from rsseg_cli.batch.ray_cluster import ray_module
-    from rsseg_cli.batch.ray_engine import SPLIT_PX, RayEngine
+    from rsseg_cli.batch import RayEngine
 
-    ray_module()
-    default_px = 0 if alone else SPLIT_PX
-    split_px = default_px if split_mpx is None else int(split_mpx * 1e6)
+    split_px = (0 if alone else None) if split_mpx is None else int(split_mpx * 1e6)
     return RayEngine(address=address, workers=jobs or None, device=device, split_px=split_px)
 
 

@@ -207,7 +207,7 @@ def predict_command(
         "uncertainty": uncertainty,
     }
     if is_batch:
-        from rsseg_cli.batch.plan import BatchSettings
+        from rsseg_cli.batch import BatchSettings
         from rsseg_cli.cli.batch import run_scenes
 
         settings = BatchSettings(
@@ -234,7 +234,7 @@ def predict_command(
 
     target = output or default_output(scenes[0], read_spec(model).name)
     if ray is not None:
-        from rsseg_cli.batch.task import SceneTask
+        from rsseg_cli.batch import SceneTask
 
         paths = {"labels": target, **layers, "vector": vector}
         task = SceneTask(

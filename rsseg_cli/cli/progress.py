@@ -14,7 +14,7 @@ import typer
 from rsseg_cli.cli.tables import size_text
 
 if TYPE_CHECKING:
-    from rsseg_cli.batch.run import SceneReport
+    from rsseg_cli.batch import SceneReport
 
 SCENES = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} scenes{postfix}, {elapsed} gone, {remaining} left"
 
@@ -75,7 +75,7 @@ class BatchProgress:
         for bar in [*self._under_way.values(), *([self._total] if self._total is not None else [])]:
             bar.close()
 
-    def begin(self, scenes: Mapping[int, str], skipped: int) -> None:
+    def on_start(self, scenes: Mapping[int, str], skipped: int) -> None:
         self._names = dict(zip(scenes, short_names(list(scenes.values())), strict=True))
         self._start = time.monotonic()
         if self._bars and scenes:
@@ -83,7 +83,7 @@ class BatchProgress:
 
             self._total = tqdm(total=len(scenes), bar_format=SCENES, desc="batch", leave=False, smoothing=0)
 
-    def tiles(self, task: int, done: int, total: int) -> None:
+    def on_tiles(self, task: int, done: int, total: int) -> None:
         if not self._bars:
             return
         if task not in self._under_way:
@@ -99,9 +99,9 @@ class BatchProgress:
         self._shares[task] = done / max(1, total)
         self._move()
 
-    def finished(self, task: int, report: SceneReport) -> None:
+    def on_scene_end(self, task: int, report: SceneReport) -> None:
         self._done += 1
-        self._pixels += report.told.get("pixels", 0)
+        self._pixels += report.details.get("pixels", 0)
         self._shares.pop(task, None)
         if task in self._under_way:
             self._under_way.pop(task).close()
@@ -122,7 +122,7 @@ class BatchProgress:
 
     def _line(self, task: int, report: SceneReport) -> str:
         """`[3/60] north.tif: 4.0 Mpx in 5.2 s; 0.77 Mpx/s, 5 min left`."""
-        told, total = report.told, len(self._names)
+        told, total = report.details, len(self._names)
         where = f"[{self._done}/{total}] {self._names[task]}"
         if report.error or report.reason:
             return f"{where}: {report.reason or f'failed: {report.error}'}"

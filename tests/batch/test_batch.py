@@ -11,7 +11,7 @@ import rasterio
 import torch
 
 from rsseg_cli.batch import local as batch_local
-from rsseg_cli.batch.local import ENDED, LocalEngine, Process, cores, places_for
+from rsseg_cli.batch.local import ENDED, LocalEngine, Process, cores, devices_for
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import ModelError
@@ -67,18 +67,18 @@ def test_a_model_that_cannot_be_loaded_ends_the_batch(make_raster, tmp_path):
 
 
 def test_places_of_processes():
-    assert places_for("cpu", None) == ["cpu"]
-    assert places_for("cpu", 3) == ["cpu"] * 3
-    assert len(places_for("cpu", 0)) == max(1, cores() // 4)
+    assert devices_for("cpu", None) == ["cpu"]
+    assert devices_for("cpu", 3) == ["cpu"] * 3
+    assert len(devices_for("cpu", 0)) == max(1, cores() // 4)
 
 
 @pytest.mark.slow
 def test_a_process_a_device(make_raster, model_file, tmp_path, monkeypatch):
     """Two devices, here of the processor: each has a process of its own, and its tasks stay with it."""
     monkeypatch.setattr(batch_local, "gpus", lambda: ["cpu:0", "cpu:1"])
-    assert places_for("auto", None) == places_for("auto", 0) == ["cpu:0", "cpu:1"]
-    assert places_for("auto", 3) == ["cpu:0", "cpu:1", "cpu:0"]
-    assert places_for("cpu:0", None) == ["cpu:0"]
+    assert devices_for("auto", None) == devices_for("auto", 0) == ["cpu:0", "cpu:1"]
+    assert devices_for("auto", 3) == ["cpu:0", "cpu:1", "cpu:0"]
+    assert devices_for("cpu:0", None) == ["cpu:0"]
     given = []
 
     class Told(Process):
@@ -157,5 +157,5 @@ def test_a_dead_process_is_an_outcome_and_another_takes_its_place(make_raster, m
             pass
         assert outcome.error == ""
     finally:
-        process.tell_to_stop()
+        process.request_stop()
         process.join()

@@ -71,13 +71,13 @@ class Eater:
     def __init__(self, disk):
         self.disk = disk
 
-    def begin(self, scenes, skipped):
+    def on_start(self, scenes, skipped):
         pass
 
-    def tiles(self, task, done, total):
+    def on_tiles(self, task, done, total):
         pass
 
-    def finished(self, task, report):
+    def on_scene_end(self, task, report):
         if report.status == "done":
             fill(self.disk)
 

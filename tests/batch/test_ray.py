@@ -13,7 +13,7 @@ import torch
 from shared_scenes import SMALL, assert_same, save_models, task_of, workers_at
 
 from rsseg_cli.batch import ray_cluster
-from rsseg_cli.batch.ray_engine import RayEngine, absolute, needed_by
+from rsseg_cli.batch.ray_engine import RayEngine, absolute, files_of
 from rsseg_cli.batch.ray_pool import RayWorker
 from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.config import PredictConfig, RefineConfig
@@ -115,13 +115,13 @@ def test_a_scene_fails_alone_with_the_words_of_this_process(batch):
 
 def test_what_a_worker_does_not_see_is_told(cluster, make_raster, models, tmp_path):
     task = absolute(task_of(make_raster(), tmp_path / "out", models[0]))
-    needed = needed_by(task)
+    needed = files_of(task)
     assert needed == (task.scene, task.model, str(tmp_path / "out"))
     outcome = RayWorker().scene(task, (*needed, "/net/sheets/a.tif"))
     assert outcome.error_kind == "SceneError"
     assert outcome.error.startswith(f"/net/sheets/a.tif: not found by the worker on {socket.gethostname()}; ")
     assert "storage that all machines" in outcome.error
-    assert needed_by(replace(task, scene="s3://bucket/a.tif")) == needed[1:]
+    assert files_of(replace(task, scene="s3://bucket/a.tif")) == needed[1:]
 
 
 def test_paths_do_not_depend_on_the_folder(make_raster, tmp_path, monkeypatch):

@@ -15,9 +15,9 @@ import torch
 from shared_scenes import KINDS, SMALL, assert_same, save_models, task_of
 
 from rsseg_cli.batch import bands as row_bands
-from rsseg_cli.batch.bands import SharedPasses, run_band, share_out
+from rsseg_cli.batch.bands import SharedPasses, run_band, split_rows
 from rsseg_cli.batch.runner import SceneRunner
-from rsseg_cli.batch.task import on_device
+from rsseg_cli.batch.task import with_device
 from rsseg_cli.config import RefineConfig
 from rsseg_cli.errors import SceneError
 from rsseg_cli.pipeline import checkpoint as work_folder
@@ -73,7 +73,7 @@ def test_outputs_are_those_of_the_whole_scene(make_raster, models, tmp_path, mon
     expected = SceneRunner().run(here)
     pool, told = Threads(2), []
     runner = SceneRunner(lambda task: SharedPasses(pool, there))
-    outcome = runner.run(on_device(there, "cpu"), lambda *progress: told.append(progress))
+    outcome = runner.run(with_device(there, "cpu"), lambda *progress: told.append(progress))
     assert_same(there, outcome, here, expected)
     assert len(pool.seen) >= 2
     assert told == sorted(told)
@@ -148,8 +148,8 @@ def test_a_shared_scene_goes_on_by_rows(make_raster, models, tmp_path, monkeypat
 def test_bands_under_way_are_bounded_in_number_and_bytes(make_raster, models, tmp_path, monkeypatch):
     scene = make_raster(shape=(400, 70))
     monkeypatch.setattr(row_bands, "MIN_TILE_ROWS", 1)
-    for limit, most in ((1 << 30, 3 + row_bands.AHEAD), (2 * 50 * 70 * 5, 2)):
-        monkeypatch.setattr(row_bands, "BYTES_UNDER_WAY", limit)
+    for limit, most in ((1 << 30, 3 + row_bands.PREFETCH_BANDS), (2 * 50 * 70 * 5, 2)):
+        monkeypatch.setattr(row_bands, "MAX_PENDING_BYTES", limit)
         pool = Threads(3)
         task = task_of(scene, tmp_path / f"{limit}", models[0], kinds=KINDS)
         assert SceneRunner(lambda _, pool=pool, task=task: SharedPasses(pool, task)).run(task).error == ""
@@ -179,4 +179,4 @@ def test_an_error_of_a_band_is_the_scenes(make_raster, models, tmp_path, monkeyp
     ],
 )
 def test_tile_rows_are_shared_out_evenly(first, end, workers, most, expected):
-    assert share_out(first, end, workers, most) == expected
+    assert split_rows(first, end, workers, most) == expected
