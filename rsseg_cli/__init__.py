@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
     from rsseg_cli.pipeline.predict_scene import PredictResult, predict
     from rsseg_cli.pipeline.refine_scene import refine
-    from rsseg_cli.vector.vectorize_raster import VectorResult, to_geodataframe, vectorize
+    from rsseg_cli.vector import VectorResult, to_geodataframe, vectorize
 
 
 def __getattr__(name: str) -> Any:
@@ -42,9 +42,9 @@ def __getattr__(name: str) -> Any:
 
         return refine_scene.refine
     if name in {"vectorize", "to_geodataframe", "VectorResult"}:
-        from rsseg_cli.vector import vectorize_raster as vector_file
+        from rsseg_cli import vector
 
-        return getattr(vector_file, name)
+        return getattr(vector, name)
     if name in {"PredictConfig", "RefineConfig", "VectorConfig"}:
         from rsseg_cli import config
 

@@ -95,8 +95,7 @@ def check_model(settings: BatchSettings) -> str:
     from rsseg_cli.pipeline.refinement import with_refiner
     from rsseg_cli.raster import check_creation_options
     from rsseg_cli.raster.area import read_polygons
-    from rsseg_cli.vector.layer import check_format
-    from rsseg_cli.vector.task import chosen_classes
+    from rsseg_cli.vector import chosen_classes
 
     spec = read_spec(settings.model)
     if spec.is_refiner:
@@ -106,10 +105,6 @@ def check_model(settings: BatchSettings) -> str:
     if settings.refine is not None:
         with_refiner(spec, settings.model, settings.refine)
     if settings.vector:
-        kind = settings.vector_config.format
-        check_format(
-            VECTOR_ENDINGS[f".{settings.vector.lower()}"] if kind == "auto" else kind, settings.folder
-        )
         names = dict(enumerate(spec.class_names))
         chosen_classes(settings.vector_config.classes, names, f"model {spec.name!r}")
     check_creation_options(settings.config.creation_options)

@@ -28,7 +28,7 @@ from rsseg_cli.cli.progress import Bar
 from rsseg_cli.config import VectorConfig
 
 if TYPE_CHECKING:
-    from rsseg_cli.vector.vectorize_raster import VectorResult
+    from rsseg_cli.vector import VectorResult
 
 
 def vectorize_command(
@@ -82,7 +82,7 @@ def vectorize_command(
     )
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
-    from rsseg_cli.vector.vectorize_raster import vectorize
+    from rsseg_cli.vector import vectorize
 
     with Bar("row", hidden=quiet) as bar:
         result = vectorize(labels, output, config, confidence=confidence, progress=bar.show)

@@ -17,7 +17,7 @@ from rsseg_cli import raster
 from rsseg_cli.config import PredictConfig, VectorConfig
 from rsseg_cli.errors import ModelError, OutputError, SceneError
 from rsseg_cli.inference.engine import Scaling
-from rsseg_cli.vector.vectorize_raster import check_output
+from rsseg_cli.vector import check_output
 from rsseg_cli.weights.registry import TrainedModel, read_spec
 from rsseg_cli.weights.spec import ModelSpec
 

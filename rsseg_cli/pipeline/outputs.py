@@ -140,7 +140,7 @@ class Target:
 
     def _polygons(self, files: dict[Path, Path]) -> dict[Path, Path]:
         """Polygons of the finished map, whose files have not got their names yet: those of `files`."""
-        from rsseg_cli.vector.vectorize_raster import prepare
+        from rsseg_cli.vector import prepare
 
         job, paths = self._job, self._job.paths
         writer, run = prepare(

@@ -1,1 +1,31 @@
-"""TODO."""
+"""Class rasters to polygons in vector files; geopandas, pyogrio and pyarrow load on first use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rsseg_cli._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rsseg_cli.vector.task import chosen_classes
+    from rsseg_cli.vector.vectorize_raster import (
+        VectorResult,
+        check_output,
+        prepare,
+        to_geodataframe,
+        vectorize,
+    )
+
+__all__ = ["VectorResult", "check_output", "chosen_classes", "prepare", "to_geodataframe", "vectorize"]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "VectorResult": "vectorize_raster",
+        "check_output": "vectorize_raster",
+        "chosen_classes": "task",
+        "prepare": "vectorize_raster",
+        "to_geodataframe": "vectorize_raster",
+        "vectorize": "vectorize_raster",
+    },
+)

@@ -11,7 +11,6 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.errors import UsageError
 from rsseg_cli.vector.polygons import Polygons
 
 Colour = tuple[int, int, int]
@@ -158,20 +157,3 @@ def targets(path: Path, kind: str, *, qml: bool) -> list[Path]:
     """Files that are going to be written."""
     endings = (".shp", ".shx", ".dbf", ".prj", ".cpg") if kind == "Shapefile" else (path.suffix,)
     return [path.with_suffix(ending) for ending in (*endings, *((".qml",) if qml else ()))]
-
-
-def check_format(name: str, path: Path) -> None:
-    """Refuse a format whose library is missing.
-
-    Raises:
-        UsageError: what to install.
-    """
-    if name != "GeoParquet":
-        return
-    try:
-        import pyarrow.parquet  # noqa: F401
-    except ImportError as err:
-        raise UsageError(
-            f"{path}: GeoParquet needs pyarrow. Install it: pip install pyarrow (or "
-            "pip install 'rsseg[parquet]')."
-        ) from err

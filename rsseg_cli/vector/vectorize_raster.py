@@ -20,7 +20,7 @@ from rsseg_cli.config import VECTOR_ENDINGS, VectorConfig
 from rsseg_cli.errors import OutputError, SceneError, UsageError
 from rsseg_cli.raster import check_target, inspect, replace_all
 from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster, tags_of
-from rsseg_cli.vector.layer import Layer, check_format, colour_of, columns_of, targets
+from rsseg_cli.vector.layer import Layer, colour_of, columns_of, targets
 from rsseg_cli.vector.stream import Progress, stream_polygons
 from rsseg_cli.vector.task import VectorTask, chosen_classes, make_task, metres, target_crs
 from rsseg_cli.vector.write import VectorWriter
@@ -150,7 +150,6 @@ def check_output(
     """
     path = Path(output)
     kind = format_of(path, config)
-    check_format(kind, path)
     if kind == "GeoJSON" and not crs:
         raise _no_geojson(path, where)
     target_crs(crs, _with_crs(config, kind, path).dst_crs, where)

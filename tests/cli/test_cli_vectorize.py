@@ -21,7 +21,7 @@ import rsseg_cli
 from rsseg_cli.cli.main import app
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
-from rsseg_cli.vector.vectorize_raster import vectorize
+from rsseg_cli.vector import vectorize
 from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)
@@ -53,8 +53,6 @@ def label_file(make_raster):
 
 @pytest.mark.parametrize("ending", ["gpkg", "fgb", "geojson", "shp", "parquet"])
 def test_every_format_holds_the_same_polygons(label_file, tmp_path, ending):
-    if ending == "parquet":
-        pytest.importorskip("pyarrow")
     target = tmp_path / f"out.{ending}"
     done = run("vectorize", label_file(), "-o", target)
     assert done.exit_code == 0, done.stderr
@@ -137,8 +135,6 @@ def test_dissolved_to_one_feature_a_class(label_file, tmp_path):
 
 @pytest.mark.parametrize("ending", ["gpkg", "fgb", "parquet"])
 def test_dissolving_does_not_depend_on_blocks(label_file, make_raster, tmp_path, ending):
-    if ending == "parquet":
-        pytest.importorskip("pyarrow")
     labels = np.random.default_rng(1).integers(0, 3, (40, 30)).astype(np.uint8)
     confidence = make_raster("sure.tif", array=labels[None] + 100)
     read = geopandas.read_parquet if ending == "parquet" else geopandas.read_file
