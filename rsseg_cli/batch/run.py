@@ -1,4 +1,4 @@
-"""Many scenes: each fails alone, and a manifest tells what is done."""
+"""Run a batch: every scene succeeds or fails by itself, and the manifest records it."""
 
 from __future__ import annotations
 
@@ -37,21 +37,19 @@ RESULT_FIELDS = (
     "notes",
     "refined",
 )  # of a result, in the manifest
-_log = logging.getLogger("rsseg_cli")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneReport:
-    """How a scene of a batch went.
+    """Status of one scene.
 
     Attributes:
-        scene: absolute path, or address without credentials; of a mosaic that of its VRT.
-        status: DONE, FAILED, or SKIPPED.
-        reason: of a scene that was skipped: BEFORE, EXISTING or OUTSIDE.
+        scene: absolute path, or URL without credentials; for a mosaic, its VRT.
+        reason: why a scene was skipped: BEFORE, EXISTING or OUTSIDE.
         details: `PredictResult.as_dict`; {} if unknown.
-        error: "" where it did not fail.
         error_kind: name of the error's class.
-        sheets: of a mosaic, the same of its sheets, with their scenes.
+        sheets: details of a mosaic's sheets, with their inputs.
     """
 
     scene: str
@@ -63,7 +61,6 @@ class SceneReport:
     sheets: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """In types that JSON has."""
         more = {"error": self.error, "error_kind": self.error_kind} if self.status == FAILED else {}
         more |= {"reason": self.reason} if self.reason else {}
         sheets = {"sheets": list(self.sheets)} if self.sheets else {}
@@ -72,12 +69,7 @@ class SceneReport:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchResult:
-    """A finished batch.
-
-    Attributes:
-        reports: in the order of the scenes.
-        seconds: wall time of this run.
-    """
+    """A finished batch; reports are in the order of the scenes."""
 
     manifest: Path
     reports: tuple[SceneReport, ...]
@@ -87,7 +79,6 @@ class BatchResult:
         return sum(report.status == status for report in self.reports)
 
     def as_dict(self) -> dict[str, Any]:
-        """In types that JSON has."""
         return {
             "manifest": str(self.manifest),
             "scenes": len(self.reports),
@@ -98,16 +89,16 @@ class BatchResult:
 
 
 class BatchCallback(Protocol):
-    """Is told how a batch goes."""
+    """Receives the progress of a batch."""
 
     def on_start(self, scenes: Mapping[int, str], skipped: int) -> None:
-        """Work starts on these, by the tasks' indices; so many more were done before."""
+        """Work starts on these scenes, by task index."""
 
     def on_tiles(self, task: int, done: int, total: int) -> None:
-        """Of a task that is under way."""
+        """Progress of a running task."""
 
     def on_scene_end(self, task: int, report: SceneReport) -> None:
-        """A task has come to its end."""
+        """A task has ended."""
 
 
 def run_batch(
@@ -116,17 +107,13 @@ def run_batch(
     engine: Engine,
     callback: BatchCallback | None = None,
 ) -> BatchResult:
-    """Map many scenes. One that fails is recorded, and the others go on.
+    """Map many scenes. A scene that fails is recorded, and the others continue.
 
-    An interrupt leaves a manifest that tells what is done; with `resume` the batch goes on from there.
-
-    Args:
-        scenes: see `scene_list.list_scenes`.
-        engine: where the work is done.
+    After an interrupt the manifest says what is done; `resume` continues from there.
 
     Raises:
-        UsageError, ModelError, OutputError, DataError: what is wrong with the batch as a whole.
-        OutsideError: all scenes lie outside the area that is asked for.
+        RssegError: the batch as a whole cannot run.
+        OutsideError: all scenes lie outside the requested area.
     """
     start = time.monotonic()
     model_name = check_model(settings)
@@ -141,17 +128,21 @@ def run_batch(
     with locked(path), Manifest(path) as manifest:
         reports = _Batch(tasks, settings, manifest).run(engine, callback)
     if reports and all(report.reason == OUTSIDE for report in reports):
-        told = [str(note) for note in reports[0].details.get("notes", ())]
-        raise OutsideError("; ".join([*told, f"all {len(reports)} scenes lie outside"]))
+        notes = [str(note) for note in reports[0].details.get("notes", ())]
+        raise OutsideError("; ".join([*notes, f"all {len(reports)} scenes lie outside"]))
     return BatchResult(manifest=path, reports=reports, seconds=time.monotonic() - start)
+
+
+def _generator(outcomes: Iterator[SceneOutcome]) -> Generator[SceneOutcome, None, None]:
+    yield from outcomes
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One batch a manifest.
+    """Hold the lock of a manifest: one batch at a time.
 
     Raises:
-        OutputError: another one that lives has it, or its folder cannot be written in.
+        OutputError: a running batch holds it, or its folder cannot be written.
     """
     if not path.absolute().parent.is_dir():
         raise OutputError(f"{path}: its folder does not exist. Make {path.parent} first.")
@@ -164,23 +155,23 @@ def locked(path: Path) -> Iterator[None]:
 
 
 class _Batch:
-    """Tasks between the manifest and an engine."""
+    """Passes tasks to an engine and records their outcomes in the manifest."""
 
     def __init__(self, tasks: Sequence[SceneTask], settings: BatchSettings, manifest: Manifest) -> None:
         shared = provenance_of(settings)
         self._manifest = manifest
         self._records = {task.index: record_of(task, shared) for task in tasks}
-        found = {index: manifest.records.get(record["input"]) for index, record in self._records.items()}
+        earlier = {index: manifest.records.get(record["input"]) for index, record in self._records.items()}
         self._reports: dict[int, SceneReport] = {}
         self._resumed: set[int] = set()
         if settings.resume:
-            self._resume(found)
+            self._resume(earlier)
         if settings.skip_existing:
             self._skip_existing(tasks)
         todo = [task for task in tasks if task.index not in self._reports]
         known = {
             index
-            for index, record in found.items()
+            for index, record in earlier.items()
             if settings.resume and record is not None and record["status"] != SKIPPED
         }
         check_existing(todo, known)
@@ -190,20 +181,20 @@ class _Batch:
             for task in todo
         ]
 
-    def _resume(self, found: dict[int, Record | None]) -> None:
-        """Leave out what is done, and say why the rest is not."""
+    def _resume(self, earlier: dict[int, Record | None]) -> None:
+        """Skip what is done, and log why the rest is not."""
         reasons: Counter[str] = Counter()
         for index, record in self._records.items():
-            earlier = found[index]
-            reason = reason_to_run(record, earlier)
-            if reason or earlier is None:
+            before = earlier[index]
+            reason = reason_to_run(record, before)
+            if reason or before is None:
                 reasons[reason] += 1
                 if reason in RESUMABLE.values():
                     self._resumed.add(index)
             else:
-                self._reports[index] = _earlier_report(earlier)
-        shown = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
-        _log.info("%d of %d done before; to do: %s", len(self._reports), len(found), shown or "none")
+                self._reports[index] = _earlier_report(before)
+        summary = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+        _log.info("%d of %d done before; to do: %s", len(self._reports), len(earlier), summary or "none")
 
     def _skip_existing(self, tasks: Sequence[SceneTask]) -> None:
         for task in tasks:
@@ -215,29 +206,21 @@ class _Batch:
                 )
 
     def run(self, engine: Engine, callback: BatchCallback | None) -> tuple[SceneReport, ...]:
-        """Have the engine do what is to be done.
-
-        Returns:
-            of all scenes, in their order.
-        """
+        """Run the remaining tasks; return the reports of all scenes, in their order."""
         if callback is not None:
             scenes = {task.index: self._records[task.index]["input"] for task in self._todo}
             callback.on_start(scenes, len(self._reports))
         if self._todo:
-            with closing(self._outcomes(engine, callback)) as outcomes:
+            on_tiles = callback.on_tiles if callback is not None else None
+            with closing(_generator(engine.run(self._started(), on_tiles))) as outcomes:
                 for outcome in outcomes:
                     report = self._finish(outcome)
                     if callback is not None:
                         callback.on_scene_end(outcome.index, report)
         return tuple(self._reports[index] for index in sorted(self._records))
 
-    def _outcomes(
-        self, engine: Engine, callback: BatchCallback | None
-    ) -> Generator[SceneOutcome, None, None]:
-        yield from engine.run(self._started(), callback.on_tiles if callback is not None else None)
-
     def _started(self) -> Iterator[SceneTask]:
-        """A task is recorded when it is begun: its outputs are known as ours, whatever happens."""
+        """Record each task as it starts, so that its outputs are known to be this batch's."""
         for task in self._todo:
             self._manifest.add({**self._records[task.index], "status": "started"})
             yield task
@@ -246,19 +229,22 @@ class _Batch:
         record = self._records[outcome.index]
         report = _report(record, outcome)
         if report.status == FAILED:
-            kept = {"error": report.error, "error_kind": report.error_kind}
+            fields = {"error": report.error, "error_kind": report.error_kind}
         elif report.status == SKIPPED:
-            kept = {"reason": report.reason, **report.details}
+            fields = {"reason": report.reason, **report.details}
         else:
             record = with_sizes(record)
-            kept = {key: report.details[key] for key in RESULT_FIELDS if key in report.details}
+            fields = {key: report.details[key] for key in RESULT_FIELDS if key in report.details}
             if outcome.sheets:
                 results = [sheet.as_dict() for sheet in outcome.sheets]
                 record["sheets"] = [
-                    {**sheet, **{key: told[key] for key in RESULT_FIELDS if key in told and key != "seconds"}}
-                    for sheet, told in zip(record["sheets"], results, strict=True)
+                    {
+                        **sheet,
+                        **{key: result[key] for key in RESULT_FIELDS[1:] if key in result},
+                    }
+                    for sheet, result in zip(record["sheets"], results, strict=True)
                 ]
-        self._manifest.add({**record, **kept, "status": report.status})
+        self._manifest.add({**record, **fields, "status": report.status})
         self._reports[outcome.index] = report
         return report
 
@@ -277,15 +263,15 @@ def _report(record: Record, outcome: SceneOutcome) -> SceneReport:
 
 
 def _earlier_report(record: Record) -> SceneReport:
-    """The report of a scene that an earlier run did, or left out."""
-    told = {key: record[key] for key in RESULT_FIELDS if key in record}
+    """Return the report of a scene that an earlier run did or skipped."""
+    details = {key: record[key] for key in RESULT_FIELDS if key in record}
     if record["status"] == SKIPPED:
-        return SceneReport(scene=record["input"], status=SKIPPED, reason=OUTSIDE, details=told)
+        return SceneReport(scene=record["input"], status=SKIPPED, reason=OUTSIDE, details=details)
     return SceneReport(
         scene=record["input"],
         status=SKIPPED,
         reason=BEFORE,
-        details={"paths": _paths(record), **told},
+        details={"paths": _paths(record), **details},
         sheets=tuple(
             {
                 "input": sheet["input"],
