@@ -89,7 +89,7 @@ def draw_sheets(arguments: argparse.Namespace, folder: Path) -> list[Path]:
     from rasterio.transform import from_origin
 
     from rsseg_cli.data.synthetic.scene import draw_scene
-    from rsseg_cli.weights.registry import read_spec
+    from rsseg_cli.weights import read_spec
 
     gsd, size = read_spec(arguments.model).gsd_m or 0.5, arguments.size
     squares = [draw_scene(size, seed)[0] for seed in range(min(3, arguments.sheets))]

@@ -235,7 +235,7 @@ def whole_network(name: str) -> Any:
     """A TrainedModel; `lite` and `paper` have the right size and random weights."""
     import torch
 
-    from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+    from rsseg_cli.models import BicorSeg, BicorSegConfig
     from rsseg_cli.weights import ModelSpec, TrainedModel, load_model
 
     if name not in ("lite", "paper"):

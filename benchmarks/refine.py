@@ -37,7 +37,7 @@ SMALL: dict[str, Any] = {
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rsseg_cli.models.idgbr import Idgbr
+    from rsseg_cli.models import Idgbr
 
 Contenders = dict[str, Callable[[], Any]]
 
@@ -88,8 +88,7 @@ def networks(size: str, device: Any, dtype: Any) -> tuple[Idgbr, Any]:
     """A paper's network and a lite one with random weights."""
     import torch
 
-    from rsseg_cli.models.idgbr import IdgbrConfig
-    from rsseg_cli.models.idgbr_lite import LiteRefinerConfig
+    from rsseg_cli.models import IdgbrConfig, LiteRefinerConfig
 
     torch.manual_seed(0)
     config = IdgbrConfig.paper(CLASSES) if size == "paper" else IdgbrConfig(classes=CLASSES, **SMALL)
@@ -126,11 +125,11 @@ def released(
     """The released program's sampling loop."""
     import torch
 
-    from rsseg_cli.models.diffusion import sampler_times
+    from rsseg_cli.models import diffusion
 
     latents = network.encode(image), network.encode(network.label_embedding(coarse))
     text = network.prompt.expand(len(noise), -1, -1)
-    times = sampler_times(steps, network.config.last_time)
+    times = diffusion.sampler_times(steps, network.config.last_time)
     noisy = noise.float()
     for step, after in zip(times, [*times[1:], 0], strict=True):
         time_step = torch.full((len(noise),), step, device=noise.device)

@@ -32,7 +32,7 @@ from rsseg_cli.inference.band import Band
 from rsseg_cli.pipeline.predict_scene import predict
 from rsseg_cli.pipeline.refine_scene import refine
 from rsseg_cli.raster import inspect
-from rsseg_cli.weights.registry import read_spec
+from rsseg_cli.weights import read_spec
 
 Labels = NDArray[np.uint8]
 NODATA = 255

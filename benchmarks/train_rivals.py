@@ -31,7 +31,8 @@ from torch.utils.data import default_collate
 
 from rsseg_cli.data.datasets import open_data
 from rsseg_cli.data.types import DataConfig
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig, build_encoder
+from rsseg_cli.models import BicorSeg, BicorSegConfig
+from rsseg_cli.models.bicor_seg import build_encoder
 from rsseg_cli.training import train_model as training
 from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.training.crops import CropDataset

@@ -174,12 +174,17 @@ class Idgbr(nn.Module):
         self.default_steps = config.steps
         with torch.device("cpu"):  # real numbers also where weights are laid out without memory
             self.schedule = NoiseSchedule.scaled_linear(TIME_STEPS, zero_end=config.prediction == "clean")
-        self.label_embedding = LabelEmbedding(config.classes)
         self.codec = build_codec(config).requires_grad_(False)
         self.condition_encoder = build_unet(config, encoder_only=True).requires_grad_(False)
         self.denoiser = build_unet(config)
-        self.guidance = GuidanceNetwork(config.skip_shapes, config.guidance_width, config.guidance_heads)
+        self.start_conditions()
         self.register_buffer("prompt", torch.zeros(1, config.text_tokens, config.text_channels))
+
+    def start_conditions(self) -> None:
+        """Give guidance network and label embedding new random weights."""
+        config = self.config
+        self.label_embedding = LabelEmbedding(config.classes)
+        self.guidance = GuidanceNetwork(config.skip_shapes, config.guidance_width, config.guidance_heads)
 
     prompt: Tensor  # embedding of the empty prompt, (1, tokens, channels)
 
@@ -268,7 +273,7 @@ class Idgbr(nn.Module):
             coarse: whole numbers (B, H, W), 255 where no class is known.
             labels: int64 (B, H, W), 255 is ignored.
             align: further loss of (image, mid features (B, C, h, w)), taken with weight 0.5: see
-                `idgbr_alignment`.
+                `losses.DinoAlignment`.
         """
         self._check_size(image)
         known = torch.where(labels == IGNORE, coarse.to(labels.dtype), labels)

@@ -1,19 +1,27 @@
 """Losses of BiCoR-Seg: cross-entropy with Dice, hierarchical heatmap supervision, Fisher discrimination.
 
 Source: arXiv 2512.20255 and its released program; the cross-entropy here divides by the valid pixels only.
+Of IDGBR (arXiv 2507.01573) the alignment of its features to a DINOv2 encoder's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
 
+import timm
 import torch
-from torch import Tensor
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .bicor_seg import BicorTrainingOutput
 
 IGNORE = 255
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of DINOv2's pixels
+TOKENS = 2  # patch tokens along each side of a feature pixel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,3 +109,51 @@ def bicor_loss_parts(
         "heatmaps": heatmap_loss,
         "fisher": fisher_loss,
     }
+
+
+class DinoAlignment(nn.Module):
+    """Alignment of a refiner's features to DINOv2's patch tokens, in the first steps of training.
+
+    A frozen encoder and a trained projection; called by `Idgbr.refiner_losses(..., align=...)`.
+
+    Args:
+        weights: safetensors of `encoder` as timm names them (DINOv2's are Apache-2.0).
+        channels: of the features, `config.channels[-1]` of the refiner.
+        encoder: a plain vision transformer of timm.
+
+    Raises:
+        ValueError: a file that is not the encoder's.
+    """
+
+    def __init__(self, weights: Path, channels: int, encoder: str = "vit_small_patch14_dinov2") -> None:
+        super().__init__()
+        self.encoder: Any = timm.create_model(encoder, num_classes=0, dynamic_img_size=True)
+        self.encoder.requires_grad_(False)
+        try:
+            self.encoder.load_state_dict(load_file(weights))
+        except (OSError, SafetensorError, RuntimeError) as err:
+            raise ValueError(f"{weights}: no weights of timm's {encoder} ({err})") from err
+        self.projection = nn.Conv2d(channels, cast(Any, self.encoder).num_features, 1)
+        shape = (1, 3, 1, 1)
+        self.register_buffer("mean", torch.tensor(MEAN).view(shape), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(shape), persistent=False)
+
+    mean: Tensor
+    std: Tensor
+
+    def forward(self, image: Tensor, features: Tensor) -> Tensor:
+        """1 - cosine of projected features (B, C, h, w) and tokens of the image (B, 3, H, W) in [-1, 1]."""
+        return 1 - F.cosine_similarity(self.projection(features), self._tokens(image, features), dim=1).mean()
+
+    @torch.no_grad()
+    def _tokens(self, image: Tensor, features: Tensor) -> Tensor:
+        """Mean token of each feature pixel, (B, D, h, w)."""
+        rows, cols = (TOKENS * side for side in features.shape[-2:])
+        patch = self.encoder.patch_embed.patch_size[0]
+        pixels = F.interpolate(
+            image, size=(rows * patch, cols * patch), mode="bilinear", align_corners=False, antialias=True
+        )
+        pixels = (pixels * 0.5 + 0.5 - self.mean) / self.std
+        self.encoder.eval()
+        tokens = self.encoder.forward_features(pixels)[:, self.encoder.num_prefix_tokens :]
+        return F.avg_pool2d(tokens.transpose(1, 2).unflatten(2, (rows, cols)), TOKENS)

@@ -6,12 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 from rsseg_cli.errors import UsageError
-
-if TYPE_CHECKING:
-    from rsseg_cli.weights.registry import TrainedModel
 
 Tta = Literal["none", "flip", "d4", "scales"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -26,6 +23,16 @@ VECTOR_ENDINGS = {
     ".json": "GeoJSON",
     ".shp": "Shapefile",
 }
+
+
+class ModelWithSpec(Protocol):
+    """A network in memory and its description: a `weights.TrainedModel`."""
+
+    @property
+    def network(self) -> Any: ...
+
+    @property
+    def spec(self) -> Any: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +132,7 @@ class RefineConfig:
             suit.
     """
 
-    refiner: str | Path | TrainedModel | None = None
+    refiner: str | Path | ModelWithSpec | None = None
     steps: int | None = None
     band_m: float | None = None
     ensemble: int = 0

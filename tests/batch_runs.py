@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.batch.manifest import read_manifest
 from rsseg_cli.cli.main import app
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
 
 SMALL = ("--tile-size", "64", "--overlap", "16")

@@ -8,7 +8,7 @@ import rasterio
 import torch
 from torch import nn
 
-from rsseg_cli.models.idgbr import Idgbr, IdgbrConfig
+from rsseg_cli.models import Idgbr, IdgbrConfig
 from rsseg_cli.weights import ModelSpec, TrainedModel
 
 CLASSES = 40

@@ -11,8 +11,7 @@ import torch
 
 from rsseg_cli.batch.task import SceneOutcome, SceneTask
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
-from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
+from rsseg_cli.models import BicorSeg, BicorSegConfig, LiteRefiner, LiteRefinerConfig
 from rsseg_cli.weights import ModelSpec, save_model
 
 SMALL = PredictConfig(tile_size=64, overlap=16)

@@ -7,23 +7,26 @@ never opened.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+import pickle
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rsseg_cli.errors import ModelError, OutputError
+from rsseg_cli.errors import ModelError, OutputError, UsageError
 from rsseg_cli.weights.spec import MAX_SPEC_BYTES, ModelSpec
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
 SPEC_KEY = "rsseg_model"  # in the safetensors metadata
 MAX_HEADER_BYTES = 16 * 2**20
+CHECKPOINT_PREFIX = "network."  # of the network's tensors in a run's checkpoints
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -155,6 +158,74 @@ def save_model(
     return path
 
 
+def average_models(first: str | Path, others: Sequence[str | Path]) -> TrainedModel:
+    """A model whose weights are the mean of all, described as the first, without its scores.
+
+    Source: model soups, arXiv 2203.05482. Runs that start from the same weights and seed often end in one
+    valley, where the mean of their weights scores better than each of them and costs no more to run.
+
+    Args:
+        first: name or path of a model.
+        others: names or paths of models, or checkpoints of runs (best.ckpt, last.ckpt), of the same network.
+
+    Raises:
+        UsageError: there is nothing to average.
+        ModelError: a file cannot be read, or is of another network, bands or classes.
+    """
+    if not others:
+        raise UsageError("one model alone: needs two or more to average")
+    model = load_model(first)
+    own = model.network.state_dict()
+    states = [own, *(_weights(other, model) for other in others)]
+    mean = {
+        name: (sum(state[name].double() for state in states) / len(states)).to(tensor.dtype)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in own.items()
+    }
+    model.network.load_state_dict(mean)
+    averaged = [str(first), *map(str, others)]
+    training = {**model.spec.training, "averaged": averaged}
+    return TrainedModel(model.network, dataclasses.replace(model.spec, training=training, scores={}))
+
+
+def _weights(path: str | Path, model: TrainedModel) -> dict[str, Tensor]:
+    """Weights of another run of the same network."""
+    own = model.network.state_dict()
+    if str(path).endswith(".ckpt"):
+        state = _checkpoint(Path(path))
+    else:
+        other = load_model(path)
+        if (other.spec.bands, other.spec.class_names) != (model.spec.bands, model.spec.class_names):
+            raise ModelError(f"{path}: {_told(other)}; the first has {_told(model)}")
+        state = other.network.state_dict()
+    wrong = own.keys() ^ state.keys() or {n for n, tensor in own.items() if tensor.shape != state[n].shape}
+    if wrong:
+        raise ModelError(f"{path}: of another network than the first, see {min(wrong)}")
+    return state
+
+
+def _told(model: TrainedModel) -> str:
+    return f"bands {', '.join(model.spec.bands)} and classes {', '.join(model.spec.class_names)}"
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    import torch
+
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as err:
+        raise ModelError(f"{path}: cannot be read as a checkpoint of rsseg train ({err})") from err
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise ModelError(f"{path}: holds no weights; needs a checkpoint of rsseg train")
+    return {
+        name.removeprefix(CHECKPOINT_PREFIX): tensor
+        for name, tensor in state.items()
+        if name.startswith(CHECKPOINT_PREFIX) and isinstance(tensor, torch.Tensor)
+    }
+
+
 def check_target(path: Path, overwrite: bool) -> None:
     """Refuse a target that exists or could not hold a model, before work starts."""
     if path.suffix != ".safetensors":
@@ -252,11 +323,10 @@ def _network_config(spec: ModelSpec, path: Path) -> Any:
     """Sizes of the description's network, checked."""
     import timm
 
-    from rsseg_cli.models.bicor_seg import BicorSegConfig
-    from rsseg_cli.models.idgbr_lite import LiteRefinerConfig
+    from rsseg_cli.models import BicorSegConfig, LiteRefinerConfig
 
     if spec.architecture == "idgbr":
-        from rsseg_cli.models.idgbr import IdgbrConfig  # here alone: it loads diffusers
+        from rsseg_cli.models import IdgbrConfig  # here alone: it loads diffusers
 
         return IdgbrConfig(**spec.network)
     known: dict[str, Any] = {"bicor-seg": BicorSegConfig, "idgbr-lite": LiteRefinerConfig}

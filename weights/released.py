@@ -1,25 +1,28 @@
-"""Checkpoints of the released BiCoR-Seg program: Lightning `.ckpt` files, read without running their code.
+"""Checkpoints of the released programs, read without running their code: BiCoR-Seg here, IDGBR beside.
 
-Every tensor of our network has one counterpart: a checkpoint either fits whole or is refused with the names
-that do not. Sizes are found from the tensors: ConvNeXt of any known size, channels, layers and classes.
+BiCoR-Seg's are Lightning `.ckpt` files. Every tensor of our network has one counterpart: a checkpoint either
+fits whole or is refused with the names that do not. Sizes come from the tensors: ConvNeXt of any known size,
+channels, layers and classes.
 """
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rsseg_cli.errors import ModelError
 from rsseg_cli.weights.registry import differences
+from rsseg_cli.weights.released_idgbr import is_idgbr, read_idgbr, start_idgbr
+from rsseg_cli.weights.tensor_folder import check_plain, read_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+    from rsseg_cli.models import BicorSeg, BicorSegConfig
+
+__all__ = ["is_idgbr", "read_bicor_seg", "read_idgbr", "start_idgbr"]
 
 PREFIX = "net."  # the network inside the Lightning module; losses and metrics stand beside it
 CLASS_TABLE = "net.decoder.class_dict.class_embed"
@@ -61,7 +64,7 @@ OTHER_PARTS = {
 }
 
 
-def read_released(path: Path, *, topk_ratio: float, layers: int | None = None) -> BicorSeg:
+def read_bicor_seg(path: Path, *, topk_ratio: float, layers: int | None = None) -> BicorSeg:
     """The network of a released checkpoint, in evaluation mode, float32.
 
     Args:
@@ -74,7 +77,7 @@ def read_released(path: Path, *, topk_ratio: float, layers: int | None = None) -
     """
     import torch
 
-    from rsseg_cli.models.bicor_seg import BicorSeg
+    from rsseg_cli.models import BicorSeg
 
     stored = _read_tensors(path)
     config = _config(stored, path, topk_ratio)
@@ -102,40 +105,6 @@ def read_released(path: Path, *, topk_ratio: float, layers: int | None = None) -
     return network.eval()
 
 
-def read_pickle(path: Path) -> dict[str, Any]:
-    """What a file of torch holds under its names, by a reader that runs no code; tensors are mapped.
-
-    Raises:
-        ModelError: no such file, one that needs code to be run, or no dictionary of names.
-    """
-    import torch
-
-    try:
-        # mapped, so that the optimizer's state beside the weights takes no memory
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except FileNotFoundError as err:
-        raise ModelError(f"{path}: no such file") from err
-    except pickle.UnpicklingError as err:
-        raise ModelError(
-            f"{path}: {_needs(str(err))}, which can run any code; not loaded. Where you trust the file, save "
-            "its tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'plain.ckpt')"
-        ) from err
-    except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError) as err:
-        raise ModelError(f"{path}: no PyTorch checkpoint, or a damaged one ({err})") from err
-    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(tensors, Mapping):
-        raise ModelError(f"{path}: no state_dict in it, a {type(content).__name__} was found")
-    return {str(name): value for name, value in tensors.items()}
-
-
-def check_plain(path: Path, name: str, value: Any) -> None:
-    """Refuse what is no dense tensor of floating point numbers."""
-    import torch
-
-    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or not value.is_floating_point():
-        raise ModelError(f"{path}: {name} is no plain tensor of floating point numbers")
-
-
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of the network by their released names."""
     tensors = {name: value for name, value in read_pickle(path).items() if name.startswith(PREFIX)}
@@ -152,14 +121,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _needs(message: str) -> str:
-    """What a checkpoint asks for beyond tensors, from torch's long message."""
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    return f"its pickle needs {found[1]}" if found else "its pickle holds more than tensors and plain values"
-
-
 def _config(stored: Mapping[str, Tensor], path: Path, topk_ratio: float) -> BicorSegConfig:
-    from rsseg_cli.models.bicor_seg import BicorSegConfig
+    from rsseg_cli.models import BicorSegConfig
 
     needed = (CLASS_TABLE, "net.encoder.0.0.0.weight")
     missing = [name for name in needed if name not in stored]

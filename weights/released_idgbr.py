@@ -26,7 +26,7 @@ from rsseg_cli.weights.tensor_folder import TensorFolder, read_json
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from rsseg_cli.models.idgbr import Idgbr, IdgbrConfig
+    from rsseg_cli.models import Idgbr, IdgbrConfig
 
 ATTENTION = "attn.transformer.resblocks.0"
 BLOCK_PARTS = {
@@ -73,12 +73,12 @@ class Part:
     whole: bool = True
 
 
-def is_released(path: Path) -> bool:
+def is_idgbr(path: Path) -> bool:
     """Whether a folder is a checkpoint of the released program, not Stable Diffusion alone."""
     return (path / "interact_net").is_dir() or (path / "unet_gen").is_dir()
 
 
-def read_released(path: Path, stable_diffusion: Path, classes: int, prompt: Path | None = None) -> Idgbr:
+def read_idgbr(path: Path, stable_diffusion: Path, classes: int, prompt: Path | None = None) -> Idgbr:
     """The network of a released checkpoint, in evaluation mode, float32.
 
     Args:
@@ -112,30 +112,27 @@ def read_released(path: Path, stable_diffusion: Path, classes: int, prompt: Path
     return network.eval()
 
 
-def read_start(stable_diffusion: Path, classes: int, prompt: Path | None = None) -> Idgbr:
+def start_idgbr(stable_diffusion: Path, classes: int, prompt: Path | None = None) -> Idgbr:
     """Stable Diffusion's networks with a guidance network and a label embedding that are still to be trained.
 
     The denoiser is to learn to predict x0, which takes fewer steps than noise does.
 
     Raises:
-        ModelError: as `read_released`.
+        ModelError: as `read_idgbr`.
     """
-    from rsseg_cli.models.idgbr_guidance import GuidanceNetwork, LabelEmbedding
-
     config = _config(stable_diffusion, classes, prompt, prediction="clean")
     network = _empty(config, stable_diffusion)
     unet = TensorFolder(stable_diffusion / "unet")
     parts = [*_shared_parts(network, stable_diffusion), Part(network.denoiser, "denoiser", unet)]
     state = _read(parts) | _prompt_state(config, stable_diffusion, prompt)
     network.load_state_dict(state, strict=False, assign=True)
-    network.guidance = GuidanceNetwork(config.skip_shapes, config.guidance_width, config.guidance_heads)
-    network.label_embedding = LabelEmbedding(classes)
+    network.start_conditions()
     return network.eval()
 
 
 def _config(folder: Path, classes: int, prompt: Path | None, **more: Any) -> IdgbrConfig:
     """Sizes of a Stable Diffusion folder."""
-    from rsseg_cli.models.idgbr import IdgbrConfig
+    from rsseg_cli.models import IdgbrConfig
 
     _check_schedule(folder / "scheduler" / "scheduler_config.json")
     unet, codec = (read_json(folder / part / "config.json") for part in ("unet", "vae"))

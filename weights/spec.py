@@ -6,12 +6,11 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from rsseg_cli.errors import ModelError
 
 SPEC_VERSION = 1
-MAX_CLASSES = 254  # a class raster is uint8 and 255 means no data
 MAX_SPEC_BYTES = 1_000_000
 MAX_NAME = 100  # characters of a class's, band's or model's name
 Architecture = Literal["bicor-seg", "idgbr-lite", "idgbr", "external"]
@@ -29,6 +28,14 @@ class ClassSpec:
 
     name: str
     colour: tuple[int, int, int]
+
+    @staticmethod
+    def from_names(classes: Sequence[str | ClassSpec]) -> tuple[ClassSpec, ...]:
+        """Give classes without a colour one of the palette, in order."""
+        return tuple(
+            item if isinstance(item, ClassSpec) else ClassSpec(item, PALETTE[index % len(PALETTE)])
+            for index, item in enumerate(classes)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +58,8 @@ class ModelSpec:
         refinement: of a refiner, how to use it: "steps" of the sampler, "band_m" around boundaries that may
             change (m), "model" whose maps it was trained behind, "model_gsd_m" that model's resolution.
     """
+
+    MAX_CLASSES: ClassVar[int] = 254  # a class raster is uint8, and 254 and 255 have other meanings
 
     name: str
     architecture: Architecture
@@ -79,8 +88,8 @@ class ModelSpec:
         if self.architecture not in get_args(Architecture):
             known = ", ".join(get_args(Architecture)[:-1])
             return f"architecture {self.architecture!r} is unknown; this version knows {known}"
-        if not 1 <= len(self.classes) <= MAX_CLASSES:
-            return f"{len(self.classes)} classes; needs 1 to {MAX_CLASSES}"
+        if not 1 <= len(self.classes) <= self.MAX_CLASSES:
+            return f"{len(self.classes)} classes; needs 1 to {self.MAX_CLASSES}"
         names = [item.name for item in self.classes]
         if len(set(names)) != len(names) or not all(names):
             return f"class names must be different and not empty, found {names}"
@@ -144,7 +153,7 @@ class ModelSpec:
         return cls(
             name=name,
             architecture="external",
-            classes=class_specs(classes),
+            classes=ClassSpec.from_names(classes),
             bands=tuple(bands),
             scaling="unit",
             mean=(0.0,) * len(bands),
@@ -190,14 +199,6 @@ class ModelSpec:
             raise ModelError(f"{where}: {err}") from err
         except (TypeError, ValueError, KeyError, OverflowError) as err:
             raise ModelError(f"{where}: model description has a wrong value ({err})") from err
-
-
-def class_specs(classes: Sequence[str | ClassSpec]) -> tuple[ClassSpec, ...]:
-    """Give classes without a colour one of the palette, in order."""
-    return tuple(
-        item if isinstance(item, ClassSpec) else ClassSpec(item, PALETTE[index % len(PALETTE)])
-        for index, item in enumerate(classes)
-    )
 
 
 def _typed(values: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from rsseg_cli.errors import ModelError
 from rsseg_cli.weights.registry import differences, read_header
-from rsseg_cli.weights.released import check_plain, read_pickle
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,6 +104,46 @@ class TensorFolder:
             return self._opened[file].get_tensor(name)
         except (SafetensorError, OSError, ValueError) as err:
             raise ModelError(f"{file}: tensor {name} cannot be read ({err})") from err
+
+
+def read_pickle(path: Path) -> dict[str, Any]:
+    """What a file of torch holds under its names, by a reader that runs no code; tensors are mapped.
+
+    Raises:
+        ModelError: no such file, one that needs code to be run, or no dictionary of names.
+    """
+    import torch
+
+    try:
+        # mapped, so that the optimizer's state beside the weights takes no memory
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except FileNotFoundError as err:
+        raise ModelError(f"{path}: no such file") from err
+    except pickle.UnpicklingError as err:
+        raise ModelError(
+            f"{path}: {_needs(str(err))}, which can run any code; not loaded. Where you trust the file, save "
+            "its tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'plain.ckpt')"
+        ) from err
+    except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError) as err:
+        raise ModelError(f"{path}: no PyTorch checkpoint, or a damaged one ({err})") from err
+    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(tensors, Mapping):
+        raise ModelError(f"{path}: no state_dict in it, a {type(content).__name__} was found")
+    return {str(name): value for name, value in tensors.items()}
+
+
+def check_plain(path: Path, name: str, value: Any) -> None:
+    """Refuse what is no dense tensor of floating point numbers."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or not value.is_floating_point():
+        raise ModelError(f"{path}: {name} is no plain tensor of floating point numbers")
+
+
+def _needs(message: str) -> str:
+    """What a checkpoint asks for beyond tensors, from torch's long message."""
+    found = re.search(r"GLOBAL ([\w.]+)", message)
+    return f"its pickle needs {found[1]}" if found else "its pickle holds more than tensors and plain values"
 
 
 def read_json(path: Path) -> dict[str, Any]:

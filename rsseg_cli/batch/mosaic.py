@@ -26,7 +26,7 @@ from rsseg_cli.raster.ground import row_areas_m2
 from rsseg_cli.raster.vrt import TYPES, Placed, describe
 
 if TYPE_CHECKING:
-    from rsseg_cli.weights.spec import ModelSpec
+    from rsseg_cli.weights import ModelSpec
 
 ALIGNED_PX = 0.01  # off a common grid, that pixels may lie
 ROWS = 512  # that are cut at once

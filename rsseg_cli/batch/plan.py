@@ -12,7 +12,7 @@ from rsseg_cli.batch.scenes import BatchScene, is_remote_scene
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.config import VECTOR_ENDINGS, PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import ModelError, OutputError, UsageError
-from rsseg_cli.weights.registry import read_spec
+from rsseg_cli.weights import read_spec
 
 MANIFEST = "manifest.jsonl"  # in the folder of the outputs
 LAYERS = ("confidence", "probabilities", "heatmaps", "uncertainty", "preview")

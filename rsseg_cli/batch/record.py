@@ -15,7 +15,7 @@ from rsseg_cli.batch.plan import BatchSettings
 from rsseg_cli.batch.scenes import is_remote_scene
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.raster.gdal import display_name
-from rsseg_cli.weights.registry import file_sha256, model_file, read_spec
+from rsseg_cli.weights import read_spec, registry
 
 # settings that do not show in the outputs, and the refiner, which is kept by its own
 NOT_IN_OUTPUTS = {"device", "batch_size", "overwrite", "readers", "jobs", "block_rows", "refiner"}
@@ -37,14 +37,14 @@ def provenance_of(settings: BatchSettings) -> Record:
     return {
         "rsseg": __version__,
         "model": settings.model,
-        "model_sha256": file_sha256(model_file(settings.model)),
+        "model_sha256": registry.file_sha256(registry.model_file(settings.model)),
         "refiner": None if refiner is None else os.fspath(refiner),
-        "refiner_sha256": None if refiner is None else file_sha256(model_file(refiner)),
+        "refiner_sha256": None if refiner is None else registry.file_sha256(registry.model_file(refiner)),
         "settings": {
             "predict": _plain(settings.config),
             "vector": _plain(settings.vector_config) if settings.vector else None,
             "refine": None if settings.refine is None else _plain(settings.refine),
-            "aoi_sha256": file_sha256(aoi) if aoi is not None and aoi.is_file() else None,
+            "aoi_sha256": registry.file_sha256(aoi) if aoi is not None and aoi.is_file() else None,
             "mosaic": settings.mosaic,
         },
     }

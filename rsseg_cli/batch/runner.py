@@ -14,7 +14,7 @@ from rsseg_cli.raster.gdal import display_name
 if TYPE_CHECKING:
     from rsseg_cli.pipeline.predict_scene import Passes
     from rsseg_cli.pipeline.result import PredictResult
-    from rsseg_cli.weights.registry import TrainedModel
+    from rsseg_cli.weights import TrainedModel
 from rsseg_cli.batch.task import UNEXPECTED, SceneOutcome, SceneProgress, SceneTask, _log
 
 
@@ -39,7 +39,7 @@ class SceneRunner:
         """
         from rsseg_cli.inference.engine import choose_device
         from rsseg_cli.pipeline.refinement import with_refiner
-        from rsseg_cli.weights.registry import load_model
+        from rsseg_cli.weights import load_model
 
         choose_device(task.config.device)
         if task.model not in self._models:

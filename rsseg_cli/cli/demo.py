@@ -63,7 +63,7 @@ def demo_command(
     from rsseg_cli.data.synthetic.scene import write_scene
     from rsseg_cli.evaluation.metrics import scores_of
     from rsseg_cli.pipeline.predict_scene import predict
-    from rsseg_cli.weights.registry import read_spec
+    from rsseg_cli.weights import read_spec
 
     names = read_spec(MODEL).class_names
     scene, labels, land_cover, picture = (output / name for name in FILES)

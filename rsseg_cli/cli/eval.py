@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rsseg_cli.evaluation.compare import Comparison
     from rsseg_cli.evaluation.evaluate_model import Evaluation, SourceDone
     from rsseg_cli.evaluation.scoring import ScoreConfig
-    from rsseg_cli.weights.registry import TrainedModel
+    from rsseg_cli.weights import TrainedModel
 
 DEFAULTS = PredictConfig()
 DEFAULT_WIDTHS = "1,3,5,10"
@@ -197,7 +197,7 @@ class _Run:
         """
         from rsseg_cli.data.datasets import open_data
         from rsseg_cli.evaluation.evaluate_model import check_classes, score_config, sources_of, with_colours
-        from rsseg_cli.weights.registry import load_model, read_spec
+        from rsseg_cli.weights import load_model, read_spec
 
         specs = [read_spec(name) for name in models]
         if self.split in ("test", "all"):  # what it says of the validation part does not matter here

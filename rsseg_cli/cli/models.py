@@ -32,9 +32,9 @@ def list_command(as_json: JsonOption = False) -> None:
 
     Example: rsseg models list
     """
-    from rsseg_cli.weights.registry import list_models, read_spec
+    from rsseg_cli.weights import read_spec, registry
 
-    specs = [read_spec(name) for name in list_models()]
+    specs = [read_spec(name) for name in registry.list_models()]
     if as_json:
         typer.echo(json.dumps([_summary(spec) for spec in specs], indent=2, ensure_ascii=False))
         return
@@ -56,10 +56,10 @@ def show_command(
 
     Example: rsseg models show landcover
     """
-    from rsseg_cli.weights.registry import file_sha256, model_file, read_spec
+    from rsseg_cli.weights import read_spec, registry
 
-    spec, path = read_spec(model), model_file(model)
-    file = {"path": str(path), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    spec, path = read_spec(model), registry.model_file(model)
+    file = {"path": str(path), "bytes": path.stat().st_size, "sha256": registry.file_sha256(path)}
     if as_json:
         typer.echo(json.dumps({**json.loads(spec.to_json()), "file": file}, indent=2, ensure_ascii=False))
         return
@@ -131,8 +131,7 @@ def import_command(
     Example: rsseg models import vaihingen.ckpt --layers 2 --topk-ratio 1 --bands nir,red,green --gsd 0.09
     --classes surface,building,low,tree,car,clutter -o vaihingen.safetensors
     """
-    from rsseg_cli.weights import save_model
-    from rsseg_cli.weights.registry import check_target
+    from rsseg_cli.weights import registry, save_model
 
     class_list, band_names = _classes(classes, colours), _names("--bands", bands)
     if gsd is not None and not 0 < gsd < 1e5:
@@ -141,7 +140,7 @@ def import_command(
                           "idgbr": {"--sd": sd, "--prompt-embedding": prompt_embedding}})  # fmt: skip
     if arch == "bicor-seg" and (topk_ratio is None or not 0 < topk_ratio <= 1):
         raise UsageError(f"--topk-ratio {topk_ratio}: needs 0 < ratio <= 1")
-    check_target(output, overwrite)
+    registry.check_target(output, overwrite)
     if arch == "bicor-seg":
         network, about = _bicor_seg(checkpoint, topk_ratio or 1.0, layers)
     else:
@@ -184,11 +183,10 @@ def _bicor_seg(
     checkpoint: Path, topk_ratio: float, layers: int | None
 ) -> tuple[Any, Callable[..., ModelSpec]]:
     """The network, and its description but for what the command line says."""
-    from rsseg_cli.weights import ModelSpec
-    from rsseg_cli.weights.released import read_released
+    from rsseg_cli.weights import ModelSpec, released
 
     description = f"Imported from {checkpoint.name}, a checkpoint of the released BiCoR-Seg program."
-    network = read_released(checkpoint, topk_ratio=topk_ratio, layers=layers)
+    network = released.read_bicor_seg(checkpoint, topk_ratio=topk_ratio, layers=layers)
     return network, partial(ModelSpec, description=description)
 
 
@@ -196,18 +194,17 @@ def _idgbr(
     checkpoint: Path, stable_diffusion: Path, classes: int, prompt: Path | None
 ) -> tuple[Any, Callable[..., ModelSpec]]:
     """The same of a refiner."""
-    from rsseg_cli.weights import ModelSpec
-    from rsseg_cli.weights.released_idgbr import is_released, read_released, read_start
+    from rsseg_cli.weights import ModelSpec, released
 
-    if is_released(checkpoint):
+    if released.is_idgbr(checkpoint):
         # The released training gives the codec ImageNet-normalised pixels (ModelSpec's default), so its
         # denoiser has seen no others.
         description = f"Imported from {checkpoint.name}, a checkpoint of the released IDGBR program."
-        network = read_released(checkpoint, stable_diffusion, classes, prompt)
+        network = released.read_idgbr(checkpoint, stable_diffusion, classes, prompt)
         return network, partial(
             ModelSpec, description=description, refinement={"steps": network.default_steps}
         )
-    network = read_start(stable_diffusion, classes, prompt)
+    network = released.start_idgbr(stable_diffusion, classes, prompt)
     description = f"Stable Diffusion 1.5 from {stable_diffusion.name}, to be trained."
     half = (0.5,) * 3  # mean and deviation that bring pixels to the codec's [-1, 1]
     return network, partial(
@@ -240,12 +237,10 @@ def average_command(
     """
     from dataclasses import replace
 
-    from rsseg_cli.weights import save_model
-    from rsseg_cli.weights.average import average_models
-    from rsseg_cli.weights.registry import check_target
+    from rsseg_cli.weights import registry, save_model
 
-    check_target(output, overwrite)
-    mean = average_models(models[0], models[1:])
+    registry.check_target(output, overwrite)
+    mean = registry.average_models(models[0], models[1:])
     spec = replace(mean.spec, name=name or output.stem)
     save_model(output, mean.network, spec, overwrite=overwrite)
     typer.echo(f"{output}: mean of {len(models)} models; score it with rsseg eval")
@@ -259,11 +254,11 @@ def _names(option: str, text: str) -> tuple[str, ...]:
 
 
 def _classes(classes: str, colours: str) -> tuple[ClassSpec, ...]:
-    from rsseg_cli.weights.spec import ClassSpec, class_specs
+    from rsseg_cli.weights import ClassSpec
 
     names = _names("--classes", classes)
     if not colours:
-        return class_specs(names)
+        return ClassSpec.from_names(names)
     parts = [part.strip().removeprefix("#") for part in colours.split(",")]
     if len(parts) != len(names):
         raise UsageError(f"--colours: {len(parts)} colours for {len(names)} classes")

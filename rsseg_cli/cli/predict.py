@@ -230,7 +230,7 @@ def predict_command(
     from dataclasses import replace
 
     from rsseg_cli.pipeline.predict_scene import predict
-    from rsseg_cli.weights.registry import read_spec
+    from rsseg_cli.weights import read_spec
 
     target = output or default_output(scenes[0], read_spec(model).name)
     if ray is not None:

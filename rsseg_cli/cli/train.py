@@ -124,8 +124,7 @@ def train_bicor_seg(
     from rsseg_cli.training.recipes import resolve_settings
     from rsseg_cli.training.start import build_network, describe_model
     from rsseg_cli.training.trainer import RunOptions, environment_rank
-    from rsseg_cli.weights import TrainedModel
-    from rsseg_cli.weights.registry import check_target, read_spec
+    from rsseg_cli.weights import TrainedModel, read_spec, registry
 
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
@@ -133,7 +132,7 @@ def train_bicor_seg(
     settings = resolve_settings(given, recipe=recipe, config=config, dataset=dataset)
     start = settings.network
     opt.check_start(start.init, given)
-    check_target(output, overwrite)
+    registry.check_target(output, overwrite)
     init_spec = read_spec(start.init) if start.init else None
     found = open_data(
         data_options.data_config(

@@ -259,7 +259,7 @@ def train_idgbr(
     from rsseg_cli.training.coarse_maps import CoarseMaker, coarse_sources
     from rsseg_cli.training.refiner_start import build_refiner, describe_refiner
     from rsseg_cli.training.trainer import RunOptions, environment_rank
-    from rsseg_cli.weights.registry import check_target, read_spec
+    from rsseg_cli.weights import read_spec, registry
 
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
@@ -267,7 +267,7 @@ def train_idgbr(
     settings = refiner_settings.resolve_refiner_settings(given, config=config)
     start, stages = settings.network, refiners.stages_of(settings.refining)
     opt.check_start(start.init, given, ("arch", *refiner_settings.SIZES))
-    check_target(output, overwrite)
+    registry.check_target(output, overwrite)
     init_spec = read_spec(start.init) if start.init else None
     found = open_data(
         data_options.data_config(

@@ -25,7 +25,7 @@ from rsseg_cli.data.label_format import IGNORE, LabelFormat
 from rsseg_cli.data.pairs import named
 from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.types import ScoringProtocol
-from rsseg_cli.weights.spec import ClassSpec, class_specs
+from rsseg_cli.weights import ClassSpec
 
 if TYPE_CHECKING:
     from rsseg_cli.data.types import DataConfig
@@ -204,7 +204,7 @@ def open_inria(config: DataConfig) -> Found:
     _check_pairs(folder, images, masks)
     if not images:
         raise _wrong_layout(root, "Inria", INRIA_LAYOUT, "no images found")
-    classes = class_specs(["background", "building"])
+    classes = ClassSpec.from_names(["background", "building"])
     format = LabelFormat(class_names=("background", "building"), values={0: 0, 1: 1, 255: 1}, by_pixel=True)
     bands = choose_bands(config.bands, ("red", "green", "blue"), "inria")
     scenes = []

@@ -12,7 +12,7 @@ from typing import Any
 from rsseg_cli.data.label_format import IGNORE, Colour
 from rsseg_cli.errors import DataError
 from rsseg_cli.raster.classes import UNLABELLED_NAMES
-from rsseg_cli.weights.spec import ClassSpec, class_specs
+from rsseg_cli.weights import ClassSpec
 
 MAX_BYTES = 1_000_000
 ITEM_KEYS = {"name", "colour", "color", "value", "mask_colour", "mask_color"}
@@ -47,7 +47,7 @@ def read_classes(text: str) -> ClassTable:
     if not text.lower().endswith(".json"):
         names = [part.strip() for part in text.split(",")]
         _check_names(text, names)
-        return ClassTable(class_specs(names))
+        return ClassTable(ClassSpec.from_names(names))
     try:
         with Path(text).open(encoding="utf-8") as file:
             content = file.read(MAX_BYTES + 1)
@@ -62,7 +62,7 @@ def read_classes(text: str) -> ClassTable:
     specs = [
         ClassSpec(item["name"], item["colour"]) if item["colour"] else str(item["name"]) for item in kept
     ]
-    return ClassTable(class_specs(specs), _colours(text, items), _values(text, items))
+    return ClassTable(ClassSpec.from_names(specs), _colours(text, items), _values(text, items))
 
 
 def _is_unlabelled(item: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ from rsseg_cli.data.split import labelled_areas, unique_names, with_validation
 from rsseg_cli.data.types import DataConfig, LabelledData, LoadedScene, Source
 from rsseg_cli.errors import DataError, SceneError, UsageError
 from rsseg_cli.raster import inspect
-from rsseg_cli.weights.spec import ClassSpec, ModelSpec
+from rsseg_cli.weights import ClassSpec, ModelSpec
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 COUNT_PX = 1 << 24  # labels counted at a time

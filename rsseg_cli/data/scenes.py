@@ -28,7 +28,7 @@ from rsseg_cli.raster import (
 )
 from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster
 from rsseg_cli.raster.grid import Grid
-from rsseg_cli.weights.spec import ModelSpec
+from rsseg_cli.weights import ModelSpec
 
 logger = logging.getLogger(__name__)
 BLOCK_ROWS = 512

@@ -19,7 +19,7 @@ from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.types import Found, LoadedScene, clean_names
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster.gdal import gdal_errors, open_raster
-from rsseg_cli.weights.spec import ClassSpec, ModelSpec, class_specs
+from rsseg_cli.weights import ClassSpec, ModelSpec
 
 if TYPE_CHECKING:
     from rsseg_cli.data.types import DataConfig
@@ -232,7 +232,7 @@ def _classes_of(dataset: Any, name: str, config: DataConfig) -> tuple[tuple[Clas
             names = clean_names(listed)
             colours = _colours_of(dataset, len(names))
             specs = [ClassSpec(n, c) for n, c in zip(names, colours, strict=True)] if colours else names
-            return class_specs(specs), LabelFormat(class_names=names)
+            return ClassSpec.from_names(specs), LabelFormat(class_names=names)
     raise UsageError(f"--dataset torchgeo:{name}: does not name its classes; pass --classes")
 
 

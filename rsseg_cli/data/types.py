@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.errors import UsageError
 from rsseg_cli.raster.grid import Grid
-from rsseg_cli.weights.spec import ClassSpec, ModelSpec
+from rsseg_cli.weights import ClassSpec, ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rsseg_cli.weights.spec import ClassSpec
+    from rsseg_cli.weights import ClassSpec
 
 
 def swatch(item: ClassSpec) -> str:

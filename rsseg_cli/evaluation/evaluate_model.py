@@ -24,8 +24,7 @@ from rsseg_cli.raster.classes import plain
 
 if TYPE_CHECKING:
     from rsseg_cli.data.types import LabelledData, Source
-    from rsseg_cli.weights.registry import TrainedModel
-    from rsseg_cli.weights.spec import ModelSpec
+    from rsseg_cli.weights import ModelSpec, TrainedModel
 
 PREFIX, MAP = "rsseg-eval-", "map.tif"  # of temporary folders; of the map in one
 _log = logging.getLogger("rsseg_cli")

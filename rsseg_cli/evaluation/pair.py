@@ -21,7 +21,7 @@ from rsseg_cli.raster.classes import (
     read_class_names,
     read_scene_name,
 )
-from rsseg_cli.weights.spec import ClassSpec, class_specs
+from rsseg_cli.weights import ClassSpec
 
 logger = logging.getLogger(__name__)
 Bbox = tuple[float, float, float, float]
@@ -109,7 +109,7 @@ def _table_of_map(path: str, names: dict[int, str]) -> ClassTable:
             "in the order of its values"
         )
     colours = read_class_colours(path)
-    specs = class_specs(
+    specs = ClassSpec.from_names(
         [ClassSpec(name, colours[value]) if value in colours else name for value, name in names.items()]
     )
     values = {value: index for index, value in enumerate(names)}

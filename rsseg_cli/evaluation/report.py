@@ -29,7 +29,7 @@ from rsseg_cli.evaluation.style import STYLE
 if TYPE_CHECKING:
     from rsseg_cli.evaluation.compare import Comparison
     from rsseg_cli.evaluation.scoring import ScoreResult
-    from rsseg_cli.weights.spec import ClassSpec
+    from rsseg_cli.weights import ClassSpec
 
 PAGE, SCORES = "index.html", "scores.json"
 

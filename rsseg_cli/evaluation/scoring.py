@@ -21,7 +21,7 @@ from rsseg_cli.evaluation.metrics import UNLABELLED, scores_of
 from rsseg_cli.evaluation.tiles import MAX_TILES, SceneTiles, TileBook, TileScore
 from rsseg_cli.raster import Area
 from rsseg_cli.raster.classes import MapReader, plain
-from rsseg_cli.weights.spec import MAX_CLASSES, ClassSpec
+from rsseg_cli.weights import ClassSpec, ModelSpec
 
 __all__ = ["ScoreConfig", "ScoreResult", "Scorer", "TileScore"]
 
@@ -55,8 +55,10 @@ class ScoreConfig:
 
     def __post_init__(self) -> None:
         names = [plain(name) for name in self.names]
-        if not 1 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
-            raise UsageError(f"classes {', '.join(self.names)}: needs 1 to {MAX_CLASSES}, each once")
+        if not 1 <= len(names) <= ModelSpec.MAX_CLASSES or len(set(names)) < len(names):
+            raise UsageError(
+                f"classes {', '.join(self.names)}: needs 1 to {ModelSpec.MAX_CLASSES}, each once"
+            )
         try:
             object.__setattr__(self, "boundary_widths_px", check_widths(self.boundary_widths_px))
         except ValueError as err:

@@ -17,7 +17,7 @@ from rsseg_cli.evaluation.places import Place
 from rsseg_cli.pipeline.preview import round_length_m
 
 if TYPE_CHECKING:
-    from rsseg_cli.weights.spec import ClassSpec
+    from rsseg_cli.weights import ClassSpec
 from collections.abc import Mapping
 
 from rsseg_cli.evaluation.charts import (
@@ -32,7 +32,7 @@ from rsseg_cli.evaluation.charts import (
 
 if TYPE_CHECKING:
     from rsseg_cli.evaluation.compare import Comparison
-    from rsseg_cli.weights.spec import ClassSpec
+    from rsseg_cli.weights import ClassSpec
 
 UNLABELLED = 255
 HATCH = ((190, 190, 190), (151, 151, 151))

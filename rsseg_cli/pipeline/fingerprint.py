@@ -17,7 +17,7 @@ from rsseg_cli.inference.engine import choose_device
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement
 from rsseg_cli.raster.gdal import redact
-from rsseg_cli.weights.registry import TrainedModel
+from rsseg_cli.weights import TrainedModel
 
 # settings that change none; of a device the kind does, which of several it is does not
 NOT_PIXELS = {"overwrite", "readers", "jobs", "block_rows", "device"}

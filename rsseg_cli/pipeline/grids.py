@@ -17,7 +17,7 @@ from rsseg_cli.inference.windows import Frame
 from rsseg_cli.pipeline.job import network_grid
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader, inspect
 from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster
-from rsseg_cli.weights.spec import ModelSpec
+from rsseg_cli.weights import ModelSpec
 
 ALIGNED_PX = 1e-3
 

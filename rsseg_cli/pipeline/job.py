@@ -18,8 +18,7 @@ from rsseg_cli.config import PredictConfig, VectorConfig
 from rsseg_cli.errors import ModelError, OutputError, SceneError
 from rsseg_cli.inference.engine import Scaling
 from rsseg_cli.vector import check_output
-from rsseg_cli.weights.registry import TrainedModel, read_spec
-from rsseg_cli.weights.spec import ModelSpec
+from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec
 
 
 def check_memory(

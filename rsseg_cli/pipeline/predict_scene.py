@@ -31,7 +31,7 @@ from rsseg_cli.pipeline.refinement import LabelSource, Refinement, prepare_for_j
 from rsseg_cli.pipeline.result import AreaCounter, PredictResult, Refined
 from rsseg_cli.raster import SceneInfo
 from rsseg_cli.system import give_back_memory
-from rsseg_cli.weights.registry import TrainedModel, load_model
+from rsseg_cli.weights import TrainedModel, load_model
 
 
 class Passes(Protocol):

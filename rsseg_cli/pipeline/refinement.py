@@ -28,8 +28,7 @@ from rsseg_cli.raster.classes import (
     read_class_names,
 )
 from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster, tags_of
-from rsseg_cli.weights.registry import TrainedModel, list_models, load_model, model_file, read_spec
-from rsseg_cli.weights.spec import ClassSpec, ModelSpec
+from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, load_model, read_spec, registry
 
 DEFAULT_BAND_PX = 8  # of a refiner that names no band, px that it sees
 DEFAULT_SAMPLES = 4  # whose disagreement is asked for
@@ -292,15 +291,15 @@ def _refiner_of(spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel) -
     """The refiner that belongs to a model: one that comes along, or a file beside the model's."""
     name = spec.refiner
     if name is None:
-        with_one = [known for known in list_models() if read_spec(known).refiner is not None]
+        with_one = [known for known in registry.list_models() if read_spec(known).refiner is not None]
         raise ModelError(
             f"model {spec.name!r} has no refiner of its own; pass --refiner NAME or PATH, or take "
             f"--model {' or '.join(with_one)}, which has one"
         )
-    if name in list_models():
+    if name in registry.list_models():
         return name
     if not isinstance(model, TrainedModel) and Path(name).name == name:
-        beside = model_file(model).parent / f"{name}.safetensors"
+        beside = registry.model_file(model).parent / f"{name}.safetensors"
         if beside.is_file():
             return beside
     raise ModelError(
@@ -312,7 +311,7 @@ def _refiner_of(spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel) -
 def _refiner_of_map(where: str, tags: Mapping[str, str]) -> Refiner:
     """That of the model that a map names, if it comes along: a file may name anything."""
     name = tags.get("RSSEG_MODEL", "")
-    if name in list_models():
+    if name in registry.list_models():
         return _refiner_of(read_spec(name), name)
     raise ModelError(f"{where}: does not name a model that comes along; pass --refiner NAME or PATH")
 

@@ -25,8 +25,7 @@ from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.pipeline.predict_scene import predict
 from rsseg_cli.raster import SceneReader, inspect
 from rsseg_cli.raster.classes import plain, read_class_names
-from rsseg_cli.weights.registry import TrainedModel, list_models, load_model, read_spec
-from rsseg_cli.weights.spec import ModelSpec
+from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec, registry
 
 logger = logging.getLogger("rsseg_cli")
 Maps = tuple[NDArray[np.uint8], ...]
@@ -70,13 +69,13 @@ def coarse_sources(given: Sequence[str], class_names: Sequence[str]) -> list[Coa
 
 def _source(given: str, class_names: Sequence[str]) -> CoarseSource:
     path = Path(given)
-    if given in list_models() or path.suffix == ".safetensors":
+    if given in registry.list_models() or path.suffix == ".safetensors":
         spec = read_spec(given)
         if spec.is_refiner:
             raise ModelError(f"--coarse {given}: is a refiner; needs a model that segments")
         _values(dict(enumerate(spec.class_names)), class_names, f"--coarse {given}")
         return CoarseSource(given=given, model=spec)
-    models = f", and no model ({', '.join(list_models())}, or a file .safetensors)"
+    models = f", and no model ({', '.join(registry.list_models())}, or a file .safetensors)"
     return _rasters(given, "--coarse", models)
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, Sampler
 from rsseg_cli.data.labels import IGNORE
 from rsseg_cli.data.types import LoadedScene
 from rsseg_cli.errors import DataError
-from rsseg_cli.weights.spec import ModelSpec
+from rsseg_cli.weights import ModelSpec
 
 ONE_CROP_PX = 1024 * 1024  # an image of up to this area gives one crop a pass
 ROWS = 1024  # read at once of a scene on disk

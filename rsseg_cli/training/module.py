@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import ModelError
 from rsseg_cli.evaluation.metrics import confusion_matrix, scores_of
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorTrainingOutput
-from rsseg_cli.models.losses import BicorLossWeights, bicor_loss_parts, cross_entropy, dice
+from rsseg_cli.models import BicorSeg, losses
 from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.training.optim import build_optimizer, build_schedule
 from rsseg_cli.weights import ModelSpec
@@ -159,7 +158,7 @@ class SegmentationModule(TrainingModule):
         super().__init__(network, spec, config, total_steps)
         self.class_names = spec.class_names
         self.protocol = protocol or ScoringProtocol()
-        self.loss_weights = BicorLossWeights(
+        self.loss_weights = losses.BicorLossWeights(
             smoothing=config.smoothing,
             auxiliary=config.auxiliary,
             heatmaps=config.heatmaps,
@@ -182,16 +181,16 @@ class SegmentationModule(TrainingModule):
             logits = self.network(image).float()
             with torch.autocast(image.device.type, enabled=False):
                 weight = self.config.smoothing
-                return {"main": cross_entropy(logits, labels, weight) + dice(logits, labels)}
+                return {"main": losses.cross_entropy(logits, labels, weight) + losses.dice(logits, labels)}
         output = self.network.forward_training(image)
         with torch.autocast(image.device.type, enabled=False):
-            exact = BicorTrainingOutput(
+            exact = losses.BicorTrainingOutput(
                 output.logits.float(),
                 tuple(heatmaps.float() for heatmaps in output.heatmaps),
                 tuple(embeddings.float() for embeddings in output.class_embeddings),
                 output.auxiliary_logits.float(),
             )
-            return bicor_loss_parts(exact, labels, self.loss_weights)
+            return losses.bicor_loss_parts(exact, labels, self.loss_weights)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)

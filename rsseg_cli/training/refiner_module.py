@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rsseg_cli.data.labels import IGNORE
 from rsseg_cli.evaluation.boundary import BoundaryCounts, near_border
 from rsseg_cli.evaluation.metrics import count_confusion, mean_of, scores_of
-from rsseg_cli.models.diffusion import RefinerNetwork, Stage
+from rsseg_cli.models import diffusion
 from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.training.module import TrainingModule, Watch
 from rsseg_cli.weights import ModelSpec
@@ -26,17 +26,20 @@ class StageModule(TrainingModule):
     """A stage of a refiner's training: what it does not train is frozen, and its noise follows from seed,
     epoch, step and process alone, so that a resumed run sees that of an uninterrupted one."""
 
-    stage: Stage
+    stage: diffusion.Stage
 
     def __init__(self, network: nn.Module, spec: ModelSpec, config: TrainConfig, total_steps: int) -> None:
-        trained = {id(parameter) for parameter in cast(RefinerNetwork, network).stage_parameters(self.stage)}
+        trained = {
+            id(parameter)
+            for parameter in cast(diffusion.RefinerNetwork, network).stage_parameters(self.stage)
+        }
         for parameter in network.parameters():
             parameter.requires_grad_(id(parameter) in trained)
         super().__init__(network, spec, config, total_steps)
 
     @property
-    def refiner(self) -> RefinerNetwork:
-        return cast(RefinerNetwork, self.network)
+    def refiner(self) -> diffusion.RefinerNetwork:
+        return cast(diffusion.RefinerNetwork, self.network)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         place = (self.config.seed, self.current_epoch, batch_index, self.global_rank)
@@ -53,7 +56,7 @@ class CodecModule(StageModule):
     """Label embedding and codec, validated by their loss. Scores in the history: codec_loss."""
 
     watch = Watch("codec_loss", "min")
-    stage: Stage = "codec"
+    stage: diffusion.Stage = "codec"
 
     def losses(self, batch: tuple[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         return split_losses(self.refiner.codec_losses(batch[0]))
@@ -92,11 +95,11 @@ class RefinerModule(StageModule):
         config: rates.
         total_steps: length of the learning rate's schedule.
         band_px: distance from the rough map's boundaries within which labels may change.
-        align: further loss of the first `ALIGN_STEPS` steps, see `idgbr_alignment`; None without.
+        align: further loss of the first `ALIGN_STEPS` steps, see `losses.DinoAlignment`; None without.
     """
 
     watch = Watch("boundary_iou", "max")
-    stage: Stage = "refiner"
+    stage: diffusion.Stage = "refiner"
 
     def __init__(
         self,

@@ -14,12 +14,11 @@ from torch import nn
 
 from rsseg_cli.data.types import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
-from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
+from rsseg_cli.models import LiteRefiner, LiteRefinerConfig
 from rsseg_cli.training.config import RefinerNetworkSettings
 from rsseg_cli.training.recipes import RefinerSettings
 from rsseg_cli.training.start import LITE, imagenet_lite0, input_statistics, load_encoder
-from rsseg_cli.weights import ModelSpec, load_model
-from rsseg_cli.weights.registry import list_models, read_spec
+from rsseg_cli.weights import ModelSpec, load_model, read_spec, registry
 
 logger = logging.getLogger("rsseg_cli")
 SIZES = {item.name for item in dataclasses.fields(LiteRefinerConfig)} - {"closer"}  # that names a model
@@ -94,7 +93,7 @@ def _model_behind(behind: str, looking: ModelSpec | None, start: ModelSpec | Non
     """Name of the model whose maps are repaired, and the ground resolution that it works at."""
     before = start.refinement if start else {}
     model = behind or str(before.get("model", ""))
-    if model in list_models():
+    if model in registry.list_models():
         gsd_m = read_spec(model).gsd_m
     elif looking is not None:
         gsd_m = looking.gsd_m
@@ -140,7 +139,7 @@ def _network_of(chosen: RefinerNetworkSettings, data: LabelledData) -> tuple[Any
                 raise UsageError(f"--encoder {chosen.encoder!r:.100}: needs an encoder of timm")
             sizes = LiteRefinerConfig(classes=len(data.classes), in_channels=len(data.bands), **given)
             return "idgbr-lite", dict(vars(sizes))
-        from rsseg_cli.models.idgbr import IdgbrConfig  # here alone: it loads diffusers
+        from rsseg_cli.models import IdgbrConfig  # here alone: it loads diffusers
 
         wrong = sorted(given.keys() - {"steps", "time_sampling"})
         if wrong:
@@ -203,7 +202,7 @@ def _build_lite(config: LiteRefinerConfig, chosen: RefinerNetworkSettings) -> Li
             ) from err
     refiner = LiteRefiner(config)
     weights = chosen.encoder_weights
-    if weights in list_models() or weights.endswith(".safetensors"):
+    if weights in registry.list_models() or weights.endswith(".safetensors"):
         _take_encoder(refiner.conditions.encoder, weights)
     elif weights != "none":
         path = imagenet_lite0() if weights == "imagenet" else Path(weights)
@@ -229,13 +228,13 @@ def _take_encoder(encoder: nn.Module, model: str) -> None:
 
 
 def _build_paper(spec: ModelSpec, chosen: RefinerNetworkSettings) -> tuple[nn.Module, ModelSpec]:
-    from rsseg_cli.models.idgbr import Idgbr, IdgbrConfig
-    from rsseg_cli.weights.released_idgbr import read_start
+    from rsseg_cli.models import Idgbr, IdgbrConfig
+    from rsseg_cli.weights import released
 
     if not chosen.sd:
         logger.warning("--arch paper without --sd: starts from random weights")
         return Idgbr(IdgbrConfig(**spec.network)), spec
-    network = read_start(Path(chosen.sd), len(spec.classes))
+    network = released.start_idgbr(Path(chosen.sd), len(spec.classes))
     wanted = {key: spec.network[key] for key in ("steps", "time_sampling")}
     network.config = dataclasses.replace(network.config, **wanted)
     network.default_steps = network.config.steps
@@ -250,12 +249,11 @@ def build_alignment(network: nn.Module, weights: str) -> nn.Module | None:
     """
     if not weights:
         return None
-    from rsseg_cli.models.idgbr import Idgbr
-    from rsseg_cli.models.idgbr_alignment import DinoAlignment
+    from rsseg_cli.models import Idgbr, losses
 
     if not isinstance(network, Idgbr):
         raise UsageError(f"--align {weights}: is for refiners of --arch paper")
     try:
-        return DinoAlignment(Path(weights), network.config.channels[-1])
+        return losses.DinoAlignment(Path(weights), network.config.channels[-1])
     except ValueError as err:
         raise ModelError(f"--align {err}") from err

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from rsseg_cli.data.types import LabelledData, LoadedScene
 from rsseg_cli.errors import UsageError
-from rsseg_cli.models.diffusion import RefinerNetwork, Stage
+from rsseg_cli.models import diffusion
 from rsseg_cli.training.card import save_with_card, trained_with
 from rsseg_cli.training.coarse_maps import CoarseMaker, Maps, closer_looks
 from rsseg_cli.training.config import RefiningConfig, TrainConfig
@@ -28,7 +28,7 @@ from rsseg_cli.training.train_model import TrainResult, crop_config, fit, load_t
 from rsseg_cli.training.trainer import RunOptions, environment_rank
 from rsseg_cli.weights import ModelSpec
 
-STAGES: tuple[Stage, ...] = ("codec", "refiner")
+STAGES: tuple[diffusion.Stage, ...] = ("codec", "refiner")
 
 
 class RefinerScenes(NamedTuple):
@@ -47,7 +47,7 @@ class RefinerScenes(NamedTuple):
         return {"train": self.train, "val": self.val, "drawn": self.drawn}
 
 
-def stages_of(refining: RefiningConfig) -> tuple[Stage, ...]:
+def stages_of(refining: RefiningConfig) -> tuple[diffusion.Stage, ...]:
     """The stages of a run, in their order."""
     return STAGES if refining.stage == "all" else (refining.stage,)
 
@@ -106,7 +106,7 @@ def check_sizes(network: nn.Module, config: TrainConfig) -> None:
     Raises:
         UsageError: a side is no multiple of its alignment.
     """
-    alignment = cast(RefinerNetwork, network).alignment_px
+    alignment = cast(diffusion.RefinerNetwork, network).alignment_px
     for option, side in (("--crop-size", config.crop_size), ("--tile-size", config.tile_size)):
         if side % alignment:
             raise UsageError(f"{option} {side}: this refiner needs a multiple of {alignment} px")
@@ -114,13 +114,13 @@ def check_sizes(network: nn.Module, config: TrainConfig) -> None:
 
 def train_refiner(
     network: nn.Module, spec: ModelSpec, scenes: RefinerScenes, settings: RefinerSettings, run: RunOptions
-) -> dict[Stage, TrainResult]:
+) -> dict[diffusion.Stage, TrainResult]:
     """Train the stages of a run in place; the network is left with the best weights on validation.
 
     A resumed run goes on in the stage that it was in: each stage has a folder of its own in `run.run_dir`.
 
     Args:
-        network: a `RefinerNetwork`.
+        network: a `diffusion.RefinerNetwork`.
         spec: its bands, normalisation, resolution and classes.
         scenes: see `load_refiner_scenes`.
         settings: of the run.
@@ -130,7 +130,7 @@ def train_refiner(
         ModelError, UsageError: as `training.train`.
     """
     check_sizes(network, settings.training)
-    results: dict[Stage, TrainResult] = {}
+    results: dict[diffusion.Stage, TrainResult] = {}
     for stage in stages_of(settings.refining):
         folder = run.run_dir / stage
         resume = run.resume and (folder / "last.ckpt").exists()
@@ -196,7 +196,7 @@ def finish_refiner(
     network: nn.Module,
     spec: ModelSpec,
     settings: RefinerSettings,
-    results: dict[Stage, TrainResult],
+    results: dict[diffusion.Stage, TrainResult],
     output: Path,
     *,
     found: str = "",

@@ -16,11 +16,10 @@ from torch import Tensor, nn
 
 from rsseg_cli.data.types import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.training.config import NetworkSettings, RefinerNetworkSettings
 from rsseg_cli.training.recipes import Settings
-from rsseg_cli.weights import ModelSpec, TrainedModel, load_model
-from rsseg_cli.weights.registry import read_spec
+from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec
 
 logger = logging.getLogger("rsseg_cli")
 

@@ -15,7 +15,7 @@ from rsseg_cli.batch.local import ENDED, LocalEngine, Process, cores, devices_fo
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import ModelError
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from rsseg_cli.cli.eval import for_split
 from rsseg_cli.cli.main import app
 from rsseg_cli.data.types import DataConfig
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from rsseg_cli.cli.main import app
 from rsseg_cli.cli.predict import default_output
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)

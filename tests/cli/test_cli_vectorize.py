@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 import rsseg_cli
 from rsseg_cli.cli.main import app
 from rsseg_cli.config import VectorConfig
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.vector import vectorize
 from rsseg_cli.weights import ModelSpec, save_model
 

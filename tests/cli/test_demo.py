@@ -11,9 +11,8 @@ import torch
 from typer.testing import CliRunner
 
 from rsseg_cli.cli.main import app
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
-from rsseg_cli.weights import ModelSpec, registry, save_model
-from rsseg_cli.weights.spec import class_specs
+from rsseg_cli.models import BicorSeg, BicorSegConfig
+from rsseg_cli.weights import ClassSpec, ModelSpec, registry, save_model
 
 torch.set_num_threads(1)
 CLASSES = ("building", "land", "road", "vegetation", "water")
@@ -26,7 +25,7 @@ def _landcover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = ModelSpec(
         name="landcover",
         architecture="bicor-seg",
-        classes=class_specs(CLASSES),
+        classes=ClassSpec.from_names(CLASSES),
         network=asdict(config),
         gsd_m=0.3,
         gsd_range_m=(0.2, 0.5),

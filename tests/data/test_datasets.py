@@ -32,14 +32,15 @@ from rsseg_cli.training.crops import (
     draw_training_scenes,
     jitter_colours,
 )
-from rsseg_cli.weights import ModelSpec
-from rsseg_cli.weights.registry import TrainedModel
-from rsseg_cli.weights.spec import class_specs
+from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
 
 
 def spec_at(gsd_m: float, *names: str) -> ModelSpec:
     return ModelSpec(
-        name="test", architecture="external", classes=class_specs(names or ("other", "building")), gsd_m=gsd_m
+        name="test",
+        architecture="external",
+        classes=ClassSpec.from_names(names or ("other", "building")),
+        gsd_m=gsd_m,
     )
 
 
@@ -411,7 +412,7 @@ class TestOpening:
         with pytest.raises(UsageError, match="no classes"):
             open_data(self.config(tmp_path, classes=""))
         assert open_data(
-            self.config(tmp_path, classes=""), default_classes=class_specs(["a", "b"])
+            self.config(tmp_path, classes=""), default_classes=ClassSpec.from_names(["a", "b"])
         ).class_names == ("a", "b")
         with pytest.raises(UsageError, match="exclude each other"):
             self.config(tmp_path, dataset="loveda")
@@ -476,7 +477,7 @@ class TestReading:
         bands = ((4, "nir"), (1, "red"))
         scene = LabelledScene(path, labels, "train", bands=bands)
         spec = ModelSpec(
-            name="t", architecture="external", classes=class_specs(["a", "b"]), bands=("red", "nir"),
+            name="t", architecture="external", classes=ClassSpec.from_names(["a", "b"]), bands=("red", "nir"),
             mean=(0, 0), std=(1, 1), gsd_m=0.5,
         )  # fmt: skip
         np.testing.assert_array_equal(scene.load(spec, tmp_path / "k").image, image[[0, 3]])

@@ -17,8 +17,7 @@ from rsseg_cli.errors import DataError
 from rsseg_cli.evaluation.evaluate_model import evaluate, score_config
 from rsseg_cli.evaluation.scoring import Scorer
 from rsseg_cli.pipeline.predict_scene import predict
-from rsseg_cli.weights.registry import TrainedModel
-from rsseg_cli.weights.spec import ModelSpec, class_specs
+from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
 
 torch.set_num_threads(1)
 NAMES = ("roof", "road", "tree")
@@ -59,7 +58,9 @@ def labelled(make_raster):
 
 
 def data_of(*scenes, names=NAMES, protocol=None):
-    return LabelledData("drawn", tuple(scenes), class_specs(names), protocol=protocol or ScoringProtocol())
+    return LabelledData(
+        "drawn", tuple(scenes), ClassSpec.from_names(names), protocol=protocol or ScoringProtocol()
+    )
 
 
 def blocks(seed=0, shape=(96, 128)):

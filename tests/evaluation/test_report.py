@@ -21,7 +21,7 @@ from rsseg_cli.evaluation.report import check_report_folder, write_report
 from rsseg_cli.evaluation.scoring import ScoreResult
 from rsseg_cli.evaluation.tiles import TileScore
 from rsseg_cli.raster import Area
-from rsseg_cli.weights.spec import ClassSpec, class_specs
+from rsseg_cli.weights import ClassSpec
 
 CLASSES = (ClassSpec("roof", (214, 69, 65)), ClassSpec("<script>alert(1)</script>", (76, 145, 65)))
 NAMES = tuple(item.name for item in CLASSES)
@@ -250,7 +250,7 @@ def test_many_classes_stand_close(tmp_path):
     boundary = {"wfm": None, "widths_px": [3], "boundary_iou": curve, "trimap_accuracy": curve}
     found = {"miou": 1.0, "mean_f1": 1.0, "overall_accuracy": 1.0, "kappa": 1.0, "classes": rows}
     result = score_result({**found, "boundary": boundary}, confusion, [])
-    path = write_report(tmp_path / "r", result, title="t", classes=class_specs(names), places=())
+    path = write_report(tmp_path / "r", result, title="t", classes=ClassSpec.from_names(names), places=())
     source = path.read_text(encoding="utf-8")
     assert 'class="matrix dense"' in source
     assert "class 0 mapped as none of these: 500 of 1,500 px" in source

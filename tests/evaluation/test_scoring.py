@@ -24,14 +24,14 @@ from rsseg_cli.raster import Grid, inspect
 from rsseg_cli.raster.area import read_area
 from rsseg_cli.raster.classes import MapReader, read_class_colours, read_class_names
 from rsseg_cli.raster.writer import RasterWriter
-from rsseg_cli.weights.spec import class_specs
+from rsseg_cli.weights import ClassSpec
 
 NAMES = ("land", "building", "water")
 UTM = rasterio.crs.CRS.from_epsg(32633)
 
 
 def config(*names: str, **options: Any) -> ScoreConfig:
-    return ScoreConfig(classes=class_specs(names or NAMES), **options)
+    return ScoreConfig(classes=ClassSpec.from_names(names or NAMES), **options)
 
 
 def write_map(
@@ -419,10 +419,10 @@ def test_progress_counts_blocks(pair: tuple[Path, Path]) -> None:
         {"protocol": ScoringProtocol(out_of_means=("sky",))},
         {"protocol": ScoringProtocol(out_of_means=NAMES)},
         {"protocol": ScoringProtocol(erode_px=-1)},
-        {"classes": class_specs(("a", "A"))},
+        {"classes": ClassSpec.from_names(("a", "A"))},
         {"classes": ()},
     ],
 )
 def test_settings_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        ScoreConfig(**{"classes": class_specs(NAMES), **options})
+        ScoreConfig(**{"classes": ClassSpec.from_names(NAMES), **options})

@@ -19,8 +19,7 @@ from rsseg_cli.batch.manifest import read_manifest
 from rsseg_cli.errors import RssegError
 from rsseg_cli.pipeline.journal import Journal, Passed, Publication, parse_journal
 from rsseg_cli.raster import SceneReader, inspect
-from rsseg_cli.weights import ModelSpec
-from rsseg_cli.weights.registry import load_model, read_spec
+from rsseg_cli.weights import ModelSpec, load_model, read_spec
 
 Target = Callable[[bytes, Path], None]
 MAX_READ_PX = 64
@@ -129,7 +128,7 @@ def raster_seeds(folder: Path) -> list[bytes]:
 
 def model_seeds(folder: Path) -> list[bytes]:
     """A tiny model, and headers of others without tensors."""
-    from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+    from rsseg_cli.models import BicorSeg, BicorSegConfig
     from rsseg_cli.weights import save_model
 
     config = BicorSegConfig(classes=2, encoder="tf_efficientnet_lite0", channels=16)

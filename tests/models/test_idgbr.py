@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rsseg_cli.models.idgbr import Idgbr, IdgbrConfig
-from rsseg_cli.models.idgbr_alignment import DinoAlignment
 from rsseg_cli.models.idgbr_guidance import GuidanceBlock, LabelEmbedding, spread_codes
+from rsseg_cli.models.losses import DinoAlignment
 from rsseg_cli.weights.released_idgbr import BLOCK_PARTS
 
 GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "idgbr_guidance_block.safetensors"

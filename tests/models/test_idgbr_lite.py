@@ -12,8 +12,7 @@ from torch.nn import functional as F
 from rsseg_cli.errors import ModelError
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
 from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
-from rsseg_cli.weights import ModelSpec, load_model, save_model
-from rsseg_cli.weights.spec import class_specs
+from rsseg_cli.weights import ClassSpec, ModelSpec, load_model, save_model
 
 SMALL = {"classes": 3, "codec_channels": 32, "widths": (16, 16, 32), "middle": 1, "window_px": 32}
 
@@ -233,7 +232,7 @@ def test_unlabelled_pixels_count_in_no_loss(network: LiteRefiner) -> None:
 
 def test_a_refiner_is_saved_and_loaded(network: LiteRefiner, tmp_path: Path) -> None:
     spec = ModelSpec(
-        name="tiny", architecture="idgbr-lite", classes=class_specs(["a", "b", "c"]),
+        name="tiny", architecture="idgbr-lite", classes=ClassSpec.from_names(["a", "b", "c"]),
         network=asdict(network.config), refinement={"steps": 2, "band_m": 1.5, "model": "x"},
     )  # fmt: skip
     loaded = load_model(save_model(tmp_path / "tiny.safetensors", network, spec, dtype="float32"))
@@ -268,4 +267,9 @@ def test_sizes_that_do_not_work_are_refused(wrong: dict) -> None:
 @pytest.mark.parametrize("refinement", [{"steps": 0}, {"steps": True}, {"band_m": -1.0}, {"band_m": "wide"}])
 def test_refinement_settings_are_checked(refinement: dict) -> None:
     with pytest.raises(ModelError, match="refinement"):
-        ModelSpec(name="r", architecture="idgbr-lite", classes=class_specs(["a", "b"]), refinement=refinement)
+        ModelSpec(
+            name="r",
+            architecture="idgbr-lite",
+            classes=ClassSpec.from_names(["a", "b"]),
+            refinement=refinement,
+        )

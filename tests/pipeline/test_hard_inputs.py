@@ -23,7 +23,7 @@ import torch
 from typer.testing import CliRunner
 
 from rsseg_cli.cli.main import app
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.raster import SceneReader, inspect
 from rsseg_cli.weights import ModelSpec, save_model
 

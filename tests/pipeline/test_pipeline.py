@@ -344,7 +344,7 @@ def test_areas_are_those_on_the_ground(make_raster, tmp_path, crs, transform):
 
 
 def test_heatmaps_come_from_the_same_pass(make_raster, tmp_path):
-    from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+    from rsseg_cli.models import BicorSeg, BicorSegConfig
 
     torch.manual_seed(0)
     network = BicorSeg(BicorSegConfig(classes=3, encoder="tf_efficientnet_lite0", channels=16)).eval()

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from rsseg_cli.training.card import model_card
-from rsseg_cli.weights import ModelSpec
-from rsseg_cli.weights.spec import class_specs
+from rsseg_cli.weights import ClassSpec, ModelSpec
 
 CURVE = [{"epoch": epoch, "loss": 2 / epoch, "miou": min(epoch, 6) / 10} for epoch in range(1, 11)]
 
@@ -24,7 +23,8 @@ def spec(**changes):
         },
     }  # fmt: skip
     values = {
-        "name": "roofs", "architecture": "bicor-seg", "classes": class_specs(["roof", "a|b<i>", "water"]),
+        "name": "roofs", "architecture": "bicor-seg",
+        "classes": ClassSpec.from_names(["roof", "a|b<i>", "water"]),
         "gsd_m": 0.2, "gsd_range_m": (0.1, 0.3), "license": "CC BY 4.0", "scores": scores,
         "training": {"epochs": 10, "recipe": "default", "computed_on": "CPU, 2 threads", "seed": 7},
     }  # fmt: skip
@@ -80,7 +80,9 @@ def test_long_runs_and_many_classes_stay_short():
     }  # fmt: skip
     long = [{"epoch": epoch, "loss": 1.0, "miou": 0.5} for epoch in range(1, 10_001)]
     scores = {"val": {"val_miou": 0.5, "epoch": 7777}, "test": test}
-    card = model_card(dataclasses.replace(spec(), classes=class_specs(names), scores=scores), history=long)
+    card = model_card(
+        dataclasses.replace(spec(), classes=ClassSpec.from_names(names), scores=scores), history=long
+    )
     assert len(card) < 20_000
     assert "| 7777 | 1.000 | 0.500 |" in card
     assert "| 10000 | 1.000 | 0.500 |" in card

@@ -16,7 +16,7 @@ from rsseg_cli.data.datasets import open_data
 from rsseg_cli.data.labels import IGNORE
 from rsseg_cli.data.types import DataConfig, LoadedScene
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
+from rsseg_cli.models import LiteRefiner, LiteRefinerConfig
 from rsseg_cli.training import refiner_train as refiners
 from rsseg_cli.training.coarse_maps import (
     UNSEEN,
@@ -34,8 +34,7 @@ from rsseg_cli.training.refiner_crops import LabelCrops, RefinerCrops, RefinerTi
 from rsseg_cli.training.refiner_module import RefinerModule, StageModule, Tally, merge_in_band
 from rsseg_cli.training.refiner_start import build_refiner, describe_refiner
 from rsseg_cli.training.trainer import RunOptions
-from rsseg_cli.weights import ModelSpec, load_model, save_model
-from rsseg_cli.weights.spec import class_specs
+from rsseg_cli.weights import ClassSpec, ModelSpec, load_model, save_model
 
 TINY_NETWORK = LiteRefinerConfig(
     classes=2, encoder="test_efficientnet", codec_channels=8, widths=(16, 16, 16), middle=0, window_px=16
@@ -73,7 +72,7 @@ def settings(**more) -> RefinerSettings:
 
 def spec():
     return ModelSpec(
-        name="t", architecture="idgbr-lite", classes=class_specs(["dark", "bright"]), gsd_m=1.0,
+        name="t", architecture="idgbr-lite", classes=ClassSpec.from_names(["dark", "bright"]), gsd_m=1.0,
         network=vars(TINY_NETWORK),
     )  # fmt: skip
 
@@ -304,12 +303,13 @@ def test_what_is_wrong_with_rough_maps_is_told(sheets):
 
 def test_a_model_maps_the_scenes_beforehand(sheets):
     """Once a resolution and training scene; a resumed run finds them again."""
-    from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+    from rsseg_cli.models import BicorSeg, BicorSegConfig
 
     torch.manual_seed(0)
     config = BicorSegConfig(classes=2, encoder="test_efficientnet", channels=16)
     own = ModelSpec(
-        name="own", architecture="bicor-seg", classes=class_specs(["bright", "dark"]), gsd_m=1.0,
+        name="own", architecture="bicor-seg",
+        classes=ClassSpec.from_names(["bright", "dark"]), gsd_m=1.0,
         network=vars(config),
     )  # fmt: skip
     save_model(sheets / "own.safetensors", BicorSeg(config), own)
@@ -510,12 +510,15 @@ def test_a_refiner_of_other_classes_is_no_start(tmp_path, sheets):
 
 
 def test_the_encoder_starts_as_a_segmentation_models(tmp_path):
-    from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+    from rsseg_cli.models import BicorSeg, BicorSegConfig
 
     path = tmp_path / "own.safetensors"
     config = BicorSegConfig(classes=2, encoder="test_efficientnet", channels=16)
     own = ModelSpec(
-        name="own", architecture="bicor-seg", classes=class_specs(["dark", "bright"]), network=vars(config)
+        name="own",
+        architecture="bicor-seg",
+        classes=ClassSpec.from_names(["dark", "bright"]),
+        network=vars(config),
     )
     save_model(path, BicorSeg(config), own, dtype="float32")
     chosen = settings(encoder="test_efficientnet", encoder_weights=str(path)).network
@@ -535,12 +538,13 @@ def test_the_encoder_starts_as_a_segmentation_models(tmp_path):
 
 def test_a_refiner_takes_a_model_along(tmp_path, sheets):
     """Begun anew, or from a refiner without one."""
-    from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+    from rsseg_cli.models import BicorSeg, BicorSegConfig
 
     path, plain = tmp_path / "own.safetensors", tmp_path / "start.safetensors"
     config = BicorSegConfig(classes=2, encoder="test_efficientnet", channels=16)
     own = ModelSpec(
-        name="own", architecture="bicor-seg", classes=class_specs(["dark", "bright"]), network=vars(config),
+        name="own", architecture="bicor-seg",
+        classes=ClassSpec.from_names(["dark", "bright"]), network=vars(config),
         mean=(0.1, 0.2, 0.3),
     )  # fmt: skip
     save_model(path, BicorSeg(config), own, dtype="float32")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rsseg_cli.errors import ModelError, UsageError
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig, build_encoder
+from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.training.config import NetworkSettings
 from rsseg_cli.training.start import (
     build_network,
@@ -17,8 +17,7 @@ from rsseg_cli.training.start import (
     network_sizes,
     start_from_model,
 )
-from rsseg_cli.weights import ModelSpec, TrainedModel
-from rsseg_cli.weights.spec import class_specs
+from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +32,7 @@ def test_encoder_weights_by_order(tmp_path):
     classifier = timm.create_model("test_efficientnet")
     renamed = {f"tensor{index}": value for index, value in enumerate(classifier.state_dict().values())}
     torch.save(renamed, tmp_path / "weights.pth")
-    encoder = build_encoder("test_efficientnet", 3)
+    encoder = BicorSeg(BicorSegConfig(classes=2, encoder="test_efficientnet", channels=16)).encoder
     load_encoder(encoder, "test_efficientnet", tmp_path / "weights.pth")
     for key, value in encoder.state_dict().items():
         assert torch.equal(value, classifier.state_dict()[key]), key
@@ -49,7 +48,8 @@ def spec_of(names, bands=("red", "green", "blue")):
     settings = NetworkSettings(arch="test_efficientnet", channels=16)
     mean, std = input_statistics(settings, len(bands))
     return ModelSpec(
-        name="t", architecture="bicor-seg", classes=class_specs(names), bands=bands, mean=mean, std=std,
+        name="t", architecture="bicor-seg",
+        classes=ClassSpec.from_names(names), bands=bands, mean=mean, std=std,
         network=network_sizes(settings, len(names), len(bands)),
     )  # fmt: skip
 

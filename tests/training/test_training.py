@@ -19,14 +19,13 @@ from typer.testing import CliRunner
 from rsseg_cli.cli.train import app
 from rsseg_cli.data.types import LoadedScene, ScoringProtocol
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.training import train_model as training
 from rsseg_cli.training.config import NetworkSettings, TrainConfig
 from rsseg_cli.training.module import SegmentationModule, protocol_scores
 from rsseg_cli.training.recipes import RECIPES, resolve_settings
 from rsseg_cli.training.trainer import RunOptions
-from rsseg_cli.weights import ModelSpec, load_model
-from rsseg_cli.weights.spec import class_specs
+from rsseg_cli.weights import ClassSpec, ModelSpec, load_model
 
 
 @pytest.fixture(autouse=True)
@@ -107,7 +106,9 @@ def test_classes_from_json(two_colours):
     )
 
 
-SPEC = ModelSpec(name="t", architecture="external", classes=class_specs(["dark", "bright"]), gsd_m=1.0)
+SPEC = ModelSpec(
+    name="t", architecture="external", classes=ClassSpec.from_names(["dark", "bright"]), gsd_m=1.0
+)
 TINY = {"crop_size": 64, "epochs": 3, "crops_per_epoch": 8, "batch_size": 2, "tile_size": 64}
 PAPER = {key: value for key, value in RECIPES["paper:loveda"].items() if key not in vars(NetworkSettings())}
 

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli.main import app
 from rsseg_cli.errors import ModelError, UsageError
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, load_model, save_model
-from rsseg_cli.weights.average import average_models
+from rsseg_cli.weights.registry import average_models
 
 
 def save(path, seed, *, classes=("a", "b"), channels=32):

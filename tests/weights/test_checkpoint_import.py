@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from rsseg_cli.cli.main import app
 from rsseg_cli.errors import ModelError
 from rsseg_cli.weights import load_model
-from rsseg_cli.weights.released import read_released
+from rsseg_cli.weights.released import read_bicor_seg
 
 CHANNELS, CLASSES, LAYERS = 32, 4, 2
 WIDTHS = (40, 80, 160, 320)
@@ -209,7 +209,7 @@ def test_import_keeps_the_released_decoder(tmp_path: Path, name: str, ratio: flo
     start = "weights."
     decoder = {f"net.decoder.{k.removeprefix(start)}": v for k, v in golden.items() if k.startswith(start)}
     source = checkpoint(tmp_path / "a.ckpt", {**encoder_state(), **neck_state(256), **decoder})
-    network = read_released(source, topk_ratio=ratio)
+    network = read_bicor_seg(source, topk_ratio=ratio)
     with torch.inference_mode():
         features, _, embeddings = network.decoder.co_refine(golden["fused_features"])
         logits = network.decoder.classify(features, embeddings[-1])
@@ -281,11 +281,11 @@ def test_unsafe_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     source = checkpoint(tmp_path / "a.ckpt", hyper_parameters=Sentinel(trap))
     with pytest.raises(ModelError, match=r"its pickle needs .*mkdir, which can run any code; not loaded"):
-        read_released(source, topk_ratio=1)
+        read_bicor_seg(source, topk_ratio=1)
     plain = tmp_path / "b.ckpt"
     plain.write_bytes(pickle.dumps(Sentinel(trap)))
     with pytest.raises(ModelError):
-        read_released(plain, topk_ratio=1)
+        read_bicor_seg(plain, topk_ratio=1)
     assert not trap.exists()
 
 
@@ -295,15 +295,15 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         ModelError, match=r"2 tensors missing: net.decoder.bicor_stack.layers.0.gamma_proj.bias"
     ):
-        read_released(checkpoint(tmp_path / "a.ckpt", lacking), topk_ratio=1)
+        read_bicor_seg(checkpoint(tmp_path / "a.ckpt", lacking), topk_ratio=1)
     with pytest.raises(ModelError, match=r"1 tensors unexpected: net\.extra"):
-        read_released(checkpoint(tmp_path / "a.ckpt", {**state, "net.extra": torch.ones(1)}), topk_ratio=1)
+        read_bicor_seg(checkpoint(tmp_path / "a.ckpt", {**state, "net.extra": torch.ones(1)}), topk_ratio=1)
     wrong = {**state, "net.feature_aggregator.weight": torch.ones(3, 3)}
     with pytest.raises(ModelError, match=r"net.feature_aggregator.weight is \[3, 3\], the network needs"):
-        read_released(checkpoint(tmp_path / "a.ckpt", wrong), topk_ratio=1)
+        read_bicor_seg(checkpoint(tmp_path / "a.ckpt", wrong), topk_ratio=1)
     infinite = {**state, "net.feature_aggregator.weight": state["net.feature_aggregator.weight"] / 0}
     with pytest.raises(ModelError, match="not finite"):
-        read_released(checkpoint(tmp_path / "a.ckpt", infinite), topk_ratio=1)
+        read_bicor_seg(checkpoint(tmp_path / "a.ckpt", infinite), topk_ratio=1)
 
 
 @pytest.mark.filterwarnings("ignore:Validating sparse")
@@ -323,7 +323,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path: Path) -> None:
 def test_other_files_of_torch_are_refused(tmp_path: Path, content: Any) -> None:
     torch.save(content, tmp_path / "a.ckpt")
     with pytest.raises(ModelError, match=r"a\.ckpt: "):
-        read_released(tmp_path / "a.ckpt", topk_ratio=1)
+        read_bicor_seg(tmp_path / "a.ckpt", topk_ratio=1)
 
 
 def test_damaged_and_absent_files_are_refused(tmp_path: Path) -> None:
@@ -334,7 +334,7 @@ def test_damaged_and_absent_files_are_refused(tmp_path: Path) -> None:
         path = tmp_path / f"{index}.ckpt"
         path.write_bytes(content)
         with pytest.raises(ModelError, match=path.name):
-            read_released(path, topk_ratio=1)
+            read_bicor_seg(path, topk_ratio=1)
     for path in (tmp_path / "absent.ckpt", tmp_path):
         with pytest.raises(ModelError, match=path.name):
-            read_released(path, topk_ratio=1)
+            read_bicor_seg(path, topk_ratio=1)

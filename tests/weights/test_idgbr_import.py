@@ -22,10 +22,10 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli.main import app
 from rsseg_cli.errors import ModelError
-from rsseg_cli.models.idgbr import Idgbr, build_codec, build_unet
+from rsseg_cli.models import Idgbr
 from rsseg_cli.weights import load_model
 from rsseg_cli.weights.prompt import empty_prompt
-from rsseg_cli.weights.released_idgbr import ATTENTION, read_released, read_start
+from rsseg_cli.weights.released_idgbr import ATTENTION, read_idgbr, start_idgbr
 
 CLASSES, WIDTH, TOKENS, TEXT = 3, 16, 3, 12
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -86,7 +86,8 @@ def contents() -> dict[str, tuple[dict[str, Any], dict[str, Tensor]]]:
     """Folder -> config.json and tensors."""
     config = tiny(guidance_heads=8).config
     torch.manual_seed(2)
-    unet, generator, codec = build_unet(config), build_unet(config), build_codec(config)
+    first, second = Idgbr(config), Idgbr(config)
+    unet, generator, codec = first.denoiser, second.denoiser, first.codec
     embedding = {
         "embedding_table": torch.randn(CLASSES, 3),
         "embedding_conv.0.weight": torch.randn(128, 3, 1, 1),
@@ -206,7 +207,7 @@ def test_import_gives_the_released_outputs(tmp_path: Path) -> None:
 
 def test_import_takes_conditions_codec_and_labels_from_their_folders(tmp_path: Path) -> None:
     released, sd = folders(tmp_path)
-    network = read_released(released, sd, CLASSES)
+    network = read_idgbr(released, sd, CLASSES)
     _, image, coarse = network_inputs()
     ones, text = torch.ones(2, dtype=torch.long), network.prompt.expand(2, -1, -1)
     assert torch.equal(network.prompt[0], empty_prompt(sd / "text_encoder"))
@@ -242,7 +243,7 @@ def test_model_file_describes_itself_in_half_precision(tmp_path: Path) -> None:
     stored = load_file(tmp_path / "a.safetensors")
     assert stored["denoiser.conv_in.weight"].dtype == torch.float16
     assert not any(name.startswith("condition_encoder.up_blocks") for name in stored)
-    whole, exact = model.network, read_released(released, sd, CLASSES)
+    whole, exact = model.network, read_idgbr(released, sd, CLASSES)
     image, coarse, noise = torch.rand(1, 3, 32, 32), torch.zeros(1, 32, 32), torch.randn(1, 4, 8, 8)
     with torch.inference_mode():
         logits = exact(image, coarse, noise)
@@ -272,7 +273,7 @@ def test_stable_diffusion_alone_is_a_start_for_training(tmp_path: Path) -> None:
 def test_older_and_other_files_are_read(tmp_path: Path) -> None:
     """Old names of attention in codecs, parts of a large file, pickles of tensors, a given prompt."""
     released, sd = folders(tmp_path)
-    expected = read_released(released, sd, CLASSES).state_dict()
+    expected = read_idgbr(released, sd, CLASSES).state_dict()
     old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     codec = {}
     for name, tensor in contents()["vae"][1].items():
@@ -291,7 +292,7 @@ def test_older_and_other_files_are_read(tmp_path: Path) -> None:
     prompt = empty_prompt(sd / "text_encoder")
     save_file({"empty": prompt[None]}, tmp_path / "prompt.safetensors")
     shutil.rmtree(sd / "text_encoder")
-    found = read_released(released, sd, CLASSES, tmp_path / "prompt.safetensors").state_dict()
+    found = read_idgbr(released, sd, CLASSES, tmp_path / "prompt.safetensors").state_dict()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -379,7 +380,7 @@ def test_what_does_not_fit_is_named(tmp_path: Path, spoil: Break, words: str) ->
     released, sd = folders(tmp_path)
     spoil(released, sd)
     with pytest.raises(ModelError, match=words):
-        read_released(released, sd, CLASSES)
+        read_idgbr(released, sd, CLASSES)
 
 
 class Sentinel:
@@ -397,7 +398,7 @@ def test_unsafe_pickles_are_refused_and_not_run(tmp_path: Path) -> None:
     (released / "unet_gen" / WEIGHTS).unlink()
     torch.save({"a": Sentinel(tmp_path / "trap")}, released / "unet_gen" / "diffusion_pytorch_model.bin")
     with pytest.raises(ModelError, match="can run any code; not loaded"):
-        read_released(released, sd, CLASSES)
+        read_idgbr(released, sd, CLASSES)
     assert not (tmp_path / "trap").exists()
 
 
@@ -419,7 +420,7 @@ def test_prompts_that_do_not_fit_are_refused(
     prompt = tmp_path / "prompt.safetensors"
     prompt.write_bytes(b"text") if tensors is None else save_file(tensors, prompt)
     with pytest.raises(ModelError, match=words):
-        read_start(sd, CLASSES, prompt)
+        start_idgbr(sd, CLASSES, prompt)
 
 
 @pytest.mark.parametrize(

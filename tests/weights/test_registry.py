@@ -17,10 +17,10 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli.main import app
 from rsseg_cli.errors import ModelError, OutputError
-from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
+from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, load_model, registry, save_model
 from rsseg_cli.weights.registry import SPEC_KEY, BundledModel, file_sha256, list_models, read_spec
-from rsseg_cli.weights.spec import class_specs
+from rsseg_cli.weights.spec import ClassSpec
 
 torch.set_num_threads(1)
 CONFIG = BicorSegConfig(classes=3, encoder="resnet18", channels=16, layers=1)
@@ -36,7 +36,7 @@ def spec(**values: Any) -> ModelSpec:
     start = ModelSpec(
         name="tiny",
         architecture="bicor-seg",
-        classes=class_specs(("road", "field", "wood")),
+        classes=ClassSpec.from_names(("road", "field", "wood")),
         network=asdict(CONFIG),
         gsd_m=0.3,
         gsd_range_m=(0.2, 0.5),

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsseg_cli.errors import ModelError
-from rsseg_cli.weights.spec import MAX_SPEC_BYTES, PALETTE, ClassSpec, ModelSpec, class_specs
+from rsseg_cli.weights.spec import MAX_SPEC_BYTES, PALETTE, ClassSpec, ModelSpec
 
 
 def example() -> ModelSpec:
@@ -55,7 +55,7 @@ def test_spec_for_own_network_leaves_pixels_alone() -> None:
 
 
 def test_palette_repeats() -> None:
-    colours = [item.colour for item in class_specs([str(index) for index in range(25)])]
+    colours = [item.colour for item in ClassSpec.from_names([str(index) for index in range(25)])]
     assert colours[10] == colours[20] == PALETTE[0]
 
 
