@@ -1,4 +1,4 @@
-"""One scene shared out: bands of tile rows run elsewhere, and their finished rows come back in order."""
+"""Split one scene over workers: bands of tile rows run there, and their rows come back in order."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
     from rsseg_cli.raster import Grid
     from rsseg_cli.weights import TrainedModel
 
-MIN_TILE_ROWS = 16  # of a band where the scene has enough of them: one or two are run again for each band
-PREFETCH_BANDS = 2  # bands beside one a worker that may be under way or wait to be written
-MAX_PENDING_BYTES = 4 << 30  # of finished rows, before they are packed, in all bands under way
-PACKING = 1  # zlib's level: 200 MB/s a core, and class rows become 10 to 50 times smaller
+MIN_TILE_ROWS = 16  # a band, if the scene has enough: each band runs one or two rows twice
+PREFETCH_BANDS = 2  # beyond one a worker, running or waiting to be written
+MAX_PENDING_BYTES = 4 << 30  # of unpacked finished rows in all pending bands
+ZLIB_LEVEL = 1  # 200 MB/s a core; class rows shrink 10 to 50 times
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefineJob:
-    """What the second pass needs beside the scene."""
+    """Inputs of the refining pass besides the scene."""
 
     refinement: Refinement
     windows: Windows
@@ -48,9 +48,8 @@ class Band:
     """Tile rows of a pass over a scene. Can be pickled.
 
     Attributes:
-        task: the scene and its networks.
-        job: of the first pass; the second pass is `refine` where that is given.
-        layers: of the finished rows, by what they hold.
+        job: of the mapping pass; None in the refining pass, which has `refine`.
+        layers: bands of the finished rows by output.
         first, end: tile rows, or rows of windows.
     """
 
@@ -63,13 +62,9 @@ class Band:
 
 
 class Block(NamedTuple):
-    """Finished rows. Can be pickled.
+    """Finished rows from `row` on, compressed; `shape` is (layers, rows, width). Can be pickled.
 
-    Attributes:
-        row: the first one.
-        shape: (layers, rows, width).
-        packed: uint8.
-        refined: what refining came to in this band, down to the last of these rows; see `track.Track`.
+    `refined` counts the refined pixels of the band down to the last of these rows.
     """
 
     row: int
@@ -78,18 +73,17 @@ class Block(NamedTuple):
     refined: Mapping[str, int]
 
     def values(self) -> NDArray[np.uint8]:
-        """uint8 (layers, rows, width)."""
+        """Return the rows, uint8 (layers, rows, width)."""
         return np.frombuffer(bytearray(zlib.decompress(self.packed)), np.uint8).reshape(self.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BandRows:
-    """Finished rows of a band. Can be pickled.
+    """Finished rows of a band, from top to bottom. Can be pickled.
 
     Attributes:
-        blocks: from top to bottom.
         extremes: `SceneReader.extreme_counts` of what was read.
-        refined: what refining came to in this band.
+        refined: counts of refined pixels.
     """
 
     blocks: tuple[Block, ...]
@@ -102,10 +96,10 @@ class BandPool(Protocol):
 
     @property
     def workers(self) -> int:
-        """How many bands run at a time."""
+        """Bands that run at a time."""
 
     def submit_band(self, band: Band) -> Future[BandRows]:
-        """Run a band by any worker."""
+        """Run a band on any worker."""
 
 
 class SharedPasses:
@@ -133,16 +127,16 @@ class SharedPasses:
         """See `pipeline.map_rows`."""
         band = Band(task=self._task_of(track), job=job, layers=dict(layers), first=first, end=first)
         plan = plan_of(job)
-        found = dict(track.extremes)
-        track.counts = lambda _: (found, {})
+        extremes = dict(track.extremes)
+        track.counts = lambda _: (extremes, {})
         with closing(self._run(band, plan.rows, _row_bytes(layers, job.grid, plan.rows))) as bands:
             for end, finished in bands:
-                found |= finished.extremes
+                extremes |= finished.extremes
                 for block in finished.blocks:
                     write(block.row, block.values())
                 progress(end * len(plan.cols))
-        reader = job.reader(job.network_grid)  # not opened: told what the workers' readers counted
-        reader.add_extreme_counts(found)
+        reader = job.reader(job.network_grid)  # not opened: it takes the counts of the workers' readers
+        reader.add_extreme_counts(extremes)
         job.note_unmarked_holes(reader)
 
     def refine(
@@ -175,14 +169,10 @@ class SharedPasses:
         return replace(self._task, config=track.config(self._task.config))
 
     def _run(self, band: Band, rows: Axis, row_bytes: int) -> Generator[tuple[int, BandRows], None, None]:
-        """The tile rows from the band's first to the last one of all: where each part ends, and its rows.
-
-        Args:
-            row_bytes: of the finished rows of a tile row.
-        """
+        """Yield the end and the rows of each part of a pass; `row_bytes` is the size of a tile row's rows."""
         pending = max(1, min(self._pool.workers + PREFETCH_BANDS, MAX_PENDING_BYTES // row_bytes))
-        most = max(1, MAX_PENDING_BYTES // row_bytes // pending)
-        spans = iter(split_rows(band.first, len(rows), self._pool.workers, most))
+        max_rows = max(1, MAX_PENDING_BYTES // row_bytes // pending)
+        spans = iter(split_rows(band.first, len(rows), self._pool.workers, max_rows))
         waiting: deque[tuple[int, Future[BandRows]]] = deque()
         try:
             while True:
@@ -193,20 +183,17 @@ class SharedPasses:
                     return
                 end, future = waiting.popleft()
                 yield end, future.result()
-                del future  # the rows go before the next ones come
+                del future  # free the rows before the next ones arrive
         finally:
             for _, future in waiting:
                 future.cancel()
 
 
-def split_rows(first: int, end: int, workers: int, most: int) -> list[tuple[int, int]]:
-    """Tile rows in bands of nearly the same size.
-
-    As many for each worker, of at least MIN_TILE_ROWS where there are enough; none above `most`.
-    """
+def split_rows(first: int, end: int, workers: int, max_rows: int) -> list[tuple[int, int]]:
+    """Cut tile rows into bands of nearly equal size: the same number a worker, at most `max_rows` high."""
     count = end - first
     rounds = max(1, count // (workers * MIN_TILE_ROWS))
-    bands = min(count, max(workers * rounds, -(-count // most)))
+    bands = min(count, max(workers * rounds, -(-count // max_rows)))
     cuts = [first + count * index // bands for index in range(bands + 1)] if count else [first]
     return list(itertools.pairwise(cuts))
 
@@ -219,7 +206,7 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
 
     def keep(row: int, rows: NDArray[np.uint8]) -> None:
         refined = _counts(track, row + rows.shape[1])[1]
-        blocks.append(Block(row, rows.shape, zlib.compress(rows.tobytes(), PACKING), refined))
+        blocks.append(Block(row, rows.shape, zlib.compress(rows.tobytes(), ZLIB_LEVEL), refined))
 
     ignored: Callable[[int], Any] = int
     if band.refine is not None and refine is not None:
@@ -244,5 +231,5 @@ def _counts(track: Track, rows: int | None) -> tuple[Extremes, Mapping[str, int]
 
 
 def _row_bytes(layers: Mapping[str, slice], grid: Grid, rows: Axis) -> int:
-    """Of the finished rows of a tile row."""
+    """Return the bytes of a tile row's finished rows."""
     return max(part.stop for part in layers.values()) * grid.width * -(-grid.height // len(rows))

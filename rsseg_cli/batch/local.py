@@ -1,4 +1,4 @@
-"""The engine of one machine: this process, or several, each with its networks loaded once."""
+"""Run a batch on this machine, in this process or in several."""
 
 from __future__ import annotations
 
@@ -18,18 +18,14 @@ from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, with_device
 from rsseg_cli.errors import RssegError
 
-ENDED = "ProcessEnded"  # kind of the error of a scene whose process was ended from outside
-STOP_S = 60.0  # that a scene under way may take to stop cleanly
-_log = logging.getLogger("rsseg_cli")
+ENDED = "ProcessEnded"  # error kind of a scene whose process died
+STOP_S = 60.0  # a running scene may take to stop cleanly
+CORES_PER_PROCESS = 4  # for --jobs auto; fewer processes share a scene's work well, and need less memory
+_log = logging.getLogger(__name__)
 
 
-class Process:
-    """Starts with its first task, and again with the next one after its death.
-
-    Args:
-        threads: of the network on the CPU.
-        device: of its tasks.
-    """
+class WorkerProcess:
+    """Runs tasks in a process that starts with its first task, and again after it has died."""
 
     def __init__(self, threads: int, device: str = "") -> None:
         self.task: SceneTask | None = None
@@ -39,43 +35,39 @@ class Process:
 
     @property
     def pipe(self) -> Any:
-        """Readable when `receive` has something."""
+        """Readable when `receive` has a message."""
         return self._pipe
 
     def give(self, task: SceneTask) -> None:
-        """Begin a task; there is none under way."""
+        """Start a task; none is running."""
         if self._process is None:
             self._start()
         self.task = task
         try:
             self._pipe.send(task)
-        except OSError:  # it is dead, which `receive` finds
+        except OSError:  # it is dead: `receive` reports that
             return
 
     def receive(self, progress: SceneProgress | None) -> SceneOutcome | None:
-        """The task's outcome; None where it goes on.
-
-        Raises:
-            RssegError: what would end every scene.
-        """
+        """Return the task's outcome, None while it runs; raise what stops every scene."""
         try:
-            kind, told = self._pipe.recv()
+            kind, value = self._pipe.recv()
         except (EOFError, OSError):
             return self._dead()
         if kind == "outcome":
             self.task = None
-            outcome: SceneOutcome = told
+            outcome: SceneOutcome = value
             return outcome
         if kind == "error":
-            raise told
+            raise value
         if kind == "log":
-            _log.log(*told)
+            _log.log(*value)
         elif progress is not None:
-            progress(*told)
+            progress(*value)
         return None
 
     def request_stop(self) -> None:
-        """A task under way stops cleanly."""
+        """Have the running task stop cleanly."""
         if self._process is None:
             return
         if self.task is not None:
@@ -84,7 +76,7 @@ class Process:
             self._pipe.close()
 
     def join(self) -> None:
-        """Wait for its end; what it tells on its way is passed on."""
+        """Wait for the process to end; pass on its messages."""
         if self._process is None:
             return
         until = time.monotonic() + STOP_S
@@ -97,12 +89,12 @@ class Process:
         self._process.close()
 
     def _drain(self, until: float) -> None:
-        """Take what it still tells, until it ends: it could not end while its pipe is full."""
+        """Read its messages until it ends: it cannot end while its pipe is full."""
         with suppress(EOFError, OSError):
             while not self._pipe.closed and self._pipe.poll(max(0.0, until - time.monotonic())):
-                kind, told = self._pipe.recv()
+                kind, value = self._pipe.recv()
                 if kind == "log":
-                    _log.log(*told)
+                    _log.log(*value)
 
     def _start(self) -> None:
         # not forked: torch and GDAL have threads, and other processes' pipes would be inherited
@@ -119,8 +111,8 @@ class Process:
         self._process.join()
         code = self._process.exitcode
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-        advice = ", perhaps for want of memory; use fewer --jobs" if code == -signal.SIGKILL else ""
-        message = f"{self.task.scene if self.task else ''}: its process was ended {how}{advice}"
+        advice = ", perhaps for lack of memory; use fewer --jobs" if code == -signal.SIGKILL else ""
+        message = f"{self.task.scene if self.task else ''}: its process died {how}{advice}"
         outcome = SceneOutcome(index=self.task.index if self.task else -1, error=message, error_kind=ENDED)
         self.task = None
         self._pipe.close()
@@ -129,15 +121,15 @@ class Process:
         return outcome
 
 
-def wait_for(processes: Sequence[Process]) -> list[Process]:
-    """Those that have something to tell, once one has."""
+def wait_for(processes: Sequence[WorkerProcess]) -> list[WorkerProcess]:
+    """Wait for messages; return the processes that have some."""
     by_pipe = {process.pipe: process for process in processes}
     return [by_pipe[pipe] for pipe in connection.wait(list(by_pipe))]
 
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """A process that is started inside ignores Ctrl-C from its first moment: its parent tells it to stop."""
+    """Ignore Ctrl-C in a process that is started inside: its parent stops it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -149,7 +141,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 class PipeLogHandler(logging.Handler):
-    """Sends messages to the parent, which prints them."""
+    """Sends log messages to the parent process."""
 
     def __init__(self, pipe: Any) -> None:
         super().__init__()
@@ -160,9 +152,9 @@ class PipeLogHandler(logging.Handler):
 
 
 def _work(pipe: Any, threads: int, device: str, level: int) -> None:
-    """Do tasks until the parent closes the pipe, tells to stop, or is gone."""
+    """Run tasks until the parent closes the pipe, sends SIGTERM or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the scene under way cleanly
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the running scene cleanly
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     logger = logging.getLogger("rsseg_cli")
     logger.handlers[:], logger.propagate = [PipeLogHandler(pipe)], False
@@ -171,11 +163,11 @@ def _work(pipe: Any, threads: int, device: str, level: int) -> None:
         import torch
 
         torch.set_num_threads(min(torch.get_num_threads(), threads))
-        if device.startswith("cuda:"):  # what names no device means this one, and no other gets a context
+        if device.startswith("cuda:"):  # the default device; no other one gets a context
             torch.cuda.set_device(device)
         runner = SceneRunner()
         while True:
-            pipe.send(("outcome", runner.run(pipe.recv(), lambda *told: pipe.send(("tiles", told)))))
+            pipe.send(("outcome", runner.run(pipe.recv(), lambda *tiles: pipe.send(("tiles", tiles)))))
     except RssegError as err:
         pipe.send(("error", err))
     except (KeyboardInterrupt, EOFError, OSError):
@@ -183,24 +175,20 @@ def _work(pipe: Any, threads: int, device: str, level: int) -> None:
 
 
 def _stop_with_parent() -> None:
-    """Stop like on a signal when the parent is gone, killed perhaps: nobody waits for the work any more."""
+    """Stop as on SIGTERM when the parent is dead."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-CORES_A_PROCESS = 4  # of `auto`; fewer processes share a scene's work well, and need less memory
-
-
 class LocalEngine:
-    """Does the tasks of a batch on this machine.
+    """Runs the tasks of a batch on this machine.
 
-    A process that is ended from outside, perhaps for want of memory, takes one scene with it: that is tried
-    once more in a new process.
+    A scene whose process died, perhaps for lack of memory, is run once more in a new process.
 
     Args:
-        jobs: processes; 0 for one a GPU, or one for CORES_A_PROCESS cores; None for one, or one a GPU.
+        jobs: processes; 0 for one a GPU or every CORES_PER_PROCESS cores; None for one, or one a GPU.
     """
 
     def __init__(self, jobs: int | None = None) -> None:
@@ -209,14 +197,14 @@ class LocalEngine:
     def run(
         self, tasks: Iterable[SceneTask], progress: SceneProgress | None = None
     ) -> Iterator[SceneOutcome]:
-        """See `batch_task.Engine`."""
+        """See `task.Engine`."""
         rest = iter(tasks)
         first = next(rest, None)
         if first is None:
             return
-        places = devices_for(first.config.device, self._jobs)
-        if len(places) > 1:
-            yield from _in_processes(first, rest, places, progress)
+        devices = devices_for(first.config.device, self._jobs)
+        if len(devices) > 1:
+            yield from _in_processes(first, rest, devices, progress)
             return
         runner = SceneRunner()
         yield runner.run(first, progress)
@@ -225,24 +213,20 @@ class LocalEngine:
 
 
 def devices_for(device: str, jobs: int | None) -> list[str]:
-    """The device of each process.
-
-    Raises:
-        UsageError: there is no such device.
-    """
+    """Return the device of each process."""
     from rsseg_cli.inference.engine import choose_device
 
     chosen = choose_device(device)
-    found = gpus() if device in ("auto", "cuda") else []
-    if len(found) > 1:
-        return [found[index % len(found)] for index in range(jobs or len(found))]
+    visible = gpus() if device in ("auto", "cuda") else []
+    if len(visible) > 1:
+        return [visible[index % len(visible)] for index in range(jobs or len(visible))]
     if jobs == 0:
-        jobs = max(1, cores() // CORES_A_PROCESS) if chosen.type == "cpu" else 1
+        jobs = max(1, cores() // CORES_PER_PROCESS) if chosen.type == "cpu" else 1
     return [device] * (jobs or 1)
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process sees: of those of the machine the ones that CUDA_VISIBLE_DEVICES names."""
+    """Return the GPUs that this process sees, after CUDA_VISIBLE_DEVICES."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -250,23 +234,23 @@ def gpus() -> list[str]:
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_processes(
-    first: SceneTask, rest: Iterator[SceneTask], places: list[str], progress: SceneProgress | None
+    first: SceneTask, rest: Iterator[SceneTask], devices: list[str], progress: SceneProgress | None
 ) -> Iterator[SceneOutcome]:
-    threads = max(1, cores() // len(places))
-    processes: list[Process] = []
+    threads = max(1, cores() // len(devices))
+    processes: list[WorkerProcess] = []
     tried: set[int] = set()
     try:
-        for place in places:
+        for device in devices:
             task = first if not processes else next(rest, None)
             if task is None:
                 break
-            processes.append(Process(threads, place))
-            processes[-1].give(_with_one_job(with_device(task, place)))
+            processes.append(WorkerProcess(threads, device))
+            processes[-1].give(_with_one_job(with_device(task, device)))
         while busy := [process for process in processes if process.task is not None]:
             for process in wait_for(busy):
                 task = process.task
@@ -289,10 +273,10 @@ def _in_processes(
 
 
 def _with_one_job(task: SceneTask) -> SceneTask:
-    """Polygons in the process itself: it may not start others, and other scenes keep the cores busy."""
+    """Make polygons in the process itself: it may not start others, and other scenes use the cores."""
     return replace(task, vector=replace(task.vector, jobs=1))
 
 
 def _retry_of(task: SceneTask) -> SceneTask:
-    """From where the process ended; it may have published outputs that it did not tell of."""
+    """Resume where the process died; it may have published outputs without reporting them."""
     return replace(task, resume=True, config=replace(task.config, overwrite=True))

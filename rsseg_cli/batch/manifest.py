@@ -1,8 +1,8 @@
-"""The manifest of a batch: JSON lines that tell of each scene what it was made from and how it went.
+"""The manifest of a batch: one JSON line a scene, with its inputs, settings and status.
 
-Lines are only ever appended, each in one write that is on disk before work goes on, so that a batch that is
-killed loses at most the line it was writing. The last line of a scene holds. A file beside the manifest holds
-room for it: on a disk that fills up it shrinks, so that scenes that fail for want of space are told of.
+Lines are only appended, each in one write that is on disk before work continues: a killed batch loses at most
+the line it was writing. The last line of a scene counts. A file beside the manifest reserves space for it;
+on a full disk it shrinks, so that failures for lack of space can be recorded.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ Record = dict[str, Any]
 
 
 class Manifest:
-    """Appends records to a file. Used as a context manager, which closes it.
+    """Appends records to a file; a context manager that closes it.
 
-    Args:
-        path: made where it does not exist; a line that was cut off at its end is taken away.
+    The file is created if needed; an incomplete last line is removed.
 
     Raises:
-        OutputError: it cannot be written.
-        DataError: it is no manifest.
+        OutputError: the file cannot be written.
+        DataError: the file is not a manifest.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,19 +61,15 @@ class Manifest:
         self._drop_reserve()
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Append a record; it is on disk afterwards.
-
-        Raises:
-            OutputError: it cannot be written; the file is as before.
-        """
-        told = {**record, "time": datetime.now(UTC).isoformat(timespec="seconds")}
-        line = json.dumps(told, ensure_ascii=True).encode() + b"\n"
+        """Append a record and flush it to disk. On OutputError the file is unchanged."""
+        stamped = {**record, "time": datetime.now(UTC).isoformat(timespec="seconds")}
+        line = json.dumps(stamped, ensure_ascii=True).encode() + b"\n"
         while not self._append(line):
             pass
-        self.records[told["input"]] = told
+        self.records[stamped["input"]] = stamped
 
     def _append(self, line: bytes) -> bool:
-        """Whether it could be written; if not, another try may find more room."""
+        """Try to write a line; False if another try may find more space."""
         before = os.fstat(self._file).st_size
         try:
             if os.write(self._file, line) != len(line):
@@ -92,7 +87,7 @@ class Manifest:
             self._reserve.unlink(missing_ok=True)
 
     def _give_room(self, size: int) -> bool:
-        """Let go of some of the reserve; False where there is none."""
+        """Shrink the reserve; False if it is empty."""
         with suppress(OSError):
             left = self._reserve.stat().st_size
             os.truncate(self._reserve, max(0, left - max(size, RESERVE_STEP)))
@@ -101,10 +96,10 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> dict[str, Record]:
-    """The last record of each input; a line that was cut off at the end is left out.
+    """Read the last record of each input; an incomplete last line is ignored.
 
     Raises:
-        DataError: it cannot be read, or a whole line is no record.
+        DataError: the file cannot be read, or a line is not a record.
     """
     records: dict[str, Record] = {}
     try:
@@ -140,12 +135,12 @@ def _record(line: bytes, path: Path, number: int) -> Record:
 
 def _no_manifest(path: Path, number: int) -> DataError:
     return DataError(
-        f"{path}: line {number} is no record of a batch; needs a manifest that rsseg wrote, or a new name"
+        f"{path}: line {number} is not a record of a batch; needs a manifest that rsseg wrote, or a new name"
     )
 
 
 def _whole_bytes(path: Path) -> int:
-    """Bytes up to the end of the last whole line."""
+    """Return the number of bytes up to the end of the last complete line."""
     size = path.stat().st_size
     with path.open("rb") as file:
         end = size

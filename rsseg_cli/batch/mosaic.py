@@ -1,4 +1,4 @@
-"""Sheets that touch as one scene: mapped through a VRT, and their maps cut out of its own."""
+"""Map sheets that touch as one scene, through a VRT, and cut the map into the sheets' maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from rasterio.windows import Window
@@ -28,31 +28,30 @@ from rsseg_cli.raster.vrt import TYPES, Placed, describe
 if TYPE_CHECKING:
     from rsseg_cli.weights import ModelSpec
 
-ALIGNED_PX = 0.01  # off a common grid, that pixels may lie
-ROWS = 512  # that are cut at once
-WHOLE = ("vector", "preview")  # of the mosaic, not of its sheets
-MAPPED = "mapped.json"  # in its folder: the maps are complete, and what was told of them
+MAX_OFFSET_PX = 0.01  # of pixels from a common grid
+ROWS = 512  # copied at a time
+WHOLE = ("vector", "preview")  # outputs of the mosaic, not of its sheets
+MAPPED = "mapped.json"  # written once the maps in a mosaic's folder are complete
 
 
 def plan_mosaics(scenes: Sequence[BatchScene], settings: BatchSettings, model_name: str) -> list[SceneTask]:
-    """A task for each group of sheets that touch or overlap; a sheet that touches none is a scene by itself.
+    """Plan one task for each group of sheets that touch or overlap.
 
     Raises:
         SceneError: a sheet cannot be read, or its grid, CRS, bands, types or nodata differ from the first's.
-        UsageError: names of outputs that collide.
     """
     infos = [inspect(scene.path) for scene in scenes]
     for info in infos:
         _check_compatible(info, infos[0])
-    places = [_place(info, infos[0]) for info in infos]
+    windows = [_window(info, infos[0]) for info in infos]
     suffix = f"_{model_name}" if settings.suffix is None else settings.suffix
     tasks: list[SceneTask] = []
-    for members in _groups(places):
+    for members in _groups(windows):
         group = [scenes[index] for index in members]
         if len(group) == 1:
             task = _task(settings, group[0].path, outputs_of(group[0], settings, suffix))
         else:
-            placed = [(infos[index], places[index]) for index in members]
+            placed = [(infos[index], windows[index]) for index in members]
             task = _mosaic_task(group, placed, settings, suffix)
         tasks.append(replace(task, index=len(tasks)))
     check_names(tasks, settings)
@@ -72,34 +71,34 @@ def _task(settings: BatchSettings, scene: str, outputs: dict[str, Path]) -> Scen
 
 
 def _check_compatible(info: SceneInfo, first: SceneInfo) -> None:
-    """Refuse a sheet that a VRT could not join to the first."""
+    """Refuse a sheet that a VRT cannot join to the first."""
     own, other = info.grid, first.grid
-    unlike = [
-        (title, found, needed)
-        for title, found, needed in (
+    differences = [
+        (title, value, expected)
+        for title, value, expected in (
             ("CRS", _crs_name(own), _crs_name(other)),
             ("bands", info.count, first.count),
             ("types", ", ".join(info.dtypes), ", ".join(first.dtypes)),
             ("nodata", info.nodata, first.nodata),
             ("alpha", "alpha" in info.colour_interpretations, "alpha" in first.colour_interpretations),
         )
-        if str(found) != str(needed)  # NaN is NaN
+        if str(value) != str(expected)  # NaN is NaN
     ]
-    if unlike:
-        title, found, needed = unlike[0]
+    if differences:
+        title, value, expected = differences[0]
         raise SceneError(
-            f"{info.name}: {title} {found}, {first.name} has {needed}; --mosaic needs sheets of one kind"
+            f"{info.name}: {title} {value}, {first.name} has {expected}; --mosaic needs sheets of one kind"
         )
-    strange = [dtype for dtype in info.dtypes if dtype not in TYPES]
-    if strange:
-        raise SceneError(f"{info.name}: {strange[0]} values; --mosaic needs whole or real numbers")
+    unsupported = [dtype for dtype in info.dtypes if dtype not in TYPES]
+    if unsupported:
+        raise SceneError(f"{info.name}: {unsupported[0]} values; --mosaic needs whole or real numbers")
     row, col = _offset(own, other)
     drift = max(
         abs(getattr(own.transform, part) - getattr(other.transform, part)) * max(own.width, own.height)
         for part in "abde"
     ) / max(abs(getattr(other.transform, part)) for part in "abde")
     off = max(abs(row - round(row)), abs(col - round(col)), drift)
-    if off > ALIGNED_PX:
+    if off > MAX_OFFSET_PX:
         raise SceneError(
             f"{info.name}: its pixels lie {off:.2g} px off the grid of {first.name}; --mosaic needs sheets "
             "on one grid. Bring it there with gdalwarp -tr ... -tap"
@@ -111,28 +110,28 @@ def _crs_name(grid: Grid) -> str:
 
 
 def _offset(own: Grid, other: Grid) -> tuple[float, float]:
-    """(row, col) of a grid's corner in another one's pixels."""
+    """Return a grid's corner (row, col) in another grid's pixels."""
     col, row = ~other.transform * (own.transform.c, own.transform.f)
     return row, col
 
 
-def _place(info: SceneInfo, first: SceneInfo) -> tuple[int, int, int, int]:
-    """(row, col, height, width) in the first one's pixels."""
+def _window(info: SceneInfo, first: SceneInfo) -> tuple[int, int, int, int]:
+    """Return (row, col, height, width) in the first sheet's pixels."""
     row, col = _offset(info.grid, first.grid)
     return round(row), round(col), info.grid.height, info.grid.width
 
 
-def _groups(places: Sequence[tuple[int, int, int, int]]) -> list[list[int]]:
-    """Indices of sheets that hang together, in their order."""
+def _groups(windows: Sequence[tuple[int, int, int, int]]) -> list[list[int]]:
+    """Return the indices of connected sheets, group by group."""
     import shapely
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     boxes = shapely.box(
-        *np.array([(col, row, col + width, row + height) for row, col, height, width in places]).T
+        *np.array([(col, row, col + width, row + height) for row, col, height, width in windows]).T
     )
     left, right = shapely.STRtree(boxes).query(boxes, predicate="intersects")
-    links = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(len(places),) * 2)
+    links = coo_array((np.ones(len(left), np.bool_), (left, right)), shape=(len(windows),) * 2)
     _, labels = connected_components(links, directed=False)
     groups: dict[int, list[int]] = {}
     for index, label in enumerate(labels.tolist()):
@@ -173,7 +172,7 @@ def _mosaic_task(
 
 
 def _vrt(parts: Sequence[Placed], grid: Grid, nodata: float | None) -> str:
-    """With holes where no sheet lies, marked as the sheets mark theirs."""
+    """Join the sheets; holes between them are marked as the sheets mark theirs."""
     first = parts[0].info
     value = first.nodata if nodata is None else nodata
     stored_mask = any(_has_mask_band(part.info) for part in parts)
@@ -183,12 +182,12 @@ def _vrt(parts: Sequence[Placed], grid: Grid, nodata: float | None) -> str:
 
 
 def _has_mask_band(info: SceneInfo) -> bool:
-    """Pixels without data are marked by a mask band, inside the file or beside it."""
+    """Whether a mask band marks pixels without data."""
     return info.has_mask and info.nodata is None and "alpha" not in info.colour_interpretations
 
 
 def _is_covered(parts: Sequence[Placed], grid: Grid) -> bool:
-    """Whether the sheets leave no pixel of the box around them uncovered."""
+    """Whether the sheets cover every pixel of their bounding box."""
     import shapely
 
     corners = np.array(
@@ -201,20 +200,13 @@ def _is_covered(parts: Sequence[Placed], grid: Grid) -> bool:
 def map_sheets(
     task: SceneTask, spec: ModelSpec, run: Callable[[], PredictResult]
 ) -> tuple[PredictResult, tuple[PredictResult, ...]]:
-    """Map a mosaic and cut its maps into those of its sheets.
-
-    Args:
-        run: maps the task's scene.
-
-    Returns:
-        of all sheets together, and of each.
-    """
+    """Map a mosaic by `run` and cut its rasters; return the result of all sheets, and of each."""
     start = time.monotonic()
     folder = Path(task.scene).parent
     lock = OutputLock(folder.with_name(f"{folder.name}.lock"), folder)
     lock.acquire()
     try:
-        told = _map_whole(task, folder, run)
+        mapped = _map_whole(task, folder, run)
         results = tuple(_cut(task, sheet, spec) for sheet in task.sheets)
         shutil.rmtree(folder, ignore_errors=True)
     finally:
@@ -225,17 +217,13 @@ def map_sheets(
         pixels=sum(result.pixels for result in results),
         valid_pixels=sum(result.valid_pixels for result in results),
         classes=_sum_classes(results),
-        notes=tuple(told["notes"]),
-        refined=Refined(**told["refined"]) if told["refined"] else None,
+        notes=tuple(mapped["notes"]),
+        refined=Refined(**mapped["refined"]) if mapped["refined"] else None,
     ), results
 
 
 def _map_whole(task: SceneTask, folder: Path, run: Callable[[], PredictResult]) -> dict[str, Any]:
-    """Map the VRT, unless an earlier run that is gone on with did so.
-
-    Returns:
-        notes and what refining came to.
-    """
+    """Map the VRT unless the resumed run did so; return notes and refining counts."""
     state, vrt = folder / MAPPED, Path(task.scene)
     try:
         if not task.resume:
@@ -245,14 +233,13 @@ def _map_whole(task: SceneTask, folder: Path, run: Callable[[], PredictResult]) 
             state.unlink(missing_ok=True)
             vrt.write_text(task.vrt, encoding="utf-8")
         if state.exists():
-            found: dict[str, Any] = json.loads(state.read_text(encoding="utf-8"))
-            return found
+            return cast("dict[str, Any]", json.loads(state.read_text(encoding="utf-8")))
     except OSError as err:
         raise OutputError(f"{folder}: cannot be written ({err})") from err
     mapped = run()
-    told = {"notes": list(mapped.notes), "refined": asdict(mapped.refined) if mapped.refined else None}
-    _write(state, json.dumps(told))
-    return told
+    summary = {"notes": list(mapped.notes), "refined": asdict(mapped.refined) if mapped.refined else None}
+    _write(state, json.dumps(summary))
+    return summary
 
 
 def _write(path: Path, text: str) -> None:
@@ -269,7 +256,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def _cut(task: SceneTask, sheet: Sheet, spec: ModelSpec) -> PredictResult:
-    """Write a sheet's rasters, on its own grid; its map comes last."""
+    """Write a sheet's rasters on its own grid, its map last."""
     start = time.monotonic()
     grid = inspect(sheet.scene).grid
     counter = AreaCounter(spec.class_names, row_areas_m2(grid))
@@ -289,11 +276,11 @@ def _cut(task: SceneTask, sheet: Sheet, spec: ModelSpec) -> PredictResult:
 def _write_part(
     task: SceneTask, sheet: Sheet, kind: str, grid: Grid, spec: ModelSpec
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Copy a sheet's window of one of the mosaic's rasters; yields the rows as they pass."""
+    """Copy a sheet's window of a raster of the mosaic; yield the rows."""
     source, labels = task.outputs[kind], kind == "labels"
     top, left, height, width = sheet.window
     with gdal_env(), gdal_errors(SceneError, str(source)), open_raster(source) as mosaic:
-        kept = {
+        tags = {
             key: value
             for key, value in mosaic.tags().items()
             if key.startswith(("RSSEG_", "TIFFTAG_SOFTWARE"))
@@ -306,7 +293,7 @@ def _write_part(
             colours={index: item.colour for index, item in enumerate(spec.classes)} if labels else None,
             category_names=spec.class_names if labels else None,
             band_names=spec.class_names if mosaic.count > 1 else None,
-            tags={**kept, "RSSEG_SCENE": display_name(sheet.scene), "RSSEG_MOSAIC": str(len(task.sheets))},
+            tags={**tags, "RSSEG_SCENE": display_name(sheet.scene), "RSSEG_MOSAIC": str(len(task.sheets))},
             creation_options=task.config.creation_options,
             overwrite=task.config.overwrite,
         )
@@ -319,7 +306,7 @@ def _write_part(
 
 
 def _sum_classes(results: Sequence[PredictResult]) -> dict[str, ClassArea]:
-    """Classes of all sheets; what two of them cover counts twice."""
+    """Add up the classes of all sheets; overlaps count twice."""
     valid = max(1, sum(result.valid_pixels for result in results))
     classes = {}
     for name in results[0].classes:

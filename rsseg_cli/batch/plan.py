@@ -1,4 +1,4 @@
-"""What a batch is going to do, checked before work starts: names of outputs, model, options."""
+"""Plan a batch and check it before work starts: outputs, model, options."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rsseg_cli.config import VECTOR_ENDINGS, PredictConfig, RefineConfig, Vector
 from rsseg_cli.errors import ModelError, OutputError, UsageError
 from rsseg_cli.weights import read_spec
 
-MANIFEST = "manifest.jsonl"  # in the folder of the outputs
+MANIFEST = "manifest.jsonl"  # in the output folder
 LAYERS = ("confidence", "probabilities", "heatmaps", "uncertainty", "preview")
-SHOWN = 5  # names in a message
+MAX_NAMED = 5  # paths in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +24,15 @@ class BatchSettings:
     """How the scenes of a batch are mapped, and where to.
 
     Attributes:
-        folder: of the outputs; made where it does not exist.
-        model: name or path.
-        suffix: of the maps' names behind the scene's; None for _MODEL.
-        layers: further outputs, kind -> what their names have behind the map's.
-        vector: ending of the polygons' files, as "gpkg"; "" for none.
-        refine: None without refining.
-        keep_tree: outputs lie in folders as their scenes do.
-        mosaic: scenes that touch are mapped as one.
-        manifest: file; None for `MANIFEST` in the folder.
-        resume: do what the manifest does not tell as done, or what has changed since.
-        skip_existing: leave out scenes whose outputs all exist.
+        folder: output folder; created if needed.
+        suffix: of the maps' names, after the scene's; None for _MODEL.
+        layers: further outputs: kind -> suffix after the map's name.
+        vector: format of the polygons, as "gpkg"; "" for none.
+        keep_tree: keep the scenes' folders below the output folder.
+        mosaic: map scenes that touch as one.
+        manifest: None for `MANIFEST` in the output folder.
+        resume: run what the manifest does not list as done, or what has changed.
+        skip_existing: skip scenes whose outputs all exist.
     """
 
     folder: Path
@@ -59,20 +57,20 @@ class BatchSettings:
                 ".png",
             ):
                 raise UsageError(
-                    f"--{option} {text}: of many scenes it is what their outputs' names end in, as "
+                    f"--{option} {text}: with many scenes, pass a suffix for the outputs' names, as "
                     f"_{option}, without folder and .tif"
                 )
         if self.vector and f".{self.vector.lower()}" not in VECTOR_ENDINGS:
             raise UsageError(
-                f"--vector {self.vector}: of many scenes it is the format of the polygons beside each map: "
+                f"--vector {self.vector}: with many scenes, pass the format of the polygons beside each map: "
                 f"{', '.join(ending[1:] for ending in VECTOR_ENDINGS)}"
             )
         if self.resume and self.skip_existing:
             raise UsageError(
-                "--resume and --skip-existing: the first goes by the manifest, the second by files"
+                "--resume and --skip-existing exclude each other: the manifest decides, or the files do"
             )
         if self.config.bbox is not None and self.mosaic:
-            raise UsageError("--bbox is for scenes by themselves; with --mosaic pass --aoi FILE")
+            raise UsageError("--bbox does not work with --mosaic; pass --aoi FILE")
         if "uncertainty" in self.layers and self.refine is None:
             raise UsageError("--uncertainty is the disagreement of a refiner's samples; needs --refine")
         if "uncertainty" in self.layers and self.refine is not None and self.refine.ensemble == 1:
@@ -84,14 +82,7 @@ class BatchSettings:
 
 
 def check_model(settings: BatchSettings) -> str:
-    """Check model, refiner, formats and folder against each other before any scene is looked at.
-
-    Returns:
-        the model's own name.
-
-    Raises:
-        ModelError, UsageError, OutputError: what is wrong and what to do.
-    """
+    """Check model, refiner, formats and area before any scene is opened; return the model's name."""
     from rsseg_cli.pipeline.refinement import with_refiner
     from rsseg_cli.raster import check_creation_options
     from rsseg_cli.raster.area import read_polygons
@@ -114,11 +105,7 @@ def check_model(settings: BatchSettings) -> str:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder for outputs if it is not there; the one around it must be.
-
-    Raises:
-        OutputError: it cannot be made or written in.
-    """
+    """Create an output folder if needed; its parent must exist."""
     try:
         path.mkdir(exist_ok=True)
     except OSError as err:
@@ -131,11 +118,7 @@ def make_folder(path: Path) -> None:
 
 
 def plan_tasks(scenes: Sequence[BatchScene], settings: BatchSettings, model_name: str) -> list[SceneTask]:
-    """A task a scene, with outputs whose names nothing else has.
-
-    Raises:
-        UsageError: two scenes would have the same output, or an output is a scene.
-    """
+    """Plan one task a scene; no two share an output."""
     suffix = f"_{model_name}" if settings.suffix is None else settings.suffix
     tasks = [
         SceneTask(
@@ -154,7 +137,7 @@ def plan_tasks(scenes: Sequence[BatchScene], settings: BatchSettings, model_name
 
 
 def outputs_of(scene: BatchScene, settings: BatchSettings, suffix: str) -> dict[str, Path]:
-    """By kind: FOLDER/SCENE + suffix + ending."""
+    """Return output paths by kind: FOLDER/SCENE + suffix + extension."""
     if scene.stem in ("", ".", "..") or any(sign in scene.stem for sign in "/\\\0"):
         raise UsageError(f"{scene.path[:200]}: no output can be named after {scene.stem!r:.80}")
     folder = settings.folder / scene.folder if settings.keep_tree else settings.folder
@@ -168,7 +151,7 @@ def outputs_of(scene: BatchScene, settings: BatchSettings, suffix: str) -> dict[
 
 
 def check_names(tasks: Sequence[SceneTask], settings: BatchSettings) -> None:
-    """No output is another scene's, a scene or the manifest, on file systems that ignore case either."""
+    """Check that no output is another scene's, a scene or the manifest, case ignored."""
     inputs = {
         _name(Path(scene)): scene for task in tasks for scene in scenes_of(task) if not is_remote_scene(scene)
     }
@@ -190,12 +173,12 @@ def check_names(tasks: Sequence[SceneTask], settings: BatchSettings) -> None:
 
 
 def scenes_of(task: SceneTask) -> list[str]:
-    """The inputs of a task: its scene, or a mosaic's sheets."""
+    """Return the inputs of a task: its scene, or a mosaic's sheets."""
     return [sheet.scene for sheet in task.sheets] or [task.scene]
 
 
 def all_outputs(task: SceneTask) -> Iterator[Path]:
-    """Every file a task is asked for; of a mosaic those of its sheets."""
+    """Yield every output of a task; for a mosaic, those of its sheets."""
     yield from (path for _, path in _named_outputs([task]))
 
 
@@ -207,7 +190,7 @@ def _named_outputs(tasks: Iterable[SceneTask]) -> Iterator[tuple[str, Path]]:
 
 
 def _name(path: Path) -> str:
-    """The same for names that some file system takes to be the same."""
+    """Return one key for paths that some file system takes to be the same."""
     return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
 
 
@@ -215,29 +198,26 @@ def check_existing(tasks: Sequence[SceneTask], known: Collection[int]) -> None:
     """Refuse outputs that exist and may not be replaced.
 
     Args:
-        known: indices of tasks whose outputs are known to be of this batch's earlier run.
-
-    Raises:
-        OutputError: some exist.
+        known: tasks whose outputs are known to be an earlier run's of this batch.
     """
-    found = [
+    existing = [
         path
         for task in tasks
         if not task.config.overwrite and task.index not in known
         for path in all_outputs(task)
         if path.exists()
     ]
-    if found:
-        more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
-        named = ", ".join(map(str, found[:SHOWN])) + more
+    if existing:
+        more = f" and {len(existing) - MAX_NAMED} more" if len(existing) > MAX_NAMED else ""
+        named = ", ".join(map(str, existing[:MAX_NAMED])) + more
         raise OutputError(
-            f"{len(found)} outputs exist: {named}. Pass --resume to go on with a batch (its manifest tells "
-            "what is done), --skip-existing to leave them out, or --overwrite to replace them."
+            f"{len(existing)} outputs exist: {named}. Pass --resume to continue a batch (its manifest lists "
+            "what is done), --skip-existing to keep them, or --overwrite to replace them."
         )
 
 
 def make_folders(tasks: Iterable[SceneTask]) -> None:
-    """The folders of `keep_tree`."""
+    """Create the folders of `keep_tree`."""
     for folder in {path.parent for task in tasks for path in all_outputs(task)}:
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,36 +1,25 @@
-"""A Ray cluster to work on: one that runs already, or one of this machine alone for the time of the work."""
+"""Connect to a Ray cluster: a running one, or one on this machine for the length of a run."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 import signal
 import socket
-import stat
-import tempfile
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
-
-import filelock
 
 from rsseg_cli.errors import UsageError
 
 CONNECT_S = 5.0
-MAX_STARTS = (
-    3  # tries: Ray gives its own processes 15 s, which is not much on a busy machine (ray issue 65983)
-)
-STORE_BYTES = 1 << 30  # of shared memory for finished rows, of a cluster of our own
-FOLDER = "rsseg-ray-"
-LOCK = "run.lock"  # held while the cluster of a folder lives
-YOUNG_S = 60.0  # a folder may not have its lock yet
+MAX_STARTS = 3  # Ray gives its own processes 15 s, which is short on a busy machine (ray issue 65983)
+STORE_BYTES = 1 << 30  # shared memory for finished rows, on a cluster of this machine
 INSTALL = "pip install 'rsseg[ray]'"
-# Before Ray is imported: no usage statistics, no lines of its own among the results on stdout. Its processes
-# need 40 s to start on two busy processors.
+QUIET = {"log_to_driver": False, "logging_level": "CRITICAL"}
+# Set before Ray is imported: no usage statistics, no lines of Ray's among the results on stdout. Its
+# processes need 40 s to start on two busy processors.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
@@ -43,10 +32,10 @@ ENVIRONMENT = {
 
 
 def ray_module() -> Any:
-    """Ray, imported with settings that keep it quiet.
+    """Import Ray with settings that keep it quiet.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: Ray is not installed.
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError(f"--engine ray: Ray is not installed; {INSTALL}")
@@ -59,56 +48,44 @@ def ray_module() -> Any:
 
 @contextmanager
 def connected(address: str | None, workers: int | None) -> Iterator[Any]:
-    """Ray, connected to a cluster. Where this process was connected before, that connection is used and kept.
+    """Connect to a cluster and yield Ray's module. An existing connection of this process is used and kept.
 
     Args:
-        address: "auto" for the cluster that this machine belongs to, or host:port of its head; None for what
-            the environment variable RAY_ADDRESS says, and without it for a cluster of this machine alone.
-        workers: processors of a cluster of this machine alone; None for all.
-
-    Raises:
-        UsageError: Ray is not installed, or there is no cluster.
+        address: "auto" for this machine's cluster, or host:port of its head; None for $RAY_ADDRESS, else a
+            cluster on this machine alone.
+        workers: CPUs of a cluster on this machine alone; None for all.
     """
     ray = ray_module()
     if ray.is_initialized():
         yield ray
         return
-    address = address or os.environ.get("RAY_ADDRESS") or None
-    folder = lock = None
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        with _own_signals():
-            if address is None or address == "local":
-                folder = _short_folder()
-                lock = filelock.FileLock(folder / LOCK)
-                lock.acquire()
-                _start(ray, folder, workers)
+        with _sigterm_kept():
+            if address == "local":
+                _start(ray, workers)
             else:
                 _join(ray, address)
         yield ray
     finally:
-        with _own_signals():
+        with _sigterm_kept():
             ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            lock.release()
 
 
-def _start(ray: Any, folder: Path, workers: int | None) -> None:
-    for start in range(MAX_STARTS):
+def _start(ray: Any, workers: int | None) -> None:
+    for attempt in range(1, MAX_STARTS + 1):
         try:
             ray.init(
                 address="local",
                 num_cpus=workers,
                 include_dashboard=False,
                 object_store_memory=STORE_BYTES,
-                _temp_dir=str(folder),
-                **_quiet(),
+                **QUIET,
             )
             return
-        except Exception as err:  # the class that Ray raises where its processes do not start
+        except Exception as err:  # what Ray raises where its processes do not start
             ray.shutdown()
-            if start + 1 == MAX_STARTS:
+            if attempt == MAX_STARTS:
                 raise UsageError(f"--engine ray: no cluster can be started on this machine ({err})") from err
 
 
@@ -121,7 +98,7 @@ def _join(ray: Any, address: str) -> None:
     if address != "auto":
         _check_address(address)
     try:
-        ray.init(address=address, **_quiet())
+        ray.init(address=address, **QUIET)
     except (ConnectionError, OSError, RuntimeError, ValueError) as err:
         if address == "auto":
             raise UsageError(
@@ -132,7 +109,7 @@ def _join(ray: Any, address: str) -> None:
 
 
 def _check_address(address: str) -> None:
-    """Ray itself waits for over half a minute and then ends the process."""
+    """Check that something listens: Ray itself waits for over half a minute and then ends the process."""
     host, sign, port = address.rpartition(":")
     if not sign or not port.isdecimal() or not 0 < int(port) < 65536:
         raise UsageError(f"--ray-address {address}: needs auto or host:port, as 10.0.0.1:6379")
@@ -140,36 +117,14 @@ def _check_address(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
     except OSError as err:
         raise UsageError(
-            f"--ray-address {address}: nothing answers there ({err}); `ray start --head` on the head tells "
-            "its address"
+            f"--ray-address {address}: nothing answers there ({err}); `ray start --head` prints the head's "
+            "address"
         ) from err
 
 
-def _quiet() -> dict[str, Any]:
-    return {"log_to_driver": False, "logging_level": "CRITICAL"}
-
-
-def _short_folder() -> Path:
-    """For Ray's sockets, whose paths may have 107 characters."""
-    parent = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
-    _remove_stale(parent)
-    return Path(tempfile.mkdtemp(prefix=FOLDER, dir=parent))
-
-
-def _remove_stale(parent: Path) -> None:
-    """Folders of runs that were killed; nobody else removes them."""
-    for folder in parent.glob(f"{FOLDER}*"):
-        with suppress(OSError, filelock.Timeout):
-            status = folder.lstat()
-            mine = stat.S_ISDIR(status.st_mode) and status.st_uid == getattr(os, "getuid", int)()
-            if mine and time.time() - status.st_mtime > YOUNG_S and (folder / LOCK).is_file():
-                with filelock.FileLock(folder / LOCK, blocking=False):
-                    shutil.rmtree(folder, ignore_errors=True)
-
-
 @contextmanager
-def _own_signals() -> Iterator[None]:
-    """Ray takes SIGTERM for itself; give it back."""
+def _sigterm_kept() -> Iterator[None]:
+    """Restore this program's SIGTERM handler, which Ray replaces."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""The engine of a cluster: scenes to Ray workers, large scenes in bands of rows to all of them."""
+"""Run a batch on a Ray cluster: a scene on one worker, a large one in bands on all."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ from rsseg_cli.pipeline.result import PredictResult
 from rsseg_cli.raster import inspect, window_of_bbox
 from rsseg_cli.raster.gdal import is_remote
 
-SPLIT_PX = 400_000_000  # scenes above are run in bands: 20,000 x 20,000 px
+SPLIT_PX = 400_000_000  # larger scenes run in bands: 20,000 x 20,000 px
 DEVICES = ("auto", "cpu", "cuda")
 
 
 class RayEngine:
-    """Does the tasks of a batch on a Ray cluster; see `batch_task.Engine`.
+    """Runs the tasks of a batch on a Ray cluster.
 
-    A worker a GPU, or a processor where the cluster has no GPU or `device` is "cpu". A scene is mapped by one
-    worker, which also writes it. A scene above `split_px` is shared out: its bands run on all workers, and
-    this process writes their rows, one such scene at a time.
+    There is one worker a GPU, or a CPU if the cluster has no GPU or `device` is "cpu". One worker maps and
+    writes a scene. A scene above `split_px` runs in bands on all workers, and this process writes it.
 
     Args:
         address: see `ray_cluster.connected`.
-        workers: None for as many as the cluster has places for.
+        workers: None for as many as fit on the cluster.
         device: "auto", "cpu" or "cuda".
     """
 
@@ -56,40 +55,36 @@ class RayEngine:
     def run(
         self, tasks: Iterable[SceneTask], progress: SceneProgress | None = None
     ) -> Generator[SceneOutcome, None, None]:
-        """See `batch_task.Engine`; `progress` is called for shared scenes alone."""
+        """See `task.Engine`; `progress` reports split scenes only."""
         with ExitStack() as stack:
             ray = stack.enter_context(connected(self._address, self._workers))
-            workers, gpus = self._places(ray)
+            workers, gpus = self._workers_of(ray)
             writer = ThreadPoolExecutor(1, thread_name_prefix="rsseg-shared")
             stack.callback(writer.shutdown, cancel_futures=True)
             pool = stack.enter_context(RayPool(ray, workers, gpus))
             yield from _outcomes(tasks, _Dispatch(pool, writer, self._split_px, progress), workers)
 
     def run_one(self, task: SceneTask, progress: Progress | None = None) -> PredictResult:
-        """Map one scene.
-
-        Raises:
-            RssegError: what is wrong and what to do.
-        """
-        told: SceneProgress | None = (lambda _, done, total: progress(done, total)) if progress else None
-        with closing(self.run([task], told)) as outcomes:
+        """Map one scene, or raise its error."""
+        report: SceneProgress | None = (lambda _, done, total: progress(done, total)) if progress else None
+        with closing(self.run([task], report)) as outcomes:
             outcome = next(outcomes)
         if outcome.result is None:
             raise getattr(errors, outcome.error_kind, RssegError)(outcome.error)
         return outcome.result
 
-    def _places(self, ray: Any) -> tuple[int, int]:
-        """Workers, and GPUs of each."""
+    def _workers_of(self, ray: Any) -> tuple[int, int]:
+        """Return the number of workers, and of GPUs of each."""
         resources = ray.cluster_resources()
         gpus = 0 if self._device == "cpu" else int(resources.get("GPU", 0))
         if self._device == "cuda" and not gpus:
             raise UsageError("--device cuda: the Ray cluster has no GPU; pass cpu or auto")
-        places = gpus or int(resources.get("CPU", 0))
-        return max(1, self._workers or places), min(1, gpus)
+        slots = gpus or int(resources.get("CPU", 0))
+        return max(1, self._workers or slots), min(1, gpus)
 
 
 class _Dispatch:
-    """Sends a task to where it is done."""
+    """Sends a task to one worker, or its bands to all."""
 
     def __init__(
         self, pool: RayPool, writer: ThreadPoolExecutor, split_px: int, progress: SceneProgress | None
@@ -99,7 +94,7 @@ class _Dispatch:
     def start(self, task: SceneTask) -> Future[SceneOutcome]:
         task = absolute(task)
         if _size_px(task) <= self._split_px:
-            polygons = replace(task.vector, jobs=task.vector.jobs or 1)  # beside other workers
+            polygons = replace(task.vector, jobs=task.vector.jobs or 1)  # other workers use the cores
             return self._pool.submit_scene(replace(task, vector=polygons), files_of(task))
         return self._writer.submit(self._split, task)
 
@@ -110,7 +105,7 @@ class _Dispatch:
 
 
 class _PoolForScene:
-    """A pool for the bands of a scene that needs certain files."""
+    """A pool for the bands of a scene, with the files that it needs."""
 
     def __init__(self, pool: RayPool, needed: tuple[str, ...]) -> None:
         self._pool, self._needed = pool, needed
@@ -136,12 +131,12 @@ def _outcomes(tasks: Iterable[SceneTask], dispatch: _Dispatch, workers: int) -> 
 def _outcome(task: SceneTask, future: Future[SceneOutcome]) -> SceneOutcome:
     try:
         return future.result()
-    except SceneError as err:  # of the pool; errors of the work itself are outcomes
+    except SceneError as err:  # of the pool; errors of a task are outcomes
         return SceneOutcome(index=task.index, error=str(err), error_kind=type(err).__name__)
 
 
 def absolute(task: SceneTask) -> SceneTask:
-    """The task with paths that do not depend on the folder of a process."""
+    """Return the task with absolute paths."""
     model = _absolute(task.model) if Path(task.model).is_file() else task.model
     config = task.config
     if config.aoi is not None:
@@ -160,7 +155,7 @@ def absolute(task: SceneTask) -> SceneTask:
 
 
 def files_of(task: SceneTask) -> tuple[str, ...]:
-    """Files and folders of a task that this process sees, and every worker must see too."""
+    """Return a task's files and folders on this machine, which every worker must see."""
     paths = [task.scene, task.model, *(str(path.parent) for path in task.outputs.values())]
     if task.config.aoi is not None:
         paths.append(str(task.config.aoi))
@@ -175,7 +170,7 @@ def _absolute(path: str) -> str:
 
 
 def _size_px(task: SceneTask) -> int:
-    """Pixels to be mapped; 0 where the scene cannot be read, which the worker will tell."""
+    """Return the number of pixels to map; 0 for an unreadable scene, which the worker reports."""
     try:
         grid = inspect(task.scene, task.config.nodata).grid
         if task.config.bbox is not None:

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster, with futures for what they do."""
+"""Workers on a Ray cluster, with a future for each task."""
 
 from __future__ import annotations
 
@@ -24,11 +24,7 @@ from rsseg_cli.errors import RssegError, SceneError, UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerInfo:
-    """Where a worker runs.
-
-    Attributes:
-        node: Ray's name of the machine.
-    """
+    """Where a worker runs; `node` is Ray's name of the machine."""
 
     host: str
     node: str
@@ -37,22 +33,22 @@ class WorkerInfo:
 
 
 class RayWorker:
-    """Runs scenes and bands one after another; made into a Ray actor by `ray_pool`.
+    """Runs scenes and bands one after another, as a Ray actor.
 
-    What a user can cause is returned, not raised: Ray would wrap it into an error of its own.
+    User errors are returned, not raised: Ray would wrap them into an error of its own.
     """
 
     def __init__(self) -> None:
         self._runner = SceneRunner()
-        self._again = False
+        self._used = False
 
     def hello(self) -> WorkerInfo:
-        """Say where this is."""
+        """Return where this worker runs."""
         node = _context().get_node_id()
         return WorkerInfo(host=socket.gethostname(), node=node, pid=os.getpid(), version=__version__)
 
     def scene(self, task: SceneTask, needed: Sequence[str]) -> SceneOutcome | RssegError:
-        """Map a scene. A worker in place of one that died goes on where that one was.
+        """Map a scene; a worker that replaces a dead one resumes it.
 
         Args:
             needed: files and folders that the sender sees.
@@ -61,9 +57,9 @@ class RayWorker:
             _check_visible(needed)
         except SceneError as err:
             return SceneOutcome(index=task.index, error=str(err), error_kind=type(err).__name__)
-        if not self._again and _context().was_current_actor_reconstructed:
+        if not self._used and _context().was_current_actor_reconstructed:
             task = with_overwrite(task, resume=True)
-        self._again = True
+        self._used = True
         try:
             return self._runner.run(task)
         except RssegError as err:
@@ -71,7 +67,7 @@ class RayWorker:
 
     def band(self, band: Band, needed: Sequence[str]) -> BandRows | RssegError:
         """Run a part of a scene."""
-        self._again = True
+        self._used = True
         try:
             _check_visible(needed)
             return run_band(band, self._runner)
@@ -94,12 +90,12 @@ def _check_visible(needed: Sequence[str]) -> None:
             )
 
 
-MAX_RETRIES = 1  # by Ray, of work whose worker died, in the worker's place
-MAX_MOVES = 2  # to other workers, where that did not help; what kills all of these would kill more
-MAX_STARTS = 3  # of a worker one after another, before it is taken that none can start
+MAX_RETRIES = 1  # by Ray, on a restarted worker
+MAX_MOVES = 2  # to other workers after that; a task that kills all of these would kill more
+MAX_STARTS = 3  # failed ones in a row before the pool gives up
 POLL_S = 0.5
 NODE_POLL_S = 10.0
-_log = logging.getLogger("rsseg_cli")
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -117,21 +113,18 @@ class _Stopped(Exception):
 
 
 class _Lost(Exception):
-    """A worker is gone, or its machine is."""
+    """A worker or its machine is lost."""
 
 
 class RayPool:
     """Long-lived Ray actors, each served by a thread of this process.
 
-    A worker process that dies is started anew by Ray, which also runs its work again (`max_restarts`,
-    `max_task_retries`). Where that does not help, as when a machine is lost, the work goes to the next free
-    worker, and a new worker waits for a place.
-
-    Used as a context manager, which ends the workers.
+    Ray restarts a worker process that dies and runs its task again (`max_restarts`, `max_task_retries`). If
+    that fails, as when a machine is lost, the task goes to the next free worker. Workers that do not fit on
+    the cluster yet wait for resources. The pool is a context manager that ends the workers.
 
     Args:
         ray: the module, connected.
-        workers: how many; those for which the cluster has no place yet wait for one.
         gpus: of each worker, 0 or 1.
     """
 
@@ -163,11 +156,11 @@ class RayPool:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def submit_scene(self, task: SceneTask, needed: Sequence[str] = ()) -> Future[SceneOutcome]:
-        """Map a scene by any worker; where its workers die again and again, the future has a SceneError."""
+        """Map a scene on any worker; SceneError if its workers keep dying."""
         return self._submit(_Work("scene", task, needed, task.scene))
 
     def submit_band(self, band: Band, needed: Sequence[str] = ()) -> Future[BandRows]:
-        """Run a band by any worker."""
+        """Run a band on any worker."""
         return self._submit(_Work("band", band, needed, band.task.scene))
 
     def _submit(self, work: _Work) -> Future[Any]:
@@ -181,7 +174,7 @@ class RayPool:
         return work.future
 
     def _fail(self, problem: BaseException) -> None:
-        """All that is open, and all that comes."""
+        """Fail all open and later tasks."""
         with self._lock:
             self._problem = self._problem or problem
             futures = list(self._open)
@@ -190,16 +183,16 @@ class RayPool:
                 future.set_exception(problem)
 
     def _serve(self) -> None:
-        """One worker after another, where they are lost."""
+        """Keep one worker running, and replace it when it is lost."""
         starts = 0
         while not self._stop.is_set():
             actor = None
             try:
                 actor = self._actor_class.remote()
-                place = self._wait(actor.hello.remote(), None)
-                _check_version(place)
+                worker = self._wait(actor.hello.remote(), None)
+                _check_version(worker)
                 starts = 0
-                self._serve_with(actor, place)
+                self._serve_with(actor, worker)
             except _Stopped:
                 return
             except _Lost:
@@ -215,13 +208,13 @@ class RayPool:
                 if actor is not None:
                     self._kill(actor)
 
-    def _serve_with(self, actor: Any, place: WorkerInfo) -> None:
+    def _serve_with(self, actor: Any, worker: WorkerInfo) -> None:
         while True:
             work = self._next()
             try:
-                answer = self._wait(getattr(actor, work.method).remote(work.payload, work.needed), place)
+                answer = self._wait(getattr(actor, work.method).remote(work.payload, work.needed), worker)
             except (_Lost, self._ray.exceptions.RayActorError) as err:
-                self._move(work, place)
+                self._move(work, worker)
                 raise _Lost from err
             except (self._ray.exceptions.RayError, OSError) as err:
                 work.future.set_exception(err)
@@ -241,47 +234,47 @@ class RayPool:
                 return work
         raise _Stopped
 
-    def _wait(self, reference: Any, place: WorkerInfo | None) -> Any:
-        """The answer of a worker at `place`, None where that is not known yet."""
+    def _wait(self, reference: Any, worker: WorkerInfo | None) -> Any:
+        """Wait for a worker's answer; `worker` is None before it has said where it runs."""
         asked = time.monotonic()
         while not self._stop.is_set():
             ready, _ = self._ray.wait([reference], timeout=POLL_S)
             if ready:
                 return self._ray.get(reference)
-            if place is not None and time.monotonic() - asked > NODE_POLL_S:
+            if worker is not None and time.monotonic() - asked > NODE_POLL_S:
                 asked = time.monotonic()
-                if not any(node["NodeID"] == place.node and node["Alive"] for node in self._ray.nodes()):
+                if not any(node["NodeID"] == worker.node and node["Alive"] for node in self._ray.nodes()):
                     raise _Lost
         raise _Stopped
 
-    def _move(self, work: _Work, place: WorkerInfo) -> None:
+    def _move(self, work: _Work, worker: WorkerInfo) -> None:
         work.moves += 1
         if work.moves > MAX_MOVES:
-            work.future.set_exception(_died(work, place))
+            work.future.set_exception(_died(work, worker))
             return
-        if isinstance(work.payload, SceneTask):  # it may have published outputs that it did not tell of
+        if isinstance(work.payload, SceneTask):  # it may have published outputs without reporting them
             work.payload = with_overwrite(work.payload, resume=True)
-        _log.warning("%s: a worker on %s is gone; its work goes to another one", work.what, place.host)
+        _log.warning("%s: a worker on %s is lost; another one takes over", work.what, worker.host)
         self._work.put(work)
 
     def _kill(self, actor: Any) -> None:
         try:
             self._ray.kill(actor)
         except Exception as err:
-            _log.debug("a worker could not be ended: %s", err)
+            _log.debug("cannot end a worker: %s", err)
 
 
-def _check_version(place: WorkerInfo) -> None:
-    if place.version != __version__:
+def _check_version(worker: WorkerInfo) -> None:
+    if worker.version != __version__:
         raise UsageError(
-            f"{place.host}: has rsseg {place.version}, this machine {__version__}; they must be the same"
+            f"{worker.host}: has rsseg {worker.version}, this machine {__version__}; they must be the same"
         )
 
 
-def _died(work: _Work, place: WorkerInfo) -> SceneError:
+def _died(work: _Work, worker: WorkerInfo) -> SceneError:
     return SceneError(
-        f"{work.what}: workers died on it again and again, last on {place.host}. Is there enough "
-        "memory? Fewer workers (--jobs) or a smaller --tile-size need less"
+        f"{work.what}: its workers keep dying, last on {worker.host}. Is there enough memory? Fewer workers "
+        "(--jobs) or a smaller --tile-size need less"
     )
 
 

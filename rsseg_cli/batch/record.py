@@ -1,4 +1,4 @@
-"""What the manifest keeps of a task, and whether what it kept still holds."""
+"""Build a task's manifest record, and compare it with an earlier one."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.raster.gdal import display_name
 from rsseg_cli.weights import read_spec, registry
 
-# settings that do not show in the outputs, and the refiner, which is kept by its own
+# settings without effect on the outputs, and the refiner, which has a field of its own
 NOT_IN_OUTPUTS = {"device", "batch_size", "overwrite", "readers", "jobs", "block_rows", "refiner"}
 RESUMABLE = {
     "started": "not finished",
@@ -26,7 +26,7 @@ RESUMABLE = {
 
 
 def provenance_of(settings: BatchSettings) -> Record:
-    """Program, model, refiner and settings, the same for all scenes."""
+    """Return the fields that all scenes share: program, model, refiner, settings."""
     refiner = None
     if settings.refine is not None:
         from rsseg_cli.pipeline.refinement import refiner_of
@@ -51,7 +51,7 @@ def provenance_of(settings: BatchSettings) -> Record:
 
 
 def _plain(config: Any) -> dict[str, Any]:
-    """Fields that show in the outputs, as they come back from JSON."""
+    """Return the fields that affect the outputs, as JSON returns them."""
     fields = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
     kept = {name: value for name, value in fields.items() if name not in NOT_IN_OUTPUTS}
     plain: dict[str, Any] = json.loads(json.dumps(kept, default=str, sort_keys=True))
@@ -59,7 +59,7 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def record_of(task: SceneTask, shared: Record) -> Record:
-    """The record of a task that has not begun."""
+    """Return the record of a task that has not started."""
     parts: list[Record] = [
         {"input": input_name(sheet.scene), **_state([sheet.scene]), "outputs": _outputs(sheet.outputs)}
         for sheet in task.sheets
@@ -71,12 +71,12 @@ def record_of(task: SceneTask, shared: Record) -> Record:
 
 
 def input_name(scene: str) -> str:
-    """The absolute path, or the address without credentials."""
+    """Return the absolute path, or the URL without credentials."""
     return display_name(scene) if is_remote_scene(scene) else os.path.abspath(scene)
 
 
 def files_behind(scene: str) -> list[str]:
-    """The file itself, and of a VRT those that it reads."""
+    """Return the file, and for a VRT the files that it reads."""
     if is_remote_scene(scene) or not scene.lower().endswith(".vrt"):
         return [scene]
     from rsseg_cli.errors import SceneError
@@ -84,21 +84,21 @@ def files_behind(scene: str) -> list[str]:
 
     try:
         return list(dict.fromkeys([scene, *inspect(scene).files]))
-    except SceneError:  # it is told of where it is mapped
+    except SceneError:  # reported when the scene is mapped
         return [scene]
 
 
 def _state(scenes: Iterable[str]) -> Record:
-    """Bytes of all files and when the last was changed (seconds since 1970); None where there is none."""
-    found = []
+    """Return total bytes and latest modification (seconds since 1970) of files; None if there is none."""
+    stats = []
     for scene in scenes:
         try:
-            found.append(os.stat(scene))
+            stats.append(os.stat(scene))
         except (OSError, ValueError):
             continue
-    if not found:
+    if not stats:
         return {"size": None, "modified": None}
-    return {"size": sum(item.st_size for item in found), "modified": max(item.st_mtime for item in found)}
+    return {"size": sum(item.st_size for item in stats), "modified": max(item.st_mtime for item in stats)}
 
 
 def _outputs(paths: Mapping[str, Path]) -> dict[str, Record]:
@@ -106,7 +106,7 @@ def _outputs(paths: Mapping[str, Path]) -> dict[str, Record]:
 
 
 def with_sizes(record: Record) -> Record:
-    """With the sizes of the outputs as they now are."""
+    """Add the outputs' present sizes."""
     outputs = {kind: {**item, "size": _size(item["path"])} for kind, item in record["outputs"].items()}
     sheets = {"sheets": [with_sizes(sheet) for sheet in record["sheets"]]} if "sheets" in record else {}
     return {**record, "outputs": outputs, **sheets}
@@ -119,38 +119,37 @@ def _size(path: str) -> int | None:
         return None
 
 
-def reason_to_run(planned: Record, found: Record | None) -> str:
-    """Why a task must be done, in a word or two; "" where it is done, or outside the area, and nothing has
-    changed since."""
-    if found is None:
+def reason_to_run(planned: Record, earlier: Record | None) -> str:
+    """Return why a task must run, in a word or two; "" if it is done or outside the area, and unchanged."""
+    if earlier is None:
         return "new"
     for title, keys in (
         ("scene", ("size", "modified")),
         ("model", ("model_sha256", "refiner_sha256")),
         ("settings", ("settings",)),
     ):
-        if any(planned[key] != found.get(key) for key in keys):
+        if any(planned[key] != earlier.get(key) for key in keys):
             return f"{title} changed"
-    sheets = found.get("sheets") or []
+    sheets = earlier.get("sheets") or []
     if len(planned.get("sheets", [])) != len(sheets):
         return "sheets changed"
-    pairs = [(planned, found), *zip(planned.get("sheets", []), sheets, strict=True)]
+    pairs = [(planned, earlier), *zip(planned.get("sheets", []), sheets, strict=True)]
     if any(_state_of(own) != _state_of(other) for own, other in pairs[1:]):
         return "sheets changed"
-    if found["status"] == "skipped":
+    if earlier["status"] == "skipped":
         return ""
-    if found["status"] != "done":
-        return RESUMABLE[found["status"]]
-    return "output missing or changed" if any(_lost(own, other) for own, other in pairs) else ""
+    if earlier["status"] != "done":
+        return RESUMABLE[earlier["status"]]
+    return "output missing or changed" if any(_is_lost(own, other) for own, other in pairs) else ""
 
 
 def _state_of(sheet: Any) -> tuple[Any, ...]:
     return tuple(sheet.get(key) for key in ("input", "size", "modified")) if isinstance(sheet, dict) else ()
 
 
-def _lost(planned: Record, found: Record) -> bool:
-    """Whether an output is not there as it was left."""
-    left = found.get("outputs")
+def _is_lost(planned: Record, earlier: Record) -> bool:
+    """Whether an output is missing or of another size."""
+    left = earlier.get("outputs")
     left = left if isinstance(left, dict) else {}
     for kind, item in planned["outputs"].items():
         other = left.get(kind)

@@ -1,12 +1,14 @@
-"""TODO."""
+"""Run tasks in this process, with models kept loaded between them."""
 
 from __future__ import annotations
 
+import logging
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rsseg_cli.batch.task import UNEXPECTED, SceneOutcome, SceneProgress, SceneTask
 from rsseg_cli.config import RefineConfig
 from rsseg_cli.errors import RssegError
 from rsseg_cli.raster.gdal import display_name
@@ -15,14 +17,15 @@ if TYPE_CHECKING:
     from rsseg_cli.pipeline.predict_scene import Passes
     from rsseg_cli.pipeline.result import PredictResult
     from rsseg_cli.weights import TrainedModel
-from rsseg_cli.batch.task import UNEXPECTED, SceneOutcome, SceneProgress, SceneTask, _log
+
+_log = logging.getLogger(__name__)
 
 
 class SceneRunner:
-    """Does tasks one after another in this process; networks stay loaded between them.
+    """Runs tasks one after another in this process.
 
     Args:
-        passes: where the passes over a task's scene run, if not in this process.
+        passes: where the passes over a task's scene run; None for this process.
     """
 
     def __init__(self, passes: Callable[[SceneTask], Passes] | None = None) -> None:
@@ -31,12 +34,7 @@ class SceneRunner:
         self._refiners: dict[tuple[str, RefineConfig], RefineConfig] = {}
 
     def load(self, task: SceneTask) -> tuple[TrainedModel, RefineConfig | None]:
-        """The networks of a task.
-
-        Raises:
-            ModelError: a file cannot be read or trusted, or the refiner does not belong to the model.
-            UsageError: there is no such device.
-        """
+        """Load a task's model and refiner, once."""
         from rsseg_cli.inference.engine import choose_device
         from rsseg_cli.pipeline.refinement import with_refiner
         from rsseg_cli.weights import load_model
@@ -53,11 +51,7 @@ class SceneRunner:
         return model, self._refiners[key]
 
     def run(self, task: SceneTask, progress: SceneProgress | None = None) -> SceneOutcome:
-        """Map a scene; its errors are part of the outcome.
-
-        Raises:
-            ModelError, UsageError: see `load`.
-        """
+        """Map a scene; an error of the scene is its outcome, an error of `load` is raised."""
         model, refine = self.load(task)
         sheets: tuple[PredictResult, ...] = ()
         try:
@@ -74,7 +68,7 @@ class SceneRunner:
         except KeyboardInterrupt as err:
             _log.info("%s: %s", display_name(task.scene), _with_notes(err, "stopped"))
             raise
-        except Exception as err:  # one scene's surprise must not end a night's work
+        except Exception as err:  # one scene must not end the batch
             _log.error("%s: unexpected error\n%s", task.scene, traceback.format_exc().rstrip())
             message = _with_notes(err, _origin_of(err))
             return SceneOutcome(index=task.index, error=message, error_kind=UNEXPECTED)
@@ -105,7 +99,7 @@ class SceneRunner:
 
 
 def _with_notes(err: BaseException, message: str = "") -> str:
-    """What happened, and what was noted about it on its way, as what is kept of the scene's rows."""
+    """Return the message with the exception's notes, such as how many rows are kept."""
     return "; ".join([message or str(err), *getattr(err, "__notes__", ())])
 
 

@@ -1,4 +1,4 @@
-"""The scenes that a batch's arguments name: paths, globs, folders, list files, STAC items."""
+"""List the scenes that arguments name: paths, globs, folders, list files, STAC items."""
 
 from __future__ import annotations
 
@@ -17,33 +17,23 @@ from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster.vrt import sheets_behind
 
 MAX_BYTES = 512 * 2**20
-DEFAULT_ROLES = ("data", "visual")  # looked for, in this order, where no asset is asked for
-SHOWN = 8  # names in a message
+DEFAULT_ROLES = ("data", "visual")  # of the asset, in this order, without --asset
+MAX_NAMED = 8  # names in a message
 
 
 @dataclass(frozen=True, kw_only=True)
 class Asset:
-    """An item's asset.
-
-    Attributes:
-        href: path or address for GDAL.
-        name: of its outputs: the item's id.
-    """
+    """An item's asset: path or URL for GDAL, and the item's id, which names the outputs."""
 
     href: str
     name: str
 
 
 def read_items(path: Path, asset: str = "") -> Iterator[Asset]:
-    """The asset of each item of a local STAC ItemCollection, or of a single Item.
+    """Read the asset of each item of a local STAC ItemCollection or Item.
 
     Args:
-        asset: name or role of the asset; "" takes the only one that has the role "data", else "visual", else
-            the only asset.
-
-    Raises:
-        DataError: it cannot be read or is none.
-        UsageError: an item has no such asset, or several.
+        asset: name or role; "" takes the only asset of role "data", else "visual", else the only asset.
     """
     for item in _features(path):
         if not isinstance(item, dict) or not isinstance(item.get("assets"), dict):
@@ -54,36 +44,36 @@ def read_items(path: Path, asset: str = "") -> Iterator[Asset]:
         where = f"{path}: item {identifier[:80]!r}"
         chosen = _choose(item["assets"], asset, where)
         href = item["assets"][chosen].get("href")
-        place = _place(href, path) if isinstance(href, str) else ""
-        if not href or not place or "\0" in place:
+        target = _resolve(href, path) if isinstance(href, str) else ""
+        if not href or not target or "\0" in target:
             raise DataError(f"{where}: its asset {chosen!r:.80} has no href")
-        yield Asset(href=place, name=re.sub(r"[^\w.\-+ ]", "_", identifier)[:200])
+        yield Asset(href=target, name=re.sub(r"[^\w.\-+ ]", "_", identifier)[:200])
 
 
 def _features(path: Path) -> list[Any]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(f"{path}: {path.stat().st_size} bytes; at most {MAX_BYTES} are read")
-        found = json.loads(path.read_bytes())
+        document = json.loads(path.read_bytes())
     except OSError as err:
         raise DataError(f"{path}: cannot be read ({err.strerror})") from err
     except (ValueError, RecursionError) as err:
         raise DataError(f"{path}: is not JSON ({err})") from err
-    kind = found.get("type") if isinstance(found, dict) else None
+    kind = document.get("type") if isinstance(document, dict) else None
     if kind == "Feature":
-        return [found]
-    if kind != "FeatureCollection" or not isinstance(found.get("features"), list):
+        return [document]
+    if kind != "FeatureCollection" or not isinstance(document.get("features"), list):
         advice = (
             "; save the items of a search as an ItemCollection" if kind in ("Catalog", "Collection") else ""
         )
         raise DataError(f"{path}: type {kind!r:.40}; needs a STAC ItemCollection (FeatureCollection){advice}")
-    if not found["features"]:
+    if not document["features"]:
         raise DataError(f"{path}: holds no items")
-    return list(found["features"])
+    return list(document["features"])
 
 
 def _choose(assets: Mapping[str, Any], asked: str, where: str) -> str:
-    """Name of the asset that is asked for, or of the one that is meant."""
+    """Return the name of the requested asset, or of the default one."""
     roles = {name: _roles(value) for name, value in assets.items() if isinstance(value, dict)}
     if asked in roles:
         return asked
@@ -95,7 +85,7 @@ def _choose(assets: Mapping[str, Any], asked: str, where: str) -> str:
             raise UsageError(f"{where}: {_names(having)} have the role {role!r}; pass --asset NAME")
     if not asked and len(roles) == 1:
         return next(iter(roles))
-    missing = f"no asset of name or role {asked!r}" if asked else "which asset is the scene is not told"
+    missing = f"no asset of name or role {asked!r}" if asked else "several assets could be the scene"
     raise UsageError(f"{where}: {missing}; it has {_names(roles) or 'none'}. Pass --asset NAME")
 
 
@@ -106,12 +96,12 @@ def _roles(asset: Mapping[str, Any]) -> list[Any]:
 
 def _names(names: Any) -> str:
     listed = [repr(name)[:60] for name in names]
-    more = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(listed[:SHOWN]) + more
+    more = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
+    return ", ".join(listed[:MAX_NAMED]) + more
 
 
-def _place(href: str, path: Path) -> str:
-    """A relative href is meant from the collection's folder, and may write spaces as %20."""
+def _resolve(href: str, path: Path) -> str:
+    """Resolve an href from the collection's folder; it may write spaces as %20."""
     if href.startswith("file://"):
         return unquote(urlsplit(href).path)
     if "://" in href or href.startswith("/"):
@@ -120,11 +110,11 @@ def _place(href: str, path: Path) -> str:
     return beside if os.path.exists(beside) else str(path.parent / unquote(href))
 
 
-ENDINGS = (".tif", ".tiff", ".jp2", ".img", ".vrt")  # of scenes in a folder
+EXTENSIONS = (".tif", ".tiff", ".jp2", ".img", ".vrt")  # of scenes in a folder
 MAX_SCENES = 1_000_000
 MAX_LIST_BYTES = 256 * 2**20
 MAGIC = "*?["
-_log = logging.getLogger("rsseg_cli")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +122,9 @@ class BatchScene:
     """A scene of a batch.
 
     Attributes:
-        path: path or address.
-        stem: what its outputs' names begin with.
-        folder: its folder below the one that all scenes share, "" for that itself.
+        path: path or URL.
+        stem: start of its outputs' names.
+        folder: relative to the folder that all scenes share.
     """
 
     path: str
@@ -143,29 +133,29 @@ class BatchScene:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
+class _Listed:
     path: str
     stem: str
-    root: str | None  # folder that was scanned for it; None where it was named
+    root: str | None  # the scanned folder; None for a named scene
 
 
 def list_scenes(
     arguments: Sequence[str], *, stdin: Iterable[bytes] = (), asset: str = "", target: Path | None = None
 ) -> list[BatchScene]:
-    """The scenes that arguments name, in the order given; those of a folder or glob by name.
+    """List scenes in the order given; those of a folder or glob sorted by name.
 
     Args:
-        arguments: each a path or address, a glob, a folder (scanned with the folders in it), a local STAC
-            ItemCollection (.json, .geojson), `@FILE` for a list of such lines, or `-` for one in `stdin`.
-            A VRT that is given alone and joins whole files stands for these; any other VRT is a scene.
+        arguments: each a path or URL, a glob, a folder (with its subfolders), a local STAC ItemCollection
+            (.json, .geojson), `@FILE` for a list of such lines, or `-` for a list in `stdin`. A VRT given
+            alone that joins whole files stands for those files; any other VRT is a scene.
         asset: of STAC items, by name or role.
-        target: folder of the outputs, which is left out where a scanned folder holds it.
+        target: output folder, skipped in scanned folders.
 
     Raises:
-        UsageError: nothing is found, or too much.
+        UsageError: there is no scene, or too many.
         DataError: a list or collection cannot be read.
     """
-    found: list[_Found] = []
+    found: list[_Listed] = []
     for argument in arguments:
         if argument == "-":
             lines = _lines(b"".join(stdin), "standard input")
@@ -185,7 +175,7 @@ def list_scenes(
 
 
 def _index(argument: str) -> list[str]:
-    """The sheets that a local VRT joins, or the argument itself."""
+    """Return the sheets that a local VRT joins, or the argument itself."""
     if is_remote_scene(argument) or not argument.lower().endswith(".vrt") or not os.path.isfile(argument):
         return [argument]
     sheets = sheets_behind(argument)
@@ -206,9 +196,9 @@ def _read(path: Path) -> bytes:
 
 
 def _lines(text: bytes, where: str) -> list[str]:
-    """A path a line, or between NUL bytes as `find -print0` writes; empty lines and # comments are none.
+    """Split a list into paths: one a line, or NUL-separated as by `find -print0`; # starts a comment.
 
-    Blanks around a path are part of it only where there is such a file.
+    Blanks around a path are kept only if such a file exists.
     """
     parts = text.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in parts:
@@ -221,10 +211,10 @@ def _lines(text: bytes, where: str) -> list[str]:
     return [line if os.path.lexists(line) else line.strip() for line in named]
 
 
-def _expand(text: str, asset: str, target: Path | None) -> Iterator[_Found]:
-    """The scenes of one argument or line; a name that is no file is left to GDAL to complain about."""
+def _expand(text: str, asset: str, target: Path | None) -> Iterator[_Listed]:
+    """Yield the scenes of an argument or line; GDAL reports names that are no files."""
     if is_remote_scene(text):
-        yield _Found(path=text, stem=PurePosixPath(text.partition("?")[0]).stem, root=None)
+        yield _Listed(path=text, stem=PurePosixPath(text.partition("?")[0]).stem, root=None)
     elif os.path.isdir(text):
         yield from _scan(Path(text), target)
     elif not os.path.lexists(text) and any(sign in text for sign in MAGIC):
@@ -235,39 +225,39 @@ def _expand(text: str, asset: str, target: Path | None) -> Iterator[_Found]:
             yield from _expand(path, asset, target)
     elif text.lower().endswith((".json", ".geojson")):
         for item in read_items(Path(text), asset):
-            yield _Found(path=item.href, stem=item.name, root=None)
+            yield _Listed(path=item.href, stem=item.name, root=None)
     else:
-        yield _Found(path=text, stem=Path(text).stem, root=None)
+        yield _Listed(path=text, stem=Path(text).stem, root=None)
 
 
 def is_remote_scene(text: str) -> bool:
-    """Whether GDAL, not the file system, says what a path is."""
+    """Whether a path is GDAL's and not the file system's."""
     return text.startswith("/vsi") or "://" in text
 
 
-def _scan(folder: Path, target: Path | None) -> Iterator[_Found]:
-    """Rasters in a folder and those in it, but hidden ones and the batch's own outputs."""
+def _scan(folder: Path, target: Path | None) -> Iterator[_Listed]:
+    """Yield the rasters below a folder, without hidden files and the batch's outputs."""
     if target is not None and target.exists() and os.path.samefile(folder, target):
         raise UsageError(
-            f"{folder}: is the folder of the outputs too, and a folder of scenes is mapped whole; "
-            "choose another --output"
+            f"{folder}: is also the output folder, and all its rasters would be mapped; choose another "
+            "--output"
         )
-    left_out = None if target is None else target.resolve()
+    skipped = None if target is None else target.resolve()
     count = 0
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders[:] = sorted(
-            name for name in folders if name[0] != "." and Path(place, name).resolve() != left_out
+            name for name in folders if name[0] != "." and Path(parent, name).resolve() != skipped
         )
         for name in sorted(files):
-            if name[0] != "." and name.lower().endswith(ENDINGS):
+            if name[0] != "." and name.lower().endswith(EXTENSIONS):
                 count += 1
-                yield _Found(path=os.path.join(place, name), stem=Path(name).stem, root=str(folder))
+                yield _Listed(path=os.path.join(parent, name), stem=Path(name).stem, root=str(folder))
     if not count:
-        raise UsageError(f"{folder}: holds no scene ({' '.join(ENDINGS)})")
+        raise UsageError(f"{folder}: holds no scene ({' '.join(EXTENSIONS)})")
 
 
-def _with_folders(found: Sequence[_Found]) -> list[BatchScene]:
-    """With their places below the scanned folder, or below what all named paths share."""
+def _with_folders(found: Sequence[_Listed]) -> list[BatchScene]:
+    """Add each scene's folder below the scanned folder, or below the one that all named paths share."""
     local = [os.path.dirname(os.path.abspath(item.path)) for item in found if not is_remote_scene(item.path)]
     try:
         shared = os.path.commonpath(local) if local else ""
@@ -277,8 +267,8 @@ def _with_folders(found: Sequence[_Found]) -> list[BatchScene]:
     for item in found:
         scene = BatchScene(path=item.path, stem=item.stem)
         if is_remote_scene(item.path):
-            place = PurePosixPath(item.path.partition("?")[0].partition("://")[2] or item.path)
-            parts = [part for part in place.parent.parts if part not in ("/", "..", ".")]
+            remote = PurePosixPath(item.path.partition("?")[0].partition("://")[2] or item.path)
+            parts = [part for part in remote.parent.parts if part not in ("/", "..", ".")]
             folder = os.path.join(*parts) if parts else ""
         else:
             root = item.root if item.root is not None else shared

@@ -1,8 +1,7 @@
-"""A scene of a batch as work that may be done anywhere, and what came of it."""
+"""A scene of a batch as a task that any process can run, and its outcome."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,24 +14,17 @@ if TYPE_CHECKING:
 
 
 def with_overwrite(task: SceneTask, *, resume: bool) -> SceneTask:
-    """The same task, which may replace what an earlier run left."""
+    """Return the task with leave to replace what an earlier run left."""
     return replace(task, config=replace(task.config, overwrite=True), resume=resume)
 
 
 SceneProgress = Callable[[int, int, int], None]  # index of the task, tiles done, tiles in all
-UNEXPECTED = "unexpected"  # kind of an error that is the program's own fault
-_log = logging.getLogger("rsseg_cli")
+UNEXPECTED = "unexpected"  # error kind of a fault of the program
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """A part of a mosaic that gets outputs of its own.
-
-    Attributes:
-        scene: path.
-        outputs: rasters by kind.
-        window: (row, col, height, width) in the mosaic, px.
-    """
+    """A part of a mosaic with outputs of its own; `window` is (row, col, height, width) in the mosaic, px."""
 
     scene: str
     outputs: Mapping[str, Path]
@@ -41,17 +33,13 @@ class Sheet:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneTask:
-    """A scene that is to be mapped. Can be pickled.
+    """A scene to map. Can be pickled.
 
     Attributes:
-        index: its number in the batch, from 0; outcomes refer to it.
-        scene: path or address.
-        outputs: by kind, as in `PredictResult.paths`; "labels" is always there.
-        model: name or path.
-        refine: None without refining.
-        resume: go on where an interrupted run of this scene stopped.
-        sheets: of a mosaic, which `scene` joins: its rasters are cut into theirs, and are then removed.
-        vrt: of a mosaic, what is to stand in `scene`.
+        index: number in the batch, from 0.
+        outputs: by kind, as in `PredictResult.paths`; always has "labels".
+        sheets: of a mosaic: its rasters are cut into theirs and then removed.
+        vrt: of a mosaic: the text of `scene`.
     """
 
     index: int
@@ -67,18 +55,15 @@ class SceneTask:
 
     @property
     def work(self) -> frozenset[str]:
-        """Kinds of outputs that are cut into sheets."""
+        """Return the kinds of outputs that are cut into sheets."""
         return frozenset(self.sheets[0].outputs) if self.sheets else frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneOutcome:
-    """What came of a task: a result or an error. Can be pickled.
+    """The result or error of a task. Can be pickled.
 
     Attributes:
-        index: of the task.
-        result: None where it failed.
-        error: message, "" where it did not fail.
         error_kind: name of the error's class, or UNEXPECTED.
         sheets: results of a mosaic's sheets, in their order.
     """
@@ -91,18 +76,18 @@ class SceneOutcome:
 
 
 class Engine(Protocol):
-    """Does the tasks of a batch, in any order and anywhere. Closing the iterator stops the work under way."""
+    """Runs the tasks of a batch, in any order and anywhere. Closing the iterator stops running tasks."""
 
     def run(
         self, tasks: Iterable[SceneTask], progress: SceneProgress | None = None
     ) -> Iterator[SceneOutcome]:
-        """Yield an outcome for each task. Tasks are taken as places become free.
+        """Yield an outcome for each task; tasks are taken as workers become free.
 
         Raises:
-            ModelError, UsageError: model or device cannot be used at all, so that every scene would fail.
+            ModelError, UsageError: no scene can run, because of the model or the device.
         """
 
 
 def with_device(task: SceneTask, device: str) -> SceneTask:
-    """The same task for a certain device."""
+    """Return the task for a device."""
     return replace(task, config=replace(task.config, device=device))

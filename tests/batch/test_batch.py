@@ -11,7 +11,7 @@ import rasterio
 import torch
 
 from rsseg_cli.batch import local as batch_local
-from rsseg_cli.batch.local import ENDED, LocalEngine, Process, cores, devices_for
+from rsseg_cli.batch.local import ENDED, LocalEngine, WorkerProcess, cores, devices_for
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import ModelError
@@ -81,12 +81,12 @@ def test_a_process_a_device(make_raster, model_file, tmp_path, monkeypatch):
     assert devices_for("cpu:0", None) == ["cpu:0"]
     given = []
 
-    class Told(Process):
+    class Told(WorkerProcess):
         def give(self, task):
             super().give(task)
             given.append((self._process.pid, task.config.device))
 
-    monkeypatch.setattr(batch_local, "Process", Told)
+    monkeypatch.setattr(batch_local, "WorkerProcess", Told)
     scenes = [make_raster(f"s{index}.tif", seed=index) for index in range(5)]
     outcomes = list(
         LocalEngine().run([task(i, scene, tmp_path, model_file) for i, scene in enumerate(scenes)])
@@ -145,13 +145,13 @@ def test_a_dead_process_is_an_outcome_and_another_takes_its_place(make_raster, m
                 os.kill(child.pid, signal.SIGKILL)
 
     tasks = [task(0, make_raster(), tmp_path, model_file)]
-    process = Process(1)
+    process = WorkerProcess(1)
     try:
         process.give(tasks[0])
         while (outcome := process.receive(told)) is None:
             pass
         assert outcome.error_kind == ENDED
-        assert "was ended by signal 9, perhaps for want of memory; use fewer --jobs" in outcome.error
+        assert "died by signal 9, perhaps for lack of memory; use fewer --jobs" in outcome.error
         process.give(tasks[0])  # in a new process
         while (outcome := process.receive(None)) is None:
             pass

@@ -155,6 +155,6 @@ def test_a_manifest_outlives_a_cut_line(here):
 )
 def test_other_files_are_no_manifest(here, text):
     Path("other").write_bytes(text)
-    with pytest.raises(DataError, match="other: line 1 is no record of a batch"):
+    with pytest.raises(DataError, match="other: line 1 is not a record of a batch"):
         Manifest(Path("other"))
     assert Path("other").read_bytes() == text

@@ -147,7 +147,7 @@ def test_further_outputs_have_the_maps_name_and_an_ending(make_raster, run):
         (["s0.tif", "s0_tiny.tif", "-o", "."], 2, "s0_tiny.tif: is an output of s0.tif and a scene itself"),
         (["s*.tiff", "-o", "maps"], 2, "s*.tiff: no file has such a name"),
         (["@none.txt", "-o", "maps"], 1, "none.txt: the list of scenes cannot be read"),
-        (["sub", "-o", "sub"], 2, "sub: is the folder of the outputs too"),
+        (["sub", "-o", "sub"], 2, "sub: is also the output folder"),
         (
             ["s0.tif", "-o", "maps", "--vector", "polygons.gpkg"],
             2,
@@ -160,7 +160,7 @@ def test_further_outputs_have_the_maps_name_and_an_ending(make_raster, run):
         (["s0.tif", "-o", "maps", "--aoi", "gone.gpkg"], 2, "--aoi gone.gpkg: cannot be read"),
         (["s0.tif", "-o", "maps", "--classes", "moat", "--vector", "gpkg"], 2, "has no class of this name"),
         (["s0.tif", "-o", "none/maps"], 1, "Make none first"),
-        (["s0.tif", "-o", "maps", "--manifest", "s1.tif"], 1, "s1.tif: line 1 is no record of a batch"),
+        (["s0.tif", "-o", "maps", "--manifest", "s1.tif"], 1, "s1.tif: line 1 is not a record of a batch"),
         (["s0.tif", "-o", "maps", "--jobs", "some"], 2, "needs 1 to 256, or auto"),
         (["s0.tif", "s1.tif", "-o", "maps", "--device", "cuda:77"], 2, "--device cuda:77"),
     ],
