@@ -29,8 +29,7 @@ from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer
 from rsseg_cli.inference.band import Band
-from rsseg_cli.pipeline.predict_scene import predict
-from rsseg_cli.pipeline.refine_scene import refine
+from rsseg_cli.pipeline import predict, refine
 from rsseg_cli.raster import inspect
 from rsseg_cli.weights import read_spec
 

@@ -19,8 +19,8 @@ FLOORS = (
     {"data", "inference", "vector"},
     {"pipeline"},
     {"batch", "evaluation"},
-    {"__init__", "training"},
-    {"cli"},
+    {"training"},
+    {"__init__", "cli"},
     {"__main__"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}

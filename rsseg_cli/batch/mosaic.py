@@ -18,8 +18,8 @@ from rsseg_cli.batch.plan import BatchSettings, check_names, outputs_of
 from rsseg_cli.batch.scenes import BatchScene, is_remote_scene
 from rsseg_cli.batch.task import SceneTask, Sheet
 from rsseg_cli.errors import OutputError, SceneError
-from rsseg_cli.pipeline.result import AreaCounter, ClassArea, PredictResult, Refined
-from rsseg_cli.pipeline.workdir import OutputLock
+from rsseg_cli.pipeline import OutputLock, PredictResult
+from rsseg_cli.pipeline import result as results_of
 from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, inspect
 from rsseg_cli.raster.gdal import display_name, gdal_env, gdal_errors, open_raster
 from rsseg_cli.raster.ground import row_areas_m2
@@ -218,7 +218,7 @@ def map_sheets(
         valid_pixels=sum(result.valid_pixels for result in results),
         classes=_sum_classes(results),
         notes=tuple(mapped["notes"]),
-        refined=Refined(**mapped["refined"]) if mapped["refined"] else None,
+        refined=results_of.Refined(**mapped["refined"]) if mapped["refined"] else None,
     ), results
 
 
@@ -259,7 +259,7 @@ def _cut(task: SceneTask, sheet: Sheet, spec: ModelSpec) -> PredictResult:
     """Write a sheet's rasters on its own grid, its map last."""
     start = time.monotonic()
     grid = inspect(sheet.scene).grid
-    counter = AreaCounter(spec.class_names, row_areas_m2(grid))
+    counter = results_of.AreaCounter(spec.class_names, row_areas_m2(grid))
     for kind in sorted(sheet.outputs, key=lambda kind: kind == "labels"):
         for row, rows in _write_part(task, sheet, kind, grid, spec):
             if kind == "labels":
@@ -305,7 +305,7 @@ def _write_part(
             writer.commit()
 
 
-def _sum_classes(results: Sequence[PredictResult]) -> dict[str, ClassArea]:
+def _sum_classes(results: Sequence[PredictResult]) -> dict[str, results_of.ClassArea]:
     """Add up the classes of all sheets; overlaps count twice."""
     valid = max(1, sum(result.valid_pixels for result in results))
     classes = {}
@@ -315,5 +315,5 @@ def _sum_classes(results: Sequence[PredictResult]) -> dict[str, ClassArea]:
         pixels = sum(part.pixels for part in parts)
         known = [area for area in areas if area is not None]
         area = sum(known) if len(known) == len(areas) else None
-        classes[name] = ClassArea(pixels=pixels, share=pixels / valid, area_m2=area)
+        classes[name] = results_of.ClassArea(pixels=pixels, share=pixels / valid, area_m2=area)
     return classes

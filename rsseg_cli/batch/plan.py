@@ -83,7 +83,7 @@ class BatchSettings:
 
 def check_model(settings: BatchSettings) -> str:
     """Check model, refiner, formats and area before any scene is opened; return the model's name."""
-    from rsseg_cli.pipeline.refinement import with_refiner
+    from rsseg_cli.pipeline import refinement
     from rsseg_cli.raster import check_creation_options
     from rsseg_cli.raster.area import read_polygons
     from rsseg_cli.vector import chosen_classes
@@ -94,7 +94,7 @@ def check_model(settings: BatchSettings) -> str:
     if "heatmaps" in settings.layers and spec.architecture != "bicor-seg":
         raise ModelError(f"model {spec.name!r} has no class heatmaps; leave out --heatmaps")
     if settings.refine is not None:
-        with_refiner(spec, settings.model, settings.refine)
+        refinement.with_refiner(spec, settings.model, settings.refine)
     if settings.vector:
         names = dict(enumerate(spec.class_names))
         chosen_classes(settings.vector_config.classes, names, f"model {spec.name!r}")

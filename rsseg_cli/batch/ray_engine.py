@@ -18,7 +18,7 @@ from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, with_device
 from rsseg_cli.errors import RssegError, SceneError, UsageError
 from rsseg_cli.inference.passes import Progress
-from rsseg_cli.pipeline.result import PredictResult
+from rsseg_cli.pipeline import PredictResult
 from rsseg_cli.raster import inspect, window_of_bbox
 from rsseg_cli.raster.gdal import is_remote
 

@@ -29,9 +29,9 @@ def provenance_of(settings: BatchSettings) -> Record:
     """Return the fields that all scenes share: program, model, refiner, settings."""
     refiner = None
     if settings.refine is not None:
-        from rsseg_cli.pipeline.refinement import refiner_of
+        from rsseg_cli.pipeline import refinement
 
-        named = refiner_of(read_spec(settings.model), settings.model, settings.refine)
+        named = refinement.refiner_of(read_spec(settings.model), settings.model, settings.refine)
         refiner = cast("str | os.PathLike[str]", named)  # of a batch's settings never a network
     aoi = settings.config.aoi
     return {

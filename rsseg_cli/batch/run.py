@@ -25,7 +25,7 @@ from rsseg_cli.batch.record import RESUMABLE, provenance_of, reason_to_run, reco
 from rsseg_cli.batch.scenes import BatchScene
 from rsseg_cli.batch.task import Engine, SceneOutcome, SceneTask, with_overwrite
 from rsseg_cli.errors import OutputError, OutsideError
-from rsseg_cli.pipeline.workdir import OutputLock
+from rsseg_cli.pipeline import OutputLock
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 BEFORE, EXISTING, OUTSIDE = "done before", "already there", "outside the area"  # why a scene is skipped

@@ -14,8 +14,8 @@ from rsseg_cli.errors import RssegError
 from rsseg_cli.raster.gdal import display_name
 
 if TYPE_CHECKING:
+    from rsseg_cli.pipeline import PredictResult
     from rsseg_cli.pipeline.predict_scene import Passes
-    from rsseg_cli.pipeline.result import PredictResult
     from rsseg_cli.weights import TrainedModel
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class SceneRunner:
     def load(self, task: SceneTask) -> tuple[TrainedModel, RefineConfig | None]:
         """Load a task's model and refiner, once."""
         from rsseg_cli.inference.engine import choose_device
-        from rsseg_cli.pipeline.refinement import with_refiner
+        from rsseg_cli.pipeline import refinement
         from rsseg_cli.weights import load_model
 
         choose_device(task.config.device)
@@ -47,7 +47,7 @@ class SceneRunner:
             return model, None
         key = task.model, task.refine
         if key not in self._refiners:
-            self._refiners[key] = with_refiner(model.spec, task.model, task.refine)
+            self._refiners[key] = refinement.with_refiner(model.spec, task.model, task.refine)
         return model, self._refiners[key]
 
     def run(self, task: SceneTask, progress: SceneProgress | None = None) -> SceneOutcome:
@@ -81,7 +81,7 @@ class SceneRunner:
         refine: RefineConfig | None,
         progress: SceneProgress | None,
     ) -> PredictResult:
-        from rsseg_cli.pipeline.predict_scene import predict
+        from rsseg_cli.pipeline import predict
 
         more: dict[str, Any] = dict(task.outputs)
         return predict(

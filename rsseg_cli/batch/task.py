@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 
 if TYPE_CHECKING:
-    from rsseg_cli.pipeline.result import PredictResult
+    from rsseg_cli.pipeline import PredictResult
 
 
 def with_overwrite(task: SceneTask, *, resume: bool) -> SceneTask:

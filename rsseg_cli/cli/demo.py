@@ -62,7 +62,7 @@ def demo_command(
     """
     from rsseg_cli.data.synthetic.scene import write_scene
     from rsseg_cli.evaluation.metrics import scores_of
-    from rsseg_cli.pipeline.predict_scene import predict
+    from rsseg_cli.pipeline import predict
     from rsseg_cli.weights import read_spec
 
     names = read_spec(MODEL).class_names

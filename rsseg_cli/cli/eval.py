@@ -214,9 +214,9 @@ class _Run:
         if refinement is None:
             self.entries = [(load_model(name), None) for name in models]
             return
-        from rsseg_cli.pipeline.refinement import with_refiner
+        from rsseg_cli.pipeline import refinement as refiners
 
-        refinement = with_refiner(specs[0], models[0], refinement)
+        refinement = refiners.with_refiner(specs[0], models[0], refinement)
         loaded = [load_model(name) for name in models]
         self.entries = [(loaded[0], refinement), (loaded[-1], None)]
         self.names = [f"{self.names[0]}, refined", self.names[-1]]

@@ -142,6 +142,9 @@ def _start(
 def main() -> None:
     """Run the command line."""
     sys.unraisablehook = _pass_over
+    # Read when torch loads: its threads sleep while they wait for one another. On cores that other programs
+    # keep busy, spinning threads use up the time of the one they wait for.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up and exits like an interrupt
     try:
         app(prog_name="rsseg")

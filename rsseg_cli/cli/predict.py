@@ -229,7 +229,7 @@ def predict_command(
         return
     from dataclasses import replace
 
-    from rsseg_cli.pipeline.predict_scene import predict
+    from rsseg_cli.pipeline import predict
     from rsseg_cli.weights import read_spec
 
     target = output or default_output(scenes[0], read_spec(model).name)

@@ -144,7 +144,7 @@ def refine_command(
     )
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
-    from rsseg_cli.pipeline.refine_scene import refine
+    from rsseg_cli.pipeline import refine
 
     with Bar("window", hidden=quiet) as bar:
         result = refine(

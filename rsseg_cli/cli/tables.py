@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from rsseg_cli.pipeline.result import PredictResult, Refined
+    from rsseg_cli.pipeline import PredictResult
+    from rsseg_cli.pipeline import result as results
 
 
 def print_scores(scores: Mapping[str, Any], names: Sequence[str] = ()) -> None:
@@ -135,7 +136,7 @@ def size_text(pixels: int) -> str:
     return f"{pixels / 1e6:.1f} Mpx" if pixels >= 1e5 else f"{pixels} px"
 
 
-def refined_summary(refined: Refined, valid_pixels: int) -> str:
+def refined_summary(refined: results.Refined, valid_pixels: int) -> str:
     """How much of the map was looked at, and how much changed."""
     share = refined.changed_pixels / max(1, valid_pixels)
     windows = f"{refined.windows_run} of {refined.windows} windows run"

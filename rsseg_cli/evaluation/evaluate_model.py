@@ -19,7 +19,7 @@ from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.errors import DataError
 from rsseg_cli.evaluation.places import Place, WorstPlaces
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
-from rsseg_cli.pipeline.predict_scene import predict
+from rsseg_cli.pipeline import predict
 from rsseg_cli.raster.classes import plain
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from rsseg_cli.evaluation.charts import legend_items, swatch, swatch_of
 from rsseg_cli.evaluation.places import Place
-from rsseg_cli.pipeline.preview import round_length_m
+from rsseg_cli.pipeline import round_length_m
 
 if TYPE_CHECKING:
     from rsseg_cli.weights import ClassSpec

@@ -22,7 +22,7 @@ from rsseg_cli.data.pairs import named
 from rsseg_cli.data.scenes import array_in, blocks, release_pages, safe_name
 from rsseg_cli.data.types import LabelledData, LoadedScene, Source
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.pipeline.predict_scene import predict
+from rsseg_cli.pipeline import predict
 from rsseg_cli.raster import SceneReader, inspect
 from rsseg_cli.raster.classes import plain, read_class_names
 from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec, registry

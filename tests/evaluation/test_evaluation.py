@@ -16,7 +16,7 @@ from rsseg_cli.data.types import LabelledData, ScoringProtocol
 from rsseg_cli.errors import DataError
 from rsseg_cli.evaluation.evaluate_model import evaluate, score_config
 from rsseg_cli.evaluation.scoring import Scorer
-from rsseg_cli.pipeline.predict_scene import predict
+from rsseg_cli.pipeline import predict
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
 
 torch.set_num_threads(1)
