@@ -1,19 +1,24 @@
-"""Settings of a run: checked once, when they are made; the command line takes its defaults from here."""
+"""Settings of a run: each is declared once, with its help, bounds and unit, and checked when it is made.
+
+The command line builds its options from these declarations.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import types
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints
 
 from rsseg_cli.errors import UsageError
 
 Tta = Literal["none", "flip", "d4", "scales"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 VectorFormat = Literal["auto", "GPKG", "FlatGeobuf", "GeoParquet", "GeoJSON", "Shapefile"]
-MAX_ENSEMBLE = 256
 VECTOR_ENDINGS = {
     ".gpkg": "GPKG",
     ".fgb": "FlatGeobuf",
@@ -23,10 +28,118 @@ VECTOR_ENDINGS = {
     ".json": "GeoJSON",
     ".shp": "Shapefile",
 }
+MAX_COUNT = 10**9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """What the command line and the check of a setting know about it.
+
+    Attributes:
+        flags: names of the option; () for the field's.
+        minimum, maximum: bounds, both allowed; `above` and `below` are not allowed themselves.
+        step: only its multiples are allowed.
+        unset: a value outside the bounds that leaves the choice to the program.
+        needs: the bounds in words; "" for words made of the bounds.
+        choices: allowed texts of a `str` beside "".
+        example: a value of an option that takes a list separated by commas.
+        repeat: the option is given once for each item of a list.
+    """
+
+    help: str
+    flags: tuple[str, ...] = ()
+    metavar: str | None = None
+    unit: str = ""
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    step: int = 1
+    unset: Any = None
+    needs: str = ""
+    choices: tuple[str, ...] = ()
+    example: str = ""
+    repeat: bool = False
+
+    def allows(self, value: Any) -> bool:
+        """Whether a number lies within the bounds; NaN never does where there are any."""
+        inside = (
+            (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+        return inside and (self.step == 1 or value % self.step == 0)
+
+    @property
+    def bounds(self) -> str:
+        """The bounds in words, as messages state them."""
+        if self.needs:
+            return self.needs
+        low = self.minimum if self.above is None else self.above
+        text = f"{low:g}" if self.above is None else f"above {low:g}"
+        if self.maximum is not None:
+            text += f" to {self.maximum:g}"
+        elif self.below is not None:
+            text += f" up to, but not including, {self.below:g}"
+        elif self.above is None:
+            text += " or more"
+        prefix = f"a multiple of {self.step} from " if self.step > 1 else ""
+        return f"{prefix}{text} {self.unit}".rstrip()
+
+
+def option(default: Any, help: str, *flags: str, **known: Any) -> Any:
+    """A dataclass field that is also an option of the command line; `known` are fields of `Option`.
+
+    A class as the default, as `dict`, makes a new one for each settings object.
+    """
+    metadata = {"option": Option(help=help, flags=flags, **known)}
+    if isinstance(default, type):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@cache
+def options_of(settings: type[Any]) -> dict[str, tuple[Option, Any]]:
+    """The option and the type of each field that has one."""
+    kinds = get_type_hints(settings)
+    fields = {item.name: item.metadata.get("option") for item in dataclasses.fields(settings)}
+    return {name: (known, kinds[name]) for name, known in fields.items() if known is not None}
+
+
+def flag_of(name: str, known: Option) -> str:
+    """The option's name as messages quote it: --tile-size."""
+    long = [flag.split("/")[0] for flag in known.flags if flag.startswith("--")]
+    return long[0] if long else f"--{name.replace('_', '-')}"
+
+
+def alternatives(kind: Any) -> tuple[Any, ...]:
+    """The parts of a union, without None; of another type itself."""
+    parts = get_args(kind) if get_origin(kind) in (Union, types.UnionType) else (kind,)
+    return tuple(part for part in parts if part is not type(None))
+
+
+def check_bounds(settings: Any) -> None:
+    """Check numbers and choices of a settings object against their options; `__post_init__` calls it."""
+    for name, (known, kind) in options_of(type(settings)).items():
+        value = getattr(settings, name)
+        if value is None or (known.unset is not None and value == known.unset):
+            continue
+        literals = [part for part in alternatives(kind) if get_origin(part) is Literal]
+        choices = [text for part in literals for text in get_args(part)] or [*known.choices]
+        is_bounded = [known.minimum, known.maximum, known.above, known.below] != [None] * 4
+        if isinstance(value, str):
+            fits = value in choices or (not is_bounded and (not choices or (not literals and not value)))
+        else:
+            fits = not is_bounded or known.allows(value)
+        if not fits:
+            words = [" or ".join(filter(None, [", ".join(choices[:-1]), *choices[-1:]]))]
+            said = ", or ".join(filter(None, [known.bounds if is_bounded else "", *words]))
+            raise UsageError(f"{flag_of(name, known)} {value!s:.80}: needs {said}")
 
 
 class ModelWithSpec(Protocol):
-    """A network in memory and its description: a `weights.TrainedModel`."""
+    """A network in memory with its description: a `weights.TrainedModel`."""
 
     @property
     def network(self) -> Any: ...
@@ -37,57 +150,56 @@ class ModelWithSpec(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """How a scene is read, tiled and run.
+    """How a scene is read, tiled and run. `readers` is the number of threads that read ahead."""
 
-    Attributes:
-        tile_size: side of a tile, px of the grid the network sees; a multiple of 32.
-        overlap: px shared by neighbouring tiles, at most half a tile.
-        batch_size: tiles a batch, or "auto".
-        tta: test-time augmentation, averaged probabilities: "flip" 4 views, "d4" 8 views, "scales" the
-            tile and the tile at twice the size.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        dtype: arithmetic of the network; "auto" is bfloat16 on CUDA, float32 elsewhere.
-        bands: 1-based bands of the scene, in the model's order; None chooses by name.
-        nodata: value that marks pixels without data, over the file's own.
-        gsd_m: ground resolution the network sees, m a pixel; None takes the model's.
-        bbox: part of the scene to map, in its CRS: left, bottom, right, top.
-        aoi: vector file; only pixels inside its polygons are mapped.
-        creation_options: GDAL creation options of the outputs.
-        overwrite: replace outputs that exist.
-        readers: threads that read ahead.
-    """
-
-    tile_size: int = 512
-    overlap: int = 128
-    batch_size: int | Literal["auto"] = "auto"
-    tta: Tta = "none"
-    device: str = "auto"
-    dtype: Dtype = "auto"
-    bands: tuple[int, ...] | None = None
-    nodata: float | None = None
-    gsd_m: float | None = None
-    bbox: tuple[float, float, float, float] | None = None
-    aoi: Path | None = None
-    creation_options: Mapping[str, str] = field(default_factory=dict)
-    overwrite: bool = False
+    # fmt: off
+    tile_size: int = option(
+        512, "Side of a tile, px: a multiple of 32; of the refiner's windows too.", unit="px", step=32,
+        minimum=32, maximum=8192,
+    )
+    overlap: int = option(128, "Overlap of neighbouring tiles, px: 0 to half a tile.", unit="px")
+    batch_size: int | Literal["auto"] = option(
+        "auto", "Tiles in a batch.", metavar="N|auto", minimum=1, needs="a whole number from 1"
+    )
+    tta: Tta = option(
+        "none",
+        "Average over flipped views (4 times the work), flipped and rotated views (8 times), or the tile at "
+        "its own and at twice its size (5 times).",
+    )
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.", metavar="NAME")
+    dtype: Dtype = option("auto", "Arithmetic; auto is bfloat16 on CUDA, float32 elsewhere.")
+    bands: tuple[int, ...] | None = option(
+        None, "Bands of the scene in the model's order, from 1. Default: by name.", "--bidx", "-b",
+        metavar="1,2,3", example="4,3,2",
+    )
+    nodata: float | None = option(
+        None, "Value of pixels without data, in addition to the scene's own mask.", metavar="VALUE"
+    )
+    gsd_m: float | None = option(
+        None,
+        "Ground resolution that the network sees, metres a pixel. Default: the model's, where the scene's "
+        "does not suit it.",
+        "--gsd", metavar="M", above=0, below=1e5, needs="metres a pixel above 0",
+    )
+    bbox: tuple[float, float, float, float] | None = option(
+        None, "Map only this area, in the scene's CRS.", metavar="LEFT BOTTOM RIGHT TOP"
+    )
+    aoi: Path | None = option(
+        None, "Vector file; map only the pixels inside its polygons.", metavar="FILE"
+    )
+    creation_options: Mapping[str, str] = option(
+        dict, "GDAL creation option of the outputs; repeatable.", "--co", metavar="KEY=VALUE"
+    )
+    overwrite: bool = option(False, "Replace existing outputs.")
     readers: int = 2
+    # fmt: on
 
     def __post_init__(self) -> None:
-        self._plain()
-        if not 32 <= self.tile_size <= 8192 or self.tile_size % 32:
-            raise UsageError(f"--tile-size {self.tile_size}: needs a multiple of 32 from 32 to 8192 px")
-        if not 0 <= self.overlap <= self.tile_size // 2:
-            raise UsageError(f"--overlap {self.overlap}: needs 0 to half the tile, {self.tile_size // 2} px")
-        if self.batch_size != "auto" and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
-            raise UsageError(f"--batch-size {self.batch_size}: needs 1 or more, or auto")
-        if self.tta not in get_args(Tta):
-            raise UsageError(f"--tta {self.tta}: needs none, flip, d4 or scales")
-        if self.dtype not in ("auto", "float32", "bfloat16", "float16"):
-            raise UsageError(f"--dtype {self.dtype}: needs auto, float32, bfloat16 or float16")
+        self._to_plain()
+        check_bounds(self)
+        check_overlap(self.overlap, self.tile_size)
         if self.bands is not None and (not self.bands or min(self.bands) < 1):
             raise UsageError(f"--bidx {self.bands}: bands count from 1")
-        if self.gsd_m is not None and not 0 < self.gsd_m < 1e5:
-            raise UsageError(f"--gsd {self.gsd_m}: needs metres a pixel above 0")
         if self.bbox is not None and not (
             len(self.bbox) == 4
             and all(map(math.isfinite, self.bbox))
@@ -98,8 +210,8 @@ class PredictConfig:
         if self.readers < 1:
             raise UsageError(f"readers {self.readers}: needs 1 or more")
 
-    def _plain(self) -> None:
-        """Lists, arrays and their numbers to Python's own, as a result of numpy or rasterio may be given."""
+    def _to_plain(self) -> None:
+        """Turn lists, arrays and their numbers into Python's own: callers pass results of numpy, rasterio."""
         plain = {
             "bands": None if self.bands is None else tuple(int(band) for band in self.bands),
             "bbox": None if self.bbox is None else tuple(float(edge) for edge in self.bbox),
@@ -112,104 +224,112 @@ class PredictConfig:
             object.__setattr__(self, name, value)
 
 
+def check_overlap(overlap: int, tile_size: int) -> None:
+    """Refuse more than half a tile."""
+    if not 0 <= overlap <= tile_size // 2:
+        raise UsageError(f"--overlap {overlap}: needs 0 to half the tile, {tile_size // 2} px")
+
+
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """How the boundaries of a map are refined.
+    """How the boundaries of a map are refined. The tile is rounded up to a size that the refiner takes."""
 
-    Attributes:
-        refiner: name of a refiner that comes along, path of its file, or a network with its spec; None for
-            the one that belongs to the model of the map.
-        steps: of the sampler; None for the refiner's own.
-        band_m: only pixels this near to a boundary between classes may change, metres on the ground; None for
-            the refiner's own.
-        ensemble: samples whose probabilities are averaged; 0 for one, and four where their disagreement is
-            asked for.
-        seed: of the noise.
-        tile_size: side of the windows, px of the grid that the refiner sees; rounded up to what it can take.
-        overlap: px shared by neighbouring windows, at most half of one; None for as much as the refiner looks
-            around.
-        gsd_m: ground resolution that the refiner sees, m a pixel; None takes its own where the map's does not
-            suit.
-    """
-
-    refiner: str | Path | ModelWithSpec | None = None
-    steps: int | None = None
-    band_m: float | None = None
-    ensemble: int = 0
-    seed: int = 0
-    tile_size: int = 512
-    overlap: int | None = None
-    gsd_m: float | None = None
+    # fmt: off
+    refiner: str | Path | ModelWithSpec | None = option(
+        None, "A bundled refiner, or a .safetensors file. Default: the one that the model names.",
+        metavar="NAME|PATH",
+    )
+    steps: int | None = option(
+        None, "Sampling steps. Default: the refiner's own.", metavar="N", minimum=1, maximum=1000
+    )
+    band_m: float | None = option(
+        None,
+        "Change only pixels within this distance of a boundary between classes, metres. Default: the "
+        "refiner's.",
+        metavar="M", above=0, below=1e5, needs="metres above 0",
+    )
+    ensemble: int | None = option(
+        None, "Average this many samples. Default: 1, or 4 with --uncertainty.", metavar="K", minimum=1,
+        maximum=256,
+    )
+    seed: int = option(
+        0, "Seed of the refiner's noise.", metavar="S", minimum=0, below=2**63,
+        needs="a whole number from 0, less than 2**63",
+    )
+    tile_size: int = option(
+        512, "Side of a window, px; rounded up to a size that the refiner takes.", unit="px", minimum=32,
+        maximum=8192,
+    )
+    overlap: int | None = option(
+        None,
+        "Overlap of neighbouring windows, px: 0 to half a window. Default: the refiner's receptive field, so "
+        "that no seams show.",
+        unit="px",
+    )
+    gsd_m: float | None = option(
+        None,
+        "Ground resolution that the refiner sees, metres a pixel. Default: its own, where the map's does "
+        "not suit it.",
+        "--gsd", metavar="M", above=0, below=1e5, needs="metres a pixel above 0",
+    )
+    # fmt: on
 
     def __post_init__(self) -> None:
-        if self.steps is not None and not 1 <= self.steps <= 1000:
-            raise UsageError(f"--steps {self.steps}: needs 1 to 1000")
-        if self.band_m is not None and not 0 < self.band_m < 1e5:
-            raise UsageError(f"--band-m {self.band_m}: needs metres above 0")
-        if not 0 <= self.ensemble <= MAX_ENSEMBLE:
-            raise UsageError(f"--ensemble {self.ensemble}: needs 1 to {MAX_ENSEMBLE}")
-        if not 0 <= self.seed < 2**63:
-            raise UsageError(f"--seed {self.seed}: needs a whole number from 0, less than 2**63")
-        if not 32 <= self.tile_size <= 8192:
-            raise UsageError(f"--tile-size {self.tile_size}: needs 32 to 8192 px")
-        if self.overlap is not None and not 0 <= self.overlap <= self.tile_size // 2:
-            raise UsageError(f"--overlap {self.overlap}: needs 0 to half the tile, {self.tile_size // 2} px")
-        if self.gsd_m is not None and not 0 < self.gsd_m < 1e5:
-            raise UsageError(f"--gsd {self.gsd_m}: needs metres a pixel above 0")
+        check_bounds(self)
+        if self.overlap is not None:
+            check_overlap(self.overlap, self.tile_size)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VectorConfig:
-    """How a class raster becomes polygons. Metres are those on the ground, in any CRS.
+    """How a class raster becomes polygons. Lengths and areas are on the ground, in any CRS.
 
-    Attributes:
-        simplify_m: corners are taken out as long as the triangle with their neighbours is smaller than a
-            square of this side, m; 0 keeps every pixel's edge.
-        smooth: round corners; boundaries are simplified first, by one pixel unless `simplify_m` says
-            otherwise.
-        min_area_m2: smaller objects become part of the neighbour with the longest shared edge.
-        fill_holes_m2: smaller holes become part of the object around them, those without data too.
-        classes: names of the classes that are written; None for all.
-        dissolve: one multipolygon a class in place of one polygon an object.
-        dst_crs: CRS of the polygons, as "EPSG:4326"; "" for the raster's own.
-        layer: name; "" takes the file's.
-        format: "auto" goes by the file's ending.
-        qml: write a QGIS style beside the file too; a GeoPackage carries its own.
-        jobs: worker processes; 0 for one a core, where the raster is large.
-        block_rows: rows of the raster that a worker takes at a time; 0 chooses. The polygons do not depend
-            on it.
-        overwrite: replace a file that exists.
+    `block_rows` is the number of raster rows that a worker takes at once, 0 for the program's choice; the
+    polygons do not depend on it.
     """
 
-    simplify_m: float = 0.0
-    smooth: bool = False
-    min_area_m2: float = 0.0
-    fill_holes_m2: float = 0.0
-    classes: tuple[str, ...] | None = None
-    dissolve: bool = False
-    dst_crs: str = ""
-    layer: str = ""
-    format: VectorFormat = "auto"
-    qml: bool = False
-    jobs: int = 0
+    # fmt: off
+    min_area_m2: float = option(
+        0.0, "Merge objects below this area on the ground into the neighbour with the longest shared edge.",
+        "--min-area", unit="m2", minimum=0, below=math.inf, needs="a number of m2, 0 or more",
+    )
+    fill_holes_m2: float = option(
+        0.0, "Fill holes below this area, those without data too.", "--fill-holes", unit="m2", minimum=0,
+        below=math.inf, needs="a number of m2, 0 or more",
+    )
+    simplify_m: float = option(
+        0.0,
+        "Remove corners whose triangle is smaller than a square of this side, metres on the ground; shared "
+        "edges stay shared.",
+        "--simplify", unit="m", minimum=0, below=math.inf, needs="a number of m, 0 or more",
+    )
+    smooth: bool = option(
+        False, "Round corners; boundaries are first simplified by one pixel, or by --simplify."
+    )
+    classes: tuple[str, ...] | None = option(
+        None, "Write only these classes, by name or index. Default: all.", metavar="NAME,NAME"
+    )
+    dissolve: bool = option(False, "Write one multipolygon a class, not one polygon an object.")
+    dst_crs: str = option(
+        "", "CRS of the polygons, such as EPSG:4326. Default: the raster's.", metavar="CRS"
+    )
+    layer: str = option("", "Name of the layer. Default: the file's.", metavar="NAME")
+    format: VectorFormat = option(
+        "auto", "Format; auto goes by the extension: .gpkg .fgb .parquet .geojson .shp"
+    )
+    qml: bool = option(False, "Write a QGIS style beside the file; a GeoPackage carries its own.")
+    jobs: int = option(
+        0, "Worker processes; 0 for one per core, for large rasters.", "--jobs", "-j", metavar="N",
+        minimum=0, maximum=256, needs="1 to 256, or 0 for one per core",
+    )
     block_rows: int = 0
-    overwrite: bool = False
+    overwrite: bool = option(False, "Replace an existing file.")
+    # fmt: on
 
     def __post_init__(self) -> None:
-        for option, value, unit in (
-            ("--simplify", self.simplify_m, "m"),
-            ("--min-area", self.min_area_m2, "m2"),
-            ("--fill-holes", self.fill_holes_m2, "m2"),
-        ):
-            if not 0 <= value < math.inf:
-                raise UsageError(f"{option} {value}: needs a number of {unit}, 0 or more")
-        formats = tuple(dict.fromkeys(VECTOR_ENDINGS.values()))
-        if self.format not in ("auto", *formats):
-            raise UsageError(f"--format {self.format}: needs auto or one of {', '.join(formats)}")
+        check_bounds(self)
         if self.classes is not None and not self.classes:
             raise UsageError("--classes: names no class")
-        if not 0 <= self.jobs <= 256:
-            raise UsageError(f"--jobs {self.jobs}: needs 1 to 256, or 0 for one a core")
         if self.block_rows < 0:
             raise UsageError(f"block_rows {self.block_rows}: needs 1 or more, or 0 to choose")
         if len(self.layer) > 63 or any(sign in self.layer for sign in "\0\n\r\"'"):

@@ -16,7 +16,7 @@ __getattr__ = lazy_names(
     __name__,
     {
         "BatchResult": "run",
-        "BatchSettings": "plan",
+        "BatchSettings": "settings",
         "LocalEngine": "local",
         "RayEngine": "ray_engine",
         "SceneReport": "run",

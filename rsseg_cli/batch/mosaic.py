@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from rasterio.windows import Window
 
-from rsseg_cli.batch.plan import BatchSettings, check_names, outputs_of
+from rsseg_cli.batch.plan import check_names, outputs_of
 from rsseg_cli.batch.scenes import BatchScene, is_remote_scene
+from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import SceneTask, Sheet
 from rsseg_cli.errors import OutputError, SceneError
 from rsseg_cli.pipeline import OutputLock, PredictResult

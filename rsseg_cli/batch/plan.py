@@ -4,81 +4,16 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from rsseg_cli.batch.scenes import BatchScene, is_remote_scene
+from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import SceneTask
-from rsseg_cli.config import VECTOR_ENDINGS, PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import ModelError, OutputError, UsageError
 from rsseg_cli.weights import read_spec
 
-MANIFEST = "manifest.jsonl"  # in the output folder
-LAYERS = ("confidence", "probabilities", "heatmaps", "uncertainty", "preview")
 MAX_NAMED = 5  # paths in a message
-
-
-@dataclass(frozen=True, kw_only=True)
-class BatchSettings:
-    """How the scenes of a batch are mapped, and where to.
-
-    Attributes:
-        folder: output folder; created if needed.
-        suffix: of the maps' names, after the scene's; None for _MODEL.
-        layers: further outputs: kind -> suffix after the map's name.
-        vector: format of the polygons, as "gpkg"; "" for none.
-        keep_tree: keep the scenes' folders below the output folder.
-        mosaic: map scenes that touch as one.
-        manifest: None for `MANIFEST` in the output folder.
-        resume: run what the manifest does not list as done, or what has changed.
-        skip_existing: skip scenes whose outputs all exist.
-    """
-
-    folder: Path
-    model: str
-    suffix: str | None = None
-    layers: Mapping[str, str] = field(default_factory=dict)
-    vector: str = ""
-    config: PredictConfig = field(default_factory=PredictConfig)
-    vector_config: VectorConfig = field(default_factory=VectorConfig)
-    refine: RefineConfig | None = None
-    keep_tree: bool = False
-    mosaic: bool = False
-    manifest: Path | None = None
-    resume: bool = False
-    skip_existing: bool = False
-
-    def __post_init__(self) -> None:
-        for option, text in {"suffix": self.suffix or "", **self.layers}.items():
-            if any(sign in text for sign in "/\\\0") or Path(text).suffix.lower() in (
-                ".tif",
-                ".tiff",
-                ".png",
-            ):
-                raise UsageError(
-                    f"--{option} {text}: with many scenes, pass a suffix for the outputs' names, as "
-                    f"_{option}, without folder and .tif"
-                )
-        if self.vector and f".{self.vector.lower()}" not in VECTOR_ENDINGS:
-            raise UsageError(
-                f"--vector {self.vector}: with many scenes, pass the format of the polygons beside each map: "
-                f"{', '.join(ending[1:] for ending in VECTOR_ENDINGS)}"
-            )
-        if self.resume and self.skip_existing:
-            raise UsageError(
-                "--resume and --skip-existing exclude each other: the manifest decides, or the files do"
-            )
-        if self.config.bbox is not None and self.mosaic:
-            raise UsageError("--bbox does not work with --mosaic; pass --aoi FILE")
-        if "uncertainty" in self.layers and self.refine is None:
-            raise UsageError("--uncertainty is the disagreement of a refiner's samples; needs --refine")
-        if "uncertainty" in self.layers and self.refine is not None and self.refine.ensemble == 1:
-            raise UsageError("--uncertainty is the disagreement of samples; needs --ensemble 2 or more")
-
-    @property
-    def manifest_path(self) -> Path:
-        return self.manifest or self.folder / MANIFEST
 
 
 def check_model(settings: BatchSettings) -> str:

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from rsseg_cli._version import __version__
 from rsseg_cli.batch.manifest import Record
-from rsseg_cli.batch.plan import BatchSettings
 from rsseg_cli.batch.scenes import is_remote_scene
+from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.raster.gdal import display_name
 from rsseg_cli.weights import read_spec, registry

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 from rsseg_cli.batch.manifest import Manifest, Record
 from rsseg_cli.batch.plan import (
-    BatchSettings,
     all_outputs,
     check_existing,
     check_model,
@@ -23,6 +22,7 @@ from rsseg_cli.batch.plan import (
 )
 from rsseg_cli.batch.record import RESUMABLE, provenance_of, reason_to_run, record_of, with_sizes
 from rsseg_cli.batch.scenes import BatchScene
+from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import Engine, SceneOutcome, SceneTask, with_overwrite
 from rsseg_cli.errors import OutputError, OutsideError
 from rsseg_cli.pipeline import OutputLock

@@ -1,17 +1,17 @@
-"""`rsseg predict` of many scenes: runs them and prints what came of it."""
+"""`rsseg predict` of several scenes: run them and print the results."""
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from rsseg_cli.cli.options import show
 from rsseg_cli.cli.progress import BatchProgress, short_names
 from rsseg_cli.cli.tables import class_lines, size_text
 from rsseg_cli.errors import UsageError
@@ -21,68 +21,14 @@ if TYPE_CHECKING:
 
 RASTER_ENDINGS = (".tif", ".tiff")
 
-Suffix = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", help="What the maps' names have behind the scenes'. Default: _MODEL."),
-]
-Manifest = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE.jsonl",
-        help="Where it is told of each scene what was done, a line of JSON each. Default: "
-        "OUT_DIR/manifest.jsonl.",
-    ),
-]
-Resume = Annotated[
-    bool,
-    typer.Option(
-        "--resume",
-        help="Go on with a run that was stopped: a scene from its last finished rows; of many scenes those "
-        "that the manifest does not tell as done, or that have changed since.",
-    ),
-]
-SkipExisting = Annotated[
-    bool, typer.Option("--skip-existing", help="Leave out scenes whose outputs all exist.")
-]
-KeepTree = Annotated[
-    bool, typer.Option("--keep-tree", help="Lay outputs into folders as their scenes lie in.")
-]
-Mosaic = Annotated[
-    bool,
-    typer.Option(
-        "--mosaic",
-        help="Map sheets that touch as one scene, so that their borders show no seam; rasters are written "
-        "sheet by sheet, polygons and picture of the whole.",
-    ),
-]
-AssetName = Annotated[
-    str,
-    typer.Option(
-        "--asset",
-        metavar="NAME",
-        help="Name or role of the assets of a STAC ItemCollection that are the scenes. Default: role data, "
-        "or visual.",
-    ),
-]
-Jobs = Annotated[
-    str | None,
-    typer.Option(
-        "--jobs",
-        "-j",
-        metavar="N|auto",
-        help="Worker processes: of one scene for its polygons, of many scenes for the scenes. Default of "
-        "many: one, or one a GPU; auto: one a GPU, or one for every 4 cores.",
-    ),
-]
+SOME_FAILED = 3
+INTERRUPTED = 130
+SHOWN = 40  # scenes in the table; the manifest has them all
 
 
 def are_many(scenes: Sequence[str], output: Path | None, *, asked: bool) -> bool:
-    """Whether these are the scenes of a batch: several, or a list, glob or folder, or outputs in a folder.
-
-    One scene with `-o MAP.tif`, or without -o, is one scene.
-
-    Args:
-        asked: options of a batch were given.
+    """Return whether these are the scenes of a batch: several, or a list, glob or folder, or outputs in a
+    folder, or options of a batch (`asked`). One scene with `-o MAP.tif`, or without -o, is one scene.
     """
     listed = len(scenes) > 1 or any(_names_many(scene) for scene in scenes)
     to_folder = output is not None and (output.is_dir() or not output.suffix)
@@ -98,21 +44,24 @@ def _names_many(text: str) -> bool:
 
 
 def output_folder(output: Path | None) -> Path:
-    """Where the maps of many scenes go.
-
-    Raises:
-        UsageError: it is not given, or is the name of a map.
-    """
+    """Check that `-o` can be the folder of several maps."""
     if output is None:
-        raise UsageError("many scenes need the folder of their maps: -o OUT_DIR")
+        raise UsageError("several scenes need a folder for their maps: -o OUT_DIR")
     if not output.is_dir() and output.suffix.lower() in RASTER_ENDINGS:
-        raise UsageError(f"-o {output}: many scenes need a folder for their maps, not the name of one")
+        raise UsageError(f"-o {output}: several scenes need a folder for their maps, not the name of one map")
     return output
 
 
-SOME_FAILED = 3
-INTERRUPTED = 130
-SHOWN = 40  # scenes in the table; the manifest has them all
+def ray_engine(
+    address: str | None, split_mpx: float | None, workers: int | None, device: str, *, split: bool
+) -> RayEngine:
+    """Connect to Ray; `split` is for a single scene, which all workers share whatever its size."""
+    if split_mpx is not None and not split_mpx >= 0:
+        raise UsageError(f"--split-above {split_mpx}: needs megapixels, 0 or more")
+    from rsseg_cli.batch import RayEngine
+
+    split_px = (0 if split else None) if split_mpx is None else int(split_mpx * 1e6)
+    return RayEngine(address=address, workers=workers or None, device=device, split_px=split_px)
 
 
 def run_scenes(
@@ -125,11 +74,11 @@ def run_scenes(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Map the scenes that the arguments name, and exit with 3 where some failed.
+    """Map the scenes that the arguments name; exit with 3 where some failed.
 
     Args:
-        jobs: worker processes of this machine, 0 for as many as suit, None for one, or one a GPU.
-        ray: a cluster that does the work instead.
+        jobs: worker processes on this machine; 0 for a suitable number, None for one, or one per GPU.
+        ray: a cluster to use instead.
     """
     from rsseg_cli.batch import LocalEngine, list_scenes, run_batch
 
@@ -141,18 +90,18 @@ def run_scenes(
             result = run_batch(scenes, settings, engine, progress)
     except KeyboardInterrupt as err:
         typer.echo(
-            f"rsseg: interrupted; {settings.manifest_path} tells what is done. To go on, give the same "
+            f"rsseg: interrupted; {settings.manifest_path} lists what is done. To continue, repeat the "
             "command with --resume",
             err=True,
         )
         raise typer.Exit(INTERRUPTED) from err
-    typer.echo(json.dumps(result.as_dict(), indent=2) if as_json else batch_summary(result))
+    show(result, batch_summary, as_json=as_json)
     if result.count("failed"):
         raise typer.Exit(SOME_FAILED)
 
 
 def batch_summary(result: BatchResult) -> str:
-    """A line a scene, of more than SHOWN those that failed; then all together."""
+    """One line per scene, of more than SHOWN only those that failed; then the sums."""
     reports = result.reports
     names = short_names([report.scene for report in reports])
     named = list(zip(names, reports, strict=True))
@@ -164,9 +113,9 @@ def batch_summary(result: BatchResult) -> str:
         lines.append(f"  ... and {failed - SHOWN} more that failed")
     lines += _classes(reports)
     pixels = sum(item.details.get("pixels", 0) for item in reports)
-    found = Counter(report.reason or report.status for report in reports)
-    kinds = sorted(found.keys() | {"done"}, key=lambda kind: (kind != "done", kind != "failed", kind))
-    counts = ", ".join(f"{found[kind]} {kind}" for kind in kinds)
+    statuses = Counter(report.reason or report.status for report in reports)
+    kinds = sorted(statuses.keys() | {"done"}, key=lambda kind: (kind != "done", kind != "failed", kind))
+    counts = ", ".join(f"{statuses[kind]} {kind}" for kind in kinds)
     count = f"{len(reports)} scene{'s' if len(reports) != 1 else ''}"
     lines.append(f"  {count}: {counts}; {size_text(pixels)}, in {result.seconds:.1f} s")
     lines.append(f"  manifest: {result.manifest}")
@@ -178,19 +127,19 @@ def _row(name: str, report: SceneReport) -> str:
         return f"{name}  failed   {report.error}"
     if report.reason:
         return f"{name}  skipped  {report.reason}"
-    told = report.details
-    size = f"{size_text(told['pixels']):>10}  {told['seconds']:8.1f} s" if "pixels" in told else ""
+    details = report.details
+    size = f"{size_text(details['pixels']):>10}  {details['seconds']:8.1f} s" if "pixels" in details else ""
     sheets = f"  {len(report.sheets)} sheets" if report.sheets else ""
     return f"{name}  {report.status:<7}  {size}{sheets}".rstrip()
 
 
 def _classes(reports: Sequence[SceneReport]) -> list[str]:
-    """Shares and areas over all scenes whose results are known."""
+    """Shares and areas over all scenes with results."""
     pixels: Counter[str] = Counter()
     areas: dict[str, float | None] = {}
     for report in reports:
-        found: dict[str, dict[str, Any]] = report.details.get("classes", {})
-        for name, item in found.items():
+        classes: dict[str, dict[str, Any]] = report.details.get("classes", {})
+        for name, item in classes.items():
             pixels[name] += item["pixels"]
             before, own = areas.get(name, 0.0), item["area_m2"]
             areas[name] = None if before is None or own is None else before + own

@@ -1,8 +1,7 @@
-"""`rsseg eval`: how well a model maps labelled scenes."""
+"""`rsseg eval`: score a model on labelled scenes."""
 
 from __future__ import annotations
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -10,150 +9,97 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rsseg_cli.cli import data_options as opt
-from rsseg_cli.cli.options import BandM, Ensemble, Refiner, Steps, Tta, refine_config, require_refine
-from rsseg_cli.cli.tables import parse_widths, print_comparison, print_scores
-from rsseg_cli.config import PredictConfig
+from rsseg_cli.cli import options as opt
+from rsseg_cli.cli.from_settings import Options, from_settings
+from rsseg_cli.cli.tables import comparison_table, score_table
+from rsseg_cli.config import PredictConfig, RefineConfig
+from rsseg_cli.data.types import DataConfig
+from rsseg_cli.errors import UsageError
+from rsseg_cli.evaluation.config import PairConfig
 
 if TYPE_CHECKING:
-    from rsseg_cli.config import RefineConfig
-    from rsseg_cli.data.types import DataConfig, LabelledData
+    from rsseg_cli.data.types import LabelledData
     from rsseg_cli.evaluation.compare import Comparison
     from rsseg_cli.evaluation.evaluate_model import Evaluation, SourceDone
     from rsseg_cli.evaluation.scoring import ScoreConfig
     from rsseg_cli.weights import TrainedModel
 
-DEFAULTS = PredictConfig()
-DEFAULT_WIDTHS = "1,3,5,10"
+logger = logging.getLogger(__name__)
+DATA = (
+    "dataset root domains folders images masks scenes val test val_share classes field vector_class outside"
+)
+SCORING_HELP = {
+    "boundary_widths_px": "Distances from a class border at which to score boundaries, px of the scenes.",
+    "erode_px": "Ignore labels within this distance of a class border, 3 for ISPRS' eroded scores; boundary "
+    "scores keep them. Default: the published protocol of the data set.",
+}
 
 
+@from_settings
 def eval_command(
-    model: Annotated[
-        str, typer.Option(metavar="NAME|PATH", help="A model that comes along, or a .safetensors file.")
-    ],
-    dataset: opt.Dataset = "",
-    root: opt.Root = None,
-    domains: opt.Domains = opt.DOMAINS,
-    data: opt.Data = None,
-    images: opt.Images = opt.IMAGES,
-    masks: opt.Masks = opt.MASKS,
-    scenes: opt.Scenes = None,
-    val: opt.Val = None,
-    test: opt.Test = None,
-    val_share: opt.ValShare = opt.VAL_SHARE,
-    classes: opt.Classes = "",
-    label_field: opt.LabelField = "",
-    vector_class: opt.VectorClass = "",
-    outside: opt.Outside = "",
+    model: opt.Model,
+    *,
+    data: Annotated[DataConfig, Options(DATA)],
     split: Annotated[
         Literal["train", "val", "test", "all"] | None,
         typer.Option(
-            help="Part of the data to score; all is every scene, whatever part it is in. Default: test; "
-            "all for a folder without --val and --test.",
+            help="Part of the data to score; all is every scene, whatever its part. Default: test; all for a "
+            "folder without --val and --test.",
         ),
     ] = None,
     seed: Annotated[
         int,
         typer.Option(
             metavar="N",
-            help="As given to train: decides which scenes it held out for validation; and of the refiner's "
-            "noise.",
+            help="Seed given to train: decides which scenes it held out for validation; also seeds the "
+            "refiner's noise.",
         ),
     ] = 0,
-    tta: Tta = DEFAULTS.tta,
-    tile_size: Annotated[
-        int, typer.Option(metavar="PX", help="Side of a tile, px: a multiple of 32.")
-    ] = DEFAULTS.tile_size,
-    overlap: Annotated[
-        int, typer.Option(metavar="PX", help="What neighbouring tiles share, px: 0 to half a tile.")
-    ] = DEFAULTS.overlap,
-    gsd: Annotated[
-        float | None,
-        typer.Option(
-            metavar="M",
-            help="Ground resolution that the network sees, metres a pixel. Default: the model's, where a "
-            "scene's does not suit it.",
-        ),
-    ] = None,
-    device: Annotated[
-        str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")
-    ] = DEFAULTS.device,
-    dtype: Annotated[
-        Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="Arithmetic; auto is bfloat16 on CUDA, float32 elsewhere."),
-    ] = DEFAULTS.dtype,
-    boundary_widths: Annotated[
-        str,
-        typer.Option(metavar="1,3,...", help="Distances from a border for its scores, px of the scenes."),
-    ] = DEFAULT_WIDTHS,
-    erode: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PX",
-            help="Leave out labels this near to a border between classes, 3 for ISPRS' eroded scores; "
-            "boundary scores keep them. Default: as the data set's published protocol.",
-        ),
-    ] = None,
+    config: Annotated[PredictConfig, Options("tta tile_size overlap gsd_m device dtype")],
+    scoring: Annotated[
+        dict[str, Any], Options("boundary_widths_px erode_px", help=SCORING_HELP, of=(PairConfig(),))
+    ],
     against: Annotated[
         str,
         typer.Option(
             metavar="NAME|PATH",
-            help="A second model on the same scenes: differences with 95% intervals, from 2000 resamples of "
+            help="A second model for the same scenes: differences with 95% intervals, from 2000 resamples of "
             "the tiles.",
         ),
     ] = "",
     refine: Annotated[
         bool,
-        typer.Option(
-            "--refine",
-            help="Score the maps as a refiner leaves them, against the model's own (or those of --against).",
-        ),
+        typer.Option("--refine", help="Score refined maps, against the model's own (or those of --against)."),
     ] = False,
-    refiner: Refiner = None,
-    steps: Steps = None,
-    band_m: BandM = None,
-    ensemble: Ensemble = None,
-    report: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Also write a page of scores and of the worst places, and its numbers as JSON.",
-        ),
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report that exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the scores as JSON on stdout.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.")] = False,
+    refinement: Annotated[RefineConfig, Options("refiner steps band_m ensemble")],
+    report: opt.ReportFolder = None,
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
+    quiet: opt.Quiet = False,
 ) -> None:
-    """Score a model on labelled scenes: each is mapped whole, as `rsseg predict` does, and the map scored.
+    """Score a model on labelled scenes: each is mapped whole, as by `rsseg predict`, and the map scored.
 
     Classes are the model's unless --classes names those of the labels; they are matched by name. Unlabelled
-    pixels never count; what is mapped as a class that the data do not have, or not at all, counts as wrong.
+    pixels never count; pixels mapped as a class that the data do not have, or not mapped, count as wrong.
     Published data sets are scored by their published protocol.
 
     With --json: as `rsseg score`, and with --against or --refine the comparison under `against`.
 
     Example: rsseg eval --model landcover --data sheets --test 'north_*' --report scores
     """
-    predict_config = PredictConfig(
-        tile_size=tile_size, overlap=overlap, tta=tta, device=device, dtype=dtype, gsd_m=gsd
-    )
-    refinement = refine_config(refiner, steps, band_m, ensemble, seed, tile_size=tile_size)
-    require_refine(refine, refiner, steps, band_m, ensemble)
-    widths = parse_widths(boundary_widths)
-    split = split or ("test" if dataset or scenes or val or test else "all")
-    if quiet:
-        logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
-    data_config = opt.data_config(
-        dataset=dataset, root=root, domains=domains, data=data, images=images, masks=masks, scenes=scenes,
-        val=val, test=test, val_share=val_share, classes=classes, label_field=label_field,
-        vector_class=vector_class, outside=outside, seed=seed,
-    )  # fmt: skip
-    run = _Run(quiet=quiet, split=split, config=predict_config, erode_px=erode, widths_px=widths)
+    if not refine and refinement != RefineConfig():
+        raise UsageError("options about refining need --refine")
+    has_parts = data.dataset or data.scenes or data.val or data.test
+    split = split or ("test" if has_parts else "all")
+    run = _Run(quiet=quiet, split=split, config=config, scoring=scoring)
     if report is not None:
         from rsseg_cli.evaluation.report import check_report_folder
 
         check_report_folder(report, overwrite=overwrite)
-    run.start(data_config, [model, against] if against else [model], refinement if refine else None)
+    refinement = replace(refinement, seed=seed, tile_size=config.tile_size)
+    run.start(
+        replace(data, seed=seed), [model, against] if against else [model], refinement if refine else None
+    )
     done, *others = run.results()
     comparison = run.compare(done, others[0]) if others else None
     if report is not None:
@@ -161,50 +107,43 @@ def eval_command(
         typer.echo(f"rsseg: report: {page}", err=True)
     scores = done.result.scores
     if as_json:
-        more = {"against": comparison.as_dict()} if comparison else {}
-        typer.echo(json.dumps({**scores, **more}, indent=2, ensure_ascii=False))
+        opt.echo_json({**scores, **({"against": comparison.as_dict()} if comparison else {})})
         return
-    print_scores(scores)
+    typer.echo(score_table(scores))
     typer.echo(f"{scores['pixels'] / 1e6:.2f} Mpx scored, {scores['unlabelled_share']:.1%} unlabelled")
     if comparison:
-        typer.echo("")
-        print_comparison(comparison.as_dict())
+        typer.echo(f"\n{comparison_table(comparison.as_dict())}")
 
 
 class _Run:
     """One evaluation of one or two models: what they share."""
 
-    def __init__(
-        self,
-        *,
-        quiet: bool,
-        split: str,
-        config: PredictConfig,
-        erode_px: int | None,
-        widths_px: tuple[int, ...],
-    ) -> None:
-        self.quiet, self.split, self.config = quiet, split, config
-        self._erode_px, self._widths_px = erode_px, widths_px
+    def __init__(self, *, quiet: bool, split: str, config: PredictConfig, scoring: dict[str, Any]) -> None:
+        self.quiet, self.split, self.config, self._scoring = quiet, split, config, scoring
         self.entries: list[tuple[TrainedModel, RefineConfig | None]] = []
         self.names: list[str] = []
         self.data: LabelledData
         self.score: ScoreConfig
 
     def start(self, data_config: DataConfig, models: list[str], refinement: RefineConfig | None) -> None:
-        """Find the data, check their classes against all models, and load these.
+        """Open the data, check their classes against all models, and load these.
 
-        The first one's maps are refined where that is asked for; then a single model stands against itself.
+        With `refinement`, the first model's maps are refined; a single model is then compared with itself.
         """
         from rsseg_cli.data.datasets import open_data
         from rsseg_cli.evaluation.evaluate_model import check_classes, score_config, sources_of, with_colours
         from rsseg_cli.weights import load_model, read_spec
 
         specs = [read_spec(name) for name in models]
-        if self.split in ("test", "all"):  # what it says of the validation part does not matter here
+        if self.split in ("test", "all"):  # its notes on the validation part do not matter here
             logging.getLogger("rsseg_cli.data.split").setLevel(logging.ERROR)
         config = for_split(data_config, self.split, specs[0].bands)
         self.data = with_colours(open_data(config, default_classes=specs[0].classes), specs[0])
-        self.score = score_config(self.data, erode_px=self._erode_px, widths_px=self._widths_px)
+        self.score = score_config(
+            self.data,
+            erode_px=self._scoring.get("erode_px"),
+            widths_px=self._scoring.get("boundary_widths_px", ()),
+        )
         sources_of(self.data, self.split)
         for spec in specs:
             check_classes(spec, self.data)
@@ -222,7 +161,7 @@ class _Run:
         self.names = [f"{self.names[0]}, refined", self.names[-1]]
 
     def results(self) -> list[Evaluation]:
-        """Of each model; pictures of the first alone."""
+        """Score each model; only the first gets pictures of its worst tiles."""
         from rsseg_cli.evaluation.evaluate_model import evaluate
 
         return [
@@ -250,7 +189,7 @@ class _Run:
             out_of_means=self.score.protocol.out_of_means,
         )
         if comparison.few_tiles:
-            logging.getLogger("rsseg_cli").warning(
+            logger.warning(
                 "%d tiles hold labels; under 20 the intervals are rough, and too narrow", comparison.tiles
             )
         return comparison
@@ -297,7 +236,7 @@ class _Run:
 
 
 def for_split(config: DataConfig, split: str, bands: tuple[str, ...]) -> DataConfig:
-    """The data as eval needs them: the model's bands, and no folder split in two for nothing."""
+    """Take the model's bands, and leave a folder whole where no validation part is needed."""
     if config.dataset:
         return replace(config, bands=config.bands or bands)
     if split == "all" and config.folders:

@@ -5,16 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 if TYPE_CHECKING:
     from rsseg_cli.pipeline import PredictResult
     from rsseg_cli.pipeline import result as results
-
-
-def print_scores(scores: Mapping[str, Any], names: Sequence[str] = ()) -> None:
-    """Print `score_table` on stdout."""
-    typer.echo(score_table(scores, names))
 
 
 def score_table(scores: Mapping[str, Any], names: Sequence[str] = ()) -> str:
@@ -65,11 +58,6 @@ def _decimal(score: float | None) -> str:
     return "-" if score is None or score != score else f"{score:.3f}"
 
 
-def print_comparison(comparison: Mapping[str, Any]) -> None:
-    """Print `comparison_table` on stdout."""
-    typer.echo(comparison_table(comparison))
-
-
 def comparison_table(comparison: Mapping[str, Any]) -> str:
     """Scores of two models side by side, their differences, and intervals of these.
 
@@ -98,16 +86,6 @@ def _signed(score: float | None) -> str:
 
 def _cut(name: str, most: int) -> str:
     return name if len(name) <= most else f"{name[: most - 1]}…"
-
-
-def parse_widths(text: str) -> tuple[int, ...]:
-    """Pixels with commas between; a usage error otherwise."""
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError as err:
-        raise typer.BadParameter(
-            f"{text!r}: needs whole pixels with commas between, as 1,3,5,10", param_hint="--boundary-widths"
-        ) from err
 
 
 def summary(result: PredictResult) -> str:

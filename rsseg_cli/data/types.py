@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rsseg_cli.config import check_bounds, option
 from rsseg_cli.errors import UsageError
-from rsseg_cli.raster.grid import Grid
-from rsseg_cli.weights import ClassSpec, ModelSpec
+
+if TYPE_CHECKING:  # the command line reads the options of `DataConfig`, without numpy and rasters
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from rsseg_cli.raster import Grid
+    from rsseg_cli.weights import ClassSpec, ModelSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,49 +109,92 @@ class Source(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """What to train on or to score against.
+    """What to train on or to score against."""
 
-    Attributes:
-        dataset, root: loveda, vaihingen, potsdam or torchgeo:ClassName, and its folder.
-        domains: of LoveDA.
-        bands: names of the bands to use; (): the data set's own, red, green and blue of one's own data.
-        folders, images, masks: folders with pairs, and glob patterns inside them.
-        scenes: CSV lists.
-        val, test: patterns of image names that are held out.
-        val_share: labelled area to hold out of the training scenes where no validation part is named.
-        classes: names, or a JSON file; "" takes the data set's or the model's.
-        field, vector_class, outside: of vector labels, see `LabelFormat`.
-        gsd_m: ground resolution to train at, m a pixel; None: the data set's, or the first training scene's.
-        seed: of the validation part.
-    """
-
-    dataset: str = ""
-    root: Path | None = None
-    domains: tuple[str, ...] = ("urban", "rural")
-    bands: tuple[str, ...] = ()
-    folders: tuple[Path, ...] = ()
-    images: str = "images/*"
-    masks: str = "masks/*"
-    scenes: tuple[Path, ...] = ()
-    val: tuple[str, ...] = ()
-    test: tuple[str, ...] = ()
-    val_share: float = 0.15
-    classes: str = ""
-    field: str = ""
-    vector_class: str = ""
-    outside: str = ""
-    gsd_m: float | None = None
-    seed: int = 0
+    # fmt: off
+    dataset: str = option(
+        "",
+        "Published data in --root: loveda, vaihingen, potsdam, inria, or torchgeo:ClassName for another "
+        "segmentation data set of TorchGeo. Nothing is downloaded.",
+        metavar="NAME",
+    )
+    root: Path | None = option(None, "Folder that holds --dataset.", metavar="DIR")
+    domains: tuple[str, ...] = option(
+        ("urban", "rural"), "For loveda: urban, rural or both.", metavar="A,B"
+    )
+    bands: tuple[str, ...] = option(
+        (),
+        "Names of the bands to use, such as nir,red,green. Default: the data set's own; red,green,blue for "
+        "potsdam and for your own data.",
+        metavar="A,B,C",
+    )
+    folders: tuple[Path, ...] = option(
+        (), "Folder with images and labels, in pairs; repeatable.", "--data", metavar="FOLDER", repeat=True
+    )
+    images: str = option("images/*", "Images inside --data.", metavar="GLOB")
+    masks: str = option(
+        "masks/*",
+        "Labels inside --data: rasters of class numbers (255 unlabelled) or colours, or polygons (GPKG, "
+        "GeoJSON, Shapefile, FlatGeobuf), on any grid and CRS. The files of a pair have the same text in "
+        "place of the *; one vector file may serve all images.",
+        metavar="GLOB",
+    )
+    scenes: tuple[Path, ...] = option(
+        (),
+        "Columns image, labels, split (train, val, test) and, for polygons, classes_field; paths relative to "
+        "the list's folder; repeatable.",
+        metavar="LIST.csv", repeat=True,
+    )
+    val: tuple[str, ...] = option(
+        (), "Names of images held out to choose the epoch; repeatable.", metavar="GLOB", repeat=True
+    )
+    test: tuple[str, ...] = option(
+        (), "Names of images never trained on; repeatable.", metavar="GLOB", repeat=True
+    )
+    val_share: float = option(
+        0.15,
+        "Share of the labelled area of the training images to hold out, whole images at a time, where no "
+        "validation part is named: above 0, to 0.5. Of a single image, its last rows.",
+        metavar="SHARE", above=0, maximum=0.5,
+    )
+    classes: str = option(
+        "",
+        'Names in the order of the labels, or a JSON list of {"name", "colour", "value", "mask_colour"}, '
+        "with colour (also of colour masks, unless mask_colour is given) and raw value or values in masks.",
+        metavar="A,B,C|FILE.json",
+    )
+    field: str = option(
+        "",
+        "Attribute of polygons that names the class, by name or number. Default: class, class_name, label or "
+        "class_index; without them all polygons are of --vector-class.",
+        "--label-field", metavar="NAME",
+    )
+    vector_class: str = option(
+        "",
+        "Class of all polygons. Default: of two classes, the one that is not background or other.",
+        metavar="CLASS",
+    )
+    outside: str = option(
+        "",
+        "Class of the ground outside all polygons. Default: background or other, if there is such a class, "
+        "else unlabelled.",
+        metavar="CLASS|unlabelled",
+    )
+    gsd_m: float | None = option(
+        None,
+        "Ground resolution to train at, metres a pixel. Default: the data set's, or the first training "
+        "image's.",
+        "--gsd", metavar="M", above=0, below=1e5, needs="metres a pixel above 0",
+    )
+    seed: int = 0  # of the validation part
+    # fmt: on
 
     def __post_init__(self) -> None:
         if self.dataset and (self.folders or self.scenes):
             raise UsageError("--dataset and --data or --scenes exclude each other; pass one of them")
         if not (self.dataset or self.folders or self.scenes):
             raise UsageError("no data: pass --data FOLDER, --scenes LIST.csv, or --dataset NAME --root DIR")
-        if not 0 < self.val_share <= 0.5:
-            raise UsageError(f"--val-share {self.val_share}: needs a share above 0, to 0.5")
-        if self.gsd_m is not None and not 0 < self.gsd_m < 1e5:
-            raise UsageError(f"--gsd {self.gsd_m}: needs metres a pixel above 0")
+        check_bounds(self)
 
 
 @dataclass(frozen=True)

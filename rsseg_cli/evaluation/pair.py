@@ -12,6 +12,7 @@ from rsseg_cli.data.label_format import IGNORE, LabelFormat
 from rsseg_cli.data.labels import is_vector
 from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.evaluation.config import PairConfig
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.raster import Area, Grid, first_layer, inspect, read_area, window_of_bbox
 from rsseg_cli.raster.classes import (
@@ -24,35 +25,6 @@ from rsseg_cli.raster.classes import (
 from rsseg_cli.weights import ClassSpec
 
 logger = logging.getLogger(__name__)
-Bbox = tuple[float, float, float, float]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairConfig:
-    """How a map is scored against a file of truth.
-
-    Attributes:
-        classes: `a,b,c` or a JSON file, in the order of the truth's values, and of the map's where it has no
-            names; "" takes the names that the map carries.
-        boundary_widths_px: see `ScoreConfig`.
-        erode_px: labels this near to a border between classes are left out of all scores but the boundaries'.
-        out_of_means: names of classes that do not enter the means.
-        field, vector_class, outside: see `LabelFormat`.
-        bbox: left, bottom, right, top in the map's CRS; what lies outside is not looked at.
-        aoi: vector file; what lies outside its polygons is not looked at.
-        image: the scene that was mapped, for pictures; "" takes the one that the map names, if it is there.
-    """
-
-    classes: str = ""
-    boundary_widths_px: tuple[int, ...] = (1, 3, 5, 10)
-    erode_px: int = 0
-    out_of_means: tuple[str, ...] = ()
-    field: str = ""
-    vector_class: str = ""
-    outside: str = ""
-    bbox: Bbox | None = None
-    aoi: Path | None = None
-    image: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

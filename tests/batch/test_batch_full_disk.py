@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from rsseg_cli.batch.local import LocalEngine
 from rsseg_cli.batch.manifest import RESERVE_BYTES
-from rsseg_cli.batch.plan import BatchSettings
 from rsseg_cli.batch.run import run_batch
 from rsseg_cli.batch.scenes import BatchScene
+from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.cli.main import app
 from rsseg_cli.config import PredictConfig
 

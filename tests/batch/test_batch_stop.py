@@ -87,7 +87,7 @@ def test_an_interrupt_tells_how_to_go_on(scenes, start, run):
     assert process.returncode == 130, stderr
     last = stderr.strip().splitlines()[-1]
     assert last.startswith(
-        "rsseg: interrupted; maps/manifest.jsonl tells what is done. To go on, give the same"
+        "rsseg: interrupted; maps/manifest.jsonl lists what is done. To continue, repeat the"
     )
     assert "Traceback" not in stderr
     assert "rsseg: s1.tif: stopped" in stderr
@@ -140,7 +140,7 @@ def test_an_interrupt_stops_all_processes(scenes, start, run):
     _, stderr = process.communicate(timeout=90)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr
-    assert stderr.strip().splitlines()[-1].endswith("To go on, give the same command with --resume")
+    assert stderr.strip().splitlines()[-1].endswith("To continue, repeat the command with --resume")
     assert ".tif: stopped" in stderr  # by its process, to this one
     assert run(*scenes, "-o", "maps", "--resume").exit_code == 0
     assert set(status_of("maps/manifest.jsonl").values()) == {"done"}

@@ -140,8 +140,8 @@ def test_further_outputs_have_the_maps_name_and_an_ending(make_raster, run):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["s0.tif", "s1.tif"], 2, "many scenes need the folder of their maps: -o OUT_DIR"),
-        (["s0.tif", "s1.tif", "-o", "map.tif"], 2, "-o map.tif: many scenes need a folder"),
+        (["s0.tif", "s1.tif"], 2, "several scenes need a folder for their maps: -o OUT_DIR"),
+        (["s0.tif", "s1.tif", "-o", "map.tif"], 2, "-o map.tif: several scenes need a folder"),
         (["s0.tif", "s0.tif", "-o", "maps"], 2, "s0.tif: is given twice"),
         (["s0.tif", "sub/S0.tif", "-o", "maps"], 2, "pass --keep-tree to keep their folders"),
         (["s0.tif", "s0_tiny.tif", "-o", "."], 2, "s0_tiny.tif: is an output of s0.tif and a scene itself"),
@@ -151,11 +151,15 @@ def test_further_outputs_have_the_maps_name_and_an_ending(make_raster, run):
         (
             ["s0.tif", "-o", "maps", "--vector", "polygons.gpkg"],
             2,
-            "--vector polygons.gpkg: of many scenes it is",
+            "--vector polygons.gpkg: with many scenes, pass the format",
         ),
         (["s0.tif", "-o", "maps", "--confidence", "c.tif"], 2, "as _confidence, without folder and .tif"),
         (["s0.tif", "-o", "maps", "--resume", "--skip-existing"], 2, "--resume and --skip-existing"),
-        (["s0.tif", "-o", "maps", "--mosaic", "--bbox", "0", "0", "1", "1"], 2, "--mosaic pass --aoi FILE"),
+        (
+            ["s0.tif", "-o", "maps", "--mosaic", "--bbox", "0", "0", "1", "1"],
+            2,
+            "with --mosaic; pass --aoi FILE",
+        ),
         (["s0.tif", "-o", "maps", "--aoi", "s1.tif"], 2, "--aoi s1.tif: cannot be read as a vector file"),
         (["s0.tif", "-o", "maps", "--aoi", "gone.gpkg"], 2, "--aoi gone.gpkg: cannot be read"),
         (["s0.tif", "-o", "maps", "--classes", "moat", "--vector", "gpkg"], 2, "has no class of this name"),

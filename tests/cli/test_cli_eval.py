@@ -162,7 +162,7 @@ def test_published_data_sets_by_their_protocol(tmp_path):
     [
         (["--data", "{sheets}", "--split", "test"], 1, "no scene in the part 'test'"),
         (["--data", "{sheets}", "--split", "all", "--classes", "roof,road,sea"], 1, "does not have: sea"),
-        (["--data", "{sheets}", "--split", "all", "--boundary-widths", "1,two"], 2, "needs whole pixels"),
+        (["--data", "{sheets}", "--split", "all", "--boundary-widths", "1,two"], 2, "needs whole numbers"),
         (["--data", "{sheets}", "--split", "all", "--boundary-widths", "0"], 2, "--boundary-widths"),
         (["--data", "{sheets}", "--split", "all", "--erode", "-1"], 2, "--erode"),
         (["--data", "{sheets}", "--split", "all", "--against", "atlantis"], 1, "model 'atlantis'"),

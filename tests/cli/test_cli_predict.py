@@ -92,9 +92,9 @@ def test_bands_box_and_creation_options(make_raster, model_file, tmp_path):
     ("arguments", "code", "message"),
     [
         (["--overlap", "300"], 2, "rsseg: error: --overlap 300: needs 0 to half the tile, 256 px"),
-        (["--bidx", "1,two"], 2, "needs bands from 1 with commas between"),
+        (["--bidx", "1,two"], 2, "--bidx 1,two: needs whole numbers with commas between, as 4,3,2"),
         (["--co", "ZSTD"], 2, "needs KEY=VALUE"),
-        (["--batch-size", "many"], 2, "needs a number of tiles, or auto"),
+        (["--batch-size", "many"], 2, "--batch-size many: needs a whole number or auto"),
         (["--tta", "turn"], 2, "--tta"),
         (["--bbox", "0", "0", "1", "1"], 2, "lies outside the scene"),
         (["--device", "cuda:77"], 2, "rsseg: error: --device cuda:77"),

@@ -128,7 +128,7 @@ def test_all_outputs_are_of_the_refined_map(make_raster, model_files, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--ensemble", "0"], 2, "0: needs 1 or more"),
+        (["--ensemble", "0"], 2, "--ensemble 0: needs 1 to 256"),
         (["--band-m", "-1"], 2, "rsseg: error: --band-m -1.0: needs metres above 0"),
         (["--steps", "0"], 2, "--steps 0: needs 1 to 1000"),
         (["--overlap", "300"], 2, "--overlap 300: needs 0 to half the tile, 256 px"),
