@@ -30,7 +30,7 @@ from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer
 from rsseg_cli.inference.band import Band
 from rsseg_cli.pipeline import predict, refine
-from rsseg_cli.raster import inspect
+from rsseg_cli.raster import SceneInfo
 from rsseg_cli.weights import read_spec
 
 Labels = NDArray[np.uint8]
@@ -59,7 +59,7 @@ class Scene:
         self.band = self._band(args.band_m)
 
     def _band(self, band_m: float) -> NDArray[np.bool_]:
-        band = Band(band_m, inspect(self.coarse_path).grid.gsd_m or (1.0, 1.0))
+        band = Band(band_m, SceneInfo.of(self.coarse_path).grid.gsd_m or (1.0, 1.0))
         return band.mask(np.pad(self.coarse, band.margin, constant_values=NODATA))
 
     def write(self, name: str, labels: Labels) -> Path:

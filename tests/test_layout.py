@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
-    {"_lazy", "_version", "errors", "models", "system"},
+    {"_lazy", "_version", "errors", "models"},
+    {"files", "system"},
     {"config", "raster", "weights"},
     {"data", "inference", "vector"},
     {"pipeline"},

@@ -21,10 +21,7 @@ from rsseg_cli.batch.task import SceneTask, Sheet
 from rsseg_cli.errors import OutputError, SceneError
 from rsseg_cli.pipeline import OutputLock, PredictResult
 from rsseg_cli.pipeline import result as results_of
-from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, inspect
-from rsseg_cli.raster.gdal import display_name, gdal_env, gdal_errors, open_raster
-from rsseg_cli.raster.ground import row_areas_m2
-from rsseg_cli.raster.vrt import TYPES, Placed, describe
+from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, gdal, vrt
 
 if TYPE_CHECKING:
     from rsseg_cli.weights import ModelSpec
@@ -41,7 +38,7 @@ def plan_mosaics(scenes: Sequence[BatchScene], settings: BatchSettings, model_na
     Raises:
         SceneError: a sheet cannot be read, or its grid, CRS, bands, types or nodata differ from the first's.
     """
-    infos = [inspect(scene.path) for scene in scenes]
+    infos = [SceneInfo.of(scene.path) for scene in scenes]
     for info in infos:
         _check_compatible(info, infos[0])
     windows = [_window(info, infos[0]) for info in infos]
@@ -90,7 +87,7 @@ def _check_compatible(info: SceneInfo, first: SceneInfo) -> None:
         raise SceneError(
             f"{info.name}: {title} {value}, {first.name} has {expected}; --mosaic needs sheets of one kind"
         )
-    unsupported = [dtype for dtype in info.dtypes if dtype not in TYPES]
+    unsupported = [dtype for dtype in info.dtypes if dtype not in vrt.TYPES]
     if unsupported:
         raise SceneError(f"{info.name}: {unsupported[0]} values; --mosaic needs whole or real numbers")
     row, col = _offset(own, other)
@@ -151,7 +148,7 @@ def _mosaic_task(
     first, place = placed[0]
     corner = first.grid.window(top - place[0], left - place[1], bottom - top, right - left)
     windows = [(row - top, col - left, height, width) for _, (row, col, height, width) in placed]
-    parts = [Placed(info=info, window=window) for (info, _), window in zip(placed, windows, strict=True)]
+    parts = [vrt.Placed(info=info, window=window) for (info, _), window in zip(placed, windows, strict=True)]
     name = f"{group[0].stem}_mosaic"
     outputs = outputs_of(BatchScene(path="", stem=name), settings, suffix)
     folder = settings.folder / f".{name}.mosaic"
@@ -172,14 +169,14 @@ def _mosaic_task(
     return replace(task, sheets=sheets, vrt=_vrt(parts, corner, settings.config.nodata))
 
 
-def _vrt(parts: Sequence[Placed], grid: Grid, nodata: float | None) -> str:
+def _vrt(parts: Sequence[vrt.Placed], grid: Grid, nodata: float | None) -> str:
     """Join the sheets; holes between them are marked as the sheets mark theirs."""
     first = parts[0].info
     value = first.nodata if nodata is None else nodata
     stored_mask = any(_has_mask_band(part.info) for part in parts)
     has_alpha = "alpha" in first.colour_interpretations
     masked = stored_mask or (value is None and not has_alpha and not _is_covered(parts, grid))
-    return describe(parts, grid, nodata=value, masked=masked)
+    return vrt.describe(parts, grid, nodata=value, masked=masked)
 
 
 def _has_mask_band(info: SceneInfo) -> bool:
@@ -187,7 +184,7 @@ def _has_mask_band(info: SceneInfo) -> bool:
     return info.has_mask and info.nodata is None and "alpha" not in info.colour_interpretations
 
 
-def _is_covered(parts: Sequence[Placed], grid: Grid) -> bool:
+def _is_covered(parts: Sequence[vrt.Placed], grid: Grid) -> bool:
     """Whether the sheets cover every pixel of their bounding box."""
     import shapely
 
@@ -259,8 +256,8 @@ def _write(path: Path, text: str) -> None:
 def _cut(task: SceneTask, sheet: Sheet, spec: ModelSpec) -> PredictResult:
     """Write a sheet's rasters on its own grid, its map last."""
     start = time.monotonic()
-    grid = inspect(sheet.scene).grid
-    counter = results_of.AreaCounter(spec.class_names, row_areas_m2(grid))
+    grid = SceneInfo.of(sheet.scene).grid
+    counter = results_of.AreaCounter(spec.class_names, grid.row_areas_m2())
     for kind in sorted(sheet.outputs, key=lambda kind: kind == "labels"):
         for row, rows in _write_part(task, sheet, kind, grid, spec):
             if kind == "labels":
@@ -280,7 +277,7 @@ def _write_part(
     """Copy a sheet's window of a raster of the mosaic; yield the rows."""
     source, labels = task.outputs[kind], kind == "labels"
     top, left, height, width = sheet.window
-    with gdal_env(), gdal_errors(SceneError, str(source)), open_raster(source) as mosaic:
+    with gdal.env(), gdal.errors(SceneError, str(source)), gdal.open_raster(source) as mosaic:
         tags = {
             key: value
             for key, value in mosaic.tags().items()
@@ -294,7 +291,11 @@ def _write_part(
             colours={index: item.colour for index, item in enumerate(spec.classes)} if labels else None,
             category_names=spec.class_names if labels else None,
             band_names=spec.class_names if mosaic.count > 1 else None,
-            tags={**tags, "RSSEG_SCENE": display_name(sheet.scene), "RSSEG_MOSAIC": str(len(task.sheets))},
+            tags={
+                **tags,
+                "RSSEG_SCENE": gdal.display_name(sheet.scene),
+                "RSSEG_MOSAIC": str(len(task.sheets)),
+            },
             creation_options=task.config.creation_options,
             overwrite=task.config.overwrite,
         )

@@ -19,8 +19,7 @@ MAX_NAMED = 5  # paths in a message
 def check_model(settings: BatchSettings) -> str:
     """Check model, refiner, formats and area before any scene is opened; return the model's name."""
     from rsseg_cli.pipeline import refinement
-    from rsseg_cli.raster import check_creation_options
-    from rsseg_cli.raster.area import read_polygons
+    from rsseg_cli.raster import Area, RasterWriter
     from rsseg_cli.vector import chosen_classes
 
     spec = read_spec(settings.model)
@@ -33,9 +32,9 @@ def check_model(settings: BatchSettings) -> str:
     if settings.vector:
         names = dict(enumerate(spec.class_names))
         chosen_classes(settings.vector_config.classes, names, f"model {spec.name!r}")
-    check_creation_options(settings.config.creation_options)
+    RasterWriter.check_options(settings.config.creation_options)
     if settings.config.aoi is not None:
-        read_polygons(settings.config.aoi)
+        Area.read_polygons(settings.config.aoi)
     return spec.name
 
 

@@ -19,8 +19,7 @@ from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, with_de
 from rsseg_cli.errors import RssegError, SceneError, UsageError
 from rsseg_cli.inference.passes import Progress
 from rsseg_cli.pipeline import PredictResult
-from rsseg_cli.raster import inspect, window_of_bbox
-from rsseg_cli.raster.gdal import is_remote
+from rsseg_cli.raster import SceneInfo, gdal
 
 SPLIT_PX = 400_000_000  # larger scenes run in bands: 20,000 x 20,000 px
 DEVICES = ("auto", "cpu", "cuda")
@@ -161,7 +160,7 @@ def files_of(task: SceneTask) -> tuple[str, ...]:
         paths.append(str(task.config.aoi))
     if task.refine is not None and isinstance(task.refine.refiner, str | Path):
         paths.append(str(task.refine.refiner))
-    local = (path for path in paths if os.path.isabs(path) and not is_remote(path))
+    local = (path for path in paths if os.path.isabs(path) and not gdal.is_remote(path))
     return tuple(dict.fromkeys(path for path in local if os.path.exists(path)))
 
 
@@ -172,9 +171,9 @@ def _absolute(path: str) -> str:
 def _size_px(task: SceneTask) -> int:
     """Return the number of pixels to map; 0 for an unreadable scene, which the worker reports."""
     try:
-        grid = inspect(task.scene, task.config.nodata).grid
+        grid = SceneInfo.of(task.scene, task.config.nodata).grid
         if task.config.bbox is not None:
-            _, _, height, width = window_of_bbox(grid, task.config.bbox)
+            _, _, height, width = grid.window_of_bbox(task.config.bbox)
             return height * width
     except RssegError:
         return 0

@@ -14,7 +14,7 @@ from rsseg_cli.batch.manifest import Record
 from rsseg_cli.batch.scenes import is_remote_scene
 from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import SceneTask
-from rsseg_cli.raster.gdal import display_name
+from rsseg_cli.raster import gdal
 from rsseg_cli.weights import read_spec, registry
 
 # settings without effect on the outputs, and the refiner, which has a field of its own
@@ -72,7 +72,7 @@ def record_of(task: SceneTask, shared: Record) -> Record:
 
 def input_name(scene: str) -> str:
     """Return the absolute path, or the URL without credentials."""
-    return display_name(scene) if is_remote_scene(scene) else os.path.abspath(scene)
+    return gdal.display_name(scene) if is_remote_scene(scene) else os.path.abspath(scene)
 
 
 def files_behind(scene: str) -> list[str]:
@@ -80,10 +80,10 @@ def files_behind(scene: str) -> list[str]:
     if is_remote_scene(scene) or not scene.lower().endswith(".vrt"):
         return [scene]
     from rsseg_cli.errors import SceneError
-    from rsseg_cli.raster import inspect
+    from rsseg_cli.raster import SceneInfo
 
     try:
-        return list(dict.fromkeys([scene, *inspect(scene).files]))
+        return list(dict.fromkeys([scene, *SceneInfo.of(scene).files]))
     except SceneError:  # reported when the scene is mapped
         return [scene]
 

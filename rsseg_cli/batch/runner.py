@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rsseg_cli.batch.task import UNEXPECTED, SceneOutcome, SceneProgress, SceneTask
 from rsseg_cli.config import RefineConfig
 from rsseg_cli.errors import RssegError
-from rsseg_cli.raster.gdal import display_name
+from rsseg_cli.raster import gdal
 
 if TYPE_CHECKING:
     from rsseg_cli.pipeline import PredictResult
@@ -66,7 +66,7 @@ class SceneRunner:
         except RssegError as err:
             return SceneOutcome(index=task.index, error=_with_notes(err), error_kind=type(err).__name__)
         except KeyboardInterrupt as err:
-            _log.info("%s: %s", display_name(task.scene), _with_notes(err, "stopped"))
+            _log.info("%s: %s", gdal.display_name(task.scene), _with_notes(err, "stopped"))
             raise
         except Exception as err:  # one scene must not end the batch
             _log.error("%s: unexpected error\n%s", task.scene, traceback.format_exc().rstrip())

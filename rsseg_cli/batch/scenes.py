@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.raster.vrt import sheets_behind
+from rsseg_cli.raster import vrt
 
 MAX_BYTES = 512 * 2**20
 DEFAULT_ROLES = ("data", "visual")  # of the asset, in this order, without --asset
@@ -178,7 +178,7 @@ def _index(argument: str) -> list[str]:
     """Return the sheets that a local VRT joins, or the argument itself."""
     if is_remote_scene(argument) or not argument.lower().endswith(".vrt") or not os.path.isfile(argument):
         return [argument]
-    sheets = sheets_behind(argument)
+    sheets = vrt.sheets_behind(argument)
     if sheets:
         _log.info("%s: an index of %d sheets", argument, len(sheets))
     return sheets or [argument]

@@ -94,10 +94,10 @@ def _confusion(land_cover: Path, labels: Path, classes: int) -> torch.Tensor:
     import torch
 
     from rsseg_cli.evaluation.metrics import confusion_matrix
-    from rsseg_cli.raster import SceneReader, inspect
+    from rsseg_cli.raster import SceneInfo, SceneReader
 
     def class_indices(path: Path) -> torch.Tensor:
-        info = inspect(path)
+        info = SceneInfo.of(path)
         with SceneReader(info, (1,), info.grid) as reader:
             pixels, _ = reader.read(0, 0, info.grid.height, info.grid.width)
         return torch.from_numpy(pixels[0]).long()

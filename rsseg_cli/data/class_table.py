@@ -11,7 +11,7 @@ from typing import Any
 
 from rsseg_cli.data.label_format import IGNORE, Colour
 from rsseg_cli.errors import DataError
-from rsseg_cli.raster.classes import UNLABELLED_NAMES
+from rsseg_cli.raster import classes
 from rsseg_cli.weights import ClassSpec
 
 MAX_BYTES = 1_000_000
@@ -66,7 +66,7 @@ def read_classes(text: str) -> ClassTable:
 
 
 def _is_unlabelled(item: Mapping[str, Any]) -> bool:
-    return item["name"].strip().casefold() in UNLABELLED_NAMES
+    return item["name"].strip().casefold() in classes.UNLABELLED_NAMES
 
 
 def _check_names(text: str, names: Sequence[str]) -> None:

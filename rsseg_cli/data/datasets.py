@@ -19,7 +19,7 @@ from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.split import labelled_areas, unique_names, with_validation
 from rsseg_cli.data.types import DataConfig, LabelledData, LoadedScene, Source
 from rsseg_cli.errors import DataError, SceneError, UsageError
-from rsseg_cli.raster import inspect
+from rsseg_cli.raster import SceneInfo
 from rsseg_cli.weights import ClassSpec, ModelSpec
 
 PARTS = {"train": "training", "val": "validation", "test": "test"}
@@ -162,7 +162,7 @@ def ground_resolution(scenes: Sequence[LabelledScene]) -> float:
     first = next((scene for scene in scenes if scene.split == "train"), None)
     if first is None:
         raise DataError("no training scene among those found")
-    ground = inspect(first.image).grid.gsd_m
+    ground = SceneInfo.of(first.image).grid.gsd_m
     if ground is None:
         raise DataError(f"{first.image}: has no CRS, so its ground resolution is unknown; pass --gsd")
     return float(np.sqrt(ground[0] * ground[1]))

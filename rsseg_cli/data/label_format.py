@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.raster.classes import UNLABELLED_NAMES
+from rsseg_cli.raster import classes
 
 IGNORE = 255
 UNKNOWN = 254  # in tables: a value or colour that is no class
@@ -67,7 +67,7 @@ class LabelFormat:
             if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
                 raise DataError(f"colour {colour}: needs three numbers from 0 to 255")
         for option, name in (("--vector-class", self.vector_class), ("--outside", self.outside)):
-            ignored = option == "--outside" and _plain(name) in UNLABELLED_NAMES
+            ignored = option == "--outside" and _plain(name) in classes.UNLABELLED_NAMES
             if name and not ignored and _plain(name) not in self._index_by_name:
                 raise UsageError(f"{option} {name}: is no class; needs one of {', '.join(self.class_names)}")
 
@@ -107,7 +107,7 @@ class LabelFormat:
             name = _plain(value)
             if name in self._index_by_name:
                 return self._index_by_name[name]
-            if name in UNLABELLED_NAMES:
+            if name in classes.UNLABELLED_NAMES:
                 return IGNORE
             return self.index_of(int(name)) if name.isascii() and name.isdigit() and len(name) < 19 else None
         if not isinstance(value, int | float | np.number) or not np.isfinite(value) or int(value) != value:

@@ -25,8 +25,7 @@ from rasterio.windows import Window
 
 from rsseg_cli.data.label_format import UNKNOWN, LabelFormat
 from rsseg_cli.errors import DataError
-from rsseg_cli.raster.gdal import gdal_errors, open_raster
-from rsseg_cli.raster.grid import Grid
+from rsseg_cli.raster import Grid, gdal
 
 
 def source_pixels(start: int, count: int, scale: float, offset: float, size: int) -> slice:
@@ -92,8 +91,8 @@ class RasterLabels:
     def __init__(self, path: Path, grid: Grid, format: LabelFormat, image_grid: Grid) -> None:
         self._path, self._format, self.grid = path, format, grid
         advice = "Give a label raster that GDAL can read, or GPKG, GeoJSON, Shapefile, FlatGeobuf."
-        with gdal_errors(DataError, str(path), advice):
-            self._dataset = open_raster(path)
+        with gdal.errors(DataError, str(path), advice):
+            self._dataset = gdal.open_raster(path)
         try:
             self._bands, self._table = _table_of(self._dataset, path, format)
             self._masked = _is_masked(self._dataset, path, format)
@@ -146,7 +145,7 @@ class RasterLabels:
         points = [self._target[1] * point for point in ((col, row), (col + 1, row), (col, row + 1))]
         xs, ys = [x for x, _ in points], [y for _, y in points]
         if not self._same_crs:
-            with gdal_errors(DataError, str(self._path)):
+            with gdal.errors(DataError, str(self._path)):
                 xs, ys = transform(self._target[0], self._source[0], xs, ys)
         (x, y), (x1, y1), (x2, y2) = (~self._source[1] * point for point in zip(xs, ys, strict=True))
         area = abs((x1 - x) * (y2 - y) - (x2 - x) * (y1 - y))
@@ -179,7 +178,7 @@ class RasterLabels:
         if self._steps is not None:
             return self._shrunk(self._steps, row, col, labels)
         target = self._target[1] * Affine.translation(col, row)
-        with gdal_errors(DataError, f"{self._path}: labels cannot be brought to the image's grid"):
+        with gdal.errors(DataError, f"{self._path}: labels cannot be brought to the image's grid"):
             rows, cols = self._source_window(target, height, width)
             if rows.start < rows.stop and cols.start < cols.stop:
                 reproject(
@@ -225,7 +224,7 @@ class RasterLabels:
         """
         window = Window.from_slices(rows, cols)
         where = f"{self._path}: rows {rows.start} to {rows.stop - 1} cannot be read"
-        with gdal_errors(DataError, where, "The file may be cut short or damaged."):
+        with gdal.errors(DataError, where, "The file may be cut short or damaged."):
             values = self._dataset.read(self._bands, window=window)
             labelled = self._dataset.dataset_mask(window=window) if self._masked else None
         classes = _look_up(self._table, values)

@@ -12,8 +12,7 @@ from rasterio.features import rasterize
 
 from rsseg_cli.data.label_format import FIELDS, LabelFormat, Labels
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.raster.area import first_layer
-from rsseg_cli.raster.grid import Grid
+from rsseg_cli.raster import Grid, gdal
 
 logger = logging.getLogger(__name__)
 VECTOR_SUFFIXES = {".gpkg", ".geojson", ".json", ".shp", ".fgb"}
@@ -79,7 +78,7 @@ def _read(path: Path, format: LabelFormat, grid: Grid | None) -> Any:
 
     advice = "needs GPKG, GeoJSON, Shapefile or FlatGeobuf with polygons"
     try:
-        layer = first_layer(path)
+        layer = gdal.first_layer(path)
         info = pyogrio.read_info(path, layer=layer)
         field = _field_of(path, list(map(str, info["fields"])), format)
         box = None if grid is None else _box_in(info["crs"], grid)

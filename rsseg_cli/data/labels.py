@@ -11,8 +11,7 @@ import numpy as np
 from rsseg_cli.data.label_format import IGNORE, LabelFormat, Labels
 from rsseg_cli.data.label_raster import RasterLabels
 from rsseg_cli.data.label_vector import VECTOR_SUFFIXES, VectorLabels, is_vector
-from rsseg_cli.raster.gdal import gdal_env
-from rsseg_cli.raster.grid import Grid
+from rsseg_cli.raster import Grid, gdal
 
 __all__ = ["IGNORE", "VECTOR_SUFFIXES", "LabelFormat", "LabelReader", "is_vector"]
 CACHE_BYTES = 64 << 20
@@ -40,8 +39,8 @@ class LabelReader:
         self, path: Path | str, grid: Grid, format: LabelFormat, *, image_grid: Grid | None = None
     ) -> None:
         self.path, self.grid = Path(path), grid
-        self._env = gdal_env(str(path))
-        with gdal_env(str(path)):
+        self._env = gdal.env(str(path))
+        with gdal.env(str(path)):
             self._source: RasterLabels | VectorLabels = (
                 VectorLabels(self.path, grid, format)
                 if is_vector(self.path)

@@ -18,16 +18,7 @@ from rasterio.windows import Window
 from rsseg_cli.data.labels import IGNORE, LabelFormat, LabelReader
 from rsseg_cli.data.types import LoadedScene
 from rsseg_cli.errors import DataError
-from rsseg_cli.raster import (
-    SceneInfo,
-    SceneReader,
-    inspect,
-    percentile_ranges,
-    select_bands,
-    type_range,
-)
-from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster
-from rsseg_cli.raster.grid import Grid
+from rsseg_cli.raster import Grid, SceneInfo, SceneReader, gdal
 from rsseg_cli.weights import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -91,8 +82,8 @@ class LabelledScene:
             DataError: labels cannot be aligned, or hold values that are no class.
             SceneError: the image cannot be read or lacks bands.
         """
-        info = inspect(self.picture(folder))
-        chosen = select_bands(info, spec.bands, None, spec.name)
+        info = SceneInfo.of(self.picture(folder))
+        chosen = info.select_bands(spec.bands, None, spec.name)
         grid, gsd_m = training_grid(info.grid, spec.gsd_m, finest_gsd_m)
         labels, box = self._load_labels(info.grid, grid, spec, folder)
         labels = labels[box]
@@ -150,7 +141,7 @@ class LabelledScene:
             DataError: as `load`.
         """
         image = self.picture(folder)
-        info, target = inspect(image), folder / f"{safe_name(self.name)}.labels.tif"
+        info, target = SceneInfo.of(image), folder / f"{safe_name(self.name)}.labels.tif"
         grid, format = info.grid, self.label_format(class_names)
         holes = info.has_mask or any(np.dtype(dtype).kind == "f" for dtype in info.dtypes)
         profile = {
@@ -159,10 +150,10 @@ class LabelledScene:
             "blockysize": 512, "compress": "deflate", "zlevel": 1, "bigtiff": "if_safer",
         }  # fmt: skip
         folder.mkdir(parents=True, exist_ok=True)
-        where = gdal_errors(DataError, str(target), "The labels cannot be written; is the disk full?")
+        where = gdal.errors(DataError, str(target), "The labels cannot be written; is the disk full?")
         bands = info.colour_bands or (1,)
         with (
-            gdal_env(), where, open_raster(target, "w", **profile) as written,
+            gdal.env(), where, gdal.open_raster(target, "w", **profile) as written,
             LabelReader(self.labels, grid, format) as truth, SceneReader(info, bands) as reader,
         ):  # fmt: skip
             for rows, cols in blocks(grid.height, grid.width):
@@ -185,7 +176,7 @@ class LabelledScene:
             raise ValueError(f"{self.name}: chosen bands need a folder")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{safe_name(self.name)}.vrt"
-        path.write_text(_vrt(inspect(self.image), self.bands, self.gsd_m), encoding="utf-8")
+        path.write_text(_vrt(SceneInfo.of(self.image), self.bands, self.gsd_m), encoding="utf-8")
         return str(path)
 
     def _note_unknown(self, reader: LabelReader) -> None:
@@ -224,8 +215,8 @@ def stretch_ranges(
     if all(dtype == "uint8" for dtype in dtypes):
         return None
     if spec.scaling == "unit":
-        return [type_range(dtype) for dtype in dtypes]
-    return percentile_ranges(info, bands)
+        return info.type_ranges(bands)
+    return SceneReader.percentile_ranges(info, bands)
 
 
 def to_uint8(pixels: NDArray[np.generic], ranges: list[tuple[float, float]] | None) -> NDArray[np.uint8]:

@@ -13,8 +13,7 @@ from rsseg_cli.data.labels import IGNORE, LabelReader, is_vector
 from rsseg_cli.data.pairs import named
 from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.errors import DataError
-from rsseg_cli.raster import inspect
-from rsseg_cli.raster.gdal import gdal_errors, open_raster
+from rsseg_cli.raster import SceneInfo, gdal
 
 LOOK_PX = 512  # longest side at which labels are looked at to split by labelled area
 OVERSHOOT = 1.25  # of the validation share, before a scene is passed over for a smaller one
@@ -70,7 +69,7 @@ def with_validation(
 
 def labelled_areas(scenes: Sequence[LabelledScene]) -> list[float]:
     """Labelled area of each, m2 on the ground if all have a CRS, else px."""
-    grids = [inspect(scene.image).grid for scene in scenes]
+    grids = [SceneInfo.of(scene.image).grid for scene in scenes]
     metres = [grid.gsd_m or (0.0, 0.0) for grid in grids]
     if not all(along for along, _ in metres):
         metres = [(1.0, 1.0)] * len(grids)
@@ -84,7 +83,7 @@ def _labelled_share(scene: LabelledScene) -> float:
     """Share of a raster's pixels that are not 255 or nodata, on a sample of rows and columns; polygons: 1."""
     if is_vector(scene.labels):
         return 1.0
-    with gdal_errors(DataError, str(scene.labels)), open_raster(scene.labels) as dataset:
+    with gdal.errors(DataError, str(scene.labels)), gdal.open_raster(scene.labels) as dataset:
         shrink = max(1.0, max(dataset.shape) / LOOK_PX)
         size = max(1, round(dataset.height / shrink)), max(1, round(dataset.width / shrink))
         labels = dataset.read(1, out_shape=size, masked=True)
@@ -93,7 +92,7 @@ def _labelled_share(scene: LabelledScene) -> float:
 
 def _two_parts(scene: LabelledScene, share: float) -> list[LabelledScene]:
     """A scene cut by a row, so that `share` of its labels lie below: training and validation part."""
-    grid = inspect(scene.image).grid
+    grid = SceneInfo.of(scene.image).grid
     shrink = max(1.0, max(grid.width, grid.height) / LOOK_PX)
     coarse = grid.scaled(width=max(1, int(grid.width / shrink)), height=max(1, int(grid.height / shrink)))
     with LabelReader(scene.labels, coarse, scene.label_format(()), image_grid=grid) as reader:

@@ -18,7 +18,7 @@ from rsseg_cli.data.label_format import IGNORE, LabelFormat
 from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.types import Found, LoadedScene, clean_names
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.raster.gdal import gdal_errors, open_raster
+from rsseg_cli.raster import gdal
 from rsseg_cli.weights import ClassSpec, ModelSpec
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ def _write_tiff(path: Path, array: NDArray[np.generic], bands: tuple[str, ...]) 
                "dtype": array.dtype.name, "photometric": "minisblack"}  # fmt: skip
     if len(array) > 1:
         profile["alpha"] = "no"
-    with gdal_errors(DataError, str(path)), open_raster(path, "w", **profile) as dataset:
+    with gdal.errors(DataError, str(path)), gdal.open_raster(path, "w", **profile) as dataset:
         dataset.write(array)
         for number, band in enumerate(bands, 1):
             dataset.set_band_description(number, band)

@@ -20,7 +20,7 @@ from rsseg_cli.errors import DataError
 from rsseg_cli.evaluation.places import Place, WorstPlaces
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.pipeline import predict
-from rsseg_cli.raster.classes import plain
+from rsseg_cli.raster import classes
 
 if TYPE_CHECKING:
     from rsseg_cli.data.types import LabelledData, Source
@@ -163,11 +163,12 @@ def sources_of(data: LabelledData, split: str) -> tuple[Source, ...]:
 
 def with_colours(data: LabelledData, spec: ModelSpec) -> LabelledData:
     """Classes in the colours of the model's maps."""
-    colours = {plain(item.name): item.colour for item in spec.classes}
-    classes = tuple(
-        dataclasses.replace(item, colour=colours.get(plain(item.name), item.colour)) for item in data.classes
+    colours = {classes.plain(item.name): item.colour for item in spec.classes}
+    coloured = tuple(
+        dataclasses.replace(item, colour=colours.get(classes.plain(item.name), item.colour))
+        for item in data.classes
     )
-    return dataclasses.replace(data, classes=classes)
+    return dataclasses.replace(data, classes=coloured)
 
 
 def check_classes(spec: ModelSpec, data: LabelledData) -> None:
@@ -176,9 +177,11 @@ def check_classes(spec: ModelSpec, data: LabelledData) -> None:
     Raises:
         DataError: the data have classes that the model does not know.
     """
-    of_model, of_data = ({plain(name) for name in names} for names in (spec.class_names, data.class_names))
-    unknown = [name for name in data.class_names if plain(name) not in of_model]
-    unused = [name for name in spec.class_names if plain(name) not in of_data]
+    of_model, of_data = (
+        {classes.plain(name) for name in names} for names in (spec.class_names, data.class_names)
+    )
+    unknown = [name for name in data.class_names if classes.plain(name) not in of_model]
+    unused = [name for name in spec.class_names if classes.plain(name) not in of_data]
     if unknown:
         raise DataError(
             f"{data.name or 'data'}: classes that model {spec.name!r} does not have: {', '.join(unknown)}; "

@@ -14,14 +14,7 @@ from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation.config import PairConfig
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
-from rsseg_cli.raster import Area, Grid, first_layer, inspect, read_area, window_of_bbox
-from rsseg_cli.raster.classes import (
-    UNLABELLED_NAMES,
-    plain,
-    read_class_colours,
-    read_class_names,
-    read_scene_name,
-)
+from rsseg_cli.raster import Area, Grid, SceneInfo, classes, gdal
 from rsseg_cli.weights import ClassSpec
 
 logger = logging.getLogger(__name__)
@@ -46,11 +39,11 @@ def score_pair(
         SceneError, DataError: a file cannot be read, or map and truth do not fit each other.
         UsageError: an option does not fit.
     """
-    grid = inspect(predicted).grid
+    grid = SceneInfo.of(predicted).grid
     names = {
         value: name
-        for value, name in read_class_names(predicted).items()
-        if plain(name) not in UNLABELLED_NAMES
+        for value, name in classes.read_names(predicted).items()
+        if classes.plain(name) not in classes.UNLABELLED_NAMES
     }
     table = read_classes(config.classes) if config.classes else _table_of_map(predicted, names)
     score = ScoreConfig(
@@ -80,7 +73,7 @@ def _table_of_map(path: str, names: dict[int, str]) -> ClassTable:
             f"{path}: names no classes (tags CLASS_0, CLASS_1, ..., or category names). Pass --classes a,b,c "
             "in the order of its values"
         )
-    colours = read_class_colours(path)
+    colours = classes.read_colours(path)
     specs = ClassSpec.from_names(
         [ClassSpec(name, colours[value]) if value in colours else name for value, name in names.items()]
     )
@@ -99,8 +92,8 @@ def _check_names(path: str, found: list[str], wanted: tuple[str, ...]) -> None:
     Raises:
         DataError: the map has no such class.
     """
-    known = {plain(name) for name in found}
-    missing = [name for name in wanted if plain(name) not in known]
+    known = {classes.plain(name) for name in found}
+    missing = [name for name in wanted if classes.plain(name) not in known]
     if missing:
         raise DataError(
             f"{path}: its classes are {', '.join(found)}; --classes names {', '.join(missing)}. Name them "
@@ -122,10 +115,10 @@ def _truth_format(truth: str, table: ClassTable, config: PairConfig) -> LabelFor
     given = [option for option, value in options.items() if value]
     if given:
         raise UsageError(f"{' and '.join(given)}: for truth of polygons; {truth} is a raster")
-    named = {} if config.classes and table.values else read_class_names(truth)
+    named = {} if config.classes and table.values else classes.read_names(truth)
     if named:
         return LabelFormat(class_names=names, values=_values_by_name(truth, named, names))
-    colour_mask = len(inspect(truth).colour_bands) >= 3
+    colour_mask = len(SceneInfo.of(truth).colour_bands) >= 3
     return LabelFormat(class_names=names, values=table.values, colours=table.colours if colour_mask else None)
 
 
@@ -135,21 +128,22 @@ def _values_by_name(truth: str, named: dict[int, str], names: tuple[str, ...]) -
     Raises:
         DataError: a name is none of the classes.
     """
-    known = {plain(name): index for index, name in enumerate(names)}
+    known = {classes.plain(name): index for index, name in enumerate(names)}
     strange = [
         f"{name} ({value})"
         for value, name in named.items()
-        if plain(name) not in known and plain(name) not in UNLABELLED_NAMES
+        if classes.plain(name) not in known and classes.plain(name) not in classes.UNLABELLED_NAMES
     ]
     if strange:
         raise DataError(
             f"{truth}: {', '.join(strange)} is no class; needs {', '.join(names)}. Pass --classes FILE.json, "
             'a list of {"name", "value"} that gives the values in the truth for each class'
         )
-    lacking = [name for name in names if plain(name) not in {plain(other) for other in named.values()}]
+    labelled = {classes.plain(name) for name in named.values()}
+    lacking = [name for name in names if classes.plain(name) not in labelled]
     if lacking:
         logger.warning("%s: has no %s; what is mapped so counts as wrong", truth, ", ".join(lacking))
-    values = {value: known.get(plain(name), IGNORE) for value, name in named.items()}
+    values = {value: known.get(classes.plain(name), IGNORE) for value, name in named.items()}
     return {IGNORE: IGNORE, **values}
 
 
@@ -162,7 +156,7 @@ def _check_crs(grid: Grid, truth: str) -> None:
     from pyproj import CRS, Transformer
     from pyproj.exceptions import ProjError
 
-    text = _vector_crs(truth) if is_vector(Path(truth)) else _wkt(inspect(truth).grid)
+    text = _vector_crs(truth) if is_vector(Path(truth)) else _wkt(SceneInfo.of(truth).grid)
     ours = _wkt(grid)
     if not text or not ours:
         return
@@ -186,7 +180,7 @@ def _vector_crs(path: str) -> str:
     from pyogrio.errors import DataSourceError
 
     try:
-        return str(pyogrio.read_info(path, layer=first_layer(path))["crs"] or "")
+        return str(pyogrio.read_info(path, layer=gdal.first_layer(path))["crs"] or "")
     except (DataSourceError, OSError, ValueError):
         return ""
 
@@ -198,8 +192,8 @@ def _part(grid: Grid, config: PairConfig) -> tuple[tuple[int, int, int, int], Ar
         UsageError: they lie outside the map, or do not overlap.
     """
     top, left, bottom, right = 0, 0, grid.height, grid.width
-    area = read_area(config.aoi, grid) if config.aoi is not None else None
-    windows = [window_of_bbox(grid, config.bbox)] if config.bbox is not None else []
+    area = Area.read(config.aoi, grid) if config.aoi is not None else None
+    windows = [grid.window_of_bbox(config.bbox)] if config.bbox is not None else []
     windows += [area.window(grid)] if area is not None else []
     for row, col, height, width in windows:
         top, left = max(top, row), max(left, col)
@@ -211,7 +205,7 @@ def _part(grid: Grid, config: PairConfig) -> tuple[tuple[int, int, int, int], Ar
 
 def _scene_of(predicted: str) -> str | None:
     """The scene that a map says it was made of, if that is a file here."""
-    scene = read_scene_name(predicted)
+    scene = classes.read_scene_name(predicted)
     places = [Path(scene), Path(predicted).parent / Path(scene).name] if scene else []
     return next((str(place) for place in places if place.is_file()), None)
 

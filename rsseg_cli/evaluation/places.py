@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.data.labels import IGNORE, LabelReader
 from rsseg_cli.errors import RssegError
-from rsseg_cli.raster import Area, Grid, SceneReader, inspect, select_bands
+from rsseg_cli.raster import Area, Grid, SceneInfo, SceneReader
 
 if TYPE_CHECKING:
     from rsseg_cli.evaluation.tiles import TileScore
@@ -118,7 +118,7 @@ def read_place(tile: TileScore) -> Place:
     Raises:
         SceneError, DataError: map or truth cannot be read.
     """
-    info = inspect(tile.predicted)
+    info = SceneInfo.of(tile.predicted)
     with (
         SceneReader(info, (1,)) as map_reader,
         LabelReader(tile.truth, info.grid, tile.truth_format) as truth_reader,
@@ -214,7 +214,7 @@ def _shrunk(classes: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uin
 def _picture(path: Any, grid: Grid) -> NDArray[np.uint8] | None:
     """uint8 (h, w, 3) of a scene on `grid`; None where it cannot be shown, which spoils no report."""
     try:
-        info = inspect(path)
+        info = SceneInfo.of(path)
         with SceneReader(info, _display_bands(info), grid) as reader:
             array, valid = reader.read(0, 0, grid.height, grid.width)
     except (RssegError, ValueError):  # ValueError: the image lies on another grid than the map
@@ -226,7 +226,7 @@ def _picture(path: Any, grid: Grid) -> NDArray[np.uint8] | None:
 def _display_bands(info: Any) -> tuple[int, ...]:
     """Red, green, blue; else the first three bands as they are, else the first alone."""
     try:
-        return select_bands(info, ("red", "green", "blue"))
+        return info.select_bands(("red", "green", "blue"))
     except RssegError:
         bands = info.colour_bands or (1,)
         return bands[:3] if len(bands) >= 3 else bands[:1]

@@ -19,8 +19,7 @@ from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, halo_px, means, near_border
 from rsseg_cli.evaluation.metrics import UNLABELLED, scores_of
 from rsseg_cli.evaluation.tiles import MAX_TILES, SceneTiles, TileBook, TileScore
-from rsseg_cli.raster import Area
-from rsseg_cli.raster.classes import MapReader, plain
+from rsseg_cli.raster import Area, classes
 from rsseg_cli.weights import ClassSpec, ModelSpec
 
 __all__ = ["ScoreConfig", "ScoreResult", "Scorer", "TileScore"]
@@ -54,7 +53,7 @@ class ScoreConfig:
     block_size: int = 1024
 
     def __post_init__(self) -> None:
-        names = [plain(name) for name in self.names]
+        names = [classes.plain(name) for name in self.names]
         if not 1 <= len(names) <= ModelSpec.MAX_CLASSES or len(set(names)) < len(names):
             raise UsageError(
                 f"classes {', '.join(self.names)}: needs 1 to {ModelSpec.MAX_CLASSES}, each once"
@@ -63,7 +62,7 @@ class ScoreConfig:
             object.__setattr__(self, "boundary_widths_px", check_widths(self.boundary_widths_px))
         except ValueError as err:
             raise UsageError(f"--boundary-widths: {err}") from err
-        unknown = [name for name in self.protocol.out_of_means if plain(name) not in names]
+        unknown = [name for name in self.protocol.out_of_means if classes.plain(name) not in names]
         if unknown or len(self.protocol.out_of_means) >= len(names):
             raise UsageError(
                 f"{', '.join(unknown or self.protocol.out_of_means)} cannot be left out of the means of "
@@ -81,8 +80,8 @@ class ScoreConfig:
     @property
     def out_of_means(self) -> tuple[int, ...]:
         """Numbers of the classes that the means leave out."""
-        left_out = {plain(name) for name in self.protocol.out_of_means}
-        return tuple(index for index, name in enumerate(self.names) if plain(name) in left_out)
+        left_out = {classes.plain(name) for name in self.protocol.out_of_means}
+        return tuple(index for index, name in enumerate(self.names) if classes.plain(name) in left_out)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +158,7 @@ class Scorer:
             raise ValueError(f"labels of {format.class_names}, scores of {self.config.names}")
         counts = BoundaryCounts(classes=len(self.config.classes), widths=self.config.boundary_widths_px)
         with ExitStack() as stack:
-            mapped = stack.enter_context(MapReader(predicted, self.config.names))
+            mapped = stack.enter_context(classes.MapReader(predicted, self.config.names))
             labels = stack.enter_context(LabelReader(truth, mapped.grid, format))
             window = window or (0, 0, mapped.grid.height, mapped.grid.width)
             tiles = SceneTiles(
@@ -252,7 +251,9 @@ class Scorer:
 class _Blocks:
     """Labels and map of a window with what lies around, unknown beyond the window."""
 
-    def __init__(self, mapped: MapReader, labels: LabelReader, window: Window, area: Area | None) -> None:
+    def __init__(
+        self, mapped: classes.MapReader, labels: LabelReader, window: Window, area: Area | None
+    ) -> None:
         self._mapped, self._labels, self._window, self._area = mapped, labels, window, area
 
     def windows(self, size: int) -> Iterator[Window]:

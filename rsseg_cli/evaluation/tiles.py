@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.evaluation.metrics import count_confusion
-from rsseg_cli.raster.area import Area
-from rsseg_cli.raster.grid import Grid
+from rsseg_cli.raster import Area, Grid
 
 MAX_TILES = 4096
 MAX_BYTES = 64 << 20  # of all matrices together; 254 classes take half a megabyte each

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.raster.classes import UNKNOWN
+from rsseg_cli.raster import classes
 
 Labels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
@@ -51,14 +51,14 @@ class Band:
                 grown, width = _widened(grown, more), width + more
             near[step:] |= grown[: height - step]
             near[: height - step] |= grown[step:]
-        near &= labels != UNKNOWN
+        near &= labels != classes.NODATA
         return near[inner]
 
 
 def boundary_pixels(labels: Labels) -> Mask:
     """Pixels with another class above, below, left or right."""
     edges = np.zeros(labels.shape, np.bool_)
-    known = labels != UNKNOWN
+    known = labels != classes.NODATA
     down = (labels[1:] != labels[:-1]) & known[1:] & known[:-1]
     across = (labels[:, 1:] != labels[:, :-1]) & known[:, 1:] & known[:, :-1]
     edges[1:] |= down

@@ -15,7 +15,7 @@ from rsseg_cli.errors import ModelError
 from rsseg_cli.inference import feed as streaming
 from rsseg_cli.inference import resample, stitch, tiling
 from rsseg_cli.inference.engine import Engine
-from rsseg_cli.raster.classes import NODATA
+from rsseg_cli.raster import classes
 
 FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254
 MAX_EMPTY_TILES = 64  # that wait for a batch to fill
@@ -243,7 +243,7 @@ class Finisher:
         valid = valid[rows, cols]
         row, col = block.row + rows.start - top, block.col + cols.start - left
         if block.values is None:
-            empty = np.full((self.channels, *valid.shape), NODATA, np.uint8)
+            empty = np.full((self.channels, *valid.shape), classes.NODATA, np.uint8)
             yield Finished(row, col, lambda: empty)
             return
         fetch = self._engine.to_host(self._classify(block.values[:, rows, cols]))
@@ -261,7 +261,7 @@ class Finisher:
         best = scores.max(0)  # on the CPU its indices are 40 times faster than argmax
         labels = best.indices.to(torch.uint8).masked_fill_(best.values.isnan(), BROKEN)
         if self._resampler is not None:  # beside pixels that were not run for want of data
-            labels[best.values <= 0 if empty is None else empty] = NODATA
+            labels[best.values <= 0 if empty is None else empty] = classes.NODATA
         parts = [labels[None]]
         if "confidence" in self._layers:
             parts.append(_to_bytes(best.values[None]))
@@ -286,5 +286,5 @@ def _dropped(finished: Iterable[Finished]) -> Iterator[Finished]:
 
 def _masked(fetch: Callable[[], NDArray[np.uint8]], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
     values = fetch()
-    values[:, ~valid] = NODATA
+    values[:, ~valid] = classes.NODATA
     return values

@@ -15,7 +15,7 @@ from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.errors import ModelError
 from rsseg_cli.inference.engine import Engine, Scaling
 from rsseg_cli.inference.windows import Window
-from rsseg_cli.raster.classes import UNKNOWN
+from rsseg_cli.raster import classes
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
@@ -106,7 +106,9 @@ class RefinerEngine(Engine):
         self._order = (
             None if list(order) == list(range(len(order))) else torch.tensor(order, device=self.device)
         )
-        self._numbers = np.full(256, UNKNOWN, np.int64)  # the network's number of each class of the map
+        self._numbers = np.full(
+            256, classes.NODATA, np.int64
+        )  # the network's number of each class of the map
         self._numbers[: len(order)] = order
 
     @property

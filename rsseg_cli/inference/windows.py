@@ -10,8 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.inference.band import Band
-from rsseg_cli.raster import Grid, SceneReader
-from rsseg_cli.raster.classes import CoarseMap, Labels
+from rsseg_cli.raster import Grid, SceneReader, classes
 
 MAX_LABEL_PX = 16 << 20  # of the map that one window may read at a time
 EXTRA_BANDS = 2  # behind the scene's: the classes, and where the scene has data
@@ -22,7 +21,7 @@ class Window(NamedTuple):
     origin."""
 
     image: NDArray[Any]
-    coarse: Labels
+    coarse: classes.Labels
     row: int
     col: int
 
@@ -45,7 +44,7 @@ class RefineReader:
     """
 
     def __init__(
-        self, scene: SceneReader, coarse: CoarseMap, frame: Frame, region: Region, band: Band
+        self, scene: SceneReader, coarse: classes.CoarseMap, frame: Frame, region: Region, band: Band
     ) -> None:
         self._scene, self._coarse, self._frame, self._region, self._band = scene, coarse, frame, region, band
 
@@ -93,14 +92,14 @@ class RefineReader:
         rows, cols = rows - top, cols - left
         return array[:, rows][:, :, cols], valid[rows][:, cols]
 
-    def _coarse_at(self, rows: Integers, cols: Integers) -> Labels:
+    def _coarse_at(self, rows: Integers, cols: Integers) -> classes.Labels:
         """Classes at the centres of these rows and columns that the refiner sees, 255 outside the map."""
         if not self._frame.resampled and _is_run(rows) and _is_run(cols):
             top, left = rows[0] - self._frame.offset[0], cols[0] - self._frame.offset[1]
             return self._coarse.labels(int(top), int(left), len(rows), len(cols))
         return self._nearest(self._frame.label_rows(rows), self._frame.label_cols(cols))
 
-    def _nearest(self, rows: Integers, cols: Integers) -> Labels:
+    def _nearest(self, rows: Integers, cols: Integers) -> classes.Labels:
         top, left = int(rows.min()), int(cols.min())
         height, width = int(rows.max()) - top + 1, int(cols.max()) - left + 1
         if height * width > MAX_LABEL_PX and len(rows) * len(cols) > 1:

@@ -16,13 +16,13 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli import files
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import OutputError, RssegError, SceneError
 from rsseg_cli.pipeline.fingerprint import differences
 from rsseg_cli.pipeline.journal import Journal, Passed, Publication, read_journal
 from rsseg_cli.pipeline.workdir import PUBLISHED, OutputLock, Place, empty, remove
-from rsseg_cli.raster.files import replace_all, sync
-from rsseg_cli.raster.gdal import is_remote
+from rsseg_cli.raster import gdal
 
 Extremes = Mapping[int, Sequence[int]]
 Rows = NDArray[np.uint8]
@@ -286,7 +286,7 @@ class WorkFolder:
         saved, since = self._saved, self._last
         self._save()
         try:
-            replace_all(renames, leftovers, tag=self.place.tag)
+            files.replace_all(renames, leftovers, tag=self.place.tag)
         except BaseException:
             self._journal.publication = None
             self._save()
@@ -296,7 +296,7 @@ class WorkFolder:
     def _save(self) -> None:
         try:
             for file in self._unsynced.values():
-                sync(file)
+                files.sync(file)
             self._unsynced.clear()
             self._journal.save(self.place.journal)
         except OSError as err:
@@ -307,7 +307,7 @@ class WorkFolder:
 
     def _is_worth_keeping(self, error: BaseException) -> bool:
         """Whether the same command may get further, from rows that took a while."""
-        remote = is_remote(str(self._journal.fingerprint.get("scene", "")))
+        remote = gdal.is_remote(str(self._journal.fingerprint.get("scene", "")))
         passing = isinstance(error, OutputError) or (isinstance(error, SceneError) and remote)
         passing |= not isinstance(error, RssegError) or "out of memory" in str(error)
         if not passing and not self._resumed:

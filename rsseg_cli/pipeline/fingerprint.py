@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from rsseg_cli._version import __version__
+from rsseg_cli.errors import redact
 from rsseg_cli.inference.engine import choose_device
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement
-from rsseg_cli.raster.gdal import redact
 from rsseg_cli.weights import TrainedModel
 
 # settings that change none; of a device the kind does, which of several it is does not

@@ -15,8 +15,7 @@ from rasterio.warp import transform_bounds
 from rsseg_cli.errors import SceneError
 from rsseg_cli.inference.windows import Frame
 from rsseg_cli.pipeline.job import network_grid
-from rsseg_cli.raster import Grid, SceneInfo, SceneReader, inspect
-from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster
+from rsseg_cli.raster import Grid, SceneInfo, SceneReader, gdal
 from rsseg_cli.weights import ModelSpec
 
 ALIGNED_PX = 1e-3
@@ -124,7 +123,7 @@ def _check_overlap(info: SceneInfo, labels: Grid, labels_name: str) -> None:
             f"{labels_name}, {info.name}: {sizes}, and no CRS in {' and '.join(without)}, so they cannot be "
             "brought together; needs the same size, or georeferencing"
         )
-    with gdal_errors(SceneError, f"{labels_name}: cannot be brought to the CRS of {info.name}"):
+    with gdal.errors(SceneError, f"{labels_name}: cannot be brought to the CRS of {info.name}"):
         left, bottom, right, top = transform_bounds(labels.crs, scene.crs, *labels.bounds)
     west, south, east, north = scene.bounds
     if not (left < east and west < right and bottom < north and south < top):
@@ -148,10 +147,10 @@ def _warp(info: SceneInfo, grid: Grid) -> tuple[SceneInfo, MemoryFile]:
     options |= {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}
     where = f"{info.name}: cannot be warped to the map's grid"
     with (
-        gdal_env(info.path),
-        gdal_errors(SceneError, where),
-        open_raster(info.path) as dataset,
+        gdal.env(info.path),
+        gdal.errors(SceneError, where),
+        gdal.open_raster(info.path) as dataset,
         WarpedVRT(dataset, resampling=Resampling.bilinear, **options) as warped,
     ):
         copy(warped, memory.name, driver="VRT")
-    return inspect(memory.name), memory
+    return SceneInfo.of(memory.name), memory

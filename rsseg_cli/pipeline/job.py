@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rsseg_cli import raster
+from rsseg_cli import files
 from rsseg_cli.config import PredictConfig, VectorConfig
 from rsseg_cli.errors import ModelError, OutputError, SceneError
 from rsseg_cli.inference.engine import Scaling
+from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, SceneReader
 from rsseg_cli.vector import check_output
 from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec
 
@@ -65,11 +66,11 @@ _log = logging.getLogger("rsseg_cli")
 class Job:
     """A prediction that was checked and may begin."""
 
-    info: raster.SceneInfo
+    info: SceneInfo
     bands: tuple[int, ...]
-    grid: raster.Grid  # of the map: the scene's, or the part of it inside the bounding box
-    network_grid: raster.Grid  # what the network sees; the same unless the scene is resampled
-    area: raster.Area | None  # pixels outside count as having no data
+    grid: Grid  # of the map: the scene's, or the part of it inside the bounding box
+    network_grid: Grid  # what the network sees; the same unless the scene is resampled
+    area: Area | None  # pixels outside count as having no data
     spec: ModelSpec
     scaling: Scaling
     config: PredictConfig
@@ -88,11 +89,11 @@ class Job:
         floats = any(np.dtype(self.info.dtypes[band - 1]).kind == "f" for band in self.bands)
         return self.info.has_mask or floats or self.area is not None
 
-    def reader(self, grid: raster.Grid) -> raster.SceneReader:
+    def reader(self, grid: Grid) -> SceneReader:
         """Reads the scene's chosen bands on a grid, without the pixels outside the area."""
-        return raster.SceneReader(self.info, self.bands, grid, region_mask=self.area)
+        return SceneReader(self.info, self.bands, grid, region_mask=self.area)
 
-    def note_unmarked_holes(self, reader: raster.SceneReader) -> None:
+    def note_unmarked_holes(self, reader: SceneReader) -> None:
         """Note and warn where a scene that was read has much of pure black or white and no nodata value."""
         value, share = reader.extreme_share
         if share > HOLE_SHARE:
@@ -132,7 +133,7 @@ def prepare(
         raise ModelError(f"model {spec.name!r} refines maps and makes none; pass it as --refiner")
     if "heatmaps" in paths:
         _check_heatmaps(model, spec)
-    info = raster.inspect(scene, config.nodata)
+    info = SceneInfo.of(scene, config.nodata)
     inputs: list[str | Path] = [scene, *info.files]
     inputs += [] if isinstance(model, TrainedModel) else [Path(model)]
     check_outputs(paths, inputs + ([config.aoi] if config.aoi else []), config)
@@ -146,10 +147,10 @@ def prepare(
             where=info.name,
             inputs=inputs,
         )
-    bands = raster.select_bands(info, spec.bands, config.bands, spec.name)
+    bands = info.select_bands(spec.bands, config.bands, spec.name)
     grid = info.grid
     if config.bbox is not None:
-        grid = grid.window(*raster.window_of_bbox(grid, config.bbox))
+        grid = grid.window(*grid.window_of_bbox(config.bbox))
     notes: list[str] = []
     seen = network_grid(grid, spec, config.gsd_m, info.name, notes)
     job = Job(
@@ -157,7 +158,7 @@ def prepare(
         bands=bands,
         grid=grid,
         network_grid=seen,
-        area=raster.read_area(config.aoi, grid) if config.aoi is not None else None,
+        area=Area.read(config.aoi, grid) if config.aoi is not None else None,
         spec=spec,
         scaling=scaling_of(info, bands, spec, notes),
         config=config,
@@ -196,8 +197,8 @@ def check_outputs(paths: Mapping[str, Path], inputs: list[str | Path], config: P
             raise OutputError(
                 f"{path}: the {kind} is written as {endings[0][1:].upper()}; its name ends in {endings[0]}"
             )
-        raster.check_target(path, overwrite=config.overwrite, inputs=inputs)
-    raster.check_creation_options(config.creation_options)
+        files.check_target(path, overwrite=config.overwrite, inputs=inputs)
+    RasterWriter.check_options(config.creation_options)
 
 
 def _check_heatmaps(model: str | os.PathLike[str] | TrainedModel, spec: ModelSpec) -> None:
@@ -213,8 +214,8 @@ def _check_heatmaps(model: str | os.PathLike[str] | TrainedModel, spec: ModelSpe
 
 
 def network_grid(
-    grid: raster.Grid, spec: ModelSpec, asked_gsd_m: float | None, scene: str, notes: list[str]
-) -> raster.Grid:
+    grid: Grid, spec: ModelSpec, asked_gsd_m: float | None, scene: str, notes: list[str]
+) -> Grid:
     """The grid that the network sees.
 
     Square pixels on the ground at its own resolution, where the scene's do not suit.
@@ -244,12 +245,12 @@ def network_grid(
     return grid.scaled(width=width, height=height)
 
 
-def scaling_of(info: raster.SceneInfo, bands: tuple[int, ...], spec: ModelSpec, notes: list[str]) -> Scaling:
+def scaling_of(info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec, notes: list[str]) -> Scaling:
     """Pixel values to the network's input in one multiplication and addition a band."""
-    ranges = [raster.type_range(info.dtypes[band - 1]) for band in bands]
+    ranges = info.type_ranges(bands)
     stretched = spec.scaling == "stretch" and any(info.dtypes[band - 1] != "uint8" for band in bands)
     if stretched:
-        ranges = raster.percentile_ranges(info, bands)
+        ranges = SceneReader.percentile_ranges(info, bands)
         shown = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in ranges)
         dtype = info.dtypes[bands[0] - 1]
         notes.append(f"{info.name}: {dtype} values are stretched to 0 to 1, band by band from {shown}")

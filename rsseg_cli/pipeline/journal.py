@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rsseg_cli.raster.files import sync
+from rsseg_cli import files
 
 VERSION = 1
 MAX_BYTES = 64 << 20
@@ -80,9 +80,9 @@ class Journal:
         """
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps({"version": VERSION, **asdict(self)}), encoding="utf-8")
-        sync(temporary)
+        files.sync(temporary)
         os.replace(temporary, path)
-        sync(path.parent)
+        files.sync(path.parent)
 
     @property
     def files(self) -> dict[str, int]:

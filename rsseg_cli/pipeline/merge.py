@@ -19,11 +19,7 @@ from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.journal import Passed
 from rsseg_cli.pipeline.outputs import HoleMask
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement
-from rsseg_cli.raster import Grid, SceneReader, inspect
-from rsseg_cli.raster.classes import STRANGE, UNKNOWN, CoarseMap
-from rsseg_cli.raster.gdal import gdal_env, gdal_errors
-from rsseg_cli.raster.rows import RowParts
-from rsseg_cli.raster.vrt import RasterDescription
+from rsseg_cli.raster import Grid, SceneInfo, SceneReader, classes, gdal, vrt
 
 ROWS_PX = 2**21  # of the map that are merged at once
 Rows = NDArray[np.uint8]
@@ -47,7 +43,7 @@ class Merger:
     def __init__(
         self,
         refinement: Refinement,
-        coarse: CoarseMap,
+        coarse: classes.CoarseMap,
         layers: Mapping[str, slice],
         refined: Mapping[str, slice],
         write: Write,
@@ -80,7 +76,7 @@ class Merger:
 
     def _merged(self, row: int, refined: Rows) -> Rows:
         labels, others = self._coarse.rows(row, refined.shape[1])
-        change = refined[0] != UNKNOWN
+        change = refined[0] != classes.NODATA
         if self._band is not None:
             change &= self._near(self._band, row, refined.shape[1])
             if self._scene is not None:
@@ -89,7 +85,7 @@ class Merger:
         self.changed_pixels += int(np.count_nonzero(change & (refined[0] != labels)))
         parts = [labels[None]] + ([] if others is None else [others])
         if "uncertainty" in self._layers:
-            parts.append(np.where(labels == UNKNOWN, np.uint8(UNKNOWN), np.uint8(0))[None])
+            parts.append(np.where(labels == classes.NODATA, np.uint8(classes.NODATA), np.uint8(0))[None])
         merged = np.concatenate(parts)
         for kind, channels in self._refined.items():
             np.copyto(merged[self._layers[kind]], refined[channels], where=change)
@@ -116,7 +112,7 @@ class CoarseFile:
         self._job, self._work = job, work
         self.layers = {kind: part for kind, part in job.layers.items() if kind != "uncertainty"}
         self._count = max(part.stop for part in self.layers.values())
-        self._rows = RowParts(
+        self._rows = vrt.RowParts(
             lambda row: work.place.folder / f"coarse.{row}.tif", self._count, job.grid.width, cuts
         )
         self._noted = 0
@@ -147,7 +143,7 @@ class CoarseFile:
         if self._holes is not None:
             self._holes.drop(row, rows)
         where = str(self._work.place.folder)
-        with gdal_env(), gdal_errors(OutputError, f"{where}: cannot be written", "Is the disk full?"):
+        with gdal.env(), gdal.errors(OutputError, f"{where}: cannot be written", "Is the disk full?"):
             self._rows.push(rows)
 
     def new_files(self) -> list[Path]:
@@ -165,14 +161,14 @@ class CoarseFile:
         grid = self._job.grid
         plain = Grid(crs=None, transform=Affine.identity(), height=grid.height, width=grid.width)
         path = self._work.place.folder / "coarse.vrt"
-        with gdal_errors(OutputError, f"{path}: cannot be written", "Is the disk full?"):
+        with gdal.errors(OutputError, f"{path}: cannot be written", "Is the disk full?"):
             path.write_bytes(
-                RasterDescription(grid=plain, count=self._count, nodata=None).vrt(self._rows.parts)
+                vrt.RasterDescription(grid=plain, count=self._count, nodata=None).vrt(self._rows.parts)
             )
-        classes = len(self._job.spec.classes)
-        table = np.full(256, STRANGE, np.uint8)
-        table[:classes], table[UNKNOWN] = np.arange(classes), UNKNOWN
-        info = inspect(path)
+        count = len(self._job.spec.classes)
+        table = np.full(256, classes.INVALID, np.uint8)
+        table[:count], table[classes.NODATA] = np.arange(count), classes.NODATA
+        info = SceneInfo.of(path)
         return LabelSource(
             info=info,
             bands=tuple(range(1, info.count + 1)),

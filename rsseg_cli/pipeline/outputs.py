@@ -13,15 +13,13 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli import files
 from rsseg_cli._version import __version__
 from rsseg_cli.errors import OutputError
 from rsseg_cli.pipeline.checkpoint import WorkFolder
 from rsseg_cli.pipeline.journal import Passed
 from rsseg_cli.pipeline.result import AreaCounter, PredictResult
-from rsseg_cli.raster import RasterWriter
-from rsseg_cli.raster.classes import NODATA
-from rsseg_cli.raster.files import sync
-from rsseg_cli.raster.ground import row_areas_m2
+from rsseg_cli.raster import RasterWriter, classes
 
 if TYPE_CHECKING:
     from rsseg_cli.pipeline.job import Job
@@ -46,7 +44,7 @@ class Target:
     """
 
     def __init__(self, job: Job, work: WorkFolder, cuts: Sequence[int], *, holes: bool = True) -> None:
-        self.counter = AreaCounter(job.spec.class_names, row_areas_m2(job.grid))
+        self.counter = AreaCounter(job.spec.class_names, job.grid.row_areas_m2())
         self._job, self._work, self._cuts = job, work, cuts
         self._layers = job.layers
         self._noted: set[Path] = set()
@@ -170,7 +168,7 @@ class Target:
         drawn = draw_preview(image, thumbnail.labels, classes, gsd_m[0] if gsd_m else None, job.spec.name)
         try:
             drawn.save(temporary)
-            sync(temporary)
+            files.sync(temporary)
         except OSError as err:
             raise OutputError(f"{path}: cannot be written ({err}). Is the disk full?") from err
         self._work.finish("preview")
@@ -245,7 +243,7 @@ class HoleMask:
             part = rows[:, first : first + step]
             _, valid = self._reader.read(row + first, 0, part.shape[1], part.shape[2])
             if not valid.all():
-                part[:, ~valid] = NODATA
+                part[:, ~valid] = classes.NODATA
 
 
 class _Thumbnail:
@@ -256,7 +254,7 @@ class _Thumbnail:
         self.grid = grid.scaled(
             width=max(1, round(grid.width / shrink)), height=max(1, round(grid.height / shrink))
         )
-        self.labels = np.full((self.grid.height, self.grid.width), NODATA, np.uint8)
+        self.labels = np.full((self.grid.height, self.grid.width), classes.NODATA, np.uint8)
         self._rows = ((np.arange(self.grid.height) + 0.5) * grid.height / self.grid.height).astype(int)
         self._cols = ((np.arange(self.grid.width) + 0.5) * grid.width / self.grid.width).astype(int)
 

@@ -14,14 +14,13 @@ from typing import Any
 import rasterio
 from rasterio.windows import Window
 
+from rsseg_cli import files
 from rsseg_cli.pipeline.fingerprint import differences, run_sha256
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.journal import Journal, read_journal
 from rsseg_cli.pipeline.result import AreaCounter, PredictResult, result_from_dict
 from rsseg_cli.pipeline.workdir import OutputLock, Place, discard, remove, rubbish_of
-from rsseg_cli.raster.files import finish_replacing
-from rsseg_cli.raster.gdal import open_raster
-from rsseg_cli.raster.ground import row_areas_m2
+from rsseg_cli.raster import gdal
 
 RUN_TAG = "RSSEG_RUN"  # of the rasters: `run_sha256` of the run that made them
 _log = logging.getLogger("rsseg_cli")
@@ -47,7 +46,7 @@ def finish_publication(paths: Mapping[str, Path]) -> Journal | None:
         if journal is None or journal.publication is None or not place.owns(journal.publication):
             return None
         renames = [(Path(file), Path(name)) for file, name in journal.publication.renames]
-        finish_replacing(renames, list(map(Path, journal.publication.leftovers)), tag=place.tag)
+        files.finish_replacing(renames, list(map(Path, journal.publication.leftovers)), tag=place.tag)
         _log.warning(
             "%s: an earlier run was killed while its outputs got their names; they have them now",
             place.output,
@@ -96,7 +95,7 @@ def _are_of_this_run(job: Job, inputs: Sequence[str]) -> bool:
         return False
     for kind in job.layers:
         try:
-            with open_raster(job.paths[kind]) as dataset:
+            with gdal.open_raster(job.paths[kind]) as dataset:
                 tags, size = dataset.tags(), (dataset.height, dataset.width)
         except rasterio.RasterioIOError:
             return False
@@ -120,8 +119,8 @@ def _counted(job: Job) -> PredictResult:
     """What can be told of a map that is there."""
     begin = time.monotonic()
     grid = job.grid
-    counter = AreaCounter(job.spec.class_names, row_areas_m2(grid))
-    with open_raster(job.paths["labels"]) as dataset:
+    counter = AreaCounter(job.spec.class_names, grid.row_areas_m2())
+    with gdal.open_raster(job.paths["labels"]) as dataset:
         step = dataset.block_shapes[0][0]
         for row in range(0, grid.height, step):
             window = Window(0, row, grid.width, min(step, grid.height - row))

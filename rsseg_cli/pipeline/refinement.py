@@ -11,7 +11,6 @@ from pathlib import Path
 
 from rasterio.io import MemoryFile
 
-from rsseg_cli import raster
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import ModelError
 from rsseg_cli.inference.engine import Scaling
@@ -19,15 +18,7 @@ from rsseg_cli.inference.windows import Frame
 from rsseg_cli.pipeline.grids import Grids, find_grids
 from rsseg_cli.pipeline.job import Job, check_outputs, scaling_of
 from rsseg_cli.pipeline.result import Refined
-from rsseg_cli.raster.classes import (
-    CoarseMap,
-    Labels,
-    label_band,
-    match_classes,
-    read_class_colours,
-    read_class_names,
-)
-from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster, tags_of
+from rsseg_cli.raster import Grid, SceneInfo, SceneReader, classes, gdal
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, load_model, read_spec, registry
 
 DEFAULT_BAND_PX = 8  # of a refiner that names no band, px that it sees
@@ -55,11 +46,11 @@ class Refinement:
 
     refiner: Refiner
     spec: ModelSpec
-    info: raster.SceneInfo
+    info: SceneInfo
     bands: tuple[int, ...]
     scaling: Scaling
     frame: Frame
-    map: raster.Grid
+    map: Grid
     order: tuple[int, ...]
     band_m: float
     samples: int
@@ -70,9 +61,9 @@ class Refinement:
     def load(self) -> TrainedModel:
         return self.refiner if isinstance(self.refiner, TrainedModel) else load_model(self.refiner)
 
-    def scene_reader(self) -> raster.SceneReader:
+    def scene_reader(self) -> SceneReader:
         """Reads the scene as the refiner sees it."""
-        return raster.SceneReader(self.info, self.bands, self.frame.seen)
+        return SceneReader(self.info, self.bands, self.frame.seen)
 
     @property
     def settings(self) -> dict[str, object]:
@@ -121,13 +112,13 @@ class LabelSource:
         window: (row, col, height, width) that is mapped.
     """
 
-    info: raster.SceneInfo
+    info: SceneInfo
     bands: tuple[int, ...]
-    table: Labels
+    table: classes.Labels
     window: tuple[int, int, int, int]
 
-    def open(self) -> CoarseMap:
-        return CoarseMap(self.info, self.bands, self.table, self.window)
+    def open(self) -> classes.CoarseMap:
+        return classes.CoarseMap(self.info, self.bands, self.table, self.window)
 
 
 def prepare_for_job(
@@ -142,7 +133,7 @@ def prepare_for_job(
     refiner = refiner_of(job.spec, model, config)
     spec = _refiner_spec(refiner)
     names = dict(enumerate(job.spec.class_names))
-    match = match_classes(f"model {job.spec.name!r}", names, spec.name, spec.class_names)
+    match = classes.match(f"model {job.spec.name!r}", names, spec.name, spec.class_names)
     bands = _bands_of(job, spec)
     notes: list[str] = []
     window = (0, 0, job.grid.height, job.grid.width)
@@ -187,7 +178,7 @@ def with_refiner(
     """
     refiner = refiner_of(spec, model, config)
     found = _refiner_spec(refiner)
-    match_classes(f"model {spec.name!r}", dict(enumerate(spec.class_names)), found.name, found.class_names)
+    classes.match(f"model {spec.name!r}", dict(enumerate(spec.class_names)), found.name, found.class_names)
     return replace(config, refiner=refiner if isinstance(refiner, TrainedModel) else load_model(refiner))
 
 
@@ -205,26 +196,27 @@ def prepare(
         SceneError: scene or map cannot be read, or do not fit each other or the refiner.
         OutputError, UsageError: outputs or settings.
     """
-    found = raster.inspect(labels)
+    found = SceneInfo.of(labels)
     made_by = _tags_of(labels)
     refiner = config.refiner if config.refiner is not None else _refiner_of_map(found.name, made_by)
     spec = _refiner_spec(refiner)
-    band = label_band(found)
-    names = read_class_names(labels)
-    match = match_classes(found.name, names, spec.name, spec.class_names)
+    band = classes.label_band(found)
+    names = classes.read_names(labels)
+    match = classes.match(found.name, names, spec.name, spec.class_names)
     notes = [match.note] if match.note else []
-    info = raster.inspect(scene, run.nodata)
+    info = SceneInfo.of(scene, run.nodata)
     inputs: list[str | Path] = [scene, labels, *info.files, *found.files]
     inputs += [] if isinstance(refiner, TrainedModel) else [Path(refiner)]
     check_outputs(paths, inputs, run)
-    bands = raster.select_bands(info, spec.bands, run.bands, spec.name)
+    bands = info.select_bands(spec.bands, run.bands, spec.name)
     area = found.grid
-    window = (0, 0, area.height, area.width) if run.bbox is None else raster.window_of_bbox(area, run.bbox)
+    window = (0, 0, area.height, area.width) if run.bbox is None else area.window_of_bbox(run.bbox)
     grids = find_grids(info, bands, area, window, spec, config.gsd_m, found.name, notes)
     refinement = _refinement(
         refiner, spec, grids, info, bands, match.order, config, run, "uncertainty" in paths, notes
     )
-    shown = replace(spec, classes=_classes(spec, match.order, read_class_colours(labels) if names else {}))
+    colours = classes.read_colours(labels) if names else {}
+    shown = replace(spec, classes=_classes(spec, match.order, colours))
     tags = {
         "RSSEG_MODEL": made_by.get("RSSEG_MODEL", "unknown"),
         "RSSEG_REFINER": spec.name,
@@ -254,7 +246,7 @@ def _refinement(
     refiner: Refiner,
     spec: ModelSpec,
     grids: Grids,
-    info: raster.SceneInfo,
+    info: SceneInfo,
     bands: tuple[int, ...],
     order: tuple[int, ...],
     config: RefineConfig,
@@ -328,7 +320,7 @@ def _bands_of(job: Job, spec: ModelSpec) -> tuple[int, ...]:
     chosen = dict(zip(job.spec.bands, job.bands, strict=True))
     if all(name in chosen for name in spec.bands):
         return tuple(chosen[name] for name in spec.bands)
-    return raster.select_bands(job.info, spec.bands, None, spec.name)
+    return job.info.select_bands(spec.bands, None, spec.name)
 
 
 def _classes(
@@ -345,8 +337,8 @@ def _classes(
 
 def _tags_of(path: str) -> dict[str, str]:
     """The tags of a map that may be copied to another."""
-    with gdal_env(path), gdal_errors(ModelError, path), open_raster(path) as dataset:
-        tags = tags_of(dataset)
+    with gdal.env(path), gdal.errors(ModelError, path), gdal.open_raster(path) as dataset:
+        tags = gdal.tags(dataset)
     return {
         key: value
         for key, value in tags.items()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     pass
-from rsseg_cli.raster.classes import NODATA
+from rsseg_cli.raster import classes
 
 AREA_TOLERANCE = 1e-5
 COUNTED_PX = 2**18  # at once: counting takes eight bytes a pixel
@@ -162,7 +162,7 @@ class AreaCounter:
 
     @property
     def valid_pixels(self) -> int:
-        return int(self._pixels[:NODATA].sum())
+        return int(self._pixels[: classes.NODATA].sum())
 
     def classes(self) -> dict[str, ClassArea]:
         total = max(1, self.valid_pixels)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rasterio.windows import Window
 
 from rsseg_cli.errors import SceneError, UsageError
-from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster
-from rsseg_cli.raster.info import SceneInfo
+from rsseg_cli.raster import gdal
 
-logger = logging.getLogger("rsseg_cli")
+if TYPE_CHECKING:
+    from rsseg_cli.raster.info import SceneInfo
+
+logger = logging.getLogger(__name__)
 ALPHA_SHARE = 0.1  # of values between empty and full, from which a band called alpha is taken as data
 SYNONYMS = {
     "near infrared": "nir", "near-infrared": "nir", "nearinfrared": "nir", "near_infrared": "nir",
@@ -126,7 +129,7 @@ def _holds_data(info: SceneInfo, band: int) -> bool:
     """Whether a tenth of the values in some windows lie between the band's least and largest."""
     side = 64
     grid, found = info.grid, []
-    with gdal_env(info.path), gdal_errors(SceneError, info.name), open_raster(info.path) as dataset:
+    with gdal.env(info.path), gdal.errors(SceneError, info.name), gdal.open_raster(info.path) as dataset:
         for part in (0.25, 0.5, 0.75):
             row, col = int(grid.height * part), int(grid.width * part)
             window = Window(col, row, min(side, grid.width - col), min(side, grid.height - row))

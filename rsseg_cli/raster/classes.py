@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import Any, Self, cast
+from xml.etree import ElementTree as ET
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    pass
-import logging
-import re
-from types import TracebackType
-from typing import Self, cast
-from xml.etree import ElementTree as ET
-
 from rasterio.io import MemoryFile
 from rasterio.shutil import copy
 
 from rsseg_cli.errors import DataError, SceneError
-from rsseg_cli.raster import SceneInfo, SceneReader, inspect
-from rsseg_cli.raster.gdal import display_name, gdal_env, gdal_errors, open_raster, tags_of
+from rsseg_cli.raster import gdal
+from rsseg_cli.raster.info import SceneInfo
+from rsseg_cli.raster.reader import SceneReader
 
-NODATA = 255
-
-UNKNOWN = 255  # no class known: no data
+NODATA = 255  # of a class raster: no class, no data
+IGNORE = 255  # of labels: pixels that a loss or a score leaves out
+INVALID = 254  # in tables of values: no class; classes end at 253
 
 UNLABELLED_NAMES = ("unlabelled", "unlabeled", "ignore", "nodata", "no data")
 
@@ -48,9 +44,9 @@ class MapReader:
     """
 
     def __init__(self, path: str | Path, class_names: tuple[str, ...]) -> None:
-        self.info = inspect(path)
+        self.info = SceneInfo.of(path)
         self.grid = self.info.grid
-        self.table = _class_table(self.info.name, read_class_names(path), class_names)
+        self.table = _class_table(self.info.name, read_names(path), class_names)
         bands = self.info.colour_bands
         if len(bands) != 1 or np.dtype(self.info.dtypes[bands[0] - 1]).kind not in "iu":
             dtypes = ", ".join(dict.fromkeys(self.info.dtypes))
@@ -105,10 +101,6 @@ def _class_table(where: str, names: Mapping[int, str], class_names: tuple[str, .
     return table
 
 
-STRANGE = 254  # in the table of values: no class; classes end at 253
-Labels = NDArray[np.uint8]
-
-
 @dataclass(frozen=True, kw_only=True)
 class ClassMatch:
     """How a raster's values and a refiner's classes belong together.
@@ -124,7 +116,7 @@ class ClassMatch:
     note: str = ""
 
 
-def match_classes(where: str, names: Mapping[int, str], refiner: str, known: Sequence[str]) -> ClassMatch:
+def match(where: str, names: Mapping[int, str], refiner: str, known: Sequence[str]) -> ClassMatch:
     """Match a raster's classes with a refiner's by name; without names, values are the refiner's numbers.
 
     The map keeps the raster's numbers where they are 0 to N - 1, else it takes the refiner's.
@@ -136,8 +128,8 @@ def match_classes(where: str, names: Mapping[int, str], refiner: str, known: Seq
     Raises:
         SceneError: a class of one side is none of the other's.
     """
-    table = np.full(256, STRANGE, np.uint8)
-    table[UNKNOWN] = UNKNOWN
+    table = np.full(256, INVALID, np.uint8)
+    table[NODATA] = NODATA
     count = len(known)
     if not names:
         table[:count] = np.arange(count)
@@ -151,7 +143,7 @@ def match_classes(where: str, names: Mapping[int, str], refiner: str, known: Seq
         if plain(name) in places:
             found[value] = places[plain(name)]
         elif plain(name) in UNLABELLED_NAMES:
-            table[value] = UNKNOWN
+            table[value] = NODATA
     _check_names(where, names, refiner, known)
     if sorted(found) == list(range(count)):
         table[:count] = np.arange(count)
@@ -229,7 +221,7 @@ class CoarseMap:
         bottom, right = min(row + height, self.height), min(col + width, self.width)
         if (top, left, bottom, right) == (row, col, row + height, col + width):
             return self._read(row, col, height, width)
-        labels = np.full((height, width), UNKNOWN, np.uint8)
+        labels = np.full((height, width), NODATA, np.uint8)
         if top < bottom and left < right:
             part = slice(top - row, bottom - row), slice(left - col, right - col)
             labels[part] = self._read(top, left, bottom - top, right - left)
@@ -243,27 +235,27 @@ class CoarseMap:
 
     def _read(self, row: int, col: int, height: int, width: int) -> Labels:
         (values,), valid = self._labels.read(row, col, height, width)
-        small = values if values.dtype == np.uint8 else np.clip(values, 0, STRANGE).astype(np.uint8)
+        small = values if values.dtype == np.uint8 else np.clip(values, 0, INVALID).astype(np.uint8)
         labels = self._table[small]
         if values.dtype != np.uint8:
-            labels[(values < 0) | (values > UNKNOWN)] = STRANGE
-            labels[values == UNKNOWN] = UNKNOWN
-        labels[~valid] = UNKNOWN
-        strange = labels == STRANGE
+            labels[(values < 0) | (values > NODATA)] = INVALID
+            labels[values == NODATA] = NODATA
+        labels[~valid] = NODATA
+        strange = labels == INVALID
         if strange.any():
             self._refuse(values, strange, row, col)
         return labels
 
     def _refuse(self, values: NDArray[np.generic], strange: NDArray[np.bool_], row: int, col: int) -> None:
         at = np.argwhere(strange)[0]
-        known = np.flatnonzero(self._table < STRANGE)
+        known = np.flatnonzero(self._table < INVALID)
         if len(known) == known[-1] - known[0] + 1:
             listed = f"{known[0]} to {known[-1]}"
         else:
             listed = ", ".join(map(str, known[:20]))
         raise SceneError(
             f"{self._info.name}: value {values[tuple(at)]} at row {row + at[0]}, column {col + at[1]} is "
-            f"no class; the classes are {listed}, {UNKNOWN} or the file's nodata value is no data"
+            f"no class; the classes are {listed}, {NODATA} or the file's nodata value is no data"
         )
 
 
@@ -293,7 +285,7 @@ def plain(name: str) -> str:
     return name.strip().casefold()
 
 
-def read_class_names(path: str | Path) -> dict[int, str]:
+def read_names(path: str | Path) -> dict[int, str]:
     """Names by pixel value, empty where the raster has none.
 
     From the tags CLASS_0, CLASS_1, ... that `predict` writes, else from GDAL's category names.
@@ -301,10 +293,14 @@ def read_class_names(path: str | Path) -> dict[int, str]:
     Raises:
         SceneError: it cannot be opened.
     """
-    with gdal_env(str(path)), gdal_errors(SceneError, display_name(path)), open_raster(path) as dataset:
+    with (
+        gdal.env(str(path)),
+        gdal.errors(SceneError, gdal.display_name(path)),
+        gdal.open_raster(path) as dataset,
+    ):
         names = {
             int(match[1]): name
-            for key, name in tags_of(dataset).items()
+            for key, name in gdal.tags(dataset).items()
             if (match := re.fullmatch(r"CLASS_(\d{1,3})", key))
         } or _categories(dataset)
     return {
@@ -314,13 +310,17 @@ def read_class_names(path: str | Path) -> dict[int, str]:
     }
 
 
-def read_class_colours(path: str | Path) -> dict[int, Colour]:
+def read_colours(path: str | Path) -> dict[int, Colour]:
     """Colours by pixel value of a raster with a palette, else empty.
 
     Raises:
         SceneError: it cannot be opened.
     """
-    with gdal_env(str(path)), gdal_errors(SceneError, display_name(path)), open_raster(path) as dataset:
+    with (
+        gdal.env(str(path)),
+        gdal.errors(SceneError, gdal.display_name(path)),
+        gdal.open_raster(path) as dataset,
+    ):
         if dataset.count == 0 or dataset.colorinterp[0].name != "palette":
             return {}
         return {value: colour[:3] for value, colour in dataset.colormap(1).items()}
@@ -332,8 +332,12 @@ def read_scene_name(path: str | Path) -> str:
     Raises:
         SceneError: it cannot be opened.
     """
-    with gdal_env(str(path)), gdal_errors(SceneError, display_name(path)), open_raster(path) as dataset:
-        return tags_of(dataset).get("RSSEG_SCENE", "")
+    with (
+        gdal.env(str(path)),
+        gdal.errors(SceneError, gdal.display_name(path)),
+        gdal.open_raster(path) as dataset,
+    ):
+        return gdal.tags(dataset).get("RSSEG_SCENE", "")
 
 
 def _categories(dataset: Any) -> dict[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -18,6 +19,7 @@ from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsseg_cli.errors import RssegError, redact
 
+logger = logging.getLogger(__name__)
 CACHE_MIB = 24  # GDAL's own default is 5 % of RAM; readers ask for what a row of tiles needs
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://", "az://", "ftp://")
 # Of local files too: a VRT may name addresses. GDAL_HTTP_RETRY_CODES is left alone: a list of codes replaces
@@ -37,12 +39,12 @@ _opening = threading.Lock()
 
 
 @contextmanager
-def gdal_env(path: str = "", cache_mib: int | None = None) -> Iterator[None]:
+def env(path: str = "", cache_mib: int | None = None) -> Iterator[None]:
     """GDAL with a bounded block cache, retries on the network and, for remote paths, no listing of folders.
 
     Args:
         path: what is going to be opened.
-        cache_mib: size of the block cache, which all threads share; None leaves that of an outer `gdal_env`.
+        cache_mib: size of the block cache, which all threads share; None leaves that of an outer `env`.
             The environment variable GDAL_CACHEMAX comes before both, as those of the network before ours.
     """
     options: dict[str, object] = {}
@@ -56,7 +58,7 @@ def gdal_env(path: str = "", cache_mib: int | None = None) -> Iterator[None]:
 
 
 @contextmanager
-def gdal_errors(kind: type[RssegError], where: str, advice: str = "") -> Iterator[None]:
+def errors(kind: type[RssegError], where: str, advice: str = "") -> Iterator[None]:
     """Turn errors of GDAL, rasterio and the file system into `kind`, with `where` before and `advice` after.
 
     Passwords and signatures in addresses do not appear in the message.
@@ -93,11 +95,11 @@ def forget_answers(path: str | Path) -> None:
     but takes half an answer for the file's end and keeps it."""
     time.sleep(float(os.environ.get("GDAL_HTTP_RETRY_DELAY", NETWORK["GDAL_HTTP_RETRY_DELAY"])))
     forget = rasterio.Env(CPL_VSIL_CURL_NON_CACHED="/vsi")  # of any path that begins so, once it closes
-    with gdal_env(str(path)), forget, suppress(RasterioError):
+    with env(str(path)), forget, suppress(RasterioError):
         _open(path, "r", sharing=False).close()
 
 
-def tags_of(dataset: Any, namespace: str | None = None) -> dict[str, str]:
+def tags(dataset: Any, namespace: str | None = None) -> dict[str, str]:
     """A raster's tags; none where one of them is no UTF-8 (rasterio then gives none either)."""
     try:
         return {key: str(value) for key, value in dataset.tags(ns=namespace).items()}
@@ -115,3 +117,20 @@ def is_remote(path: str) -> bool:
 def display_name(path: str | Path) -> str:
     """How messages call a file: its path, without credentials."""
     return redact(str(path))
+
+
+def first_layer(path: str | Path) -> str:
+    """The first layer that holds geometries; GeoPackages keep styles and the like in further tables.
+
+    Raises:
+        pyogrio.errors.DataSourceError: no vector file.
+        ValueError: it has no such layer.
+    """
+    import pyogrio
+
+    layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
+    if not layers:
+        raise ValueError("it holds no layer with geometries")
+    if len(layers) > 1:
+        logger.warning("%s: layer %s is read, of %s", path, layers[0], ", ".join(layers))
+    return layers[0]

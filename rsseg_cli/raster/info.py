@@ -4,27 +4,30 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from affine import Affine
 from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 
 from rsseg_cli.errors import SceneError
-from rsseg_cli.raster.gdal import display_name, gdal_env, gdal_errors, is_remote, open_raster, tags_of
+from rsseg_cli.raster import gdal
+from rsseg_cli.raster.bands import select_bands
 from rsseg_cli.raster.grid import Grid
 
-logger = logging.getLogger("rsseg_cli")
+logger = logging.getLogger(__name__)
 MAX_FILES = 100_000  # of a mosaic that are kept apart from the outputs
 MAX_SIDE_PX = 2**24  # of a scene: 8,400 km at 0.5 m
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneInfo:
-    """What `inspect` found.
+    """What a raster is, without its pixels.
 
     Attributes:
         path: as given; `name` is the same for messages.
@@ -55,54 +58,67 @@ class SceneInfo:
     @property
     def name(self) -> str:
         """The path without credentials."""
-        return display_name(self.path)
+        return gdal.display_name(self.path)
 
     @property
     def colour_bands(self) -> tuple[int, ...]:
         """1-based bands that are not alpha."""
         return tuple(band for band, kind in enumerate(self.colour_interpretations, 1) if kind != "alpha")
 
+    @classmethod
+    def of(cls, path: str | Path, nodata: float | None = None) -> SceneInfo:
+        """Inspect a raster without reading pixels.
 
-def inspect(path: str | Path, nodata: float | None = None) -> SceneInfo:
-    """Look at a raster without reading pixels.
+        Args:
+            path: anything GDAL opens: a file, VRT, https:// or s3:// address, /vsi path.
+            nodata: value of pixels without data, over the file's own.
 
-    Args:
-        path: anything GDAL opens: a file, VRT, https:// or s3:// address, /vsi path.
-        nodata: value of pixels without data, over the file's own.
-
-    Raises:
-        SceneError: it cannot be opened, or has no bands.
-    """
-    name = display_name(path)
-    advice = "Give a raster that GDAL can read (gdalinfo shows whether it can)."
-    if is_remote(str(path)):
-        advice = "Check the address and who may read it, or try again later."
-    with gdal_env(str(path)), gdal_errors(SceneError, name, advice), open_raster(path) as dataset:
-        if dataset.count == 0:
-            parts = ", ".join(display_name(part) for part in dataset.subdatasets[:4])
-            raise SceneError(
-                f"{name}: holds no bands itself. {f'Pass one of its parts: {parts}' if parts else advice}"
+        Raises:
+            SceneError: it cannot be opened, or has no bands.
+        """
+        name = gdal.display_name(path)
+        advice = "Give a raster that GDAL can read (gdalinfo shows whether it can)."
+        if gdal.is_remote(str(path)):
+            advice = "Check the address and who may read it, or try again later."
+        with gdal.env(str(path)), gdal.errors(SceneError, name, advice), gdal.open_raster(path) as dataset:
+            if dataset.count == 0:
+                parts = ", ".join(gdal.display_name(part) for part in dataset.subdatasets[:4])
+                raise SceneError(
+                    f"{name}: holds no bands itself. {f'Pass one of its parts: {parts}' if parts else advice}"
+                )
+            bands = range(1, dataset.count + 1)
+            kinds = tuple(kind.name for kind in dataset.colorinterp)
+            flags = [
+                mask for mask, kind in zip(dataset.mask_flag_enums, kinds, strict=True) if kind != "alpha"
+            ]
+            return cls(
+                path=str(path),
+                grid=_grid_of(dataset, name),
+                count=dataset.count,
+                dtypes=tuple(dataset.dtypes),
+                nodata=dataset.nodata if nodata is None else nodata,
+                band_nodata=tuple(dataset.nodatavals) if nodata is None else (nodata,) * dataset.count,
+                nodata_given=nodata is not None,
+                colour_interpretations=kinds,
+                descriptions=_descriptions(dataset),
+                has_mask=nodata is not None
+                or "alpha" in kinds
+                or any(MaskFlags.all_valid not in mask for mask in flags),
+                block_shape=dataset.block_shapes[0],
+                overviews=tuple(dataset.overviews(1)) if bands else (),
+                files=tuple(_files_of(dataset)),
             )
-        bands = range(1, dataset.count + 1)
-        kinds = tuple(kind.name for kind in dataset.colorinterp)
-        flags = [mask for mask, kind in zip(dataset.mask_flag_enums, kinds, strict=True) if kind != "alpha"]
-        return SceneInfo(
-            path=str(path),
-            grid=_grid_of(dataset, name),
-            count=dataset.count,
-            dtypes=tuple(dataset.dtypes),
-            nodata=dataset.nodata if nodata is None else nodata,
-            band_nodata=tuple(dataset.nodatavals) if nodata is None else (nodata,) * dataset.count,
-            nodata_given=nodata is not None,
-            colour_interpretations=kinds,
-            descriptions=_descriptions(dataset),
-            has_mask=nodata is not None
-            or "alpha" in kinds
-            or any(MaskFlags.all_valid not in mask for mask in flags),
-            block_shape=dataset.block_shapes[0],
-            overviews=tuple(dataset.overviews(1)) if bands else (),
-            files=tuple(_files_of(dataset)),
-        )
+
+    def select_bands(
+        self, wanted: Sequence[str], bidx: Sequence[int] | None = None, model: str = ""
+    ) -> tuple[int, ...]:
+        """Choose the scene's bands for a model; see `bands.select_bands`."""
+        return select_bands(self, wanted, bidx, model)
+
+    def type_ranges(self, bands: Sequence[int]) -> list[tuple[float, float]]:
+        """Return what becomes 0 and 1 without stretching: all of an integer type, floats as they are."""
+        kinds = [np.dtype(self.dtypes[band - 1]) for band in bands]
+        return [(0.0, float(np.iinfo(kind).max)) if kind.kind in "iu" else (0.0, 1.0) for kind in kinds]
 
 
 def _files_of(dataset: Any) -> list[str]:
@@ -111,7 +127,7 @@ def _files_of(dataset: Any) -> list[str]:
     found = dict.fromkeys(dataset.files)
     nested = [file for file in found if file.lower().endswith(".vrt") and file != dataset.name]
     while nested and len(found) < MAX_FILES:
-        with suppress(RasterioError), open_raster(nested.pop()) as inner:
+        with suppress(RasterioError), gdal.open_raster(nested.pop()) as inner:
             new = [file for file in inner.files if file not in found]
             found |= dict.fromkeys(new)
             nested += [file for file in new if file.lower().endswith(".vrt")]
@@ -141,7 +157,7 @@ def _grid_of(dataset: Any, name: str) -> Grid:
         )
     if transform == Affine.identity():
         gcps, _ = dataset.gcps
-        rpcs = bool(tags_of(dataset, "RPC"))
+        rpcs = bool(gdal.tags(dataset, "RPC"))
         if crs is not None or gcps or rpcs:
             found = "ground control points" if gcps else "RPCs" if rpcs else "a CRS but no transform"
             logger.warning(

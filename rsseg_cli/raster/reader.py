@@ -8,7 +8,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -19,34 +18,17 @@ from rasterio.env import hasenv
 from rasterio.windows import Window
 
 from rsseg_cli.errors import SceneError
+from rsseg_cli.raster import gdal
 from rsseg_cli.raster.area import Area
-from rsseg_cli.raster.gdal import CACHE_MIB, forget_answers, gdal_env, gdal_errors, is_remote, open_raster
 from rsseg_cli.raster.grid import Grid
-from rsseg_cli.raster.info import SceneInfo, inspect
+from rsseg_cli.raster.info import SceneInfo
 from rsseg_cli.raster.pixels import Array, Mask, axis_weights, differs_from, fill, resample
 
 PERCENTILES = (2.0, 98.0)
 SIZE_PX = 1024  # longest side of the overview that is looked at
 
 
-def percentile_ranges(info: SceneInfo, bands: tuple[int, ...]) -> list[tuple[float, float]]:
-    """2nd and 98th percentile of each band's valid pixels, from an overview; the second is the larger."""
-    pixels, valid, _ = overview(info.path, bands, SIZE_PX, info.nodata if info.nodata_given else None)
-    ranges = []
-    for band in pixels:
-        values = band[valid]
-        low, high = np.percentile(values, PERCENTILES) if values.size else (0.0, 1.0)
-        ranges.append((float(low), float(high) if high > low else float(low) + 1))
-    return ranges
-
-
-def type_range(dtype: str) -> tuple[float, float]:
-    """What becomes 0 and 1 without stretching: all of an integer type, floats as they are."""
-    kind = np.dtype(dtype)
-    return (0.0, float(np.iinfo(kind).max)) if kind.kind in "iu" else (0.0, 1.0)
-
-
-logger = logging.getLogger("rsseg_cli")
+logger = logging.getLogger(__name__)
 MAX_CACHE_MIB = 512
 MAX_SOURCE_PX = 32 << 20  # source pixels x bands that one resampled window may read at a time
 ALIGNED_PX = 1e-3
@@ -107,7 +89,7 @@ class SceneReader:
         self._reading = threading.Lock()
         self._handles: list[Any] = []
         self.handle: Any = None
-        self._env = gdal_env(info.path, self._cache_mib)
+        self._env = gdal.env(info.path, self._cache_mib)
 
     def __enter__(self) -> SceneReader:
         self._env.__enter__()
@@ -186,12 +168,12 @@ class SceneReader:
         GDAL caches blocks by handle: two threads with a handle each decode every block twice. Of 8192 x 8192
         px (deflate, 441 tiles, two cores) that took 1.06 s instead of 0.72 s.
         """
-        place = self._local if is_remote(self.info.path) else self
+        place = self._local if gdal.is_remote(self.info.path) else self
         handle = getattr(place, "handle", None)
         if handle is None:
             level: dict[str, Any] = {} if self._level is None else {"overview_level": self._level}
-            with gdal_env(self.info.path, self._cache_mib), gdal_errors(SceneError, self.info.name):
-                handle = open_raster(self.info.path, **level)
+            with gdal.env(self.info.path, self._cache_mib), gdal.errors(SceneError, self.info.name):
+                handle = gdal.open_raster(self.info.path, **level)
             with self._lock:
                 self._handles.append(handle)
             place.handle = handle
@@ -203,7 +185,7 @@ class SceneReader:
         window = Window(col, row, width, height)
         rows, cols = f"rows {row} to {row + height - 1}", f"columns {col} to {col + width - 1}"
         where = f"{self.info.name}: {rows}, {cols} cannot be read"
-        remote = is_remote(self.info.path)
+        remote = gdal.is_remote(self.info.path)
         advice = "The file may be cut short or damaged; copy or download it again."
         if remote:
             advice = "The connection may be bad, or the file damaged; try again, or download it first."
@@ -212,7 +194,7 @@ class SceneReader:
         heard = nullcontext() if hasenv() else rasterio.Env()
         for again in reversed(range(REMOTE_READS if remote else 1)):
             try:
-                with alone, heard, gdal_errors(SceneError, where, advice):
+                with alone, heard, gdal.errors(SceneError, where, advice):
                     array = dataset.read(list(self.bands), window=window, out_dtype=self.dtype)
                     valid = self._stored_mask(dataset, window)
                 break
@@ -231,7 +213,7 @@ class SceneReader:
         """This thread's handle after an answer was cut short."""
         self._local.handle.close()
         self._local.handle = None
-        forget_answers(self.info.path)
+        gdal.forget_answers(self.info.path)
         return self._dataset()
 
     def _stored_mask(self, dataset: Any, window: Window) -> Mask | None:
@@ -272,6 +254,33 @@ class SceneReader:
         (first, first_valid), (second, second_valid) = parts
         axis = -2 if height >= width else -1
         return np.concatenate((first, second), axis), np.concatenate((first_valid, second_valid), axis)
+
+    @classmethod
+    def overview(cls, info: SceneInfo, bands: Sequence[int], max_size: int) -> tuple[Array, Mask, Grid]:
+        """The whole scene, at most `max_size` px a side, for previews and intensity stretches.
+
+        Read through overviews; a scene without any is read once in full, in bounded pieces.
+
+        Returns:
+            (bands, rows, cols) in the scene's dtype, its valid mask, its grid.
+        """
+        shrink = max(1.0, max(info.grid.width, info.grid.height) / max_size)
+        size = max(1, round(info.grid.height / shrink)), max(1, round(info.grid.width / shrink))
+        grid = info.grid.scaled(height=size[0], width=size[1])
+        with cls(info, bands, grid) as reader:
+            array, valid = reader.read(0, 0, *size)
+        return array, valid, grid
+
+    @classmethod
+    def percentile_ranges(cls, info: SceneInfo, bands: Sequence[int]) -> list[tuple[float, float]]:
+        """2nd and 98th percentile of each band's valid pixels, from an overview; the second is the larger."""
+        pixels, valid, _ = cls.overview(info, bands, SIZE_PX)
+        ranges = []
+        for band in pixels:
+            values = band[valid]
+            low, high = np.percentile(values, PERCENTILES) if values.size else (0.0, 1.0)
+            ranges.append((float(low), float(high) if high > low else float(low) + 1))
+        return ranges
 
 
 class Extremes:
@@ -339,23 +348,4 @@ def _cache_mib(info: SceneInfo, rows: int = 640) -> int:
     bytes_a_row = info.count * info.grid.width * max(np.dtype(dtype).itemsize for dtype in info.dtypes)
     needed = (rows + info.block_shape[0]) * bytes_a_row >> 20
     striped = info.block_shape[1] == info.grid.width
-    return max(CACHE_MIB, min(needed + 16, MAX_CACHE_MIB if striped else MAX_CACHE_MIB // 4))
-
-
-def overview(
-    path: str | Path, bands: Sequence[int], max_size: int, nodata: float | None = None
-) -> tuple[Array, Mask, Grid]:
-    """The whole scene, at most `max_size` px a side, for previews and intensity stretches.
-
-    Read through overviews; a scene without any is read once in full, in bounded pieces.
-
-    Returns:
-        (bands, rows, cols) in the scene's dtype, its valid mask, its grid.
-    """
-    info = inspect(path, nodata)
-    shrink = max(1.0, max(info.grid.width, info.grid.height) / max_size)
-    size = max(1, round(info.grid.height / shrink)), max(1, round(info.grid.width / shrink))
-    grid = info.grid.scaled(height=size[0], width=size[1])
-    with SceneReader(info, bands, grid) as reader:
-        array, valid = reader.read(0, 0, *size)
-    return array, valid, grid
+    return max(gdal.CACHE_MIB, min(needed + 16, MAX_CACHE_MIB if striped else MAX_CACHE_MIB // 4))

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.raster.gdal import open_raster
+from rsseg_cli.raster import gdal
+from rsseg_cli.raster.classes import NODATA
 
-NODATA = 255
 Overviews = Literal["mode", "average"]
 Rows = NDArray[np.uint8]
 
@@ -81,7 +81,7 @@ class TiledFile:
         profile = {"driver": "GTiff", "dtype": "uint8", "count": count, "height": height, "width": width}
         profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": self._block, "interleave": "band"}
         profile |= {"compress": "zstd", "zstd_level": 1, "bigtiff": "if_safer"}
-        self._dataset: Any = open_raster(path, "w", **profile)
+        self._dataset: Any = gdal.open_raster(path, "w", **profile)
 
     def push(self, rows: Rows) -> Iterator[Rows]:
         """Take rows; yield each row of blocks as it is written, valid until the next."""
@@ -111,7 +111,7 @@ class TiledFile:
             OutputError: the directory, written last, is not there (on a full disk closing is silent).
         """
         self.close()
-        with open_raster(self.path) as dataset:
+        with gdal.open_raster(self.path) as dataset:
             last = (self.width - 1) // BLOCK, (self.height - 1) // self._block
             place, size = (
                 int(
@@ -201,7 +201,7 @@ class RowParts:
 
 
 def _rows_of(part: RowPart, count: int, width: int) -> Iterator[Rows]:
-    with open_raster(part.path) as dataset:
+    with gdal.open_raster(part.path) as dataset:
         if (dataset.count, dataset.height, dataset.width) != (count, part.height, width):
             raise OutputError(
                 f"{part.path}: {dataset.count} bands of {dataset.width} x {dataset.height} px, needs {count} "

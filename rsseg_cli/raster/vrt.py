@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
-from rsseg_cli.raster.rows import NODATA, RowPart
+from rsseg_cli.raster.classes import NODATA
+from rsseg_cli.raster.rows import RowPart
+from rsseg_cli.raster.rows import RowParts as RowParts
 
 if TYPE_CHECKING:
     from rsseg_cli.raster.grid import Grid

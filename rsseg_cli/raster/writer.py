@@ -18,8 +18,8 @@ from rasterio.io import MemoryFile
 from rasterio.shutil import copy
 
 from rsseg_cli.errors import OutputError, UsageError
-from rsseg_cli.raster.files import check_target, replace_all, sync
-from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster
+from rsseg_cli.files import check_target, replace_all, sync
+from rsseg_cli.raster import gdal
 from rsseg_cli.raster.rows import BLOCK, Overviews, Pyramid, RowParts, Rows
 from rsseg_cli.raster.vrt import RasterDescription
 
@@ -34,53 +34,6 @@ FORBIDDEN_OPTIONS = {
 }  # fmt: skip
 LOSSY = {"JPEG", "WEBP", "JXL", "LERC", "LERC_DEFLATE", "LERC_ZSTD"}
 BLOCK_OPTIONS = {"BLOCKSIZE", "BLOCKXSIZE", "BLOCKYSIZE"}
-
-
-def check_creation_options(options: Mapping[str, str], *, cog: bool = True) -> None:
-    """Refuse creation options that GDAL does not know, would ignore, or that change pixels.
-
-    Raises:
-        UsageError: naming the option and why.
-    """
-    for key, value in options.items():
-        if key.upper() in FORBIDDEN_OPTIONS:
-            raise UsageError(
-                f"--co {key}={value}: would change pixels or georeferencing; outputs keep the scene's grid"
-            )
-        if key.upper() == "COMPRESS" and value.upper() in LOSSY:
-            raise UsageError(
-                f"--co {key}={value}: may lose pixel values; use DEFLATE, ZSTD, LZW, LZMA or NONE"
-            )
-        if key.upper() in BLOCK_OPTIONS and not _is_block_size(value):  # GDAL aborts the process on some
-            raise UsageError(f"--co {key}={value}: needs a multiple of 16, 64 to 4096 px")
-    if not options:
-        return
-    complaints = _Complaints()
-    gdal_log = logging.getLogger("rasterio._env")
-    level = gdal_log.level
-    shown = " ".join(f"--co {key}={value}" for key, value in options.items())
-    with gdal_env(), MemoryFile() as source, MemoryFile() as target:
-        profile = {
-            "driver": "GTiff",
-            "width": 16,
-            "height": 16,
-            "count": 1,
-            "dtype": "uint8",
-            "nodata": 255,
-        }
-        with open_raster(source.name, "w", **profile) as dataset:
-            dataset.write(np.zeros((1, 16, 16), np.uint8))
-        gdal_log.addHandler(complaints)
-        gdal_log.setLevel(logging.WARNING)
-        try:
-            with gdal_errors(UsageError, shown):
-                driver = {"driver": "COG"} if cog else {"driver": "GTiff", "TILED": "YES"}
-                copy(source.name, target.name, **driver | upper(options))
-        finally:
-            gdal_log.removeHandler(complaints)
-            gdal_log.setLevel(level)
-    if complaints.messages:
-        raise UsageError(f"{shown}: {'; '.join(complaints.messages)}")
 
 
 def _is_block_size(value: str) -> bool:
@@ -158,7 +111,7 @@ class RasterWriter:
     ) -> None:
         self.path = Path(path)
         check_target(self.path, overwrite=overwrite, inputs=inputs)
-        check_creation_options(creation_options or {}, cog=cog)
+        self.check_options(creation_options or {}, cog=cog)
         self.grid, self.count = grid, count
         self._description = RasterDescription(
             grid=grid,
@@ -183,7 +136,7 @@ class RasterWriter:
         if finished:
             return
         try:
-            with gdal_env(), gdal_errors(OutputError, str(self.path)):
+            with gdal.env(), gdal.errors(OutputError, str(self.path)):
                 self._pyramid = Pyramid(
                     lambda level: self._place(f"level{level}.tif"), count, grid.height, grid.width, overviews
                 )
@@ -192,6 +145,54 @@ class RasterWriter:
         except BaseException:
             self.discard()
             raise
+
+    @staticmethod
+    def check_options(options: Mapping[str, str], *, cog: bool = True) -> None:
+        """Refuse creation options that GDAL does not know, would ignore, or that change pixels.
+
+        Raises:
+            UsageError: naming the option and why.
+        """
+        for key, value in options.items():
+            if key.upper() in FORBIDDEN_OPTIONS:
+                raise UsageError(
+                    f"--co {key}={value}: would change pixels or georeferencing; outputs keep the "
+                    "scene's grid"
+                )
+            if key.upper() == "COMPRESS" and value.upper() in LOSSY:
+                raise UsageError(
+                    f"--co {key}={value}: may lose pixel values; use DEFLATE, ZSTD, LZW, LZMA or NONE"
+                )
+            if key.upper() in BLOCK_OPTIONS and not _is_block_size(value):  # GDAL aborts the process on some
+                raise UsageError(f"--co {key}={value}: needs a multiple of 16, 64 to 4096 px")
+        if not options:
+            return
+        complaints = _Complaints()
+        gdal_log = logging.getLogger("rasterio._env")
+        level = gdal_log.level
+        shown = " ".join(f"--co {key}={value}" for key, value in options.items())
+        with gdal.env(), MemoryFile() as source, MemoryFile() as target:
+            profile = {
+                "driver": "GTiff",
+                "width": 16,
+                "height": 16,
+                "count": 1,
+                "dtype": "uint8",
+                "nodata": 255,
+            }
+            with gdal.open_raster(source.name, "w", **profile) as dataset:
+                dataset.write(np.zeros((1, 16, 16), np.uint8))
+            gdal_log.addHandler(complaints)
+            gdal_log.setLevel(logging.WARNING)
+            try:
+                with gdal.errors(UsageError, shown):
+                    driver = {"driver": "COG"} if cog else {"driver": "GTiff", "TILED": "YES"}
+                    copy(source.name, target.name, **driver | upper(options))
+            finally:
+                gdal_log.removeHandler(complaints)
+                gdal_log.setLevel(level)
+        if complaints.messages:
+            raise UsageError(f"{shown}: {'; '.join(complaints.messages)}")
 
     def __enter__(self) -> RasterWriter:
         return self
@@ -221,7 +222,7 @@ class RasterWriter:
             raise ValueError(
                 f"{self.path}: rows {row} to {row + array.shape[1]}, due {self._rows} to {self.grid.height}"
             )
-        with gdal_env(), gdal_errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
+        with gdal.env(), gdal.errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
             self._parts.push(array)
             self._make_overviews(array)
         self._rows += array.shape[1]
@@ -237,7 +238,7 @@ class RasterWriter:
             OutputError: its files are not there, or others.
         """
         advice = "Run again without --resume."
-        with gdal_env(), gdal_errors(OutputError, f"{self.path}: what was written of it is damaged", advice):
+        with gdal.env(), gdal.errors(OutputError, f"{self.path}: what was written of it is damaged", advice):
             self._parts.adopt(rows)
             for array in self._parts.read():
                 self._make_overviews(array)
@@ -268,7 +269,7 @@ class RasterWriter:
         if self._rows != self.grid.height:
             raise ValueError(f"{self.path}: {self._rows} of {self.grid.height} rows written")
         finished, described = self._place("tif"), self._place("vrt")
-        with gdal_env(), gdal_errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
+        with gdal.env(), gdal.errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
             overviews = [] if self._pyramid is None else self._pyramid.levels
             if self._pyramid is not None:
                 self._pyramid.complete()

@@ -23,8 +23,7 @@ from rsseg_cli.data.scenes import array_in, blocks, release_pages, safe_name
 from rsseg_cli.data.types import LabelledData, LoadedScene, Source
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.pipeline import predict
-from rsseg_cli.raster import SceneReader, inspect
-from rsseg_cli.raster.classes import plain, read_class_names
+from rsseg_cli.raster import SceneInfo, SceneReader, classes
 from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec, registry
 
 logger = logging.getLogger("rsseg_cli")
@@ -89,14 +88,14 @@ def _rasters(given: str, option: str, otherwise: str = "") -> CoarseSource:
 
 def _values(found: Mapping[int, str], class_names: Sequence[str], where: str) -> dict[int, int]:
     """Pixel value of a map -> class number of the data, by the classes' names."""
-    numbers = {plain(name): index for index, name in enumerate(class_names)}
-    unknown = [name for name in found.values() if plain(name) not in numbers]
+    numbers = {classes.plain(name): index for index, name in enumerate(class_names)}
+    unknown = [name for name in found.values() if classes.plain(name) not in numbers]
     if unknown:
         raise ModelError(
             f"{where}: class {unknown[0]!r:.80} is none of the data's ({', '.join(class_names)}); needs maps "
             "of the same classes"
         )
-    return {value: numbers[plain(name)] for value, name in found.items()}
+    return {value: numbers[classes.plain(name)] for value, name in found.items()}
 
 
 def match_files(scenes: Sequence[tuple[str, str]], sources: Sequence[CoarseSource]) -> dict[str, list[Path]]:
@@ -196,12 +195,12 @@ class CoarseMaker:
         """A map on the scene's training grid: most frequent class where pixels shrink, else nearest."""
         if scene.grid is None:
             raise ValueError(f"{scene.name}: a rough map needs a grid")
-        names = read_class_names(path)
+        names = classes.read_names(path)
         values = _values(names, self.class_names, str(path)) | {IGNORE: IGNORE} if names else None
         format = LabelFormat(class_names=self.class_names, values=values)
         name = f"{safe_name(scene.name)}.coarse{number}"
         array = array_in(self.folder, name, scene.labels.shape)
-        with LabelReader(path, scene.grid, format, image_grid=inspect(picture).grid) as reader:
+        with LabelReader(path, scene.grid, format, image_grid=SceneInfo.of(picture).grid) as reader:
             for rows, cols in blocks(*array.shape):
                 size = rows.stop - rows.start, cols.stop - cols.start
                 array[rows, cols] = reader.read(rows.start, cols.start, *size)
@@ -248,7 +247,7 @@ def closer_looks(
 def _look(path: Path, scene: LoadedScene, classes: int, folder: Path) -> NDArray[np.uint8]:
     if scene.grid is None:
         raise ValueError(f"{scene.name}: a closer look needs a grid")
-    info = inspect(path)
+    info = SceneInfo.of(path)
     if info.count != classes or set(info.dtypes) != {"uint8"}:
         raise DataError(
             f"{path}: {info.count} bands of {', '.join(sorted(set(info.dtypes)))}; needs {classes} of uint8, "

@@ -11,7 +11,7 @@ from rsseg_cli.vector.graph import DOWN, LEFT, NONE, RIGHT, UP, Graph, Ints
 from rsseg_cli.vector.trace import spans
 
 if TYPE_CHECKING:
-    from rsseg_cli.raster.ground import Floats
+    from rsseg_cli.vector.geometry import Floats
 
 UNITS = 256  # of coordinates inside a pixel
 SHARE = 0.375  # of an edge that rounding a corner takes

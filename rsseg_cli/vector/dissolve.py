@@ -10,7 +10,7 @@ from typing import IO, Any
 import numpy as np
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.raster.ground import Floats
+from rsseg_cli.vector.geometry import Floats
 from rsseg_cli.vector.polygons import Polygons
 from rsseg_cli.vector.rings import ObjectTable
 from rsseg_cli.vector.spill import Spill, chunks, let_go

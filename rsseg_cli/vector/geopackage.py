@@ -17,8 +17,8 @@ from xml.etree import ElementTree as ET
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli import files
 from rsseg_cli.errors import OutputError
-from rsseg_cli.raster.files import sync
 from rsseg_cli.vector.layer import STYLES_TABLE
 from rsseg_cli.vector.rtree import SpatialIndex
 from rsseg_cli.vector.spill import Blob, chunks
@@ -218,7 +218,7 @@ class GeoPackage:
             )
         execute("COMMIT")
         self._database.close()
-        sync(self._path)
+        files.sync(self._path)
 
     def _finish_index(self, spatial: SpatialIndex) -> None:
         table = self._index_name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from rsseg_cli.raster.ground import Ground
+    from rsseg_cli.vector.geometry import PixelGeometry
 import time
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from rsseg_cli.vector.polygons import Reproject
 if TYPE_CHECKING:
     from affine import Affine
 
-    from rsseg_cli.raster.ground import Ground
+    from rsseg_cli.vector.geometry import PixelGeometry
     from rsseg_cli.vector.simplify import StoredBoundaries
     from rsseg_cli.vector.source import ClassSource, StoredSource
 
@@ -43,7 +43,7 @@ class Shaping:
         return int(np.ceil(self.radius_px)) + 2 if self.radius_px else 0
 
 
-def make_shaping(simplify_m: float, smooth: bool, ground: Ground) -> Shaping:
+def make_shaping(simplify_m: float, smooth: bool, ground: PixelGeometry) -> Shaping:
     """Settings in metres to those of a grid; smoothing without a tolerance simplifies by a pixel."""
     area_m2 = float(ground.pixel_area_m2(np.array(ground.height / 2), np.array(ground.width / 2)))
     tolerance_m2 = simplify_m**2 or (area_m2 if smooth else 0.0)
@@ -68,7 +68,7 @@ class BlockPlan:
     source: ClassSource | StoredSource
     confidence: ClassSource | None
     transform: Affine
-    ground: Ground
+    ground: PixelGeometry
     shaping: Shaping
     classes: frozenset[int] | None = None
     reproject: tuple[str, str] | None = None

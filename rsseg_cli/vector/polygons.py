@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import DataError
-from rsseg_cli.raster.ground import Floats, Ground, placed
+from rsseg_cli.vector.geometry import Floats, PixelGeometry, to_xy
 from rsseg_cli.vector.graph import Ints
 from rsseg_cli.vector.rings import AT_ONCE, ObjectTable, ring_areas
 from rsseg_cli.vector.spill import Spill, let_go
@@ -60,7 +60,7 @@ class Polygons:
 def make_polygons(
     rings: Pieces,
     table: ObjectTable,
-    ground: Ground,
+    ground: PixelGeometry,
     transform: Affine,
     reproject: Reproject | None,
     spill: Spill | None = None,
@@ -113,7 +113,7 @@ class _Maker:
     def __init__(
         self,
         rings: Pieces,
-        ground: Ground,
+        ground: PixelGeometry,
         transform: Affine,
         reproject: Reproject | None,
         spill: Spill | None,
@@ -127,7 +127,7 @@ class _Maker:
 
     def _place(self, points: NDArray[np.int32]) -> Floats:
         """(n, 2) coordinates of points."""
-        x, y = placed(self._transform, points[:, 0] / UNITS, points[:, 1] / UNITS)
+        x, y = to_xy(self._transform, points[:, 0] / UNITS, points[:, 1] / UNITS)
         if self._reproject is not None:
             x, y = self._reproject(x, y)
             if not (np.isfinite(x).all() and np.isfinite(y).all()):
@@ -263,7 +263,7 @@ def _words(coordinates: Floats, counts: Ints, firsts: Ints) -> tuple[NDArray[np.
 
 
 def _measure(
-    points: NDArray[np.int32], ring_ends: Ints, begins: Ints, tops: Floats, ground: Ground
+    points: NDArray[np.int32], ring_ends: Ints, begins: Ints, tops: Floats, ground: PixelGeometry
 ) -> tuple[Floats, Floats]:
     """Areas and perimeters of polygons whose closed rings follow one another.
 

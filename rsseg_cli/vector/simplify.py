@@ -28,7 +28,7 @@ from rsseg_cli.vector.graph import DOWN, LEFT, NONE, RIGHT, UP, Graph, Ints, bui
 from rsseg_cli.vector.plan import BlockPlan, Stopwatch
 
 if TYPE_CHECKING:
-    from rsseg_cli.raster.ground import Ground
+    from rsseg_cli.vector.geometry import PixelGeometry
 
 CELL = 256
 PART_PX = 8 * CELL  # side of a part; a cell more is read on each side
@@ -183,7 +183,12 @@ class Simplifier:
     """
 
     def __init__(
-        self, graph: Graph, tolerance_m2: float, ground: Ground, rows: tuple[int, int], cols: tuple[int, int]
+        self,
+        graph: Graph,
+        tolerance_m2: float,
+        ground: PixelGeometry,
+        rows: tuple[int, int],
+        cols: tuple[int, int],
     ) -> None:
         self.graph = graph
         self.alive = np.ones(len(graph), np.bool_)

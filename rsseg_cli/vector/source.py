@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from rsseg_cli.errors import DataError, OutputError, SceneError
-from rsseg_cli.raster.gdal import display_name, gdal_env, gdal_errors, open_raster
+from rsseg_cli.raster import gdal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,9 +95,9 @@ class ClassSource:
             return self._stored(row, count)
         rows, cols = inside(row, count, self.height), inside(col, columns, self.width)
         whole = np.full((count, self.width - col if columns is None else columns), self.nodata, self.dtype)
-        name = display_name(self.path)
-        env = gdal_env(self.path, CACHE_MIB)
-        with env, gdal_errors(SceneError, name), open_raster(self.path) as dataset:
+        name = gdal.display_name(self.path)
+        env = gdal.env(self.path, CACHE_MIB)
+        with env, gdal.errors(SceneError, name), gdal.open_raster(self.path) as dataset:
             part = self._decoded(dataset, rows, cols)
         whole[rows[0] - row : rows[1] - row, cols[0] - col : cols[1] - col] = part
         return whole
@@ -151,12 +151,12 @@ class ClassSource:
             return open(path, "rb", buffering=0)
         except FileNotFoundError:
             pass
-        rows, name = (top, min(top + self.tile_rows, self.height)), display_name(self.path)
+        rows, name = (top, min(top + self.tile_rows, self.height)), gdal.display_name(self.path)
         part = path.with_suffix(f".{os.getpid()}")  # another worker may be at the same
         with (
-            gdal_env(self.path, CACHE_MIB),
-            gdal_errors(SceneError, name),
-            open_raster(self.path) as dataset,
+            gdal.env(self.path, CACHE_MIB),
+            gdal.errors(SceneError, name),
+            gdal.open_raster(self.path) as dataset,
         ):
             pieces = (self._decoded(dataset, rows, (col, col + columns)) for col, columns in self._pieces())
             _write(part, pieces)
@@ -183,8 +183,9 @@ class ClassSource:
         if wrong.any():
             place = np.argwhere(wrong)[0]
             raise DataError(
-                f"{display_name(self.path)}: value {values[tuple(place)]} in row {row + place[0]}, column "
-                f"{col + place[1]}; class indices are whole numbers from 0 to {most}. Give a class raster."
+                f"{gdal.display_name(self.path)}: value {values[tuple(place)]} in row {row + place[0]}, "
+                f"column {col + place[1]}; class indices are whole numbers from 0 to {most}. "
+                "Give a class raster."
             )
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.errors import SceneError, UsageError
-from rsseg_cli.raster import SceneInfo, inspect
-from rsseg_cli.raster.classes import plain, read_class_colours, read_class_names
-from rsseg_cli.raster.ground import Ground, measure_ground
+from rsseg_cli.raster import SceneInfo, classes
+from rsseg_cli.vector.geometry import PixelGeometry
 from rsseg_cli.vector.layer import Colour
 from rsseg_cli.vector.plan import BlockPlan, make_shaping
 from rsseg_cli.vector.source import ClassSource
@@ -30,7 +29,7 @@ class VectorTask:
     config: VectorConfig
     source: ClassSource
     confidence: ClassSource | None
-    ground: Ground
+    ground: PixelGeometry
     names: Mapping[int, str]
     colours: Mapping[int, Colour]
     crs: str
@@ -94,13 +93,13 @@ def make_task(
     Raises:
         UsageError, SceneError: what is wrong and what to do.
     """
-    info = inspect(os.fspath(labels))
+    info = SceneInfo.of(os.fspath(labels))
     source = _source(info)
-    names = dict(read_class_names(info.path))
+    names = dict(classes.read_names(info.path))
     notes = []
     own = info.grid.crs.to_wkt() if info.grid.crs is not None else ""
     crs = target_crs(own, config.dst_crs, name or info.name)
-    ground = measure_ground(info.grid)
+    ground = PixelGeometry.of(info.grid)
     if not ground.known:
         given = [name for name, value in metres(config).items() if value]
         told = f"; {' and '.join(given)} count in pixels" if given else ""
@@ -116,7 +115,7 @@ def make_task(
         confidence=None if confidence is None else _confidence(os.fspath(confidence), info),
         ground=ground,
         names=names,
-        colours=read_class_colours(info.path),
+        colours=classes.read_colours(info.path),
         crs=crs,
         notes=notes,
     )
@@ -157,7 +156,7 @@ def _source(info: SceneInfo) -> ClassSource:
 
 
 def _confidence(path: str, labels: SceneInfo) -> ClassSource:
-    info = inspect(path)
+    info = SceneInfo.of(path)
     if (info.grid.width, info.grid.height) != (labels.grid.width, labels.grid.height) or not (
         info.grid.transform.almost_equals(labels.grid.transform, 1e-9)
     ):
@@ -183,16 +182,16 @@ def _confidence(path: str, labels: SceneInfo) -> ClassSource:
 
 
 def chosen_classes(
-    classes: tuple[str, ...] | None, names: Mapping[int, str], where: str
+    wanted: tuple[str, ...] | None, names: Mapping[int, str], where: str
 ) -> frozenset[int] | None:
     """Values of the named classes; a number stands for itself."""
-    if classes is None:
+    if wanted is None:
         return None
-    by_name = {plain(name): value for value, name in names.items()}
+    by_name = {classes.plain(name): value for value, name in names.items()}
     values = []
-    for name in classes:
-        if plain(name) in by_name:
-            values.append(by_name[plain(name)])
+    for name in wanted:
+        if classes.plain(name) in by_name:
+            values.append(by_name[classes.plain(name)])
         elif name.strip().isdecimal() and int(name) < 65535:
             values.append(int(name))
         else:

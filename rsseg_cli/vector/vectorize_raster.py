@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rsseg_cli import files
 from rsseg_cli._version import __version__
 from rsseg_cli.config import VECTOR_ENDINGS, VectorConfig
 from rsseg_cli.errors import OutputError, SceneError, UsageError
-from rsseg_cli.raster import check_target, inspect, replace_all
-from rsseg_cli.raster.gdal import gdal_env, gdal_errors, open_raster, tags_of
+from rsseg_cli.raster import SceneInfo, gdal
 from rsseg_cli.vector.layer import Layer, colour_of, columns_of, targets
 from rsseg_cli.vector.stream import Progress, stream_polygons
 from rsseg_cli.vector.task import VectorTask, chosen_classes, make_task, metres, target_crs
@@ -111,7 +111,7 @@ def vectorize(
     writer, run = prepare(labels, output, config or VectorConfig(), confidence=confidence)
     with writer:
         classes, stages, notes = run(progress)
-        replace_all(writer.finish())
+        files.replace_all(writer.finish())
     layer = writer.layer
     return VectorResult(
         path=layer.path,
@@ -155,7 +155,7 @@ def check_output(
     target_crs(crs, _with_crs(config, kind, path).dst_crs, where)
     chosen_classes(config.classes, names, where)
     for target in targets(path, kind, qml=config.qml):
-        check_target(target, overwrite=config.overwrite, inputs=inputs)
+        files.check_target(target, overwrite=config.overwrite, inputs=inputs)
 
 
 def prepare(
@@ -175,7 +175,7 @@ def prepare(
     """
     path = Path(output)
     kind = format_of(path, config)
-    grid = inspect(os.fspath(labels)).grid
+    grid = SceneInfo.of(os.fspath(labels)).grid
     if kind == "GeoJSON" and grid.crs is None:
         raise _no_geojson(path, labels_name or os.fspath(labels))
     task = make_task(labels, confidence, _with_crs(config, kind, path), labels_name)
@@ -296,8 +296,8 @@ def _layer(path: Path, kind: str, task: VectorTask) -> Layer:
 
 
 def _tags(path: str) -> dict[str, str]:
-    with gdal_env(path), gdal_errors(SceneError, path), open_raster(path) as dataset:
-        return {key: value[:MAX_TAG] for key, value in tags_of(dataset).items()}
+    with gdal.env(path), gdal.errors(SceneError, path), gdal.open_raster(path) as dataset:
+        return {key: value[:MAX_TAG] for key, value in gdal.tags(dataset).items()}
 
 
 def _note_format(layer: Layer, task: VectorTask) -> None:

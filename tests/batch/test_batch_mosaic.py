@@ -11,7 +11,7 @@ from batch_runs import model_file, pixels, run  # noqa: F401
 
 from rsseg_cli.batch.manifest import read_manifest
 from rsseg_cli.data.synthetic.scene import draw_scene
-from rsseg_cli.raster.vrt import sheets_behind
+from rsseg_cli.raster import vrt
 
 LEFT, TOP, GSD = 500000, 5000000, 0.5
 
@@ -158,9 +158,9 @@ def test_a_vrt_alone_stands_for_its_sheets(sheet, drawn, run):
         subprocess.run([*build, "-tr", "1", "1", "coarse.vrt", *names], check=True)
     except FileNotFoundError:
         pytest.skip("needs gdalbuildvrt")
-    assert sheets_behind("index.vrt") == names
-    assert sheets_behind("bands.vrt") == []
-    assert sheets_behind("coarse.vrt") == []
+    assert vrt.sheets_behind("index.vrt") == names
+    assert vrt.sheets_behind("bands.vrt") == []
+    assert vrt.sheets_behind("coarse.vrt") == []
     assert run("index.vrt", "-o", "one.tif").exit_code == 0
     done = run("index.vrt", "-o", "maps", "--mosaic")
     assert done.exit_code == 0, done.stderr

@@ -13,8 +13,7 @@ from conftest import MakeRaster
 from typer.testing import CliRunner, Result
 
 from rsseg_cli.cli.main import app
-from rsseg_cli.raster.grid import Grid
-from rsseg_cli.raster.writer import RasterWriter
+from rsseg_cli.raster import Grid, RasterWriter
 
 TRUTH = np.zeros((1, 40, 60), np.uint8)
 TRUTH[0, :, 30:] = 1

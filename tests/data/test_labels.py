@@ -14,7 +14,7 @@ from shapely.geometry import LineString, Polygon, box
 
 from rsseg_cli.data.labels import IGNORE, LabelFormat, LabelReader
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.raster.grid import Grid
+from rsseg_cli.raster import Grid
 
 UTM = CRS.from_epsg(32632)
 NAMES = ("background", "building", "road")

@@ -20,10 +20,7 @@ from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation.metrics import count_confusion
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
-from rsseg_cli.raster import Grid, inspect
-from rsseg_cli.raster.area import read_area
-from rsseg_cli.raster.classes import MapReader, read_class_colours, read_class_names
-from rsseg_cli.raster.writer import RasterWriter
+from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, classes
 from rsseg_cli.weights import ClassSpec
 
 NAMES = ("land", "building", "water")
@@ -134,10 +131,10 @@ def test_classes_come_together_by_name(tmp_path: Path, pair: tuple[Path, Path]) 
 
 
 def test_a_strange_class_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    MapReader(write_map(tmp_path / "map.tif", MAPPED, ("land", "building", "sea")), NAMES)
+    classes.MapReader(write_map(tmp_path / "map.tif", MAPPED, ("land", "building", "sea")), NAMES)
     assert "sea is none of land, building, water; what is mapped so counts as wrong" in caplog.text
     with pytest.raises(DataError, match="its classes are sky, sea; none of them is one of land"):
-        MapReader(write_map(tmp_path / "map.tif", MAPPED, ("sky", "sea")), NAMES)
+        classes.MapReader(write_map(tmp_path / "map.tif", MAPPED, ("sky", "sea")), NAMES)
 
 
 def test_map_without_names_has_class_numbers(pair: tuple[Path, Path], make_raster: MakeRaster) -> None:
@@ -166,15 +163,15 @@ def test_a_truth_value_that_is_no_class_is_named(pair: tuple[Path, Path], make_r
 
 def test_names_and_colours_that_a_map_carries(tmp_path: Path, make_raster: MakeRaster) -> None:
     path = write_map(tmp_path / "map.tif", MAPPED)
-    assert read_class_names(path) == dict(enumerate(NAMES))
-    assert read_class_colours(path)[1] == (1, 10, 20)
+    assert classes.read_names(path) == dict(enumerate(NAMES))
+    assert classes.read_colours(path)[1] == (1, 10, 20)
     plain = make_raster("plain.tif", array=MAPPED[None])
-    assert read_class_names(plain) == read_class_colours(plain) == {}
+    assert classes.read_names(plain) == classes.read_colours(plain) == {}
     Path(f"{plain}.aux.xml").write_text(
         "<PAMDataset><PAMRasterBand band='1'><CategoryNames><Category>sea</Category><Category/>"
         "<Category>isle</Category></CategoryNames></PAMRasterBand></PAMDataset>"
     )
-    assert read_class_names(plain) == {0: "sea", 2: "isle"}
+    assert classes.read_names(plain) == {0: "sea", 2: "isle"}
 
 
 # Grids
@@ -310,7 +307,7 @@ def test_window_and_area(tmp_path: Path, pair: tuple[Path, Path]) -> None:
     assert result.confusion.tolist() == [[1, 1, 0, 0], [0, 3, 0, 1], [0, 0, 0, 0]]
     assert result.scores["unlabelled_share"] == 0
     assert [(tile.row, tile.col, tile.width) for tile in result.tiles] == [(0, 2, 3)]
-    area = read_area(write_boxes(tmp_path / "area.gpkg", [BUILDING]), inspect(pair[0]).grid)
+    area = Area.read(write_boxes(tmp_path / "area.gpkg", [BUILDING]), SceneInfo.of(pair[0]).grid)
     inside = score(*pair, area=area)
     assert inside.confusion.tolist() == [[0] * 4, [0, 3, 0, 1], [0] * 4]
     assert inside.scores["unlabelled_share"] == 0

@@ -18,7 +18,7 @@ from rasterio.transform import from_origin
 from rsseg_cli.batch.manifest import read_manifest
 from rsseg_cli.errors import RssegError
 from rsseg_cli.pipeline.journal import Journal, Passed, Publication, parse_journal
-from rsseg_cli.raster import SceneReader, inspect
+from rsseg_cli.raster import SceneInfo, SceneReader
 from rsseg_cli.weights import ModelSpec, load_model, read_spec
 
 Target = Callable[[bytes, Path], None]
@@ -30,7 +30,7 @@ def raster(data: bytes, folder: Path) -> None:
     path = folder / "fuzzed.tif"
     path.write_bytes(data)
     try:
-        info = inspect(path)
+        info = SceneInfo.of(path)
         assert info.count >= 1
         assert all(map(math.isfinite, info.grid.bounds))
         bands = tuple(range(1, min(info.count, 4) + 1))

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli.main import app
 from rsseg_cli.models import BicorSeg, BicorSegConfig
-from rsseg_cli.raster import SceneReader, inspect
+from rsseg_cli.raster import SceneInfo, SceneReader
 from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)
@@ -568,7 +568,7 @@ def test_gdal_itself_prints_nothing_in_threads_that_read(tmp_path: Path, capfd: 
         dataset.build_overviews([2])
     cut = tmp_path / "cut.tif"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 3])
-    with SceneReader(inspect(cut), (1, 2, 3)) as reader, ThreadPoolExecutor(1) as threads:
+    with SceneReader(SceneInfo.of(cut), (1, 2, 3)) as reader, ThreadPoolExecutor(1) as threads:
         error = threads.submit(reader.read, 0, 0, 600, 600).exception()
     assert "cannot be read" in str(error)
     assert capfd.readouterr().err == ""

@@ -15,7 +15,7 @@ from torch import nn
 from rsseg_cli import PredictConfig, predict
 from rsseg_cli.errors import ModelError, OutputError, SceneError, UsageError
 from rsseg_cli.pipeline.predict_scene import PredictSettings
-from rsseg_cli.raster.writer import RasterWriter
+from rsseg_cli.raster import RasterWriter
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
 
 torch.set_num_threads(1)

@@ -17,9 +17,8 @@ from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
 
-from rsseg_cli.errors import SceneError, UsageError
-from rsseg_cli.raster import Grid, SceneReader, inspect, overview, select_bands
-from rsseg_cli.raster.gdal import redact
+from rsseg_cli.errors import SceneError, UsageError, redact
+from rsseg_cli.raster import Grid, SceneInfo, SceneReader
 
 RGB = ("red", "green", "blue")
 ROTATED = Affine.translation(500000, 5000000) * Affine.rotation(30) * Affine.scale(0.5, -0.5)
@@ -87,7 +86,7 @@ def test_scaled_and_window_keep_corners(transform: Affine) -> None:
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_inspect_keeps_the_place(make_raster: MakeRaster, place: dict) -> None:
     path = make_raster(**place)
-    info = inspect(path)
+    info = SceneInfo.of(path)
     with rasterio.open(path) as dataset:
         assert info.grid.transform == dataset.transform
         assert info.grid.crs == dataset.crs
@@ -98,11 +97,11 @@ def test_inspect_keeps_the_place(make_raster: MakeRaster, place: dict) -> None:
     ("kind", "has_mask"), [("none", False), ("value", True), ("alpha", True), ("mask", True), ("msk", True)]
 )
 def test_inspect_tells_of_masks(make_raster: MakeRaster, kind: str, has_mask: bool) -> None:
-    assert inspect(make_raster(kind=kind)).has_mask is has_mask
+    assert SceneInfo.of(make_raster(kind=kind)).has_mask is has_mask
 
 
 def test_inspect_takes_the_given_nodata(make_raster: MakeRaster) -> None:
-    info = inspect(make_raster(kind="value", nodata=7), nodata=9)
+    info = SceneInfo.of(make_raster(kind="value", nodata=7), nodata=9)
     assert (info.nodata, info.nodata_given) == (9, True)
 
 
@@ -113,7 +112,7 @@ def test_ground_control_points_are_no_georeferencing(
     path = make_raster(crs=None)
     with rasterio.open(path, "r+") as dataset:
         dataset.gcps = (points, CRS.from_epsg(4326))
-    info = inspect(path)
+    info = SceneInfo.of(path)
     assert info.grid.crs is None
     assert info.grid.transform == Affine.identity()
     assert "only ground control points" in caplog.text
@@ -127,14 +126,14 @@ def test_what_is_no_raster_is_refused(tmp_path: Path, content: bytes | None, mes
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SceneError, match=message) as caught:
-        inspect(path)
+        SceneInfo.of(path)
     assert str(caught.value).startswith(str(path))
     assert f"{path}: {path}" not in str(caught.value)
 
 
 def test_unreachable_addresses_are_refused_without_their_secrets() -> None:
     with pytest.raises(SceneError) as caught:
-        inspect("/vsicurl/http://user:secret@127.0.0.1:9/scene.tif?X-Signature=abc123")
+        SceneInfo.of("/vsicurl/http://user:secret@127.0.0.1:9/scene.tif?X-Signature=abc123")
     assert "127.0.0.1:9/scene.tif?..." in str(caught.value)
     assert "secret" not in str(caught.value)
     assert "abc123" not in str(caught.value)
@@ -166,39 +165,39 @@ def test_redact_takes_secrets_out(text: str, shown: str) -> None:
 
 def test_bands_by_description_come_first(make_raster: MakeRaster) -> None:
     path = make_raster(bands=4, descriptions=("Blue", "green", "RED ", "NIR"), photometric="rgb")
-    info = inspect(path)
-    assert select_bands(info, RGB) == (3, 2, 1)
-    assert select_bands(info, (*RGB, "nir")) == (3, 2, 1, 4)
+    info = SceneInfo.of(path)
+    assert info.select_bands(RGB) == (3, 2, 1)
+    assert info.select_bands((*RGB, "nir")) == (3, 2, 1, 4)
 
 
 def test_bands_by_colour_interpretation(make_raster: MakeRaster) -> None:
     path = make_raster(bands=3)
     with rasterio.open(path, "r+") as dataset:
         dataset.colorinterp = [ColorInterp.blue, ColorInterp.green, ColorInterp.red]
-    assert select_bands(inspect(path), RGB) == (3, 2, 1)
+    assert SceneInfo.of(path).select_bands(RGB) == (3, 2, 1)
 
 
 def test_bands_by_place(make_raster: MakeRaster) -> None:
-    info = inspect(make_raster(bands=6, dtype="uint16"))
-    assert select_bands(info, RGB) == (1, 2, 3)
-    assert select_bands(info, (*RGB, "nir")) == (1, 2, 3, 4)
+    info = SceneInfo.of(make_raster(bands=6, dtype="uint16"))
+    assert info.select_bands(RGB) == (1, 2, 3)
+    assert info.select_bands((*RGB, "nir")) == (1, 2, 3, 4)
     with pytest.raises(SceneError, match="needed are 2"):
-        select_bands(info, ("sar_vv", "sar_vh"))
-    assert select_bands(inspect(make_raster(bands=2)), ("sar_vv", "sar_vh")) == (1, 2)
+        info.select_bands(("sar_vv", "sar_vh"))
+    assert SceneInfo.of(make_raster(bands=2)).select_bands(("sar_vv", "sar_vh")) == (1, 2)
 
 
 def test_alpha_is_no_colour(make_raster: MakeRaster) -> None:
-    info = inspect(make_raster(kind="alpha"))
-    assert select_bands(info, RGB) == (1, 2, 3)
+    info = SceneInfo.of(make_raster(kind="alpha"))
+    assert info.select_bands(RGB) == (1, 2, 3)
     with pytest.raises(SceneError, match="4 bands"):
-        select_bands(info, (*RGB, "nir"))
-    assert select_bands(info, RGB, (1, 2, 4)) == (1, 2, 4)  # whoever names it means it
+        info.select_bands((*RGB, "nir"))
+    assert info.select_bands(RGB, (1, 2, 4)) == (1, 2, 4)  # whoever names it means it
 
 
 def test_missing_bands_are_told_with_what_to_do(make_raster: MakeRaster) -> None:
     path = make_raster(bands=1, dtype="uint16")
     with pytest.raises(SceneError) as caught:
-        select_bands(inspect(path), RGB, model="landcover")
+        SceneInfo.of(path).select_bands(RGB, model="landcover")
     assert str(caught.value) == (
         f"{path}: 1 band (uint16), model 'landcover' needs 3 (red, green, blue). "
         "Pass --bidx or another model."
@@ -206,12 +205,12 @@ def test_missing_bands_are_told_with_what_to_do(make_raster: MakeRaster) -> None
 
 
 def test_given_bands_are_checked(make_raster: MakeRaster) -> None:
-    info = inspect(make_raster(bands=3))
-    assert select_bands(info, RGB, (1, 1, 1)) == (1, 1, 1)
+    info = SceneInfo.of(make_raster(bands=3))
+    assert info.select_bands(RGB, (1, 1, 1)) == (1, 1, 1)
     with pytest.raises(UsageError, match="bands 1 to 3"):
-        select_bands(info, RGB, (1, 2, 4))
+        info.select_bands(RGB, (1, 2, 4))
     with pytest.raises(UsageError, match="2 bands, the model needs 3"):
-        select_bands(info, RGB, (1, 2))
+        info.select_bands(RGB, (1, 2))
 
 
 def test_palettes_and_complex_numbers_are_refused(make_raster: MakeRaster) -> None:
@@ -219,12 +218,12 @@ def test_palettes_and_complex_numbers_are_refused(make_raster: MakeRaster) -> No
     with rasterio.open(path, "r+") as dataset:
         dataset.write_colormap(1, {0: (1, 2, 3, 255)})
     with pytest.raises(SceneError, match="expand rgb"):
-        select_bands(inspect(path), RGB)
+        SceneInfo.of(path).select_bands(RGB)
     with pytest.raises(SceneError, match="expand rgb"):
-        select_bands(inspect(path), RGB, (1, 1, 1))
+        SceneInfo.of(path).select_bands(RGB, (1, 1, 1))
     array = np.ones((3, 4, 4), np.complex64)
     with pytest.raises(SceneError, match="complex"):
-        select_bands(inspect(make_raster("complex.tif", array=array, kind="none")), RGB)
+        SceneInfo.of(make_raster("complex.tif", array=array, kind="none")).select_bands(RGB)
 
 
 # --- reading on the scene's grid
@@ -235,7 +234,7 @@ def test_palettes_and_complex_numbers_are_refused(make_raster: MakeRaster) -> No
 )
 def test_reads_are_exact_in_every_dtype(make_raster: MakeRaster, dtype: str) -> None:
     array = (coordinate_array(3, 60, 80, "float64") % 120).astype(dtype)
-    info = inspect(make_raster(array=array))
+    info = SceneInfo.of(make_raster(array=array))
     with SceneReader(info, (3, 1), info.grid) as reader:
         values, valid = reader.read(7, 11, 40, 50)
     assert values.dtype == dtype
@@ -251,7 +250,7 @@ def test_valid_mask_of_every_kind(make_raster: MakeRaster, kind: str, dtype: str
         pytest.skip("alpha of floats has no range")
     if dtype != "float32" and kind == "nan":
         pytest.skip("integers have no NaN")
-    info = inspect(make_raster(kind=kind, dtype=dtype, hole=HOLE))
+    info = SceneInfo.of(make_raster(kind=kind, dtype=dtype, hole=HOLE))
     expected = np.zeros((60, 80), bool) if kind == "all" else hole_mask()
     with SceneReader(info, (1, 2, 3)) as reader:
         assert (reader.read(0, 0, 60, 80)[1] == expected).all()
@@ -261,7 +260,7 @@ def test_valid_mask_of_every_kind(make_raster: MakeRaster, kind: str, dtype: str
 def test_a_pixel_without_data_has_nodata_in_every_chosen_band(make_raster: MakeRaster) -> None:
     array = np.full((3, 1, 4), 5, np.uint8)
     array[0, 0, 1] = array[:2, 0, 2] = array[:, 0, 3] = 0
-    info = inspect(make_raster(array=array, nodata=0, kind="none"), nodata=0)
+    info = SceneInfo.of(make_raster(array=array, nodata=0, kind="none"), nodata=0)
     with SceneReader(info, (1, 2, 3)) as reader:
         assert reader.read(0, 0, 1, 4)[1].tolist() == [[True, True, True, False]]
     with SceneReader(info, (1, 2)) as reader:
@@ -273,18 +272,18 @@ def test_given_nodata_beats_the_files(make_raster: MakeRaster) -> None:
     path = make_raster(array=array)
     with rasterio.open(path, "r+") as dataset:
         dataset.nodata = 2
-    with SceneReader(inspect(path), (1,)) as reader:
+    with SceneReader(SceneInfo.of(path), (1,)) as reader:
         assert reader.read(0, 0, 1, 4)[1].tolist() == [[True, False, True, True]]
-    with SceneReader(inspect(path), (1,), nodata=3) as reader:
+    with SceneReader(SceneInfo.of(path), (1,), nodata=3) as reader:
         assert reader.read(0, 0, 1, 4)[1].tolist() == [[True, True, False, True]]
-    with SceneReader(inspect(path, nodata=4), (1,)) as reader:
+    with SceneReader(SceneInfo.of(path, nodata=4), (1,)) as reader:
         assert reader.read(0, 0, 1, 4)[1].tolist() == [[True, True, True, False]]
 
 
 def test_given_nodata_holds_besides_alpha(make_raster: MakeRaster) -> None:
     array = np.full((3, 60, 80), 9, np.uint8)
     array[:, 0, 0] = 200
-    info = inspect(make_raster(array=array, kind="alpha", hole=HOLE), nodata=200)
+    info = SceneInfo.of(make_raster(array=array, kind="alpha", hole=HOLE), nodata=200)
     expected = hole_mask()
     expected[0, 0] = False
     with SceneReader(info, (1, 2, 3)) as reader:
@@ -293,7 +292,7 @@ def test_given_nodata_holds_besides_alpha(make_raster: MakeRaster) -> None:
 
 @pytest.mark.parametrize("nodata", [-9999, 300, 0.5, float("nan")])
 def test_nodata_that_cannot_occur_hides_nothing(make_raster: MakeRaster, nodata: float) -> None:
-    info = inspect(make_raster(), nodata=nodata)
+    info = SceneInfo.of(make_raster(), nodata=nodata)
     with SceneReader(info, (1, 2, 3)) as reader:
         assert reader.read(0, 0, 60, 80)[1].all()
 
@@ -301,13 +300,13 @@ def test_nodata_that_cannot_occur_hides_nothing(make_raster: MakeRaster, nodata:
 def test_infinities_and_float_nodata_are_invalid(make_raster: MakeRaster) -> None:
     array = np.ones((1, 1, 4), np.float32)
     array[0, 0, 1:] = np.inf, -np.inf, -3.4028234663852886e38
-    info = inspect(make_raster(array=array), nodata=-3.4028234663852886e38)
+    info = SceneInfo.of(make_raster(array=array), nodata=-3.4028234663852886e38)
     with SceneReader(info, (1,)) as reader:
         assert reader.read(0, 0, 1, 4)[1].tolist() == [[True, False, False, False]]
 
 
 def test_without_masks_none_is_made(make_raster: MakeRaster) -> None:
-    info = inspect(make_raster())
+    info = SceneInfo.of(make_raster())
     with SceneReader(info, (1, 2, 3)) as reader:
         first, second = reader.read(0, 0, 30, 30)[1], reader.read(30, 0, 30, 30)[1]
     assert first is second
@@ -317,35 +316,35 @@ def test_without_masks_none_is_made(make_raster: MakeRaster) -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 80), (60, 1)])
 def test_one_pixel_wide(make_raster: MakeRaster, shape: tuple[int, int]) -> None:
     array = coordinate_array(3, *shape)
-    info = inspect(make_raster(array=array))
+    info = SceneInfo.of(make_raster(array=array))
     with SceneReader(info, (1, 2, 3)) as reader:
         assert (reader.read(0, 0, *shape)[0] == array).all()
 
 
 def test_one_bit(make_raster: MakeRaster) -> None:
     array = np.random.default_rng(0).integers(0, 2, (1, 9, 9)).astype(np.uint8)
-    info = inspect(make_raster(array=array, nbits=1))
+    info = SceneInfo.of(make_raster(array=array, nbits=1))
     with SceneReader(info, (1,)) as reader:
         assert (reader.read(0, 0, 9, 9)[0] == array).all()
 
 
 @pytest.mark.parametrize("window", [(-1, 0, 5, 5), (0, 0, 61, 5), (0, 76, 5, 5), (0, 0, 0, 5)])
 def test_windows_outside_are_refused(make_raster: MakeRaster, window: tuple[int, int, int, int]) -> None:
-    with SceneReader(inspect(make_raster()), (1,)) as reader, pytest.raises(ValueError, match="outside"):
+    with SceneReader(SceneInfo.of(make_raster()), (1,)) as reader, pytest.raises(ValueError, match="outside"):
         reader.read(*window)
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 def test_a_window_of_the_grid_is_read_directly(make_raster: MakeRaster, place: dict) -> None:
     array = coordinate_array(2, 60, 80)
-    info = inspect(make_raster(array=array, **place))
+    info = SceneInfo.of(make_raster(array=array, **place))
     with SceneReader(info, (1, 2), info.grid.window(13, 17, 40, 50)) as reader:
         assert (reader.read(2, 3, 20, 30)[0] == array[:, 15:35, 20:50]).all()
 
 
 def test_threads_read_the_same_and_close(make_raster: MakeRaster) -> None:
     array = coordinate_array(3, 200, 300)
-    info = inspect(make_raster(array=array, tiled=True, blockxsize=64, blockysize=64))
+    info = SceneInfo.of(make_raster(array=array, tiled=True, blockxsize=64, blockysize=64))
     windows = [(row, col, 50, 60) for row in range(0, 150, 10) for col in range(0, 240, 20)]
     before = threading.active_count()
     with SceneReader(info, (1, 2, 3)) as reader:
@@ -367,7 +366,7 @@ def test_a_vrt_and_a_zip_are_read(make_raster: MakeRaster, tmp_path: Path) -> No
     with zipfile.ZipFile(tmp_path / "scene.zip", "w") as archive:
         archive.write(path, "in/scene.tif")
     for name in (tmp_path / "scene.vrt", f"/vsizip/{tmp_path}/scene.zip/in/scene.tif"):
-        info = inspect(name)
+        info = SceneInfo.of(name)
         with SceneReader(info, (1, 2, 3)) as reader:
             assert (reader.read(0, 0, 60, 80)[0] == array).all()
 
@@ -377,7 +376,7 @@ def test_a_file_cut_short_names_file_and_window(make_raster: MakeRaster, tiled: 
     blocks = {"tiled": True, "blockxsize": 256, "blockysize": 256} if tiled else {}
     path = make_raster(bands=1, shape=(1024, 1024), compress="deflate", **blocks)
     os.truncate(path, path.stat().st_size * 3 // 4)
-    info = inspect(path)
+    info = SceneInfo.of(path)
     with SceneReader(info, (1,)) as reader:
         reader.read(0, 0, 256, 256)
         with pytest.raises(
@@ -393,7 +392,7 @@ def test_a_file_cut_short_names_file_and_window(make_raster: MakeRaster, tiled: 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
 @pytest.mark.parametrize("factor", [2.0, 1.37, 0.8, 0.5, 1 / 3])
 def test_resampling_shifts_nothing(make_raster: MakeRaster, place: dict, factor: float) -> None:
-    info = inspect(make_raster(array=coordinate_array(2, 120, 160, "float32"), **place))
+    info = SceneInfo.of(make_raster(array=coordinate_array(2, 120, 160, "float32"), **place))
     grid = info.grid.scaled(height=round(120 * factor), width=round(160 * factor))
     with SceneReader(info, (1, 2), grid) as reader:
         values, valid = reader.read(0, 0, grid.height, grid.width)
@@ -416,7 +415,7 @@ def test_windows_agree_exactly_where_they_overlap(
     if overviews:
         with rasterio.open(path, "r+") as dataset:
             dataset.build_overviews(overviews, Resampling.average)
-    info = inspect(path)
+    info = SceneInfo.of(path)
     grid = info.grid.scaled(height=round(200 * factor), width=round(300 * factor))
     rng = np.random.default_rng(0)
     with SceneReader(info, (1, 2, 3), grid) as reader:
@@ -431,7 +430,7 @@ def test_windows_agree_exactly_where_they_overlap(
 
 
 def test_large_windows_are_read_in_pieces(make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch) -> None:
-    info = inspect(make_raster(shape=(200, 300), kind="value"))
+    info = SceneInfo.of(make_raster(shape=(200, 300), kind="value"))
     grid = info.grid.scaled(height=20, width=30)
     with SceneReader(info, (1, 2, 3), grid) as reader:
         whole = reader.read(0, 0, 20, 30)
@@ -444,7 +443,7 @@ def test_large_windows_are_read_in_pieces(make_raster: MakeRaster, monkeypatch: 
 @pytest.mark.parametrize("kind", ["value", "nan", "alpha", "mask", "msk"])
 def test_holes_do_not_bleed_when_resampled(make_raster: MakeRaster, kind: str) -> None:
     array = np.full((3, 60, 80), 100, np.float32 if kind == "nan" else np.uint8)
-    info = inspect(make_raster(array=array, kind=kind, hole=(20, 20, 20, 40), nodata=0))
+    info = SceneInfo.of(make_raster(array=array, kind=kind, hole=(20, 20, 20, 40), nodata=0))
     with SceneReader(info, (1, 2, 3), info.grid.scaled(height=40, width=50)) as reader:
         values, valid = reader.read(0, 0, 40, 50)
     assert np.abs(values[:, valid] - 100.0).max() < 1e-3
@@ -453,7 +452,7 @@ def test_holes_do_not_bleed_when_resampled(make_raster: MakeRaster, kind: str) -
 
 def test_shrinking_takes_means(make_raster: MakeRaster) -> None:
     array = np.random.default_rng(0).integers(0, 256, (1, 120, 160)).astype(np.uint8)
-    info = inspect(make_raster(array=array))
+    info = SceneInfo.of(make_raster(array=array))
     with SceneReader(info, (1,), info.grid.scaled(height=30, width=40)) as reader:
         values, _ = reader.read(0, 0, 30, 40)
     means = array[0].reshape(30, 4, 40, 4).astype(float).mean((1, 3))
@@ -466,7 +465,7 @@ def test_overviews_are_used_where_they_are_twice_as_fine(make_raster: MakeRaster
         dataset.build_overviews([2, 4], Resampling.average)
     with rasterio.open(path, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as dataset:
         dataset.write(np.full((1, 128, 128), 20, np.uint8))  # overviews keep 10
-    info = inspect(path)
+    info = SceneInfo.of(path)
     for size, seen in ((64, 20), (32, 10), (16, 10)):
         with SceneReader(info, (1,), info.grid.scaled(height=size, width=size)) as reader:
             assert (reader.read(0, 0, size, size)[0] == seen).all()
@@ -482,14 +481,14 @@ def test_overviews_are_used_where_they_are_twice_as_fine(make_raster: MakeRaster
 )
 def test_grids_that_do_not_lie_in_the_scene_are_refused(make_raster: MakeRaster, grid: Grid) -> None:
     with pytest.raises(ValueError, match="not parallel to and inside"):
-        SceneReader(inspect(make_raster()), (1,), grid)
+        SceneReader(SceneInfo.of(make_raster()), (1,), grid)
 
 
 @pytest.mark.parametrize("kind", ["none", "value", "alpha"])
 def test_overview_is_small_and_masked(make_raster: MakeRaster, kind: str) -> None:
     path = make_raster(shape=(90, 300), kind=kind, hole=(30, 90, 30, 120))
-    values, valid, grid = overview(path, (1, 2, 3), 50)
+    values, valid, grid = SceneReader.overview(SceneInfo.of(path), (1, 2, 3), 50)
     assert values.shape == (3, 15, 50)
     assert (grid.height, grid.width) == (15, 50)
     assert int((~valid).sum()) == (0 if kind == "none" else 100)
-    assert overview(path, (1,), 1000)[0].shape == (1, 90, 300)
+    assert SceneReader.overview(SceneInfo.of(path), (1,), 1000)[0].shape == (1, 90, 300)

@@ -14,8 +14,7 @@ from rasterio.features import geometry_mask
 from shapely import LineString, Point, Polygon, box
 
 from rsseg_cli.errors import UsageError
-from rsseg_cli.raster import Grid, SceneReader, inspect
-from rsseg_cli.raster.area import first_layer, read_area, window_of_bbox
+from rsseg_cli.raster import Area, Grid, SceneInfo, SceneReader, gdal
 
 UTM = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.5, 0, 500000, 0, -0.5, 5000000)
@@ -45,16 +44,16 @@ def write_shapes(path: Path, *shapes: object, crs: object = UTM, layer: str | No
     ],
 )
 def test_a_box_becomes_whole_pixels(bbox: tuple, window: tuple) -> None:
-    assert window_of_bbox(grid_of(), bbox) == window
+    assert grid_of().window_of_bbox(bbox) == window
     south_up = grid_of(Affine(0.5, 0, 500000, 0, 0.5, 4999970))
     row, col, height, width = window
-    assert window_of_bbox(south_up, bbox) == (60 - row - height, col, height, width)
+    assert south_up.window_of_bbox(bbox) == (60 - row - height, col, height, width)
 
 
 def test_a_box_on_a_rotated_grid_is_bounded() -> None:
     grid = grid_of(ROTATED)
     x, y = ROTATED * (40, 30)
-    row, col, height, width = window_of_bbox(grid, (x - 2, y - 2, x + 2, y + 2))
+    row, col, height, width = grid.window_of_bbox((x - 2, y - 2, x + 2, y + 2))
     assert row <= 30 - 4 < 30 + 4 <= row + height
     assert col <= 40 - 4 < 40 + 4 <= col + width
     assert (height, width) == (12, 12)  # 8 px turned by 30 degrees: 10.9 px
@@ -65,7 +64,7 @@ def test_a_box_on_a_rotated_grid_is_bounded() -> None:
 )
 def test_a_box_outside_is_refused(bbox: tuple) -> None:
     with pytest.raises(UsageError, match="500000, 4999970, 500040, 5000000"):
-        window_of_bbox(grid_of(), bbox)
+        grid_of().window_of_bbox(bbox)
 
 
 @pytest.mark.parametrize("transform", [NORTH_UP, ROTATED, Affine(0.5, 0, 500000, 0, 0.5, 4999970)])
@@ -75,7 +74,7 @@ def test_windows_of_the_mask_are_parts_of_the_whole(tmp_path: Path, transform: A
     shapes = geopandas.GeoSeries([TRIANGLE, box(500020, 4999990, 500026, 5000010)], crs=UTM).to_crs(crs)
     path = write_shapes(tmp_path / f"area{suffix}", *shapes, crs=crs)
     grid = grid_of(transform)
-    area = read_area(path, grid)
+    area = Area.read(path, grid)
     whole = area.mask(grid)
     expected = geometry_mask(list(shapes.to_crs(UTM)), (60, 80), transform, invert=True)
     assert 0 < whole.sum() < whole.size
@@ -93,8 +92,8 @@ def test_windows_of_the_mask_are_parts_of_the_whole(tmp_path: Path, transform: A
 
 
 def test_the_reader_masks_what_is_outside(make_raster: MakeRaster, tmp_path: Path) -> None:
-    info = inspect(make_raster(kind="value", hole=(10, 20, 15, 25)))
-    area = read_area(write_shapes(tmp_path / "area.gpkg", TRIANGLE), info.grid)
+    info = SceneInfo.of(make_raster(kind="value", hole=(10, 20, 15, 25)))
+    area = Area.read(write_shapes(tmp_path / "area.gpkg", TRIANGLE), info.grid)
     with SceneReader(info, (1, 2, 3)) as plain, SceneReader(info, (1, 2, 3), region_mask=area) as masked:
         valid = plain.read(0, 0, 60, 80)[1]
         assert (masked.read(0, 0, 60, 80)[1] == (valid & area.mask(info.grid))).all()
@@ -112,15 +111,15 @@ def test_the_reader_masks_what_is_outside(make_raster: MakeRaster, tmp_path: Pat
 def test_areas_without_use_are_refused(tmp_path: Path, shapes: list, crs: CRS, message: str) -> None:
     path = write_shapes(tmp_path / "area.geojson", *shapes, crs=crs)
     with pytest.raises(UsageError, match=message):
-        read_area(path, grid_of())
+        Area.read(path, grid_of())
 
 
 def test_what_is_no_vector_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read as a vector file"):
-        read_area(tmp_path / "none.gpkg", grid_of())
+        Area.read(tmp_path / "none.gpkg", grid_of())
     (tmp_path / "names.csv").write_text("name\na\n")
     with pytest.raises(UsageError, match="no layer with geometries"):
-        read_area(tmp_path / "names.csv", grid_of())
+        Area.read(tmp_path / "names.csv", grid_of())
 
 
 def test_the_first_layer_with_geometries_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -129,23 +128,23 @@ def test_the_first_layer_with_geometries_is_read(tmp_path: Path, caplog: pytest.
 
     path = write_shapes(tmp_path / "area.gpkg", TRIANGLE)
     pyogrio.write_dataframe(pandas.DataFrame({"a": [1]}), path, layer="a_table", append=True)
-    assert first_layer(path) == "area"
+    assert gdal.first_layer(path) == "area"
     assert not caplog.records  # a table is no choice
     write_shapes(path, TRIANGLE, layer="more")
-    assert first_layer(path) == "area"
+    assert gdal.first_layer(path) == "area"
     assert "layer area is read, of area, more" in caplog.text
 
 
 def test_coordinate_systems_are_reconciled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     without = write_shapes(tmp_path / "without.shp", TRIANGLE, crs=None)
-    assert read_area(without, grid_of()).mask(grid_of()).any()
+    assert Area.read(without, grid_of()).mask(grid_of()).any()
     assert "has no CRS; taken to be in the scene's" in caplog.text
-    assert read_area(without, grid_of(crs=None)).mask(grid_of(crs=None)).any()
+    assert Area.read(without, grid_of(crs=None)).mask(grid_of(crs=None)).any()
     with pytest.raises(UsageError, match="the scene has none"):
-        read_area(write_shapes(tmp_path / "with.shp", TRIANGLE), grid_of(crs=None))
+        Area.read(write_shapes(tmp_path / "with.shp", TRIANGLE), grid_of(crs=None))
 
 
 def test_invalid_polygons_are_mended(tmp_path: Path) -> None:
     bow_tie = Polygon([(500000, 5000000), (500010, 4999990), (500010, 5000000), (500000, 4999990)])
-    mask = read_area(write_shapes(tmp_path / "area.gpkg", bow_tie), grid_of()).mask(grid_of())
+    mask = Area.read(write_shapes(tmp_path / "area.gpkg", bow_tie), grid_of()).mask(grid_of())
     assert mask[:20, :20].sum() == pytest.approx(200, abs=25)

@@ -20,14 +20,8 @@ from rasterio.crs import CRS
 from rio_cogeo import cog_validate
 
 from rsseg_cli.errors import OutputError, UsageError
-from rsseg_cli.raster import (
-    Grid,
-    RasterWriter,
-    check_creation_options,
-    check_target,
-    inspect,
-    replace_all,
-)
+from rsseg_cli.files import check_target, replace_all
+from rsseg_cli.raster import Grid, RasterWriter, SceneInfo
 from rsseg_cli.raster.rows import halve
 
 UTM = CRS.from_epsg(32633)
@@ -100,7 +94,7 @@ def test_outputs_are_valid_cogs(tmp_path: Path, bands: int, overviews: str, shap
     write_all(path, draw_labels(*shape, bands), grid_of(*shape), 512, overviews=overviews)
     valid, errors, warnings = cog_validate(path, strict=True)
     assert (valid, errors, warnings) == (True, [], [])
-    assert inspect(path).overviews == {1025: (2, 4), 40: (), 1: (2, 4, 8)}[shape[0]]
+    assert SceneInfo.of(path).overviews == {1025: (2, 4), 40: (), 1: (2, 4, 8)}[shape[0]]
 
 
 @pytest.mark.skipif(shutil.which("gdalinfo") is None, reason="gdalinfo is not installed")
@@ -406,7 +400,7 @@ def test_creation_options_are_checked(tmp_path: Path, options: dict[str, str], m
     [{"COMPRESS": "LZW"}, {"compress": "zstd", "LEVEL": "3", "PREDICTOR": "YES"}, {"BIGTIFF": "YES"}],
 )
 def test_good_creation_options_pass(options: dict[str, str]) -> None:
-    check_creation_options(options)
+    RasterWriter.check_options(options)
 
 
 def test_replacing_gives_all_names(tmp_path: Path) -> None:

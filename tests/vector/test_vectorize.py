@@ -22,9 +22,9 @@ from scipy.ndimage import gaussian_filter
 
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.raster import Grid
-from rsseg_cli.raster.ground import measure_ground
 from rsseg_cli.vector.block import run_block
 from rsseg_cli.vector.census import Census
+from rsseg_cli.vector.geometry import PixelGeometry
 from rsseg_cli.vector.graph import find_objects
 from rsseg_cli.vector.join import Joiner
 from rsseg_cli.vector.plan import BlockPlan, Shaping, make_shaping
@@ -76,7 +76,7 @@ def plan_of(source, shaping=None, transform=None, confidence=None, crs=None):
         source=source,
         confidence=None if confidence is None else InMemory(confidence),
         transform=transform,
-        ground=measure_ground(grid),
+        ground=PixelGeometry.of(grid),
         shaping=shaping or Shaping(),
     )
 
@@ -352,8 +352,8 @@ def test_tolerances_are_metres_on_the_ground():
         crs=rasterio.CRS.from_epsg(3857), transform=Affine(1, 0, 0, 0, -1, 8399737), width=4, height=4
     )
     # at 60 degrees a metre of Web Mercator is half a metre
-    shaping = make_shaping(0.5, False, measure_ground(grid))
-    ground = measure_ground(grid)
+    shaping = make_shaping(0.5, False, PixelGeometry.of(grid))
+    ground = PixelGeometry.of(grid)
     assert float(ground.pixel_area_m2(np.array(2.0), np.array(2.0))) == pytest.approx(0.25, rel=0.01)
     assert shaping.tolerance_m2 == 0.25
 
