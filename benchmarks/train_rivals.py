@@ -34,11 +34,10 @@ from rsseg_cli.data.types import DataConfig
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.models.bicor_seg import build_encoder
 from rsseg_cli.training import train_model as training
-from rsseg_cli.training.config import TrainConfig
+from rsseg_cli.training.config import RunOptions, TrainConfig
 from rsseg_cli.training.crops import CropDataset
 from rsseg_cli.training.module import SegmentationModule
 from rsseg_cli.training.start import imagenet_lite0, load_encoder
-from rsseg_cli.training.trainer import RunOptions
 from rsseg_cli.weights import ModelSpec
 
 ENCODER = "tf_efficientnet_lite0"
@@ -157,7 +156,9 @@ def main() -> None:
             )
             run_dir = args.run_dir / f"{name}-{seed}"
             used = time.process_time()
-            result = training.train(network, spec, loaded, config, RunOptions(run_dir=run_dir, device="cpu"))
+            result = training.fit_segmenter(
+                network, spec, loaded, config, RunOptions(run_dir=run_dir, device="cpu")
+            )
             row = {
                 "network": name,
                 "seed": seed,

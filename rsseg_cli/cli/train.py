@@ -114,89 +114,42 @@ def train_bicor_seg(
 
     Example: rsseg train bicor-seg --data sheets --classes other,building --gsd 0.2 -o roofs.safetensors
     """
-    import copy
     import logging
 
-    from rsseg_cli.config import PredictConfig
-    from rsseg_cli.data.datasets import found_table, open_data
-    from rsseg_cli.evaluation.evaluate_model import evaluate
-    from rsseg_cli.training import train_model as training
-    from rsseg_cli.training.recipes import resolve_settings
-    from rsseg_cli.training.start import build_network, describe_model
-    from rsseg_cli.training.trainer import RunOptions, environment_rank
-    from rsseg_cli.weights import TrainedModel, read_spec, registry
+    from rsseg_cli.training import config as kinds
+    from rsseg_cli.training import resolve_settings
+    from rsseg_cli.training import train as run_training
 
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
     given = opt.given_settings(ctx.params)
     settings = resolve_settings(given, recipe=recipe, config=config, dataset=dataset)
-    start = settings.network
-    opt.check_start(start.init, given)
-    registry.check_target(output, overwrite)
-    init_spec = read_spec(start.init) if start.init else None
-    found = open_data(
+    info = kinds.ModelInfo(
+        name=name or output.stem, gsd_m=gsd, gsd_range_m=gsd_range, description=description,
+        license=license_, data=data_note,
+    )  # fmt: skip
+    saved = run_training(
+        output,
         data_options.data_config(
-            dataset=dataset, root=root, domains=domains, data=data, images=images, masks=masks,
-            bands=bands or (",".join(init_spec.bands) if init_spec and not dataset else ""), scenes=scenes,
-            val=val, test=test, val_share=val_share, classes=classes, label_field=label_field,
+            dataset=dataset, root=root, domains=domains, data=data, images=images, masks=masks, bands=bands,
+            scenes=scenes, val=val, test=test, val_share=val_share, classes=classes, label_field=label_field,
             vector_class=vector_class, outside=outside, gsd=gsd, seed=settings.training.seed,
         ),
-        default_classes=init_spec.classes if init_spec else (),
-    )  # fmt: skip
-    spec = describe_model(
         settings,
-        name=name or output.stem,
-        data=found,
-        gsd_m=gsd,
-        gsd_range_m=gsd_range,
-        texts={"description": description, "license": license_, "data": data_note},
-    )
-    run = RunOptions(
-        run_dir=run_dir or Path("runs") / spec.name,
-        device=device,
-        devices=devices,
-        num_nodes=num_nodes,
-        strategy=strategy,
-        resume=resume,
-        show=opt.progress_kind(quiet),
-    )
-    is_main = environment_rank() == 0
-    if is_main:
-        training.check_run(run.run_dir, resume=resume, overwrite=overwrite)
-    training.keep_freed_memory()
-    network, spec = build_network(
-        spec, init=start.init, encoder_weights=start.encoder_weights, seed=settings.training.seed
-    )
-    with training.scene_folder(run.run_dir) as folder:
-        loaded = training.load_training_scenes(found, spec, settings.training, folder)
-        tests = [source.load(spec, folder) for source in found.split("test")]
-        table = found_table({**loaded._asdict(), "test": tests}, spec.class_names)
-        if is_main and not quiet:
-            typer.echo(table, err=True)
-        if is_main:
-            training.save_settings(run.run_dir, settings, resume=resume)
-        result = training.train(network, spec, loaded, settings.training, run, found.protocol)
-    if not result.is_main:
-        return
-    training.as_stored(network)
-    scored = None
-    if found.split("test"):
-        scored = evaluate(
-            TrainedModel(copy.deepcopy(network), spec),
-            found,
-            "test",
-            config=PredictConfig(device=device),
-            places=False,
-        ).result.confusion
-    saved = training.finish(
-        network, spec, settings, result, scored, output, protocol=found.protocol, found=table,
-        command=opt.command_line(ctx), overwrite=overwrite,
+        kinds.RunOptions(
+            run_dir=run_dir or Path("runs") / info.name, device=device, devices=devices, num_nodes=num_nodes,
+            strategy=strategy, resume=resume, show=opt.progress_kind(quiet),
+        ),
+        info,
+        show=lambda table: None if quiet else typer.echo(table, err=True),
+        command=opt.command_line(ctx),
+        overwrite=overwrite,
     )  # fmt: skip
-    typer.echo(
-        f"{output}: validation mIoU {result.score:.3f} at epoch {result.epoch} of {len(result.history)}"
-    )
-    if "test" in saved.scores:
-        typer.echo(f"test mIoU {saved.scores['test']['miou']:.3f}")
+    if saved is None:
+        return
+    typer.echo(f"{output}: {saved}")
+    if "test" in saved.spec.scores:
+        typer.echo(f"test mIoU {saved.spec.scores['test']['miou']:.3f}")
 
 
 app.command("idgbr")(train_idgbr)

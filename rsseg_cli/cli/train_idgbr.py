@@ -9,9 +9,9 @@ import typer
 
 from rsseg_cli.cli import data_options
 from rsseg_cli.cli import train_options as opt
-from rsseg_cli.training.config import REFINER_TRAINING, RefiningConfig
+from rsseg_cli.training import config as kinds
 
-HOW = RefiningConfig()
+HOW = kinds.RefiningConfig()
 Number = Annotated[int | None, typer.Option(metavar="N", help="Of --arch lite. Default: its own.")]
 
 
@@ -193,7 +193,7 @@ def train_idgbr(
     batch_size: Annotated[
         int | None,
         typer.Option(
-            metavar="N", help=f"Crops a device takes at once. Default: {REFINER_TRAINING.batch_size}."
+            metavar="N", help=f"Crops a device takes at once. Default: {kinds.REFINER_TRAINING.batch_size}."
         ),
     ] = None,
     accumulate: opt.Accumulate = None,
@@ -217,7 +217,7 @@ def train_idgbr(
         typer.Option(
             metavar="SHARE",
             help="Draw a crop again while one class fills more of it. Default: "
-            f"{REFINER_TRAINING.redraw_above}.",
+            f"{kinds.REFINER_TRAINING.redraw_above}.",
         ),
     ] = None,
     colour: opt.Colour = None,
@@ -252,80 +252,36 @@ def train_idgbr(
     """
     import logging
 
-    from rsseg_cli.data.datasets import found_table, open_data
-    from rsseg_cli.training import recipes as refiner_settings
-    from rsseg_cli.training import refiner_train as refiners
-    from rsseg_cli.training import train_model as training
-    from rsseg_cli.training.coarse_maps import CoarseMaker, coarse_sources
-    from rsseg_cli.training.refiner_start import build_refiner, describe_refiner
-    from rsseg_cli.training.trainer import RunOptions, environment_rank
-    from rsseg_cli.weights import read_spec, registry
+    from rsseg_cli.training import config as kinds
+    from rsseg_cli.training import refiner_setting_types, resolve_refiner_settings, train_refiner
 
     if quiet:
         logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
-    given = opt.given_settings(ctx.params, refiner_settings.setting_types())
-    settings = refiner_settings.resolve_refiner_settings(given, config=config)
-    start, stages = settings.network, refiners.stages_of(settings.refining)
-    opt.check_start(start.init, given, ("arch", *refiner_settings.SIZES))
-    registry.check_target(output, overwrite)
-    init_spec = read_spec(start.init) if start.init else None
-    found = open_data(
+    given = opt.given_settings(ctx.params, refiner_setting_types())
+    settings = resolve_refiner_settings(given, config=config)
+    info = kinds.ModelInfo(
+        name=name or output.stem, gsd_m=gsd, gsd_range_m=gsd_range, description=description,
+        license=license_, data=data_note,
+    )  # fmt: skip
+    saved = train_refiner(
+        output,
         data_options.data_config(
-            dataset=dataset, root=root, domains=domains, data=data, images=images, masks=masks,
-            bands=bands or (",".join(init_spec.bands) if init_spec and not dataset else ""), scenes=scenes,
-            val=val, test=test, val_share=val_share, classes=classes, label_field=label_field,
+            dataset=dataset, root=root, domains=domains, data=data, images=images, masks=masks, bands=bands,
+            scenes=scenes, val=val, test=test, val_share=val_share, classes=classes, label_field=label_field,
             vector_class=vector_class, outside=outside, gsd=gsd, seed=settings.training.seed,
         ),
-        default_classes=init_spec.classes if init_spec else (),
-    )  # fmt: skip
-    sources = coarse_sources(coarse or (), found.class_names) if "refiner" in stages else []
-    spec = describe_refiner(
         settings,
-        name=name or output.stem,
-        data=found,
-        behind=behind or next((source.model.name for source in sources if source.model), ""),
-        gsd_m=gsd,
-        gsd_range_m=gsd_range,
-        texts={"description": description, "license": license_, "data": data_note},
-    )
-    if closer_maps and not spec.network.get("closer"):
-        raise typer.BadParameter(
-            "needs --closer MODEL, or --init with such a refiner", param_hint="--closer-maps"
-        )
-    run = RunOptions(
-        run_dir=run_dir or Path("runs") / spec.name, device=device, devices=devices, num_nodes=num_nodes,
-        strategy=strategy, resume=resume, show=opt.progress_kind(quiet),
-    )  # fmt: skip
-    is_main = environment_rank() == 0
-    if is_main:
-        training.check_run(run.run_dir, resume=resume, overwrite=overwrite, stages=stages)
-    training.keep_freed_memory()
-    network, spec = build_refiner(spec, start, settings.training.seed)
-    refiners.check_sizes(network, settings.training)
-    with training.scene_folder(run.run_dir) as folder:
-        maker = CoarseMaker(
-            sources=sources,
-            class_names=found.class_names,
-            folder=folder,
-            kept=refiners.kept_maps(run, resume=resume),
-            gsds=settings.refining.coarse_gsds,
-            device=device,
-        )
-        loaded = refiners.load_refiner_scenes(
-            found, spec, settings, maker if sources else None, folder, closer_maps or ()
-        )
-        table = found_table(loaded.by_part(), spec.class_names)
-        if is_main and not quiet:
-            typer.echo(table, err=True)
-        if is_main:
-            refiners.save_refiner_settings(run.run_dir, settings, resume=resume)
-        results = refiners.train_refiner(network, spec, loaded, settings, run)
-    last = results[stages[-1]]
-    if not last.is_main:
-        return
-    training.as_stored(network)
-    saved = refiners.finish_refiner(
-        network, spec, settings, results, output, found=table, command=opt.command_line(ctx),
+        kinds.RunOptions(
+            run_dir=run_dir or Path("runs") / info.name, device=device, devices=devices, num_nodes=num_nodes,
+            strategy=strategy, resume=resume, show=opt.progress_kind(quiet),
+        ),
+        info,
+        coarse=coarse or (),
+        closer_maps=closer_maps or (),
+        behind=behind,
+        show=lambda table: None if quiet else typer.echo(table, err=True),
+        command=opt.command_line(ctx),
         overwrite=overwrite,
     )  # fmt: skip
-    typer.echo(f"{output}: {refiners.told(saved)} at epoch {last.epoch} of {len(last.history)}")
+    if saved is not None:
+        typer.echo(f"{output}: {saved}")

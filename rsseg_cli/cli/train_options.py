@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rsseg_cli.errors import UsageError
-from rsseg_cli.training.config import NetworkSettings, TrainConfig
+from rsseg_cli.training import config as kinds
 
 if TYPE_CHECKING:
-    from rsseg_cli.training.trainer import Show
+    from rsseg_cli.training import config as kinds
 
-RUN = TrainConfig()
-NET = NetworkSettings()
+RUN = kinds.TrainConfig()
+NET = kinds.NetworkSettings()
 SETTINGS = (*vars(RUN), *vars(NET))
 LISTS: tuple[tuple[str, type[int] | type[float], str], ...] = (
     ("mean", float, "0.5,0.5,0.5"),
@@ -297,16 +297,6 @@ def given_settings(params: dict[str, Any], known: Iterable[str] = SETTINGS) -> d
     return given
 
 
-def check_start(
-    init: str, given: dict[str, Any], known: Iterable[str] = ("arch", "neck", "layers", "channels")
-) -> None:
-    """Refuse sizes that are given beside a model to start from, whose sizes count."""
-    sizes = sorted(set(known) & given.keys())
-    if init and sizes:
-        option = sizes[0].replace("_", "-")
-        raise UsageError(f"--{option} with --init: the sizes are those of {init}")
-
-
 def command_line(context: typer.Context) -> str:
     """The command with the options that were given, as a shell takes it."""
     words = ["rsseg", "train", context.info_name or "bicor-seg"]
@@ -328,7 +318,7 @@ def _words(parameter: Any, value: Any) -> list[str]:
     return [option, *map(str, value)] if isinstance(value, tuple) else [option, str(value)]
 
 
-def progress_kind(quiet: bool) -> Show:
+def progress_kind(quiet: bool) -> kinds.Show:
     """A bar on a terminal, lines elsewhere, nothing where quiet."""
     if quiet:
         return "none"

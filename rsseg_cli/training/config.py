@@ -261,3 +261,51 @@ def _within(option: str, value: float, low: float, high: float) -> None:
 
 # of refiners: crops are whole, as a mosaic's seams would be boundaries without cause
 REFINER_TRAINING = TrainConfig(batch_size=8, mosaic=0.0, redraw_above=0.95)
+
+
+Show = Literal["bar", "lines", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a run computes; on one device none of it changes the result.
+
+    Attributes:
+        run_dir: checkpoints (`last.ckpt`, `best.ckpt`), `settings.toml`, `metrics.csv`, TensorBoard's events.
+        device: auto, cpu, cuda, cuda:1, mps.
+        devices: a number, numbers ("0,2") or "auto" for all; each takes `batch_size` crops a step.
+        num_nodes: machines that take part.
+        strategy: Lightning's, as "ddp".
+        resume: continue from `last.ckpt`.
+        show: progress on stderr.
+    """
+
+    run_dir: Path
+    device: str = "auto"
+    devices: str = "1"
+    num_nodes: int = 1
+    strategy: str = "auto"
+    resume: bool = False
+    show: Show = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What a model file says besides what training decides.
+
+    Attributes:
+        gsd_m: ground resolution, m a pixel; None: the starting model's, else the data's.
+        gsd_range_m: run without resampling; None: `gsd_m` over the random scales.
+        description, license, data: free text.
+    """
+
+    name: str
+    gsd_m: float | None = None
+    gsd_range_m: tuple[float, float] | None = None
+    description: str = ""
+    license: str = ""
+    data: str = ""
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return {"description": self.description, "license": self.license, "data": self.data}

@@ -7,7 +7,7 @@ import json
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,11 +114,20 @@ def resolve_settings(
     name = recipe_name(recipe or own_recipe or ("finetune" if starts else "default"), dataset)
     merged = {**RECIPES[name], **from_file, **given}
     network = {key: merged.pop(key) for key in SECTIONS["network"] if key in merged}
+    _check_start(network.get("init", ""), given, ("arch", "neck", "layers", "channels"))
     try:
         return Settings(recipe=name, network=NetworkSettings(**network), training=TrainConfig(**merged))
     except UsageError as err:
         where = f"recipe {name}" + (f" with {config}" if config else "")
         raise UsageError(f"{err} ({where})") from err
+
+
+def _check_start(init: str, given: Mapping[str, Any], sizes: Iterable[str]) -> None:
+    """Refuse sizes beside a model to start from: its own count."""
+    wrong = sorted(set(sizes) & given.keys())
+    if init and wrong:
+        option = wrong[0].replace("_", "-")
+        raise UsageError(f"--{option} with --init: the sizes are those of {init}")
 
 
 def recipe_name(recipe: str, dataset: str) -> str:
@@ -326,7 +335,9 @@ def resolve_refiner_settings(
         UsageError: an unknown key, a wrong type, a value out of bounds.
     """
     merged = read_config(config, REFINER_KNOWN) if config else {}
-    merged |= {key: checked(key, value, "option", REFINER_KNOWN) for key, value in (given or {}).items()}
+    given = {key: checked(key, value, "option", REFINER_KNOWN) for key, value in (given or {}).items()}
+    merged |= given
+    _check_start(merged.get("init", ""), given, ("arch", *SIZES))
     course = _of(merged, REFINER_SECTIONS["training"] + REFINER_SECTIONS["crops"])
     return RefinerSettings(
         network=RefinerNetworkSettings(**_of(merged, REFINER_SECTIONS["network"])),

@@ -112,7 +112,7 @@ def check_sizes(network: nn.Module, config: TrainConfig) -> None:
             raise UsageError(f"{option} {side}: this refiner needs a multiple of {alignment} px")
 
 
-def train_refiner(
+def fit_refiner(
     network: nn.Module, spec: ModelSpec, scenes: RefinerScenes, settings: RefinerSettings, run: RunOptions
 ) -> dict[diffusion.Stage, TrainResult]:
     """Train the stages of a run in place; the network is left with the best weights on validation.
@@ -127,7 +127,7 @@ def train_refiner(
         run: where and on what.
 
     Raises:
-        ModelError, UsageError: as `training.train`.
+        ModelError, UsageError: as `fit_segmenter`.
     """
     check_sizes(network, settings.training)
     results: dict[diffusion.Stage, TrainResult] = {}
@@ -209,7 +209,7 @@ def finish_refiner(
         network: with its best weights.
         spec: of the network.
         settings: of the run.
-        results: of `train_refiner`.
+        results: of `fit_refiner`.
         output: model file.
         found: table of the data, for the card.
         command: that repeats the run, for the card.
@@ -230,7 +230,7 @@ def finish_refiner(
     return saved
 
 
-def told(spec: ModelSpec) -> str:
+def validation_text(spec: ModelSpec) -> str:
     """What the saved refiner's validation came to, in words."""
     val = spec.scores["val"]
     if "boundary_iou" not in val:

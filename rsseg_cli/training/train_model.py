@@ -164,7 +164,7 @@ class _Data(L.LightningDataModule):
         return DataLoader(self.tiles(*self._place()), batch_size=2)
 
 
-def train(
+def fit_segmenter(
     network: nn.Module,
     spec: ModelSpec,
     scenes: TrainingScenes,
@@ -220,7 +220,7 @@ def fit(
         a_pass: crops an epoch where the settings say "auto".
 
     Raises:
-        as `train`.
+        as `fit_segmenter`.
     """
     L.seed_everything(config.seed, verbose=False, workers=True)
     best = ModelCheckpoint(

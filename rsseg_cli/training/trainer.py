@@ -11,9 +11,8 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -23,10 +22,9 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tqdm import tqdm
 
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.training.config import TrainConfig
+from rsseg_cli.training.config import RunOptions, Show, TrainConfig
 from rsseg_cli.training.optim import averaged_weights, mixed_precision
 
-Show = Literal["bar", "lines", "none"]
 REFRESH_S = 0.5
 
 
@@ -137,29 +135,6 @@ class RunProgress(L.Callback):
 
 
 logger = logging.getLogger("rsseg_cli")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """Where and on what a run computes; none of it changes the result on one device.
-
-    Attributes:
-        run_dir: checkpoints (`last.ckpt`, `best.ckpt`), `settings.toml`, `metrics.csv`, TensorBoard's events.
-        device: auto, cpu, cuda, cuda:1, mps.
-        devices: how many, or which ("0,2"), or "auto" for all; each takes `batch_size` crops a step.
-        num_nodes: machines that take part.
-        strategy: Lightning's, as "ddp".
-        resume: go on from `last.ckpt`.
-        show: progress on stderr.
-    """
-
-    run_dir: Path
-    device: str = "auto"
-    devices: str = "1"
-    num_nodes: int = 1
-    strategy: str = "auto"
-    resume: bool = False
-    show: Show = "none"
 
 
 class _Patience(EarlyStopping):

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from rsseg_cli.cli.main import app
 from rsseg_cli.cli.train_idgbr import train_idgbr
 from rsseg_cli.training.degrade import bend
-from rsseg_cli.training.recipes import resolve_refiner_settings, setting_types
+from rsseg_cli.training.recipes import refiner_setting_types, resolve_refiner_settings
 from rsseg_cli.weights import load_model
 
 SMALL = (
@@ -158,7 +158,7 @@ def test_errors_come_before_training(words, message, sheets):
 
 def test_every_setting_is_an_option():
     options = set(inspect.signature(train_idgbr).parameters) | {"learning_rate", "codec_rate"}
-    assert set(setting_types()) <= options
+    assert set(refiner_setting_types()) <= options
 
 
 def test_help_fits_a_terminal():

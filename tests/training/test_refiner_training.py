@@ -80,7 +80,7 @@ def spec():
 def run(folder, chosen, **options):
     torch.manual_seed(0)
     network = LiteRefiner(TINY_NETWORK)
-    results = refiners.train_refiner(
+    results = refiners.fit_refiner(
         network, spec(), scenes(), chosen, RunOptions(run_dir=folder, device="cpu", **options)
     )
     return results, {key: value.clone() for key, value in network.state_dict().items()}
@@ -424,7 +424,7 @@ def test_alignment_is_trained_in_the_first_steps(tmp_path, monkeypatch):
     align = Projection()
     monkeypatch.setattr(refiners, "build_alignment", lambda network, weights: align)
     before = align.projection.weight.clone()
-    refiners.train_refiner(
+    refiners.fit_refiner(
         Aligned(TINY_NETWORK), spec(), scenes(), settings(codec_epochs=1, epochs=2, ema=0.0),
         RunOptions(run_dir=tmp_path, device="cpu"),
     )  # fmt: skip

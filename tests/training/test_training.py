@@ -132,7 +132,7 @@ def bicor_seg():
 
 def run(folder, config, network=None, **options):
     network = network or bicor_seg()
-    result = training.train(
+    result = training.fit_segmenter(
         network, SPEC, scenes(), config, RunOptions(run_dir=folder, device="cpu", **options)
     )
     return result, {key: value.clone() for key, value in network.state_dict().items()}
@@ -314,7 +314,7 @@ def test_halves_on_the_processor(tmp_path):
 )
 def test_devices_that_there_are_not(options, words, tmp_path):
     with pytest.raises(UsageError, match=words):
-        training.train(
+        training.fit_segmenter(
             nn.Conv2d(3, 2, 1), SPEC, scenes(), TrainConfig(**TINY),
             RunOptions(**{"run_dir": tmp_path, "device": "cpu", **options}),
         )  # fmt: skip
