@@ -1,6 +1,6 @@
 """`python -m rsseg_cli` is `rsseg`."""
 
-from rsseg_cli.cli.main import main
+from rsseg_cli.cli import main
 
 if __name__ == "__main__":
     main()

@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from rsseg_cli.batch.manifest import read_manifest
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
 

@@ -160,7 +160,7 @@ def test_commands_load_nothing_heavy_at_their_top(path: Path) -> None:
             "import rsseg_cli.evaluation, rsseg_cli.training, rsseg_cli.weights",
             ("torch", "lightning", "timm"),
         ),
-        ("import rsseg_cli.cli.main", ("torch", "rasterio", "geopandas")),
+        ("import rsseg_cli.cli", ("torch", "rasterio", "geopandas")),
     ],
 )
 def test_faces_load_light(code: str, absent: tuple[str, ...]) -> None:

@@ -14,7 +14,7 @@ from rsseg_cli.batch.manifest import RESERVE_BYTES
 from rsseg_cli.batch.run import run_batch
 from rsseg_cli.batch.scenes import BatchScene
 from rsseg_cli.batch.settings import BatchSettings
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.config import PredictConfig
 
 

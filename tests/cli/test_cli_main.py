@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from rsseg_cli import __version__
-from rsseg_cli.cli import main
+from rsseg_cli.cli import program
 from rsseg_cli.errors import ModelError, RssegError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
+SMALLER = "Pass a smaller --tile-size or --batch-size, or a part of the scene by --bbox"
 HEAVY = ("torch", "numpy", "rasterio", "geopandas", "timm", "lightning", "PIL", "scipy")
 
 
@@ -35,7 +37,7 @@ def python(code: str) -> subprocess.CompletedProcess[str]:
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """Every command with its words, sub-commands included."""
-    command = command or get_command(main.app)
+    command = command or get_command(program.app)
     if not hasattr(command, "commands"):
         yield path, command
         return
@@ -45,8 +47,8 @@ def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[
 
 def failing(error: BaseException) -> typer.Typer:
     """A program with the frame's group whose one command raises."""
-    app = typer.Typer(cls=main._Group, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.callback()(main._start)
+    app = typer.Typer(cls=program._Group, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback()(program._start)
 
     @app.command()
     def fail() -> None:
@@ -77,7 +79,7 @@ def test_help_is_quick() -> None:
 
 @pytest.mark.parametrize("path", [path for path, _ in commands()], ids=" ".join)
 def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
-    shown = CliRunner().invoke(main.app, [*path, "--help"])
+    shown = CliRunner().invoke(program.app, [*path, "--help"])
     assert shown.exit_code == 0
     assert "Example:" in shown.output
     assert f"rsseg {' '.join(path)}" in " ".join(shown.output.split("Example:")[1].split())
@@ -87,7 +89,7 @@ def test_every_command_has_help_with_an_example(path: tuple[str, ...]) -> None:
 def test_help_loads_nothing_heavy(args: list[str]) -> None:
     code = (
         f"import sys; sys.argv = ['rsseg', *{args!r}]\n"
-        "from rsseg_cli.cli.main import main\n"
+        "from rsseg_cli.cli import main\n"
         "try: main()\n"
         f"finally: assert not set({HEAVY!r}) & set(sys.modules), set({HEAVY!r}) & set(sys.modules)"
     )
@@ -98,7 +100,7 @@ def test_help_loads_nothing_heavy(args: list[str]) -> None:
 def test_a_command_loads_no_other() -> None:
     code = (
         "import sys; sys.argv = ['rsseg', 'vectorize', '--help']\n"
-        "from rsseg_cli.cli.main import main\n"
+        "from rsseg_cli.cli import main\n"
         "try: main()\n"
         "finally: assert not {'rsseg_cli.cli.train', 'rsseg_cli.cli.predict'} & set(sys.modules)"
     )
@@ -113,6 +115,12 @@ def test_a_command_loads_no_other() -> None:
         (ModelError("m"), 1, "rsseg: error: m\n"),
         (UsageError("u"), 2, "rsseg: error: u\n"),
         (KeyboardInterrupt(), 130, "rsseg: interrupted\n"),
+        (MemoryError("2 GiB"), 1, f"rsseg: error: out of memory (2 GiB). {SMALLER}\n"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has a total ..."),
+            1,
+            f"rsseg: error: out of memory (CUDA out of memory. Tried to allocate 2 GiB). {SMALLER}\n",
+        ),
     ],
 )
 def test_errors_become_one_line_and_a_code(error: BaseException, code: int, line: str) -> None:
@@ -120,9 +128,9 @@ def test_errors_become_one_line_and_a_code(error: BaseException, code: int, line
     assert (result.exit_code, result.stdout, result.stderr) == (code, "", line)
 
 
-def test_faults_of_the_program_keep_their_trace() -> None:
-    result = CliRunner().invoke(failing(ZeroDivisionError("slip")), ["fail"])
-    assert isinstance(result.exception, ZeroDivisionError)
+@pytest.mark.parametrize("error", [ZeroDivisionError("slip"), RuntimeError("shapes differ")])
+def test_faults_of_the_program_keep_their_trace(error: Exception) -> None:
+    assert CliRunner().invoke(failing(error), ["fail"]).exception is error
 
 
 @pytest.mark.parametrize("args", [["nosuch"], ["models", "nosuch"], ["--nosuch"], ["models", "show"]])
@@ -152,20 +160,28 @@ def test_a_closed_pipe_ends_quietly() -> None:
     assert result.returncode == 1
 
 
+@pytest.mark.parametrize("has_thread", [False, True])
 @pytest.mark.parametrize(("args", "code"), [(["--version"], 0), (["models", "show", "nosuch"], 1)])
-def test_the_end_skips_the_libraries_clean_up_alone(args: list[str], code: int) -> None:
-    program = (
-        f"import atexit, sys, types; sys.argv = ['rsseg', *{args!r}]\n"
+def test_exit_skips_only_the_teardown_of_libraries(args: list[str], code: int, has_thread: bool) -> None:
+    """Exit handlers of libraries run; with a thread at work the interpreter ends as usual."""
+    script = (
+        f"import atexit, os, sys, threading, types; sys.argv = ['rsseg', *{args!r}]\n"
         "sys.modules['numpy'] = types.ModuleType('numpy')\n"
-        "atexit.register(lambda: print('cleaned', flush=True))\n"
-        "from rsseg_cli.cli.main import main\n"
-        "try: main()\n"
-        "finally: print('not left')"
+        "class Torn:\n"
+        "    def __del__(self, write=os.write): write(1, b'torn down')\n"
+        "torn = Torn()\n"
+        "from rsseg_cli.cli import program\n"
+        "run = program.app\n"
+        "def app(**options):\n"
+        "    atexit.register(lambda: print('cleaned', flush=True))\n"
+        f"    if {has_thread}: threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "    run(**options)\n"
+        "program.app = app\n"
+        "program.main()"
     )
-    result = python(program)
+    result = python(script)
     assert result.returncode == code
-    assert result.stdout.endswith("cleaned\n")
-    assert "not left" not in result.stdout
+    assert result.stdout.endswith("cleaned\ntorn down" if has_thread else "cleaned\n")
 
 
 @pytest.fixture
@@ -173,7 +189,7 @@ def started() -> Iterator[None]:
     """The command line's logging, taken down again after the test."""
     logger = logging.getLogger("rsseg_cli")
     before = logger.handlers[:], logger.level
-    main._start(False)
+    program._start(False)
     yield
     logger.handlers[:], level = before
     logger.setLevel(level)
@@ -191,7 +207,7 @@ def started() -> Iterator[None]:
 def test_log_goes_to_stderr(
     write: Callable[..., None], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main._start(False)  # twice, as in tests and notebooks: still one line a message
+    program._start(False)  # twice, as in tests and notebooks: still one line a message
     write(logging.getLogger("rsseg_cli.pipeline.predict_scene"), "read %d tiles", 3)
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", line)

@@ -16,7 +16,7 @@ import rasterio
 import torch
 from typer.testing import CliRunner
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.cli.predict import default_output
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.models import BicorSeg, BicorSegConfig

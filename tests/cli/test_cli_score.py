@@ -12,7 +12,7 @@ from affine import Affine
 from conftest import MakeRaster
 from typer.testing import CliRunner, Result
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.raster import Grid, RasterWriter
 
 TRUTH = np.zeros((1, 40, 60), np.uint8)

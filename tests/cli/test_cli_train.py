@@ -14,7 +14,7 @@ import rasterio
 import torch
 from typer.testing import CliRunner
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.cli.train import train_bicor_seg
 from rsseg_cli.training.recipes import resolve_settings, setting_types
 from rsseg_cli.weights import load_model

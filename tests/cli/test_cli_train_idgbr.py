@@ -13,7 +13,7 @@ import torch
 from rasterio.transform import from_origin
 from typer.testing import CliRunner
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.cli.train_idgbr import train_idgbr
 from rsseg_cli.training.degrade import bend
 from rsseg_cli.training.recipes import refiner_setting_types, resolve_refiner_settings

@@ -18,7 +18,7 @@ import torch
 from typer.testing import CliRunner
 
 import rsseg_cli
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.vector import vectorize

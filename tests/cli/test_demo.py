@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ClassSpec, ModelSpec, registry, save_model
 

@@ -11,7 +11,7 @@ import pytest
 import rasterio
 from typer.testing import CliRunner
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.data.synthetic import scene as synthetic
 from rsseg_cli.data.synthetic.scene import CLASSES, NODATA, draw_scene, write_scene
 from rsseg_cli.data.synthetic.style import PLACES, make_style

@@ -22,7 +22,7 @@ import rasterio
 import torch
 from typer.testing import CliRunner
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.raster import SceneInfo, SceneReader
 from rsseg_cli.weights import ModelSpec, save_model

@@ -23,7 +23,7 @@ from refiners import LocalRefiner, refiner
 from scipy import ndimage
 
 from rsseg_cli import RefineConfig, VectorConfig, predict, refine
-from rsseg_cli.cli.main import main
+from rsseg_cli.cli import main
 from rsseg_cli.errors import ModelError, OutputError, SceneError
 from rsseg_cli.pipeline import checkpoint as work_folder
 from rsseg_cli.pipeline.journal import Journal, Publication

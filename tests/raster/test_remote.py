@@ -15,7 +15,7 @@ from networks import one_hot
 from typer.testing import CliRunner
 
 from rsseg_cli import predict
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.errors import SceneError
 
 

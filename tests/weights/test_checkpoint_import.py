@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from typer.testing import CliRunner
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.errors import ModelError
 from rsseg_cli.weights import load_model
 from rsseg_cli.weights.released import read_bicor_seg

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.errors import ModelError
 from rsseg_cli.models import Idgbr
 from rsseg_cli.weights import load_model

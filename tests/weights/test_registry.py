@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.errors import ModelError, OutputError
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, load_model, registry, save_model

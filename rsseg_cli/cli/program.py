@@ -1,4 +1,4 @@
-"""The `rsseg` program: its commands, and the one place where errors become messages and exit codes."""
+"""The `rsseg` program: its commands, and how errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from rsseg_cli.errors import RssegError, one_line, redact
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
-COMMANDS = {  # where each one lies, in the order in which help lists them
+COMMANDS = {  # module and name of each, in the order of the help
     "predict": "predict:predict_command",
     "refine": "refine:refine_command",
     "score": "score:score_command",
@@ -37,7 +37,7 @@ EPILOG = "`rsseg COMMAND --help` shows a command's options with units, defaults 
 
 
 class _Commands(UserDict[str, Any]):
-    """Commands by name; each is loaded once it is asked for, as their options take time to build."""
+    """Commands by name, loaded on first use: their options take time to build."""
 
     def __getitem__(self, name: str) -> Any:
         if isinstance(self.data[name], str):
@@ -45,18 +45,18 @@ class _Commands(UserDict[str, Any]):
         return self.data[name]
 
 
-def _load(name: str, place: str) -> Any:
-    """The command at a place, MODULE:ATTRIBUTE."""
-    module, _, attribute = place.partition(":")
-    found = getattr(import_module(f"rsseg_cli.cli.{module}"), attribute)
-    if not isinstance(found, typer.Typer):
-        function, found = found, typer.Typer(add_completion=False, rich_markup_mode=None)
-        found.command(name)(function)
-    return typer.main.get_command(found)
+def _load(name: str, source: str) -> Any:
+    """Load a command from MODULE:ATTRIBUTE."""
+    module, _, attribute = source.partition(":")
+    command = getattr(import_module(f"rsseg_cli.cli.{module}"), attribute)
+    if not isinstance(command, typer.Typer):
+        function, command = command, typer.Typer(add_completion=False, rich_markup_mode=None)
+        command.command(name)(function)
+    return typer.main.get_command(command)
 
 
 class _Group(TyperGroup):
-    """Turns the project's errors into a line on stderr and an exit code; commands run inside `invoke`."""
+    """Turns errors of commands into a line on stderr and an exit code."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -71,27 +71,34 @@ class _Group(TyperGroup):
             sys.stdout.flush()  # a closed pipe shows here, where Typer ends quietly, not at interpreter exit
             return result
         except RssegError as err:
-            raise _exit(_told(str(err), err), err.exit_code) from err
-        except MemoryError as err:
-            advice = "Pass a smaller --tile-size or --batch-size, or a part of the scene by --bbox"
-            raise _exit(_told(f"out of memory ({err}). {advice}", err), FAILED) from err
-        except OSError as err:  # a path or a disk that fails where no check foresaw it
-            if err.errno == errno.EPIPE:  # who reads stdout has left, which Typer ends quietly
+            raise _exit(str(err), err, err.exit_code) from err
+        except (MemoryError, RuntimeError) as err:
+            if not _is_out_of_memory(err):
                 raise
-            raise _exit(_told(str(err), err), FAILED) from err
+            advice = "Pass a smaller --tile-size or --batch-size, or a part of the scene by --bbox"
+            raise _exit(f"out of memory ({str(err).split('. GPU ')[0]}). {advice}", err) from err
+        except OSError as err:  # a path or a disk that fails where no check foresaw it
+            if err.errno == errno.EPIPE:  # the reader of stdout has left, which Typer ends quietly
+                raise
+            raise _exit(str(err), err) from err
         except KeyboardInterrupt as err:
-            typer.echo(f"rsseg: {_told('interrupted', err)}", err=True)
+            typer.echo(f"rsseg: {_with_notes('interrupted', err)}", err=True)
             raise typer.Exit(INTERRUPTED) from err
 
 
-def _told(message: str, err: BaseException) -> str:
-    """A message, then what was noted about the error on its way, as how to go on."""
+def _is_out_of_memory(err: Exception) -> bool:
+    """Recognise torch's errors by name and text, as torch may not be loaded."""
+    names = {kind.__name__ for kind in type(err).__mro__}
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate memory" in str(err)
+
+
+def _with_notes(message: str, err: BaseException) -> str:
+    """Add the notes that the error collected on its way, such as how to resume."""
     return "; ".join([message, *getattr(err, "__notes__", ())])
 
 
-def _exit(message: str, code: int) -> typer.Exit:
-    """The exit that a message on stderr announces."""
-    typer.echo(f"rsseg: error: {one_line(redact(message))}", err=True)
+def _exit(message: str, err: BaseException, code: int = FAILED) -> typer.Exit:
+    typer.echo(f"rsseg: error: {one_line(redact(_with_notes(message, err)))}", err=True)
     return typer.Exit(code)
 
 
@@ -141,32 +148,34 @@ def _start(
 
 def main() -> None:
     """Run the command line."""
-    sys.unraisablehook = _pass_over
     # Read when torch loads: its threads sleep while they wait for one another. On cores that other programs
     # keep busy, spinning threads use up the time of the one they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    sys.unraisablehook = _ignore_rasterio
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # cleans up and exits like an interrupt
+    codes: list[int] = []
+    atexit.register(_leave, codes)
     try:
         app(prog_name="rsseg")
     except SystemExit as end:
-        _leave(end)
+        code = 0 if end.code is None else end.code
+        codes += [code] if isinstance(code, int) else []  # else a message, which Python prints
         raise
 
 
-def _pass_over(unraisable: Any) -> None:
-    """No traceback of rasterio's where it cannot log a message of GDAL that is no UTF-8."""
+def _ignore_rasterio(unraisable: Any) -> None:
+    """Skip the traceback of rasterio where it cannot log a message of GDAL that is not UTF-8."""
     if "rasterio" not in str(unraisable.object):
         sys.__unraisablehook__(unraisable)
 
 
-def _leave(end: SystemExit) -> None:
-    """End a process that did work without the clean-up of its libraries: that of torch takes 100 MB, that of
-    those for rasters a quarter of a second."""
-    working = [thread for thread in threading.enumerate() if not thread.daemon]
-    if "numpy" not in sys.modules or len(working) > 1:
-        return
-    code = end.code if isinstance(end.code, int) else 0 if end.code is None else None
-    if code is None:  # a message that Python prints
+def _leave(codes: list[int]) -> None:
+    """End the process without tearing down its libraries, which takes torch 100 MB and a quarter of a second.
+
+    Exit handlers that they registered have run. With another thread, which may be at work, the process ends
+    as usual.
+    """
+    if not codes or "numpy" not in sys.modules or threading.active_count() > 1:
         return
     logging.shutdown()
     try:
@@ -174,5 +183,4 @@ def _leave(end: SystemExit) -> None:
         sys.stderr.flush()
     except (OSError, ValueError):  # a closed pipe
         return
-    atexit._run_exitfuncs()
-    os._exit(code)
+    os._exit(codes[0])
