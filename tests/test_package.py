@@ -63,7 +63,7 @@ def test_wheel_holds_the_package_alone(wheel: Path) -> None:
     metadata = f"rsseg-{rsseg_cli.__version__}.dist-info"
     assert f"{metadata}/licenses/LICENSE" in names
     with zipfile.ZipFile(wheel) as archive:
-        assert b"rsseg = rsseg_cli.cli:main" in archive.read(f"{metadata}/entry_points.txt")
+        assert b"rsseg = rsseg_cli.cli.main:main" in archive.read(f"{metadata}/entry_points.txt")
 
 
 def test_installed_package_uses_its_own_networks(wheel: Path, tmp_path: Path) -> None:
