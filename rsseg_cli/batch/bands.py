@@ -5,15 +5,16 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli.inference import Pass
 from rsseg_cli.pipeline.checkpoint import Extremes, Track
 from rsseg_cli.pipeline.predict_scene import map_rows, plan_of
 from rsseg_cli.pipeline.refine_scene import Windows, refine_pass
@@ -21,9 +22,8 @@ from rsseg_cli.pipeline.refine_scene import Windows, refine_pass
 if TYPE_CHECKING:
     from rsseg_cli.batch.runner import SceneRunner
     from rsseg_cli.batch.task import SceneTask
-    from rsseg_cli.inference.tiling import Axis
+    from rsseg_cli.inference import tiling
     from rsseg_cli.pipeline.job import Job
-    from rsseg_cli.pipeline.merge import Write
     from rsseg_cli.pipeline.refinement import LabelSource, Refinement
     from rsseg_cli.raster import Grid
     from rsseg_cli.weights import TrainedModel
@@ -58,7 +58,7 @@ class Band:
     refine: RefineJob | None = None
     layers: Mapping[str, slice]
     first: int
-    end: int
+    end: int = 0
 
 
 class Block(NamedTuple):
@@ -115,64 +115,50 @@ class SharedPasses:
     def __init__(self, pool: BandPool, task: SceneTask) -> None:
         self._pool, self._task = pool, task
 
-    def map(
-        self,
-        job: Job,
-        layers: Mapping[str, slice],
-        write: Write,
-        progress: Callable[[int], object],
-        first: int,
-        track: Track,
-    ) -> None:
+    def map(self, job: Job, rows: Pass, track: Track) -> None:
         """See `pipeline.map_rows`."""
-        band = Band(task=self._task_of(track), job=job, layers=dict(layers), first=first, end=first)
+        band = Band(task=self._task_of(track), job=job, layers=dict(rows.layers), first=rows.first)
         plan = plan_of(job)
         extremes = dict(track.extremes)
         track.counts = lambda _: (extremes, {})
-        with closing(self._run(band, plan.rows, _row_bytes(layers, job.grid, plan.rows))) as bands:
+        with closing(self._run(band, plan.rows, _row_bytes(rows, job.grid, plan.rows))) as bands:
             for end, finished in bands:
                 extremes |= finished.extremes
                 for block in finished.blocks:
-                    write(block.row, block.values())
-                progress(end * len(plan.cols))
+                    rows.write(block.row, block.values())
+                rows.progress(end * len(plan.cols))
         reader = job.reader(job.network_grid)  # not opened: it takes the counts of the workers' readers
         reader.add_extreme_counts(extremes)
         job.note_unmarked_holes(reader)
 
     def refine(
-        self,
-        refinement: Refinement,
-        windows: Windows,
-        source: LabelSource,
-        layers: Mapping[str, slice],
-        write: Write,
-        progress: Callable[[int], object],
-        first: int,
-        track: Track,
+        self, refinement: Refinement, windows: Windows, source: LabelSource, rows: Pass, track: Track
     ) -> None:
         """See `refine_scene.refine_pass`. The workers read the map from its file."""
         bare = replace(refinement, refiner="")  # each worker has loaded it
         job = RefineJob(refinement=bare, windows=windows, source=source)
-        band = Band(task=self._task_of(track), refine=job, layers=dict(layers), first=first, end=first)
+        band = Band(task=self._task_of(track), refine=job, layers=dict(rows.layers), first=rows.first)
         plan = windows.plan
         above, here = Counter(track.refined), Counter[str]()
         track.counts = lambda _: ({}, dict(above + here))
-        with closing(self._run(band, plan.rows, _row_bytes(layers, refinement.map, plan.rows))) as bands:
+        with closing(self._run(band, plan.rows, _row_bytes(rows, refinement.map, plan.rows))) as bands:
             for end, finished in bands:
                 for block in finished.blocks:
                     here = Counter(block.refined)
-                    write(block.row, block.values())
+                    rows.write(block.row, block.values())
                 above, here = above + Counter(finished.refined), Counter()
-                progress(end * len(plan.cols))
+                rows.progress(end * len(plan.cols))
 
     def _task_of(self, track: Track) -> SceneTask:
         return replace(self._task, config=track.config(self._task.config))
 
-    def _run(self, band: Band, rows: Axis, row_bytes: int) -> Generator[tuple[int, BandRows], None, None]:
+    def _run(
+        self, band: Band, axis: tiling.Axis, row_bytes: int
+    ) -> Generator[tuple[int, BandRows], None, None]:
         """Yield the end and the rows of each part of a pass; `row_bytes` is the size of a tile row's rows."""
         pending = max(1, min(self._pool.workers + PREFETCH_BANDS, MAX_PENDING_BYTES // row_bytes))
         max_rows = max(1, MAX_PENDING_BYTES // row_bytes // pending)
-        spans = iter(split_rows(band.first, len(rows), self._pool.workers, max_rows))
+        spans = iter(split_rows(band.first, len(axis), self._pool.workers, max_rows))
         waiting: deque[tuple[int, Future[BandRows]]] = deque()
         try:
             while True:
@@ -208,18 +194,16 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
         refined = _counts(track, row + rows.shape[1])[1]
         blocks.append(Block(row, rows.shape, zlib.compress(rows.tobytes(), ZLIB_LEVEL), refined))
 
-    ignored: Callable[[int], Any] = int
+    rows = Pass(layers=band.layers, write=keep, progress=lambda _: None, first=band.first, end=band.end)
     if band.refine is not None and refine is not None:
         second = band.refine
         refiner = cast("TrainedModel", refine.refiner)  # the runner loads it
         refinement = replace(second.refinement, refiner=refiner, run=band.task.config)
-        refine_pass(
-            refinement, refinement.load().network, second.windows, second.source, band.layers, keep, ignored,
-            first=band.first, end=band.end, track=track,
-        )  # fmt: skip
+        network = refinement.load().network
+        refine_pass(refinement, network, second.windows, second.source, rows, track)
     elif band.job is not None:
         job = replace(band.job, config=band.task.config)
-        map_rows(job, model, band.layers, keep, ignored, first=band.first, end=band.end, track=track)
+        map_rows(job, model, rows, track)
     else:
         raise ValueError("a band of neither pass")
     extremes, refined = _counts(track, None)
@@ -230,6 +214,6 @@ def _counts(track: Track, rows: int | None) -> tuple[Extremes, Mapping[str, int]
     return track.counts(rows) if track.counts is not None else ({}, {})
 
 
-def _row_bytes(layers: Mapping[str, slice], grid: Grid, rows: Axis) -> int:
+def _row_bytes(rows: Pass, grid: Grid, axis: tiling.Axis) -> int:
     """Return the bytes of a tile row's finished rows."""
-    return max(part.stop for part in layers.values()) * grid.width * -(-grid.height // len(rows))
+    return rows.channels * grid.width * -(-grid.height // len(axis))

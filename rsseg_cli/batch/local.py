@@ -214,7 +214,7 @@ class LocalEngine:
 
 def devices_for(device: str, jobs: int | None) -> list[str]:
     """Return the device of each process."""
-    from rsseg_cli.inference.engine import choose_device
+    from rsseg_cli.inference import choose_device
 
     chosen = choose_device(device)
     visible = gpus() if device in ("auto", "cuda") else []

@@ -17,7 +17,7 @@ from rsseg_cli.batch.ray_pool import RayPool
 from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, with_device
 from rsseg_cli.errors import RssegError, SceneError, UsageError
-from rsseg_cli.inference.passes import Progress
+from rsseg_cli.inference import passes
 from rsseg_cli.pipeline import PredictResult
 from rsseg_cli.raster import SceneInfo, gdal
 
@@ -63,7 +63,7 @@ class RayEngine:
             pool = stack.enter_context(RayPool(ray, workers, gpus))
             yield from _outcomes(tasks, _Dispatch(pool, writer, self._split_px, progress), workers)
 
-    def run_one(self, task: SceneTask, progress: Progress | None = None) -> PredictResult:
+    def run_one(self, task: SceneTask, progress: passes.Progress | None = None) -> PredictResult:
         """Map one scene, or raise its error."""
         report: SceneProgress | None = (lambda _, done, total: progress(done, total)) if progress else None
         with closing(self.run([task], report)) as outcomes:

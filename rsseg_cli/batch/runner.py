@@ -35,7 +35,7 @@ class SceneRunner:
 
     def load(self, task: SceneTask) -> tuple[TrainedModel, RefineConfig | None]:
         """Load a task's model and refiner, once."""
-        from rsseg_cli.inference.engine import choose_device
+        from rsseg_cli.inference import choose_device
         from rsseg_cli.pipeline import refinement
         from rsseg_cli.weights import load_model
 

@@ -1,1 +1,32 @@
-"""TODO."""
+"""A network over the tiles of a scene: what is run, on which device, and how its rows come together."""
+
+from typing import TYPE_CHECKING
+
+from rsseg_cli._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rsseg_cli.inference import passes, tiling, windows
+    from rsseg_cli.inference.engine import Engine, Scaling, choose_device
+    from rsseg_cli.inference.passes import Pass
+    from rsseg_cli.inference.refiner import RefinerEngine
+
+__all__ = [
+    "Engine",
+    "Pass",
+    "RefinerEngine",
+    "Scaling",
+    "choose_device",
+    "passes",
+    "tiling",
+    "windows",
+]
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Engine": "engine",
+        "Pass": "passes",
+        "RefinerEngine": "refiner",
+        "Scaling": "engine",
+        "choose_device": "engine",
+    },
+)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -37,7 +36,7 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
-_log = logging.getLogger("rsseg_cli")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +53,8 @@ class Scaling:
 class Engine:
     """Run a network over tiles.
 
-    The network is put into evaluation mode and moved to the device. Lower precision is by autocast, so that
-    its weights stay what they are.
+    The network is in evaluation mode on the device until the engine is closed, which gives it back as it was.
+    Lower precision is by autocast, so that its weights stay what they are.
 
     Args:
         network: (B, bands, H, W) scaled pixels -> logits (B, classes, H, W).
@@ -93,6 +92,10 @@ class Engine:
         self._views = VIEWS[config.tta]
         self._two_scales = config.tta == "scales"
         self._layout = torch.channels_last
+        self._modes = [(part, part.training) for part in network.modules()]
+        tensors = _tensors(network)
+        self._devices = {tensor.device for tensor in tensors.values()}
+        self._contiguous = {name for name, tensor in tensors.items() if tensor.is_contiguous()}
         self._network = self._placed(network.eval())
         self._input_dtype = _input_dtype(network, self.dtype)
         if self._input_dtype != torch.float32:  # computes in its own precision
@@ -105,6 +108,22 @@ class Engine:
             else torch.tensor(scaling.limits, device=self.device).view(-1, 2, 1, 1)
         )
         self._batch_size: int | None = None if config.batch_size == "auto" else config.batch_size
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the network back with the modes, device and memory format that it had."""
+        for part, training in self._modes:
+            part.training = training
+        if len(self._devices) == 1:
+            self._network.to(*self._devices)
+        for name, tensor in _tensors(self._network).items():
+            if name in self._contiguous:
+                tensor.data = tensor.data.contiguous()
 
     def _placed(self, network: nn.Module) -> nn.Module:
         """The network on the device."""
@@ -287,7 +306,7 @@ def choose_device(name: str) -> torch.device:
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The arithmetic of that name; "auto" is bfloat16 on CUDA devices that have it, else float32."""
     if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
@@ -317,16 +336,8 @@ def pad_to_stride(tile: NDArray[Any]) -> NDArray[Any]:
     return np.pad(tile, ((0, 0), (0, below), (0, right)), mode="reflect")
 
 
-@contextmanager
-def evaluation(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode of a network and its parts; afterwards each part has the mode that it had."""
-    modes = [(part, part.training) for part in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
 
 
 def _input_dtype(network: nn.Module, dtype: torch.dtype) -> torch.dtype:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from rsseg_cli.inference.tiling import Plan, Tile
 
 CHUNK_WIDTH_PX = 1024  # columns a read asks for, rounded to whole blocks of the file
-GROUPS_AHEAD = 1
+PREFETCH_GROUPS = 1
 # Tiles are handed over in groups: where other programs keep the processors busy, each hand-over may wait for
 # its turn.
 GROUP_PIXEL_TILES = 2
 GROUP_TILES = 32
-ROWS_AHEAD = 1
+PENDING_BANDS = 1
 
 
 class Reader(Protocol):
@@ -62,8 +62,7 @@ class TileFeed:
     """The tiles of a plan in order, each pixel of the scene read once.
 
     A tile row is read in chunks of columns, and only the rows that the tile row before it did not have; what
-    they share is
-    kept: bands x overlap x width values.
+    they share is kept: bands x overlap x width values.
 
     Args:
         reader: of the same size as the plan.
@@ -72,7 +71,7 @@ class TileFeed:
         block_width: columns of the file's blocks; chunks are whole blocks.
         first_row, end_row: tile rows to start with and to end before. The scene is read in the same
             windows as for all of them.
-        decided_only: a tile has data where a pixel that it decides is valid; else where any is.
+        core_only: a tile has data where a pixel that it decides is valid; else where any is.
     """
 
     def __init__(
@@ -84,11 +83,11 @@ class TileFeed:
         block_width: int = 1,
         first_row: int = 0,
         end_row: int | None = None,
-        decided_only: bool = False,
+        core_only: bool = False,
     ) -> None:
         self._reader = reader
         self._plan = plan
-        self._decided_only = decided_only
+        self._core_only = core_only
         self._first_row = first_row
         self._end_row = len(plan.rows) if end_row is None else end_row
         self._chunk_width = -(-CHUNK_WIDTH_PX // block_width) * block_width
@@ -107,7 +106,7 @@ class TileFeed:
 
     def __iter__(self) -> Iterator[TilePixels]:
         tiles = self._assemble()
-        ahead = deque(self._assembler.submit(_take_group, tiles) for _ in range(GROUPS_AHEAD))
+        ahead = deque(self._assembler.submit(_take_group, tiles) for _ in range(PREFETCH_GROUPS))
         while True:
             group = ahead.popleft().result()
             if not group:
@@ -129,7 +128,7 @@ class TileFeed:
 
     def _cut(self, tile: Tile, held: Sequence[_Piece]) -> TilePixels:
         valid = _join([piece.columns(piece.valid, tile) for piece in held])
-        if not (valid[self._decided(tile)] if self._decided_only else valid).any():
+        if not (valid[self._decided(tile)] if self._core_only else valid).any():
             return TilePixels(tile, None, valid)
         pixels = _join([piece.columns(piece.pixels, tile) for piece in held])
         return TilePixels(tile, pixels if valid.all() else self._reader.fill(pixels, valid), valid)
@@ -260,7 +259,7 @@ class RowSink:
             self._bands.popleft()
             self._pending.append(self._writer.submit(self._write, first, self._band))
             self._band = None
-            while len(self._pending) > ROWS_AHEAD:
+            while len(self._pending) > PENDING_BANDS:
                 self._pending.popleft().result()
 
     def finish(self) -> None:

@@ -5,69 +5,113 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import ModelError
-from rsseg_cli.inference import feed as streaming
-from rsseg_cli.inference import resample, stitch, tiling
+from rsseg_cli.inference import stitch, tiling
 from rsseg_cli.inference.engine import Engine
+from rsseg_cli.inference.feed import Reader, RowSink, TileFeed, TilePixels, first_read
+from rsseg_cli.inference.resample import Resampler
 from rsseg_cli.raster import classes
 
 FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254
 MAX_EMPTY_TILES = 64  # that wait for a batch to fill
 BATCHES_TOGETHER = 4  # at least, before a batch is cut short at the end of a tile row
 HALF = 0.499  # of the weight of a resampled pixel that must come from pixels with a say
-BROKEN = 254  # in place of a class where the network gave NaN; classes end at 253
+INVALID = 254  # in place of a class where the network gave NaN; classes end at 253
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
-Run = Callable[[Sequence[streaming.TilePixels]], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """A pass over tile rows of a scene: what its finished rows hold, and where they go.
+
+    Attributes:
+        layers: channels of the uint8 rows, by what they hold; "labels" come first.
+        write: called in a thread of its own with a first row of the map and uint8 (channels, rows, width).
+        progress: called with the number of tiles done, those above `first` included.
+        first, end: tile rows whose finished rows are wanted, the same as of all; None for the last.
+    """
+
+    layers: Mapping[str, slice]
+    write: Callable[[int, NDArray[np.uint8]], None]
+    progress: Callable[[int], object]
+    first: int = 0
+    end: int | None = None
+
+    @property
+    def channels(self) -> int:
+        return max(layer.stop for layer in self.layers.values())
+
+
+def pixels_of(item: TilePixels) -> Any:
+    """What an `Engine` takes of a tile."""
+    return item.pixels
 
 
 def run_pass(
-    run: Run,
     engine: Engine,
-    finisher: Finisher,
-    feed: streaming.TileFeed,
-    sink: streaming.RowSink,
-    progress: Callable[[int], object],
+    assembler: Assembler,
+    reader: Reader,
+    rows: Pass,
+    *,
+    threads: int = 2,
+    block_width: int = 1,
+    core_only: bool = False,
+    input_of: Callable[[TilePixels], Any] = pixels_of,
 ) -> None:
-    """Batch by batch; results of a batch are fetched while the device works on the next one.
+    """Run batch by batch; fetch the results of a batch while the device works on the next one.
 
     Args:
-        run: scores (B, channels, h, w) of tiles with pixels.
-        progress: called with the number of tiles done, those before the span included.
+        reader: of the plan's grid.
+        threads, block_width, core_only: see `feed.TileFeed`.
+        input_of: what the engine takes of a tile that has pixels.
     """
-    waiting: list[Finished] = []
-    done = finisher.span.run_first * finisher.columns
-    for batch in _batches(feed, engine, finisher.span.together):
-        filled = [item for item in batch if item.pixels is not None]
-        scores = iter(run(filled) if filled else ())
-        finished = [
-            block
-            for item in batch
-            for block in finisher.push(item, None if item.pixels is None else next(scores))
-        ]
-        done += len(batch)
-        del batch, filled, scores  # not kept while the next batch runs
+    span = assembler.span
+    done = span.run_first * assembler.columns
+    waiting: list[OutputBlock] = []
+    with (
+        RowSink(assembler.row_cuts, assembler.width, rows.channels, rows.write) as sink,
+        TileFeed(
+            reader,
+            assembler.plan,
+            threads=threads,
+            block_width=block_width,
+            first_row=span.run_first,
+            end_row=span.run_end,
+            core_only=core_only,
+        ) as feed,
+    ):
+        for batch in _batches(feed, engine, span.together):
+            inputs = [input_of(item) for item in batch if item.pixels is not None]
+            scores = iter(engine.run(inputs) if inputs else ())
+            finished = [
+                block
+                for item in batch
+                for block in assembler.push(item, None if item.pixels is None else next(scores))
+            ]
+            done += len(batch)
+            del batch, inputs, scores  # not kept while the next batch runs
+            for block in waiting:
+                sink.put(block.row, block.col, block.values())
+            waiting = finished
+            rows.progress(done)
         for block in waiting:
             sink.put(block.row, block.col, block.values())
-        waiting = finished
-        progress(done)
-    for block in waiting:
-        sink.put(block.row, block.col, block.values())
-    sink.finish()
+        sink.finish()
 
 
-def _batches(feed: streaming.TileFeed, engine: Engine, together: int) -> Iterator[list[streaming.TilePixels]]:
+def _batches(feed: TileFeed, engine: Engine, together: int) -> Iterator[list[TilePixels]]:
     """Tiles in order, as many as the device takes at once; tiles without data come along.
 
     No batch goes on across a tile row that is a multiple of `together`.
     """
-    batch: list[streaming.TilePixels] = []
+    batch: list[TilePixels] = []
     filled = 0
     for item in feed:
         if batch and item.tile.col_index == 0 and item.tile.row_index % together == 0:
@@ -127,7 +171,7 @@ def span_of(
 
 
 def row_cuts(
-    plan: tiling.Plan, resampler: resample.Resampler | None = None, top: int = 0, height: int | None = None
+    plan: tiling.Plan, resampler: Resampler | None = None, top: int = 0, height: int | None = None
 ) -> tuple[int, ...]:
     """Rows of the map that tile row i alone finishes: cuts[i] to cuts[i + 1].
 
@@ -141,7 +185,7 @@ def row_cuts(
     return tuple(min(max(cut - top, 0), height) for cut in plan.rows.cuts)
 
 
-class Finished(NamedTuple):
+class OutputBlock(NamedTuple):
     """A rectangle of the map whose uint8 values (channels, h, w) `fetch` brings from the device."""
 
     row: int
@@ -150,9 +194,9 @@ class Finished(NamedTuple):
 
     def values(self) -> NDArray[np.uint8]:
         values = self.fetch()
-        broken = values[0] == BROKEN
-        if broken.any():
-            row, col = np.argwhere(broken)[0]
+        invalid = values[0] == INVALID
+        if invalid.any():
+            row, col = np.argwhere(invalid)[0]
             raise ModelError(
                 f"the network gave NaN at row {self.row + row}, column {self.col + col} of the map; "
                 "needs finite logits. Lower precision may overflow: try --dtype float32"
@@ -160,19 +204,17 @@ class Finished(NamedTuple):
         return values
 
 
-class Finisher:
+class Assembler:
     """Scores of tiles to finished rectangles of the map: blended, brought to its grid, classified.
 
+    Channels of scores behind the classes go to "heatmaps" or "uncertainty".
+
     Args:
-        engine: that gives the scores.
-        plan: its tiles.
-        layers: channels of the finished uint8 rows, by what they hold; "labels" come first.
-        classes: N; channels of scores behind them go to "heatmaps" or "uncertainty".
+        plan: the tiles of the engine that gives the scores.
         resampler: from the plan's grid to the map's, where they differ.
         window: (row, col, height, width) of the plan that is the map, where it is not resampled; all of it by
             default.
-        span: of tile rows; all of them by default.
-        masked: where the map is resampled, pixels that are not valid have no say; without it their scores
+        masked: where the map is resampled, pixels that are not valid have no weight; without it their scores
             count as they are.
     """
 
@@ -180,17 +222,16 @@ class Finisher:
         self,
         engine: Engine,
         plan: tiling.Plan,
+        rows: Pass,
         *,
-        layers: Mapping[str, slice],
-        classes: int,
-        resampler: resample.Resampler | None = None,
+        resampler: Resampler | None = None,
         window: tuple[int, int, int, int] | None = None,
-        span: Span | None = None,
         masked: bool = False,
     ) -> None:
-        self.span = span or span_of(plan, engine, resampled=resampler is not None)
+        self.plan = plan
+        self.span = span_of(plan, engine, resampled=resampler is not None, first=rows.first, end=rows.end)
         self.columns = len(plan.cols)
-        self._engine, self._layers, self._classes = engine, layers, classes
+        self._engine, self._layers, self._channels = engine, rows.layers, rows.channels
         self._resampler, self._masked = resampler, masked
         ramps = [
             torch.from_numpy(tiling.ramp_weights(axis.ramp)).to(engine.device)
@@ -203,20 +244,22 @@ class Finisher:
             first_row=self.span.run_first,
         )
         self._window = window or (0, 0, plan.height, plan.width)
+        self.width = len(resampler.cols.lower) if resampler is not None else self._window[3]
         cuts = row_cuts(plan, resampler, self._window[0], self._window[2])
         self.row_cuts: Sequence[int] = cuts[self.span.first : self.span.end + 1]
 
     @property
-    def channels(self) -> int:
-        return max(layer.stop for layer in self._layers.values())
+    def first_source_row(self) -> int:
+        """The first row of the plan's grid that is read."""
+        return first_read(self.plan, self.span.run_first)[1]
 
-    def push(self, item: streaming.TilePixels, scores: torch.Tensor | None) -> Iterator[Finished]:
+    def push(self, item: TilePixels, scores: torch.Tensor | None) -> Iterator[OutputBlock]:
         """What is finished with a tile; `scores` (channels, h, w) is None where the tile was not run."""
         if item.tile.row_index < self.span.end:
             finished = self._finish(item, scores)
             yield from finished if item.tile.row_index >= self.span.first else _dropped(finished)
 
-    def _finish(self, item: streaming.TilePixels, scores: torch.Tensor | None) -> Iterator[Finished]:
+    def _finish(self, item: TilePixels, scores: torch.Tensor | None) -> Iterator[OutputBlock]:
         tile = item.tile
         block = self._stitcher.skip(tile) if scores is None else self._stitcher.push(tile, scores)
         first_row, first_col = block.row - tile.row, block.col - tile.col
@@ -231,9 +274,9 @@ class Finisher:
         elif self._masked and not valid.all():
             values = values * torch.from_numpy(np.ascontiguousarray(valid)).to(values.device)
         for row, col, strip in self._resampler.push(block.row, block.col, values):
-            yield Finished(row, col, self._engine.to_host(self._classify(strip)))
+            yield OutputBlock(row, col, self._engine.to_host(self._classify(strip)))
 
-    def _at_its_place(self, block: stitch.Block, valid: NDArray[np.bool_]) -> Iterator[Finished]:
+    def _at_its_place(self, block: stitch.Block, valid: NDArray[np.bool_]) -> Iterator[OutputBlock]:
         """The part of a block that lies in the map."""
         top, left, height, width = self._window
         rows = slice(max(top - block.row, 0), min(top + height - block.row, block.height))
@@ -243,23 +286,23 @@ class Finisher:
         valid = valid[rows, cols]
         row, col = block.row + rows.start - top, block.col + cols.start - left
         if block.values is None:
-            empty = np.full((self.channels, *valid.shape), classes.NODATA, np.uint8)
-            yield Finished(row, col, lambda: empty)
+            empty = np.full((self._channels, *valid.shape), classes.NODATA, np.uint8)
+            yield OutputBlock(row, col, lambda: empty)
             return
         fetch = self._engine.to_host(self._classify(block.values[:, rows, cols]))
-        yield Finished(row, col, fetch if valid.all() else functools.partial(_masked, fetch, valid))
+        yield OutputBlock(row, col, fetch if valid.all() else functools.partial(_masked, fetch, valid))
 
     @torch.inference_mode()
     def _classify(self, values: torch.Tensor) -> torch.Tensor:
         """uint8 (layers, h, w) of scores (channels, h, w)."""
         empty: torch.Tensor | None = None
         if self._resampler is not None and self._masked:
-            share = values[: self._classes].sum(0)  # of the weight of pixels that have a say
+            share = values[: self._engine.classes].sum(0)  # of the weight of pixels that have a say
             empty = share < HALF
             values = values / share.clamp_min(HALF)
-        scores = values[: self._classes]
+        scores = values[: self._engine.classes]
         best = scores.max(0)  # on the CPU its indices are 40 times faster than argmax
-        labels = best.indices.to(torch.uint8).masked_fill_(best.values.isnan(), BROKEN)
+        labels = best.indices.to(torch.uint8).masked_fill_(best.values.isnan(), INVALID)
         if self._resampler is not None:  # beside pixels that were not run for want of data
             labels[best.values <= 0 if empty is None else empty] = classes.NODATA
         parts = [labels[None]]
@@ -268,7 +311,7 @@ class Finisher:
         if "probabilities" in self._layers:
             parts.append(_to_bytes(scores))
         if "heatmaps" in self._layers or "uncertainty" in self._layers:
-            parts.append(_to_bytes(values[self._classes :]))
+            parts.append(_to_bytes(values[self._engine.classes :]))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 
@@ -277,7 +320,7 @@ def _to_bytes(values: torch.Tensor) -> torch.Tensor:
     return (values * FULL_SCALE).add_(0.5).clamp_(0, FULL_SCALE).to(torch.uint8)
 
 
-def _dropped(finished: Iterable[Finished]) -> Iterator[Finished]:
+def _dropped(finished: Iterable[OutputBlock]) -> Iterator[OutputBlock]:
     """Nothing, once all that was done for it is done."""
     for _ in finished:
         pass

@@ -94,7 +94,7 @@ class RefinerEngine(Engine):
         probabilities: bool = False,
         uncertainty: bool = False,
     ) -> None:
-        check_refiner(network)
+        self.check(network)
         super().__init__(
             network,
             classes=len(order),
@@ -110,6 +110,19 @@ class RefinerEngine(Engine):
             256, classes.NODATA, np.int64
         )  # the network's number of each class of the map
         self._numbers[: len(order)] = order
+
+    @staticmethod
+    def check(network: nn.Module) -> None:
+        """Refuse what does not follow `RefinerNetwork`, or whose grid does not fit itself."""
+        missing = [name for name in ATTRIBUTES if not isinstance(getattr(network, name, None), int)]
+        if missing:
+            raise ModelError(f"{type(network).__name__} is no refiner: it lacks {', '.join(missing)}")
+        alignment, stride = int(network.alignment_px), int(network.latent_stride)  # type: ignore[arg-type]
+        if stride < 1 or alignment < 1 or alignment % stride:
+            raise ModelError(
+                f"{type(network).__name__}: windows at multiples of {alignment} px do not fit latents of "
+                f"{stride} px"
+            )
 
     @property
     def channels(self) -> int:
@@ -172,16 +185,3 @@ class RefinerEngine(Engine):
 def entropy_of(probabilities: torch.Tensor) -> torch.Tensor:
     """Entropy of (B, classes, h, w) in nats: (B, 1, h, w)."""
     return torch.special.entr(probabilities).sum(1, keepdim=True)
-
-
-def check_refiner(network: nn.Module) -> None:
-    """Refuse what does not follow `RefinerNetwork`, or whose grid does not fit itself."""
-    missing = [name for name in ATTRIBUTES if not isinstance(getattr(network, name, None), int)]
-    if missing:
-        raise ModelError(f"{type(network).__name__} is no refiner: it lacks {', '.join(missing)}")
-    alignment, stride = int(network.alignment_px), int(network.latent_stride)  # type: ignore[arg-type]
-    if stride < 1 or alignment < 1 or alignment % stride:
-        raise ModelError(
-            f"{type(network).__name__}: windows at multiples of {alignment} px do not fit latents of "
-            f"{stride} px"
-        )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.inference.band import Band
+from rsseg_cli.inference.feed import TilePixels
 from rsseg_cli.raster import Grid, SceneReader, classes
 
 MAX_LABEL_PX = 16 << 20  # of the map that one window may read at a time
@@ -78,10 +79,13 @@ class RefineReader:
         bands = self._scene.fill(array[:-EXTRA_BANDS], known)
         return np.concatenate([bands, array[-EXTRA_BANDS:]])
 
-    def window(self, pixels: NDArray[Any], row: int, col: int) -> Window:
-        """A tile of the region as the refiner takes it."""
+    def window(self, item: TilePixels) -> Window:
+        """A tile of the region, which has pixels, as the refiner takes it."""
+        pixels, tile = cast("NDArray[Any]", item.pixels), item.tile
         classes = pixels[-EXTRA_BANDS].astype(np.uint8)
-        return Window(pixels[:-EXTRA_BANDS], classes, row + self._region.row, col + self._region.col)
+        return Window(
+            pixels[:-EXTRA_BANDS], classes, tile.row + self._region.row, tile.col + self._region.col
+        )
 
     def _scene_at(self, rows: Integers, cols: Integers) -> tuple[NDArray[Any], NDArray[np.bool_]]:
         top, left = int(rows.min()), int(cols.min())

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rsseg_cli import files
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import OutputError, RssegError, SceneError
+from rsseg_cli.inference import Pass
 from rsseg_cli.pipeline.fingerprint import differences
 from rsseg_cli.pipeline.journal import Journal, Passed, Publication, read_journal
 from rsseg_cli.pipeline.workdir import PUBLISHED, OutputLock, Place, empty, remove
@@ -91,6 +92,10 @@ class TrackedPass:
             self.complete = passed.complete or self.first == len(cuts) - 1
             batch_size = work.batches.get(name)
             self.track = Track(batch_size=batch_size, extremes=passed.extremes, refined=passed.refined)
+
+    def pass_over(self, layers: Mapping[str, slice], progress: Callable[[int], object]) -> Pass:
+        """What is left of the pass."""
+        return Pass(layers=layers, write=self.write, progress=progress, first=self.first)
 
     def write(self, row: int, rows: Rows) -> None:
         """Hand rows on; where they end at a cut, note it."""

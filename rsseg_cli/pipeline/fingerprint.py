@@ -14,7 +14,7 @@ import torch
 
 from rsseg_cli._version import __version__
 from rsseg_cli.errors import redact
-from rsseg_cli.inference.engine import choose_device
+from rsseg_cli.inference import choose_device
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement
 from rsseg_cli.weights import TrainedModel

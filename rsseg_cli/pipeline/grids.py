@@ -13,7 +13,7 @@ from rasterio.vrt import WarpedVRT
 from rasterio.warp import transform_bounds
 
 from rsseg_cli.errors import SceneError
-from rsseg_cli.inference.windows import Frame
+from rsseg_cli.inference import windows
 from rsseg_cli.pipeline.job import network_grid
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader, gdal
 from rsseg_cli.weights import ModelSpec
@@ -32,7 +32,7 @@ class Grids:
         kept: what must live as long as the scene is read.
     """
 
-    frame: Frame
+    frame: windows.Frame
     map: Grid
     info: SceneInfo
     kept: MemoryFile | None = None
@@ -70,7 +70,7 @@ def find_grids(
         gsd_m = (side, side)
         if spec.assumed_gsd_m is None:
             notes.append(f"{info.name}: has no CRS; the band around boundaries is taken in pixels")
-    frame = Frame(
+    frame = windows.Frame(
         seen=seen,
         scale=scale,
         offset=offset or (0, 0),

@@ -16,7 +16,7 @@ import numpy as np
 from rsseg_cli import files
 from rsseg_cli.config import PredictConfig, VectorConfig
 from rsseg_cli.errors import ModelError, OutputError, SceneError
-from rsseg_cli.inference.engine import Scaling
+from rsseg_cli.inference import Scaling
 from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, SceneReader
 from rsseg_cli.vector import check_output
 from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec

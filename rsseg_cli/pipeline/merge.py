@@ -13,7 +13,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.inference.band import Band
+from rsseg_cli.inference import windows
 from rsseg_cli.pipeline.checkpoint import WorkFolder
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.journal import Passed
@@ -52,7 +52,7 @@ class Merger:
         self.changed_pixels = 0
         self._coarse, self._layers, self._refined, self._write = coarse, layers, refined, write
         frame = refinement.frame
-        self._band = Band(refinement.band_m, frame.gsd_m) if frame.resampled else None
+        self._band = windows.Band(refinement.band_m, frame.gsd_m) if frame.resampled else None
         self._scene: SceneReader | None = None
         self._stack = ExitStack()
         if frame.resampled and refinement.info.has_mask:
@@ -91,7 +91,7 @@ class Merger:
             np.copyto(merged[self._layers[kind]], refined[channels], where=change)
         return merged
 
-    def _near(self, band: Band, row: int, height: int) -> NDArray[np.bool_]:
+    def _near(self, band: windows.Band, row: int, height: int) -> NDArray[np.bool_]:
         """The band of the map's own pixels."""
         top, left, _, width = self._coarse.window
         margin = band.margin

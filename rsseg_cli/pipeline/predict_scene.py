@@ -6,24 +6,17 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal, Protocol, TypedDict, Unpack
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig, Tta, VectorConfig
 from rsseg_cli.errors import UsageError
-from rsseg_cli.inference import feed as streaming
-from rsseg_cli.inference import resample, tiling
-from rsseg_cli.inference.engine import Engine, evaluation
-from rsseg_cli.inference.passes import Finisher, Progress, row_cuts, run_pass, span_of
+from rsseg_cli.inference import Engine, Pass, passes, tiling
 from rsseg_cli.pipeline.checkpoint import Track, TrackedPass, WorkFolder
 from rsseg_cli.pipeline.disk_space import check_space
 from rsseg_cli.pipeline.fingerprint import fingerprint
 from rsseg_cli.pipeline.job import Job, prepare
-from rsseg_cli.pipeline.merge import COARSE, CoarseFile, Write
+from rsseg_cli.pipeline.merge import COARSE, CoarseFile
 from rsseg_cli.pipeline.outputs import ROWS, Target
 from rsseg_cli.pipeline.publication import earlier_result, finish_publication, stand, tagged
 from rsseg_cli.pipeline.refine_scene import Windows, plan_windows, refine_pass, refined_cuts, refined_of
@@ -37,29 +30,13 @@ from rsseg_cli.weights import TrainedModel, load_model
 class Passes(Protocol):
     """The two passes over a scene, where they do not run in this process; rows come in order."""
 
-    def map(
-        self,
-        job: Job,
-        layers: Mapping[str, slice],
-        write: Write,
-        progress: Callable[[int], object],
-        first: int,
-        track: Track,
-    ) -> None:
-        """See `map_rows`; from tile row `first` on."""
+    def map(self, job: Job, rows: Pass, track: Track) -> None:
+        """See `map_rows`."""
 
     def refine(
-        self,
-        refinement: Refinement,
-        windows: Windows,
-        source: LabelSource,
-        layers: Mapping[str, slice],
-        write: Write,
-        progress: Callable[[int], object],
-        first: int,
-        track: Track,
+        self, refinement: Refinement, windows: Windows, source: LabelSource, rows: Pass, track: Track
     ) -> None:
-        """See `refine_pass`; from row of windows `first` on."""
+        """See `refine_pass`."""
 
 
 class PredictSettings(TypedDict, total=False):
@@ -95,7 +72,7 @@ def predict(
     vector_config: VectorConfig | None = None,
     refine: RefineConfig | None = None,
     uncertainty: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: passes.Progress | None = None,
     resume: bool = False,
     passes: Passes | None = None,
     **settings: Unpack[PredictSettings],
@@ -197,43 +174,26 @@ class _Here:
     def __init__(self, model: TrainedModel) -> None:
         self._model = model
 
-    def map(
-        self,
-        job: Job,
-        layers: Mapping[str, slice],
-        write: Write,
-        progress: Callable[[int], object],
-        first: int,
-        track: Track,
-    ) -> None:
-        map_rows(job, self._model, layers, write, progress, first=first, track=track)
+    def map(self, job: Job, rows: Pass, track: Track) -> None:
+        map_rows(job, self._model, rows, track)
 
     def refine(
-        self,
-        refinement: Refinement,
-        windows: Windows,
-        source: LabelSource,
-        layers: Mapping[str, slice],
-        write: Write,
-        progress: Callable[[int], object],
-        first: int,
-        track: Track,
+        self, refinement: Refinement, windows: Windows, source: LabelSource, rows: Pass, track: Track
     ) -> None:
-        network = refinement.load().network
-        refine_pass(refinement, network, windows, source, layers, write, progress, first=first, track=track)
+        refine_pass(refinement, refinement.load().network, windows, source, rows, track)
 
 
 Told = Callable[[AreaCounter, Refined | None], PredictResult]
 
 
 def _predict(
-    job: Job, passes: Passes, work: WorkFolder, progress: Progress | None, told: Told
+    job: Job, run: Passes, work: WorkFolder, progress: passes.Progress | None, told: Told
 ) -> PredictResult:
     """Stream the scene through the network into the outputs."""
     tiles = len(plan_of(job))
     with Target(job, work, _cuts(job)) as target:
         rows = TrackedPass(work, ROWS, _cuts(job), target)
-        _map(job, passes, job.layers, rows, lambda done: progress and progress(done, tiles))
+        _map(job, run, job.layers, rows, lambda done: progress and progress(done, tiles))
         result = target.commit(lambda: told(target.counter, None))
         give_back_memory()
     return result
@@ -241,10 +201,10 @@ def _predict(
 
 def _predict_refined(
     job: Job,
-    passes: Passes,
+    run: Passes,
     refinement: Refinement,
     work: WorkFolder,
-    progress: Progress | None,
+    progress: passes.Progress | None,
     told: Told,
 ) -> PredictResult:
     """Map the scene into temporary files, and refine these into the outputs."""
@@ -258,19 +218,11 @@ def _predict_refined(
         CoarseFile(job, work, _cuts(job)) as coarse,
     ):
         mapped = TrackedPass(work, COARSE, _cuts(job), coarse)
-        _map(job, passes, coarse.layers, mapped, lambda done: progress and progress(done, total))
+        _map(job, run, coarse.layers, mapped, lambda done: progress and progress(done, total))
         rows = TrackedPass(work, ROWS, cuts, target)
         if not rows.complete:
-            passes.refine(
-                refinement,
-                windows,
-                coarse.finish(),
-                job.layers,
-                rows.write,
-                lambda done: progress and progress(tiles + done, total),
-                rows.first,
-                rows.track,
-            )
+            second = rows.pass_over(job.layers, lambda done: progress and progress(tiles + done, total))
+            run.refine(refinement, windows, coarse.finish(), second, rows.track)
             rows.finish()
         refined = refined_of(refinement, network, len(windows.plan), rows.counts()[1])
         coarse.drop()
@@ -281,7 +233,7 @@ def _predict_refined(
 
 def _map(
     job: Job,
-    passes: Passes,
+    run: Passes,
     layers: Mapping[str, slice],
     rows: TrackedPass,
     progress: Callable[[int], object],
@@ -292,13 +244,13 @@ def _map(
         reader.add_extreme_counts(rows.counts()[0])
         job.note_unmarked_holes(reader)
         return
-    passes.map(job, layers, rows.write, progress, rows.first, rows.track)
+    run.map(job, rows.pass_over(layers, progress), rows.track)
     rows.finish()
 
 
 def _cuts(job: Job) -> tuple[int, ...]:
     """Rows of the map that each tile row finishes."""
-    return row_cuts(plan_of(job), _resampler(job))
+    return passes.row_cuts(plan_of(job), _resampler(job))
 
 
 def plan_of(job: Job) -> tiling.Plan:
@@ -307,77 +259,41 @@ def plan_of(job: Job) -> tiling.Plan:
     return tiling.plan(seen.height, seen.width, config.tile_size, config.overlap)
 
 
-def map_rows(
-    job: Job,
-    model: TrainedModel,
-    layers: Mapping[str, slice],
-    write: Callable[[int, NDArray[np.uint8]], None],
-    progress: Callable[[int], object],
-    *,
-    first: int = 0,
-    end: int | None = None,
-    track: Track | None = None,
-) -> None:
-    """Stream the scene through the network; finished rows go to `write`.
+def map_rows(job: Job, model: TrainedModel, rows: Pass, track: Track | None = None) -> None:
+    """Stream the scene through the network into finished rows.
 
     Args:
-        layers: channels of the rows, by what they hold.
-        write: called in a thread of its own with a first row of the map and uint8 (layers, rows, width).
-        progress: called with the number of tiles done, of all.
-        first, end: tile rows whose finished rows are wanted, the same as of all.
         track: of an earlier run, that is gone on with.
     """
     track = track or Track()
-    with evaluation(model.network), ExitStack() as stack:
-        engine = Engine(
-            model.network,
-            classes=len(job.spec.classes),
-            scaling=job.scaling,
-            config=track.config(job.config),
-            heatmaps="heatmaps" in layers,
-            probabilities=job.resampled or "confidence" in layers or "probabilities" in layers,
-        )
+    engine = Engine(
+        model.network,
+        classes=len(job.spec.classes),
+        scaling=job.scaling,
+        config=track.config(job.config),
+        heatmaps="heatmaps" in rows.layers,
+        probabilities=job.resampled or "confidence" in rows.layers or "probabilities" in rows.layers,
+    )
+    with engine:
         plan = plan_of(job)
-        span = span_of(plan, engine, resampled=job.resampled, first=first, end=end)
-        finisher = Finisher(
-            engine,
-            plan,
-            layers=layers,
-            classes=len(job.spec.classes),
-            resampler=_resampler(job),
-            span=span,
-        )
+        assembler = passes.Assembler(engine, plan, rows, resampler=_resampler(job))
         track.batch_size = engine.batch_size(plan.rows.size, plan.cols.size)
         give_back_memory()
-        reader = stack.enter_context(job.reader(job.network_grid))
-        _, read_from = streaming.first_read(plan, span.run_first)
-        before = {row: counts for row, counts in track.extremes.items() if row < read_from}
-        reader.add_extreme_counts(before)
-        track.counts = lambda _: (reader.extreme_counts, {})
-        sink = stack.enter_context(
-            streaming.RowSink(finisher.row_cuts, job.grid.width, finisher.channels, write)
-        )
-        feed = stack.enter_context(
-            streaming.TileFeed(
-                reader,
-                plan,
-                threads=_threads(job),
-                block_width=_block_width(job),
-                first_row=span.run_first,
-                end_row=span.run_end,
+        with job.reader(job.network_grid) as reader:
+            above = assembler.first_source_row
+            reader.add_extreme_counts({row: counts for row, counts in track.extremes.items() if row < above})
+            track.counts = lambda _: (reader.extreme_counts, {})
+            passes.run_pass(
+                engine, assembler, reader, rows, threads=_threads(job), block_width=_block_width(job)
             )
-        )
-        run_pass(
-            lambda items: engine.run([item.pixels for item in items]), engine, finisher, feed, sink, progress
-        )
-        job.note_unmarked_holes(reader)
+            job.note_unmarked_holes(reader)
 
 
-def _resampler(job: Job) -> resample.Resampler | None:
+def _resampler(job: Job) -> passes.Resampler | None:
     if not job.resampled:
         return None
     seen, grid = job.network_grid, job.grid
-    return resample.Resampler((seen.height, seen.width), (grid.height, grid.width))
+    return passes.Resampler((seen.height, seen.width), (grid.height, grid.width))
 
 
 def _block_width(job: Job) -> int:

@@ -8,29 +8,22 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypedDict, Unpack
 
-import torch
 from torch import nn
 
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig
-from rsseg_cli.inference import feed as streaming
-from rsseg_cli.inference import resample, tiling
-from rsseg_cli.inference.band import Band
-from rsseg_cli.inference.engine import evaluation
-from rsseg_cli.inference.feed import TilePixels
-from rsseg_cli.inference.passes import Finisher, Progress, Span, row_cuts, run_pass, span_of
-from rsseg_cli.inference.refiner import RefinerEngine, check_refiner
-from rsseg_cli.inference.windows import Frame, RefineReader, Region
+from rsseg_cli.inference import Pass, RefinerEngine, passes, tiling
+from rsseg_cli.inference import windows as geometry
 from rsseg_cli.pipeline.checkpoint import Track, TrackedPass, WorkFolder
 from rsseg_cli.pipeline.disk_space import check_space
 from rsseg_cli.pipeline.fingerprint import fingerprint
 from rsseg_cli.pipeline.job import Job
-from rsseg_cli.pipeline.merge import Merger, Write
+from rsseg_cli.pipeline.merge import Merger
 from rsseg_cli.pipeline.outputs import ROWS, Target
 from rsseg_cli.pipeline.publication import earlier_result, finish_publication, stand, tagged
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement, prepare
@@ -58,7 +51,7 @@ class Windows:
         plan: windows over it.
     """
 
-    region: Region
+    region: geometry.Region
     plan: tiling.Plan
 
 
@@ -85,7 +78,7 @@ def refine(
     run: PredictConfig | None = None,
     uncertainty: str | os.PathLike[str] | None = None,
     preview: str | os.PathLike[str] | None = None,
-    progress: Progress | None = None,
+    progress: passes.Progress | None = None,
     resume: bool = False,
     **settings: Unpack[RunSettings],
 ) -> PredictResult:
@@ -142,17 +135,8 @@ def refine(
     with WorkFolder(paths, found, job.grid.height, resume=resume) as work, Target(job, work, cuts) as target:
         rows = TrackedPass(work, ROWS, cuts, target)
         if not rows.complete:
-            refine_pass(
-                refinement,
-                trained.network,
-                windows,
-                source,
-                job.layers,
-                rows.write,
-                lambda done: progress and progress(done, len(windows.plan)),
-                first=rows.first,
-                track=rows.track,
-            )
+            left = rows.pass_over(job.layers, lambda done: progress and progress(done, len(windows.plan)))
+            refine_pass(refinement, trained.network, windows, source, left, rows.track)
             rows.finish()
         refined = refined_of(refinement, trained.network, len(windows.plan), rows.counts()[1])
         result = target.commit(
@@ -179,7 +163,7 @@ def plan_windows(refinement: Refinement, network: nn.Module, notes: list[str]) -
     Raises:
         ModelError: the network is no refiner.
     """
-    check_refiner(network)
+    RefinerEngine.check(network)
     alignment, halo = int(network.alignment_px), int(network.halo_px)  # type: ignore[arg-type]
     config = refinement.config
     size = _rounded(config.tile_size, alignment)
@@ -208,58 +192,48 @@ def refine_pass(
     network: nn.Module,
     windows: Windows,
     source: LabelSource,
-    layers: Mapping[str, slice],
-    write: Write,
-    progress: Callable[[int], object],
-    *,
-    first: int = 0,
-    end: int | None = None,
+    rows: Pass,
     track: Track | None = None,
 ) -> None:
-    """Stream scene and map through the refiner; rows of the refined map go to `write`.
+    """Stream scene and map through the refiner into rows of the refined map.
 
     Args:
         source: the map.
-        layers: of its rows, by what they hold.
-        progress: called with the number of windows done, of all.
-        first, end: rows of windows whose finished rows are wanted, the same as of all.
+        rows: its tile rows are rows of windows.
         track: of an earlier run, that is gone on with; its `counts` are those of `refined_of`.
     """
-    refined = _refined_layers(layers, len(refinement.order))
     frame = refinement.frame
+    layers = _refined_layers(rows.layers, len(refinement.order))
     track = track or Track()
-    with evaluation(network), ExitStack() as stack:
-        engine = RefinerEngine(
-            network,
-            order=refinement.order,
-            scaling=refinement.scaling,
-            config=refinement.config,
-            samples=refinement.samples,
-            run=track.config(refinement.run),
-            probabilities=frame.resampled or "confidence" in refined or "probabilities" in refined,
-            uncertainty="uncertainty" in refined,
+    engine = RefinerEngine(
+        network,
+        order=refinement.order,
+        scaling=refinement.scaling,
+        config=refinement.config,
+        samples=refinement.samples,
+        run=track.config(refinement.run),
+        probabilities=frame.resampled or "confidence" in layers or "probabilities" in layers,
+        uncertainty="uncertainty" in layers,
+    )
+    with engine, ExitStack() as stack:
+        row, col = _origin(frame)
+        region = windows.region
+        refined = dataclasses.replace(rows, layers=layers)
+        assembler = passes.Assembler(
+            engine,
+            windows.plan,
+            refined,
+            resampler=_resampler(refinement, windows),
+            window=None if frame.resampled else (row - region.row, col - region.col, *frame.window[2:]),
+            masked=True,
         )
-        span = span_of(windows.plan, engine, resampled=frame.resampled, first=first, end=end)
         track.batch_size = engine.batch_size(windows.plan.rows.size, windows.plan.cols.size)
-        finisher = _finisher(engine, refinement, windows, refined, span)
         give_back_memory()
         coarse = stack.enter_context(source.open())
         scene = stack.enter_context(refinement.scene_reader())
-        merger = stack.enter_context(Merger(refinement, coarse, layers, refined, write))
-        sink = stack.enter_context(
-            streaming.RowSink(finisher.row_cuts, frame.window[3], finisher.channels, merger.put)
-        )
-        reader = RefineReader(scene, coarse, frame, windows.region, _seen_band(refinement))
-        feed = stack.enter_context(
-            streaming.TileFeed(
-                reader,
-                windows.plan,
-                threads=refinement.run.readers,
-                first_row=span.run_first,
-                end_row=span.run_end,
-                decided_only=True,
-            )
-        )
+        merger = stack.enter_context(Merger(refinement, coarse, rows.layers, layers, rows.write))
+        reader = geometry.RefineReader(scene, coarse, frame, region, _seen_band(refinement))
+        span = assembler.span
         windows_run: Counter[int] = Counter()  # by row of windows
         before, cuts = track.refined, refined_cuts(refinement, windows)
 
@@ -271,17 +245,19 @@ def refine_pass(
 
         track.counts = counts
 
-        def run(items: Sequence[TilePixels]) -> torch.Tensor:
-            windows_run.update(item.tile.row_index for item in items)
-            return engine.run(
-                [
-                    reader.window(item.pixels, item.tile.row, item.tile.col)
-                    for item in items
-                    if item.pixels is not None
-                ]
-            )
+        def window_of(item: passes.TilePixels) -> geometry.Window:
+            windows_run[item.tile.row_index] += 1
+            return reader.window(item)
 
-        run_pass(run, engine, finisher, feed, sink, progress)
+        passes.run_pass(
+            engine,
+            assembler,
+            reader,
+            dataclasses.replace(refined, write=merger.put),
+            threads=refinement.run.readers,
+            core_only=True,
+            input_of=window_of,
+        )
     give_back_memory()
 
 
@@ -300,7 +276,7 @@ def refined_cuts(refinement: Refinement, windows: Windows) -> tuple[int, ...]:
     """Rows of the map that each row of windows finishes; see `passes.row_cuts`."""
     row, _ = _origin(refinement.frame)
     height = refinement.frame.window[2]
-    return row_cuts(windows.plan, _resampler(refinement, windows), row - windows.region.row, height)
+    return passes.row_cuts(windows.plan, _resampler(refinement, windows), row - windows.region.row, height)
 
 
 def _refined_layers(layers: Mapping[str, slice], classes: int) -> dict[str, slice]:
@@ -314,44 +290,23 @@ def _refined_layers(layers: Mapping[str, slice], classes: int) -> dict[str, slic
     return refined
 
 
-def _finisher(
-    engine: RefinerEngine,
-    refinement: Refinement,
-    windows: Windows,
-    refined: Mapping[str, slice],
-    span: Span,
-) -> Finisher:
-    frame, region = refinement.frame, windows.region
-    row, col = _origin(frame)
-    return Finisher(
-        engine,
-        windows.plan,
-        layers=refined,
-        classes=engine.classes,
-        resampler=_resampler(refinement, windows),
-        window=None if frame.resampled else (row - region.row, col - region.col, *frame.window[2:]),
-        span=span,
-        masked=True,
-    )
-
-
-def _origin(frame: Frame) -> tuple[int, int]:
+def _origin(frame: geometry.Frame) -> tuple[int, int]:
     """(row, col) of `frame.seen`, in pixels of the labels, where the map begins."""
     return frame.window[0] + frame.offset[0], frame.window[1] + frame.offset[1]
 
 
-def _resampler(refinement: Refinement, windows: Windows) -> resample.Resampler | None:
+def _resampler(refinement: Refinement, windows: Windows) -> passes.Resampler | None:
     frame, region = refinement.frame, windows.region
     if not frame.resampled:
         return None
     row, col = _origin(frame)
     start = row * frame.scale[0] - region.row, col * frame.scale[1] - region.col
-    return resample.Resampler((region.height, region.width), frame.window[2:], frame.scale, start)
+    return passes.Resampler((region.height, region.width), frame.window[2:], frame.scale, start)
 
 
-def _seen_band(refinement: Refinement) -> Band:
+def _seen_band(refinement: Refinement) -> geometry.Band:
     """The band among the pixels that the refiner sees; wider where these are not the map's."""
     frame = refinement.frame
     gsd_m = frame.seen_gsd_m
     wider = RESAMPLED_PX * max(*gsd_m, *frame.gsd_m) if frame.resampled else 0.0
-    return Band(refinement.band_m + wider, gsd_m)
+    return geometry.Band(refinement.band_m + wider, gsd_m)

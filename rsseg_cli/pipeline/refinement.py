@@ -13,8 +13,7 @@ from rasterio.io import MemoryFile
 
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import ModelError
-from rsseg_cli.inference.engine import Scaling
-from rsseg_cli.inference.windows import Frame
+from rsseg_cli.inference import Scaling, windows
 from rsseg_cli.pipeline.grids import Grids, find_grids
 from rsseg_cli.pipeline.job import Job, check_outputs, scaling_of
 from rsseg_cli.pipeline.result import Refined
@@ -49,7 +48,7 @@ class Refinement:
     info: SceneInfo
     bands: tuple[int, ...]
     scaling: Scaling
-    frame: Frame
+    frame: windows.Frame
     map: Grid
     order: tuple[int, ...]
     band_m: float

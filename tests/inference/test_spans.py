@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from rsseg_cli import PredictConfig, RefineConfig
 from rsseg_cli.inference.engine import Engine, Scaling
-from rsseg_cli.inference.passes import span_of
+from rsseg_cli.inference.passes import Pass, span_of
 from rsseg_cli.inference.tiling import plan
 from rsseg_cli.pipeline.checkpoint import Track
 from rsseg_cli.pipeline.job import prepare
@@ -53,7 +53,9 @@ def mapped(job, model, first=0, end=None, notes=None):
     channels = max(part.stop for part in job.layers.values())
     rows = Rows((channels, job.grid.height, job.grid.width))
     calls = []
-    map_rows(job, model, job.layers, rows.write, calls.append, first=first, end=end)
+    map_rows(
+        job, model, Pass(layers=job.layers, write=rows.write, progress=calls.append, first=first, end=end)
+    )
     return rows, calls
 
 
@@ -154,10 +156,8 @@ def test_a_refining_pass_may_be_cut_anywhere(make_raster, tmp_path, gsd_m):
     def refined(first=0, end=None):
         rows = Rows((2, *classes.shape))
         track = Track()
-        refine_pass(
-            refinement, network, windows, source, job.layers, rows.write, lambda done: None,
-            first=first, end=end, track=track,
-        )  # fmt: skip
+        wanted = Pass(layers=job.layers, write=rows.write, progress=int, first=first, end=end)
+        refine_pass(refinement, network, windows, source, wanted, track)
         return rows, track.counts(None)[1]
 
     whole, told = refined()
