@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import tomllib
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgspec
 
 from rsseg_cli.errors import UsageError
 from rsseg_cli.training.config import (
@@ -208,43 +209,21 @@ def checked(key: str, value: Any, where: str, known: Known | None = None) -> Any
     if key not in kinds:
         names = ", ".join([*(["recipe"] if known.recipes else []), *kinds])
         raise UsageError(f"{where}: unknown setting {key!r:.80}; needs one of {names}")
-    for kind in _alternatives(kinds[key]):
-        matched = _match(value, kind)
-        if matched is not None:
-            return matched
-    raise UsageError(f"{where}: {key} = {value!r:.80}; needs {_words(kinds[key])}")
-
-
-def _alternatives(kind: Any) -> tuple[Any, ...]:
-    return typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
-
-
-def _match(value: Any, kind: Any) -> Any:
-    """`value` as `kind`, or None where it is not of that kind."""
-    arguments = typing.get_args(kind)
-    if typing.get_origin(kind) is typing.Literal:
-        return value if isinstance(value, str) and value in arguments else None
-    if typing.get_origin(kind) is tuple:
-        if not isinstance(value, (list, tuple)):
-            return None
-        if Ellipsis not in arguments and len(value) != len(arguments):
-            return None
-        items = [_match(item, arguments[0]) for item in value]
-        return None if None in items else tuple(items)
-    if kind is float and type(value) is int and abs(value) < 2**53:
-        return float(value)
-    return value if type(value) is kind else None
+    try:
+        return msgspec.convert(value, kinds[key])
+    except msgspec.ValidationError as err:
+        raise UsageError(f"{where}: {key} = {value!r:.80}; needs {_words(kinds[key])}") from err
 
 
 def _words(kind: Any) -> str:
-    """A type in words: "a whole number or auto"."""
-    arguments = typing.get_args(kind)
-    if len(_alternatives(kind)) > 1:
-        return " or ".join(_words(part) for part in _alternatives(kind))
-    if typing.get_origin(kind) is typing.Literal:
+    """Return a type in words: "a whole number or auto"."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Literal:
         return " or ".join(f'"{item}"' for item in arguments)
-    if typing.get_origin(kind) is tuple:
+    if origin is tuple:
         return "a list of numbers" if Ellipsis in arguments else f"a list of {len(arguments)} numbers"
+    if arguments:
+        return " or ".join(map(_words, arguments))
     return {int: "a whole number", float: "a number", str: "text", bool: "true or false"}[kind]
 
 
