@@ -88,11 +88,11 @@ def draw_sheets(arguments: argparse.Namespace, folder: Path) -> list[Path]:
     import rasterio
     from rasterio.transform import from_origin
 
-    from rsseg_cli.data.synthetic.scene import draw_scene
+    from rsseg_cli.data import synthetic
     from rsseg_cli.weights import read_spec
 
     gsd, size = read_spec(arguments.model).gsd_m or 0.5, arguments.size
-    squares = [draw_scene(size, seed)[0] for seed in range(min(3, arguments.sheets))]
+    squares = [synthetic.draw_scene(size, seed)[0] for seed in range(min(3, arguments.sheets))]
     paths = []
     for index in range(arguments.sheets):
         pixels = np.rot90(squares[index % len(squares)], index // len(squares) % 4, (1, 2))

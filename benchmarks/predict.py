@@ -167,12 +167,12 @@ def drawn_scene(folder: Path, height: int, width: int) -> Path:
     from rasterio.transform import from_origin
     from rasterio.windows import Window
 
-    from rsseg_cli.data.synthetic.scene import draw_scene
+    from rsseg_cli.data import synthetic
 
     path = folder / f"scene_{width}x{height}.tif"
     if path.exists():
         return path
-    square, _ = draw_scene(2048, 0)
+    square, _ = synthetic.draw_scene(2048, 0)
     profile = {
         "driver": "GTiff",
         "count": 3,
@@ -203,12 +203,12 @@ def sparse_scene(folder: Path, size: int) -> Path:
     from rasterio.transform import from_origin
     from rasterio.windows import Window
 
-    from rsseg_cli.data.synthetic.scene import draw_scene
+    from rsseg_cli.data import synthetic
 
     path = folder / f"sparse_{size}.tif"
     if path.exists():
         return path
-    square, _ = draw_scene(2048, 0)
+    square, _ = synthetic.draw_scene(2048, 0)
     profile = {"driver": "GTiff", "count": 3, "dtype": "uint8", "height": size, "width": size, "tiled": True}
     profile |= {
         "blockxsize": 512,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from rsseg_cli.config import PredictConfig, RefineConfig
-from rsseg_cli.data.labels import LabelFormat
+from rsseg_cli.data import LabelFormat
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer
 from rsseg_cli.inference.band import Band
 from rsseg_cli.pipeline import predict, refine

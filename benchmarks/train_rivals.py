@@ -29,8 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import default_collate
 
-from rsseg_cli.data.datasets import open_data
-from rsseg_cli.data.types import DataConfig
+from rsseg_cli.data import DataConfig, datasets
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.models.bicor_seg import build_encoder
 from rsseg_cli.training import train_model as training
@@ -125,7 +124,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
-    data = open_data(
+    data = datasets.open_data(
         DataConfig(
             folders=tuple(args.data), scenes=tuple(args.scenes), val=tuple(args.val), test=tuple(args.test),
             classes=args.classes, gsd_m=args.gsd,

@@ -221,12 +221,12 @@ def drawn_raster(folder: Path, width: int, height: int) -> Path:
     from rasterio.windows import Window
     from scipy.ndimage import gaussian_filter
 
-    from rsseg_cli.data.synthetic.scene import CLASSES, draw_scene
+    from rsseg_cli.data import synthetic
 
     path = folder / f"land_cover_{width}x{height}.tif"
     if path.exists():
         return path
-    _, labels = draw_scene(PIECE)
+    _, labels = synthetic.draw_scene(PIECE)
     pieces = [np.rot90(labels, turn) for turn in range(4)] + [np.rot90(labels.T, turn) for turn in range(4)]
     generator = np.random.default_rng(0)
     noise = [gaussian_filter(generator.standard_normal((PIECE, PIECE)), 1.5, mode="wrap") for _ in range(2)]
@@ -241,8 +241,8 @@ def drawn_raster(folder: Path, width: int, height: int) -> Path:
     }
     profile |= {"tiled": True, "compress": "deflate", "bigtiff": "if_safer"}
     with rasterio.open(path, "w", **profile) as dataset:
-        dataset.write_colormap(1, {k: (*colour, 255) for k, (_, colour) in enumerate(CLASSES)})
-        dataset.update_tags(**{f"CLASS_{k}": name for k, (name, _) in enumerate(CLASSES)})
+        dataset.write_colormap(1, {k: (*colour, 255) for k, (_, colour) in enumerate(synthetic.CLASSES)})
+        dataset.update_tags(**{f"CLASS_{k}": name for k, (name, _) in enumerate(synthetic.CLASSES)})
         for row in range(0, height, PIECE):
             for col in range(0, width, PIECE):
                 piece = ragged[(row // PIECE * 3 + col // PIECE) % len(ragged)]

@@ -7,7 +7,7 @@ from rsseg_cli._version import __version__
 
 if TYPE_CHECKING:
     from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
-    from rsseg_cli.evaluation.evaluate_model import evaluate
+    from rsseg_cli.evaluation import evaluate
     from rsseg_cli.pipeline import PredictResult, predict, refine
     from rsseg_cli.training.train_model import train
     from rsseg_cli.vector import VectorResult, to_geodataframe, vectorize
@@ -30,7 +30,7 @@ __all__ = [
 ]
 MODULES = {
     "config": ("PredictConfig", "RefineConfig", "VectorConfig"),
-    "evaluation.evaluate_model": ("evaluate",),
+    "evaluation": ("evaluate",),
     "pipeline": ("PredictResult", "predict", "refine"),
     "training.train_model": ("train",),
     "vector": ("VectorResult", "to_geodataframe", "vectorize"),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from rsseg_cli.data.types import DataConfig
+    from rsseg_cli.data import DataConfig
 
 IMAGES, MASKS, DOMAINS, VAL_SHARE = "images/*", "masks/*", "urban,rural", 0.15
 
@@ -136,7 +136,7 @@ def data_config(
     Raises:
         UsageError: they name no data, or contradict each other.
     """
-    from rsseg_cli.data.types import DataConfig
+    from rsseg_cli.data import DataConfig
 
     return DataConfig(
         dataset=dataset, root=root, domains=_listed(domains), bands=_listed(bands), folders=tuple(data or ()),

@@ -35,9 +35,9 @@ def demo_scene(
 
     Example: rsseg demo-scene scene.tif --size 4096 --seed 7 --labels labels.tif
     """
-    from rsseg_cli.data.synthetic.scene import write_scene
+    from rsseg_cli.data import synthetic
 
-    write_scene(output, size=size, seed=seed, gsd_m=gsd, labels_path=labels, overwrite=overwrite)
+    synthetic.write_scene(output, size=size, seed=seed, gsd_m=gsd, labels_path=labels, overwrite=overwrite)
     for path in (output, *([] if labels is None else [labels])):
         typer.echo(path)
 
@@ -60,20 +60,20 @@ def demo_command(
 
     Example: rsseg demo -o demo
     """
-    from rsseg_cli.data.synthetic.scene import write_scene
-    from rsseg_cli.evaluation.metrics import scores_of
+    from rsseg_cli.data import synthetic
+    from rsseg_cli.evaluation import metrics
     from rsseg_cli.pipeline import predict
     from rsseg_cli.weights import read_spec
 
     names = read_spec(MODEL).class_names
     scene, labels, land_cover, picture = (output / name for name in FILES)
     _make_folder(output, overwrite)
-    write_scene(scene, size=size, seed=seed, labels_path=labels, overwrite=overwrite)
+    synthetic.write_scene(scene, size=size, seed=seed, labels_path=labels, overwrite=overwrite)
     typer.echo(f"scene    {scene}: {size} x {size} px, drawn; its exact labels: {labels}")
     result = predict(scene, land_cover, model=MODEL, preview=picture, overwrite=overwrite)
     typer.echo(f"map      {land_cover}: {result.seconds:.1f} s; open it in QGIS")
     typer.echo(f"picture  {picture}: the scene, the map over it, its legend")
-    scores = scores_of(_confusion(land_cover, labels, len(names)))
+    scores = metrics.scores_of(_confusion(land_cover, labels, len(names)))
     by_class = ", ".join(f"{name} {iou:.2f}" for name, iou in zip(names, scores["iou"], strict=True))
     typer.echo(f"IoU      {scores['miou']:.2f} against the drawn labels: {by_class}")
 
@@ -93,7 +93,7 @@ def _confusion(land_cover: Path, labels: Path, classes: int) -> torch.Tensor:
     """Pixels by drawn class (rows) and class of the map (columns)."""
     import torch
 
-    from rsseg_cli.evaluation.metrics import confusion_matrix
+    from rsseg_cli.evaluation import metrics
     from rsseg_cli.raster import SceneInfo, SceneReader
 
     def class_indices(path: Path) -> torch.Tensor:
@@ -102,4 +102,4 @@ def _confusion(land_cover: Path, labels: Path, classes: int) -> torch.Tensor:
             pixels, _ = reader.read(0, 0, info.grid.height, info.grid.width)
         return torch.from_numpy(pixels[0]).long()
 
-    return confusion_matrix(class_indices(land_cover), class_indices(labels), classes)
+    return metrics.confusion_matrix(class_indices(land_cover), class_indices(labels), classes)

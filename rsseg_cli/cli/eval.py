@@ -13,15 +13,14 @@ from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
 from rsseg_cli.cli.tables import comparison_table, score_table
 from rsseg_cli.config import PredictConfig, RefineConfig
-from rsseg_cli.data.types import DataConfig
+from rsseg_cli.data import DataConfig
 from rsseg_cli.errors import UsageError
-from rsseg_cli.evaluation.config import PairConfig
+from rsseg_cli.evaluation import PairConfig
 
 if TYPE_CHECKING:
-    from rsseg_cli.data.types import LabelledData
-    from rsseg_cli.evaluation.compare import Comparison
-    from rsseg_cli.evaluation.evaluate_model import Evaluation, SourceDone
-    from rsseg_cli.evaluation.scoring import ScoreConfig
+    from rsseg_cli.data import LabelledData
+    from rsseg_cli.evaluation import comparison as comparisons
+    from rsseg_cli.evaluation import evaluate_model
     from rsseg_cli.weights import TrainedModel
 
 logger = logging.getLogger(__name__)
@@ -93,9 +92,9 @@ def eval_command(
     split = split or ("test" if has_parts else "all")
     run = _Run(quiet=quiet, split=split, config=config, scoring=scoring)
     if report is not None:
-        from rsseg_cli.evaluation.report import check_report_folder
+        from rsseg_cli.evaluation import report as reports
 
-        check_report_folder(report, overwrite=overwrite)
+        reports.check_report_folder(report, overwrite=overwrite)
     refinement = replace(refinement, seed=seed, tile_size=config.tile_size)
     run.start(
         replace(data, seed=seed), [model, against] if against else [model], refinement if refine else None
@@ -123,30 +122,32 @@ class _Run:
         self.entries: list[tuple[TrainedModel, RefineConfig | None]] = []
         self.names: list[str] = []
         self.data: LabelledData
-        self.score: ScoreConfig
+        self.score: evaluate_model.ScoreConfig
 
     def start(self, data_config: DataConfig, models: list[str], refinement: RefineConfig | None) -> None:
         """Open the data, check their classes against all models, and load these.
 
         With `refinement`, the first model's maps are refined; a single model is then compared with itself.
         """
-        from rsseg_cli.data.datasets import open_data
-        from rsseg_cli.evaluation.evaluate_model import check_classes, score_config, sources_of, with_colours
+        from rsseg_cli.data import datasets
+        from rsseg_cli.evaluation import evaluate_model
         from rsseg_cli.weights import load_model, read_spec
 
         specs = [read_spec(name) for name in models]
         if self.split in ("test", "all"):  # its notes on the validation part do not matter here
             logging.getLogger("rsseg_cli.data.split").setLevel(logging.ERROR)
         config = for_split(data_config, self.split, specs[0].bands)
-        self.data = with_colours(open_data(config, default_classes=specs[0].classes), specs[0])
-        self.score = score_config(
+        self.data = evaluate_model.with_colours(
+            datasets.open_data(config, default_classes=specs[0].classes), specs[0]
+        )
+        self.score = evaluate_model.score_config(
             self.data,
             erode_px=self._scoring.get("erode_px"),
             widths_px=self._scoring.get("boundary_widths_px", ()),
         )
-        sources_of(self.data, self.split)
+        evaluate_model.sources_of(self.data, self.split)
         for spec in specs:
-            check_classes(spec, self.data)
+            evaluate_model.check_classes(spec, self.data)
         self.names = [spec.name for spec in specs]
         if len(set(self.names)) < len(self.names):
             self.names = list(models)
@@ -160,9 +161,9 @@ class _Run:
         self.entries = [(loaded[0], refinement), (loaded[-1], None)]
         self.names = [f"{self.names[0]}, refined", self.names[-1]]
 
-    def results(self) -> list[Evaluation]:
+    def results(self) -> list[evaluate_model.Evaluation]:
         """Score each model; only the first gets pictures of its worst tiles."""
-        from rsseg_cli.evaluation.evaluate_model import evaluate
+        from rsseg_cli.evaluation import evaluate
 
         return [
             evaluate(
@@ -178,10 +179,12 @@ class _Run:
             for index, (model, refinement) in enumerate(self.entries)
         ]
 
-    def compare(self, first: Evaluation, second: Evaluation) -> Comparison:
-        from rsseg_cli.evaluation.compare import compare
+    def compare(
+        self, first: evaluate_model.Evaluation, second: evaluate_model.Evaluation
+    ) -> comparisons.Comparison:
+        from rsseg_cli.evaluation import comparison as comparisons
 
-        comparison = compare(
+        comparison = comparisons.compare(
             first.result.tiles,
             second.result.tiles,
             self.score.names,
@@ -195,12 +198,17 @@ class _Run:
         return comparison
 
     def write_report(
-        self, folder: Path, done: Evaluation, comparison: Comparison | None, *, overwrite: bool
+        self,
+        folder: Path,
+        done: evaluate_model.Evaluation,
+        comparison: comparisons.Comparison | None,
+        *,
+        overwrite: bool,
     ) -> Path:
-        from rsseg_cli.evaluation.report import write_report
+        from rsseg_cli.evaluation import report as reports
 
         part = "" if self.split == "all" else f", {self.split} part"
-        return write_report(
+        return reports.write_report(
             folder,
             done.result,
             title=f"{self.names[0]} on {self.data.name}{part}",
@@ -230,7 +238,7 @@ class _Run:
         }
         return {name: value for name, value in settings.items() if value}
 
-    def _show(self, done: SourceDone) -> None:
+    def _show(self, done: evaluate_model.SourceDone) -> None:
         size = f"{done.pixels / 1e6:.1f} Mpx in {done.seconds:.1f} s"
         typer.echo(f"rsseg: {done.model}, {done.number} of {done.sources}: {done.name}, {size}", err=True)
 

@@ -11,7 +11,7 @@ from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
 from rsseg_cli.cli.progress import Bar
 from rsseg_cli.cli.tables import score_table, size_text
-from rsseg_cli.evaluation.config import PairConfig
+from rsseg_cli.evaluation import PairConfig
 
 
 @from_settings
@@ -47,10 +47,10 @@ def score_command(
     Example: rsseg score map.tif buildings.gpkg --vector-class building --bbox 500000 4990000 501000 4991000
     """
     if report is not None:
-        from rsseg_cli.evaluation.report import check_report_folder
+        from rsseg_cli.evaluation import report as reports
 
-        check_report_folder(report, overwrite=overwrite)
-    from rsseg_cli.evaluation.pair import score_pair
+        reports.check_report_folder(report, overwrite=overwrite)
+    from rsseg_cli.evaluation import score_pair
 
     with Bar("block", hidden=quiet) as bar:
         score = score_pair(predicted, truth, config, progress=bar.show)
@@ -68,7 +68,7 @@ def score_command(
 def _write_report(
     folder: Path, predicted: str, truth: str, config: PairConfig, score: Any, overwrite: bool
 ) -> Path:
-    from rsseg_cli.evaluation.report import write_report
+    from rsseg_cli.evaluation import report as reports
 
     settings = {
         "map": predicted,
@@ -78,7 +78,7 @@ def _write_report(
         "eroded by, px": config.erode_px or "",
         "out of means": ", ".join(config.out_of_means),
     }
-    return write_report(
+    return reports.write_report(
         folder,
         score.result,
         title=f"{Path(predicted).name} against {Path(truth).name}",

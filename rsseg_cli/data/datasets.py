@@ -17,11 +17,21 @@ from rsseg_cli.data.label_vector import check_vector, is_vector
 from rsseg_cli.data.pairs import find_scenes, named, read_scene_list
 from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.split import labelled_areas, unique_names, with_validation
-from rsseg_cli.data.types import DataConfig, LabelledData, LoadedScene, Source
+from rsseg_cli.data.types import DataConfig, LabelledData, LoadedScene, ScoringProtocol, Source
 from rsseg_cli.errors import DataError, SceneError, UsageError
 from rsseg_cli.raster import SceneInfo
-from rsseg_cli.weights import ClassSpec, ModelSpec
+from rsseg_cli.weights import ClassSpec
 
+__all__ = [
+    "ClassTable",
+    "ScoringProtocol",
+    "Source",
+    "found_table",
+    "is_vector",
+    "named",
+    "open_data",
+    "read_classes",
+]
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 COUNT_PX = 1 << 24  # labels counted at a time
 RARE_SHARE = 0.001
@@ -82,20 +92,6 @@ def _warnings(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> 
         if rare:
             warnings.append(f"warning: under 0.1 % of the training labels: {', '.join(rare)}")
     return warnings
-
-
-__all__ = [
-    "DataConfig",
-    "LabelledData",
-    "LabelledScene",
-    "Source",
-    "find_scenes",
-    "found_table",
-    "ground_resolution",
-    "load_scene",
-    "open_data",
-    "read_scene_list",
-]
 
 
 def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()) -> LabelledData:
@@ -173,8 +169,3 @@ def _first_gsd_m(scenes: Sequence[LabelledScene]) -> float | None:
         return ground_resolution(scenes)
     except (DataError, SceneError):
         return None
-
-
-def load_scene(scene: LabelledScene, spec: ModelSpec, *, finest_gsd_m: float | None = None) -> LoadedScene:
-    """Read a scene into memory; see `LabelledScene.load`."""
-    return scene.load(spec, None, finest_gsd_m=finest_gsd_m)

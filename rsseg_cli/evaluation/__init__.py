@@ -1,1 +1,24 @@
-"""TODO."""
+"""Scores of maps against labels, comparisons of models, and reports."""
+
+from typing import TYPE_CHECKING
+
+from rsseg_cli._lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rsseg_cli.evaluation.config import PairConfig
+    from rsseg_cli.evaluation.evaluate_model import evaluate
+    from rsseg_cli.evaluation.pair import score_pair
+
+__all__ = [
+    "PairConfig",
+    "boundary",
+    "comparison",
+    "evaluate",
+    "evaluate_model",
+    "metrics",
+    "report",
+    "score_pair",
+]
+__getattr__ = lazy_names(
+    __name__, {"PairConfig": "config", "evaluate": "evaluate_model", "score_pair": "pair"}
+)

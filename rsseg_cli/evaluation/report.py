@@ -27,7 +27,7 @@ from rsseg_cli.evaluation.sections import (
 from rsseg_cli.evaluation.style import STYLE
 
 if TYPE_CHECKING:
-    from rsseg_cli.evaluation.compare import Comparison
+    from rsseg_cli.evaluation.comparison import Comparison
     from rsseg_cli.evaluation.scoring import ScoreResult
     from rsseg_cli.weights import ClassSpec
 

@@ -31,7 +31,7 @@ from rsseg_cli.evaluation.charts import (
 )
 
 if TYPE_CHECKING:
-    from rsseg_cli.evaluation.compare import Comparison
+    from rsseg_cli.evaluation.comparison import Comparison
     from rsseg_cli.weights import ClassSpec
 
 UNLABELLED = 255

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from rsseg_cli.data.types import ScoringProtocol
+from rsseg_cli.data import datasets
 from rsseg_cli.training.module import protocol_scores
 from rsseg_cli.training.recipes import Settings
 from rsseg_cli.training.train_model import TrainResult
@@ -40,7 +40,7 @@ def finish(
     test: NDArray[np.integer] | None,
     output: Path,
     *,
-    protocol: ScoringProtocol | None = None,
+    protocol: datasets.ScoringProtocol | None = None,
     found: str = "",
     command: str = "",
     overwrite: bool = False,
@@ -62,7 +62,7 @@ def finish(
         }
     }
     if test is not None:
-        scores["test"] = protocol_scores(test, spec.class_names, protocol or ScoringProtocol())
+        scores["test"] = protocol_scores(test, spec.class_names, protocol or datasets.ScoringProtocol())
         scores["test"]["confusion"] = test.tolist()
     values = trained_with(settings, result) | {"recipe": settings.recipe}
     saved = dataclasses.replace(spec, training=values, scores=scores)

@@ -17,10 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.data.labels import IGNORE, LabelFormat, LabelReader
-from rsseg_cli.data.pairs import named
-from rsseg_cli.data.scenes import array_in, blocks, release_pages, safe_name
-from rsseg_cli.data.types import LabelledData, LoadedScene, Source
+from rsseg_cli.data import LabelFormat, LabelledData, LabelReader, LoadedScene, datasets
+from rsseg_cli.data import scenes as scene_arrays
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.pipeline import predict
 from rsseg_cli.raster import SceneInfo, SceneReader, classes
@@ -138,7 +136,7 @@ class CoarseMaker:
     gsds: tuple[float, ...] = (1.0,)
     device: str = "auto"
 
-    def maps(self, scenes: Sequence[tuple[Source, LoadedScene]], data: LabelledData) -> list[Maps]:
+    def maps(self, scenes: Sequence[tuple[datasets.Source, LoadedScene]], data: LabelledData) -> list[Maps]:
         """Maps of each scene on its training grid, those of models first: all of them of a training scene,
         the first one of others.
 
@@ -154,7 +152,7 @@ class CoarseMaker:
         lacking = [source.name for source, _ in scenes if not files[source.name] and not models]
         if lacking:
             raise DataError(
-                f"no rough map of {named(lacking)}; needs STEM.tif or STEM_*.tif in --coarse "
+                f"no rough map of {datasets.named(lacking)}; needs STEM.tif or STEM_*.tif in --coarse "
                 f"{' or '.join(source.given for source in self.sources)}, or a model"
             )
         made: list[list[Path]] = [[] for _ in scenes]
@@ -176,7 +174,7 @@ class CoarseMaker:
 
     def _predicted(self, model: TrainedModel, scene: LoadedScene, picture: str, times: float) -> Path:
         """The map of a scene by a model, made unless an earlier part of the run did."""
-        name = f"{safe_name(scene.name)}.{safe_name(model.spec.name)}.{times:g}.tif"
+        name = f"{scene_arrays.safe_name(scene.name)}.{scene_arrays.safe_name(model.spec.name)}.{times:g}.tif"
         path = self.kept / name
         if path.exists():
             return path
@@ -196,16 +194,18 @@ class CoarseMaker:
         if scene.grid is None:
             raise ValueError(f"{scene.name}: a rough map needs a grid")
         names = classes.read_names(path)
-        values = _values(names, self.class_names, str(path)) | {IGNORE: IGNORE} if names else None
+        values = (
+            _values(names, self.class_names, str(path)) | {classes.IGNORE: classes.IGNORE} if names else None
+        )
         format = LabelFormat(class_names=self.class_names, values=values)
-        name = f"{safe_name(scene.name)}.coarse{number}"
-        array = array_in(self.folder, name, scene.labels.shape)
+        name = f"{scene_arrays.safe_name(scene.name)}.coarse{number}"
+        array = scene_arrays.array_in(self.folder, name, scene.labels.shape)
         with LabelReader(path, scene.grid, format, image_grid=SceneInfo.of(picture).grid) as reader:
-            for rows, cols in blocks(*array.shape):
+            for rows, cols in scene_arrays.blocks(*array.shape):
                 size = rows.stop - rows.start, cols.stop - cols.start
                 array[rows, cols] = reader.read(rows.start, cols.start, *size)
-                release_pages(array)
-        if not np.count_nonzero((array != IGNORE) & (scene.labels != IGNORE)):
+                scene_arrays.release_pages(array)
+        if not np.count_nonzero((array != classes.IGNORE) & (scene.labels != classes.IGNORE)):
             raise DataError(
                 f"{path}: has no class where {scene.name} is labelled; is it a map of that scene?"
             )
@@ -214,7 +214,7 @@ class CoarseMaker:
 
 def closer_looks(
     given: Sequence[str],
-    scenes: Sequence[tuple[Source, LoadedScene]],
+    scenes: Sequence[tuple[datasets.Source, LoadedScene]],
     data: LabelledData,
     folder: Path,
 ) -> list[NDArray[np.uint8]]:
@@ -253,11 +253,13 @@ def _look(path: Path, scene: LoadedScene, classes: int, folder: Path) -> NDArray
             f"{path}: {info.count} bands of {', '.join(sorted(set(info.dtypes)))}; needs {classes} of uint8, "
             "a class each, as rsseg predict --probabilities writes them"
         )
-    array = array_in(folder, f"{safe_name(scene.name)}.closer", (classes, *scene.labels.shape))
+    array = scene_arrays.array_in(
+        folder, f"{scene_arrays.safe_name(scene.name)}.closer", (classes, *scene.labels.shape)
+    )
     with SceneReader(info, tuple(range(1, classes + 1)), scene.grid) as reader:
-        for rows, cols in blocks(*scene.labels.shape):
+        for rows, cols in scene_arrays.blocks(*scene.labels.shape):
             size = rows.stop - rows.start, cols.stop - cols.start
             values, valid = reader.read(rows.start, cols.start, *size)
             array[:, rows, cols] = np.where(valid, values, UNSEEN)
-            release_pages(array)
+            scene_arrays.release_pages(array)
     return array

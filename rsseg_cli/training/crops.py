@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler
 
-from rsseg_cli.data.labels import IGNORE
-from rsseg_cli.data.types import LoadedScene
+from rsseg_cli.data import LoadedScene
 from rsseg_cli.errors import DataError
+from rsseg_cli.raster import classes as class_values
 from rsseg_cli.weights import ModelSpec
 
 ONE_CROP_PX = 1024 * 1024  # an image of up to this area gives one crop a pass
@@ -108,7 +108,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     def _varied_crop(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         for _ in range(self.config.redraws):
             image, planes = self._crop(int(rng.choice(len(self.scenes), p=self.weights)), rng, size)
-            counts = np.bincount(planes[0].ravel(), minlength=256)[:IGNORE]
+            counts = np.bincount(planes[0].ravel(), minlength=256)[: class_values.IGNORE]
             if counts.sum() and counts.max() <= self.config.redraw_above * counts.sum():
                 break
         return _resize(image, planes, size)
@@ -134,7 +134,7 @@ def pad_to(
     short = (0, 0), (0, side - image.shape[1]), (0, side - image.shape[2])
     if image.shape[1:] == (side, side):
         return image, planes
-    return np.pad(image, short, mode="edge"), np.pad(planes, short, constant_values=IGNORE)
+    return np.pad(image, short, mode="edge"), np.pad(planes, short, constant_values=class_values.IGNORE)
 
 
 def _resize(image: NDArray[np.uint8], planes: NDArray[np.uint8], size: int) -> tuple[Tensor, Tensor]:
@@ -187,7 +187,8 @@ def jitter_colours(image: Tensor, rng: np.random.Generator, strength: float) -> 
 def _labelled_px(scene: LoadedScene) -> int:
     height = scene.labels.shape[0]
     return sum(
-        int(np.count_nonzero(scene.labels[row : row + ROWS] != IGNORE)) for row in range(0, height, ROWS)
+        int(np.count_nonzero(scene.labels[row : row + ROWS] != class_values.IGNORE))
+        for row in range(0, height, ROWS)
     )
 
 
@@ -259,7 +260,7 @@ class TileDataset(Dataset[tuple[Tensor, Tensor]]):
         scene, row, col = self.tiles[index]
         window = slice(row, row + self.tile_size), slice(col, col + self.tile_size)
         image, planes = pad_to(scene.image[:, *window], scene.labels[None, *window], self.tile_size)
-        labels = np.full_like(planes[0], IGNORE) if self.blank else np.array(planes[0])
+        labels = np.full_like(planes[0], class_values.IGNORE) if self.blank else np.array(planes[0])
         return torch.from_numpy(np.array(image)).float() / 255, torch.from_numpy(labels).long()
 
 
@@ -272,21 +273,21 @@ def draw_training_scenes(
     Raises:
         DataError: none of the model's classes is drawn.
     """
-    from rsseg_cli.data.synthetic.scene import CLASSES, GSD_RANGE_M, draw_scene
+    from rsseg_cli.data import synthetic
 
-    gsd_m = min(max(gsd_m, GSD_RANGE_M[0]), GSD_RANGE_M[1])
+    gsd_m = min(max(gsd_m, synthetic.GSD_RANGE_M[0]), synthetic.GSD_RANGE_M[1])
 
-    names, drawn = spec.class_names, [name for name, _ in CLASSES]
-    other = names.index("background") if "background" in names else IGNORE
+    names, drawn = spec.class_names, [name for name, _ in synthetic.CLASSES]
+    other = names.index("background") if "background" in names else class_values.IGNORE
     if not set(names) & set(drawn):
         raise DataError(
             f"drawn scenes have {', '.join(drawn)}; the model has {', '.join(names)}: "
             "leave --drawn-share at 0"
         )
-    table = np.full(256, IGNORE, np.uint8)
+    table = np.full(256, class_values.IGNORE, np.uint8)
     table[: len(drawn)] = [names.index(name) if name in names else other for name in drawn]
     scenes = []
     for index in range(count):
-        image, labels = draw_scene(size, seed + index, gsd_m)
+        image, labels = synthetic.draw_scene(size, seed + index, gsd_m)
         scenes.append(LoadedScene(f"drawn-{seed + index}", image, table[labels], gsd_m))
     return scenes

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from rsseg_cli.data.labels import IGNORE
+from rsseg_cli.raster import classes as class_values
 
 Labels = NDArray[np.uint8]
 
@@ -27,7 +27,7 @@ def degrade(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
         rng: source of the random numbers.
         reach_px: farthest that a boundary is moved.
     """
-    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[:IGNORE])
+    present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[: class_values.IGNORE])
     if len(present) < 2:
         return labels
     worse = labels
@@ -40,7 +40,7 @@ def degrade(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
         worse = blunt(worse, int(rng.integers(3, 9)), smooth=bool(rng.random() < 0.7))
     if chosen[3]:
         worse = blot(worse, present, rng)
-    return np.where((labels == IGNORE) | (worse == IGNORE), labels, worse)
+    return np.where((labels == class_values.IGNORE) | (worse == class_values.IGNORE), labels, worse)
 
 
 def bend(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
@@ -74,7 +74,7 @@ def blunt(labels: Labels, factor: int, *, smooth: bool) -> Labels:
     """A map as of pixels `factor` times as large: stairs, or where `smooth` rounded corners."""
     height, width = labels.shape
     small = labels[factor // 2 :: factor, factor // 2 :: factor]
-    found = np.flatnonzero(np.bincount(small.ravel(), minlength=256)[:IGNORE])
+    found = np.flatnonzero(np.bincount(small.ravel(), minlength=256)[: class_values.IGNORE])
     if smooth and 2 <= len(found) <= MOST_CLASSES:
         planes = torch.from_numpy(small[None] == found[:, None, None].astype(np.uint8))[None].float()
         scores = F.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)[0]

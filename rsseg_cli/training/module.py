@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rsseg_cli.data.types import ScoringProtocol
+from rsseg_cli.data import datasets
 from rsseg_cli.errors import ModelError
-from rsseg_cli.evaluation.metrics import confusion_matrix, scores_of
+from rsseg_cli.evaluation import metrics
 from rsseg_cli.models import BicorSeg, losses
 from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.training.optim import build_optimizer, build_schedule
@@ -153,11 +153,11 @@ class SegmentationModule(TrainingModule):
         spec: ModelSpec,
         config: TrainConfig,
         total_steps: int,
-        protocol: ScoringProtocol | None = None,
+        protocol: datasets.ScoringProtocol | None = None,
     ) -> None:
         super().__init__(network, spec, config, total_steps)
         self.class_names = spec.class_names
-        self.protocol = protocol or ScoringProtocol()
+        self.protocol = protocol or datasets.ScoringProtocol()
         self.loss_weights = losses.BicorLossWeights(
             smoothing=config.smoothing,
             auxiliary=config.auxiliary,
@@ -201,7 +201,7 @@ class SegmentationModule(TrainingModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         image, labels = batch
         found = self(self.normalise(image)).max(1).indices
-        self.confusion += confusion_matrix(found, labels, len(self.confusion)).cpu()
+        self.confusion += metrics.confusion_matrix(found, labels, len(self.confusion)).cpu()
 
     def on_validation_epoch_end(self) -> None:
         """Scores of all ranks' tiles together."""
@@ -215,8 +215,8 @@ class SegmentationModule(TrainingModule):
 
 
 def protocol_scores(
-    confusion: Tensor | NDArray[np.integer], class_names: tuple[str, ...], protocol: ScoringProtocol
+    confusion: Tensor | NDArray[np.integer], class_names: tuple[str, ...], protocol: datasets.ScoringProtocol
 ) -> dict[str, Any]:
     """`scores_of` with means over the classes that count in the protocol."""
     left_out = [index for index, name in enumerate(class_names) if name in protocol.out_of_means]
-    return dict(scores_of(confusion, left_out))
+    return dict(metrics.scores_of(confusion, left_out))

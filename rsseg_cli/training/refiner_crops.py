@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rsseg_cli.data.labels import IGNORE
-from rsseg_cli.data.types import LoadedScene
+from rsseg_cli.data import LoadedScene
+from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.coarse_maps import UNSEEN, Maps
 from rsseg_cli.training.config import RefiningConfig
 from rsseg_cli.training.crops import CropConfig, CropDataset, pad_to
@@ -90,7 +90,7 @@ class RefinerCrops(CropDataset):
         image, planes = self.crop(rng)
         labels, coarse, *closer = planes.numpy()
         if rng.random() < self.refining.from_labels:
-            coarse = np.where(labels == IGNORE, coarse, labels)
+            coarse = np.where(labels == class_values.IGNORE, coarse, labels)
         if rng.random() < self.refining.degrade or np.array_equal(coarse, labels):
             coarse = degrade(coarse, rng, self.refining.degrade_px)
         crop = image, torch.from_numpy(np.array(coarse)), planes[0].long()
@@ -143,7 +143,7 @@ class RefinerTiles(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         self.blank = rank >= len(numbered)
 
     def _is_labelled(self, index: int, window: tuple[slice, slice]) -> bool:
-        return bool((self.scenes[index].labels[window] != IGNORE).any())
+        return bool((self.scenes[index].labels[window] != class_values.IGNORE).any())
 
     def __len__(self) -> int:
         return len(self.tiles)
@@ -154,6 +154,6 @@ class RefinerTiles(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
         image, planes = pad_to(self.scenes[scene].image[:, *window], planes, self.tile_size)
         labels, coarse = np.array(planes)
         if self.blank:
-            labels[:] = IGNORE
+            labels[:] = class_values.IGNORE
         pixels = torch.from_numpy(np.array(image)).float() / 255
         return pixels, torch.from_numpy(coarse), torch.from_numpy(labels).long(), number

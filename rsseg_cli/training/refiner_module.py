@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rsseg_cli.data.labels import IGNORE
-from rsseg_cli.evaluation.boundary import BoundaryCounts, near_border
-from rsseg_cli.evaluation.metrics import count_confusion, mean_of, scores_of
+from rsseg_cli.evaluation import boundary, metrics
 from rsseg_cli.models import diffusion
+from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.training.module import TrainingModule, Watch
 from rsseg_cli.weights import ModelSpec
@@ -69,7 +68,7 @@ class CodecModule(StageModule):
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
         labels, numbers = batch[-2:]
-        if (labels != IGNORE).any():
+        if (labels != class_values.IGNORE).any():
             torch.manual_seed(int(numbers[0]))
             self.val_losses.append(self.refiner.codec_losses(labels)["loss"].float())
 
@@ -169,7 +168,7 @@ class RefinerModule(StageModule):
 
 def merge_in_band(coarse: NDArray[np.uint8], refined: NDArray[np.uint8], band_px: int) -> NDArray[np.uint8]:
     """Refined labels within the band around the rough map's boundaries, rough ones elsewhere."""
-    return np.where(near_border(coarse, band_px), refined, coarse)
+    return np.where(boundary.near_border(coarse, band_px), refined, coarse)
 
 
 class Tally:
@@ -177,12 +176,12 @@ class Tally:
 
     def __init__(self, classes: int) -> None:
         self.confusion = np.zeros((classes, classes + 1), np.int64)
-        self.boundary = BoundaryCounts(classes=classes, widths=(BOUNDARY_PX,))
+        self.boundary = boundary.BoundaryCounts(classes=classes, widths=(BOUNDARY_PX,))
 
     def add(self, mapped: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
         """Count a tile (rows, cols); 255 in `labels` counts nowhere, in `mapped` as wrong."""
         classes = len(self.confusion)
-        self.confusion += count_confusion(mapped, labels, classes)
+        self.confusion += metrics.count_confusion(mapped, labels, classes)
         whole = slice(0, labels.shape[0]), slice(0, labels.shape[1])
         self.boundary.add_bands(np.minimum(mapped, classes).astype(np.uint8), labels, whole)
 
@@ -197,5 +196,8 @@ class Tally:
         total = Tally(classes)
         total.confusion, rest = counts[:, : classes + 1], counts[:, classes + 1 :]
         total.boundary.truth, total.boundary.mapped, total.boundary.both = np.split(rest, 3, 1)
-        found = mean_of(total.boundary.boundary_iou()[:, 0]), scores_of(total.confusion)["miou"]
+        found = (
+            metrics.mean_of(total.boundary.boundary_iou()[:, 0]),
+            metrics.scores_of(total.confusion)["miou"],
+        )
         return dict(zip(("boundary_iou", "miou"), np.nan_to_num(found).tolist(), strict=True))

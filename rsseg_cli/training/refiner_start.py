@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import nn
 
-from rsseg_cli.data.types import LabelledData
+from rsseg_cli.data import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models import LiteRefiner, LiteRefinerConfig
 from rsseg_cli.training.config import RefinerNetworkSettings

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import Dataset
 
-from rsseg_cli.data.types import LabelledData, LoadedScene
+from rsseg_cli.data import LabelledData, LoadedScene
 from rsseg_cli.errors import UsageError
 from rsseg_cli.models import diffusion
 from rsseg_cli.training.card import save_with_card, trained_with

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.data.datasets import found_table, open_data
-from rsseg_cli.data.types import DataConfig, LabelledData
+from rsseg_cli.data import DataConfig, LabelledData, datasets
 from rsseg_cli.errors import UsageError
-from rsseg_cli.evaluation.evaluate_model import evaluate
+from rsseg_cli.evaluation import evaluate
 from rsseg_cli.training import refiner_train, train_model
 from rsseg_cli.training.card import as_stored, finish
 from rsseg_cli.training.coarse_maps import CoarseMaker, coarse_sources
@@ -78,7 +77,7 @@ def train(
     with train_model.scene_folder(run.run_dir) as folder:
         scenes = train_model.load_training_scenes(labelled, spec, settings.training, folder)
         tests = [source.load(spec, folder) for source in labelled.split("test")]
-        table = found_table({**scenes._asdict(), "test": tests}, spec.class_names)
+        table = datasets.found_table({**scenes._asdict(), "test": tests}, spec.class_names)
         if is_main:
             show(table)
             train_model.save_settings(run.run_dir, settings, resume=run.resume)
@@ -161,7 +160,7 @@ def train_refiner(
         scenes = refiner_train.load_refiner_scenes(
             labelled, spec, settings, maker if sources else None, folder, closer_maps
         )
-        table = found_table(scenes.by_part(), spec.class_names)
+        table = datasets.found_table(scenes.by_part(), spec.class_names)
         if is_main:
             show(table)
             refiner_train.save_refiner_settings(run.run_dir, settings, resume=run.resume)
@@ -181,4 +180,4 @@ def _open(data: DataConfig, init: str) -> LabelledData:
     start = read_spec(init) if init else None
     if start and not data.dataset and not data.bands:
         data = dataclasses.replace(data, bands=start.bands)
-    return open_data(data, default_classes=start.classes if start else ())
+    return datasets.open_data(data, default_classes=start.classes if start else ())

@@ -14,7 +14,7 @@ import torch
 from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
-from rsseg_cli.data.types import LabelledData
+from rsseg_cli.data import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.training.config import NetworkSettings, RefinerNetworkSettings

@@ -19,9 +19,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from rsseg_cli.data.types import LabelledData, LoadedScene, ScoringProtocol
+from rsseg_cli.data import LabelledData, LoadedScene, datasets
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.evaluation.metrics import confusion_matrix
+from rsseg_cli.evaluation import metrics
 from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.training.crops import (
     CropConfig,
@@ -170,7 +170,7 @@ def fit_segmenter(
     scenes: TrainingScenes,
     config: TrainConfig,
     run: RunOptions,
-    protocol: ScoringProtocol | None = None,
+    protocol: datasets.ScoringProtocol | None = None,
 ) -> TrainResult:
     """Train `network` in place and leave it with the best weights on validation.
 
@@ -281,7 +281,7 @@ def evaluate(
     spec: ModelSpec,
     scenes: Sequence[LoadedScene],
     tile_size: int = 512,
-    protocol: ScoringProtocol | None = None,
+    protocol: datasets.ScoringProtocol | None = None,
 ) -> dict[str, Any]:
     """Scores of a network over whole scenes in tiles, from one confusion matrix."""
     module = SegmentationModule(network, spec, TrainConfig(), 1).eval()
@@ -289,8 +289,8 @@ def evaluate(
     with torch.inference_mode():
         for image, labels in DataLoader(TileDataset(scenes, tile_size), batch_size=1):
             found = module(module.normalise(image)).max(1).indices
-            total += confusion_matrix(found, labels, len(total))
-    scores = protocol_scores(total, spec.class_names, protocol or ScoringProtocol())
+            total += metrics.confusion_matrix(found, labels, len(total))
+    scores = protocol_scores(total, spec.class_names, protocol or datasets.ScoringProtocol())
     return {**scores, "confusion": total.tolist()}
 
 

@@ -10,7 +10,7 @@ from affine import Affine
 from batch_runs import model_file, pixels, run  # noqa: F401
 
 from rsseg_cli.batch.manifest import read_manifest
-from rsseg_cli.data.synthetic.scene import draw_scene
+from rsseg_cli.data import synthetic
 from rsseg_cli.raster import vrt
 
 LEFT, TOP, GSD = 500000, 5000000, 0.5
@@ -18,7 +18,7 @@ LEFT, TOP, GSD = 500000, 5000000, 0.5
 
 @pytest.fixture(scope="module")
 def drawn():
-    return draw_scene(256, 3)[0][:, :150, :200]
+    return synthetic.draw_scene(256, 3)[0][:, :150, :200]
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli import app
 from rsseg_cli.cli.eval import for_split
-from rsseg_cli.data.types import DataConfig
+from rsseg_cli.data import DataConfig
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
 

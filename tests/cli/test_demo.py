@@ -58,14 +58,14 @@ def test_demo_draws_maps_and_scores(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("_landcover")
 def test_demo_scores_a_perfect_map_with_one(tmp_path: Path) -> None:
     from rsseg_cli.cli.demo import _confusion
-    from rsseg_cli.data.synthetic.scene import draw_scene, write_scene
-    from rsseg_cli.evaluation.metrics import scores_of
+    from rsseg_cli.data import synthetic
+    from rsseg_cli.evaluation import metrics
 
     labels = tmp_path / "labels.tif"
-    write_scene(tmp_path / "scene.tif", size=300, labels_path=labels)
+    synthetic.write_scene(tmp_path / "scene.tif", size=300, labels_path=labels)
     confusion = _confusion(labels, labels, 5)
-    assert scores_of(confusion)["miou"] == 1
-    drawn = torch.from_numpy(draw_scene(300)[1]).flatten().long()
+    assert metrics.scores_of(confusion)["miou"] == 1
+    drawn = torch.from_numpy(synthetic.draw_scene(300)[1]).flatten().long()
     assert confusion.diag().tolist() == torch.bincount(drawn, minlength=5).tolist()
 
 

@@ -17,7 +17,6 @@ from rsseg_cli.data.datasets import (
     find_scenes,
     found_table,
     ground_resolution,
-    load_scene,
     open_data,
     read_scene_list,
 )
@@ -119,7 +118,7 @@ class TestLoading:
             write_raster(tmp_path / "labels.tif", labels),
             "train",
         )
-        got = load_scene(scene, spec_at(0.5))
+        got = scene.load(spec_at(0.5), None)
         np.testing.assert_array_equal(got.image, image)
         np.testing.assert_array_equal(got.labels, labels)
         assert got.gsd_m == pytest.approx(0.5, rel=1e-3)
@@ -134,7 +133,7 @@ class TestLoading:
             write_raster(tmp_path / "labels.tif", labels),
             "train",
         )
-        got = load_scene(scene, spec_at(1.0))
+        got = scene.load(spec_at(1.0), None)
         assert got.labels.shape == (20, 20)
         assert got.labels[0, 0] == 1
         assert (got.labels[:, :10][1:] == 0).all()
@@ -147,8 +146,8 @@ class TestLoading:
             write_raster(tmp_path / "labels.tif", labels),
             "train",
         )
-        assert load_scene(scene, spec_at(2.0), finest_gsd_m=1.0).labels.shape == (20, 30)
-        assert load_scene(scene, spec_at(1.0), finest_gsd_m=0.1).labels.shape == (40, 60)
+        assert scene.load(spec_at(2.0), None, finest_gsd_m=1.0).labels.shape == (20, 30)
+        assert scene.load(spec_at(1.0), None, finest_gsd_m=0.1).labels.shape == (40, 60)
 
     def test_labels_on_another_grid_are_aligned(self, tmp_path):
         """Labels of a smaller area, at twice the pixel size, land where the ground says."""
@@ -159,7 +158,7 @@ class TestLoading:
             write_raster(tmp_path / "labels.tif", labels, gsd=1.0, origin=(500005, 4999995), nodata=255),
             "train",
         )
-        got = load_scene(scene, spec_at(0.5))
+        got = scene.load(spec_at(0.5), None)
         assert got.labels.shape == (20, 20)  # the labelled part alone is kept
         np.testing.assert_array_equal(got.image, image[:, 10:30, 10:30])
 
@@ -171,13 +170,13 @@ class TestLoading:
             "train",
         )
         with pytest.raises(DataError, match=r"labels.tif: label value 7 is no class"):
-            load_scene(scene, spec_at(0.5))
+            scene.load(spec_at(0.5), None)
 
     def test_other_size_without_crs_is_refused(self, tmp_path):
         Image.new("RGB", (30, 20)).save(tmp_path / "image.png")
         Image.new("L", (20, 20)).save(tmp_path / "mask.png")
         with pytest.raises(DataError, match="20 x 20 px without CRS"):
-            load_scene(LabelledScene(tmp_path / "image.png", tmp_path / "mask.png", "train"), spec_at(1.0))
+            LabelledScene(tmp_path / "image.png", tmp_path / "mask.png", "train").load(spec_at(1.0), None)
 
 
 def write_pairs(folder, names, *, classes=2, size=16, suffix=("", "")):
@@ -236,7 +235,7 @@ class TestPairing:
         )
         found = find_scenes(tmp_path, images="*.tif", masks="*.gpkg")
         assert [scene.labels.name for scene in found] == ["all.gpkg"] * 3
-        shares = [load_scene(scene, spec_at(0.5)).labels.mean() for scene in found]
+        shares = [scene.load(spec_at(0.5), None).labels.mean() for scene in found]
         assert shares == [1.0, 0.5, 0.0]
 
     def test_two_files_by_name(self, tmp_path):
@@ -431,7 +430,7 @@ class TestReading:
         scene = LabelledScene(
             write_raster(tmp_path / "i.tif", image), write_raster(tmp_path / "l.tif", labels), "train"
         )
-        whole = load_scene(scene, spec_at(gsd))
+        whole = scene.load(spec_at(gsd), None)
         monkeypatch.setattr(scene_load, "BLOCK_ROWS", 16)
         monkeypatch.setattr(scene_load, "BLOCK_PX", 16 * 32)
         parts = scene.load(spec_at(gsd), tmp_path / "kept")
@@ -447,7 +446,7 @@ class TestReading:
         path = write_raster(tmp_path / "i.tif", image)
         scene = LabelledScene(path, write_raster(tmp_path / "l.tif", np.zeros((300, 200), np.uint8)), "train")
         spec = spec_at(0.5)
-        found = load_scene(scene, spec).image / 255
+        found = scene.load(spec, None).image / 255
         model = TrainedModel(network=torch.nn.Identity(), spec=spec)
         scaling = job.prepare(str(path), {"labels": tmp_path / "x.tif"}, model, PredictConfig()).scaling
         factors, offsets = (np.array(part)[:, None, None] for part in (scaling.factors, scaling.offsets))
@@ -460,7 +459,7 @@ class TestReading:
         image = make_raster("i.tif", kind=kind, hole=(10, 20, 15, 25), shape=(60, 80))
         labels = write_raster(tmp_path / "l.tif", np.ones((60, 80), np.uint8), crs="EPSG:32633")
         scene = LabelledScene(image, labels, "train")
-        got = load_scene(scene, spec_at(0.5))
+        got = scene.load(spec_at(0.5), None)
         assert (got.labels[10:25, 20:45] == IGNORE).all()
         assert (got.labels == 1).sum() == 60 * 80 - 15 * 25
         assert got.image[:, 10:25, 20:45].min() > 0

@@ -15,7 +15,7 @@ from shapely import box
 
 from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.errors import OutputError
-from rsseg_cli.evaluation.compare import compare
+from rsseg_cli.evaluation.comparison import compare
 from rsseg_cli.evaluation.places import read_place, worst_tiles
 from rsseg_cli.evaluation.report import check_report_folder, write_report
 from rsseg_cli.evaluation.scoring import ScoreResult

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rsseg_cli.data.labels import IGNORE
-from rsseg_cli.data.types import LoadedScene
+from rsseg_cli.data import LoadedScene
+from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.crops import CropConfig, CropDataset, EpochSampler, TileDataset, crops_in_a_pass
 
 
@@ -73,7 +73,7 @@ def test_processes_share_the_tiles_and_an_idle_one_has_no_labels():
     assert torch.equal(parts[1][1][1], whole[5])
     idle = TileDataset([scene], 64, 7, 8)
     assert len(idle) == 1
-    assert (idle[0][1] == IGNORE).all()
+    assert (idle[0][1] == class_values.IGNORE).all()
 
 
 def test_crops_in_a_pass():

@@ -12,11 +12,10 @@ import torch
 from rasterio.transform import from_origin
 from torch import nn
 
-from rsseg_cli.data.datasets import open_data
-from rsseg_cli.data.labels import IGNORE
-from rsseg_cli.data.types import DataConfig, LoadedScene
+from rsseg_cli.data import DataConfig, LoadedScene, datasets
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.models import LiteRefiner, LiteRefinerConfig
+from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training import refiner_train as refiners
 from rsseg_cli.training.coarse_maps import (
     UNSEEN,
@@ -94,12 +93,12 @@ def test_degraded_maps_keep_what_is_unknown_and_invent_no_class(classes):
     for seed in range(40):
         rng = np.random.default_rng(seed)
         labels = random_map(rng, classes, 65)[:, :50]
-        labels[10:20, 5:30] = IGNORE
+        labels[10:20, 5:30] = class_values.IGNORE
         before = labels.copy()
         worse = degrade(labels, rng, 6)
         assert worse.shape == labels.shape
         assert worse.dtype == np.uint8
-        assert np.array_equal(worse == IGNORE, labels == IGNORE)
+        assert np.array_equal(worse == class_values.IGNORE, labels == class_values.IGNORE)
         assert set(np.unique(worse)) <= set(np.unique(labels))
         assert np.array_equal(labels, before)
 
@@ -190,12 +189,12 @@ def test_a_closer_look_has_the_crops_geometry_and_drawn_scenes_have_none():
 def test_unlabelled_pixels_take_the_models_class_where_labels_are_the_rough_map():
     scene, _ = squares()
     labels = scene.labels.copy()
-    labels[:48] = IGNORE
+    labels[:48] = class_values.IGNORE
     blank = LoadedScene("s", scene.image, labels, 1.0)
     config = CropConfig(crop_size=64, mosaic=0.0, redraw_above=1.0)
     crops = RefinerCrops([blank], [(scene.labels,)], config, RefiningConfig(from_labels=1.0))
-    assert all((crops[index][1] != IGNORE).all() for index in range(10))
-    assert any((crops[index][2] == IGNORE).any() for index in range(10))
+    assert all((crops[index][1] != class_values.IGNORE).all() for index in range(10))
+    assert any((crops[index][2] == class_values.IGNORE).any() for index in range(10))
 
 
 def test_label_maps_of_the_first_stage():
@@ -210,7 +209,7 @@ def test_label_maps_of_the_first_stage():
 
 def test_validation_tiles_lie_evenly_over_what_is_labelled():
     labels = np.zeros((64, 64 * 9), np.uint8)
-    labels[:, 64:128] = IGNORE
+    labels[:, 64:128] = class_values.IGNORE
     scene = LoadedScene("s", np.zeros((3, *labels.shape), np.uint8), labels, 1.0)
     tiles = RefinerTiles([scene], [labels], 64, 3)
     assert [window[1].start // 64 for _, window, _ in tiles.tiles] == [0, 5, 8]
@@ -218,7 +217,7 @@ def test_validation_tiles_lie_evenly_over_what_is_labelled():
     ranks = [RefinerTiles([scene], [labels], 64, 3, rank, 2) for rank in range(2)]
     assert sorted(item[3] for rank in ranks for item in (rank[i] for i in range(len(rank)))) == [0, 4, 7]
     idle = RefinerTiles([scene], [labels], 64, 1, 1, 2)
-    assert (idle[0][2] == IGNORE).all()
+    assert (idle[0][2] == class_values.IGNORE).all()
 
 
 # rough maps of scenes
@@ -247,7 +246,7 @@ def write(path: Path, array, place=0, gsd=1.0, **tags):
 
 
 def rough(sheets, given, gsds=(1.0,)):
-    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
     sources = coarse_sources([str(item) for item in given], data.class_names)
     kept, arrays = sheets / "kept", sheets / "arrays"
     maker = CoarseMaker(
@@ -437,9 +436,9 @@ def test_alignment_is_trained_in_the_first_steps(tmp_path, monkeypatch):
 def test_only_the_band_changes_and_unknown_stays():
     coarse = np.zeros((1, 12), np.uint8)
     coarse[:, 6:] = 1
-    coarse[:, 11] = IGNORE
+    coarse[:, 11] = class_values.IGNORE
     merged = merge_in_band(coarse, np.full_like(coarse, 2), 2)
-    assert merged.tolist() == [[0, 0, 0, 0, 2, 2, 2, 2, 1, 1, 1, IGNORE]]
+    assert merged.tolist() == [[0, 0, 0, 0, 2, 2, 2, 2, 1, 1, 1, class_values.IGNORE]]
 
 
 def test_scores_of_a_validation():
@@ -496,13 +495,13 @@ def test_a_refiner_of_other_classes_is_no_start(tmp_path, sheets):
     path = tmp_path / "start.safetensors"
     save_model(path, LiteRefiner(TINY_NETWORK), spec())
     chosen = resolve_refiner_settings({"init": str(path)})
-    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
     described = describe_refiner(chosen, name="tuned", data=data, gsd_m=0.5)
     assert (described.network, described.gsd_m) == (load_model(path).spec.network, 0.5)
     network, _ = build_refiner(described, chosen.network, 0)
     stored = load_model(path).network.state_dict()
     assert all(torch.equal(value, stored[key]) for key, value in network.state_dict().items())
-    other = open_data(DataConfig(folders=(sheets,), val=("b",), classes="ground,roof"))
+    other = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="ground,roof"))
     with pytest.raises(ModelError, match="classes dark, bright, the data has ground, roof"):
         describe_refiner(chosen, name="tuned", data=other)
     with pytest.raises(ModelError, match="needs a refiner"):
@@ -549,7 +548,7 @@ def test_a_refiner_takes_a_model_along(tmp_path, sheets):
     )  # fmt: skip
     save_model(path, BicorSeg(config), own, dtype="float32")
     save_model(plain, LiteRefiner(TINY_NETWORK), spec(), dtype="float32")
-    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
     stored = load_model(path).network.state_dict()
     for given in ({"init": str(plain)}, {"encoder": "test_efficientnet", "widths": (16, 16, 16)}):
         chosen = resolve_refiner_settings({"closer": str(path), **given})
@@ -572,7 +571,7 @@ def test_closer_looks_come_to_the_training_grid(sheets):
     looks.mkdir()
     write(looks / "a.tif", np.stack([np.full((24, 24), 254), np.zeros((24, 24))]), 0, gsd=2.0)
     write(looks / "a_1.tif", np.full((2, 48, 48), 127), 1)
-    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
     chosen = settings(scales=(1.0, 1.0))
     found = refiners.load_refiner_scenes(data, spec(), chosen, None, folder, [str(looks)])
     values = dict(zip([item.name for item in found.train], found.closer, strict=True))
@@ -591,7 +590,7 @@ def test_closer_looks_come_to_the_training_grid(sheets):
 
 
 def test_sizes_of_the_paper_are_its_own(sheets):
-    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
     with pytest.raises(UsageError, match="--widths: is a size of --arch lite"):
         describe_refiner(settings(arch="paper", widths=(16, 16, 16)), name="x", data=data)
     with pytest.raises(UsageError, match="--sd"):
@@ -603,7 +602,7 @@ def test_sizes_of_the_paper_are_its_own(sheets):
 
 
 def test_a_refiner_knows_the_resolution_of_its_model(sheets):
-    data = open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
     described = describe_refiner(settings(), name="x", data=data, behind="landcover", gsd_m=0.5)
     assert described.refinement["model_gsd_m"] == described.assumed_gsd_m == 1.0
     assert described.gsd_m == 0.5

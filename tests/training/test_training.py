@@ -17,7 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from rsseg_cli.cli.train import app
-from rsseg_cli.data.types import LoadedScene, ScoringProtocol
+from rsseg_cli.data import LoadedScene, datasets
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.training import train_model as training
@@ -273,9 +273,9 @@ def test_protocol_leaves_classes_out_of_the_means():
     """dark: 8 of 10 right and none found wrongly; bright: 2 wrongly, 10 right; clutter never right."""
     confusion = torch.tensor([[8, 2, 0], [0, 10, 0], [0, 5, 0]])
     names = ("dark", "bright", "clutter")
-    scores = protocol_scores(confusion, names, ScoringProtocol(out_of_means=("clutter",)))
+    scores = protocol_scores(confusion, names, datasets.ScoringProtocol(out_of_means=("clutter",)))
     assert scores["miou"] == pytest.approx((8 / 10 + 10 / 17) / 2)
-    assert protocol_scores(confusion, names, ScoringProtocol())["miou"] < scores["miou"]
+    assert protocol_scores(confusion, names, datasets.ScoringProtocol())["miou"] < scores["miou"]
 
 
 def test_settings_of_a_run(tmp_path, caplog):

@@ -1,1 +1,5 @@
-"""TODO."""
+"""Scenes that are drawn, with their labels."""
+
+from rsseg_cli.data.synthetic.scene import CLASSES, GSD_RANGE_M, draw_scene, write_scene
+
+__all__ = ["CLASSES", "GSD_RANGE_M", "draw_scene", "write_scene"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rsseg_cli.errors import DataError
-from rsseg_cli.evaluation.compare import CompareConfig, compare
+from rsseg_cli.evaluation.comparison import CompareConfig, compare
 
 NAMES = ("roof", "ground")
 
@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_interval_and_chunks_do_not_matter(monkeypa
     found = compare(first, second, NAMES)
     assert compare(first, second, NAMES) == found
     assert compare(first, second, NAMES, config=CompareConfig(seed=1)) != found
-    monkeypatch.setattr("rsseg_cli.evaluation.evaluate_model.compare.CHUNK_VALUES", 7000)
+    monkeypatch.setattr("rsseg_cli.evaluation.comparison.CHUNK_VALUES", 7000)
     assert compare(first, second, NAMES) == found
 
 
