@@ -22,19 +22,23 @@ import json
 import logging
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 
-from rsseg_cli.data import DataConfig, datasets
+from rsseg_cli.data import DataConfig, LoadedScene, datasets
+from rsseg_cli.evaluation import metrics
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.models.bicor_seg import build_encoder
+from rsseg_cli.system import keep_memory
 from rsseg_cli.training import train_model as training
 from rsseg_cli.training.config import RunOptions, TrainConfig
-from rsseg_cli.training.crops import CropDataset
+from rsseg_cli.training.crops import CropDataset, TileDataset
 from rsseg_cli.training.module import SegmentationModule
 from rsseg_cli.training.start import imagenet_lite0, load_encoder
 from rsseg_cli.weights import ModelSpec
@@ -96,6 +100,17 @@ def seconds_a_step(network: nn.Module, spec: ModelSpec, crops: CropDataset, conf
     return seconds
 
 
+def evaluate(network: nn.Module, spec: ModelSpec, scenes: Sequence[LoadedScene]) -> dict[str, Any]:
+    """Return the scores of a network over whole scenes in tiles, from one confusion matrix."""
+    module = SegmentationModule(network, spec, TrainConfig(), 1).eval()
+    total = torch.zeros_like(module.confusion)
+    with torch.inference_mode():
+        for image, labels in DataLoader(TileDataset(scenes, 512), batch_size=1):
+            classes = module(module.normalise(image)).max(1).indices
+            total += metrics.confusion_matrix(classes, labels, len(total))
+    return dict(metrics.scores_of(total))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -120,7 +135,7 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, default=Path("runs/rivals"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    training.keep_freed_memory()
+    keep_memory()
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
@@ -167,7 +182,7 @@ def main() -> None:
                 "best_epoch": result.epoch,
             }
             for part, scenes in (("val", loaded[1]), ("test", tests)):
-                scores = training.evaluate(network, spec, scenes)
+                scores = evaluate(network, spec, scenes)
                 row[part] = {
                     "miou": round(scores["miou"], 4),
                     "mean_f1": round(scores["mean_f1"], 4),

@@ -49,8 +49,6 @@ def finish(
 
     Args:
         test: confusion matrix of the test scenes, (N, N) or (N, N + 1).
-        found: table of the data, for the card.
-        command: that repeats the run, for the card.
     """
     scores: dict[str, Any] = {
         "val": {
@@ -102,14 +100,7 @@ FINAL_SHARE = 0.1  # a best epoch in this last part of a run: validation still r
 def model_card(
     spec: ModelSpec, *, history: Sequence[Mapping[str, Any]] = (), found: str = "", command: str = ""
 ) -> str:
-    """Fill in a model card, Markdown.
-
-    Args:
-        spec: as saved, with settings and scores.
-        history: of each epoch: epoch, loss, and the score that chose it.
-        found: table of the data.
-        command: that repeats the run.
-    """
+    """Fill in a model card, Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rsseg_cli.training", ""),
         autoescape=False,  # Markdown; `text` escapes

@@ -37,9 +37,7 @@ class CoarseSource:
     """One `--coarse`: a model, or rasters.
 
     Attributes:
-        given: as it was given.
         model: description of the model; None: rasters.
-        files: the rasters.
     """
 
     given: str
@@ -48,17 +46,7 @@ class CoarseSource:
 
 
 def coarse_sources(given: Sequence[str], class_names: Sequence[str]) -> list[CoarseSource]:
-    """What `--coarse` names, checked.
-
-    Args:
-        given: names or files of models, folders, glob patterns of rasters.
-        class_names: of the data.
-
-    Raises:
-        UsageError: none is given.
-        DataError: a folder or pattern without rasters, or what is nothing of all.
-        ModelError: a model that does not segment, or has classes that the data does not have.
-    """
+    """What `--coarse` names, checked."""
     if not given:
         raise UsageError("no rough maps: pass --coarse MODEL, or --coarse FOLDER with label rasters")
     return [_source(item, class_names) for item in given]
@@ -101,7 +89,6 @@ def match_files(scenes: Sequence[tuple[str, str]], sources: Sequence[CoarseSourc
 
     Args:
         scenes: (name, stem of the image); the name goes before the stem.
-        sources: those of models are passed over.
     """
     stems: dict[str, list[str]] = {}
     for name, stem in scenes:
@@ -122,11 +109,7 @@ class CoarseMaker:
 
     Attributes:
         sources: as `coarse_sources` found them.
-        class_names: of the data.
         folder: memory-mapped arrays, beside those of the scenes.
-        kept: maps that models made, which a resumed run finds again.
-        gsds: ground resolutions at which models map, times their own, for as many versions.
-        device: that models run on.
     """
 
     sources: Sequence[CoarseSource]
@@ -139,13 +122,6 @@ class CoarseMaker:
     def maps(self, scenes: Sequence[tuple[datasets.Source, LoadedScene]], data: LabelledData) -> list[Maps]:
         """Maps of each scene on its training grid, those of models first: all of them of a training scene,
         the first one of others.
-
-        Args:
-            scenes: with their arrays.
-            data: that they are of; files named after other scenes of it are not taken.
-
-        Raises:
-            DataError: scenes without any, which are named.
         """
         files = match_files([(source.name, source.stem) for source in data.sources], self.sources)
         models = [source for source in self.sources if source.model is not None]
@@ -223,12 +199,7 @@ def closer_looks(
     Args:
         given: folders or glob patterns of rasters as `rsseg predict --probabilities` writes them, of models
             that were trained without the scenes; STEM.tif or STEM_*.tif of a scene's image.
-        scenes: with their arrays.
-        data: that they are of.
         folder: memory-mapped arrays, beside those of the scenes.
-
-    Raises:
-        DataError: a scene without any, or with several; a raster of other bands.
     """
     sources = [_rasters(item, "--closer-maps") for item in given]
     files = match_files([(source.name, source.stem) for source in data.sources], sources)

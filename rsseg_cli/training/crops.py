@@ -33,12 +33,9 @@ class CropConfig:
         gsd_m: resolution of a crop at scale 1, m a pixel.
         scales: smallest and largest random scale; 2 shows things twice as large.
         mosaic: share of crops put together from four.
-        turns: flip and turn crops by quarters.
         redraw_above: crops are drawn again while one class fills more than this share of their labels.
-        redraws: most draws of a crop.
         colour: strength of random brightness, contrast, saturation, blur and noise; 0 leaves colours alone.
         drawn_share: share of crops from drawn scenes, which stand last in the list.
-        seed: of all of it.
     """
 
     crop_size: int = 256
@@ -59,7 +56,6 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     Args:
         scenes: real scenes, drawn in proportion to the square root of their labelled area on the ground.
         drawn: drawn scenes, each as likely as the others, `config.drawn_share` of all crops.
-        config: crops and augmentation.
     """
 
     def __init__(
@@ -212,8 +208,6 @@ class EpochSampler(Sampler[int]):
 
     Args:
         length: crops an epoch, of all processes together; a multiple of `batch_size` * `world`.
-        batch_size: B.
-        rank, world: this process, and how many there are.
     """
 
     def __init__(self, length: int, batch_size: int = 1, rank: int = 0, world: int = 1) -> None:
@@ -269,9 +263,6 @@ def draw_training_scenes(
 ) -> list[LoadedScene]:
     """Drawn scenes with the model's classes: classes of one name are the same, others become `background` or
     unlabelled. Resolutions finer or coarser than can be drawn become the nearest that can.
-
-    Raises:
-        DataError: none of the model's classes is drawn.
     """
     from rsseg_cli.data import synthetic
 

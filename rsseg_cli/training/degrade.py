@@ -25,7 +25,6 @@ def degrade(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
     Args:
         labels: uint8 (rows, cols), 255 unknown.
         rng: source of the random numbers.
-        reach_px: farthest that a boundary is moved.
     """
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[: class_values.IGNORE])
     if len(present) < 2:

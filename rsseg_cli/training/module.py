@@ -37,15 +37,10 @@ class TrainingModule(L.LightningModule):
 
     Args:
         network: to be trained; expects normalised images.
-        spec: mean and standard deviation of its input.
-        config: rates.
-        total_steps: length of the learning rate's schedule.
 
     Attributes:
-        watch: what chooses the best epoch.
         history: of each finished epoch: epoch (from 1), loss, rate (of the head, at its start), seconds, and
             scores.
-        step_loss: of the last step.
     """
 
     watch: ClassVar[Watch]
@@ -139,10 +134,6 @@ class SegmentationModule(TrainingModule):
 
     Args:
         network: to be trained; expects normalised images.
-        spec: mean and standard deviation of its input, its classes.
-        config: rates and loss weights.
-        total_steps: length of the learning rate's schedule.
-        protocol: which classes count in the validation's means.
     """
 
     watch = Watch("miou", "max")

@@ -30,13 +30,7 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
 
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig, total_steps: int) -> dict[str, Any]:
-    """Lightning's description of the learning rate's course over a run.
-
-    Args:
-        optimizer: whose groups hold their highest rates.
-        config: says whether the rate changes with steps or epochs.
-        total_steps: of the whole run.
-    """
+    """Lightning's description of the learning rate's course over a run."""
     total = config.epochs if config.schedule == "epoch" else total_steps
     end = config.end_rate / config.learning_rate if config.end_rate else END_SHARE
     schedule = LambdaLR(
@@ -77,13 +71,16 @@ def averaged_weights(decay: float) -> WeightAveraging:
     """Exponential average of weights and statistics; its decay rises to `decay`, so that the start is soon
     forgotten."""
 
-    def average(mean: Tensor, value: Tensor, count: Tensor | int) -> Tensor:
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        if not mean.is_floating_point():
-            return value
-        return mean + (value - mean) * (1 - now)  # to the bit where both are the same: what is frozen stays
+    def average(means: Any, values: Any, count: Tensor | int) -> None:
+        step = int(count)  # one synchronisation with the device a step, not one a tensor
+        now = min(decay, (1 + step) / (10 + step))
+        for mean, value in zip(means, values, strict=True):
+            if mean.is_floating_point():
+                mean += (value - mean) * (1 - now)  # exact where both are equal: frozen weights stay
+            else:
+                mean.copy_(value)
 
-    return WeightAveraging(avg_fn=average, use_buffers=True)
+    return WeightAveraging(multi_avg_fn=average, use_buffers=True)
 
 
 def mixed_precision(precision: str, device: torch.device | str) -> str:

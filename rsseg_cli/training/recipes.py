@@ -66,8 +66,6 @@ class Settings:
     """All settings of a run.
 
     Attributes:
-        recipe: the recipe they started from.
-        network: sizes and start of the network.
         training: everything else.
     """
 
@@ -132,11 +130,7 @@ def _check_start(init: str, given: Mapping[str, Any], sizes: Iterable[str]) -> N
 
 
 def recipe_name(recipe: str, dataset: str) -> str:
-    """The full name of a recipe; "paper" takes the data set's.
-
-    Raises:
-        UsageError: no such recipe, or "paper" for data that nothing was published for.
-    """
+    """The full name of a recipe; "paper" takes the data set's."""
     if recipe == "paper":
         if dataset not in PUBLISHED_FOR:
             listed = ", ".join(f"paper:{name}" for name in PUBLISHED_FOR)
@@ -162,11 +156,7 @@ def read_config(path: Path, known: Known | None = None) -> dict[str, Any]:
     """Settings of a TOML file, flat: keys may stand at its top or in their sections.
 
     Args:
-        path: the file.
         known: what it may hold; those of a segmentation network's run by default.
-
-    Raises:
-        UsageError: no TOML, an unknown section or key, a value of the wrong type; key and allowed ones named.
     """
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
@@ -270,8 +260,6 @@ class RefinerSettings:
     """All settings of a refiner's run.
 
     Attributes:
-        network: sizes and start of the network.
-        training: of the second stage; the first takes them but for epochs and rate.
         refining: everything else.
     """
 

@@ -28,7 +28,6 @@ class LabelCrops(Dataset[tuple[Tensor]]):
     Args:
         scenes, drawn, config: as for `CropDataset`.
         refining: share of drawn maps, and how maps are made worse.
-        classes: N.
     """
 
     def __init__(
@@ -61,11 +60,8 @@ class RefinerCrops(CropDataset):
     crop); with closer looks also these, uint8 (N, crop, crop).
 
     Args:
-        scenes: real scenes.
         maps: rough maps of each, of which a crop takes one at random.
         config: crops; without mosaic.
-        refining: how rough maps are made worse.
-        drawn: drawn scenes, whose rough maps are their labels, made worse.
         closer: class probabilities of each scene, uint8 (N, height, width), 255 where there are none; empty
             without.
     """
@@ -114,10 +110,8 @@ class RefinerTiles(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
     tile without labels.
 
     Args:
-        scenes, maps: a rough map each.
         tile_size: px.
         most: tiles that are taken, evenly over all that hold a label.
-        rank, world: this process, and how many there are.
     """
 
     def __init__(

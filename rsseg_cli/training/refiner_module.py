@@ -89,10 +89,6 @@ class RefinerModule(StageModule):
     coarse_boundary_iou and coarse_miou of their rough maps.
 
     Args:
-        network: with a trained codec.
-        spec: of the network.
-        config: rates.
-        total_steps: length of the learning rate's schedule.
         band_px: distance from the rough map's boundaries within which labels may change.
         align: further loss of the first `ALIGN_STEPS` steps, see `losses.DinoAlignment`; None without.
     """

@@ -39,17 +39,8 @@ def describe_refiner(
     """The ModelSpec of the refiner to train.
 
     Args:
-        settings: sizes, statistics of the input, scales, band.
-        name: of the refiner.
-        data: classes, bands, resolution.
-        behind: name of the model whose maps it repairs.
         gsd_m: m a pixel; None takes that of the refiner to start from, else the data's.
         gsd_range_m: run without resampling; None: `gsd_m` over the random scales.
-        texts: description, license, data.
-
-    Raises:
-        ModelError: the refiner to start from is none, or has other classes or bands.
-        UsageError: sizes out of bounds.
     """
     chosen = settings.network
     start = _start_spec(chosen.init, data) if chosen.init else None
@@ -152,11 +143,7 @@ def _network_of(chosen: RefinerNetworkSettings, data: LabelledData) -> tuple[Any
 
 
 def build_refiner(spec: ModelSpec, chosen: RefinerNetworkSettings, seed: int) -> tuple[nn.Module, ModelSpec]:
-    """A refiner for `spec`, started as the settings say, and the spec with its sizes.
-
-    Raises:
-        ModelError: weights that cannot be had, with what to do.
-    """
+    """A refiner for `spec`, started as the settings say, and the spec with its sizes."""
     torch.manual_seed(seed)
     if spec.architecture == "idgbr" and not chosen.init:
         return _build_paper(spec, chosen)
@@ -242,11 +229,7 @@ def _build_paper(spec: ModelSpec, chosen: RefinerNetworkSettings) -> tuple[nn.Mo
 
 
 def build_alignment(network: nn.Module, weights: str) -> nn.Module | None:
-    """The alignment of a paper-size refiner's features to DINOv2's tokens, None without `weights`.
-
-    Raises:
-        ModelError: a file that is not DINOv2's.
-    """
+    """The alignment of a paper-size refiner's features to DINOv2's tokens, None without `weights`."""
     if not weights:
         return None
     from rsseg_cli.models import Idgbr, losses

@@ -83,14 +83,9 @@ def load_refiner_scenes(
 
     Args:
         data: found by `open_data`.
-        spec: bands, classes, resolution.
-        settings: of the run.
         maker: of the rough maps; None where only the codec is trained.
         folder: where arrays are kept as files.
         closer: rasters of closer looks at the training scenes, see `coarse_maps.closer_looks`.
-
-    Raises:
-        DataError: no training or no validation scene, or scenes without a rough map.
     """
     loaded = load_training_scenes(data, spec, settings.training, folder)
     train = list(zip(data.split("train"), loaded.train, strict=True))
@@ -101,11 +96,7 @@ def load_refiner_scenes(
 
 
 def check_sizes(network: nn.Module, config: TrainConfig) -> None:
-    """Refuse crops and tiles that the network cannot take.
-
-    Raises:
-        UsageError: a side is no multiple of its alignment.
-    """
+    """Refuse crops and tiles that the network cannot take."""
     alignment = cast(diffusion.RefinerNetwork, network).alignment_px
     for option, side in (("--crop-size", config.crop_size), ("--tile-size", config.tile_size)):
         if side % alignment:
@@ -121,13 +112,8 @@ def fit_refiner(
 
     Args:
         network: a `diffusion.RefinerNetwork`.
-        spec: its bands, normalisation, resolution and classes.
         scenes: see `load_refiner_scenes`.
-        settings: of the run.
         run: where and on what.
-
-    Raises:
-        ModelError, UsageError: as `fit_segmenter`.
     """
     check_sizes(network, settings.training)
     results: dict[diffusion.Stage, TrainResult] = {}
@@ -206,14 +192,7 @@ def finish_refiner(
     """Write the model file and its card `<output>.md` beside it.
 
     Args:
-        network: with its best weights.
-        spec: of the network.
-        settings: of the run.
         results: of `fit_refiner`.
-        output: model file.
-        found: table of the data, for the card.
-        command: that repeats the run, for the card.
-        overwrite: replace both files.
 
     Returns:
         the spec that was saved: with the run's settings and scores.

@@ -12,6 +12,7 @@ from rsseg_cli.config import PredictConfig
 from rsseg_cli.data import DataConfig, LabelledData, datasets
 from rsseg_cli.errors import UsageError
 from rsseg_cli.evaluation import evaluate
+from rsseg_cli.system import keep_memory
 from rsseg_cli.training import refiner_train, train_model
 from rsseg_cli.training.card import as_stored, finish
 from rsseg_cli.training.coarse_maps import CoarseMaker, coarse_sources
@@ -47,10 +48,6 @@ def train(
 ) -> TrainedFile | None:
     """Train BiCoR-Seg and write the model file, with its card beside it.
 
-    Args:
-        show: takes the table of the data before training.
-        command: that repeats the run, for the card.
-
     Returns:
         None in all processes of a run but the first.
     """
@@ -67,7 +64,7 @@ def train(
     is_main = environment_rank() == 0
     if is_main:
         train_model.check_run(run.run_dir, resume=run.resume, overwrite=overwrite)
-    train_model.keep_freed_memory()
+    keep_memory()
     network, spec = build_network(
         spec,
         init=settings.network.init,
@@ -145,7 +142,7 @@ def train_refiner(
     is_main = environment_rank() == 0
     if is_main:
         train_model.check_run(run.run_dir, resume=run.resume, overwrite=overwrite, stages=stages)
-    train_model.keep_freed_memory()
+    keep_memory()
     network, spec = build_refiner(spec, settings.network, settings.training.seed)
     refiner_train.check_sizes(network, settings.training)
     with train_model.scene_folder(run.run_dir) as folder:

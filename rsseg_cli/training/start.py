@@ -29,11 +29,7 @@ CLASS_TABLE = "decoder.class_table"
 
 
 def network_sizes(settings: NetworkSettings, classes: int, bands: int) -> dict[str, Any]:
-    """The sizes of a `BicorSegConfig`.
-
-    Raises:
-        UsageError: sizes out of bounds, or an encoder that timm does not know.
-    """
+    """The sizes of a `BicorSegConfig`."""
     sizes: dict[str, Any] = {"layers": settings.layers, "topk_ratio": settings.topk_ratio}
     sizes |= {"classes": classes, "in_channels": bands, "neck": settings.neck or "published"}
     if settings.arch == "lite":
@@ -55,9 +51,6 @@ def input_statistics(
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each band: those given, else ImageNet's by position, and their average
     for bands after the third.
-
-    Raises:
-        UsageError: as many are given as there are not bands.
     """
     found = []
     for option, given, imagenet in (
@@ -83,12 +76,8 @@ def describe_model(
     """The ModelSpec of the network to train.
 
     Args:
-        settings: sizes, statistics of the input, scales.
-        name: of the model.
-        data: classes, bands, resolution.
         gsd_m: m a pixel; None takes that of the model to start from, else the data's.
         gsd_range_m: run without resampling; None: `gsd_m` over the random scales.
-        texts: description, license, data.
     """
     start = read_spec(settings.network.init) if settings.network.init else None
     mean, std = input_statistics(settings.network, len(data.bands))
@@ -122,10 +111,6 @@ def build_network(
 
     From `init` sizes of the network and all weights are taken; rows of the class table by the classes' names,
     columns of the first convolution by the bands' names.
-
-    Raises:
-        ModelError: weights that cannot be had, with what to install.
-        UsageError: timm's encoder does not suit.
     """
     torch.manual_seed(seed)
     if init:
@@ -212,11 +197,7 @@ def load_encoder(encoder: nn.Module, name: str, path: Path) -> None:
 
     Args:
         encoder: to be filled; its first convolution may take other bands than the checkpoint's three.
-        name: timm's name of it.
         path: plain state dict, its tensors in the order of timm's classifier of that name.
-
-    Raises:
-        ModelError: not a plain state dict, or other tensors.
     """
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)

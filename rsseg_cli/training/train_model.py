@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import logging
 import shutil
@@ -21,7 +20,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from rsseg_cli.data import LabelledData, LoadedScene, datasets
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.evaluation import metrics
 from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.training.crops import (
     CropConfig,
@@ -31,7 +29,7 @@ from rsseg_cli.training.crops import (
     crops_in_a_pass,
     draw_training_scenes,
 )
-from rsseg_cli.training.module import SegmentationModule, TrainingModule, Watch, protocol_scores
+from rsseg_cli.training.module import SegmentationModule, TrainingModule, Watch
 from rsseg_cli.training.recipes import resolve_settings
 from rsseg_cli.training.trainer import (
     RunOptions,
@@ -66,11 +64,7 @@ class TrainResult:
         score, epoch: of the best epoch, from 1; the score is what chose it, mIoU of a segmentation network.
         history: of each epoch, see `SegmentationModule`.
         seconds: of all epochs, those before `resume` too.
-        processor_seconds: of this process, all threads.
-        steps: of the optimiser.
         crops_per_epoch: as counted where the settings say "auto".
-        precision, device: that it was computed in and on.
-        is_main: this process is the one that writes; False in the others of several.
     """
 
     score: float
@@ -93,12 +87,7 @@ def load_training_scenes(
 
     Args:
         data: found by `open_data`.
-        spec: bands, classes, resolution.
-        config: scales and drawn scenes.
         folder: where arrays are kept as files; None keeps them in memory.
-
-    Raises:
-        DataError: no training or no validation scene.
     """
     finest = spec.gsd_m / config.scales[1] if spec.gsd_m else None
     sources, vals = data.split("train"), data.split("val")
@@ -176,15 +165,8 @@ def fit_segmenter(
 
     Args:
         network: (B, C, H, W) normalised -> (B, N, H, W).
-        spec: its bands, normalisation, resolution and classes.
         scenes: see `load_training_scenes`.
-        config: settings.
         run: where and on what.
-        protocol: which classes count in the validation mIoU.
-
-    Raises:
-        ModelError: out of memory, with what to try; the loss is not finite.
-        UsageError: devices or settings that do not go together.
     """
     crops = CropDataset(scenes.train, crop_config(spec, config), scenes.drawn)
     return fit(
@@ -211,16 +193,10 @@ def fit(
     """Train the network of a module in place and leave it with the weights of the best epoch.
 
     Args:
-        watch: what chooses the epoch.
-        build: the module, told how many steps the run has.
         crops: index -> crop, without end.
         tiles: validation tiles of process `rank` of `world`.
-        config: settings.
         run: where and on what.
         a_pass: crops an epoch where the settings say "auto".
-
-    Raises:
-        as `fit_segmenter`.
     """
     L.seed_everything(config.seed, verbose=False, workers=True)
     best = ModelCheckpoint(
@@ -276,36 +252,8 @@ def _take_best(module: TrainingModule, path: Path) -> int:
     return int(saved["epoch"]) + 1
 
 
-def evaluate(
-    network: nn.Module,
-    spec: ModelSpec,
-    scenes: Sequence[LoadedScene],
-    tile_size: int = 512,
-    protocol: datasets.ScoringProtocol | None = None,
-) -> dict[str, Any]:
-    """Scores of a network over whole scenes in tiles, from one confusion matrix."""
-    module = SegmentationModule(network, spec, TrainConfig(), 1).eval()
-    total = torch.zeros_like(module.confusion)
-    with torch.inference_mode():
-        for image, labels in DataLoader(TileDataset(scenes, tile_size), batch_size=1):
-            found = module(module.normalise(image)).max(1).indices
-            total += metrics.confusion_matrix(found, labels, len(total))
-    scores = protocol_scores(total, spec.class_names, protocol or datasets.ScoringProtocol())
-    return {**scores, "confusion": total.tolist()}
-
-
 def check_run(run_dir: Path, *, resume: bool, overwrite: bool, stages: Sequence[str] = ("",)) -> None:
-    """Refuse a run folder that holds another run, or none to go on with, before work starts.
-
-    Args:
-        run_dir: of the run.
-        resume, overwrite: go on with the run there, or replace it.
-        stages: folders in it, of a run of several stages.
-
-    Raises:
-        UsageError: the folder holds a run already, and it is neither resumed nor replaced.
-        DataError: there is no finished epoch to resume at.
-    """
+    """Refuse a run folder that holds another run, or none to go on with, before work starts."""
     begun = any((run_dir / stage / "last.ckpt").exists() for stage in stages)
     if resume and not begun:
         checkpoint(run_dir / stages[0])
@@ -334,13 +282,6 @@ def save_settings(
 ) -> None:
     """Write `settings.toml` into the run folder; of a resumed run what has changed is told, and what a former
     run left in the folder of a new one goes.
-
-    Args:
-        run_dir: of the run.
-        settings: of the run.
-        resume: go on with the run there.
-        read: settings of a file.
-        stages: folders in it, of a run of several stages.
     """
     path = run_dir / SETTINGS_FILE
     if resume and path.exists():
@@ -360,18 +301,3 @@ def _tell_changes(before: AnySettings, now: AnySettings) -> None:
                 logger.warning(
                     "--resume: %s was %s, is %s now; the result is that of neither", key, old, value
                 )
-
-
-def keep_freed_memory() -> None:
-    """Let the process keep the memory that tensors give back, where the C library is glibc.
-
-    Fresh pages from the kernel for every large tensor cost 15 to 50 % of a training step on the CPU. For
-    programs to call once at their start; memory then stays at its peak until the process ends.
-    """
-    m_trim_threshold, m_mmap_max = -1, -4  # malloc.h
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(m_mmap_max, 0)
-        libc.mallopt(m_trim_threshold, 2**31 - 1)
-    except (OSError, AttributeError):
-        logger.debug("no glibc: memory is handed back and fetched anew")

@@ -35,7 +35,6 @@ class TimeLeft:
 
     Args:
         epochs: of the whole run.
-        done: epochs that an earlier part of the run has finished.
         clock: seconds.
     """
 
@@ -71,10 +70,6 @@ def hours_and_minutes(seconds: float | None) -> str:
 class RunProgress(L.Callback):
     """Progress on stderr: loss, scores on validation (`TrainingModule.told`), time left of the whole run as
     h:mm.
-
-    Args:
-        show: "bar", one over all epochs; "lines", one line an epoch; "none".
-        write: takes a line of "lines".
     """
 
     def __init__(self, show: Show, write: Callable[[str], None] | None = None) -> None:
@@ -146,11 +141,7 @@ class _Patience(EarlyStopping):
 
 
 def build_trainer(config: TrainConfig, run: RunOptions, best: ModelCheckpoint) -> L.Trainer:
-    """Lightning's Trainer with the callbacks and logs of a run.
-
-    Raises:
-        UsageError: devices, precision or strategy that Lightning or the machine does not have.
-    """
+    """Lightning's Trainer with the callbacks and logs of a run."""
     device = _torch_device(run.device)
     last = ModelCheckpoint(run.run_dir, "last", every_n_epochs=1, enable_version_counter=False)
     callbacks: list[L.Callback] = [best, last, RunProgress(run.show)]
