@@ -141,7 +141,7 @@ class Target:
         from rsseg_cli.vector import prepare
 
         job, paths = self._job, self._job.paths
-        writer, run = prepare(
+        polygons = prepare(
             files[paths["labels"]],
             paths["vector"],
             job.vector,
@@ -149,10 +149,10 @@ class Target:
             labels_name=str(paths["labels"]),
             scratch=self._work.place.beside(self._work.place.paths["vector"], "vector"),
         )
-        self._stack.enter_context(writer)
-        _, _, notes = run(None)
-        job.notes.extend(notes)
-        return writer.finish()
+        self._stack.enter_context(polygons)
+        renames = polygons.run(None)
+        job.notes.extend(polygons.notes)
+        return renames
 
     def _draw(self, thumbnail: _Thumbnail) -> Path:
         """Draw the preview beside its name."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +28,14 @@ class _Gathered:
     count: int = 0
     size: int = 0
     sums: list[Polygons] = field(default_factory=list)
+
+
+def dissolve(polygons: Iterator[Polygons], folder: Path) -> Iterator[Polygons]:
+    """Yield one multipolygon a class once all polygons have been gathered in files of a folder."""
+    gathered = Dissolver(folder)
+    for part in polygons:
+        gathered.add(part)
+    yield from gathered.finish()
 
 
 class Dissolver:
@@ -64,9 +73,10 @@ class Dissolver:
             if len(found.sums) > 64:
                 found.sums = [_sum(_together(found.sums))]
 
-    def finish(self) -> list[Polygons]:
-        """A multipolygon for each class, by class."""
-        return [self._multipolygon(found) for _, found in sorted(self._classes.items())]
+    def finish(self) -> Iterator[Polygons]:
+        """Yield a multipolygon for each class, by class."""
+        for _, found in sorted(self._classes.items()):
+            yield self._multipolygon(found)
 
     def _multipolygon(self, found: _Gathered) -> Polygons:
         whole = self._spill.empty(_HEAD + found.size, np.uint8)

@@ -73,7 +73,6 @@ DRIVERS = {
     "FlatGeobuf": "FlatGeobuf",
     "GeoJSON": "GeoJSON",
     "Shapefile": "ESRI Shapefile",
-    "GeoParquet": "Parquet",
 }
 # Shapefile's names have ten characters.
 SHORT = {
@@ -90,11 +89,11 @@ class Layer:
     """What a vector file holds beside polygons.
 
     Attributes:
-        format: a key of DRIVERS.
-        crs: WKT, "" without.
+        format: "GeoParquet", which pyarrow writes, or a key of DRIVERS.
+        crs: WKT, "" for none.
         names, colours: of classes by value.
-        confidence: whether there are its attributes.
-        metadata: what made it.
+        confidence: whether polygons have its attributes.
+        max_geometry_bytes: of a GeoPackage, SQLite's limit.
     """
 
     path: Path
@@ -107,15 +106,27 @@ class Layer:
     metadata: Mapping[str, str]
     dissolve: bool = False
     qml: bool = False
+    max_geometry_bytes: int = 1_000_000_000
+    max_shapefile_bytes: int = 2**31 - 1
 
     def class_name(self, value: int) -> str:
-        """A class's name, or what stands for it."""
+        """The name of a class, "class N" where it has none."""
         return self.names.get(value, f"class {value}")
+
+    @property
+    def driver(self) -> str:
+        """GDAL's driver."""
+        return DRIVERS[self.format]
 
     @property
     def geometry(self) -> str:
         """Type of the geometries."""
         return "MultiPolygon" if self.dissolve else "Polygon"
+
+    @property
+    def geometry_column(self) -> str:
+        """Name of the column of geometries."""
+        return "geometry" if self.format == "GeoParquet" else "geom"
 
     @property
     def fields(self) -> dict[str, np.dtype[Any]]:

@@ -38,7 +38,7 @@ class Spill:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if not size:
             return np.empty(shape, dtype)
-        with _writing(self._folder), tempfile.TemporaryFile(dir=self._folder) as file:
+        with writing(self._folder), tempfile.TemporaryFile(dir=self._folder) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)  # a full disk is met here, not in a page
             else:
@@ -67,7 +67,7 @@ class Column:
         self._dtype, self._columns = np.dtype(dtype), columns
         self._row_bytes = self._dtype.itemsize * max(1, columns)
         self._folder, self._count = folder, 0
-        with _writing(folder):
+        with writing(folder):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 goes with the column
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class Column:
         Raises:
             OutputError: the disk is full.
         """
-        with _writing(self._folder):
+        with writing(self._folder):
             self._file.write(np.ascontiguousarray(rows, self._dtype).data)
             self._file.flush()
         self._count += len(rows)
@@ -101,7 +101,8 @@ class Column:
 
 
 @contextmanager
-def _writing(folder: Path) -> Iterator[None]:
+def writing(folder: Path) -> Iterator[None]:
+    """Say where writing failed; `folder` lies beside the output."""
     try:
         yield
     except OSError as err:

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
+import pickle
 import signal
-import sys
-import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.system import give_back_memory, keep_memory
+from rsseg_cli.system import Process, give_back_memory, keep_memory
 from rsseg_cli.vector.block import run_block
 from rsseg_cli.vector.census import Census
 from rsseg_cli.vector.join import Joiner
@@ -28,167 +27,247 @@ from rsseg_cli.vector.plan import BlockPlan
 from rsseg_cli.vector.polygons import Polygons
 from rsseg_cli.vector.simplify import PART_PX, StoredBoundaries, simplify_part
 from rsseg_cli.vector.source import ClassSource, StoredSource, stored_source
+from rsseg_cli.vector.spill import writing
 from rsseg_cli.vector.survey import FINE, SurveyPlan, store_block, survey_block
 from rsseg_cli.vector.task import VectorTask
 
-AHEAD = 1  # results beyond those being made that may wait for their turn
-_shared: Any = None
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+PREFETCH_RESULTS = 1  # that may wait for their turn, beyond those that workers are at
 
 
-def in_order_of(
-    function: Callable[..., Any], shared: Any, arguments: Iterable[tuple[Any, ...]], jobs: int
-) -> Iterator[Any]:
-    """Yield function(shared, *item) for each item, in order.
+class WorkerPool:
+    """Worker processes for one run; leaving the context ends them.
 
     Args:
-        function: of a module's top level.
-        arguments: taken as workers come to them.
-        shared: sent once to each process.
-        jobs: worker processes; with one the work is done in this process.
+        jobs: number of processes; with one all work is done in this process.
     """
-    rest = iter(arguments)
-    first = list(islice(rest, max(jobs, 1)))
-    rest = chain(first, rest)
-    if len(first) <= 1:
-        for item in rest:
-            yield function(shared, *item)
-        return
-    pool = ProcessPoolExecutor(len(first), mp_context=_context(), initializer=_start, initargs=(shared,))
-    waiting: deque[Future[Any]] = deque()
-    try:
-        for item in rest:
-            waiting.append(pool.submit(_run, function, item))
-            if len(waiting) >= jobs + AHEAD:
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs = max(jobs, 1)
+        self._workers: list[_Worker] = []
+        self._idle: SimpleQueue[_Worker] = SimpleQueue()
+        self._threads = ThreadPoolExecutor(self._jobs)  # one waits for each worker
+
+    def __enter__(self) -> Self:
+        if self._jobs > 1:
+            for _ in range(self._jobs):
+                worker = _Worker()
+                self._workers.append(worker)
+                self._idle.put(worker)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers and what they are at."""
+        for worker in self._workers:
+            worker.process.terminate()
+        self._threads.shutdown(cancel_futures=True)  # they read the connections' ends
+        for worker in self._workers:
+            worker.process.wait()
+            worker.process.connection.close()
+        self._workers.clear()
+
+    def ordered_map(
+        self,
+        function: Callable[..., Any],
+        shared: Any,
+        arguments: Iterable[tuple[Any, ...]],
+        *,
+        last: bool = False,
+    ) -> Iterator[Any]:
+        """Yield function(shared, *item) for each item, in order.
+
+        Args:
+            function: of a module's top level.
+            shared: sent once to each process.
+            arguments: taken as workers become free.
+            last: end the workers before the last result is used, so that their memory is free.
+        """
+        if not self._workers:
+            for item in arguments:
+                yield function(shared, *item)
+            return
+        pickled = pickle.dumps(shared)
+        waiting: deque[Future[Any]] = deque()
+        for item in arguments:
+            waiting.append(self._threads.submit(self._run, pickled, function, item))
+            if len(waiting) >= self._jobs + PREFETCH_RESULTS:
                 yield waiting.popleft().result()
         while waiting:
             result = waiting.popleft().result()
-            if not waiting:
-                pool.shutdown()  # what the workers hold is free while the last result is used
+            if last and not waiting:
+                self.close()
             yield result
-    except BrokenProcessPool as err:
-        raise OutputError(
-            "a worker process was ended from outside, perhaps for want of memory. Use --jobs 1."
-        ) from err
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+
+    def _run(self, shared: bytes, function: Callable[..., Any], item: tuple[Any, ...]) -> Any:
+        worker = self._idle.get()
+        try:
+            return worker.run(shared, function, item)
+        finally:
+            self._idle.put(worker)
 
 
-def _context() -> Any:
-    """Forked workers start at once, but not from a process with threads or torch in it."""
-    plain = sys.platform == "linux" and threading.active_count() == 1 and "torch" not in sys.modules
-    return multiprocessing.get_context("fork" if plain else "spawn")
+class _Worker:
+    """A process that runs one function at a time."""
+
+    def __init__(self) -> None:
+        self.process = Process(serve)
+        self._shared = b""
+
+    def run(self, shared: bytes, function: Callable[..., Any], item: tuple[Any, ...]) -> Any:
+        try:
+            self.process.connection.send((None if shared is self._shared else shared, function, item))
+            self._shared = shared
+            error, result = self.process.connection.recv()
+        except (EOFError, OSError) as err:
+            raise OutputError(_how_it_ended(self.process.wait())) from err
+        if error is not None:
+            raise error
+        return result
 
 
-def _start(shared: Any) -> None:
-    global _shared
-    _shared = shared
+def _how_it_ended(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "a worker process was killed (SIGKILL), as when memory runs out. Use fewer --jobs."
+    if code < 0:
+        return f"a worker process was ended by {signal.Signals(-code).name}. Start again, or use --jobs 1."
+    return f"a worker process ended with exit code {code}; it has printed why. Try --jobs 1."
+
+
+def serve(connection: Connection) -> None:
+    """Run functions for the process at the other end until it closes the connection."""
     keep_memory()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _run(function: Callable[..., Any], item: tuple[Any, ...]) -> Any:
-    return function(_shared, *item)
+    shared = None
+    with suppress(EOFError, OSError):
+        while True:
+            pickled, function, item = connection.recv()
+            try:
+                shared = shared if pickled is None else pickle.loads(pickled)
+                answer = None, function(shared, *item)
+            except Exception as err:  # any error belongs to the caller
+                err.add_note(traceback.format_exc())
+                answer = err, None
+            connection.send(answer)
+            del answer, item
 
 
 Progress = Callable[[int, int], None]  # rows done, rows in all
-TRIMMED = 8  # blocks after which freed memory goes back: what the next one needs takes time to get
+TRIM_BLOCKS = 8  # blocks after which freed memory goes back: what the next one needs takes time to get
 GIVEN, MERGED = ".given.bin", ".merged.bin"  # in the scratch folder: classes without small objects, holes
 
 
-def stream_polygons(task: VectorTask, progress: Progress | None, folder: Path) -> Iterator[Polygons]:
+def stream_polygons(
+    task: VectorTask, pool: WorkerPool, progress: Progress | None, folder: Path
+) -> Iterator[Polygons]:
     """Yield polygons block by block, in the order of their last pixels.
 
     Args:
-        folder: for files that take what memory should not.
+        folder: for arrays that would not fit in memory.
     """
-    plan = task.plan(folder)
-    if task.config.min_area_m2 or task.config.fill_holes_m2:
-        before = time.perf_counter()
-        plan = replace(plan, source=_merge(task, plan, folder))
-        task.stages["merge"] = time.perf_counter() - before
-    if plan.shaping.tolerance_m2:
-        plan = replace(plan, boundaries=_simplify(task, plan, folder))
-    joiner = Joiner(plan, folder)
-    for number, ((_, end), block) in enumerate(_in_turn(task, plan, run_block, plan, task.blocks)):
-        before = time.perf_counter()
-        finished = joiner.add(block)
-        block.seconds["join"] = time.perf_counter() - before
-        _count(task, block.seconds)
-        del block
-        yield from finished
-        del finished
-        if number % TRIMMED == 0:
-            give_back_memory()
-        if progress is not None:
-            progress(end, task.source.height)
+    return _Stream(task, folder, pool).polygons(progress)
 
 
-def _in_turn(
-    task: VectorTask,
-    plan: BlockPlan,
-    function: Callable[..., Any],
-    shared: Any,
-    items: Iterable[tuple[Any, ...]],
-) -> Iterator[tuple[tuple[int, int], Any]]:
-    """Rows and result of each block, as `in_order_of` gives it; what sources keep for it alone goes."""
-    sources = [source for source in (plan.source, plan.confidence) if isinstance(source, ClassSource)]
-    results = in_order_of(function, shared, items, task.jobs)
-    for rows, result in zip(task.blocks, results, strict=True):
-        for source in sources:
-            source.forget(*rows)
-        yield rows, result
+def pool_of(task: VectorTask) -> WorkerPool:
+    """Workers for a task."""
+    return WorkerPool(min(task.jobs, len(task.blocks)))
 
 
-def _count(task: VectorTask, seconds: dict[str, float]) -> None:
-    for stage, more in seconds.items():
-        task.stages[stage] = task.stages.get(stage, 0) + more
+class _Stream:
+    """The stages of a vectorisation, each over all blocks."""
 
+    def __init__(self, task: VectorTask, folder: Path, pool: WorkerPool) -> None:
+        self._task, self._folder, self._pool = task, folder, pool
 
-def _simplify(task: VectorTask, plan: BlockPlan, folder: Path) -> StoredBoundaries:
-    """The raster's simplified boundaries, in files."""
-    stored = StoredBoundaries(
-        folder=str(folder), height=task.source.height, width=task.source.width, side=PART_PX
-    )
-    for seconds in in_order_of(simplify_part, (plan, stored), stored.parts, task.jobs):
-        _count(task, seconds)
-    return stored
+    def polygons(self, progress: Progress | None) -> Iterator[Polygons]:
+        """Yield finished polygons after each block."""
+        task = self._task
+        plan = task.plan(self._folder)
+        if task.config.min_area_m2 or task.config.fill_holes_m2:
+            before = time.perf_counter()
+            plan = replace(plan, source=self._merge(plan))
+            task.stages["merge"] = time.perf_counter() - before
+        if plan.shaping.tolerance_m2:
+            plan = replace(plan, boundaries=self._simplify(plan))
+        joiner = Joiner(plan, self._folder)
+        results = self._by_block(plan, run_block, plan, task.blocks, last=True)
+        for number, ((_, end), block) in enumerate(results):
+            before = time.perf_counter()
+            finished = joiner.add(block)
+            block.seconds["join"] = time.perf_counter() - before
+            self._count(block.seconds)
+            del block
+            yield from finished
+            del finished
+            if number % TRIM_BLOCKS == 0:
+                give_back_memory()
+            if progress is not None:
+                progress(end, task.source.height)
 
+    def _by_block(
+        self,
+        plan: BlockPlan,
+        function: Callable[..., Any],
+        shared: Any,
+        items: Iterable[tuple[Any, ...]],
+        *,
+        last: bool = False,
+    ) -> Iterator[tuple[tuple[int, int], Any]]:
+        """Yield rows and result of each block; then drop what its sources keep for it."""
+        sources = [source for source in (plan.source, plan.confidence) if isinstance(source, ClassSource)]
+        results = self._pool.ordered_map(function, shared, items, last=last)
+        for rows, result in zip(self._task.blocks, results, strict=True):
+            for source in sources:
+                source.forget(*rows)
+            yield rows, result
 
-def _merge(task: VectorTask, plan: BlockPlan, folder: Path) -> StoredSource | ClassSource:
-    """The classes after small objects, and then small holes, were given away, in a file of their own."""
-    ground, config = task.ground, task.config
-    mean_m2 = float(ground.pixel_area_m2(np.array(task.source.height / 2), np.array(task.source.width / 2)))
-    source = plan.source
-    for least_m2, holes in ((config.min_area_m2, False), (config.fill_holes_m2, True)):
-        if least_m2:
-            before = source
-            path = folder / (MERGED if holes else GIVEN)
-            survey = SurveyPlan(
-                block=replace(plan, source=before),
-                least=least_m2 / mean_m2 * FINE,
-                holes=holes,
-                mean_m2=mean_m2,
-            )
-            source = _given_away(task, survey, path)
-            if isinstance(before, StoredSource):
-                os.unlink(before.path)
-    return source
+    def _count(self, seconds: dict[str, float]) -> None:
+        stages = self._task.stages
+        for stage, more in seconds.items():
+            stages[stage] = stages.get(stage, 0) + more
 
+    def _simplify(self, plan: BlockPlan) -> StoredBoundaries:
+        """Store the raster's simplified boundaries in files."""
+        source = plan.source
+        stored = StoredBoundaries(
+            folder=str(self._folder), height=source.height, width=source.width, side=PART_PX
+        )
+        for seconds in self._pool.ordered_map(simplify_part, (plan, stored), stored.parts):
+            self._count(seconds)
+        return stored
 
-def _given_away(task: VectorTask, survey: SurveyPlan, path: Path) -> StoredSource:
-    """A source's classes after one kind of small things was given away."""
-    source = survey.block.source
-    census = Census(survey, task.ground.pixel_m, path.parent)
-    for _, block in _in_turn(task, survey.block, survey_block, survey, task.blocks):
-        census.add(block)
-    census.finish()
-    try:
-        with open(path, "wb") as file:
+    def _merge(self, plan: BlockPlan) -> StoredSource | ClassSource:
+        """Merge small objects, then small holes, into their neighbours, in a file of classes."""
+        ground, config, source = plan.ground, self._task.config, plan.source
+        middle = np.array(source.height / 2), np.array(source.width / 2)
+        mean_m2 = float(ground.pixel_area_m2(*middle))
+        for least_m2, holes in ((config.min_area_m2, False), (config.fill_holes_m2, True)):
+            if least_m2:
+                before = source
+                survey = SurveyPlan(
+                    block=replace(plan, source=before),
+                    least=least_m2 / mean_m2 * FINE,
+                    holes=holes,
+                    mean_m2=mean_m2,
+                )
+                source = self._merged(survey, self._folder / (MERGED if holes else GIVEN))
+                if isinstance(before, StoredSource):
+                    os.unlink(before.path)
+        return source
+
+    def _merged(self, survey: SurveyPlan, path: Path) -> StoredSource:
+        """Store a source's classes after one kind of small regions was merged."""
+        source, blocks = survey.block.source, self._task.blocks
+        census = Census(survey, self._task.ground.pixel_m, path.parent)
+        for _, block in self._by_block(survey.block, survey_block, survey, blocks):
+            census.add(block)
+        census.finish()
+        with writing(path.parent), open(path, "wb") as file:
             file.truncate(source.height * source.width * (2 if source.wide else 1))
-    except OSError as err:
-        raise OutputError(f"{path.parent}: cannot be written ({err}). Is the disk full?") from err
-    items = ((*rows, *census.changes(number)) for number, rows in enumerate(task.blocks))
-    for _ in _in_turn(task, survey.block, store_block, (survey.block, str(path)), items):
-        pass
-    return stored_source(source, path)
+        items = ((*rows, *census.changes(number)) for number, rows in enumerate(blocks))
+        for _ in self._by_block(survey.block, store_block, (survey.block, str(path)), items):
+            pass
+        return stored_source(source, path)

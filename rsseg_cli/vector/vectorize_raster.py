@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -20,10 +22,12 @@ from rsseg_cli._version import __version__
 from rsseg_cli.config import VECTOR_ENDINGS, VectorConfig
 from rsseg_cli.errors import OutputError, SceneError, UsageError
 from rsseg_cli.raster import SceneInfo, gdal
-from rsseg_cli.vector.layer import Layer, colour_of, columns_of, targets
-from rsseg_cli.vector.stream import Progress, stream_polygons
+from rsseg_cli.vector.dissolve import dissolve
+from rsseg_cli.vector.layer import Layer, colour_of, columns_of, make_qml, targets
+from rsseg_cli.vector.polygons import Polygons
+from rsseg_cli.vector.stream import Progress, pool_of, stream_polygons
 from rsseg_cli.vector.task import VectorTask, chosen_classes, make_task, metres, target_crs
-from rsseg_cli.vector.write import VectorWriter
+from rsseg_cli.vector.write import write_layer
 
 if TYPE_CHECKING:
     import geopandas
@@ -108,24 +112,19 @@ def vectorize(
         UsageError, SceneError, DataError, OutputError: what is wrong and what to do; nothing was written.
     """
     start = time.monotonic()
-    writer, run = prepare(labels, output, config or VectorConfig(), confidence=confidence)
-    with writer:
-        classes, stages, notes = run(progress)
-        files.replace_all(writer.finish())
-    layer = writer.layer
+    with prepare(labels, output, config or VectorConfig(), confidence=confidence) as job:
+        files.replace_all(job.run(progress))
+    layer = job.layer
     return VectorResult(
         path=layer.path,
         layer=layer.name,
         format=layer.format,
-        features=writer.features,
-        classes=classes,
+        features=job.features,
+        classes=job.classes,
         seconds=time.monotonic() - start,
-        stages=stages,
-        notes=notes,
+        stages=job.task.stages,
+        notes=tuple(job.task.notes),
     )
-
-
-Run = Callable[[Progress | None], tuple[dict[str, ClassPolygons], dict[str, float], tuple[str, ...]]]
 
 
 def check_output(
@@ -166,12 +165,12 @@ def prepare(
     confidence: str | os.PathLike[str] | None = None,
     labels_name: str = "",
     scratch: Path | None = None,
-) -> tuple[VectorWriter, Run]:
-    """Check everything; a writer, and what fills it once it is open.
+) -> VectorJob:
+    """Check everything before work starts.
 
     Args:
-        labels_name: what the raster is going to be called, where it has not got its name yet.
-        scratch: folder for what is temporary, which the caller removes; one of the writer's own by default.
+        labels_name: final name of the raster, if it does not have it yet.
+        scratch: folder for temporary files, which the caller removes; by default one that the job removes.
     """
     path = Path(output)
     kind = format_of(path, config)
@@ -182,31 +181,97 @@ def prepare(
     inputs: list[str | Path] = [*task.info.files, *([Path(confidence)] if confidence is not None else [])]
     own = task.info.grid.crs.to_wkt() if task.info.grid.crs is not None else ""
     check_output(path, config, crs=own, names=task.names, where=task.name, inputs=inputs)
-    layer = _layer(path, kind, task)
-    _note_format(layer, task)
+    if kind == "Shapefile":
+        task.notes.append(
+            f"{path}: a Shapefile's names have ten characters (class_idx, perim_m, conf_mean, ...), "
+            "its files 2 GB; scene, model and time are not kept"
+        )
     for note in task.notes:
         logger.warning("%s", note)
-    writer = VectorWriter(layer, scratch)
+    return VectorJob(task, _layer(path, kind, task), scratch)
 
-    def run(progress: Progress | None) -> tuple[dict[str, ClassPolygons], dict[str, float], tuple[str, ...]]:
-        counts: dict[int, list[float]] = {value: [0, 0.0] for value in sorted(task.names)}
-        for polygons in stream_polygons(task, progress, writer.scratch):
-            before = time.perf_counter()
-            writer.write(polygons)
-            task.stages["write"] = task.stages.get("write", 0) + time.perf_counter() - before
-            for value in np.unique(polygons.table.classes).tolist():
-                chosen = polygons.table.classes == value
-                total = counts.setdefault(value, [0, 0.0])
+
+class VectorJob:
+    """A checked vectorisation; leaving its context removes what was not published.
+
+    Attributes:
+        features: polygons written.
+        classes: polygons by class name.
+    """
+
+    def __init__(self, task: VectorTask, layer: Layer, scratch: Path | None) -> None:
+        self.task, self.layer = task, layer
+        self._given, self._scratch = scratch, scratch
+        self.features = 0
+        self.classes: dict[str, ClassPolygons] = {}
+
+    @property
+    def notes(self) -> list[str]:
+        """What differs from what one might expect."""
+        return self.task.notes
+
+    def __enter__(self) -> Self:
+        path = self.layer.path
+        try:
+            if self._given is not None:
+                shutil.rmtree(self._given, ignore_errors=True)
+                self._given.mkdir()
+            else:
+                made = tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+                self._scratch = Path(made)
+        except OSError as err:
+            raise OutputError(f"{path}: cannot be written ({err})") from err
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._given is None and self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    def run(self, progress: Progress | None) -> dict[Path, Path]:
+        """Write all files to the scratch folder; temporary file -> its name, the main file last.
+
+        Raises:
+            OutputError: the format cannot hold the polygons, or the disk is full.
+        """
+        layer, folder = self.layer, self._scratch
+        if folder is None:
+            raise ValueError("the job is not open")
+        with pool_of(self.task) as pool:
+            polygons = self._counted(stream_polygons(self.task, pool, progress, folder))
+            if layer.dissolve:
+                polygons = dissolve(polygons, folder)
+            write_layer(layer, self._timed(polygons), folder / layer.path.name)
+        if layer.qml:
+            text = make_qml(layer.names, layer.colours, layer.columns[0])
+            (folder / f"{layer.path.stem}.qml").write_text(text, encoding="utf-8")
+        files = {folder / path.name: path for path in targets(layer.path, layer.format, qml=layer.qml)}
+        main = folder / layer.path.name
+        return {file: files[file] for file in sorted(files, key=lambda file: file == main) if file.exists()}
+
+    def _counted(self, polygons: Iterator[Polygons]) -> Iterator[Polygons]:
+        """Add up polygons and areas by class."""
+        totals: dict[int, list[float]] = {value: [0, 0.0] for value in sorted(self.task.names)}
+        for part in polygons:
+            for value in np.unique(part.table.classes).tolist():
+                chosen = part.table.classes == value
+                total = totals.setdefault(value, [0, 0.0])
                 total[0] += int(np.count_nonzero(chosen))
-                total[1] += float(polygons.areas_m2[chosen].sum())
-        known = task.ground.known
-        classes = {
-            layer.class_name(value): ClassPolygons(polygons=int(count), area_m2=area if known else None)
-            for value, (count, area) in counts.items()
+                total[1] += float(part.areas_m2[chosen].sum())
+            yield part
+        known = self.task.ground.known
+        self.classes = {
+            self.layer.class_name(value): ClassPolygons(polygons=int(count), area_m2=area if known else None)
+            for value, (count, area) in totals.items()
         }
-        return classes, task.stages, tuple(task.notes)
 
-    return writer, run
+    def _timed(self, polygons: Iterator[Polygons]) -> Iterator[Polygons]:
+        """Count features, and the time that the writer takes for them."""
+        stages = self.task.stages
+        for part in polygons:
+            self.features += len(part)
+            before = time.perf_counter()
+            yield part
+            stages["write"] = stages.get("write", 0) + time.perf_counter() - before
 
 
 def to_geodataframe(
@@ -225,8 +290,8 @@ def to_geodataframe(
 
     task = make_task(labels, confidence, config or VectorConfig())
     layer = _layer(Path("polygons.gpkg"), "GPKG", task)
-    with TemporaryDirectory(prefix="rsseg-") as folder:
-        parts = list(stream_polygons(task, None, Path(folder)))
+    with TemporaryDirectory(prefix="rsseg-") as folder, pool_of(task) as pool:
+        parts = list(stream_polygons(task, pool, None, Path(folder)))
         wkb = [blob if isinstance(blob, bytes) else blob.tobytes() for part in parts for blob in part.wkb]
     columns = [columns_of(part, layer) for part in parts] or [columns_of(None, layer)]
     return geopandas.GeoDataFrame(
@@ -298,12 +363,3 @@ def _layer(path: Path, kind: str, task: VectorTask) -> Layer:
 def _tags(path: str) -> dict[str, str]:
     with gdal.env(path), gdal.errors(SceneError, path), gdal.open_raster(path) as dataset:
         return {key: value[:MAX_TAG] for key, value in gdal.tags(dataset).items()}
-
-
-def _note_format(layer: Layer, task: VectorTask) -> None:
-    """Tell a format's limits."""
-    if layer.format == "Shapefile":
-        task.notes.append(
-            f"{layer.path}: a Shapefile's names have ten characters (class_idx, perim_m, conf_mean, ...), "
-            "its files 2 GB; scene, model and time are not kept"
-        )

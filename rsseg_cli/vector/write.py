@@ -1,275 +1,246 @@
-"""Polygons to a vector file: batch by batch, and under its name once it is whole."""
+"""Polygons to a vector file: a stream of Arrow batches that GDAL, or pyarrow for GeoParquet, writes."""
 
 from __future__ import annotations
 
 import json
-import shutil
 import sqlite3
-import tempfile
+import sys
+import threading
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from importlib.metadata import version
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli import files
 from rsseg_cli.errors import OutputError
-from rsseg_cli.vector.dissolve import Dissolver
-from rsseg_cli.vector.geopackage import GeoPackage
-from rsseg_cli.vector.layer import DRIVERS, Layer, columns_of, make_qml, targets
+from rsseg_cli.vector.layer import STYLES_TABLE, Layer, columns_of, make_qml
 from rsseg_cli.vector.polygons import Polygons
+from rsseg_cli.vector.spill import Blob
 
-SHAPEFILE_BYTES = 2**31 - 1
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BATCH, BATCH_BYTES = 1 << 16, 32 << 20  # polygons of an Arrow batch, and bytes of their geometries
+PARQUET_GROUP = 40_000  # polygons; a group ends with the batch that fills it
+SHAPEFILE_RECORD = 400  # bytes of a polygon's attributes
+# A file that is not finished is thrown away, so no journal. The index of 8 million polygons fits the memory.
+GPKG_CONFIG = {
+    "OGR_SQLITE_JOURNAL": "OFF",
+    "OGR_SQLITE_SYNCHRONOUS": "OFF",
+    "OGR_GPKG_MAX_RAM_USAGE_RTREE": str(256 << 20),
+}
 
 
-def convert(store: Path, target: Path, layer: Layer, features: int) -> None:
-    """Write a GeoPackage's layer in another format, a part at a time.
+def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
+    """Write polygons to a new file, in order and batch by batch.
+
+    Memory: a batch; of a large polygon some copies that GDAL makes.
 
     Raises:
         OutputError: the format cannot hold the polygons, or the disk is full.
     """
-    import pyogrio
-    from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
+    import pyarrow as pa
 
-    if layer.format == "Shapefile":
-        _check_shapefile(store, layer, features)
+    _load_pyogrio()
+    schema = _schema(layer)
+    failures: list[BaseException] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        count = size = 0
+        try:
+            for part in polygons:
+                sizes = np.array([len(blob) for blob in part.wkb], np.int64)
+                count, size = count + len(sizes), size + int(sizes.sum())
+                _check_limits(layer, int(sizes.max(initial=0)), count, size)
+                yield from _batches(part, sizes, layer, schema)
+        except BaseException as err:  # GDAL's own error would hide it
+            failures.append(err)
+            raise
+
+    with closing(batches()) as stream:
+        try:
+            if layer.format == "GeoParquet":
+                _write_parquet(stream, schema, layer, path)
+            else:
+                _write_with_gdal(pa.RecordBatchReader.from_batches(schema, stream), layer, path)
+            if layer.format == "GPKG":
+                _add_style(path, layer)
+            files.sync(path)
+        except (RuntimeError, OSError, pa.ArrowException, sqlite3.Error) as err:
+            if not failures:
+                raise OutputError(f"{layer.path}: cannot be written ({err}). Is the disk full?") from err
+        if failures:
+            raise failures[0]
+
+
+def _schema(layer: Layer) -> pa.Schema:
+    import pyarrow as pa
+
+    kinds = {"i": pa.int32(), "f": pa.float64(), "O": pa.large_string()}
+    fields = [
+        (name, kinds[kind.kind]) for name, kind in zip(layer.columns, layer.fields.values(), strict=True)
+    ]
+    return pa.schema([*fields, (layer.geometry_column, pa.large_binary())])
+
+
+def _batches(
+    polygons: Polygons, sizes: NDArray[np.int64], layer: Layer, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Yield polygons as Arrow batches; one that lies in a file has a batch of its own."""
+    import pyarrow as pa
+
+    attributes = list(columns_of(polygons, layer).values())
+    ends = np.cumsum(sizes)
+    in_file = np.flatnonzero([not isinstance(blob, bytes) for blob in polygons.wkb])
+    first = 0
+    while first < len(sizes):
+        limit = int(np.searchsorted(ends, ends[first] - sizes[first] + BATCH_BYTES, "right"))
+        end = max(first + 1, min(limit, first + BATCH, *in_file[in_file > first][:1].tolist(), len(sizes)))
+        end = first + 1 if first in in_file else end
+        arrays = [_array(values[first:end]) for values in attributes]
+        arrays.append(_binary(pa.large_binary(), polygons.wkb[first:end], sizes[first:end]))
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+        first = end
+
+
+def _array(values: NDArray[Any]) -> pa.Array:
+    """An Arrow array of buffers, as `pyarrow.array` would import pandas; NaN becomes null."""
+    import pyarrow as pa
+
+    if values.dtype == object:
+        encoded = [text.encode() for text in values.tolist()]
+        return _binary(pa.large_string(), encoded, np.array([len(text) for text in encoded], np.int64))
+    present = None
+    if values.dtype.kind == "f":
+        present = pa.py_buffer(np.packbits(~np.isnan(values), bitorder="little"))
+    data = pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [present, data])
+
+
+def _binary(kind: pa.DataType, blobs: Sequence[Blob], sizes: NDArray[np.int64]) -> pa.Array:
+    """An Arrow array of bytes; a single one that lies in a file is not copied."""
+    import pyarrow as pa
+
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    data = blobs[0] if len(blobs) == 1 else b"".join(blobs)
+    return pa.Array.from_buffers(kind, len(blobs), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
+
+
+def _load_pyogrio() -> None:
+    """Import pyogrio without pandas, of which it needs the version alone as long as no frame is read.
+
+    It takes half of the processor time of a small raster otherwise.
+    """
+    absent = [name for name in ("geopandas", "pandas") if name not in sys.modules]
+    if "pyogrio" in sys.modules or threading.active_count() > 1:  # another thread may want pandas itself
+        return
+    for name in absent:
+        sys.modules[name] = ModuleType(name)
+        sys.modules[name].__version__ = version(name)  # type: ignore[attr-defined]
     try:
-        with (
-            warnings.catch_warnings(),
-            pyogrio.raw.open_arrow(store, sql=_select(layer), batch_size=8192, use_pyarrow=False) as opened,
-        ):
-            found, stream = opened
-            warnings.simplefilter("ignore")  # shapefile's names are shortened here already
-            pyogrio.write_arrow(
-                stream,
-                target,
-                driver=DRIVERS[layer.format],
-                layer=layer.path.stem if layer.format == "Shapefile" else layer.name,
-                geometry_type=layer.geometry,
-                crs=layer.crs or None,
-                geometry_name=found["geometry_name"] or "geom",
-                **_layer_options(layer),
-            )
-    except (DataSourceError, DataLayerError, FeatureError, OSError) as err:
-        raise OutputError(f"{layer.path}: cannot be written ({err}). Is the disk full?") from err
+        import pyogrio  # noqa: F401
+    finally:
+        for name in absent:
+            del sys.modules[name]
 
 
-def _check_shapefile(store: Path, layer: Layer, features: int) -> None:
-    stored = store.stat().st_size  # of the same coordinates with a little more around them
-    records = features * 400
-    if max(stored * 0.9, records) > SHAPEFILE_BYTES:
+def _check_limits(layer: Layer, largest: int, count: int, size: int) -> None:
+    """Refuse what a format cannot hold.
+
+    Args:
+        largest: bytes of the largest geometry.
+        count, size: polygons so far, and bytes of their geometries.
+    """
+    if layer.format == "GPKG" and largest > layer.max_geometry_bytes:
         raise OutputError(
-            f"{layer.path}: {features} polygons take {stored / 1e9:.1f} GB; a Shapefile holds "
-            "2 GB. Write a GeoPackage (.gpkg), FlatGeobuf (.fgb), or fewer polygons with --min-area."
+            f"{layer.path}: a polygon of {largest // 16} vertices takes {largest / 1e9:.1f} GB, and a "
+            "GeoPackage holds 1 GB in one. Write fewer with --simplify or --min-area, or .parquet."
+        )
+    if layer.format == "Shapefile" and max(size, count * SHAPEFILE_RECORD) > layer.max_shapefile_bytes:
+        raise OutputError(
+            f"{layer.path}: more than {count} polygons; a Shapefile holds 2 GB. Write a GeoPackage (.gpkg), "
+            "FlatGeobuf (.fgb), or fewer polygons with --min-area."
         )
 
 
-def _select(layer: Layer) -> str:
-    """Columns under the names that a Shapefile has room for."""
-    columns = [f'"{name}" AS "{short}"' for name, short in zip(layer.fields, layer.columns, strict=True)]
-    quoted = layer.name.replace('"', '""')
-    return f'SELECT geom, {", ".join(columns)} FROM "{quoted}"'
+def _write_with_gdal(reader: pa.RecordBatchReader, layer: Layer, path: Path) -> None:
+    import pyogrio
 
-
-def _layer_options(layer: Layer) -> dict[str, Any]:
     about = ", ".join(f"{key}: {value}" for key, value in layer.metadata.items())
-    if layer.format == "GeoJSON":
-        return {"RFC7946": "YES", "COORDINATE_PRECISION": "9", "DESCRIPTION": about}
-    if layer.format == "FlatGeobuf":
-        return {"DESCRIPTION": about, "TITLE": layer.name, "TEMPORARY_DIR": str(layer.path.parent)}
-    return {"ENCODING": "UTF-8"}
-
-
-class ParquetFile:
-    """A GeoParquet file, group by group.
-
-    Args:
-        path: where it is written.
-    """
-
-    def __init__(self, path: Path, layer: Layer) -> None:
-        import pyarrow as pa
-        from pyarrow import parquet
-
-        kinds = {"i": pa.int32(), "f": pa.float64(), "O": pa.string()}
-        fields = [(name, kinds[kind.kind]) for name, kind in layer.fields.items()]
-        self._schema = pa.schema([*fields, ("geometry", pa.binary())], metadata=_parquet_metadata(layer))
-        self._writer = parquet.ParquetWriter(path, self._schema, compression="zstd")
-
-    def append(self, wkb: NDArray[np.object_], columns: dict[str, NDArray[Any]]) -> None:
-        """Add polygons."""
-        import pyarrow as pa
-
-        geometry = [blob if isinstance(blob, bytes) else blob.tobytes() for blob in wkb]
-        arrays = [pa.array(values, from_pandas=True) for values in columns.values()]
-        self._writer.write_table(pa.table([*arrays, pa.array(geometry, pa.binary())], schema=self._schema))
-
-    def close(self) -> None:
-        """Complete the file."""
-        self._writer.close()
-
-
-def _parquet_metadata(layer: Layer) -> dict[bytes, bytes]:
-    column: dict[str, Any] = {"encoding": "WKB", "geometry_types": [layer.geometry], "crs": None}
-    if layer.crs:
-        from pyproj import CRS
-
-        column["crs"] = CRS.from_wkt(layer.crs).to_json_dict()
-    about = {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}
-    return {
-        b"geo": json.dumps(about).encode(),
-        **{key.encode(): text.encode() for key, text in layer.metadata.items()},
+    options: dict[str, dict[str, Any]] = {
+        # QGIS and GDAL of any age can edit version 1.2, but not rename a layer with the triggers of 1.4.
+        "GPKG": {"dataset_options": {"VERSION": "1.2"}, "layer_metadata": dict(layer.metadata)},
+        "GeoJSON": {"RFC7946": "YES", "COORDINATE_PRECISION": "9", "DESCRIPTION": about},
+        "FlatGeobuf": {"DESCRIPTION": about, "TITLE": layer.name, "TEMPORARY_DIR": str(path.parent)},
+        "Shapefile": {"ENCODING": "UTF-8"},
     }
-
-
-GROUP = 40_000  # polygons of a Parquet group
-GROUP_BYTES = 48 << 20
-STORE = ".store.gpkg"  # in the scratch folder: polygons for a format that is not appended to
-
-
-class VectorWriter:
-    """Takes polygons in order; used as a context manager, which removes what was not published.
-
-    GeoPackages and Parquet files are appended to, the other formats are made from a temporary GeoPackage.
-    Memory: a batch of polygons; large ones are copied from file to file.
-
-    Args:
-        scratch: folder for what is temporary, made anew and left to the caller; one of its own by default.
-    """
-
-    def __init__(self, layer: Layer, scratch: Path | None = None) -> None:
-        self.layer = layer
-        self._given = scratch
-        self.features = 0
-        self._folder: Path | None = None
-        self._file: GeoPackage | ParquetFile | None = None
-        self._dissolver: Dissolver | None = None
-        self._waiting: list[Polygons] = []
-
-    def __enter__(self) -> Self:
-        layer = self.layer
-        try:
-            if self._given is not None:
-                shutil.rmtree(self._given, ignore_errors=True)
-                self._given.mkdir()
-            self._folder = self._given or Path(
-                tempfile.mkdtemp(prefix=f".{layer.path.name}.", suffix=".tmp", dir=layer.path.parent)
-            )
-            if layer.dissolve:
-                self._dissolver = Dissolver(self._folder)
-        except OSError as err:
-            raise OutputError(f"{layer.path}: cannot be written ({err})") from err
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-        if self._folder is not None and self._given is None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-    @property
-    def scratch(self) -> Path:
-        """A folder beside the target that goes with the writer."""
-        if self._folder is None:
-            raise ValueError("the writer is not open")
-        return self._folder
-
-    def write(self, polygons: Polygons) -> None:
-        """Write the next polygons.
-
-        Raises:
-            OutputError: the disk is full.
-        """
-        if self._dissolver is not None:
-            self._dissolver.add(polygons)
-            return
-        self._append(polygons)
-
-    def _append(self, polygons: Polygons) -> None:
-        self.features += len(polygons)
-        if self.layer.format != "GeoParquet":
-            self._append_geopackage(polygons)
-            return
-        self._waiting.append(polygons)
-        waiting = [len(blob) for part in self._waiting for blob in part.wkb]
-        if len(waiting) >= GROUP or sum(waiting) >= GROUP_BYTES:
-            self._append_group()
-
-    def _append_geopackage(self, polygons: Polygons | None) -> None:
-        try:
-            if self._file is None:
-                self._file = self._new_geopackage()
-            if polygons is not None and isinstance(self._file, GeoPackage):
-                self._file.append(polygons.wkb, polygons.boxes, columns_of(polygons, self.layer))
-        except sqlite3.Error as err:
-            raise OutputError(f"{self.layer.path}: cannot be written ({err}). Is the disk full?") from err
-
-    @property
-    def _store(self) -> Path:
-        """The GeoPackage that is written."""
-        return self.scratch / (self.layer.path.name if self.layer.format == "GPKG" else STORE)
-
-    def _new_geopackage(self) -> GeoPackage:
-        layer = self.layer
-        return GeoPackage(
-            self._store,
-            layer.name,
-            geometry=layer.geometry.upper(),
-            crs=layer.crs,
-            fields=layer.fields,
-            metadata=layer.metadata,
-            indexed=layer.format == "GPKG",
+    with warnings.catch_warnings(), _gdal_config(GPKG_CONFIG):
+        warnings.simplefilter("ignore")  # a Shapefile's names are shortened here already
+        pyogrio.write_arrow(
+            reader,
+            path,
+            driver=layer.driver,
+            layer=path.stem if layer.format == "Shapefile" else layer.name,
+            geometry_name=layer.geometry_column,
+            geometry_type=layer.geometry,
+            crs=layer.crs or None,
+            **options[layer.format],
         )
 
-    def _append_group(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        columns = [columns_of(part, self.layer) for part in (waiting or (None,))]
-        if not isinstance(self._file, ParquetFile):
-            self._file = ParquetFile(self.scratch / self.layer.path.name, self.layer)
-        self._file.append(
-            np.concatenate([np.zeros(0, object), *(part.wkb for part in waiting)]),
-            {name: np.concatenate([part[name] for part in columns]) for name in columns[0]},
+
+@contextmanager
+def _gdal_config(options: dict[str, str]) -> Iterator[None]:
+    """Set options of pyogrio's GDAL for a while."""
+    import pyogrio
+
+    before = {name: pyogrio.get_gdal_config_option(name) for name in options}
+    pyogrio.set_gdal_config_options(options)
+    try:
+        yield
+    finally:
+        pyogrio.set_gdal_config_options(before)
+
+
+def _write_parquet(batches: Iterator[pa.RecordBatch], schema: pa.Schema, layer: Layer, path: Path) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+    from pyproj import CRS
+
+    crs = CRS.from_wkt(layer.crs).to_json_dict() if layer.crs else None
+    column = {"encoding": "WKB", "geometry_types": [layer.geometry], "crs": crs}
+    about = {
+        "version": "1.1.0",
+        "primary_column": layer.geometry_column,
+        "columns": {layer.geometry_column: column},
+    }
+    described = schema.with_metadata({"geo": json.dumps(about), **layer.metadata})
+    with parquet.ParquetWriter(path, described, compression="zstd") as writer:
+        group: list[pa.RecordBatch] = []
+        for batch in batches:
+            group.append(batch)
+            if sum(map(len, group)) >= PARQUET_GROUP or sum(part.nbytes for part in group) >= BATCH_BYTES:
+                writer.write_table(pa.Table.from_batches(group))
+                group = []
+        writer.write_table(pa.Table.from_batches(group, schema))
+
+
+def _add_style(path: Path, layer: Layer) -> None:
+    """Make a QGIS style the layer's default."""
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute(STYLES_TABLE)
+        database.execute(
+            "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, "
+            "styleName, styleQML, styleSLD, useAsDefault, description, owner) VALUES "
+            "('', '', ?, 'geom', 'classes', ?, '', 1, 'Colours of the classes', '')",
+            (layer.name, make_qml(layer.names, layer.colours)),
         )
-
-    def finish(self) -> dict[Path, Path]:
-        """Complete the file; temporary file -> its name, the main file last.
-
-        Raises:
-            OutputError: the format cannot hold the polygons, or the disk is full.
-        """
-        layer = self.layer
-        if self._dissolver is not None:
-            for polygons in self._dissolver.finish():
-                self._append(polygons)
-        if layer.format == "GeoParquet":
-            self._finish_parquet()
-        else:
-            self._finish_geopackage()
-            if layer.format != "GPKG":
-                convert(self._store, self.scratch / layer.path.name, layer, self.features)
-        if layer.qml:
-            text = make_qml(layer.names, layer.colours, layer.columns[0])
-            (self.scratch / f"{layer.path.stem}.qml").write_text(text, encoding="utf-8")
-        found = [
-            (self.scratch / path.name, path) for path in targets(layer.path, layer.format, qml=layer.qml)
-        ]
-        found.sort(key=lambda names: names[1] == layer.path)
-        return {file: path for file, path in found if file.exists()}
-
-    def _finish_parquet(self) -> None:
-        if self._waiting or self._file is None:
-            self._append_group()
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _finish_geopackage(self) -> None:
-        self._append_geopackage(None)
-        try:
-            if isinstance(self._file, GeoPackage):
-                self._file.finish(make_qml(self.layer.names, self.layer.colours))
-        except (sqlite3.Error, OSError) as err:
-            raise OutputError(f"{self.layer.path}: cannot be written ({err}). Is the disk full?") from err
+        database.execute(
+            "INSERT INTO gpkg_contents (table_name, data_type, identifier, description) "
+            "VALUES ('layer_styles', 'attributes', 'layer_styles', '')"
+        )

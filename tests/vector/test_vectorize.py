@@ -3,6 +3,9 @@
 import itertools
 import json
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,6 +24,7 @@ from scipy import ndimage
 from scipy.ndimage import gaussian_filter
 
 from rsseg_cli.config import VectorConfig
+from rsseg_cli.errors import OutputError
 from rsseg_cli.raster import Grid
 from rsseg_cli.vector.block import run_block
 from rsseg_cli.vector.census import Census
@@ -30,6 +34,7 @@ from rsseg_cli.vector.join import Joiner
 from rsseg_cli.vector.plan import BlockPlan, Shaping, make_shaping
 from rsseg_cli.vector.simplify import StoredBoundaries, simplify_part
 from rsseg_cli.vector.spill import in_file
+from rsseg_cli.vector.stream import WorkerPool
 from rsseg_cli.vector.survey import FINE, SurveyPlan, survey_block
 from rsseg_cli.vector.task import make_task
 from rsseg_cli.vector.vectorize_raster import to_geodataframe, vectorize
@@ -222,8 +227,8 @@ def test_what_waits_in_files_gives_the_same_polygons(rows, monkeypatch):
     expected = wkb_of(polygons(labels, rows))
     monkeypatch.setattr("rsseg_cli.vector.join.HELD_POINTS", 20)
     monkeypatch.setattr("rsseg_cli.vector.polygons.LARGE", 500)
-    for module in ("vector_rings", "vector_polygons"):
-        monkeypatch.setattr(f"rsseg_cli.{module}.AT_ONCE", 16)
+    for module in ("rings", "polygons"):
+        monkeypatch.setattr(f"rsseg_cli.vector.{module}.AT_ONCE", 16)
     found = wkb_of(polygons(labels, rows))
     assert any(in_file(blob) for blob in found if not isinstance(blob, bytes))
     assert [bytes(blob) for blob in found] == expected
@@ -254,8 +259,8 @@ def test_nothing_without_data():
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("tolerance", "radius"), [(1.0, 0.0), (2.5, 0.0), (1.5, 2.0), (4.0, 6.0)])
 def test_a_simpler_coverage_is_one_for_any_block_and_part(seed, tolerance, radius, monkeypatch):
-    for module in ("vector_simplify", "vector_boundaries"):
-        monkeypatch.setattr(f"rsseg_cli.{module}.CELL", 16)
+    for module in ("simplify",):
+        monkeypatch.setattr(f"rsseg_cli.vector.{module}.CELL", 16)
     labels = blobs(seed)
     shaping = Shaping(tolerance_m2=tolerance**2, radius_px=radius)
     whole = polygons(labels, shaping=shaping)
@@ -328,8 +333,8 @@ def test_confidence_is_counted_over_the_object(tmp_path):
 )
 @pytest.mark.parametrize("at_once", [1 << 18, 7])
 def test_areas_and_perimeters_are_those_on_the_ellipsoid(crs, transform, at_once, monkeypatch):
-    for module in ("vector_rings", "vector_polygons"):
-        monkeypatch.setattr(f"rsseg_cli.{module}.AT_ONCE", at_once)
+    for module in ("rings", "polygons"):
+        monkeypatch.setattr(f"rsseg_cli.vector.{module}.AT_ONCE", at_once)
     labels = blobs(1, 40, 50)
     parts = polygons(labels, 13, transform=transform, crs=rasterio.CRS.from_string(crs))
     assert wkb_of(parts) == wkb_of(polygons(labels, transform=transform))
@@ -614,8 +619,8 @@ def test_what_a_worker_holds_does_not_grow_with_the_width(width, tmp_path):
 
 @pytest.mark.parametrize("side", [16, 64])
 def test_a_part_reads_no_more_than_a_cell_around(side, tmp_path, monkeypatch):
-    for module in ("vector_simplify", "vector_boundaries"):
-        monkeypatch.setattr(f"rsseg_cli.{module}.CELL", 16)
+    for module in ("simplify",):
+        monkeypatch.setattr(f"rsseg_cli.vector.{module}.CELL", 16)
     sizes = []
 
     class Counted(InMemory):
@@ -641,3 +646,59 @@ def test_many_rasters_with_many_corners():
         assert shapely.coverage_is_valid(shapely.from_wkb(whole))
         for rows in (1, 2, 5, 13):
             assert wkb_of(polygons(labels, rows)) == whole
+
+
+SCRIPT = """
+import sys
+{preamble}
+from rsseg_cli import VectorConfig, vectorize
+
+assert not any(name == "seen" for name in globals())
+seen = open("runs.txt", "a").write("run ")
+result = vectorize("labels.tif", sys.argv[1], VectorConfig(jobs=2, block_rows=20, min_area_m2=1.0))
+print(result.features)
+"""
+
+
+@pytest.mark.parametrize(
+    "preamble", ["", "import torch", "import threading; threading.Thread(target=input).start()"]
+)
+def test_a_plain_script_needs_no_main_guard(preamble, label_file, tmp_path):
+    path = label_file(blobs(3, 80, 60, sigma=1))
+    (tmp_path / "script.py").write_text(SCRIPT.format(preamble=preamble))
+    command = [sys.executable, "script.py", "polygons.gpkg"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, input="\n", capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    expected = to_geodataframe(path, VectorConfig(jobs=1, min_area_m2=1.0))
+    assert int(done.stdout) == len(expected)
+    assert (tmp_path / "runs.txt").read_text() == "run "
+
+
+def die(shared, code):
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def fail(shared, value):
+    raise ValueError(f"value {value}")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(-9, r"killed \(SIGKILL\), as when memory"), (-15, "ended by SIGTERM"), (3, "exit code 3")],
+)
+def test_the_end_of_a_worker_is_named(code, message):
+    with WorkerPool(2) as pool, pytest.raises(OutputError, match=message):
+        list(pool.ordered_map(die, None, [(code,), (code,)]))
+
+
+def test_an_error_in_a_worker_is_raised_here():
+    with WorkerPool(2) as pool:
+        with pytest.raises(ValueError, match="value 1") as caught:
+            list(pool.ordered_map(fail, None, [(1,), (2,)]))
+        assert "in fail" in caught.value.__notes__[0]
+        assert list(pool.ordered_map(divmod, 7, [(2,), (3,), (4,)])) == [(3, 1), (2, 1), (1, 3)]
