@@ -244,9 +244,9 @@ class VectorJob:
         if layer.qml:
             text = make_qml(layer.names, layer.colours, layer.columns[0])
             (folder / f"{layer.path.stem}.qml").write_text(text, encoding="utf-8")
-        files = {folder / path.name: path for path in targets(layer.path, layer.format, qml=layer.qml)}
+        made = {folder / path.name: path for path in targets(layer.path, layer.format, qml=layer.qml)}
         main = folder / layer.path.name
-        return {file: files[file] for file in sorted(files, key=lambda file: file == main) if file.exists()}
+        return {file: made[file] for file in sorted(made, key=lambda file: file == main) if file.exists()}
 
     def _counted(self, polygons: Iterator[Polygons]) -> Iterator[Polygons]:
         """Add up polygons and areas by class."""

@@ -51,8 +51,10 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
     schema = _schema(layer)
     failures: list[BaseException] = []
 
+    count = size = 0
+
     def batches() -> Iterator[pa.RecordBatch]:
-        count = size = 0
+        nonlocal count, size
         try:
             for part in polygons:
                 sizes = np.array([len(blob) for blob in part.wkb], np.int64)
@@ -70,7 +72,7 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
             else:
                 _write_with_gdal(pa.RecordBatchReader.from_batches(schema, stream), layer, path)
             if layer.format == "GPKG":
-                _add_style(path, layer)
+                _finish_geopackage(path, layer, count)
             files.sync(path)
         except (RuntimeError, OSError, pa.ArrowException, sqlite3.Error) as err:
             if not failures:
@@ -230,9 +232,12 @@ def _write_parquet(batches: Iterator[pa.RecordBatch], schema: pa.Schema, layer: 
         writer.write_table(pa.Table.from_batches(group, schema))
 
 
-def _add_style(path: Path, layer: Layer) -> None:
-    """Make a QGIS style the layer's default."""
+def _finish_geopackage(path: Path, layer: Layer, features: int) -> None:
+    """Make a QGIS style the layer's default; check the index, whose errors GDAL only logs."""
     with closing(sqlite3.connect(path)) as database, database:
+        index = f"rtree_{layer.name}_geom_rowid".replace('"', '""')
+        if database.execute(f'SELECT count(*) FROM "{index}"').fetchone() != (features,):
+            raise sqlite3.DatabaseError("its spatial index is not complete")
         database.execute(STYLES_TABLE)
         database.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, "
