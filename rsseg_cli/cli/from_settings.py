@@ -90,7 +90,7 @@ class _Item:
 
     def _cli_default(self) -> Any:
         kind = self._cli_kind()
-        if self.default is None or get_origin(kind) is list:
+        if self.default is None or get_origin(kind) is list or (self.default == "" and self.option.choices):
             return None
         if isinstance(self.default, tuple) and kind is str:
             return ",".join(map(str, self.default))

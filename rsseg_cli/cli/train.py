@@ -1,17 +1,37 @@
-"""`rsseg train`: from images and labels to a model file."""
+"""`rsseg train`: from images and labels to a model file, a segmentation network's or a refiner's."""
 
 from __future__ import annotations
 
+import shlex
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from rsseg_cli.cli import data_options
-from rsseg_cli.cli import train_options as opt
-from rsseg_cli.cli.train_idgbr import train_idgbr
+from rsseg_cli.cli import options as opt
+from rsseg_cli.cli.from_settings import Options, from_settings
+from rsseg_cli.data.types import DataConfig
+from rsseg_cli.training import config as kinds
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Train a network.")
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE.toml",
+        help="Settings that replace the defaults; options replace both. Every run writes one: "
+        "RUN_DIR/settings.toml.",
+    ),
+]
+Run = Annotated[dict[str, Any], Options(of=(kinds.RunOptions(run_dir=Path()),))]
+Info = Annotated[dict[str, Any], Options(of=(kinds.ModelInfo(name=""),))]
+REFINER_COURSE = (  # settings of `TrainConfig`
+    "epochs crops_per_epoch batch_size accumulate precision learning_rate end_rate warmup weight_decay clip "
+    "ema patience tile_size crop_size scales turns redraw_above colour drawn_share drawn_scenes workers seed"
+)
 
 
 @app.callback()
@@ -20,131 +40,52 @@ def train() -> None:
 
 
 @app.command("bicor-seg")
+@from_settings
 def train_bicor_seg(
     ctx: typer.Context,
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="MODEL.safetensors", help="Model file to write.")
     ],
-    dataset: data_options.Dataset = "",
-    root: data_options.Root = None,
-    domains: data_options.Domains = data_options.DOMAINS,
-    bands: data_options.Bands = "",
-    data: data_options.Data = None,
-    images: data_options.Images = data_options.IMAGES,
-    masks: data_options.Masks = data_options.MASKS,
-    scenes: data_options.Scenes = None,
-    val: data_options.Val = None,
-    test: data_options.Test = None,
-    val_share: data_options.ValShare = data_options.VAL_SHARE,
-    classes: data_options.Classes = "",
-    label_field: data_options.LabelField = "",
-    vector_class: data_options.VectorClass = "",
-    outside: data_options.Outside = "",
-    gsd: data_options.Gsd = None,
-    gsd_range: Annotated[
-        tuple[float, float] | None,
+    *,
+    data: Annotated[DataConfig, Options()],
+    recipe: Annotated[
+        str,
         typer.Option(
-            metavar="MIN MAX",
-            help="Resolutions run without resampling, metres a pixel. Default: --gsd over --scales.",
+            metavar="NAME",
+            help="Settings to start from: default, finetune, or paper, the published ones of --dataset; for "
+            "your own data paper:loveda, paper:vaihingen or paper:potsdam. Default: finetune with --init, "
+            "else default, whose values are shown below.",
         ),
-    ] = None,
-    recipe: opt.Recipe = "",
-    config: opt.Config = None,
-    arch: opt.Arch = None,
-    neck: opt.Neck = None,
-    layers: opt.Layers = None,
-    topk_ratio: opt.TopkRatio = None,
-    channels: opt.Channels = None,
-    init: opt.Init = None,
-    encoder_weights: opt.EncoderWeights = None,
-    mean: opt.Mean = None,
-    std: opt.Std = None,
-    epochs: opt.Epochs = None,
-    crops_per_epoch: opt.CropsPerEpoch = None,
-    batch_size: opt.BatchSize = None,
-    accumulate: opt.Accumulate = None,
-    precision: opt.Precision = None,
-    lr: opt.Lr = None,
-    end_rate: opt.EndRate = None,
-    encoder_rate: opt.EncoderRate = None,
-    schedule: opt.Schedule = None,
-    warmup: opt.Warmup = None,
-    weight_decay: opt.WeightDecay = None,
-    decay_vectors: opt.DecayVectors = None,
-    lookahead: opt.Lookahead = None,
-    lookahead_alpha: opt.LookaheadAlpha = None,
-    clip: opt.Clip = None,
-    ema: opt.Ema = None,
-    patience: opt.Patience = None,
-    tile_size: opt.TileSize = None,
-    crop_size: opt.CropSize = None,
-    scales: opt.Scales = None,
-    mosaic: opt.Mosaic = None,
-    turns: opt.Turns = None,
-    redraw_above: opt.RedrawAbove = None,
-    redraws: opt.Redraws = None,
-    colour: opt.Colour = None,
-    drawn_share: opt.DrawnShare = None,
-    drawn_scenes: opt.DrawnScenes = None,
-    smoothing: opt.Smoothing = None,
-    auxiliary: opt.Auxiliary = None,
-    heatmaps: opt.Heatmaps = None,
-    fisher: opt.Fisher = None,
-    fisher_last: opt.FisherLast = None,
-    workers: opt.Workers = None,
-    seed: opt.Seed = None,
-    device: opt.Device = "auto",
-    devices: opt.Devices = "1",
-    num_nodes: opt.NumNodes = 1,
-    strategy: opt.Strategy = "auto",
-    name: opt.Name = "",
-    description: opt.Description = "",
-    license_: opt.License = "",
-    data_note: opt.DataNote = "",
-    run_dir: opt.RunDir = None,
-    resume: opt.Resume = False,
+    ] = "",
+    config: Config = None,
+    given: Annotated[dict[str, Any], Options(of=(kinds.NetworkSettings(), kinds.TrainConfig()))],
+    run: Run,
+    info: Info,
     overwrite: opt.Overwrite = False,
     quiet: opt.Quiet = False,
 ) -> None:
     """Train BiCoR-Seg on a published data set, or on images and labels of your own: folders of pairs, or
     georeferenced scenes with label rasters or polygons.
 
-    The run's folder keeps checkpoints, logs and settings.toml; the end is one model file for rsseg predict
+    The run's folder keeps checkpoints, logs and settings.toml. The result is one model file for rsseg predict
     --model, with a model card beside it.
 
     Example: rsseg train bicor-seg --data sheets --classes other,building --gsd 0.2 -o roofs.safetensors
     """
-    import logging
-
-    from rsseg_cli.training import config as kinds
     from rsseg_cli.training import resolve_settings
     from rsseg_cli.training import train as run_training
 
-    if quiet:
-        logging.getLogger("rsseg_cli").setLevel(logging.ERROR)
-    given = opt.given_settings(ctx.params)
-    settings = resolve_settings(given, recipe=recipe, config=config, dataset=dataset)
-    info = kinds.ModelInfo(
-        name=name or output.stem, gsd_m=gsd, gsd_range_m=gsd_range, description=description,
-        license=license_, data=data_note,
-    )  # fmt: skip
+    settings = resolve_settings(given, recipe=recipe, config=config, dataset=data.dataset)
     saved = run_training(
         output,
-        data_options.data_config(
-            dataset=dataset, root=root, domains=domains, data=data, images=images, masks=masks, bands=bands,
-            scenes=scenes, val=val, test=test, val_share=val_share, classes=classes, label_field=label_field,
-            vector_class=vector_class, outside=outside, gsd=gsd, seed=settings.training.seed,
-        ),
+        replace(data, seed=settings.training.seed),
         settings,
-        kinds.RunOptions(
-            run_dir=run_dir or Path("runs") / info.name, device=device, devices=devices, num_nodes=num_nodes,
-            strategy=strategy, resume=resume, show=opt.progress_kind(quiet),
-        ),
-        info,
+        _run_options(run, info.get("name", output.stem), quiet=quiet),
+        kinds.ModelInfo(**{"name": output.stem, "gsd_m": data.gsd_m, **info}),
         show=lambda table: None if quiet else typer.echo(table, err=True),
-        command=opt.command_line(ctx),
+        command=_command_line(ctx),
         overwrite=overwrite,
-    )  # fmt: skip
+    )
     if saved is None:
         return
     typer.echo(f"{output}: {saved}")
@@ -152,4 +93,98 @@ def train_bicor_seg(
         typer.echo(f"test mIoU {saved.spec.scores['test']['miou']:.3f}")
 
 
-app.command("idgbr")(train_idgbr)
+@app.command("idgbr")
+@from_settings
+def train_idgbr(
+    ctx: typer.Context,
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="REFINER.safetensors", help="Model file to write.")
+    ],
+    *,
+    coarse: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL|FOLDER|GLOB",
+            help="Coarse maps: a model (name or file) that maps all scenes beforehand, or label rasters "
+            "STEM.tif and STEM_*.tif of the images; repeatable. A crop takes one of its scene's maps at "
+            "random; validation takes the first, a model's before rasters.",
+        ),
+    ] = None,
+    closer_maps: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER|GLOB",
+            help="With --closer: class probabilities STEM.tif or STEM_*.tif of all training images, by "
+            "models trained without them (rsseg predict --gsd ... --probabilities), instead of the refiner's "
+            "own look, which is too good there; repeatable.",
+        ),
+    ] = None,
+    behind: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Model whose maps are refined. Default: the first of --coarse."),
+    ] = "",
+    data: Annotated[DataConfig, Options()],
+    config: Config = None,
+    refining: Annotated[dict[str, Any], Options(of=(kinds.RefiningConfig(),))],
+    network: Annotated[dict[str, Any], Options(of=(kinds.RefinerNetworkSettings(),))],
+    course: Annotated[dict[str, Any], Options(REFINER_COURSE, of=(kinds.REFINER_TRAINING,))],
+    run: Run,
+    info: Info,
+    overwrite: opt.Overwrite = False,
+    quiet: opt.Quiet = False,
+) -> None:
+    """Train an IDGBR refiner, which moves the boundaries of a coarse map to those of the image: first its
+    label embedding and codec, then denoiser and guidance.
+
+    A model maps the scenes that it was trained on too well. Out-of-fold maps are better: train the model on
+    one half of the scenes (rsseg train bicor-seg --val ...), map the other half with rsseg predict -o
+    maps/STEM.tif, and the reverse; then pass --coarse maps. Both kinds are degraded at random in training
+    (--degrade).
+
+    The run's folder keeps checkpoints and logs of both stages and settings.toml.
+
+    Example: rsseg train idgbr --data sheets --classes other,building --gsd 0.1 --coarse maps -o r.safetensors
+    """
+    from rsseg_cli.training import resolve_refiner_settings, train_refiner
+
+    settings = resolve_refiner_settings({**refining, **network, **course}, config=config)
+    saved = train_refiner(
+        output,
+        replace(data, seed=settings.training.seed),
+        settings,
+        _run_options(run, info.get("name", output.stem), quiet=quiet),
+        kinds.ModelInfo(**{"name": output.stem, "gsd_m": data.gsd_m, **info}),
+        coarse=coarse or (),
+        closer_maps=closer_maps or (),
+        behind=behind,
+        show=lambda table: None if quiet else typer.echo(table, err=True),
+        command=_command_line(ctx),
+        overwrite=overwrite,
+    )
+    if saved is not None:
+        typer.echo(f"{output}: {saved}")
+
+
+def _run_options(given: dict[str, Any], name: str, *, quiet: bool) -> kinds.RunOptions:
+    """Complete what was given: a bar on a terminal, lines elsewhere, nothing with --quiet."""
+    show: kinds.Show = "none" if quiet else "bar" if sys.stderr.isatty() else "lines"
+    return kinds.RunOptions(**{"run_dir": Path("runs") / name, "show": show, **given})
+
+
+def _command_line(context: typer.Context) -> str:
+    """The command with the options that were given, as a shell takes it."""
+    return shlex.join(["rsseg", "train", context.info_name or "bicor-seg", *_words(context)])
+
+
+def _words(context: typer.Context) -> Iterator[str]:
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if source is None or source.name != "COMMANDLINE" or name in ("resume", "overwrite"):
+            continue
+        value, flag = context.params[name], max(parameter.opts, key=len)
+        if isinstance(value, bool):
+            yield flag if value else max(parameter.secondary_opts, key=len)
+            continue
+        for item in value if isinstance(value, list) else [value]:
+            yield from (flag, *map(str, item if isinstance(item, tuple) else (item,)))

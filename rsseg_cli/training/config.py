@@ -1,265 +1,247 @@
-"""Settings of a training run: what they are, their defaults and bounds. Light: no torch."""
+"""Settings of training runs: what they are, their defaults and bounds. Light: no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from rsseg_cli.config import MAX_COUNT, check_bounds, option
 from rsseg_cli.errors import UsageError
 
 Precision = Literal["auto", "32", "bf16", "16"]
-LARGEST_COUNT = 10**9
+COUNT = {"metavar": "N", "minimum": 1, "maximum": MAX_COUNT}
+COUNT_OR_NONE = {"metavar": "N", "minimum": 0, "maximum": MAX_COUNT}
+SHARE = {"metavar": "SHARE", "minimum": 0, "maximum": 1}
+WEIGHT = {"metavar": "X", "minimum": 0, "maximum": 1000}
+RATE = {"metavar": "RATE", "minimum": 1e-12, "maximum": 10}
 
 
+def _bands(help: str) -> Any:
+    """A number for each band of the scaled input."""
+    return option((), help, metavar="X,Y,Z", example="0.5,0.5,0.5")
+
+
+# fmt: off
 @dataclass(frozen=True, kw_only=True)
 class NetworkSettings:
-    """The network and what it starts from.
+    """The network and what it starts from. `channels` is a multiple of 16."""
 
-    Attributes:
-        arch: lite (EfficientNet-Lite0, 128 channels), paper (ConvNeXt-Base, 256 channels) or any timm encoder
-            with strides 4 to 32.
-        neck: how scales are joined, "published" or "conv"; "" takes conv for lite, else published.
-        layers: HBIS layers, L.
-        topk_ratio: share of a class's pixels that update its embedding, r; 1 takes all.
-        channels: width of features and class embeddings, a multiple of 16; 0 takes the arch's.
-        init: name or path of the model to start from, with its sizes; "" starts from `encoder_weights`.
-        encoder_weights: "imagenet", "none" or a file.
-        mean, std: of the input after scaling to [0, 1], one a band; empty takes ImageNet's.
-    """
-
-    arch: str = "lite"
-    neck: str = ""
-    layers: int = 2
-    topk_ratio: float = 1.0
-    channels: int = 0
-    init: str = ""
-    encoder_weights: str = "imagenet"
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    arch: str = option(
+        "lite", "Size: lite, published, or a timm encoder.", metavar="lite|paper|ENCODER"
+    )
+    neck: str = option(
+        "", "How to join scales. Default: conv for lite, else published.", metavar="published|conv",
+        choices=("published", "conv"),
+    )
+    layers: int = option(2, "HBIS layers.", metavar="N", minimum=1, maximum=32)
+    topk_ratio: float = option(
+        1.0, "Share of a class's pixels that update its embedding, above 0, to 1.", metavar="SHARE",
+        minimum=1e-6, maximum=1,
+    )
+    channels: int = option(
+        0, "Width of features and class embeddings, a multiple of 16. Default: 128 for lite, else 256.",
+        metavar="N", minimum=16, maximum=4096, unset=0,
+    )
+    init: str = option(
+        "",
+        "Fine-tune a model: take its sizes, bands and resolution; classes of the same name keep their "
+        "weights.",
+        metavar="NAME|PATH",
+    )
+    encoder_weights: str = option(
+        "imagenet", "Initial weights of the encoder; imagenet for lite needs rsseg[train].",
+        metavar="imagenet|none|FILE",
+    )
+    mean: tuple[float, ...] = _bands("Mean of each band, scaled to 0-1. Default: ImageNet's.")
+    std: tuple[float, ...] = _bands("Standard deviation of each band. Default: ImageNet's.")
 
     def __post_init__(self) -> None:
-        _within("--layers", self.layers, 1, 32)
-        _within("--topk-ratio", self.topk_ratio, 1e-6, 1)
-        if self.channels:
-            _within("--channels", self.channels, 16, 4096)
-        if self.neck not in ("", "published", "conv"):
-            raise UsageError(f"--neck {self.neck}: needs published or conv")
+        check_bounds(self)
         if not self.arch or len(self.arch) > 100:
             raise UsageError(f"--arch {self.arch!r:.100}: needs lite, paper or the name of a timm encoder")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of a training run; saved with the weights.
+    """Settings of a training run; saved with the weights."""
 
-    Attributes:
-        epochs: passes over `crops_per_epoch` random crops, a validation after each.
-        crops_per_epoch: number of crops, or "auto": one pass over the scenes, see `crops_in_a_pass`.
-        batch_size: crops a device takes at once.
-        accumulate: batches whose gradients are added up for one step.
-        precision: "32"; "bf16" and "16" mix in halves; "auto" is bf16 on CUDA that has it, else 32.
-        learning_rate: highest rate of the head; the encoder's is `encoder_rate` times that.
-        end_rate: rate of the head that the cosine ends at; 0 is a hundredth of `learning_rate`.
-        schedule: the rate changes after each "step" or each "epoch".
-        warmup: share of all steps (or epochs) with a rising rate.
-        weight_decay: of AdamW, on matrices and kernels; with `decay_vectors` on norms and biases too.
-        lookahead: steps between Lookahead's averages (k), 0 is AdamW alone.
-        lookahead_alpha: share of the way that Lookahead's slow weights go towards the fast ones.
-        clip: largest norm of a step's gradient; 0 does not clip.
-        ema: decay of the averaged weights, which are validated and saved; 0 turns it off.
-        patience: epochs without a better validation mIoU before training stops; 0 never stops.
-        crop_size: px, a multiple of 64.
-        scales: smallest and largest random scale; 2 shows things twice as large.
-        mosaic: share of crops put together from four.
-        turns: flip and turn crops by quarters.
-        redraw_above: crops are drawn again while one class fills more than this share; 1 never.
-        redraws: most draws of a crop.
-        colour: strength of random brightness, contrast, saturation, blur and noise; 0 leaves colours alone.
-        drawn_share, drawn_scenes: share of crops from drawn scenes, and how many are drawn.
-        smoothing, auxiliary, heatmaps, fisher, fisher_last: label smoothing and weights of the losses; the
-            last is that of the Fisher loss on the last embeddings (published: 1 for LoveDA).
-        tile_size: px, side of validation tiles.
-        workers: processes that prepare crops; 0 prepares them in the training process.
-        seed: of everything random.
-    """
-
-    epochs: int = 30
-    crops_per_epoch: int | Literal["auto"] = 800
-    batch_size: int = 4
-    accumulate: int = 1
-    precision: Precision = "auto"
-    learning_rate: float = 1e-3
-    end_rate: float = 0.0
-    encoder_rate: float = 0.3
-    schedule: Literal["step", "epoch"] = "step"
-    warmup: float = 0.05
-    weight_decay: float = 0.01
-    decay_vectors: bool = False
-    lookahead: int = 0
-    lookahead_alpha: float = 0.5
-    clip: float = 1.0
-    ema: float = 0.99
-    patience: int = 0
-    crop_size: int = 256
-    scales: tuple[float, float] = (0.75, 1.5)
-    mosaic: float = 0.25
-    turns: bool = True
-    redraw_above: float = 0.75
-    redraws: int = 11
-    colour: float = 1.0
-    drawn_share: float = 0.0
-    drawn_scenes: int = 16
-    smoothing: float = 0.05
-    auxiliary: float = 0.4
-    heatmaps: float = 0.1
-    fisher: float = 0.1
-    fisher_last: float = 0.0
-    tile_size: int = 512
-    workers: int = 0
-    seed: int = 0
+    epochs: int = option(30, "Passes over the crops, each followed by a validation.", **COUNT)
+    crops_per_epoch: int | Literal["auto"] = option(
+        800, "Random crops per epoch; auto: as many as fill the training scenes.", metavar="N|auto",
+        minimum=1, maximum=MAX_COUNT,
+    )
+    batch_size: int = option(4, "Crops per device and step.", **COUNT)
+    accumulate: int = option(1, "Batches whose gradients make one step.", **COUNT)
+    precision: Precision = option("auto", "Arithmetic; auto is bf16 on CUDA devices that have it, else 32.")
+    learning_rate: float = option(1e-3, "Highest learning rate of the head.", "--lr", **RATE)
+    end_rate: float = option(
+        0.0, "Final rate of the cosine schedule. Default: a hundredth of --lr.", metavar="RATE", minimum=0,
+        maximum=1000,
+    )
+    encoder_rate: float = option(
+        0.3, "The encoder's rate, as a multiple of the head's.", metavar="X", minimum=0, maximum=1
+    )
+    schedule: Literal["step", "epoch"] = option("step", "When to change the rate: after each step or epoch.")
+    warmup: float = option(0.05, "Share of the run with a rising rate.", **SHARE)
+    weight_decay: float = option(0.01, "AdamW's weight decay.", metavar="X", minimum=0, maximum=10)
+    decay_vectors: bool = option(
+        False, "Decay norms and biases too, not only kernels.", "--decay-vectors/--no-decay-vectors"
+    )
+    lookahead: int = option(
+        0, "Steps between Lookahead's averages; 0 for plain AdamW.", **COUNT_OR_NONE | {"metavar": "K"}
+    )
+    lookahead_alpha: float = option(0.5, "Lookahead's step, 0 to 1.", **SHARE)
+    clip: float = option(1.0, "Maximum norm of a gradient; 0 does not clip.", **WEIGHT)
+    ema: float = option(
+        0.99, "Decay of the averaged weights; 0 turns averaging off.", metavar="X", minimum=0, below=1
+    )
+    patience: int = option(
+        0, "Stop after N epochs without a better validation score; 0 never does.", **COUNT_OR_NONE
+    )
+    crop_size: int = option(
+        256, "Side of a crop, px: a multiple of 64.", unit="px", minimum=64, maximum=8192, step=64
+    )
+    scales: tuple[float, float] = option((0.75, 1.5), "Range of random scales.", metavar="MIN MAX")
+    mosaic: float = option(0.25, "Share of crops assembled from four, 0 to 1.", **SHARE)
+    turns: bool = option(True, "Random flips and quarter turns.", "--turns/--no-turns")
+    redraw_above: float = option(
+        0.75, "Draw a crop again while one class fills more than this share of it.", **SHARE
+    )
+    redraws: int = option(11, "Maximum number of draws per crop.", **COUNT)
+    colour: float = option(1.0, "Strength of colour augmentation; 0 turns it off.", **WEIGHT)
+    drawn_share: float = option(
+        0.0, "Share of crops from drawn scenes, below 1; classes match by name.", metavar="SHARE", minimum=0,
+        below=1,
+    )
+    drawn_scenes: int = option(16, "Scenes to draw for --drawn-share.", **COUNT_OR_NONE)
+    smoothing: float = option(0.05, "Label smoothing, 0 to 1.", metavar="X", minimum=0, maximum=1)
+    auxiliary: float = option(0.4, "Weight of the auxiliary head's loss.", **WEIGHT)
+    heatmaps: float = option(0.1, "Weight of each layer's heatmap loss.", **WEIGHT)
+    fisher: float = option(0.1, "Weight of each layer's Fisher loss.", **WEIGHT)
+    fisher_last: float = option(0.0, "Weight of an additional Fisher loss on the last layer.", **WEIGHT)
+    tile_size: int = option(
+        512, "Side of validation tiles, px: a multiple of 32.", unit="px", minimum=64, maximum=8192, step=32
+    )
+    workers: int = option(
+        0, "Processes that prepare crops; 0: the training process itself.", metavar="N", minimum=0,
+        maximum=256,
+    )
+    seed: int = option(0, "Seed of all random numbers.", **COUNT_OR_NONE)
 
     def __post_init__(self) -> None:
-        _within("--crop-size", self.crop_size, 64, 8192)
-        _within("--tile-size", self.tile_size, 64, 8192)
-        if self.crop_size % 64 or self.tile_size % 32:
-            raise UsageError(
-                f"--crop-size {self.crop_size}, --tile-size {self.tile_size}: need multiples of 64 and 32 px"
-            )
-        for name in ("epochs", "batch_size", "accumulate", "redraws"):
-            _within(_option(name), getattr(self, name), 1, LARGEST_COUNT)
-        for name in ("lookahead", "patience", "drawn_scenes", "seed"):
-            _within(_option(name), getattr(self, name), 0, LARGEST_COUNT)
-        _within("--workers", self.workers, 0, 256)
-        for name in ("mosaic", "warmup", "lookahead_alpha", "redraw_above", "encoder_rate", "smoothing"):
-            _within(_option(name), getattr(self, name), 0, 1)
-        for name in ("end_rate", "clip", "colour", "auxiliary", "heatmaps", "fisher", "fisher_last"):
-            _within(_option(name), getattr(self, name), 0, 1000)
-        _within("--lr", self.learning_rate, 1e-12, 10)
-        _within("--weight-decay", self.weight_decay, 0, 10)
-        for name in ("ema", "drawn_share"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UsageError(
-                    f"{_option(name)} {getattr(self, name)}: needs 0 up to, but not including, 1"
-                )
+        check_bounds(self)
         if not 0.05 <= self.scales[0] <= self.scales[1] <= 8:
             raise UsageError(f"--scales {self.scales}: needs 0.05 <= smallest <= largest <= 8")
-        if self.precision not in ("auto", "32", "bf16", "16") or self.schedule not in ("step", "epoch"):
-            raise UsageError("--precision needs auto, 32, bf16 or 16; --schedule step or epoch")
-        self._check_crops()
-
-    def _check_crops(self) -> None:
-        if self.crops_per_epoch == "auto":
-            return
-        _within("--crops-per-epoch", self.crops_per_epoch, 1, LARGEST_COUNT)
-        if self.crops_per_epoch < self.batch_size * self.accumulate:
+        step = self.batch_size * self.accumulate
+        if self.crops_per_epoch != "auto" and self.crops_per_epoch < step:
             raise UsageError(
-                f"--crops-per-epoch {self.crops_per_epoch}: needs at least a step's "
-                f"{self.batch_size * self.accumulate} crops (--batch-size times --accumulate)"
+                f"--crops-per-epoch {self.crops_per_epoch}: needs at least a step's {step} crops "
+                "(--batch-size times --accumulate)"
             )
+
+
+def _lite(default: Any, help: str, **known: Any) -> Any:
+    """A size of the lite network; 0 for the arch's own."""
+    return option(default, f"{help}. Default: the arch's.", **known)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerNetworkSettings:
-    """A refiner's network and what it starts from; sizes of 0 or "" are the arch's own.
+    """A refiner's network and what it starts from; sizes of 0 or "" are the arch's own."""
 
-    Attributes:
-        arch: lite, or paper (Stable Diffusion 1.5's size).
-        init: name or path of the refiner to start from, with its sizes.
-        closer: name or file of the BiCoR-Seg model with the same encoder that lite carries along, to look at
-            the image at the refiner's resolution; also for a refiner to start from that has none.
-        sd: folder of Stable Diffusion 1.5 in diffusers' layout, which paper starts from.
-        encoder, encoder_weights: lite's frozen image encoder, of timm, and its weights: "imagenet", "none", a
-            file, or the name or file of a segmentation model with the same encoder.
-        widths: of lite, channels at strides 4, 8 and 16.
-        middle, window_px, latent_channels, codec_channels, noise, band_px: of lite, see `LiteRefinerConfig`.
-        align: safetensors of timm's vit_small_patch14_dinov2, to whose tokens paper's features are aligned in
-            the first steps.
-        steps: of the sampler.
-        time_sampling: of training, "cubic" or "uniform"; "" the arch's.
-        mean, std: of the input after scaling to [0, 1], one a band; empty takes the arch's.
-    """
-
-    arch: Literal["lite", "paper"] = "lite"
-    init: str = ""
-    closer: str = ""
-    sd: str = ""
-    align: str = ""
-    encoder: str = ""
-    encoder_weights: str = "imagenet"
-    widths: tuple[int, ...] = ()
-    middle: int = 0
-    window_px: int = 0
-    latent_channels: int = 0
-    codec_channels: int = 0
-    noise: float = 0.0
-    band_px: int = 0
-    steps: int = 0
-    time_sampling: str = ""
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    arch: Literal["lite", "paper"] = option("lite", "Size: for two cores, or Stable Diffusion 1.5's.")
+    init: str = option(
+        "", "Fine-tune a refiner: take its sizes, classes and resolution.", metavar="NAME|PATH"
+    )
+    closer: str = option(
+        "",
+        "BiCoR-Seg model, name or file, that lite includes to look at the image once more at its own "
+        "resolution; encoder and its weights are that model's. Default: none.",
+        metavar="MODEL",
+    )
+    sd: str = option(
+        "", "Stable Diffusion 1.5 in diffusers' layout, to start paper from.", metavar="DIR"
+    )
+    align: str = option(
+        "",
+        "DINOv2 (timm's vit_small_patch14_dinov2, safetensors) with which paper's features are aligned in "
+        "the first steps.",
+        metavar="FILE",
+    )
+    encoder: str = option(
+        "", "Frozen image encoder of lite, from timm. Default: EfficientNet-Lite0.", metavar="NAME"
+    )
+    encoder_weights: str = option(
+        "imagenet",
+        "Weights of lite's encoder; MODEL takes those of a segmentation model; imagenet for lite's own needs "
+        "rsseg[train].",
+        metavar="imagenet|none|MODEL|FILE",
+    )
+    widths: tuple[int, ...] = _lite(
+        (), "Channels of lite at strides 4, 8 and 16", metavar="A,B,C", example="32,64,128"
+    )
+    middle: int = _lite(0, "Blocks of lite at stride 16", metavar="N")
+    window_px: int = _lite(0, "Side of lite's attention windows, px: a multiple of 16", unit="px")
+    latent_channels: int = _lite(0, "Channels of lite's label embedding", metavar="N")
+    codec_channels: int = _lite(0, "Channels of lite's codec", metavar="N")
+    noise: float = _lite(0.0, "Noise of lite at the sampler's start", metavar="X")
+    band_px: int = _lite(
+        0, "Distance from boundaries within which lite's loss counts in full, px", unit="px"
+    )
+    steps: int = _lite(0, "Steps of the sampler", metavar="N", minimum=0, maximum=1000)
+    time_sampling: str = _lite(
+        "", "Noise levels in training; cubic favours noisy steps", choices=("cubic", "uniform")
+    )
+    mean: tuple[float, ...] = _bands("Mean of each band, scaled to 0-1. Default: the arch's.")
+    std: tuple[float, ...] = _bands("Standard deviation of each band. Default: the arch's.")
 
     def __post_init__(self) -> None:
-        if self.time_sampling not in ("", "cubic", "uniform"):
-            raise UsageError(f"--time-sampling {self.time_sampling!r:.40}: needs cubic or uniform")
-        for option, path in (("--sd", self.sd), ("--align", self.align)):
+        check_bounds(self)
+        for flag, path in (("--sd", self.sd), ("--align", self.align)):
             if path and self.arch != "paper" and not self.init:
-                raise UsageError(f"{option} {path}: is for --arch paper, this is {self.arch}")
+                raise UsageError(f"{flag} {path}: is for --arch paper, this is {self.arch}")
             if path and not Path(path).exists():
-                raise UsageError(f"{option} {path}: does not exist")
-        _within("--steps", self.steps, 0, 1000)
+                raise UsageError(f"{flag} {path}: does not exist")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefiningConfig:
-    """Settings of a refiner's training beside those of `TrainConfig`, which are its second stage's.
+    """Settings of a refiner's training besides those of `TrainConfig`, which are its second stage's."""
 
-    Attributes:
-        stage: "codec" trains label embedding and codec, "refiner" denoiser and guidance, "all" one after the
-            other.
-        codec_epochs, codec_rate: epochs and highest learning rate of the first stage.
-        random_maps: share of the first stage's label maps that are drawn at random.
-        degrade: share of crops whose rough map is made worse.
-        from_labels: share of crops whose rough map is the labels, made worse.
-        degrade_px: farthest that a boundary is moved.
-        coarse_gsds: ground resolutions at which a model maps training scenes, times its own; a version each.
-        band_m: distance from the rough map's boundaries within which labels may change, m.
-        val_tiles: most validation tiles.
-    """
-
-    stage: Literal["all", "codec", "refiner"] = "all"
-    codec_epochs: int = 5
-    codec_rate: float = 2e-3
-    random_maps: float = 0.25
-    degrade: float = 0.5
-    from_labels: float = 0.15
-    degrade_px: int = 6
-    coarse_gsds: tuple[float, ...] = (1.0, 1.4)
-    band_m: float = 1.5
-    val_tiles: int = 64
+    stage: Literal["all", "codec", "refiner"] = option(
+        "all",
+        "Train label embedding and codec, or denoiser and guidance (with --init), or one after the other.",
+    )
+    codec_epochs: int = option(5, "Epochs of the first stage.", **COUNT)
+    codec_rate: float = option(2e-3, "Highest learning rate of the first stage.", "--codec-lr", **RATE)
+    random_maps: float = option(0.25, "Share of drawn label maps in the first stage.", **SHARE)
+    degrade: float = option(
+        0.5, "Share of crops whose coarse map is degraded: moved, warped, smoothed.", **SHARE
+    )
+    from_labels: float = option(0.15, "Share of crops whose coarse map is the degraded labels.", **SHARE)
+    degrade_px: int = option(
+        6, "Maximum shift of a degraded boundary, px.", unit="px", minimum=1, maximum=64
+    )
+    coarse_gsds: tuple[float, ...] = option(
+        (1.0, 1.4),
+        "Resolutions at which a --coarse model maps training scenes, as multiples of its own; one version "
+        "each.",
+        metavar="X,Y", example="1,1.4",
+    )
+    band_m: float = option(
+        1.5, "Distance from boundaries within which labels may change, metres.", unit="m", minimum=1e-3,
+        maximum=1e4,
+    )
+    val_tiles: int = option(64, "Maximum number of validation tiles.", **COUNT)
 
     def __post_init__(self) -> None:
-        _within("--codec-epochs", self.codec_epochs, 1, LARGEST_COUNT)
-        _within("--codec-lr", self.codec_rate, 1e-12, 10)
-        for name in ("random_maps", "degrade", "from_labels"):
-            _within(_option(name), getattr(self, name), 0, 1)
-        _within("--degrade-px", self.degrade_px, 1, 64)
+        check_bounds(self)
         if not self.coarse_gsds or not all(0.1 <= times <= 10 for times in self.coarse_gsds):
             raise UsageError(f"--coarse-gsds {self.coarse_gsds}: needs numbers from 0.1 to 10")
-        _within("--band-m", self.band_m, 1e-3, 1e4)
-        _within("--val-tiles", self.val_tiles, 1, LARGEST_COUNT)
 
 
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _within(option: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # not a number is not within either
-        raise UsageError(f"{option} {value!r:.40}: needs {low:g} to {high:g}")
-
-
-# of refiners: crops are whole, as a mosaic's seams would be boundaries without cause
+# For refiners. Crops are whole: a mosaic's seams would be boundaries without a cause.
 REFINER_TRAINING = TrainConfig(batch_size=8, mosaic=0.0, redraw_above=0.95)
 
 
@@ -270,41 +252,46 @@ Show = Literal["bar", "lines", "none"]
 class RunOptions:
     """Where a run computes; on one device none of it changes the result.
 
-    Attributes:
-        run_dir: checkpoints (`last.ckpt`, `best.ckpt`), `settings.toml`, `metrics.csv`, TensorBoard's events.
-        device: auto, cpu, cuda, cuda:1, mps.
-        devices: a number, numbers ("0,2") or "auto" for all; each takes `batch_size` crops a step.
-        num_nodes: machines that take part.
-        strategy: Lightning's, as "ddp".
-        resume: continue from `last.ckpt`.
-        show: progress on stderr.
+    `run_dir` keeps checkpoints (`last.ckpt`, `best.ckpt`), `settings.toml`, `metrics.csv` and TensorBoard's
+    events; `show` is the progress on stderr.
     """
 
-    run_dir: Path
-    device: str = "auto"
-    devices: str = "1"
-    num_nodes: int = 1
-    strategy: str = "auto"
-    resume: bool = False
+    device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.", metavar="NAME")
+    devices: str = option(
+        "1", "How many, which, or all; each takes --batch-size crops per step.", metavar="N|0,1|auto"
+    )
+    num_nodes: int = option(1, "Machines that take part.", metavar="N", minimum=1)
+    strategy: str = option(
+        "auto", "Lightning's strategy, such as ddp; auto suits most.", metavar="NAME"
+    )
+    run_dir: Path = option(
+        MISSING, "Checkpoints, logs and settings.toml. Default: runs/NAME.", metavar="FOLDER"
+    )
+    resume: bool = option(False, "Resume from the run's last finished epoch, to the same result.")
     show: Show = "none"
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """What a model file says besides what training decides.
 
-    Attributes:
-        gsd_m: ground resolution, m a pixel; None: the starting model's, else the data's.
-        gsd_range_m: run without resampling; None: `gsd_m` over the random scales.
-        description, license, data: free text.
+    `gsd_m` of None is that of the starting model, else of the data, metres a pixel.
     """
 
-    name: str
     gsd_m: float | None = None
-    gsd_range_m: tuple[float, float] | None = None
-    description: str = ""
-    license: str = ""
-    data: str = ""
+    gsd_range_m: tuple[float, float] | None = option(
+        None, "Resolutions run without resampling, metres a pixel. Default: --gsd over --scales.",
+        "--gsd-range", metavar="MIN MAX",
+    )
+    name: str = option(MISSING, "The model's name. Default: the output's.", metavar="NAME")
+    description: str = option("", "One line for the model card.", metavar="TEXT")
+    license: str = option("", "Licence of the weights, for the card.", metavar="TEXT")
+    data: str = option(
+        "", "Source and licence of the data, for the card.", "--data-note", metavar="TEXT"
+    )
 
     @property
     def texts(self) -> dict[str, str]:

@@ -14,7 +14,7 @@ from rasterio.transform import from_origin
 from typer.testing import CliRunner
 
 from rsseg_cli.cli import app
-from rsseg_cli.cli.train_idgbr import train_idgbr
+from rsseg_cli.cli.train import train_idgbr
 from rsseg_cli.training.degrade import bend
 from rsseg_cli.training.recipes import refiner_setting_types, resolve_refiner_settings
 from rsseg_cli.weights import load_model
@@ -133,7 +133,10 @@ def test_stage_by_stage_and_fine_tuning(sheets):
         ("", "no rough maps: pass --coarse MODEL"),
         ("--coarse nowhere", "--coarse nowhere: no rasters there"),
         ("--coarse {0}/maps/t1.tif", "no rough map of v1"),
-        ("--coarse {0}/maps --widths 16,x", "--widths 16,x: needs numbers such as 32,64,128"),
+        (
+            "--coarse {0}/maps --widths 16,x",
+            "--widths 16,x: needs whole numbers with commas between, as 32,64,128",
+        ),
         ("--coarse {0}/maps --widths 17,16,16", "three multiples of 16"),
         ("--coarse {0}/maps --crop-size 96", "--crop-size 96"),
         ("--coarse {0}/maps --degrade 2", "--degrade 2"),

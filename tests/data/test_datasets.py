@@ -586,16 +586,3 @@ def test_drawn_scenes_take_the_models_classes_by_name():
     assert set(np.unique(scene.labels)) <= {0, 1}
     with pytest.raises(DataError, match="leave --drawn-share at 0"):
         draw_training_scenes(spec_at(0.3, "ship", "plane"), count=1, gsd_m=0.5)
-
-
-def test_options_become_a_configuration_with_the_same_defaults(tmp_path):
-    from rsseg_cli.cli.data_options import data_config
-
-    assert data_config(data=[tmp_path]) == DataConfig(folders=(tmp_path,))
-    found = data_config(
-        dataset="loveda", root=tmp_path, domains="urban", bands="red, nir", val=["a"], val_share=0.2, gsd=0.3,
-        label_field="kind", vector_class="road", outside="unlabelled", seed=4,
-    )  # fmt: skip
-    assert (found.domains, found.bands, found.val) == (("urban",), ("red", "nir"), ("a",))
-    assert (found.field, found.vector_class, found.outside) == ("kind", "road", "unlabelled")
-    assert (found.val_share, found.gsd_m, found.seed) == (0.2, 0.3, 4)
