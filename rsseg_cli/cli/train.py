@@ -13,7 +13,7 @@ import typer
 
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
-from rsseg_cli.data.types import DataConfig
+from rsseg_cli.data import DataConfig
 from rsseg_cli.training import config as kinds
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None, help="Train a network.")
