@@ -35,12 +35,9 @@ class BicorSegConfig:
     """Sizes of the network.
 
     Attributes:
-        classes: N.
         encoder: any timm `features_only` encoder with strides 4 to 32.
         channels: C, width of features and class embeddings; a multiple of 16.
-        layers: L, number of HBIS layers.
         topk_ratio: share of a class's pixels that update its embedding; 1 takes all.
-        in_channels: bands of the image.
         neck: "published" joins the scales by linear maps alone; "conv" adds normalisation and a 3 x 3
             convolution a scale.
     """
@@ -101,12 +98,7 @@ class BicorTrainingOutput(NamedTuple):
 
 
 class BicorSeg(nn.Module):
-    """The whole network.
-
-    Args:
-        config: sizes.
-        pretrained: load timm's ImageNet weights into the encoder (needs timm's hub or cache).
-    """
+    """The whole network. `pretrained` loads timm's ImageNet weights into the encoder."""
 
     def __init__(self, config: BicorSegConfig, *, pretrained: bool = False) -> None:
         super().__init__()
@@ -117,14 +109,7 @@ class BicorSeg(nn.Module):
         self.decoder = BicorDecoder(config)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Class logits.
-
-        Args:
-            image: (B, in_channels, H, W), normalised; H and W multiples of 32.
-
-        Returns:
-            (B, N, H, W), no softmax applied.
-        """
+        """Return class logits (B, N, H, W) of a normalised image (B, bands, H, W), sides multiples of 32."""
         return self.explain(image).logits
 
     def explain(self, image: Tensor) -> BicorExplanation:
@@ -149,11 +134,7 @@ class BicorSeg(nn.Module):
 
 
 def build_encoder(name: str, in_channels: int, *, pretrained: bool = False) -> nn.Module:
-    """A timm encoder that returns its features at strides 4, 8, 16, 32.
-
-    Raises:
-        ValueError: timm does not know the encoder, or it lacks one of the strides.
-    """
+    """Build a timm encoder with features at strides 4, 8, 16, 32; ValueError where it has none."""
     strides = [4, 8, 16, 32]
     try:
         probe = timm.create_model(name, features_only=True, in_chans=in_channels)

@@ -25,10 +25,8 @@ class RefinerNetwork(Protocol):
 
     Attributes:
         latent_stride: image px a latent px.
-        latent_channels: of the noise.
-        alignment_px: height, width and place of a window in its scene are multiples of it.
+        alignment_px: height, width and origin of a window in its scene are multiples of it.
         halo_px: how far away pixels may change a pixel's result.
-        default_steps: of the sampler.
     """
 
     latent_stride: int
@@ -37,55 +35,52 @@ class RefinerNetwork(Protocol):
     halo_px: int
     default_steps: int
 
-    def __call__(
-        self, image: Tensor, coarse: Tensor, noise: Tensor, *, steps: int | None = None, guidance: float = 1.0
-    ) -> Tensor:
-        """Class logits (B, N, H, W).
+    def __call__(self, image: Tensor, coarse: Tensor, noise: Tensor, *, steps: int | None = None) -> Tensor:
+        """Return class logits (B, N, H, W).
 
         Args:
             image: (B, bands, H, W), normalised.
-            coarse: whole numbers (B, H, W), 255 where no class is known.
+            coarse: whole numbers (B, H, W), 255 where unknown.
             noise: standard normal (B, latent_channels, H / latent_stride, W / latent_stride).
             steps: of the sampler; None for `default_steps`.
-            guidance: strength of the conditions; 1 takes them as they are.
         """
 
     def codec_losses(self, labels: Tensor) -> dict[str, Tensor]:
-        """Losses of label maps (B, H, W), 255 ignored, through the codec alone: "loss" and its parts."""
+        """Return losses of label maps (B, H, W), 255 ignored, through the codec: "loss" and its parts."""
 
     def refiner_losses(self, image: Tensor, coarse: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Losses of a denoising step drawn at random: "loss" and its parts. A refiner that looks closer also
-        takes `closer`, see `idgbr_lite`."""
+        """Return losses of a random denoising step: "loss" and its parts."""
 
     def stage_parameters(self, stage: Stage) -> Iterable[nn.Parameter]:
-        """What a stage of training trains."""
+        """Return what a stage of training trains."""
 
 
 class NoiseSchedule(nn.Module):
-    """Share of signal at each time step, falling.
+    """Share of signal at each time step, falling: alpha_bar, float64 (T,), in [0, 1]."""
 
-    Args:
-        signal_share: alpha_bar, float64 (T,), in [0, 1].
-    """
-
-    signal_share: Tensor
+    signal: Tensor
+    spread: Tensor
 
     def __init__(self, signal_share: Tensor) -> None:
         super().__init__()
         if signal_share.ndim != 1 or len(signal_share) < 2 or not (signal_share.diff() <= 0).all():
             raise ValueError("a schedule needs two or more shares that fall")
-        self.register_buffer("signal_share", signal_share.double(), persistent=False)
+        share = signal_share.double()  # the roots are stored: MPS has no float64
+        self.register_buffer("signal", share.sqrt().float(), persistent=False)
+        self.register_buffer("spread", (1 - share).sqrt().float(), persistent=False)
+
+    @property
+    def signal_share(self) -> Tensor:
+        """alpha_bar, float32 (T,)."""
+        return self.signal.square()
 
     @classmethod
     def scaled_linear(
         cls, steps: int = 1000, start: float = 0.00085, end: float = 0.012, *, zero_end: bool = False
     ) -> NoiseSchedule:
-        """Stable Diffusion's: the square root of beta rises evenly.
+        """Make Stable Diffusion's: the square root of beta rises evenly from `start` to `end`.
 
-        Args:
-            steps: T.
-            start, end: first and last beta.
-            zero_end: shift and scale so that the last step is pure noise.
+        `zero_end` shifts and scales it so that the last step is pure noise.
         """
         root = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64)
         amplitude = torch.cumprod(1 - root**2, 0).sqrt()
@@ -94,12 +89,11 @@ class NoiseSchedule(nn.Module):
         return cls(amplitude**2)
 
     def __len__(self) -> int:
-        return len(self.signal_share)
+        return len(self.signal)
 
     def amplitudes(self, time: Tensor) -> tuple[Tensor, Tensor]:
         """Factors of signal and noise, float32 (B, 1, 1, 1), at whole time steps (B,)."""
-        share = self.signal_share[time].view(-1, 1, 1, 1)
-        return share.sqrt().float(), (1 - share).sqrt().float()
+        return self.signal[time].view(-1, 1, 1, 1), self.spread[time].view(-1, 1, 1, 1)
 
     def add_noise(self, clean: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """x_t of x_0 (B, C, h, w)."""
@@ -122,11 +116,7 @@ class NoiseSchedule(nn.Module):
 
 
 def sampler_times(count: int, start: int) -> list[int]:
-    """Time steps of a sampler, evenly from `start` down, all above 0; behind the last one comes x_0 itself.
-
-    Raises:
-        ValueError: no step, or more than there are.
-    """
+    """Return time steps of a sampler, evenly from `start` down, all above 0; x_0 follows the last one."""
     if not 1 <= count <= start:
         raise ValueError(f"{count} sampling steps from time step {start}: needs 1 to {start}")
     return [round(start - start * index / count) for index in range(count)]

@@ -5,7 +5,7 @@ diffusers; released checkpoints are read by `rsseg models import`.
 
     paper                        here
     denoising U-Net              denoiser: its encoder sees the noisy label latent
-    frozen encoder               condition_encoder, at time step 1, on the latents of image and rough map
+    frozen encoder               condition_encoder, at time step 1, on the latents of image and coarse map
     CG Net                       guidance
     label embedding              label_embedding
     latent codec                 codec, the posterior's mode
@@ -13,7 +13,7 @@ diffusers; released checkpoints are read by `rsseg models import`.
 Unlike the released program: conditions are encoded once a tile, the denoiser's encoder runs once a step, also
 where guidance needs two predictions; the branch without conditions is trained by leaving them out of a share
 of the samples; x0 can be predicted in place of noise, on a schedule that ends without signal; the sampler may
-start from the rough map.
+start from the coarse map.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .diffusion import NoiseSchedule, Stage, TimeSampling, sample_times, sampler_times
-from .idgbr_guidance import IGNORE, GuidanceNetwork, LabelEmbedding
-from .losses import cross_entropy, dice
+from .idgbr_guidance import GuidanceNetwork, LabelEmbedding
+from .losses import IGNORE, cross_entropy, dice
 
 TIME_STEPS = 1000
 CONDITION_TIME = 1  # at which the frozen encoder runs
@@ -44,21 +44,17 @@ class IdgbrConfig:
     """Sizes of the network, and how it samples.
 
     Attributes:
-        classes: N.
-        channels: of the U-Net's levels; all but the last attend to the text.
-        layers: residual blocks a level.
-        heads: of the U-Net's attention.
-        groups: of the U-Net's group norms.
+        channels, layers, heads, groups: of the U-Net; all levels but the last attend to the text.
         text_tokens, text_channels: size of the prompt's embedding.
         codec_channels, codec_layers, codec_groups: of the codec; it halves once less than it has levels.
         latent_channels, latent_scale: of the codec; latents are multiplied by `latent_scale`.
         guidance_width, guidance_heads: of the guidance network's attention.
         grid: side of the latents that positions are stored for.
-        prediction: what the denoiser gives, the noise or the clean latent x0.
-        start_time: time step up to which the rough map is noised for the sampler's start; None starts from
+        prediction: the denoiser's output, the noise or the clean latent x0.
+        start_time: time step up to which the coarse map is noised for the sampler's start; None starts from
             pure noise.
         steps: of the sampler.
-        time_sampling: of training; "cubic" favours noisy steps.
+        time_sampling: in training; "cubic" favours noisy steps.
         guidance_dropout: share of training samples without conditions.
     """
 
@@ -157,11 +153,7 @@ class IdgbrConfig:
 
 
 class Idgbr(nn.Module):
-    """The whole refiner; a `RefinerNetwork`.
-
-    Args:
-        config: sizes.
-    """
+    """The whole refiner; a `RefinerNetwork`."""
 
     halo_px = 128  # attention reaches over the whole tile; beyond this its share is small
 
@@ -191,18 +183,10 @@ class Idgbr(nn.Module):
     def forward(
         self, image: Tensor, coarse: Tensor, noise: Tensor, *, steps: int | None = None, guidance: float = 1.0
     ) -> Tensor:
-        """Class logits of the refined map.
+        """Return class logits of the refined map, float32 (B, N, H, W).
 
-        Args:
-            image: (B, 3, H, W), in [-1, 1]; H and W multiples of `alignment_px`.
-            coarse: whole numbers (B, H, W), 255 where no class is known.
-            noise: standard normal (B, latent_channels, H / latent_stride, W / latent_stride).
-            steps: of the sampler; None for the configuration's.
-            guidance: how far the prediction with conditions is carried beyond the one without; 1 needs the
-                former alone.
-
-        Returns:
-            float32 (B, N, H, W), no softmax applied.
+        The image is (B, 3, H, W) in [-1, 1], H and W multiples of `alignment_px`. `guidance` extrapolates
+        from the prediction without conditions to the one with them; 1 needs the latter alone.
         """
         self._check_size(image)
         coarse_latent = self.encode(self.label_embedding(coarse))
@@ -250,9 +234,9 @@ class Idgbr(nn.Module):
         return free + guidance * (bound - free)
 
     def codec_losses(self, labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy and Dice of label maps (B, H, W) through the codec; 255 is ignored.
+        """Return cross-entropy and Dice of label maps (B, H, W) through the codec; 255 is ignored.
 
-        Decoded pictures get noise, as what the denoiser gives will not be exact.
+        Decoded pictures get noise, as the denoiser's will not be exact.
         """
         self._check_size(labels)
         picture = self._picture(self.encode(self.label_embedding(labels)))
@@ -263,17 +247,11 @@ class Idgbr(nn.Module):
     def refiner_losses(
         self, image: Tensor, coarse: Tensor, labels: Tensor, align: Alignment | None = None
     ) -> dict[str, Tensor]:
-        """Mean squared error of one prediction at a random time step.
+        """Return the mean squared error of one prediction at a random time step.
 
-        Where labels are ignored the rough map takes their place on the way into the codec; latent pixels with
-        any such label do not count.
-
-        Args:
-            image: (B, 3, H, W), in [-1, 1].
-            coarse: whole numbers (B, H, W), 255 where no class is known.
-            labels: int64 (B, H, W), 255 is ignored.
-            align: further loss of (image, mid features (B, C, h, w)), taken with weight 0.5: see
-                `losses.DinoAlignment`.
+        Where labels are ignored the coarse map replaces them on the way into the codec; latent pixels with
+        any such label do not count. `align` is a further loss of (image, mid features (B, C, h, w)), taken
+        with weight 0.5: see `losses.DinoAlignment`.
         """
         self._check_size(image)
         known = torch.where(labels == IGNORE, coarse.to(labels.dtype), labels)
@@ -298,7 +276,7 @@ class Idgbr(nn.Module):
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def stage_parameters(self, stage: Stage) -> Iterator[nn.Parameter]:
-        """The label embedding's, or those of denoiser and guidance network; the rest stays as it is."""
+        """Yield the label embedding's, or those of denoiser and guidance network."""
         parts = [self.label_embedding] if stage == "codec" else [self.denoiser, self.guidance]
         for part in parts:
             yield from part.parameters()

@@ -5,7 +5,7 @@ Source: arXiv 2507.01573 and its released program (Apache-2.0).
     paper                        here
     label embedding              LabelEmbedding: class index -> colour -> logits
     CG Net                       GuidanceNetwork, one GuidanceBlock for each skip and for the mid block
-    noisy skip, conditions       features of the noisy label latent; those of image and rough map, joined
+    noisy skip, conditions       features of the noisy label latent; those of image and coarse map, joined
 
 The released blocks start with every parameter at zero, where the attention never gets a gradient; here only
 the merging convolution and the last projection do. Its label colours lie 0.6 apart for two classes; here they
@@ -22,18 +22,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-IGNORE = 255  # no class known: the colour in the middle
+from .losses import IGNORE
+
 REACH = 0.9  # of the colours at the start: a sigmoid that still has a slope
 HIDDEN = 128  # channels of the decoding convolutions
-GRID = 13  # points an axis among which colours of more than eight classes are sought
+GRID = 13  # points an axis among which colours of more than eight classes are chosen
 
 
 class LabelEmbedding(nn.Module):
-    """Label maps as pictures of three channels, and pictures as class logits.
-
-    Args:
-        classes: N.
-    """
+    """Label maps as pictures of three channels, and pictures as class logits."""
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -46,7 +43,7 @@ class LabelEmbedding(nn.Module):
         return 2 * self.table.sigmoid() - 1
 
     def forward(self, labels: Tensor) -> Tensor:
-        """Whole numbers (B, H, W), 255 where no class is known -> picture (B, 3, H, W), zero there."""
+        """Labels (B, H, W), 255 where unknown -> picture (B, 3, H, W), zero there."""
         codes = self.codes()
         codes = torch.cat([codes, codes.new_zeros(1, 3)])
         index = labels.long().masked_fill(labels == IGNORE, len(self.table))
@@ -58,7 +55,7 @@ class LabelEmbedding(nn.Module):
 
 
 def spread_codes(count: int) -> Tensor:
-    """Points (count, 3) far apart in the cube from -1 to 1: two opposite corners, a tetrahedron, all corners.
+    """Return points (count, 3) far apart in the cube from -1 to 1: two opposite corners, a tetrahedron, all.
 
     After the eighth, each further point is the one of a grid that is farthest from all before it.
     """
@@ -75,13 +72,10 @@ def spread_codes(count: int) -> Tensor:
 
 
 class GuidanceBlock(nn.Module):
-    """What the conditions add to one skip of the denoising network.
+    """What the conditions add to one skip, of C `channels`, of the denoising network.
 
-    Args:
-        channels: C, of the skip.
-        width: of the attention, a multiple of `heads`.
-        heads: of the attention.
-        grid: side of the skip that positions are stored for; other sizes resize them.
+    Attention has `width` channels, a multiple of `heads`. Positions are stored for a skip of `grid` x `grid`
+    and resized for other sizes.
     """
 
     def __init__(self, channels: int, width: int, heads: int, grid: int) -> None:
@@ -131,12 +125,7 @@ class GuidanceBlock(nn.Module):
 
 
 class GuidanceNetwork(nn.Module):
-    """One block for each skip and one for the mid block.
-
-    Args:
-        shapes: channels and grid of each skip, the mid block's last.
-        width, heads: of the attention.
-    """
+    """One block for each skip and one for the mid block; `shapes` are their (channels, grid)."""
 
     def __init__(self, shapes: Sequence[tuple[int, int]], width: int, heads: int) -> None:
         super().__init__()

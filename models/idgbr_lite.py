@@ -1,11 +1,11 @@
 """IDGBR at a size for the CPU: a diffusion model that moves a rough label map's boundaries onto the image's.
 
 The parts are those of IDGBR (arXiv 2507.01573): a label embedding and codec, a denoising network with an
-encoder of its own, conditions from image and rough map that are encoded once, and guidance blocks that add
-what they find to the denoising network's skips. What differs, each for a reason:
+encoder of its own, conditions from image and coarse map that are encoded once, and guidance blocks that add
+their residuals to the denoising network's skips. What differs, each for a reason:
 
 - The codec is small and 4x down; latents have unit length a pixel, so no scale is needed.
-- Diffusion runs from the rough map to the true one instead of from pure noise (ResShift, arXiv 2307.12348):
+- Diffusion runs from the coarse map to the true one instead of from pure noise (ResShift, arXiv 2307.12348):
   x_t = (1 - eta) x_0 + eta y + noise sqrt(eta) epsilon, so that few steps suffice and classes are kept.
 - The network predicts x_0, and the loss sees the decoded labels.
 - Nothing looks at the whole tile: norms are a pixel's own, attention stays in windows that lie at multiples
@@ -27,7 +27,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, cast
 
 import timm
@@ -38,11 +37,12 @@ from torch.nn import functional as F
 
 from .bicor_seg import BicorDecoder, BicorSegConfig, Neck
 from .diffusion import Stage, TimeSampling
-from .idgbr_lite_blocks import Block, GuidanceBlock, PixelNorm, Pyramid
-from .idgbr_lite_codec import CODE_CHANNELS, STRIDE, UNKNOWN, LabelCodec, unit_length
+from .idgbr_lite_blocks import Denoiser, Pyramid
+from .idgbr_lite_codec import CODE_CHANNELS, STRIDE, LabelCodec
+from .losses import IGNORE
 
-LEAST = 1e-6  # probability
-PROBABLE = 254  # stands for a probability of 1 in uint8
+MIN_PROBABILITY = 1e-6
+PROBABILITY_SCALE = 254  # stands for a probability of 1 in uint8
 OUTSIDE_WEIGHT = 0.1  # of pixels away from boundaries in the loss
 LATENT_WEIGHT = 0.25
 START_SHARE = 0.5  # of the times in training that are the sampler's first; fewer made it worse
@@ -54,22 +54,18 @@ class LiteRefinerConfig:
     """Sizes of the network.
 
     Attributes:
-        classes: N.
-        in_channels: bands of the image.
         encoder: any timm `features_only` encoder whose first scales have strides 2, 4, 8 and 16.
         latent_channels: K of the label codec; 0 takes 16 for two classes and 48 for more, which lose nothing.
         codec_channels: width of the decoder.
         widths: channels at strides 4, 8 and 16.
-        middle: blocks at stride 16.
         window_px: side of the attention windows in image px; a multiple of 16.
         noise: strength of the noise at the start, in units of the latents.
         steps: of the sampler.
-        time_sampling: of training; "cubic" favours the start.
+        time_sampling: in training; "cubic" favours the start.
         band_px: distance from boundaries within which the loss counts in full.
-        closer: sizes of the BiCoR-Seg network that looks at the image too, beside classes, bands and encoder,
-            which are the refiner's; None without.
-        closer_scales: sizes at which it looks at the image, 1 or below; the mean of what it finds is taken.
-        closer_share: of what it finds in the result's probabilities, 0 to below 1.
+        closer: sizes of a BiCoR-Seg network on the refiner's encoder that segments the image too.
+        closer_scales: scales of the image for it, 1 or below; its probabilities are averaged.
+        closer_share: its share in the result's probabilities, 0 to below 1.
     """
 
     classes: int
@@ -123,11 +119,7 @@ class LiteRefinerConfig:
             self.closer_config()
 
     def closer_config(self) -> BicorSegConfig:
-        """Of the network that looks closer.
-
-        Raises:
-            ValueError: there is none, or a size that does not work.
-        """
+        """Return the sizes of the network that looks closer; ValueError where one does not work."""
         try:
             return BicorSegConfig(
                 classes=self.classes,
@@ -144,12 +136,7 @@ class LiteRefinerConfig:
 
 
 class LiteRefiner(nn.Module):
-    """The whole network; see `diffusion.RefinerNetwork`.
-
-    Args:
-        config: sizes.
-        pretrained: load timm's ImageNet weights into the image encoder (needs timm's hub or cache).
-    """
+    """The whole network; see `diffusion.RefinerNetwork`. `pretrained` loads timm's ImageNet encoder."""
 
     latent_stride = STRIDE
     halo_px = 64
@@ -162,23 +149,11 @@ class LiteRefiner(nn.Module):
         self.default_steps = config.steps
         self.codec = LabelCodec(config.classes, config.latent_channels, config.codec_channels)
         self.conditions = Conditions(config, pretrained=pretrained)
-        self.denoiser = Denoiser(config)
+        self.denoiser = Denoiser(config.latent_channels, config.widths, config.middle, config.window_px)
         self.closer = None if config.closer is None else CloserLook(config.closer_config(), self.conditions)
 
-    def forward(
-        self, image: Tensor, coarse: Tensor, noise: Tensor, *, steps: int | None = None, guidance: float = 1.0
-    ) -> Tensor:
-        """Class logits (B, N, H, W) of the refined map.
-
-        Args:
-            image: (B, in_channels, H, W), normalised; H and W multiples of `alignment_px`.
-            coarse: (B, H, W), 255 where no class is known.
-            noise: standard normal (B, latent_channels, H / 4, W / 4).
-            steps: None for the configuration's.
-            guidance: must be 1: this network is trained with its conditions alone.
-        """
-        if guidance != 1.0:
-            raise ValueError(f"guidance {guidance}: this refiner has none, needs 1")
+    def forward(self, image: Tensor, coarse: Tensor, noise: Tensor, *, steps: int | None = None) -> Tensor:
+        """Return class logits (B, N, H, W); `coarse` is (B, H, W), 255 where unknown."""
         steps = steps or self.default_steps
         rough = self.codec.encode(coarse)
         scales = self.conditions.see(image)
@@ -198,17 +173,16 @@ class LiteRefiner(nn.Module):
         share = self.config.closer_share
         if seen is None or not share:
             return logits
-        return ((1 - share) * logits.softmax(1) + share * seen).clamp(min=LEAST).log()
+        return ((1 - share) * logits.softmax(1) + share * seen).clamp(min=MIN_PROBABILITY).log()
 
     def _look(self, image: Tensor, scales: list[Tensor], known: Tensor | None = None) -> Tensor:
-        """Class probabilities (B, N, H, W) that the closer look finds.
+        """Return the closer look's class probabilities (B, N, H, W).
 
-        Args:
-            scales: what `Conditions.see` found in the image.
-            known: uint8 probabilities, 0 to 254, that go before its own where they are not 255.
+        `scales` are the image's features by `Conditions.see`; uint8 probabilities in `known`, 0 to 254,
+        replace its own where they are not 255.
         """
-        if known is not None and not (known == UNKNOWN).any():
-            return known.to(image.dtype) / PROBABLE
+        if known is not None and not (known == IGNORE).any():
+            return known.to(image.dtype) / PROBABILITY_SCALE
         look = cast(CloserLook, self.closer)
         found = torch.stack(
             [
@@ -216,27 +190,23 @@ class LiteRefiner(nn.Module):
                 for size in self.config.closer_scales
             ]
         ).mean(0)
-        return found if known is None else torch.where(known == UNKNOWN, found, known / PROBABLE)
+        return found if known is None else torch.where(known == IGNORE, found, known / PROBABILITY_SCALE)
 
     def codec_losses(self, labels: Tensor) -> dict[str, Tensor]:
-        """Cross-entropy of maps (B, H, W) that went through the codec, noise added; boundaries count more."""
+        """Return the cross-entropy of maps (B, H, W) after the codec with noise; boundaries count more."""
         return {"loss": self._reconstruction(self.codec.encode(labels), labels)}
 
     def refiner_losses(
         self, image: Tensor, coarse: Tensor, labels: Tensor, closer: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Losses of one denoising step at a random time: labels as decoded, and latents.
+        """Return the losses of one denoising step at a random time: decoded labels, and latents.
 
-        Unlabelled pixels take the rough map's class on their way into the codec and count in no loss. The
-        decoder learns on, as latents that are found lie between those of label maps; what it makes of true
-        latents stays part of the loss.
-
-        Args:
-            image, coarse, labels: see `diffusion.RefinerNetwork`.
-            closer: uint8 probabilities (B, N, H, W), 0 to 254, in place of what the refiner's own closer look
-                gives, which is too good where it was trained; 255 takes its own.
+        Unlabelled pixels take the coarse map's class on their way into the codec and count in no loss. The
+        decoder keeps learning, as predicted latents lie between those of label maps; true latents stay part
+        of the loss. `closer` are uint8 probabilities (B, N, H, W), 0 to 254, in place of the refiner's own
+        closer look, which is too good where it was trained; 255 takes its own.
         """
-        known = torch.where(labels == UNKNOWN, coarse.to(labels.dtype), labels)
+        known = torch.where(labels == IGNORE, coarse.to(labels.dtype), labels)
         with torch.no_grad():
             rough, clean = self.codec.encode(coarse), self.codec.encode(known)
         time = self._times(len(image), image.device)
@@ -257,7 +227,7 @@ class LiteRefiner(nn.Module):
         return {"loss": loss, "cross_entropy": entropy, "latent": latent, "codec": codec}
 
     def stage_parameters(self, stage: Stage) -> Iterable[nn.Parameter]:
-        """The codec's parameters; or all others and those of the decoder."""
+        """Return the codec's parameters, or all others and the decoder's."""
         if stage == "codec":
             return list(self.codec.parameters())
         parts = [*self.conditions.parameters(), *self.denoiser.parameters(), *self.codec.decoder_parameters()]
@@ -269,7 +239,7 @@ class LiteRefiner(nn.Module):
         return _weighted_cross_entropy(self.codec.decode(noisy), labels, _near_boundaries(labels, STRIDE))
 
     def _times(self, count: int, device: torch.device) -> Tensor:
-        """Times (count,) in (0, 1]; about half are 1, the rough map, where sampling starts."""
+        """Times (count,) in (0, 1]; about half are 1, the coarse map, where sampling starts."""
         share = torch.rand(count, device=device)
         times = 1 - share**3 if self.config.time_sampling == "cubic" else 1 - share
         return torch.where(torch.rand(count, device=device) < START_SHARE, torch.ones_like(times), times)
@@ -319,7 +289,7 @@ class Conditions(nn.Module):
     def forward(
         self, image: Tensor, scales: Sequence[Tensor], rough: Tensor, closer: Tensor | None = None
     ) -> list[Tensor]:
-        """Of an image, what `see` found in it, and latents of the maps."""
+        """Join features of an image, `scales` by `see`, and latents of the maps."""
         half, quarter, *deeper = scales[:4]
         detail = torch.cat([F.pixel_unshuffle(image, 4), F.pixel_unshuffle(half, 2), quarter], 1)
         deeper = [enter(found) for enter, found in zip(self.deeper_in, deeper, strict=True)]
@@ -367,54 +337,6 @@ def _resized(found: Tensor, image: Tensor) -> Tensor:
     return F.interpolate(found, image.shape[-2:], mode="bilinear")
 
 
-class Denoiser(nn.Module):
-    """Latents at a time, and conditions, to clean latents."""
-
-    def __init__(self, config: LiteRefinerConfig) -> None:
-        super().__init__()
-        widths, time = config.widths, 64
-        self.embed_time = nn.Sequential(nn.Linear(32, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
-        self.enter = nn.Conv2d(config.latent_channels, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(Block(width, time) for width in widths)
-        self.downs = nn.ModuleList(
-            nn.Conv2d(before, after, 2, stride=2) for before, after in pairwise(widths)
-        )
-        self.middle = nn.ModuleList(Block(widths[-1], time) for _ in range(config.middle))
-        self.guides = nn.ModuleList(
-            GuidanceBlock(width, config.window_px // (STRIDE << level) if level else 0)
-            for level, width in enumerate(widths)
-        )
-        self.ups = nn.ModuleList(nn.Conv2d(after, 4 * before, 1) for before, after in pairwise(widths))
-        self.up_blocks = nn.ModuleList(Block(width, time) for width in widths[:-1])
-        self.leave_norm = PixelNorm(widths[0])
-        self.leave = nn.Conv2d(widths[0], config.latent_channels, 3, padding=1)
-        with torch.no_grad():
-            self.leave.weight.mul_(0.1)
-
-    def forward(self, mixed: Tensor, start: Tensor, conditions: Sequence[Tensor], time: Tensor) -> Tensor:
-        """Clean latents (B, K, h, w), found as a change of those to start from; `time` (B,) in (0, 1]."""
-        when = self.embed_time(_wave(time))
-        features = self.enter(mixed)
-        skips = []
-        for level, block in enumerate(self.down_blocks):
-            features = block(features if level == 0 else self.downs[level - 1](features), when)
-            skips.append(features + self.guides[level](features, conditions[level]))
-        features = skips[-1]
-        for block in self.middle:
-            features = block(features, when)
-        for level in reversed(range(len(self.ups))):
-            features = F.pixel_shuffle(self.ups[level](features), 2) + skips[level]
-            features = self.up_blocks[level](features, when)
-        return unit_length(start + self.leave(F.relu(self.leave_norm(features))))
-
-
-def _wave(time: Tensor) -> Tensor:
-    """Sines and cosines (B, 32) of times in (0, 1]."""
-    rates = torch.exp(torch.linspace(0, math.log(100), 16, device=time.device))
-    angles = time[:, None] * rates
-    return torch.cat([angles.sin(), angles.cos()], 1)
-
-
 def _near_boundaries(labels: Tensor, distance_px: int) -> Tensor:
     """1 within about `distance_px` of a change of class, OUTSIDE_WEIGHT elsewhere: float (B, H, W)."""
     values = labels.float()[:, None]
@@ -431,6 +353,6 @@ def _near_boundaries(labels: Tensor, distance_px: int) -> Tensor:
 
 def _weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Mean over labelled pixels, weighted; 0 without any."""
-    losses = F.cross_entropy(logits.float(), labels.long(), ignore_index=UNKNOWN, reduction="none")
-    weights = weights * (labels != UNKNOWN)
+    losses = F.cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE, reduction="none")
+    weights = weights * (labels != IGNORE)
     return (losses * weights).sum() / weights.sum().clamp(min=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .idgbr_lite_codec import STRIDE, unit_length
+
 
 class GuidanceBlock(nn.Module):
-    """What image and rough map say of a skip: a residual (B, C, h, w).
+    """What image and coarse map say of a skip: a residual (B, C, h, w).
 
     IDGBR's block: r = conv [x; c]; queries from r, keys and values from c; v = values + attention; v = v +
     MLP v; result r + projection of v. Attention stays in windows of `window` x `window` px of the level; with
@@ -105,3 +108,58 @@ class PixelNorm(nn.LayerNorm):
 
     def forward(self, features: Tensor) -> Tensor:
         return super().forward(features.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class Denoiser(nn.Module):
+    """Latents at a time, and conditions, to clean latents.
+
+    Args:
+        latent_channels: K.
+        widths: channels at strides 4, 8 and 16.
+        middle: blocks at stride 16.
+        window_px: side of the attention windows, px of the image.
+    """
+
+    def __init__(self, latent_channels: int, widths: Sequence[int], middle: int, window_px: int) -> None:
+        super().__init__()
+        time = 64
+        self.embed_time = nn.Sequential(nn.Linear(32, time), nn.SiLU(), nn.Linear(time, time), nn.SiLU())
+        self.enter = nn.Conv2d(latent_channels, widths[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(Block(width, time) for width in widths)
+        self.downs = nn.ModuleList(
+            nn.Conv2d(before, after, 2, stride=2) for before, after in pairwise(widths)
+        )
+        self.middle = nn.ModuleList(Block(widths[-1], time) for _ in range(middle))
+        self.guides = nn.ModuleList(
+            GuidanceBlock(width, window_px // (STRIDE << level) if level else 0)
+            for level, width in enumerate(widths)
+        )
+        self.ups = nn.ModuleList(nn.Conv2d(after, 4 * before, 1) for before, after in pairwise(widths))
+        self.up_blocks = nn.ModuleList(Block(width, time) for width in widths[:-1])
+        self.leave_norm = PixelNorm(widths[0])
+        self.leave = nn.Conv2d(widths[0], latent_channels, 3, padding=1)
+        with torch.no_grad():
+            self.leave.weight.mul_(0.1)
+
+    def forward(self, mixed: Tensor, start: Tensor, conditions: Sequence[Tensor], time: Tensor) -> Tensor:
+        """Return clean latents (B, K, h, w), a change of those to start from; `time` (B,) in (0, 1]."""
+        when = self.embed_time(_wave(time))
+        features = self.enter(mixed)
+        skips = []
+        for level, block in enumerate(self.down_blocks):
+            features = block(features if level == 0 else self.downs[level - 1](features), when)
+            skips.append(features + self.guides[level](features, conditions[level]))
+        features = skips[-1]
+        for block in self.middle:
+            features = block(features, when)
+        for level in reversed(range(len(self.ups))):
+            features = F.pixel_shuffle(self.ups[level](features), 2) + skips[level]
+            features = self.up_blocks[level](features, when)
+        return unit_length(start + self.leave(F.relu(self.leave_norm(features))))
+
+
+def _wave(time: Tensor) -> Tensor:
+    """Sines and cosines (B, 32) of times in (0, 1]."""
+    rates = torch.exp(torch.linspace(0, math.log(100), 16, device=time.device))
+    angles = time[:, None] * rates
+    return torch.cat([angles.sin(), angles.cos()], 1)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .idgbr_guidance import REACH, spread_codes
+from .losses import IGNORE
 
-UNKNOWN = 255
 STRIDE = 4
 CODE_CHANNELS = 3
 
@@ -55,13 +55,12 @@ class LabelCodec(nn.Module):
     def encode(self, labels: Tensor) -> Tensor:
         """Labels (B, H, W) to latents (B, K, H / 4, W / 4) of length sqrt(K) a pixel; 255 has the code 0."""
         codes = torch.cat([_colours(self.table), self.table.new_zeros(1, CODE_CHANNELS)])
-        index = torch.where(labels == UNKNOWN, len(self.table), labels.long())
+        index = torch.where(labels == IGNORE, len(self.table), labels.long())
         picture = F.embedding(index, codes).permute(0, 3, 1, 2)
         return unit_length(self.fold(F.pixel_unshuffle(picture, STRIDE)))
 
     def blend(self, probabilities: Tensor) -> Tensor:
-        """Probabilities (B, N, H, W) to latents (B, K, H / 4, W / 4): as long as those of a map where a class
-        is certain, shorter elsewhere."""
+        """Probabilities (B, N, H, W) to latents (B, K, H / 4, W / 4), shorter where no class is certain."""
         codes = _colours(self.table)
         length = codes.norm(dim=1).mean() * STRIDE / math.sqrt(self.fold.out_channels)
         picture = torch.einsum("bnhw,nk->bkhw", probabilities, codes / length)

@@ -42,11 +42,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.05) -> Te
 
 
 def dice(logits: Tensor, labels: Tensor, smooth: float = 0.05) -> Tensor:
-    """1 - Dice coefficient, mean over the classes that occur in the batch; pixels of `IGNORE` do not count.
+    """Return 1 - Dice coefficient, mean over the classes that occur in the batch; 255 does not count.
 
-    Args:
-        logits: (B, N, H, W).
-        labels: int64 (B, H, W), 0 to N - 1 or 255.
+    Logits are (B, N, H, W), labels int64 (B, H, W).
     """
     valid = (labels != IGNORE).unsqueeze(1)
     probabilities = logits.softmax(1) * valid
@@ -78,20 +76,12 @@ def fisher_discriminative(embeddings: Tensor) -> Tensor:
     return within / (between + 1e-6)
 
 
-def bicor_loss(output: BicorTrainingOutput, labels: Tensor, weights: BicorLossWeights) -> Tensor:
-    """The whole training loss: the sum of `bicor_loss_parts`."""
-    return torch.stack(list(bicor_loss_parts(output, labels, weights).values())).sum()
-
-
 def bicor_loss_parts(
     output: BicorTrainingOutput, labels: Tensor, weights: BicorLossWeights
 ) -> dict[str, Tensor]:
-    """The parts of the training loss, each with its weight: main, auxiliary, heatmaps, fisher.
+    """Return the weighted parts of the training loss: main, auxiliary, heatmaps, fisher.
 
-    Args:
-        output: of `BicorSeg.forward_training`.
-        labels: int64 (B, H, W), 255 is ignored.
-        weights: of the parts.
+    Labels are int64 (B, H, W), 255 is ignored.
     """
 
     def main(logits: Tensor) -> Tensor:
@@ -115,14 +105,8 @@ class DinoAlignment(nn.Module):
     """Alignment of a refiner's features to DINOv2's patch tokens, in the first steps of training.
 
     A frozen encoder and a trained projection; called by `Idgbr.refiner_losses(..., align=...)`.
-
-    Args:
-        weights: safetensors of `encoder` as timm names them (DINOv2's are Apache-2.0).
-        channels: of the features, `config.channels[-1]` of the refiner.
-        encoder: a plain vision transformer of timm.
-
-    Raises:
-        ValueError: a file that is not the encoder's.
+    `weights` are safetensors of `encoder` as timm names them (DINOv2's are Apache-2.0), `channels` those of
+    the features.
     """
 
     def __init__(self, weights: Path, channels: int, encoder: str = "vit_small_patch14_dinov2") -> None:

@@ -34,7 +34,7 @@ class LocalRefiner(nn.Module):
         for parameter in self.parameters():
             parameter.data *= 3
 
-    def forward(self, image, coarse, noise, *, steps=None, guidance=1.0):
+    def forward(self, image, coarse, noise, *, steps=None):
         self.calls += len(image)
         self.steps.append(steps)
         known = torch.stack([coarse == index for index in range(self.classes)], 1).to(image.dtype)
@@ -51,7 +51,7 @@ class NextClass(nn.Module):
         super().__init__()
         self.classes, self.calls, self.shapes = classes, 0, []
 
-    def forward(self, image, coarse, noise, *, steps=None, guidance=1.0):
+    def forward(self, image, coarse, noise, *, steps=None):
         self.calls += len(image)
         self.shapes.append(tuple(image.shape))
         after = (coarse.long().clamp(max=self.classes - 1) + 1) % self.classes
@@ -63,7 +63,7 @@ class NextClass(nn.Module):
 class ImageClass(NextClass):
     """Class k where the first band's 8-bit value is k."""
 
-    def forward(self, image, coarse, noise, *, steps=None, guidance=1.0):
+    def forward(self, image, coarse, noise, *, steps=None):
         self.calls += len(image)
         self.shapes.append(tuple(image.shape))
         return -((image[:, :1] * 255 - torch.arange(self.classes).view(1, -1, 1, 1)) ** 2) * 8
@@ -75,7 +75,7 @@ class SignOfNoise(NextClass):
     def __init__(self):
         super().__init__(2)
 
-    def forward(self, image, coarse, noise, *, steps=None, guidance=1.0):
+    def forward(self, image, coarse, noise, *, steps=None):
         self.calls += len(image)
         sign = noise.sign().repeat_interleave(4, 2).repeat_interleave(4, 3)
         return torch.cat([sign, -sign], 1) * 30

@@ -20,7 +20,7 @@ from rsseg_cli.models.bicor_seg import (
 from rsseg_cli.models.losses import (
     IGNORE,
     BicorLossWeights,
-    bicor_loss,
+    bicor_loss_parts,
     cross_entropy,
     dice,
     fisher_discriminative,
@@ -126,7 +126,8 @@ def test_sizes_that_do_not_fit_are_named():
 def test_every_parameter_gets_a_gradient(neck):
     network = tiny(neck=neck)
     output = network.forward_training(torch.rand(2, 3, 64, 64))
-    bicor_loss(output, torch.randint(0, 4, (2, 64, 64)), BicorLossWeights(fisher_last=1.0)).backward()
+    parts = bicor_loss_parts(output, torch.randint(0, 4, (2, 64, 64)), BicorLossWeights(fisher_last=1.0))
+    torch.stack(list(parts.values())).sum().backward()
     without = [
         name for name, value in network.named_parameters() if value.grad is None or not value.grad.abs().sum()
     ]

@@ -68,3 +68,9 @@ def test_cubic_times_favour_noise() -> None:
         assert times.max() <= 999
     assert uniform.double().mean() == pytest.approx(500, abs=10)
     assert cubic.double().mean() == pytest.approx(750, abs=10)  # 1 - 1/4 of the range
+
+
+def test_a_schedule_fits_devices_without_float64() -> None:
+    """MPS has none."""
+    schedule = NoiseSchedule.scaled_linear(10)
+    assert {buffer.dtype for buffer in schedule.buffers()} == {torch.float32}
