@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
     from rsseg_cli.evaluation import evaluate
     from rsseg_cli.pipeline import PredictResult, predict, refine
-    from rsseg_cli.training.train_model import train
+    from rsseg_cli.training import train
     from rsseg_cli.vector import VectorResult, to_geodataframe, vectorize
     from rsseg_cli.weights import load_model
 
@@ -32,7 +32,7 @@ MODULES = {
     "config": ("PredictConfig", "RefineConfig", "VectorConfig"),
     "evaluation": ("evaluate",),
     "pipeline": ("PredictResult", "predict", "refine"),
-    "training.train_model": ("train",),
+    "training": ("train",),
     "vector": ("VectorResult", "to_geodataframe", "vectorize"),
     "weights": ("load_model",),
 }
