@@ -80,7 +80,7 @@ def model_file(name_or_path: str | os.PathLike[str]) -> Path:
     if os.path.isfile(path):  # of a name that is too long Path.is_file raises an error
         return path
     known = ", ".join(list_models()) or "none"
-    raise ModelError(f"model {name!r:.200}: neither a file nor one of the models that come along ({known})")
+    raise ModelError(f"model {name!r:.200}: neither a file nor a bundled model ({known})")
 
 
 def read_spec(name_or_path: str | os.PathLike[str]) -> ModelSpec:

@@ -1,16 +1,18 @@
-"""`rsseg demo`: a drawn scene, its map, and how well the two agree."""
+"""`rsseg demo`: draw a scene, map it, score the map."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from rsseg_cli.cli import options as opt
 from rsseg_cli.errors import OutputError
 
-if TYPE_CHECKING:
-    import torch
+MODEL = "landcover"
+FILES = ("scene.tif", "labels.tif", "map.tif", "preview.png")
+Seed = Annotated[int, typer.Option(metavar="N", help="Each number is another place, season and light.")]
 
 
 def demo_scene(
@@ -18,18 +20,16 @@ def demo_scene(
         Path, typer.Argument(metavar="OUT.tif", help="GeoTIFF to write: red, green, blue; UTM zone 32N.")
     ],
     size: Annotated[int, typer.Option(help="Width and height, px: 64 to 20000.", metavar="PX")] = 2048,
-    seed: Annotated[
-        int, typer.Option(help="Another number is another place, season and light.", metavar="N")
-    ] = 0,
+    seed: Seed = 0,
     gsd: Annotated[float, typer.Option(help="Metres a pixel on the ground: 0.1 to 1.5.", metavar="M")] = 0.3,
     labels: Annotated[
         Path | None,
         typer.Option(
             metavar="LABELS.tif",
-            help="Write the exact label map too: 0 building, 1 land, 2 road, 3 vegetation, 4 water.",
+            help="Also write the exact label map: 0 building, 1 land, 2 road, 3 vegetation, 4 water.",
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """Draw an orthophoto with roads, houses, trees, fields and water, to try things on.
 
@@ -42,30 +42,25 @@ def demo_scene(
         typer.echo(path)
 
 
-MODEL = "landcover"
-FILES = ("scene.tif", "labels.tif", "map.tif", "preview.png")
-
-
 def demo_command(
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the files; made if absent.")
+        Path,
+        typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the files; created if needed."),
     ] = Path("demo"),
     size: Annotated[int, typer.Option(metavar="PX", help="Width and height of the scene, px.")] = 2048,
-    seed: Annotated[int, typer.Option(metavar="N", help="Another number is another place.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    seed: Seed = 0,
+    overwrite: opt.Overwrite = False,
 ) -> None:
-    """Draw a scene, map it, compare the map with it.
-
-    The map is made by the model 'landcover'; its IoU is told against the exact labels of the drawing.
+    """Draw a scene, map it with the model 'landcover', and score the map against the exact labels.
 
     Example: rsseg demo -o demo
     """
     from rsseg_cli.data import synthetic
-    from rsseg_cli.evaluation import metrics
+    from rsseg_cli.evaluation import PairConfig, score_pair
     from rsseg_cli.pipeline import predict
     from rsseg_cli.weights import read_spec
 
-    names = read_spec(MODEL).class_names
+    read_spec(MODEL)  # fails before anything is drawn
     scene, labels, land_cover, picture = (output / name for name in FILES)
     _make_folder(output, overwrite)
     synthetic.write_scene(scene, size=size, seed=seed, labels_path=labels, overwrite=overwrite)
@@ -73,8 +68,9 @@ def demo_command(
     result = predict(scene, land_cover, model=MODEL, preview=picture, overwrite=overwrite)
     typer.echo(f"map      {land_cover}: {result.seconds:.1f} s; open it in QGIS")
     typer.echo(f"picture  {picture}: the scene, the map over it, its legend")
-    scores = metrics.scores_of(_confusion(land_cover, labels, len(names)))
-    by_class = ", ".join(f"{name} {iou:.2f}" for name, iou in zip(names, scores["iou"], strict=True))
+    scores = score_pair(str(land_cover), str(labels), PairConfig()).result.scores
+    rows = [(row["name"], row["iou"]) for row in scores["classes"]]
+    by_class = ", ".join(f"{name} {'-' if iou is None else f'{iou:.2f}'}" for name, iou in rows)
     typer.echo(f"IoU      {scores['miou']:.2f} against the drawn labels: {by_class}")
 
 
@@ -87,19 +83,3 @@ def _make_folder(folder: Path, overwrite: bool) -> None:
     present = [name for name in FILES if (folder / name).exists()]
     if present and not overwrite:
         raise OutputError(f"{folder}: {', '.join(present)} exist already; pass --overwrite to replace them")
-
-
-def _confusion(land_cover: Path, labels: Path, classes: int) -> torch.Tensor:
-    """Pixels by drawn class (rows) and class of the map (columns)."""
-    import torch
-
-    from rsseg_cli.evaluation import metrics
-    from rsseg_cli.raster import SceneInfo, SceneReader
-
-    def class_indices(path: Path) -> torch.Tensor:
-        info = SceneInfo.of(path)
-        with SceneReader(info, (1,), info.grid) as reader:
-            pixels, _ = reader.read(0, 0, info.grid.height, info.grid.width)
-        return torch.from_numpy(pixels[0]).long()
-
-    return metrics.confusion_matrix(class_indices(land_cover), class_indices(labels), classes)

@@ -1,16 +1,15 @@
-"""`rsseg models`: which there are, what one says of itself; released checkpoints turned into model files."""
+"""`rsseg models`: list and show models, import released checkpoints, average runs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from rsseg_cli.cli import options as opt
 from rsseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,12 +22,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")]
+Name = Annotated[str, typer.Option(help="The model's name. Default: the output's name.")]
 
 
 @app.command("list")
-def list_command(as_json: JsonOption = False) -> None:
-    """List the models that come along.
+def list_command(as_json: opt.Json = False) -> None:
+    """List the bundled models.
 
     Example: rsseg models list
     """
@@ -36,23 +36,25 @@ def list_command(as_json: JsonOption = False) -> None:
 
     specs = [read_spec(name) for name in registry.list_models()]
     if as_json:
-        typer.echo(json.dumps([_summary(spec) for spec in specs], indent=2, ensure_ascii=False))
+        keys = ("name", "description", "classes", "bands", "gsd_m", "license")
+        values = [{key: getattr(spec, key) for key in keys} for spec in specs]
+        opt.echo_json(
+            [value | {"classes": spec.class_names} for value, spec in zip(values, specs, strict=True)]
+        )
         return
     width = max((len(spec.name) for spec in specs), default=0)
     for spec in specs:
         typer.echo(f"{spec.name:<{width}}  {_resolution(spec)}  {', '.join(spec.class_names)}")
     if not specs:
-        typer.echo("no models come along; pass a model file's path to --model")
+        typer.echo("no models are bundled; pass a model file's path to --model")
 
 
 @app.command("show")
 def show_command(
-    model: Annotated[
-        str, typer.Argument(metavar="NAME|PATH", help="A model that comes along, or a model file.")
-    ],
-    as_json: JsonOption = False,
+    model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A bundled model, or a model file.")],
+    as_json: opt.Json = False,
 ) -> None:
-    """Show what a model expects, gives, was trained on and scores.
+    """Show the inputs and outputs of a model, its training data and scores.
 
     Example: rsseg models show landcover
     """
@@ -61,7 +63,7 @@ def show_command(
     spec, path = read_spec(model), registry.model_file(model)
     file = {"path": str(path), "bytes": path.stat().st_size, "sha256": registry.file_sha256(path)}
     if as_json:
-        typer.echo(json.dumps({**json.loads(spec.to_json()), "file": file}, indent=2, ensure_ascii=False))
+        opt.echo_json({**json.loads(spec.to_json()), "file": file})
         return
     for line in _card(spec):
         typer.echo(line)
@@ -78,7 +80,7 @@ def import_command(
             help="A Lightning checkpoint of BiCoR-Seg, a folder of IDGBR, or of Stable Diffusion 1.5 alone.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")],
+    output: Output,
     classes: Annotated[str, typer.Option(help="Class names in the order of the network's outputs: a,b,c.")],
     arch: Annotated[Literal["bicor-seg", "idgbr"], typer.Option(help="The network.")] = "bicor-seg",
     topk_ratio: Annotated[
@@ -89,21 +91,21 @@ def import_command(
     ] = None,
     layers: Annotated[
         int | None,
-        typer.Option(help="bicor-seg: HBIS layers the checkpoint must have.  [default: what it has]"),
+        typer.Option(help="bicor-seg: HBIS layers the checkpoint must have. Default: what it has."),
     ] = None,
     sd: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="idgbr: folder of Stable Diffusion 1.5.  [default: RELEASED]"),
+        typer.Option(metavar="DIR", help="idgbr: folder of Stable Diffusion 1.5. Default: RELEASED."),
     ] = None,
     prompt_embedding: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="idgbr: embedding of the empty prompt, .safetensors.  [default: from DIR/text_encoder]",
+            help="idgbr: embedding of the empty prompt, .safetensors. Default: from DIR/text_encoder.",
         ),
     ] = None,
     colours: Annotated[
-        str, typer.Option(help="Colours of the classes: '#d64541,#dec3a4,...'.  [default: a palette]")
+        str, typer.Option(help="Colours of the classes: '#d64541,#dec3a4,...'. Default: a palette.")
     ] = "",
     bands: Annotated[
         str, typer.Option(help="Bands in the order of the network's inputs, as nir,red,green for Vaihingen.")
@@ -111,17 +113,17 @@ def import_command(
     gsd: Annotated[
         float | None,
         typer.Option(
-            help="Ground resolution of the training data, m a pixel.  [default: run scenes as they are]"
+            help="Ground resolution of the training data, m a pixel. Default: run scenes as they are."
         ),
     ] = None,
-    name: Annotated[str, typer.Option(help="The model's name.  [default: the output's name]")] = "",
+    name: Name = "",
     dtype: Annotated[
         Literal["float32", "float16"] | None,
         typer.Option(
-            help="Stored type; float16 halves the file, rounds weights.  [default: float16 for idgbr]"
+            help="Stored type; float16 halves the file, rounds weights. Default: float16 for idgbr."
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    overwrite: opt.Overwrite = False,
 ) -> None:
     """Turn a checkpoint of a released program, BiCoR-Seg or IDGBR, into a model file.
 
@@ -131,26 +133,30 @@ def import_command(
     Example: rsseg models import vaihingen.ckpt --layers 2 --topk-ratio 1 --bands nir,red,green --gsd 0.09
     --classes surface,building,low,tree,car,clutter -o vaihingen.safetensors
     """
-    from rsseg_cli.weights import registry, save_model
+    from rsseg_cli.weights import ModelSpec, registry, save_model
 
     class_list, band_names = _classes(classes, colours), _names("--bands", bands)
     if gsd is not None and not 0 < gsd < 1e5:
         raise UsageError(f"--gsd {gsd}: needs metres a pixel above 0")
-    _check_options(arch, {"bicor-seg": {"--topk-ratio": topk_ratio, "--layers": layers},
-                          "idgbr": {"--sd": sd, "--prompt-embedding": prompt_embedding}})  # fmt: skip
+    options = {"bicor-seg": {"--topk-ratio": topk_ratio, "--layers": layers},
+               "idgbr": {"--sd": sd, "--prompt-embedding": prompt_embedding}}  # fmt: skip
+    other = {"bicor-seg": "idgbr", "idgbr": "bicor-seg"}[arch]
+    for option, value in options[other].items():
+        if value is not None:
+            raise UsageError(f"{option} belongs to --arch {other}, not to {arch}")
     if arch == "bicor-seg" and (topk_ratio is None or not 0 < topk_ratio <= 1):
         raise UsageError(f"--topk-ratio {topk_ratio}: needs 0 < ratio <= 1")
     registry.check_target(output, overwrite)
     if arch == "bicor-seg":
-        network, about = _bicor_seg(checkpoint, topk_ratio or 1.0, layers)
+        network, about = _read_bicor_seg(checkpoint, topk_ratio or 1.0, layers)
     else:
-        network, about = _idgbr(checkpoint, sd or checkpoint, len(class_list), prompt_embedding)
+        network, about = _read_idgbr(checkpoint, sd or checkpoint, len(class_list), prompt_embedding)
     if len(class_list) != network.config.classes or len(band_names) != network.config.in_channels:
         raise UsageError(
             f"{checkpoint}: {network.config.classes} classes and {network.config.in_channels} bands; "
             f"--classes names {len(class_list)}, --bands {len(band_names)}"
         )
-    spec = about(
+    spec = ModelSpec(
         name=name or output.stem,
         architecture=arch,
         classes=class_list,
@@ -159,61 +165,43 @@ def import_command(
         gsd_m=gsd,
         # the released training scales images by 0.75 to 1.5
         gsd_range_m=None if gsd is None else (gsd / 1.5, gsd / 0.75),
+        **about,
     )
-    save_model(
-        output,
-        network,
-        spec,
-        dtype=dtype or ("float16" if arch == "idgbr" else "float32"),
-        overwrite=overwrite,
-    )
+    stored = dtype or ("float16" if arch == "idgbr" else "float32")
+    save_model(output, network, spec, dtype=stored, overwrite=overwrite)
     millions = sum(item.numel() for item in network.parameters()) / 1e6
     typer.echo(f"{output}: {arch}, {millions:.1f} M parameters, {len(class_list)} classes")
 
 
-def _check_options(arch: str, options: dict[str, dict[str, Any]]) -> None:
-    """Refuse options of another network."""
-    for owner, values in options.items():
-        given = [option for option, value in values.items() if value is not None]
-        if owner != arch and given:
-            raise UsageError(f"{given[0]} belongs to --arch {owner}, not to {arch}")
-
-
-def _bicor_seg(
-    checkpoint: Path, topk_ratio: float, layers: int | None
-) -> tuple[Any, Callable[..., ModelSpec]]:
-    """The network, and its description but for what the command line says."""
-    from rsseg_cli.weights import ModelSpec, released
+def _read_bicor_seg(checkpoint: Path, topk_ratio: float, layers: int | None) -> tuple[Any, dict[str, Any]]:
+    """The network, and fields of its spec."""
+    from rsseg_cli.weights import released
 
     description = f"Imported from {checkpoint.name}, a checkpoint of the released BiCoR-Seg program."
     network = released.read_bicor_seg(checkpoint, topk_ratio=topk_ratio, layers=layers)
-    return network, partial(ModelSpec, description=description)
+    return network, {"description": description}
 
 
-def _idgbr(
+def _read_idgbr(
     checkpoint: Path, stable_diffusion: Path, classes: int, prompt: Path | None
-) -> tuple[Any, Callable[..., ModelSpec]]:
-    """The same of a refiner."""
-    from rsseg_cli.weights import ModelSpec, released
+) -> tuple[Any, dict[str, Any]]:
+    """A refiner, and fields of its spec."""
+    from rsseg_cli.weights import released
 
     if released.is_idgbr(checkpoint):
         # The released training gives the codec ImageNet-normalised pixels (ModelSpec's default), so its
         # denoiser has seen no others.
         description = f"Imported from {checkpoint.name}, a checkpoint of the released IDGBR program."
         network = released.read_idgbr(checkpoint, stable_diffusion, classes, prompt)
-        return network, partial(
-            ModelSpec, description=description, refinement={"steps": network.default_steps}
-        )
+        return network, {"description": description, "refinement": {"steps": network.default_steps}}
     network = released.start_idgbr(stable_diffusion, classes, prompt)
-    description = f"Stable Diffusion 1.5 from {stable_diffusion.name}, to be trained."
-    half = (0.5,) * 3  # mean and deviation that bring pixels to the codec's [-1, 1]
-    return network, partial(
-        ModelSpec,
-        description=description,
-        refinement={"steps": network.default_steps},
-        mean=half,
-        std=half,
-    )
+    half = (0.5,) * 3  # mean and deviation that scale pixels to the codec's [-1, 1]
+    return network, {
+        "description": f"Stable Diffusion 1.5 from {stable_diffusion.name}, to be trained.",
+        "refinement": {"steps": network.default_steps},
+        "mean": half,
+        "std": half,
+    }
 
 
 @app.command("average")
@@ -225,18 +213,16 @@ def average_command(
             help="A model, and further models or checkpoints (runs/NAME/last.ckpt) of the same network.",
         ),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")],
-    name: Annotated[str, typer.Option(help="The model's name.  [default: the output's name]")] = "",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
+    output: Output,
+    name: Name = "",
+    overwrite: opt.Overwrite = False,
 ) -> None:
-    """Average the weights of runs that began alike: often better than each of them, at no cost to run.
+    """Average the weights of runs with the same start: often better than each of them, at no cost to run.
 
-    Runs with one --seed and other data orders or lengths suit; compare with rsseg eval --split val.
+    The runs should share --seed and differ in data order or length; compare with rsseg eval --split val.
 
     Example: rsseg models average a.safetensors runs/b/last.ckpt -o mean.safetensors
     """
-    from dataclasses import replace
-
     from rsseg_cli.weights import registry, save_model
 
     registry.check_target(output, overwrite)
@@ -273,17 +259,6 @@ def _classes(classes: str, colours: str) -> tuple[ClassSpec, ...]:
     )
 
 
-def _summary(spec: ModelSpec) -> dict[str, Any]:
-    return {
-        "name": spec.name,
-        "description": spec.description,
-        "classes": spec.class_names,
-        "bands": spec.bands,
-        "gsd_m": spec.gsd_m,
-        "license": spec.license,
-    }
-
-
 def _resolution(spec: ModelSpec) -> str:
     if spec.gsd_m is None:
         return "any resolution"
@@ -316,7 +291,7 @@ def _card(spec: ModelSpec) -> list[str]:
     return lines
 
 
-def _tree(values: Any, depth: int = 1) -> list[str]:
+def _tree(values: dict[str, Any], depth: int = 1) -> list[str]:
     """Nested values as indented lines."""
     lines = []
     for key, value in values.items():

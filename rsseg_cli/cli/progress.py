@@ -16,20 +16,24 @@ from rsseg_cli.cli.tables import size_text
 if TYPE_CHECKING:
     from rsseg_cli.batch import SceneReport
 
-SCENES = "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} scenes{postfix}, {elapsed} gone, {remaining} left"
+SCENES = (
+    "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} scenes{postfix}, {elapsed} elapsed, {remaining} left"
+)
+
+
+def _tqdm(**settings: Any) -> Any:
+    """A bar that vanishes at its end; without tqdm's thread, so that the program may end quickly."""
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0
+    return tqdm(leave=False, **settings)
 
 
 class Bar:
-    """Counts what is done; `show` is a callback for the library.
-
-    Args:
-        unit: what is counted, as "tile".
-        hidden: show nothing at all.
-    """
+    """Counts what is done, in units such as "tile"; `show` is a callback for the library."""
 
     def __init__(self, unit: str, *, hidden: bool) -> None:
-        self._unit = unit
-        self._hidden = hidden
+        self._unit, self._hidden = unit, hidden
         self._bar: Any = None
 
     def __enter__(self) -> Bar:
@@ -40,61 +44,45 @@ class Bar:
             self._bar.close()
 
     def show(self, done: int, total: int) -> None:
-        if self._bar is None:
-            from tqdm import tqdm
-
-            # disable=None: no bar where stderr is no terminal
-            self._bar = tqdm(
-                total=total, unit=self._unit, disable=True if self._hidden else None, leave=False
-            )
+        if self._bar is None:  # disable=None: no bar where stderr is no terminal
+            self._bar = _tqdm(total=total, unit=self._unit, disable=True if self._hidden else None)
         self._bar.update(done - self._bar.n)
 
 
 class BatchProgress:
-    """How a batch goes: a bar for its scenes and one for each that is under way, or a line a scene.
-
-    Args:
-        hidden: show nothing at all.
-    """
+    """Progress of a batch: a bar for its scenes and one for each that runs; elsewhere, a line a scene."""
 
     def __init__(self, *, hidden: bool) -> None:
         self._hidden = hidden
-        self._bars = not hidden and sys.stderr.isatty()
+        self._has_bars = not hidden and sys.stderr.isatty()
         self._names: Mapping[int, str] = {}
         self._start = time.monotonic()
-        self._done = 0
-        self._pixels = 0
-        self._shares: dict[int, float] = {}  # of the tasks under way, 0 to 1
+        self._done = self._pixels = 0
+        self._shares: dict[int, float] = {}  # of the running tasks, 0 to 1
         self._total: Any = None
-        self._under_way: dict[int, Any] = {}
+        self._running: dict[int, Any] = {}
 
     def __enter__(self) -> BatchProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for bar in [*self._under_way.values(), *([self._total] if self._total is not None else [])]:
+        for bar in [*self._running.values(), *([self._total] if self._total is not None else [])]:
             bar.close()
 
     def on_start(self, scenes: Mapping[int, str], skipped: int) -> None:
         self._names = dict(zip(scenes, short_names(list(scenes.values())), strict=True))
         self._start = time.monotonic()
-        if self._bars and scenes:
-            from tqdm import tqdm
-
-            self._total = tqdm(total=len(scenes), bar_format=SCENES, desc="batch", leave=False, smoothing=0)
+        if self._has_bars and scenes:
+            self._total = _tqdm(total=len(scenes), bar_format=SCENES, desc="batch", smoothing=0)
 
     def on_tiles(self, task: int, done: int, total: int) -> None:
-        if not self._bars:
+        if not self._has_bars:
             return
-        if task not in self._under_way:
-            from tqdm import tqdm
-
-            taken = {-bar.pos for bar in self._under_way.values()}
-            place = next(place for place in range(1, len(taken) + 2) if place not in taken)
-            self._under_way[task] = tqdm(
-                total=total, unit="tile", desc=self._names[task], leave=False, position=place
-            )
-        bar = self._under_way[task]
+        if task not in self._running:
+            taken = {-bar.pos for bar in self._running.values()}
+            row = min(set(range(1, len(taken) + 2)) - taken)
+            self._running[task] = _tqdm(total=total, unit="tile", desc=self._names[task], position=row)
+        bar = self._running[task]
         bar.update(done - bar.n)
         self._shares[task] = done / max(1, total)
         self._move()
@@ -103,9 +91,9 @@ class BatchProgress:
         self._done += 1
         self._pixels += report.details.get("pixels", 0)
         self._shares.pop(task, None)
-        if task in self._under_way:
-            self._under_way.pop(task).close()
-        if self._bars:
+        if task in self._running:
+            self._running.pop(task).close()
+        if self._has_bars:
             self._move()
             if report.error:
                 self._total.write(self._line(task, report), file=sys.stderr)
@@ -122,18 +110,18 @@ class BatchProgress:
 
     def _line(self, task: int, report: SceneReport) -> str:
         """`[3/60] north.tif: 4.0 Mpx in 5.2 s; 0.77 Mpx/s, 5 min left`."""
-        told, total = report.details, len(self._names)
-        where = f"[{self._done}/{total}] {self._names[task]}"
+        details, total = report.details, len(self._names)
+        start = f"[{self._done}/{total}] {self._names[task]}"
         if report.error or report.reason:
-            return f"{where}: {report.reason or f'failed: {report.error}'}"
+            return f"{start}: {report.reason or f'failed: {report.error}'}"
         left = (time.monotonic() - self._start) / self._done * (total - self._done)
-        ahead = f", {_duration(left)} left" if self._done < total else ""
-        size = f"{size_text(told.get('pixels', 0))} in {told.get('seconds', 0):.1f} s"
-        return f"{where}: {size}; {self._rate()}{ahead}"
+        remaining = f", {_duration(left)} left" if self._done < total else ""
+        size = f"{size_text(details.get('pixels', 0))} in {details.get('seconds', 0):.1f} s"
+        return f"{start}: {size}; {self._rate()}{remaining}"
 
 
 def short_names(scenes: Sequence[str]) -> list[str]:
-    """Names that tell scenes apart: without folders where these are not needed for that."""
+    """Names of scenes, with folders only where they are needed to distinguish them."""
     names = [PurePath(scene).name for scene in scenes]
     if len(set(names)) == len(names):
         return names
@@ -151,7 +139,5 @@ def rate_text(pixels: int, seconds: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    for limit, size, unit in ((100, 1, "s"), (6000, 60, "min"), (float("inf"), 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / size:.0f} {unit}"
-    return ""
+    size, unit = (1, "s") if seconds < 100 else (60, "min") if seconds < 6000 else (3600, "h")
+    return f"{seconds / size:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""What commands print about a finished map."""
+"""Tables and summaries that commands print."""
 
 from __future__ import annotations
 
@@ -11,31 +11,22 @@ if TYPE_CHECKING:
 
 
 def score_table(scores: Mapping[str, Any], names: Sequence[str] = ()) -> str:
-    """Classes and their means, what holds for the whole map, and boundaries by width.
+    """Word the scores that `--json` prints: classes and their means, overall scores, boundaries by width.
 
-    Args:
-        scores: what `--json` prints: `classes`, a list of objects with `name`, `iou`, `f1`, `precision`,
-            `recall`, `pixels` (None where a class does not occur); `miou`, `mean_f1`, `overall_accuracy`,
-            `kappa`; `boundary` with `wfm`, `widths_px`, maybe `widths_m`, and `boundary_iou` and
-            `trimap_accuracy`, each `{"mean": [a value a width], "classes": {name: [a value a width]}}`.
-        names: classes to show; all without.
+    `names` selects classes; all without. The score of a class that occurs nowhere is None, shown as `-`.
     """
     rows = [row for row in scores["classes"] if not names or row["name"] in names]
     width = max(16, *(len(row["name"]) for row in rows))
-    head = f"{'class':<{width}}{'IoU':>8}{'F1':>8}{'precision':>11}{'recall':>8}{'pixels':>14}"
-    lines = [head]
+    lines = [f"{'class':<{width}}{'IoU':>8}{'F1':>8}{'precision':>11}{'recall':>8}{'pixels':>14}"]
     lines += [
         f"{row['name']:<{width}}{_decimal(row['iou']):>8}{_decimal(row['f1']):>8}"
         f"{_decimal(row['precision']):>11}{_decimal(row['recall']):>8}{row['pixels']:>14,}"
         for row in rows
     ]
     lines.append(f"{'mean':<{width}}{_decimal(scores['miou']):>8}{_decimal(scores['mean_f1']):>8}")
-    lines += [
-        "",
-        f"overall accuracy {_decimal(scores['overall_accuracy'])}, kappa {_decimal(scores['kappa'])}",
-    ]
+    overall = f"overall accuracy {_decimal(scores['overall_accuracy'])}, kappa {_decimal(scores['kappa'])}"
     boundary = scores.get("boundary")
-    return "\n".join(lines + (_boundary_lines(boundary, width) if boundary else []))
+    return "\n".join([*lines, "", overall, *(_boundary_lines(boundary, width) if boundary else [])])
 
 
 def _boundary_lines(boundary: Mapping[str, Any], width: int) -> list[str]:
@@ -54,16 +45,11 @@ def _row(title: str, cells: Sequence[str], width: int) -> str:
 
 
 def _decimal(score: float | None) -> str:
-    """Three decimals; `-` for the score of a class that occurs nowhere."""
     return "-" if score is None or score != score else f"{score:.3f}"
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> str:
-    """Scores of two models side by side, their differences, and intervals of these.
-
-    Args:
-        comparison: `Comparison.as_dict`.
-    """
+    """Word `Comparison.as_dict`: scores of two models side by side, differences and their intervals."""
     rows = [*comparison["overall"], *({**row, "name": f"IoU {row['name']}"} for row in comparison["iou"])]
     rows += [{**row, "name": f"F1 {row['name']}"} for row in comparison["f1"]]
     width = max(16, *(len(row["name"]) for row in rows)) + 1
@@ -84,12 +70,12 @@ def _signed(score: float | None) -> str:
     return "-" if score is None or score != score else f"{score:+.3f}"
 
 
-def _cut(name: str, most: int) -> str:
-    return name if len(name) <= most else f"{name[: most - 1]}…"
+def _cut(name: str, length: int) -> str:
+    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def summary(result: PredictResult) -> str:
-    """Where the outputs lie and how the classes share the scene."""
+    """List the outputs and the shares of the classes."""
     lines = [str(path) for path in result.paths.values()]
     lines += class_lines({name: (item.share, item.area_m2) for name, item in result.classes.items()})
     empty = 1 - result.valid_pixels / result.pixels
@@ -100,7 +86,7 @@ def summary(result: PredictResult) -> str:
 
 
 def class_lines(classes: dict[str, tuple[float, float | None]]) -> list[str]:
-    """A line a class: name, share (0 to 1), area (m2) where all are known."""
+    """Word each class's name, share (0 to 1) and, where all are known, area (m2)."""
     width = max(map(len, classes), default=0)
     areas = [area for _, area in classes.values()]
     known = [area for area in areas if area is not None]
@@ -115,14 +101,14 @@ def size_text(pixels: int) -> str:
 
 
 def refined_summary(refined: results.Refined, valid_pixels: int) -> str:
-    """How much of the map was looked at, and how much changed."""
+    """Word how many windows were run, and how many pixels changed."""
     share = refined.changed_pixels / max(1, valid_pixels)
     windows = f"{refined.windows_run} of {refined.windows} windows run"
     return f"  refined by {refined.refiner}: {windows}, {share:.2%} of the pixels changed"
 
 
 def area_texts(areas_m2: Sequence[float]) -> list[str]:
-    """Areas in the unit that suits the largest: m2, from 1 ha on ha, from 1 km2 on km2."""
+    """Word areas in the unit that suits the largest: m2, ha from 1 ha, km2 from 1 km2."""
     largest = max(areas_m2, default=0.0)
     unit, size = ("m2", 1.0) if largest < 1e4 else ("ha", 1e4) if largest < 1e6 else ("km2", 1e6)
     return [f"<0.01 {unit}" if 0 < area < 0.005 * size else f"{area / size:.2f} {unit}" for area in areas_m2]

@@ -55,20 +55,6 @@ def test_demo_draws_maps_and_scores(tmp_path: Path) -> None:
     assert run("-o", folder, "--size", 128, "--overwrite").exit_code == 0
 
 
-@pytest.mark.usefixtures("_landcover")
-def test_demo_scores_a_perfect_map_with_one(tmp_path: Path) -> None:
-    from rsseg_cli.cli.demo import _confusion
-    from rsseg_cli.data import synthetic
-    from rsseg_cli.evaluation import metrics
-
-    labels = tmp_path / "labels.tif"
-    synthetic.write_scene(tmp_path / "scene.tif", size=300, labels_path=labels)
-    confusion = _confusion(labels, labels, 5)
-    assert metrics.scores_of(confusion)["miou"] == 1
-    drawn = torch.from_numpy(synthetic.draw_scene(300)[1]).flatten().long()
-    assert confusion.diag().tolist() == torch.bincount(drawn, minlength=5).tolist()
-
-
 def test_demo_needs_the_model_before_it_draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "MODELS", {})
     shown = run("-o", tmp_path / "demo")
