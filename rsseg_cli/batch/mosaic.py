@@ -148,7 +148,7 @@ def _mosaic_task(
     first, place = placed[0]
     corner = first.grid.window(top - place[0], left - place[1], bottom - top, right - left)
     windows = [(row - top, col - left, height, width) for _, (row, col, height, width) in placed]
-    parts = [vrt.Placed(info=info, window=window) for (info, _), window in zip(placed, windows, strict=True)]
+    parts = [vrt.Sheet(info, window) for (info, _), window in zip(placed, windows, strict=True)]
     name = f"{group[0].stem}_mosaic"
     outputs = outputs_of(BatchScene(path="", stem=name), settings, suffix)
     folder = settings.folder / f".{name}.mosaic"
@@ -169,14 +169,14 @@ def _mosaic_task(
     return replace(task, sheets=sheets, vrt=_vrt(parts, corner, settings.config.nodata))
 
 
-def _vrt(parts: Sequence[vrt.Placed], grid: Grid, nodata: float | None) -> str:
+def _vrt(parts: Sequence[vrt.Sheet], grid: Grid, nodata: float | None) -> str:
     """Join the sheets; holes between them are marked as the sheets mark theirs."""
     first = parts[0].info
     value = first.nodata if nodata is None else nodata
     stored_mask = any(_has_mask_band(part.info) for part in parts)
     has_alpha = "alpha" in first.colour_interpretations
     masked = stored_mask or (value is None and not has_alpha and not _is_covered(parts, grid))
-    return vrt.describe(parts, grid, nodata=value, masked=masked)
+    return vrt.of_sheets(parts, grid, nodata=value, masked=masked)
 
 
 def _has_mask_band(info: SceneInfo) -> bool:
@@ -184,7 +184,7 @@ def _has_mask_band(info: SceneInfo) -> bool:
     return info.has_mask and info.nodata is None and "alpha" not in info.colour_interpretations
 
 
-def _is_covered(parts: Sequence[vrt.Placed], grid: Grid) -> bool:
+def _is_covered(parts: Sequence[vrt.Sheet], grid: Grid) -> bool:
     """Whether the sheets cover every pixel of their bounding box."""
     import shapely
 
@@ -283,21 +283,18 @@ def _write_part(
             for key, value in mosaic.tags().items()
             if key.startswith(("RSSEG_", "TIFFTAG_SOFTWARE"))
         }
-        writer = RasterWriter(
-            sheet.outputs[kind],
-            grid,
-            mosaic.count,
+        meta = vrt.RasterMeta(
+            count=mosaic.count,
             overviews="mode" if labels else "average",
-            colours={index: item.colour for index, item in enumerate(spec.classes)} if labels else None,
-            category_names=spec.class_names if labels else None,
-            band_names=spec.class_names if mosaic.count > 1 else None,
-            tags={
-                **tags,
-                "RSSEG_SCENE": gdal.display_name(sheet.scene),
-                "RSSEG_MOSAIC": str(len(task.sheets)),
-            },
-            creation_options=task.config.creation_options,
-            overwrite=task.config.overwrite,
+            colours={index: item.colour for index, item in enumerate(spec.classes)} if labels else {},
+            category_names=spec.class_names if labels else (),
+            band_names=spec.class_names if mosaic.count > 1 else (),
+            tags=tags
+            | {"RSSEG_SCENE": gdal.display_name(sheet.scene), "RSSEG_MOSAIC": str(len(task.sheets))},
+        )
+        config = task.config
+        writer = RasterWriter(
+            sheet.outputs[kind], grid, meta, options=config.creation_options, overwrite=config.overwrite
         )
         with writer:
             for row in range(0, height, ROWS):

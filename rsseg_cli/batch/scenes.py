@@ -178,7 +178,7 @@ def _index(argument: str) -> list[str]:
     """Return the sheets that a local VRT joins, or the argument itself."""
     if is_remote_scene(argument) or not argument.lower().endswith(".vrt") or not os.path.isfile(argument):
         return [argument]
-    sheets = vrt.sheets_behind(argument)
+    sheets = vrt.sheets_of(argument)
     if sheets:
         _log.info("%s: an index of %d sheets", argument, len(sheets))
     return sheets or [argument]

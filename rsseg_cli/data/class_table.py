@@ -66,7 +66,7 @@ def read_classes(text: str) -> ClassTable:
 
 
 def _is_unlabelled(item: Mapping[str, Any]) -> bool:
-    return item["name"].strip().casefold() in classes.UNLABELLED_NAMES
+    return classes.is_unlabelled(item["name"])
 
 
 def _check_names(text: str, names: Sequence[str]) -> None:

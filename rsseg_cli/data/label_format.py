@@ -67,19 +67,19 @@ class LabelFormat:
             if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
                 raise DataError(f"colour {colour}: needs three numbers from 0 to 255")
         for option, name in (("--vector-class", self.vector_class), ("--outside", self.outside)):
-            ignored = option == "--outside" and _plain(name) in classes.UNLABELLED_NAMES
-            if name and not ignored and _plain(name) not in self._index_by_name:
+            ignored = option == "--outside" and classes.is_unlabelled(name)
+            if name and not ignored and classes.plain(name) not in self._index_by_name:
                 raise UsageError(f"{option} {name}: is no class; needs one of {', '.join(self.class_names)}")
 
     @cached_property
     def _index_by_name(self) -> dict[str, int]:
-        return {_plain(name): index for index, name in enumerate(self.class_names)}
+        return {classes.plain(name): index for index, name in enumerate(self.class_names)}
 
     @cached_property
     def outside_index(self) -> int:
         """Class number of ground outside all polygons, or 255."""
         if self.outside:
-            return self._index_by_name.get(_plain(self.outside), IGNORE)
+            return self._index_by_name.get(classes.plain(self.outside), IGNORE)
         return next(
             (self._index_by_name[name] for name in OTHER_NAMES if name in self._index_by_name), IGNORE
         )
@@ -92,7 +92,7 @@ class LabelFormat:
             UsageError: it is not named and does not follow from the classes.
         """
         if self.vector_class:
-            return self._index_by_name[_plain(self.vector_class)]
+            return self._index_by_name[classes.plain(self.vector_class)]
         drawn = [index for name, index in self._index_by_name.items() if name not in OTHER_NAMES]
         if len(drawn) != 1 or len(self.class_names) > 2:
             raise UsageError(
@@ -104,10 +104,10 @@ class LabelFormat:
     def index_of(self, value: Any) -> int | None:
         """Class number of a vector attribute's value (a name or a number), 255 for unlabelled, else None."""
         if isinstance(value, str):
-            name = _plain(value)
+            name = classes.plain(value)
             if name in self._index_by_name:
                 return self._index_by_name[name]
-            if name in classes.UNLABELLED_NAMES:
+            if classes.is_unlabelled(name):
                 return IGNORE
             return self.index_of(int(name)) if name.isascii() and name.isdigit() and len(name) < 19 else None
         if not isinstance(value, int | float | np.number) or not np.isfinite(value) or int(value) != value:
@@ -137,7 +137,3 @@ def _colour_table(colours: tuple[tuple[Colour, int], ...]) -> Labels:
         table[red << 16 | green << 8 | blue] = index
     table.flags.writeable = False
     return table
-
-
-def _plain(name: str) -> str:
-    return name.strip().casefold()

@@ -6,10 +6,9 @@ import logging
 import mmap
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +17,7 @@ from rasterio.windows import Window
 from rsseg_cli.data.labels import IGNORE, LabelFormat, LabelReader
 from rsseg_cli.data.types import LoadedScene
 from rsseg_cli.errors import DataError
-from rsseg_cli.raster import Grid, SceneInfo, SceneReader, gdal
+from rsseg_cli.raster import Grid, SceneInfo, SceneReader, gdal, vrt
 from rsseg_cli.weights import ModelSpec
 
 logger = logging.getLogger(__name__)
@@ -31,8 +30,6 @@ LOCAL_METRES = (
     '"Transverse_Mercator"],PARAMETER["latitude_of_origin",0],PARAMETER["central_meridian",0],PARAMETER['
     '"scale_factor",1],PARAMETER["false_easting",0],PARAMETER["false_northing",0],UNIT["metre",1]]'
 )
-VRT_TYPES = {"uint8": "Byte", "int8": "Int8", "uint16": "UInt16", "int16": "Int16", "uint32": "UInt32",
-             "int32": "Int32", "float32": "Float32", "float64": "Float64"}  # fmt: skip
 Block = tuple[slice, slice]
 
 
@@ -274,24 +271,10 @@ def safe_name(name: str) -> str:
 
 def _vrt(info: SceneInfo, bands: tuple[tuple[int, str], ...], gsd_m: float | None) -> str:
     """A VRT of chosen bands with their names; images without CRS get metres from their upper left corner."""
-    grid, path = info.grid, Path(info.path).resolve()
-    crs, transform = grid.crs.to_wkt() if grid.crs else "", grid.transform
-    if not crs and gsd_m is not None:
-        crs, transform = LOCAL_METRES, type(transform)(gsd_m, 0, 0, 0, -gsd_m, 0)
-    lines = [f'<VRTDataset rasterXSize="{grid.width}" rasterYSize="{grid.height}">']
-    if crs:
-        lines.append(f"<SRS>{escape(crs)}</SRS>")
-    if not transform.is_identity:
-        lines.append(f"<GeoTransform>{', '.join(repr(float(v)) for v in transform.to_gdal())}</GeoTransform>")
-    for number, (band, name) in enumerate(bands, 1):
+    for band, name in bands:
         if not 1 <= band <= info.count:
             raise DataError(f"{info.name}: has {info.count} bands; band {band} ({name}) is needed")
-        nodata = info.band_nodata[band - 1]
-        lines += [
-            f'<VRTRasterBand dataType="{VRT_TYPES[info.dtypes[band - 1]]}" band="{number}">',
-            f"<Description>{escape(name)}</Description>",
-            "" if nodata is None else f"<NoDataValue>{nodata!r}</NoDataValue>",
-            f'<SimpleSource><SourceFilename relativeToVRT="0">{escape(str(path))}</SourceFilename>',
-            f"<SourceBand>{band}</SourceBand></SimpleSource></VRTRasterBand>",
-        ]
-    return "\n".join([*lines, "</VRTDataset>"])
+    if info.grid.crs is not None or gsd_m is None:
+        return vrt.of_bands(info, bands, info.grid)
+    transform = type(info.grid.transform)(gsd_m, 0, 0, 0, -gsd_m, 0)
+    return vrt.of_bands(info, bands, replace(info.grid, transform=transform), LOCAL_METRES)

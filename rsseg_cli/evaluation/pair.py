@@ -43,7 +43,7 @@ def score_pair(
     names = {
         value: name
         for value, name in classes.read_names(predicted).items()
-        if classes.plain(name) not in classes.UNLABELLED_NAMES
+        if not classes.is_unlabelled(name)
     }
     table = read_classes(config.classes) if config.classes else _table_of_map(predicted, names)
     score = ScoreConfig(
@@ -132,7 +132,7 @@ def _values_by_name(truth: str, named: dict[int, str], names: tuple[str, ...]) -
     strange = [
         f"{name} ({value})"
         for value, name in named.items()
-        if classes.plain(name) not in known and classes.plain(name) not in classes.UNLABELLED_NAMES
+        if classes.plain(name) not in known and not classes.is_unlabelled(name)
     ]
     if strange:
         raise DataError(

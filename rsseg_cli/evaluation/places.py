@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.data.labels import IGNORE, LabelReader
 from rsseg_cli.errors import RssegError
-from rsseg_cli.raster import Area, Grid, SceneInfo, SceneReader
+from rsseg_cli.raster import Area, Grid, SceneInfo, SceneReader, classes
 
 if TYPE_CHECKING:
     from rsseg_cli.evaluation.tiles import TileScore
@@ -120,10 +120,10 @@ def read_place(tile: TileScore) -> Place:
     """
     info = SceneInfo.of(tile.predicted)
     with (
-        SceneReader(info, (1,)) as map_reader,
+        classes.ClassRaster(info, _map_table(tile)) as mapped,
         LabelReader(tile.truth, info.grid, tile.truth_format) as truth_reader,
     ):
-        pair = _Pair(map_reader, truth_reader, _map_table(tile), tile.area)
+        pair = _Pair(mapped, truth_reader, tile.area)
         window = _densest(pair, tile)
         found, truth = pair.read(*window)
     grid = info.grid.window(*window)
@@ -158,21 +158,18 @@ def _map_table(tile: TileScore) -> NDArray[np.uint8]:
 class _Pair:
     """A map and its truth, read window by window."""
 
-    map_reader: SceneReader
+    mapped: classes.ClassRaster
     truth_reader: LabelReader
-    table: NDArray[np.uint8]
     area: Area | None
 
     def read(
         self, row: int, col: int, height: int, width: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Classes of map and truth, uint8 (height, width), 255 for none."""
-        array, valid = self.map_reader.read(row, col, height, width)
-        inside = valid & (array[0] >= 0) & (array[0] <= IGNORE)
-        found = np.where(inside, self.table[np.where(inside, array[0], 0).astype(np.uint8)], np.uint8(IGNORE))
+        found = self.mapped.read(row, col, height, width)
         truth = self.truth_reader.read(row, col, height, width)
         if self.area is not None:
-            inside = self.area.mask(self.map_reader.grid.window(row, col, height, width))
+            inside = self.area.mask(self.mapped.grid.window(row, col, height, width))
             truth = np.where(inside, truth, np.uint8(IGNORE))
         return found, truth
 

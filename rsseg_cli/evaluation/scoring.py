@@ -158,7 +158,7 @@ class Scorer:
             raise ValueError(f"labels of {format.class_names}, scores of {self.config.names}")
         counts = BoundaryCounts(classes=len(self.config.classes), widths=self.config.boundary_widths_px)
         with ExitStack() as stack:
-            mapped = stack.enter_context(classes.MapReader(predicted, self.config.names))
+            mapped = stack.enter_context(classes.ClassRaster.matching(predicted, self.config.names))
             labels = stack.enter_context(LabelReader(truth, mapped.grid, format))
             window = window or (0, 0, mapped.grid.height, mapped.grid.width)
             tiles = SceneTiles(
@@ -252,7 +252,7 @@ class _Blocks:
     """Labels and map of a window with what lies around, unknown beyond the window."""
 
     def __init__(
-        self, mapped: classes.MapReader, labels: LabelReader, window: Window, area: Area | None
+        self, mapped: classes.ClassRaster, labels: LabelReader, window: Window, area: Area | None
     ) -> None:
         self._mapped, self._labels, self._window, self._area = mapped, labels, window, area
 

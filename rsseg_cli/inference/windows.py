@@ -45,7 +45,7 @@ class RefineReader:
     """
 
     def __init__(
-        self, scene: SceneReader, coarse: classes.CoarseMap, frame: Frame, region: Region, band: Band
+        self, scene: SceneReader, coarse: classes.ClassRaster, frame: Frame, region: Region, band: Band
     ) -> None:
         self._scene, self._coarse, self._frame, self._region, self._band = scene, coarse, frame, region, band
 
@@ -100,7 +100,7 @@ class RefineReader:
         """Classes at the centres of these rows and columns that the refiner sees, 255 outside the map."""
         if not self._frame.resampled and _is_run(rows) and _is_run(cols):
             top, left = rows[0] - self._frame.offset[0], cols[0] - self._frame.offset[1]
-            return self._coarse.labels(int(top), int(left), len(rows), len(cols))
+            return self._coarse.read(int(top), int(left), len(rows), len(cols))
         return self._nearest(self._frame.label_rows(rows), self._frame.label_cols(cols))
 
     def _nearest(self, rows: Integers, cols: Integers) -> classes.Labels:
@@ -112,7 +112,7 @@ class RefineReader:
                 return np.concatenate([self._nearest(rows[:half], cols), self._nearest(rows[half:], cols)])
             half = len(cols) // 2
             return np.concatenate([self._nearest(rows, cols[:half]), self._nearest(rows, cols[half:])], 1)
-        return self._coarse.labels(top, left, height, width)[rows - top][:, cols - left]
+        return self._coarse.read(top, left, height, width)[rows - top][:, cols - left]
 
 
 def _is_run(places: Integers) -> bool:

@@ -43,7 +43,7 @@ class Merger:
     def __init__(
         self,
         refinement: Refinement,
-        coarse: classes.CoarseMap,
+        coarse: classes.ClassRaster,
         layers: Mapping[str, slice],
         refined: Mapping[str, slice],
         write: Write,
@@ -95,9 +95,7 @@ class Merger:
         """The band of the map's own pixels."""
         top, left, _, width = self._coarse.window
         margin = band.margin
-        labels = self._coarse.labels(
-            top + row - margin, left - margin, height + 2 * margin, width + 2 * margin
-        )
+        labels = self._coarse.read(top + row - margin, left - margin, height + 2 * margin, width + 2 * margin)
         return band.mask(labels)
 
 
@@ -135,7 +133,7 @@ class CoarseFile:
     def adopt(self, passed: Passed) -> None:
         """Take over the rows that an earlier run finished, unless they are needed no more."""
         if passed.files:
-            self._rows.adopt(passed.rows)
+            self._rows.resume_from(passed.rows)
             self._noted = len(self._rows.parts)
 
     def write(self, row: int, rows: Rows) -> None:
@@ -163,7 +161,7 @@ class CoarseFile:
         path = self._work.place.folder / "coarse.vrt"
         with gdal.errors(OutputError, f"{path}: cannot be written", "Is the disk full?"):
             path.write_bytes(
-                vrt.RasterDescription(grid=plain, count=self._count, nodata=None).vrt(self._rows.parts)
+                vrt.of_parts(self._rows.parts, plain, vrt.RasterMeta(count=self._count, nodata=None))
             )
         count = len(self._job.spec.classes)
         table = np.full(256, classes.INVALID, np.uint8)

@@ -19,7 +19,7 @@ from rsseg_cli.errors import OutputError
 from rsseg_cli.pipeline.checkpoint import WorkFolder
 from rsseg_cli.pipeline.journal import Passed
 from rsseg_cli.pipeline.result import AreaCounter, PredictResult
-from rsseg_cli.raster import RasterWriter, classes
+from rsseg_cli.raster import RasterWriter, classes, vrt
 
 if TYPE_CHECKING:
     from rsseg_cli.pipeline.job import Job
@@ -79,7 +79,7 @@ class Target:
         for kind, writer in self._writers.items():
             if self._work.is_finished(kind):
                 continue
-            for row, rows in writer.adopt(passed.rows):
+            for row, rows in writer.resume_from(passed.rows):
                 if kind == "labels" and self._thumbnail is not None:
                     self._thumbnail.add(row, rows[0])
             self._noted.update(writer.complete_files())
@@ -176,21 +176,24 @@ class Target:
 
 
 def _open_writer(job: Job, kind: str, work: WorkFolder, cuts: Sequence[int]) -> RasterWriter:
-    names = job.spec.class_names
-    labels = kind == "labels"
+    labels, names = kind == "labels", job.spec.class_names
+    band_names = names if kind in ("probabilities", "heatmaps") else ()
+    meta = vrt.RasterMeta(
+        count=len(band_names) or 1,
+        overviews="mode" if labels else "average",
+        colours={index: item.colour for index, item in enumerate(job.spec.classes)} if labels else {},
+        category_names=names if labels else (),
+        band_names=band_names,
+        tags=_tags(job, kind),
+    )
     return RasterWriter(
         job.paths[kind],
         job.grid,
-        len(names) if kind in ("probabilities", "heatmaps") else 1,
-        overviews="mode" if labels else "average",
-        colours={index: item.colour for index, item in enumerate(job.spec.classes)} if labels else None,
-        category_names=names if labels else None,
-        band_names=names if kind in ("probabilities", "heatmaps") else None,
-        tags=_tags(job, kind),
-        creation_options=job.config.creation_options,
+        meta,
+        options=job.config.creation_options,
         overwrite=job.config.overwrite,
         cuts=cuts,
-        place=functools.partial(work.place.of, kind),
+        temporary=functools.partial(work.place.of, kind),
         finished=work.is_finished(kind),
     )
 

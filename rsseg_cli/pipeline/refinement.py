@@ -107,7 +107,7 @@ class LabelSource:
 
     Attributes:
         bands: its classes, then what goes with them.
-        table: class of a value, see `refine_labels.ClassMatch`.
+        table: class of a value, see `classes.ClassMatch`.
         window: (row, col, height, width) that is mapped.
     """
 
@@ -116,8 +116,8 @@ class LabelSource:
     table: classes.Labels
     window: tuple[int, int, int, int]
 
-    def open(self) -> classes.CoarseMap:
-        return classes.CoarseMap(self.info, self.bands, self.table, self.window)
+    def open(self) -> classes.ClassRaster:
+        return classes.ClassRaster(self.info, self.table, bands=self.bands, window=self.window)
 
 
 def prepare_for_job(
@@ -199,7 +199,7 @@ def prepare(
     made_by = _tags_of(labels)
     refiner = config.refiner if config.refiner is not None else _refiner_of_map(found.name, made_by)
     spec = _refiner_spec(refiner)
-    band = classes.label_band(found)
+    band = classes.class_band(found)
     names = classes.read_names(labels)
     match = classes.match(found.name, names, spec.name, spec.class_names)
     notes = [match.note] if match.note else []

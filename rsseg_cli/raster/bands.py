@@ -129,7 +129,7 @@ def _holds_data(info: SceneInfo, band: int) -> bool:
     """Whether a tenth of the values in some windows lie between the band's least and largest."""
     side = 64
     grid, found = info.grid, []
-    with gdal.env(info.path), gdal.errors(SceneError, info.name), gdal.open_raster(info.path) as dataset:
+    with gdal.reading(info.path) as dataset:
         for part in (0.25, 0.5, 0.75):
             row, col = int(grid.height * part), int(grid.width * part)
             window = Window(col, row, min(side, grid.width - col), min(side, grid.height - row))

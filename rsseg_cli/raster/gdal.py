@@ -1,4 +1,4 @@
-"""What every use of GDAL shares: settings, a bounded block cache, and errors in the user's words."""
+"""What every use of GDAL shares: settings, a bounded block cache, retries, and errors in the user's words."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import rasterio
 from rasterio._err import CPLE_BaseError
-from rasterio.env import getenv, hasenv
+from rasterio.env import get_gdal_config, set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
-from rsseg_cli.errors import RssegError, redact
+from rsseg_cli.errors import RssegError, SceneError, redact
 
-logger = logging.getLogger(__name__)
 CACHE_MIB = 24  # GDAL's own default is 5 % of RAM; readers ask for what a row of tiles needs
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://", "az://", "ftp://")
-# Of local files too: a VRT may name addresses. GDAL_HTTP_RETRY_CODES is left alone: a list of codes replaces
+LOCAL = ("/vsimem", "/vsizip//", "/vsitar//", "/vsigzip//")
+# For local files too: a VRT may name URLs. GDAL_HTTP_RETRY_CODES is left alone: a list of codes replaces
 # GDAL's own rule (429, 500, 502 to 504), which also tries again after lost connections.
 NETWORK = {
     "GDAL_HTTP_CONNECTTIMEOUT": "30",
@@ -32,75 +32,118 @@ NETWORK = {
     "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
     "GDAL_HTTP_MERGE_CONSECUTIVE_RANGES": "YES",
 }
-REMOTE_OPENS = 3  # of one address, where answers come cut short
-ANSWERED = ("HTTP response code", "CURL error")  # errors that GDAL asked again about
-REMOTE_ALONE = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "VSI_CACHE": "TRUE"}
-_opening = threading.Lock()
+REMOTE_ONLY = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "VSI_CACHE": "TRUE"}
+REMOTE_TRIES = 3  # for one URL whose answers come truncated
+ANSWERED = ("HTTP response code", "CURL error")  # errors that GDAL itself retried
+logger = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+# `SceneInfo.of` words this itself. Filters belong to the whole process: changed once, never under way.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
+class _BlockCache:
+    """GDAL's block cache, one for the process: as large as the largest request that is open."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requests: list[int] = []  # bytes
+        self._default: int | None = None  # what the process had
+
+    @contextmanager
+    def request(self, size: int) -> Iterator[None]:
+        self._change(self._requests.append, size)
+        try:
+            yield
+        finally:
+            self._change(self._requests.remove, size)
+
+    def _change(self, change: Callable[[int], None], size: int) -> None:
+        with self._lock:
+            if not self._requests:
+                self._default = get_gdal_config("GDAL_CACHEMAX")
+            before = max(self._requests, default=self._default)
+            change(size)
+            after = max(self._requests, default=self._default)
+            if after is not None and after != before:
+                set_gdal_config("GDAL_CACHEMAX", after)
+
+
+_cache = _BlockCache()
 
 
 @contextmanager
-def env(path: str = "", cache_mib: int | None = None) -> Iterator[None]:
-    """GDAL with a bounded block cache, retries on the network and, for remote paths, no listing of folders.
+def env(path: str = "", cache_mib: int = CACHE_MIB) -> Iterator[None]:
+    """Set up GDAL: a bounded block cache, retries on the network and, for remote paths, no folder listing.
+
+    Environment variables take precedence.
 
     Args:
         path: what is going to be opened.
-        cache_mib: size of the block cache, which all threads share; None leaves that of an outer `env`.
-            The environment variable GDAL_CACHEMAX comes before both, as those of the network before ours.
+        cache_mib: size of the block cache, which all threads share: the largest one requested counts.
     """
-    options: dict[str, object] = {}
-    if "GDAL_CACHEMAX" not in os.environ:
-        outer = getenv().get("GDAL_CACHEMAX") if hasenv() else None
-        options["GDAL_CACHEMAX"] = cache_mib << 20 if cache_mib else outer or CACHE_MIB << 20
-    network = NETWORK | (REMOTE_ALONE if is_remote(path) else {})
-    options |= {key: value for key, value in network.items() if key not in os.environ}
+    network = NETWORK | (REMOTE_ONLY if is_remote(path) else {})
+    options = {key: value for key, value in network.items() if key not in os.environ}
     with rasterio.Env(**options):
-        yield
+        if "GDAL_CACHEMAX" in os.environ:
+            yield
+        else:
+            with _cache.request(cache_mib << 20):
+                yield
 
 
 @contextmanager
 def errors(kind: type[RssegError], where: str, advice: str = "") -> Iterator[None]:
-    """Turn errors of GDAL, rasterio and the file system into `kind`, with `where` before and `advice` after.
-
-    Passwords and signatures in addresses do not appear in the message.
-    """
+    """Turn errors of GDAL, rasterio and the file system into `kind`: where, cause, advice."""
     try:
         yield
     except (RasterioError, CPLE_BaseError, OSError, UnicodeError) as err:  # names may be no UTF-8
-        found = redact(str(err.__cause__ or err)).strip().rstrip(".").removeprefix(f"{redact(where)}: ")
-        raise kind(f"{redact(where)}: {found}.{' ' if advice else ''}{advice}") from err
+        cause = redact(str(err.__cause__ or err)).strip().rstrip(".").removeprefix(f"{redact(where)}: ")
+        raise kind(f"{redact(where)}: {cause}.{' ' if advice else ''}{advice}") from err
+
+
+@contextmanager
+def reading(path: str | Path, kind: type[RssegError] = SceneError, advice: str = "") -> Iterator[Any]:
+    """Open a raster to read from it; errors until it is closed become `kind`."""
+    with env(str(path)), errors(kind, display_name(path), advice), open_raster(path) as dataset:
+        yield dataset
 
 
 def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
-    """`rasterio.open` without its warning about missing georeferencing, which `inspect` words itself.
+    """Open a raster as `rasterio.open` does; a URL whose answer makes no sense is requested again."""
+    return retrying(path, lambda: rasterio.open(path, mode, **options), RasterioError, final=ANSWERED)
 
-    An address that no sense can be made of is asked for anew, as its answer may have been cut short.
+
+def retrying(
+    path: str | Path, attempt: Callable[[], Result], kind: type[Exception], final: tuple[str, ...] = ()
+) -> Result:
+    """Return the result of `attempt`, tried up to REMOTE_TRIES times if `path` is remote.
+
+    Args:
+        kind: errors after which to try again.
+        final: beginnings of messages after which not to.
     """
-    for again in reversed(range(REMOTE_OPENS if is_remote(str(path)) else 1)):
+    for left in reversed(range(REMOTE_TRIES if is_remote(str(path)) else 1)):
         try:
-            return _open(path, mode, **options)
-        except RasterioError as err:
-            if not again or str(err).startswith(ANSWERED):
+            return attempt()
+        except kind as err:
+            if not left or (final and str(err).startswith(final)):
                 raise
-            forget_answers(path)
+        _forget_answers(path)
+    raise AssertionError("unreachable")
 
 
-def _open(path: str | Path, mode: str, **options: Any) -> Any:
-    with _opening, warnings.catch_warnings():  # the filters belong to all threads
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path, mode, **options)
-
-
-def forget_answers(path: str | Path) -> None:
-    """Wait a little, and have GDAL ask for an address anew: it tries again itself what it got no answer to,
-    but takes half an answer for the file's end and keeps it."""
+def _forget_answers(path: str | Path) -> None:
+    """Wait a little, and make GDAL request a URL again: it retries what it got no answer to, but takes half
+    an answer for the file's end and keeps it."""
     time.sleep(float(os.environ.get("GDAL_HTTP_RETRY_DELAY", NETWORK["GDAL_HTTP_RETRY_DELAY"])))
-    forget = rasterio.Env(CPL_VSIL_CURL_NON_CACHED="/vsi")  # of any path that begins so, once it closes
+    forget = rasterio.Env(CPL_VSIL_CURL_NON_CACHED="/vsi")  # any path that begins so, once it closes
     with env(str(path)), forget, suppress(RasterioError):
-        _open(path, "r", sharing=False).close()
+        rasterio.open(path, sharing=False).close()
 
 
 def tags(dataset: Any, namespace: str | None = None) -> dict[str, str]:
-    """A raster's tags; none where one of them is no UTF-8 (rasterio then gives none either)."""
+    """Return a raster's tags; none if one of them is not UTF-8 (rasterio then returns none either)."""
     try:
         return {key: str(value) for key, value in dataset.tags(ns=namespace).items()}
     except UnicodeDecodeError:
@@ -109,21 +152,19 @@ def tags(dataset: Any, namespace: str | None = None) -> dict[str, str]:
 
 def is_remote(path: str) -> bool:
     """Whether GDAL reads `path` through one of its network file systems."""
-    return path.startswith(REMOTE) and not path.startswith(
-        ("/vsimem", "/vsizip//", "/vsitar//", "/vsigzip//")
-    )
+    return path.startswith(REMOTE) and not path.startswith(LOCAL)
 
 
 def display_name(path: str | Path) -> str:
-    """How messages call a file: its path, without credentials."""
+    """Return a path as messages show it, without credentials."""
     return redact(str(path))
 
 
 def first_layer(path: str | Path) -> str:
-    """The first layer that holds geometries; GeoPackages keep styles and the like in further tables.
+    """Return the first layer with geometries; GeoPackages keep styles and the like in further tables.
 
     Raises:
-        pyogrio.errors.DataSourceError: no vector file.
+        pyogrio.errors.DataSourceError: not a vector file.
         ValueError: it has no such layer.
     """
     import pyogrio

@@ -80,7 +80,7 @@ class SceneInfo:
         advice = "Give a raster that GDAL can read (gdalinfo shows whether it can)."
         if gdal.is_remote(str(path)):
             advice = "Check the address and who may read it, or try again later."
-        with gdal.env(str(path)), gdal.errors(SceneError, name, advice), gdal.open_raster(path) as dataset:
+        with gdal.reading(path, advice=advice) as dataset:
             if dataset.count == 0:
                 parts = ", ".join(gdal.display_name(part) for part in dataset.subdatasets[:4])
                 raise SceneError(

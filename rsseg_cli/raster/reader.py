@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 MAX_CACHE_MIB = 512
 MAX_SOURCE_PX = 32 << 20  # source pixels x bands that one resampled window may read at a time
 ALIGNED_PX = 1e-3
-REMOTE_READS = 3  # of one window, where answers come cut short
 COUNTED_PX = 2048  # of each window that are looked at for unmarked holes
 
 
@@ -180,41 +179,36 @@ class SceneReader:
         return handle
 
     def _read_source(self, row: int, col: int, height: int, width: int) -> tuple[Array, Mask]:
-        """A window as stored, px of the overview in use."""
-        dataset = self._dataset()
-        window = Window(col, row, width, height)
+        """Read a window as stored, px of the overview in use."""
+        window, path = Window(col, row, width, height), self.info.path
         rows, cols = f"rows {row} to {row + height - 1}", f"columns {col} to {col + width - 1}"
         where = f"{self.info.name}: {rows}, {cols} cannot be read"
-        remote = gdal.is_remote(self.info.path)
         advice = "The file may be cut short or damaged; copy or download it again."
-        if remote:
+        if is_remote := gdal.is_remote(path):
             advice = "The connection may be bad, or the file damaged; try again, or download it first."
-        alone = nullcontext() if remote else self._reading
-        # GDAL itself would print what goes wrong in a thread of its own; 80 us
-        heard = nullcontext() if hasenv() else rasterio.Env()
-        for again in reversed(range(REMOTE_READS if remote else 1)):
+        lock = nullcontext() if is_remote else self._reading
+
+        def attempt() -> tuple[Array, Mask | None]:
+            # Without an environment GDAL itself prints what goes wrong in a thread of its own; 80 us.
+            env = nullcontext() if hasenv() else rasterio.Env()
+            dataset = self._dataset()
             try:
-                with alone, heard, gdal.errors(SceneError, where, advice):
+                with lock, env, gdal.errors(SceneError, where, advice):
                     array = dataset.read(list(self.bands), window=window, out_dtype=self.dtype)
-                    valid = self._stored_mask(dataset, window)
-                break
+                    return array, self._stored_mask(dataset, window)
             except SceneError:
-                if not again:
-                    raise
-                dataset = self._fetch_anew()
+                if is_remote:  # its answers were truncated: open another one
+                    dataset.close()
+                    self._local.handle = None
+                raise
+
+        array, valid = gdal.retrying(path, attempt, SceneError)
         by_value = None
         if valid is None or self._nodata_given:
             by_value = differs_from(array, self._nodata)
         finite = np.isfinite(array).all(0) if array.dtype.kind == "f" else None
         masks = [mask for mask in (valid, by_value, finite) if mask is not None]
         return array, np.logical_and.reduce(masks) if masks else _all_valid(height, width)
-
-    def _fetch_anew(self) -> Any:
-        """This thread's handle after an answer was cut short."""
-        self._local.handle.close()
-        self._local.handle = None
-        gdal.forget_answers(self.info.path)
-        return self._dataset()
 
     def _stored_mask(self, dataset: Any, window: Window) -> Mask | None:
         """Of the mask band or alpha; None without either."""

@@ -152,7 +152,7 @@ class RowParts:
         """Rows in complete files."""
         return self._due[len(self.parts)][0] if len(self.parts) < len(self._due) else self.height
 
-    def adopt(self, rows: int) -> None:
+    def resume_from(self, rows: int) -> None:
         """Take over the files of the first `rows` rows, which an earlier run completed.
 
         Raises:
@@ -263,10 +263,11 @@ class Pyramid:
                 if level + 1 < len(self.levels):
                     self._put(level + 1, block)
 
-    def complete(self) -> None:
-        """Close, once all rows have come."""
+    def complete(self) -> list[Path]:
+        """Close once all rows have come; return the files of the levels."""
         for level in self.levels:
             level.complete()
+        return [level.path for level in self.levels]
 
     def close(self) -> None:
         for level in self.levels:

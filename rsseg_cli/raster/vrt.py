@@ -1,101 +1,21 @@
-"""VRTs that join sheets: written for a mosaic, and read for the sheets behind one."""
+"""The one writer of VRTs, and a reader of those that join whole files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree as ET
 
+from rsseg_cli.errors import SceneError
 from rsseg_cli.raster.classes import NODATA
-from rsseg_cli.raster.rows import RowPart
+from rsseg_cli.raster.rows import Overviews, RowPart
 from rsseg_cli.raster.rows import RowParts as RowParts
 
 if TYPE_CHECKING:
     from rsseg_cli.raster.grid import Grid
-from rsseg_cli.errors import SceneError
-
-if TYPE_CHECKING:
-    from rsseg_cli.raster.grid import Grid
     from rsseg_cli.raster.info import SceneInfo
-
-
-@dataclass(frozen=True, kw_only=True)
-class RasterDescription:
-    """What a raster carries beside its pixels.
-
-    Attributes:
-        grid: its pixels.
-        count: bands.
-        colours: class -> (red, green, blue), 0 to 255; makes a colour table, 255 transparent.
-        category_names: of class 0, 1, ...
-        band_names: descriptions.
-        tags: what made it.
-        nodata: value without data.
-    """
-
-    grid: Grid
-    count: int
-    colours: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    category_names: Sequence[str] = ()
-    band_names: Sequence[str] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
-    nodata: int | None = NODATA
-
-    def vrt(self, parts: Sequence[RowPart], overviews: Sequence[Path] = ()) -> bytes:
-        """XML of a VRT beside the files; those of the parts may be any number."""
-        grid = self.grid
-        root = ET.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
-        if grid.crs is not None:
-            ET.SubElement(root, "SRS").text = grid.crs.to_wkt()
-        if not grid.transform.is_identity:
-            numbers = (repr(float(number)) for number in grid.transform.to_gdal())
-            ET.SubElement(root, "GeoTransform").text = ", ".join(numbers)
-        metadata = ET.SubElement(root, "Metadata")
-        classes = {f"CLASS_{index}": name for index, name in enumerate(self.category_names)}
-        for key, value in {**self.tags, **classes}.items():
-            ET.SubElement(metadata, "MDI", key=key).text = str(value)
-        for band in range(1, self.count + 1):
-            element = ET.SubElement(root, "VRTRasterBand", dataType="Byte", band=str(band))
-            self._add_band(element, band)
-            for path in overviews:
-                _add_file(ET.SubElement(element, "Overview"), path, band)
-            for part in parts:
-                _add_part(element, part, band, grid.width)
-        return ET.tostring(root, encoding="utf-8")
-
-    def _add_band(self, element: ET.Element, band: int) -> None:
-        if self.band_names:
-            ET.SubElement(element, "Description").text = self.band_names[band - 1]
-        if self.nodata is not None:
-            ET.SubElement(element, "NoDataValue").text = str(self.nodata)
-        if not self.colours:
-            ET.SubElement(element, "ColorInterp").text = "Gray" if self.count == 1 else "Undefined"
-            return
-        ET.SubElement(element, "ColorInterp").text = "Palette"
-        table = ET.SubElement(element, "ColorTable")
-        for index in range(256):
-            red, green, blue = (int(part) for part in self.colours.get(index, (0, 0, 0)))
-            opaque = "255" if index in self.colours else "0"
-            ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4=opaque)
-
-
-def _add_part(element: ET.Element, part: RowPart, band: int, width: int) -> None:
-    source = ET.SubElement(element, "SimpleSource")
-    _add_file(source, part.path, band)
-    # With its size known a file is opened when it is read: there may be thousands.
-    size = {"RasterXSize": str(width), "RasterYSize": str(part.height), "DataType": "Byte"}
-    ET.SubElement(source, "SourceProperties", size)
-    extent = {"xOff": "0", "xSize": str(width), "ySize": str(part.height)}
-    ET.SubElement(source, "SrcRect", extent | {"yOff": "0"})
-    ET.SubElement(source, "DstRect", extent | {"yOff": str(part.row)})
-
-
-def _add_file(element: ET.Element, path: Path, band: int) -> None:
-    ET.SubElement(element, "SourceFilename", relativeToVRT="1").text = path.name
-    ET.SubElement(element, "SourceBand").text = str(band)
-
 
 MAX_BYTES = 256 * 2**20
 TYPES = {"uint8": "Byte", "int8": "Int8"} | {
@@ -103,67 +23,208 @@ TYPES = {"uint8": "Byte", "int8": "Int8"} | {
     for name in ("uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
 }
 COLOURS = ("gray", "palette", "red", "green", "blue", "alpha")  # GDAL's names begin with a capital
+Window = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Placed:
-    """A sheet in a mosaic.
+class RasterMeta:
+    """What an output raster says besides its pixels.
 
     Attributes:
-        window: (row, col, height, width) in the mosaic, px.
+        count: bands.
+        overviews: "mode" for classes, "average" for numbers; pixels without data do not count in either.
+        colours: class -> (red, green, blue), 0 to 255; makes a colour table, NODATA transparent.
+        category_names: of class 0, 1, ...; as tags CLASS_0, ... and, for GIS programs, in `<path>.aux.xml`.
+        band_names: descriptions.
+        tags: what made it.
     """
 
+    count: int = 1
+    overviews: Overviews = "mode"
+    colours: Mapping[int, Sequence[int]] = field(default_factory=dict)
+    category_names: Sequence[str] = ()
+    band_names: Sequence[str] = ()
+    tags: Mapping[str, str] = field(default_factory=dict)
+    nodata: int | None = NODATA
+
+    def __post_init__(self) -> None:
+        if self.band_names and len(self.band_names) != self.count:
+            raise ValueError(f"{len(self.band_names)} band names for {self.count} bands")
+
+
+class Sheet(NamedTuple):
+    """A sheet of a mosaic, and its (row, col, height, width) there, px."""
+
     info: SceneInfo
-    window: tuple[int, int, int, int]
+    window: Window
 
 
-def describe(sheets: Sequence[Placed], grid: Grid, *, nodata: float | None, masked: bool) -> str:
-    """A VRT of sheets that have the same bands; where they overlap the later one is seen.
+class _Source(NamedTuple):
+    """A file that a band shows: all of the raster, or a window of it."""
+
+    name: str
+    band: str
+    relative: bool = False
+    window: Window | None = None
+    block_shape: tuple[int, int] | None = None
+
+
+class _Band(NamedTuple):
+    dtype: str
+    sources: Iterable[_Source]
+    description: str | None = None
+    nodata: float | None = None
+    colour: str = ""
+    palette: Mapping[int, Sequence[int]] = {}
+    overviews: Sequence[Path] = ()
+
+
+def of_parts(parts: Sequence[RowPart], grid: Grid, meta: RasterMeta, overviews: Sequence[Path] = ()) -> bytes:
+    """Return a VRT of files of rows, any number of them, and of overviews; it must lie beside them."""
+    classes = {f"CLASS_{index}": name for index, name in enumerate(meta.category_names)}
+    colour = "Palette" if meta.colours else "Gray" if meta.count == 1 else "Undefined"
+    bands = [
+        _Band(
+            dtype="uint8",
+            sources=[
+                _Source(part.path.name, str(band), True, (part.row, 0, part.height, grid.width))
+                for part in parts
+            ],
+            description=meta.band_names[band - 1] if meta.band_names else None,
+            nodata=meta.nodata,
+            colour=colour,
+            palette=meta.colours,
+            overviews=overviews,
+        )
+        for band in range(1, meta.count + 1)
+    ]
+    return _xml(grid, bands, tags={**meta.tags, **classes})
+
+
+def of_sheets(sheets: Sequence[Sheet], grid: Grid, *, nodata: float | None, masked: bool) -> str:
+    """Return a VRT of sheets that have the same bands; where they overlap the later one is seen.
 
     Args:
         nodata: value of pixels that no sheet covers, besides the sheets' own.
-        masked: a mask band tells which pixels sheets cover and hold as valid.
+        masked: add a mask band of the pixels that sheets cover and hold as valid.
     """
     first = sheets[0].info
+
+    def sources(band: str) -> list[_Source]:
+        return [
+            _Source(_gdal_name(info), band, window=window, block_shape=info.block_shape)
+            for info, window in sheets
+        ]
+
+    bands = [
+        _Band(
+            dtype=dtype,
+            sources=sources(str(band)),
+            description=first.descriptions[band - 1],
+            nodata=nodata,
+            colour=colour.capitalize() if colour in COLOURS else "Undefined",
+        )
+        for band, (dtype, colour) in enumerate(
+            zip(first.dtypes, first.colour_interpretations, strict=True), 1
+        )
+    ]
+    mask = _Band(dtype="uint8", sources=sources("mask,1")) if masked else None
+    return _xml(grid, bands, mask=mask).decode("utf-8")
+
+
+def of_bands(info: SceneInfo, bands: Sequence[tuple[int, str]], grid: Grid, srs: str | None = None) -> str:
+    """Return a VRT of chosen bands of a file, renamed.
+
+    Args:
+        bands: number and name.
+        srs: WKT in place of the grid's CRS.
+    """
+    path = str(Path(info.path).resolve())
+    chosen = [
+        _Band(
+            dtype=info.dtypes[band - 1],
+            sources=[_Source(path, str(band))],
+            description=name,
+            nodata=info.band_nodata[band - 1],
+        )
+        for band, name in bands
+    ]
+    return _xml(grid, chosen, srs=srs).decode("utf-8")
+
+
+def _xml(
+    grid: Grid,
+    bands: Sequence[_Band],
+    *,
+    srs: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    mask: _Band | None = None,
+) -> bytes:
     root = ET.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
-    if grid.crs is not None:
-        ET.SubElement(root, "SRS").text = grid.crs.to_wkt()
-    ET.SubElement(root, "GeoTransform").text = ", ".join(
-        repr(float(part)) for part in grid.transform.to_gdal()
-    )
-    for band, dtype in enumerate(first.dtypes, 1):
-        element = ET.SubElement(root, "VRTRasterBand", dataType=TYPES[dtype], band=str(band))
-        if first.descriptions[band - 1]:
-            ET.SubElement(element, "Description").text = first.descriptions[band - 1]
-        if nodata is not None:
-            ET.SubElement(element, "NoDataValue").text = repr(nodata)
-        colour = first.colour_interpretations[band - 1]
-        ET.SubElement(element, "ColorInterp").text = colour.capitalize() if colour in COLOURS else "Undefined"
-        _add_sources(element, sheets, str(band), TYPES[dtype])
-    if masked:
-        mask = ET.SubElement(ET.SubElement(root, "MaskBand"), "VRTRasterBand", dataType="Byte")
-        _add_sources(mask, sheets, "mask,1", "Byte")
-    return ET.tostring(root, encoding="unicode")
+    srs = srs or (None if grid.crs is None else grid.crs.to_wkt())
+    if srs:
+        ET.SubElement(root, "SRS").text = srs
+    if not grid.transform.is_identity:
+        numbers = (repr(float(number)) for number in grid.transform.to_gdal())
+        ET.SubElement(root, "GeoTransform").text = ", ".join(numbers)
+    if tags:
+        metadata = ET.SubElement(root, "Metadata")
+        for key, value in tags.items():
+            ET.SubElement(metadata, "MDI", key=key).text = str(value)
+    for number, band in enumerate(bands, 1):
+        _add_band(root, band, number)
+    if mask is not None:
+        _add_band(ET.SubElement(root, "MaskBand"), mask)
+    return ET.tostring(root, encoding="utf-8")
 
 
-def _add_sources(element: ET.Element, sheets: Sequence[Placed], band: str, dtype: str) -> None:
-    for sheet in sheets:
-        row, col, height, width = (str(number) for number in sheet.window)
-        block_height, block_width = (str(side) for side in sheet.info.block_shape)
-        source = ET.SubElement(element, "SimpleSource")
-        name = ET.SubElement(source, "SourceFilename", relativeToVRT="0", shared="0")
-        name.text = _gdal_name(sheet.info)
-        ET.SubElement(source, "SourceBand").text = band
-        # so that the file is not opened before its pixels are read
-        properties = {"RasterXSize": width, "RasterYSize": height, "DataType": dtype}
-        blocks = {"BlockXSize": block_width, "BlockYSize": block_height}
-        ET.SubElement(source, "SourceProperties", {**properties, **blocks})
-        ET.SubElement(source, "SrcRect", xOff="0", yOff="0", xSize=width, ySize=height)
-        ET.SubElement(source, "DstRect", xOff=col, yOff=row, xSize=width, ySize=height)
+def _add_band(parent: ET.Element, band: _Band, number: int | None = None) -> None:
+    attributes = {} if number is None else {"band": str(number)}
+    element = ET.SubElement(parent, "VRTRasterBand", {"dataType": TYPES[band.dtype]} | attributes)
+    if band.description:
+        ET.SubElement(element, "Description").text = band.description
+    if band.nodata is not None:
+        ET.SubElement(element, "NoDataValue").text = repr(band.nodata)
+    if band.colour:
+        ET.SubElement(element, "ColorInterp").text = band.colour
+    if band.palette:
+        table = ET.SubElement(element, "ColorTable")
+        for index in range(256):
+            red, green, blue = (int(part) for part in band.palette.get(index, (0, 0, 0)))
+            opaque = "255" if index in band.palette else "0"
+            ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4=opaque)
+    for path in band.overviews:
+        _add_file(ET.SubElement(element, "Overview"), _Source(path.name, str(number), relative=True))
+    for source in band.sources:
+        _add_source(element, source, TYPES[band.dtype])
+
+
+def _add_source(parent: ET.Element, source: _Source, dtype: str) -> None:
+    element = ET.SubElement(parent, "SimpleSource")
+    _add_file(element, source)
+    if source.window is None:
+        return
+    row, col, height, width = map(str, source.window)
+    # With its size known a file is opened when it is read: there may be thousands.
+    properties = {"RasterXSize": width, "RasterYSize": height, "DataType": dtype}
+    if source.block_shape is not None:
+        block_height, block_width = map(str, source.block_shape)
+        properties |= {"BlockXSize": block_width, "BlockYSize": block_height}
+    ET.SubElement(element, "SourceProperties", properties)
+    ET.SubElement(element, "SrcRect", xOff="0", yOff="0", xSize=width, ySize=height)
+    ET.SubElement(element, "DstRect", xOff=col, yOff=row, xSize=width, ySize=height)
+
+
+def _add_file(element: ET.Element, source: _Source) -> None:
+    place = {"relativeToVRT": str(int(source.relative))}
+    if source.block_shape is not None:  # one of many sheets: its handle is not kept for other bands
+        place["shared"] = "0"
+    ET.SubElement(element, "SourceFilename", place).text = source.name
+    ET.SubElement(element, "SourceBand").text = source.band
 
 
 def _gdal_name(info: SceneInfo) -> str:
-    """An absolute path, or GDAL's name of an address."""
+    """Return an absolute path, or GDAL's name of a URL."""
     if info.path.startswith("/vsi"):
         return info.path
     if "://" in info.path:
@@ -171,10 +232,10 @@ def _gdal_name(info: SceneInfo) -> str:
     return str(Path(info.path).absolute())
 
 
-def sheets_behind(path: str | Path) -> list[str]:
-    """The rasters that a VRT joins, each once, if that is all it does; else none.
+def sheets_of(path: str | Path) -> list[str]:
+    """Return the rasters that a VRT joins, each once, if that is all it does; else none.
 
-    All bands of whole files at their own resolution and in their own order.
+    It must show all bands of whole files, at their own resolution and in their own order.
 
     Raises:
         SceneError: it cannot be read.
@@ -183,32 +244,33 @@ def sheets_behind(path: str | Path) -> list[str]:
     try:
         if path.stat().st_size > MAX_BYTES:
             raise SceneError(f"{path}: {path.stat().st_size} bytes; at most {MAX_BYTES} of a VRT are read")
-        root = ET.fromstring(path.read_bytes())
+        return _sheets(ET.fromstring(path.read_bytes()), path)
     except OSError as err:
         raise SceneError(f"{path}: cannot be read ({err.strerror})") from err
-    except ET.ParseError as err:
-        raise SceneError(f"{path}: is not a VRT ({err})") from err
+    except (ET.ParseError, ValueError) as err:
+        raise SceneError(f"{path}: is not a VRT ({err}). Check it with gdalinfo.") from err
+
+
+def _sheets(root: ET.Element, path: Path) -> list[str]:
     if root.tag != "VRTDataset" or root.get("subClass") is not None:
         return []
-    found: dict[str, None] = {}
+    sheets: dict[str, None] = {}
     bands: list[list[str]] = []
     for element in root.findall("VRTRasterBand"):
         names = [
-            _whole_source(source, element.get("band", ""), path) for source in element if _is_source(source)
+            _whole_source(source, element.get("band", ""), path)
+            for source in element
+            if source.tag.endswith("Source")
         ]
         if not names or "" in names or element.get("subClass") is not None:
             return []
         bands.append(names)
-        found |= dict.fromkeys(names)
-    return list(found) if bands and all(set(names) == set(found) for names in bands) else []
-
-
-def _is_source(element: ET.Element) -> bool:
-    return element.tag.endswith("Source")
+        sheets |= dict.fromkeys(names)
+    return list(sheets) if bands and all(set(names) == set(sheets) for names in bands) else []
 
 
 def _whole_source(source: ET.Element, band: str, path: Path) -> str:
-    """The file of a source that is the whole of that band, unscaled; "" of any other."""
+    """Return the file of a source that is the whole of that band, unscaled; "" for any other."""
     name, taken, given = source.find("SourceFilename"), source.find("SrcRect"), source.find("DstRect")
     changes = {"ScaleRatio", "ScaleOffset", "LUT", "Exponent", "ColorTableComponent"}
     if (

@@ -1,4 +1,4 @@
-"""Output rasters: uint8, nodata 255, written row by row; a cloud-optimised GeoTIFF appears whole or not."""
+"""Output rasters: uint8, written row by row; a cloud-optimised GeoTIFF appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -19,14 +20,14 @@ from rasterio.shutil import copy
 
 from rsseg_cli.errors import OutputError, UsageError
 from rsseg_cli.files import check_target, replace_all, sync
-from rsseg_cli.raster import gdal
-from rsseg_cli.raster.rows import BLOCK, Overviews, Pyramid, RowParts, Rows
-from rsseg_cli.raster.vrt import RasterDescription
+from rsseg_cli.raster import gdal, vrt
+from rsseg_cli.raster.classes import NODATA
+from rsseg_cli.raster.rows import BLOCK, Pyramid, RowParts, Rows
 
 if TYPE_CHECKING:
     from rsseg_cli.raster.grid import Grid
 
-# What would change pixels or their places; outputs are exact and on the scene's grid.
+# What would change pixels or their position; outputs are exact and on the scene's grid.
 FORBIDDEN_OPTIONS = {
     "TILING_SCHEME", "TARGET_SRS", "RES", "EXTENT", "ALIGNED_LEVELS", "ZOOM_LEVEL",
     "ZOOM_LEVEL_STRATEGY", "ADD_ALPHA", "NBITS", "OVERVIEWS", "OVERVIEW_COUNT", "OVERVIEW_RESAMPLING",
@@ -34,27 +35,7 @@ FORBIDDEN_OPTIONS = {
 }  # fmt: skip
 LOSSY = {"JPEG", "WEBP", "JXL", "LERC", "LERC_DEFLATE", "LERC_ZSTD"}
 BLOCK_OPTIONS = {"BLOCKSIZE", "BLOCKXSIZE", "BLOCKYSIZE"}
-
-
-def _is_block_size(value: str) -> bool:
-    return value.isdecimal() and 64 <= int(value) <= 4096 and int(value) % 16 == 0
-
-
-class _Complaints(logging.Handler):
-    """Keeps what GDAL warns of: rasterio raises nothing for an unknown creation option."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(re.sub(r"^CPLE_\w+ in ([\w-]+\.tif: )?", "", record.getMessage()))
-
-
-def upper(options: Mapping[str, str]) -> dict[str, str]:
-    return {key.upper(): value for key, value in options.items()}
-
-
+MAX_THREADS = 4
 _numbers = itertools.count()
 
 
@@ -62,84 +43,58 @@ class RasterWriter:
     """Writes a raster from top to bottom; it appears under its name at `commit`, whole, or never.
 
     `commit` is `finish` and then `publish`; several rasters that belong together are all finished before the
-    first is published.
+    first is published. Overviews are made from the rows as they pass.
 
-    Overviews are made from the rows as they pass. Used as a context manager: leaving without `commit` removes
-    what was written, unless `place` says where temporary files lie.
+    As a context manager it removes what was written unless committed, or `temporary` says where that lies.
 
     Args:
         path: the target, a GeoTIFF.
-        grid: its pixels.
-        count: bands.
-        overviews: "mode" for classes, "average" for numbers; pixels without data do not count in either.
-        colours: class -> (red, green, blue), 0 to 255; makes a colour table, 255 transparent.
-        category_names: of class 0, 1, ...; as tags CLASS_0, ... and, for GIS programs, in `<path>.aux.xml`.
-        band_names: descriptions.
-        tags: what made it.
-        creation_options: of GDAL's COG (GTiff) driver.
-        cog: a cloud-optimised GeoTIFF, else a tiled GeoTIFF.
-        inputs: files that must not be replaced.
-        cuts: rows at which temporary files begin, and the height at the end: what is above a cut that was
-            passed is in complete files. One file by default.
-        place: path of the temporary file with an ending; by default beside the target, with a name of this
-            process. The finished "tif" must be on the target's file system.
-        finished: an earlier run finished the file, it lies at its place: it is only published.
+        meta: what the raster says besides its pixels.
+        options: creation options of GDAL's COG driver.
+        cuts: rows at which temporary files begin, and the height at the end: all rows above a cut that was
+            passed are in complete files. One file by default.
+        temporary: path of the temporary file with an ending; by default beside the target, with a name of
+            this process. The "tif" must be on the target's file system.
+        finished: an earlier run finished the temporary "tif": it is only published.
 
     Raises:
-        OutputError: the target exists, cannot be written, the disk is full.
-        UsageError: creation options that are unknown or change pixels.
+        OutputError: the target exists or cannot be written.
+        UsageError: an option is unknown or changes pixels.
     """
 
     def __init__(
         self,
         path: str | Path,
         grid: Grid,
-        count: int = 1,
+        meta: vrt.RasterMeta | None = None,
         *,
-        overviews: Overviews = "mode",
-        colours: Mapping[int, Sequence[int]] | None = None,
-        category_names: Sequence[str] | None = None,
-        band_names: Sequence[str] | None = None,
-        tags: Mapping[str, str] | None = None,
-        creation_options: Mapping[str, str] | None = None,
+        options: Mapping[str, str] | None = None,
         overwrite: bool = False,
-        cog: bool = True,
-        inputs: Sequence[str | Path] = (),
         cuts: Sequence[int] | None = None,
-        place: Callable[[str], Path] | None = None,
+        temporary: Callable[[str], Path] | None = None,
         finished: bool = False,
     ) -> None:
-        self.path = Path(path)
-        check_target(self.path, overwrite=overwrite, inputs=inputs)
-        self.check_options(creation_options or {}, cog=cog)
-        self.grid, self.count = grid, count
-        self._description = RasterDescription(
-            grid=grid,
-            count=count,
-            colours=colours or {},
-            category_names=tuple(category_names or ()),
-            band_names=tuple(band_names or ()),
-            tags=tags or {},
-        )
-        if band_names and len(band_names) != count:
-            raise ValueError(f"{len(band_names)} band names for {count} bands")
-        self._options = upper(creation_options or {})
-        self._cog = cog
+        self.path, self.grid = Path(path), grid
+        self.meta = meta = meta or vrt.RasterMeta()
+        check_target(self.path, overwrite=overwrite)
+        self.check_options(options or {})
+        self._options = _upper(options or {})
         self._rows = 0
         self._finished = finished
         self._stem = f".{self.path.name}.{os.getpid()}.{next(_numbers)}"
-        self._place, self._own = place or self._beside, place is None
+        self._temporary, self._own = temporary or self._beside, temporary is None
         self._pyramid: Pyramid | None = None
         self._parts = RowParts(
-            lambda row: self._place(f"{row}.tif"), count, grid.width, cuts or (0, grid.height)
+            lambda row: self._temporary(f"{row}.tif"), meta.count, grid.width, cuts or (0, grid.height)
         )
         if finished:
             return
         try:
             with gdal.env(), gdal.errors(OutputError, str(self.path)):
                 self._pyramid = Pyramid(
-                    lambda level: self._place(f"level{level}.tif"), count, grid.height, grid.width, overviews
-                )
+                    lambda level: self._temporary(f"level{level}.tif"),
+                    meta.count, grid.height, grid.width, meta.overviews,
+                )  # fmt: skip
                 if cuts is None:
                     self._parts.open()
         except BaseException:
@@ -147,7 +102,7 @@ class RasterWriter:
             raise
 
     @staticmethod
-    def check_options(options: Mapping[str, str], *, cog: bool = True) -> None:
+    def check_options(options: Mapping[str, str]) -> None:
         """Refuse creation options that GDAL does not know, would ignore, or that change pixels.
 
         Raises:
@@ -165,36 +120,10 @@ class RasterWriter:
                 )
             if key.upper() in BLOCK_OPTIONS and not _is_block_size(value):  # GDAL aborts the process on some
                 raise UsageError(f"--co {key}={value}: needs a multiple of 16, 64 to 4096 px")
-        if not options:
-            return
-        complaints = _Complaints()
-        gdal_log = logging.getLogger("rasterio._env")
-        level = gdal_log.level
-        shown = " ".join(f"--co {key}={value}" for key, value in options.items())
-        with gdal.env(), MemoryFile() as source, MemoryFile() as target:
-            profile = {
-                "driver": "GTiff",
-                "width": 16,
-                "height": 16,
-                "count": 1,
-                "dtype": "uint8",
-                "nodata": 255,
-            }
-            with gdal.open_raster(source.name, "w", **profile) as dataset:
-                dataset.write(np.zeros((1, 16, 16), np.uint8))
-            gdal_log.addHandler(complaints)
-            gdal_log.setLevel(logging.WARNING)
-            try:
-                with gdal.errors(UsageError, shown):
-                    driver = {"driver": "COG"} if cog else {"driver": "GTiff", "TILED": "YES"}
-                    copy(source.name, target.name, **driver | upper(options))
-            finally:
-                gdal_log.removeHandler(complaints)
-                gdal_log.setLevel(level)
-        if complaints.messages:
-            raise UsageError(f"{shown}: {'; '.join(complaints.messages)}")
+        if options:
+            _try_options(options)
 
-    def __enter__(self) -> RasterWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -206,61 +135,61 @@ class RasterWriter:
         """Write the next rows.
 
         Args:
-            row: of the first of them; the rows before it have been written.
-            array: uint8 (count, rows, width); any number of rows.
+            row: first of them; the rows above have been written.
+            array: uint8 (bands, rows, width); any number of rows.
 
         Raises:
             ValueError: another shape, dtype or row is due (GDAL would resample or wrap in silence).
         """
         if array.dtype != np.uint8:
             raise ValueError(f"{self.path}: array is {array.dtype}, needs uint8")
-        if array.ndim != 3 or array.shape[0] != self.count or array.shape[2] != self.grid.width:
+        if array.ndim != 3 or array.shape[0] != self.meta.count or array.shape[2] != self.grid.width:
             raise ValueError(
-                f"{self.path}: array is {array.shape}, needs ({self.count}, rows, {self.grid.width})"
+                f"{self.path}: array is {array.shape}, needs ({self.meta.count}, rows, {self.grid.width})"
             )
         if row != self._rows or row + array.shape[1] > self.grid.height:
             raise ValueError(
                 f"{self.path}: rows {row} to {row + array.shape[1]}, due {self._rows} to {self.grid.height}"
             )
-        with gdal.env(), gdal.errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
+        with self._writing():
             self._parts.push(array)
-            self._make_overviews(array)
+            self._add_to_overviews(array)
         self._rows += array.shape[1]
 
-    def _make_overviews(self, rows: Rows) -> None:
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        with gdal.env(), gdal.errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
+            yield
+
+    def _add_to_overviews(self, rows: Rows) -> None:
         if self._pyramid is not None:
             self._pyramid.push(rows)
 
-    def adopt(self, rows: int) -> Iterator[tuple[int, Rows]]:
-        """Go on after the first `rows` rows, which an earlier run wrote with the same cuts: yield them.
+    def resume_from(self, rows: int) -> Iterator[tuple[int, Rows]]:
+        """Continue below the first `rows` rows, which an earlier run wrote with the same cuts; yield those.
 
         Raises:
-            OutputError: its files are not there, or others.
+            OutputError: its files are missing or differ.
         """
-        advice = "Run again without --resume."
-        with gdal.env(), gdal.errors(OutputError, f"{self.path}: what was written of it is damaged", advice):
-            self._parts.adopt(rows)
+        where, advice = f"{self.path}: its temporary files are damaged", "Run again without --resume."
+        with gdal.env(), gdal.errors(OutputError, where, advice):
+            self._parts.resume_from(rows)
             for array in self._parts.read():
-                self._make_overviews(array)
+                self._add_to_overviews(array)
                 yield self._rows, array
                 self._rows += array.shape[1]
 
     def complete_files(self) -> list[Path]:
-        """Temporary files that are complete: those of the rows above the last cut that was passed."""
+        """Return the temporary files that are complete: those of the rows above the last cut passed."""
         return [part.path for part in self._parts.parts]
 
     def commit(self) -> None:
-        """Finish the file and give it its name.
-
-        Raises:
-            ValueError: rows are missing.
-            OutputError: it cannot be written.
-        """
+        """Finish the file and give it its name."""
         self.finish()
         self.publish()
 
     def finish(self) -> None:
-        """Build the file under its temporary name, on disk; what stands under its own name stays as it is.
+        """Build the file under its temporary name, on disk; the target stays as it is.
 
         Raises:
             ValueError: rows are missing.
@@ -268,18 +197,15 @@ class RasterWriter:
         """
         if self._rows != self.grid.height:
             raise ValueError(f"{self.path}: {self._rows} of {self.grid.height} rows written")
-        finished, described = self._place("tif"), self._place("vrt")
-        with gdal.env(), gdal.errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
-            overviews = [] if self._pyramid is None else self._pyramid.levels
-            if self._pyramid is not None:
-                self._pyramid.complete()
-            xml = self._description.vrt(self._parts.parts, [level.path for level in overviews])
-            described.write_bytes(xml)
+        finished, described = self._temporary("tif"), self._temporary("vrt")
+        with self._writing():
+            overviews = [] if self._pyramid is None else self._pyramid.complete()
+            described.write_bytes(vrt.of_parts(self._parts.parts, self.grid, self.meta, overviews))
             copy(str(described), str(finished), **self._copy_options())
             sync(finished)
-            if self._description.category_names:
-                names = self._place("aux.xml")
-                names.write_bytes(_category_file(self._description.category_names))
+            if self.meta.category_names:
+                names = self._temporary("aux.xml")
+                names.write_bytes(_category_file(self.meta.category_names))
                 sync(names)
         if self._own:
             self.drop_rows()
@@ -288,38 +214,32 @@ class RasterWriter:
     def drop_rows(self) -> None:
         """Remove the temporary files that a finished raster was made from."""
         levels = [] if self._pyramid is None else [level.path for level in self._pyramid.levels]
-        for path in (*self.complete_files(), *levels, self._place("vrt")):
+        for path in (*self.complete_files(), *levels, self._temporary("vrt")):
             path.unlink(missing_ok=True)
 
     def publish(self) -> None:
-        """Give the finished file its name, and take away what went with the file that it replaces.
+        """Give the finished file its name, and remove what belonged to the file that it replaces.
 
         Raises:
-            ValueError: it is not finished.
             OutputError: its name cannot be changed.
         """
         replace_all(self.renames(), self.leftovers())
         self.discard()
 
     def renames(self) -> dict[Path, Path]:
-        """The finished files under their temporary names, and the names that they are to get.
-
-        Raises:
-            ValueError: they are not finished.
-        """
+        """Return the finished files under their temporary names, and the names that they are to get."""
         if not self._finished:
             raise ValueError(f"{self.path}: not finished")
-        named = bool(self._description.category_names)
-        names = {"aux.xml": Path(f"{self.path}.aux.xml")} if named else {}
-        return {self._place(ending): path for ending, path in (names | {"tif": self.path}).items()}
+        names = {"aux.xml": Path(f"{self.path}.aux.xml")} if self.meta.category_names else {}
+        return {self._temporary(ending): path for ending, path in (names | {"tif": self.path}).items()}
 
     def leftovers(self) -> list[Path]:
-        """Files that belong to an earlier raster of this name and would be read with the new one."""
-        endings = (".ovr", ".msk") if self._description.category_names else (".ovr", ".msk", ".aux.xml")
+        """Return files of an earlier raster of this name that would be read with the new one."""
+        endings = (".ovr", ".msk") if self.meta.category_names else (".ovr", ".msk", ".aux.xml")
         return [Path(f"{self.path}{ending}") for ending in endings]
 
     def discard(self) -> None:
-        """Close the temporary files, and remove those that are this writer's own business."""
+        """Close the temporary files, and remove those beside the target."""
         self._parts.close()
         if self._pyramid is not None:
             self._pyramid.close()
@@ -331,18 +251,54 @@ class RasterWriter:
         return self.path.parent / f"{self._stem}.{ending}"
 
     def _copy_options(self) -> dict[str, str]:
-        threads = str(min(4, os.cpu_count() or 1))
+        threads = str(min(MAX_THREADS, os.cpu_count() or 1))
         options = {"COMPRESS": "DEFLATE", "NUM_THREADS": threads, "BIGTIFF": "IF_SAFER"}
-        if self._cog:
-            options |= {"driver": "COG", "BLOCKSIZE": str(BLOCK)}
-        else:
-            options |= {"driver": "GTiff", "TILED": "YES", "BLOCKXSIZE": str(BLOCK), "BLOCKYSIZE": str(BLOCK)}
-            options |= {"COPY_SRC_OVERVIEWS": "YES"}
-        return options | self._options
+        return options | {"driver": "COG", "BLOCKSIZE": str(BLOCK)} | self._options
+
+
+def _try_options(options: Mapping[str, str]) -> None:
+    """Write a tiny raster with the options, as rasterio raises nothing for an unknown one."""
+    complaints = _Complaints()
+    gdal_log = logging.getLogger("rasterio._env")
+    level = gdal_log.level
+    shown = " ".join(f"--co {key}={value}" for key, value in options.items())
+    with gdal.env(), MemoryFile() as source, MemoryFile() as target:
+        profile = {"driver": "GTiff", "width": 16, "height": 16, "count": 1, "dtype": "uint8"}
+        with gdal.open_raster(source.name, "w", nodata=NODATA, **profile) as dataset:
+            dataset.write(np.zeros((1, 16, 16), np.uint8))
+        gdal_log.addHandler(complaints)
+        gdal_log.setLevel(logging.WARNING)
+        try:
+            with gdal.errors(UsageError, shown):
+                copy(source.name, target.name, driver="COG", **_upper(options))
+        finally:
+            gdal_log.removeHandler(complaints)
+            gdal_log.setLevel(level)
+    if complaints.messages:
+        raise UsageError(f"{shown}: {'; '.join(complaints.messages)}")
+
+
+class _Complaints(logging.Handler):
+    """Keeps GDAL's warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(re.sub(r"^CPLE_\w+ in ([\w-]+\.tif: )?", "", record.getMessage()))
+
+
+def _upper(options: Mapping[str, str]) -> dict[str, str]:
+    return {key.upper(): value for key, value in options.items()}
+
+
+def _is_block_size(value: str) -> bool:
+    return value.isdecimal() and 64 <= int(value) <= 4096 and int(value) % 16 == 0
 
 
 def _category_file(names: Sequence[str]) -> bytes:
-    """GDAL's sidecar: GeoTIFF has no place for category names; QGIS shows those it finds here."""
+    """GDAL's sidecar: GeoTIFF cannot hold category names; QGIS shows those it finds here."""
     root = ET.Element("PAMDataset")
     categories = ET.SubElement(ET.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
     for name in names:

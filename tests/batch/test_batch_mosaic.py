@@ -158,9 +158,9 @@ def test_a_vrt_alone_stands_for_its_sheets(sheet, drawn, run):
         subprocess.run([*build, "-tr", "1", "1", "coarse.vrt", *names], check=True)
     except FileNotFoundError:
         pytest.skip("needs gdalbuildvrt")
-    assert vrt.sheets_behind("index.vrt") == names
-    assert vrt.sheets_behind("bands.vrt") == []
-    assert vrt.sheets_behind("coarse.vrt") == []
+    assert vrt.sheets_of("index.vrt") == names
+    assert vrt.sheets_of("bands.vrt") == []
+    assert vrt.sheets_of("coarse.vrt") == []
     assert run("index.vrt", "-o", "one.tif").exit_code == 0
     done = run("index.vrt", "-o", "maps", "--mosaic")
     assert done.exit_code == 0, done.stderr

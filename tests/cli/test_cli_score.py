@@ -13,7 +13,7 @@ from conftest import MakeRaster
 from typer.testing import CliRunner, Result
 
 from rsseg_cli.cli import app
-from rsseg_cli.raster import Grid, RasterWriter
+from rsseg_cli.raster import Grid, RasterWriter, vrt
 
 TRUTH = np.zeros((1, 40, 60), np.uint8)
 TRUTH[0, :, 30:] = 1
@@ -29,9 +29,8 @@ def write_map(path: Path, names: tuple[str, ...] = ("land", "building"), **tags:
         crs=CRS.from_epsg(32633), transform=Affine(0.5, 0, 500000, 0, -0.5, 5000000), width=60, height=40
     )
     colours = {0: (10, 200, 10), 1: (200, 10, 10)}
-    with RasterWriter(
-        path, grid, 1, overviews="mode", colours=colours, category_names=names, tags=tags
-    ) as writer:
+    meta = vrt.RasterMeta(colours=colours, category_names=names, tags=tags or {})
+    with RasterWriter(path, grid, meta) as writer:
         writer.write(0, MAPPED)
         writer.finish()
         writer.publish()

@@ -17,10 +17,10 @@ from scipy import ndimage
 
 from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.data.types import ScoringProtocol
-from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.errors import DataError, SceneError, UsageError
 from rsseg_cli.evaluation.metrics import count_confusion
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
-from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, classes
+from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, classes, vrt
 from rsseg_cli.weights import ClassSpec
 
 NAMES = ("land", "building", "water")
@@ -39,9 +39,8 @@ def write_map(
     transform = transform or Affine(0.5, 0, 500000, 0, -0.5, 5000000)
     grid = Grid(crs=crs, transform=transform, width=rows.shape[1], height=rows.shape[0])
     colours = {index: (index, 10, 20) for index in range(len(names))}
-    with RasterWriter(
-        path, grid, 1, overviews="mode", colours=colours, category_names=names, overwrite=True
-    ) as writer:
+    meta = vrt.RasterMeta(colours=colours, category_names=names)
+    with RasterWriter(path, grid, meta, overwrite=True) as writer:
         writer.write(0, rows[None])
         writer.finish()
         writer.publish()
@@ -131,10 +130,10 @@ def test_classes_come_together_by_name(tmp_path: Path, pair: tuple[Path, Path]) 
 
 
 def test_a_strange_class_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    classes.MapReader(write_map(tmp_path / "map.tif", MAPPED, ("land", "building", "sea")), NAMES)
-    assert "sea is none of land, building, water; what is mapped so counts as wrong" in caplog.text
+    classes.ClassRaster.matching(write_map(tmp_path / "map.tif", MAPPED, ("land", "building", "sea")), NAMES)
+    assert "sea is none of land, building, water; pixels mapped so count as wrong" in caplog.text
     with pytest.raises(DataError, match="its classes are sky, sea; none of them is one of land"):
-        classes.MapReader(write_map(tmp_path / "map.tif", MAPPED, ("sky", "sea")), NAMES)
+        classes.ClassRaster.matching(write_map(tmp_path / "map.tif", MAPPED, ("sky", "sea")), NAMES)
 
 
 def test_map_without_names_has_class_numbers(pair: tuple[Path, Path], make_raster: MakeRaster) -> None:
@@ -152,7 +151,7 @@ def test_map_without_names_has_class_numbers(pair: tuple[Path, Path], make_raste
 def test_a_picture_is_no_map(
     pair: tuple[Path, Path], make_raster: MakeRaster, bands: int, dtype: str
 ) -> None:
-    with pytest.raises(DataError, match="needs one band of class numbers"):
+    with pytest.raises(SceneError, match="needs one band of class numbers"):
         score(make_raster("scene.tif", bands=bands, dtype=dtype, shape=(2, 6)), pair[1])
 
 

@@ -21,7 +21,7 @@ from rio_cogeo import cog_validate
 
 from rsseg_cli.errors import OutputError, UsageError
 from rsseg_cli.files import check_target, replace_all
-from rsseg_cli.raster import Grid, RasterWriter, SceneInfo
+from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, vrt
 from rsseg_cli.raster.rows import halve
 
 UTM = CRS.from_epsg(32633)
@@ -52,7 +52,8 @@ def draw_labels(height: int, width: int, bands: int = 1, classes: int = 5) -> np
 
 
 def write_all(path: Path, labels: np.ndarray, grid: Grid, step: int = 37, **options: object) -> None:
-    with RasterWriter(path, grid, len(labels), **options) as writer:
+    how = {name: options.pop(name) for name in ("options", "overwrite") if name in options}
+    with RasterWriter(path, grid, vrt.RasterMeta(count=len(labels), **options), **how) as writer:
         for row in range(0, grid.height, step):
             writer.write(row, labels[:, row : row + step])
         writer.commit()
@@ -128,23 +129,10 @@ def test_band_names(tmp_path: Path) -> None:
         assert [kind.name for kind in dataset.colorinterp][1:] == ["undefined", "undefined"]
 
 
-def test_a_plain_geotiff(tmp_path: Path) -> None:
-    labels = draw_labels(600, 1100)
-    path = tmp_path / "map.tif"
-    options = {"compress": "ZSTD", "BLOCKXSIZE": "256"}
-    write_all(path, labels, grid_of(600, 1100), cog=False, colours=COLOURS, creation_options=options)
-    with rasterio.open(path) as dataset:
-        assert (dataset.read() == labels).all()
-        assert dataset.block_shapes == [(512, 256)]
-        assert dataset.compression.name == "zstd"
-        assert dataset.colormap(1)[0] == (*COLOURS[0], 255)
-        assert dataset.overviews(1) == [2, 4]
-
-
 def test_creation_options_reach_the_file(tmp_path: Path) -> None:
     path = tmp_path / "map.tif"
     options = {"COMPRESS": "ZSTD", "blocksize": "256"}
-    write_all(path, draw_labels(600, 700), grid_of(600, 700), creation_options=options)
+    write_all(path, draw_labels(600, 700), grid_of(600, 700), options=options)
     with rasterio.open(path) as dataset:
         assert (dataset.compression.name, dataset.block_shapes) == ("zstd", [(256, 256)])
 
@@ -232,7 +220,7 @@ def test_a_finished_file_waits_for_its_name(tmp_path: Path) -> None:
     path = tmp_path / "map.tif"
     path.write_text("old")
     labels, grid = draw_labels(20, 20), grid_of(20, 20)
-    with RasterWriter(path, grid, category_names=["building"], overwrite=True) as writer:
+    with RasterWriter(path, grid, vrt.RasterMeta(category_names=["building"]), overwrite=True) as writer:
         writer.write(0, labels)
         with pytest.raises(ValueError, match="not finished"):
             writer.publish()
@@ -300,7 +288,7 @@ import os, sys, signal
 sys.path[:0] = {sys.path!r}
 from test_raster_output import *
 writer = RasterWriter(Path({str(tmp_path / "map.tif")!r}), grid_of(1300, 1100), cuts={cuts},
-                      place=lambda ending: Path({str(tmp_path)!r}) / f"labels.{{ending}}")
+                      temporary=lambda ending: Path({str(tmp_path)!r}) / f"labels.{{ending}}")
 for row in range(0, 1000, 100):
     writer.write(row, draw_labels(1300, 1100)[:, row:row + 100])
 print(*[path.name for path in writer.complete_files()])
@@ -312,9 +300,9 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert done.stdout.split() == ["labels.0.tif", "labels.301.tif"]
     labels, grid = draw_labels(1300, 1100), grid_of(1300, 1100)
     with RasterWriter(
-        tmp_path / "map.tif", grid, cuts=cuts, place=lambda ending: tmp_path / f"labels.{ending}"
+        tmp_path / "map.tif", grid, cuts=cuts, temporary=lambda ending: tmp_path / f"labels.{ending}"
     ) as writer:
-        for row, rows in writer.adopt(702):
+        for row, rows in writer.resume_from(702):
             np.testing.assert_array_equal(rows, labels[:, row : row + rows.shape[1]])
         writer.write(702, labels[:, 702:])
         writer.commit()
@@ -327,18 +315,21 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_damaged_parts_are_told(tmp_path: Path) -> None:
     def writer() -> RasterWriter:
         return RasterWriter(
-            tmp_path / "map.tif", grid_of(90, 40), cuts=(0, 50, 90), place=lambda ending: tmp_path / ending
+            tmp_path / "map.tif",
+            grid_of(90, 40),
+            cuts=(0, 50, 90),
+            temporary=lambda ending: tmp_path / ending,
         )
 
     labels = draw_labels(90, 40)
     with writer() as first:
         first.write(0, labels[:, :60])
     with writer() as second, pytest.raises(ValueError, match="no whole number of parts"):
-        list(second.adopt(60))
+        list(second.resume_from(60))
     for damage in (lambda path: path.write_bytes(path.read_bytes()[:90]), lambda path: path.unlink()):
         damage(tmp_path / "0.tif")
         with writer() as second, pytest.raises(OutputError, match=r"is damaged.*without --resume"):
-            list(second.adopt(50))
+            list(second.resume_from(50))
 
 
 # --- refused before work starts
@@ -391,7 +382,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 )
 def test_creation_options_are_checked(tmp_path: Path, options: dict[str, str], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        RasterWriter(tmp_path / "map.tif", grid_of(3, 4), creation_options=options)
+        RasterWriter(tmp_path / "map.tif", grid_of(3, 4), options=options)
     assert list(tmp_path.iterdir()) == []
 
 
