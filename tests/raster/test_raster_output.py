@@ -328,7 +328,7 @@ def test_damaged_parts_are_told(tmp_path: Path) -> None:
         list(second.resume_from(60))
     for damage in (lambda path: path.write_bytes(path.read_bytes()[:90]), lambda path: path.unlink()):
         damage(tmp_path / "0.tif")
-        with writer() as second, pytest.raises(OutputError, match=r"is damaged.*without --resume"):
+        with writer() as second, pytest.raises(OutputError, match=r"are damaged.*without --resume"):
             list(second.resume_from(50))
 
 
