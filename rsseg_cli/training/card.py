@@ -24,7 +24,7 @@ from rsseg_cli.training.train_model import TrainResult
 from rsseg_cli.weights import ModelSpec, save_model
 
 
-def as_stored(network: nn.Module) -> None:
+def round_to_stored(network: nn.Module) -> None:
     """Round weights to half precision, as a model file stores them."""
     with torch.no_grad():
         for tensor in network.state_dict().values():

@@ -1,4 +1,4 @@
-"""Rough maps of training scenes: made by a model beforehand or found as rasters, on the scenes' grids.
+"""Coarse maps of training scenes: made by a model beforehand or found as rasters, on the scenes' grids.
 
 A model maps scenes that it was trained on better than any others; a refiner that learns from such maps finds
 little to repair. Maps by models that were trained without the scene ("out of fold") come as rasters; those of
@@ -48,7 +48,7 @@ class CoarseSource:
 def coarse_sources(given: Sequence[str], class_names: Sequence[str]) -> list[CoarseSource]:
     """What `--coarse` names, checked."""
     if not given:
-        raise UsageError("no rough maps: pass --coarse MODEL, or --coarse FOLDER with label rasters")
+        raise UsageError("no coarse maps: pass --coarse MODEL, or --coarse FOLDER with label rasters")
     return [_source(item, class_names) for item in given]
 
 
@@ -105,7 +105,7 @@ def match_files(scenes: Sequence[tuple[str, str]], sources: Sequence[CoarseSourc
 
 @dataclass(frozen=True, kw_only=True)
 class CoarseMaker:
-    """Rough maps of scenes.
+    """Coarse maps of scenes.
 
     Attributes:
         sources: as `coarse_sources` found them.
@@ -128,7 +128,7 @@ class CoarseMaker:
         lacking = [source.name for source, _ in scenes if not files[source.name] and not models]
         if lacking:
             raise DataError(
-                f"no rough map of {datasets.named(lacking)}; needs STEM.tif or STEM_*.tif in --coarse "
+                f"no coarse map of {datasets.named(lacking)}; needs STEM.tif or STEM_*.tif in --coarse "
                 f"{' or '.join(source.given for source in self.sources)}, or a model"
             )
         made: list[list[Path]] = [[] for _ in scenes]
@@ -168,7 +168,7 @@ class CoarseMaker:
     def _read(self, path: Path, scene: LoadedScene, picture: str, number: int) -> NDArray[np.uint8]:
         """A map on the scene's training grid: most frequent class where pixels shrink, else nearest."""
         if scene.grid is None:
-            raise ValueError(f"{scene.name}: a rough map needs a grid")
+            raise ValueError(f"{scene.name}: a coarse map needs a grid")
         names = classes.read_names(path)
         values = (
             _values(names, self.class_names, str(path)) | {classes.IGNORE: classes.IGNORE} if names else None

@@ -188,7 +188,7 @@ def _labelled_px(scene: LoadedScene) -> int:
     )
 
 
-def crops_in_a_pass(scenes: Sequence[LoadedScene], config: CropConfig) -> int:
+def crops_per_pass_of(scenes: Sequence[LoadedScene], config: CropConfig) -> int:
     """Crops that make one pass over the scenes: one of an image of up to 1024 x 1024 px, as the released
     program draws them of LoveDA; of a larger one as many as fill its area."""
     total = 0

@@ -1,4 +1,4 @@
-"""Rough maps made worse as crops are drawn: moved, bent, blunted boundaries, and a few blots.
+"""Coarse maps made worse as crops are drawn: moved, bent, blunted boundaries, and a few blots.
 
 A refiner repairs boundaries within its band, so most of what is done here moves them by a few pixels; what it
 cannot repair (whole objects that lack or are too many) is rare and small.
@@ -15,7 +15,7 @@ from rsseg_cli.raster import classes as class_values
 
 Labels = NDArray[np.uint8]
 
-BEND_PX = 24  # least distance at which a boundary's displacement changes
+WARP_PX = 24  # minimum distance over which a boundary's displacement changes
 MOST_CLASSES = 8  # whose boundaries are blunted smoothly
 
 
@@ -32,20 +32,20 @@ def degrade(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
     worse = labels
     chosen = rng.random(4) < (0.7, 0.4, 0.4, 0.15)
     if chosen[0] or not chosen.any():
-        worse = bend(worse, rng, reach_px)
+        worse = warp(worse, rng, reach_px)
     if chosen[1]:
-        worse = grow(worse, int(rng.choice(present)), int(rng.integers(1, max(2, reach_px // 2 + 1))))
+        worse = dilate(worse, int(rng.choice(present)), int(rng.integers(1, max(2, reach_px // 2 + 1))))
     if chosen[2]:
-        worse = blunt(worse, int(rng.integers(3, 9)), smooth=bool(rng.random() < 0.7))
+        worse = smooth_labels(worse, int(rng.integers(3, 9)), smooth=bool(rng.random() < 0.7))
     if chosen[3]:
-        worse = blot(worse, present, rng)
+        worse = drop_patches(worse, present, rng)
     return np.where((labels == class_values.IGNORE) | (worse == class_values.IGNORE), labels, worse)
 
 
-def bend(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
-    """Boundaries displaced by a smooth random field and a shift, together up to about `reach_px`."""
+def warp(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
+    """Displace boundaries by a smooth random field and a shift, together up to about `reach_px`."""
     height, width = labels.shape
-    cells = [max(2, round(side / rng.uniform(BEND_PX, 4 * BEND_PX))) + 1 for side in labels.shape]
+    cells = [max(2, round(side / rng.uniform(WARP_PX, 4 * WARP_PX))) + 1 for side in labels.shape]
     field = torch.from_numpy(rng.uniform(-1, 1, (1, 2, *cells)).astype(np.float32))
     amount = rng.uniform(1, reach_px) * 0.75
     moves = F.interpolate(field, size=(height, width), mode="bilinear", align_corners=True)[0] * amount
@@ -55,7 +55,7 @@ def bend(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
     return torch.from_numpy(labels).flatten()[(rows * width + cols).long()].numpy()
 
 
-def grow(labels: Labels, index: int, radius_px: int) -> Labels:
+def dilate(labels: Labels, index: int, radius_px: int) -> Labels:
     """One class larger by `radius_px`, at the cost of the others."""
     own = labels == index
     for turned in (own, own.T):  # a square, one axis after the other, in place
@@ -69,7 +69,7 @@ def grow(labels: Labels, index: int, radius_px: int) -> Labels:
     return np.where(own, np.uint8(index), labels)
 
 
-def blunt(labels: Labels, factor: int, *, smooth: bool) -> Labels:
+def smooth_labels(labels: Labels, factor: int, *, smooth: bool) -> Labels:
     """A map as of pixels `factor` times as large: stairs, or where `smooth` rounded corners."""
     height, width = labels.shape
     small = labels[factor // 2 :: factor, factor // 2 :: factor]
@@ -83,7 +83,7 @@ def blunt(labels: Labels, factor: int, *, smooth: bool) -> Labels:
     return small[rows[:, None], cols]
 
 
-def blot(labels: Labels, classes: NDArray[np.integer], rng: np.random.Generator) -> Labels:
+def drop_patches(labels: Labels, classes: NDArray[np.integer], rng: np.random.Generator) -> Labels:
     """One to three discs of 2 to 6 px in one of `classes` each."""
     blotted = labels.copy()
     for _ in range(int(rng.integers(1, 4))):

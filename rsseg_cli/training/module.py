@@ -1,4 +1,4 @@
-"""Lightning modules: what those of every run share, and the one around a segmentation network."""
+"""Lightning modules: a base for every run, and the one of a segmentation network."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from rsseg_cli.training.optim import build_optimizer, build_schedule
 from rsseg_cli.weights import ModelSpec
 
 
-class Watch(NamedTuple):
-    """What chooses the best epoch: a key of the history, logged as val_KEY, and which values are good."""
+class MonitoredMetric(NamedTuple):
+    """The score that chooses the best epoch: a key of the history, logged as val_KEY; mode is max or min."""
 
     key: str
     mode: str
@@ -33,7 +33,7 @@ class Watch(NamedTuple):
 
 
 class TrainingModule(L.LightningModule):
-    """What the modules of all runs share: the course of the loss, optimiser, checkpoints, the history.
+    """Base of all runs: loss, optimiser, checkpoints, history.
 
     Args:
         network: to be trained; expects normalised images.
@@ -43,7 +43,7 @@ class TrainingModule(L.LightningModule):
             scores.
     """
 
-    watch: ClassVar[Watch]
+    monitored: ClassVar[MonitoredMetric]
 
     def __init__(self, network: nn.Module, spec: ModelSpec, config: TrainConfig, total_steps: int) -> None:
         super().__init__()
@@ -58,16 +58,16 @@ class TrainingModule(L.LightningModule):
 
     @property
     def trained(self) -> nn.Module:
-        """Whose parameters are trained, but for frozen ones."""
+        """Return the network whose parameters are trained, frozen ones excepted."""
         return self.network
 
     @abstractmethod
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a batch of crops, and its parts by name."""
+        """Return the loss of a batch of crops, and its parts by name."""
 
     @abstractmethod
-    def told(self, scores: Mapping[str, Any]) -> str:
-        """Scores of an epoch in the words of the progress line."""
+    def progress_text(self, scores: Mapping[str, Any]) -> str:
+        """Return an epoch's scores for the progress line."""
 
     def normalise(self, image: Tensor) -> Tensor:
         return ((image - self.get_buffer("mean")) / self.get_buffer("std")).contiguous(
@@ -86,11 +86,11 @@ class TrainingModule(L.LightningModule):
         return loss
 
     def _not_finite(self) -> str:
-        place = f"step {self.global_step + 1} (epoch {self.current_epoch + 1})"
+        step = f"step {self.global_step + 1} (epoch {self.current_epoch + 1})"
         kept = f"epoch {len(self.history)} is kept" if self.history else "no epoch was finished"
         more = ", or --precision 32" if self.config.precision == "16" else ""
         return (
-            f"{place}: the loss is {self.step_loss}, training stops; {kept}. Pass a lower --lr than "
+            f"{step}: the loss is {self.step_loss}, training stops; {kept}. Pass a lower --lr than "
             f"{self.config.learning_rate:g}{more}"
         )
 
@@ -100,8 +100,8 @@ class TrainingModule(L.LightningModule):
         self.epoch_rate = float(groups[-1]["lr"])
         self.log("rate", self.epoch_rate, on_step=False, on_epoch=True)
 
-    def remember(self, scores: Mapping[str, Any]) -> None:
-        """Close an epoch's entry in the history."""
+    def end_epoch(self, scores: Mapping[str, Any]) -> None:
+        """Append an epoch to the history."""
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
@@ -136,7 +136,7 @@ class SegmentationModule(TrainingModule):
         network: to be trained; expects normalised images.
     """
 
-    watch = Watch("miou", "max")
+    monitored = MonitoredMetric("miou", "max")
 
     def __init__(
         self,
@@ -163,7 +163,7 @@ class SegmentationModule(TrainingModule):
         parts = self._loss_parts(self.normalise(image), labels)
         return torch.stack(list(parts.values())).sum(), parts
 
-    def told(self, scores: Mapping[str, Any]) -> str:
+    def progress_text(self, scores: Mapping[str, Any]) -> str:
         return f"val mIoU {scores['miou']:.3f}"
 
     def _loss_parts(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -202,7 +202,7 @@ class SegmentationModule(TrainingModule):
             self.log(f"val_{name}", scores[name])
         for name, iou in zip(self.class_names, scores["iou"], strict=True):
             self.log(f"val_iou/{name.replace('/', '_')}", iou)
-        self.remember({key: scores[key] for key in ("miou", "mean_f1", "overall_accuracy", "iou")})
+        self.end_epoch({key: scores[key] for key in ("miou", "mean_f1", "overall_accuracy", "iou")})
 
 
 def protocol_scores(

@@ -1,4 +1,4 @@
-"""Crops and tiles for training a refiner: image, rough map and labels with one geometry."""
+"""Crops and tiles for training a refiner: image, coarse map and labels with one geometry."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WORSE_SHARE = 0.5
 
 class LabelCrops(Dataset[tuple[Tensor]]):
     """Label maps int64 (crop, crop) for the codec: of scenes, half of them made worse, as the codec also has
-    to carry rough maps, and drawn ones.
+    to carry coarse maps, and drawn ones.
 
     Args:
         scenes, drawn, config: as for `CropDataset`.
@@ -56,11 +56,11 @@ class LabelCrops(Dataset[tuple[Tensor]]):
 
 
 class RefinerCrops(CropDataset):
-    """Augmented crops: image float32 (bands, crop, crop) in [0, 1], rough map uint8 and labels int64 (crop,
+    """Augmented crops: image float32 (bands, crop, crop) in [0, 1], coarse map uint8 and labels int64 (crop,
     crop); with closer looks also these, uint8 (N, crop, crop).
 
     Args:
-        maps: rough maps of each, of which a crop takes one at random.
+        maps: coarse maps of each, of which a crop takes one at random.
         config: crops; without mosaic.
         closer: class probabilities of each scene, uint8 (N, height, width), 255 where there are none; empty
             without.
@@ -76,7 +76,7 @@ class RefinerCrops(CropDataset):
         closer: Sequence[NDArray[np.uint8]] = (),
     ) -> None:
         if len(maps) != len(scenes) or not all(maps):
-            raise ValueError("every scene needs a rough map")
+            raise ValueError("every scene needs a coarse map")
         super().__init__(scenes, config, drawn)
         self.maps = [*maps, *((scene.labels,) for scene in drawn)]
         self.refining, self.closer = refining, closer
@@ -93,7 +93,7 @@ class RefinerCrops(CropDataset):
         return (*crop, planes[2:]) if closer else crop
 
     def planes(self, scene: int, window: tuple[slice, slice], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Labels, one of the scene's rough maps, and its closer look."""
+        """Labels, one of the scene's coarse maps, and its closer look."""
         maps = self.maps[scene]
         planes = [self.scenes[scene].labels[window], maps[int(rng.integers(len(maps)))][window]]
         if self.closer:
@@ -104,7 +104,7 @@ class RefinerCrops(CropDataset):
 
 
 class RefinerTiles(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
-    """Validation tiles without overlap: image, rough map, labels, and a number for the tile's noise.
+    """Validation tiles without overlap: image, coarse map, labels, and a number for the tile's noise.
 
     Of several processes (`rank` of `world`) each takes every world-th tile; one for which none is left gets a
     tile without labels.

@@ -14,7 +14,7 @@ from rsseg_cli.evaluation import boundary, metrics
 from rsseg_cli.models import diffusion
 from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.config import TrainConfig
-from rsseg_cli.training.module import TrainingModule, Watch
+from rsseg_cli.training.module import MonitoredMetric, TrainingModule
 from rsseg_cli.weights import ModelSpec
 
 ALIGN_STEPS = 200  # the released program's
@@ -54,13 +54,13 @@ def split_losses(losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor
 class CodecModule(StageModule):
     """Label embedding and codec, validated by their loss. Scores in the history: codec_loss."""
 
-    watch = Watch("codec_loss", "min")
+    monitored = MonitoredMetric("codec_loss", "min")
     stage: diffusion.Stage = "codec"
 
     def losses(self, batch: tuple[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         return split_losses(self.refiner.codec_losses(batch[0]))
 
-    def told(self, scores: Mapping[str, Any]) -> str:
+    def progress_text(self, scores: Mapping[str, Any]) -> str:
         return f"val codec loss {scores['codec_loss']:.4f}"
 
     def on_validation_epoch_start(self) -> None:
@@ -79,21 +79,21 @@ class CodecModule(StageModule):
         total, count = self.trainer.strategy.reduce(both, reduce_op="sum").tolist()
         loss = total / max(count, 1.0)
         self.log("val_codec_loss", loss)
-        self.remember({"codec_loss": loss})
+        self.end_epoch({"codec_loss": loss})
 
 
 class RefinerModule(StageModule):
     """Denoiser and guidance, validated by refining tiles.
 
     Scores in the history: boundary_iou (mean over classes at 3 px) and miou of refined tiles,
-    coarse_boundary_iou and coarse_miou of their rough maps.
+    coarse_boundary_iou and coarse_miou of their coarse maps.
 
     Args:
-        band_px: distance from the rough map's boundaries within which labels may change.
+        band_px: distance from the coarse map's boundaries within which labels may change.
         align: further loss of the first `ALIGN_STEPS` steps, see `losses.DinoAlignment`; None without.
     """
 
-    watch = Watch("boundary_iou", "max")
+    monitored = MonitoredMetric("boundary_iou", "max")
     stage: diffusion.Stage = "refiner"
 
     def __init__(
@@ -110,7 +110,7 @@ class RefinerModule(StageModule):
         self.tallies = {"": Tally(self.classes), "coarse_": Tally(self.classes)}
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        image, *others = batch  # rough map, labels, and the closer look where there is one
+        image, *others = batch  # coarse map, labels, and the closer look where there is one
         inputs: Any = (self.normalise(image), *others)
         if self.align is None:
             return split_losses(self.refiner.refiner_losses(*inputs))
@@ -124,7 +124,7 @@ class RefinerModule(StageModule):
     def trained(self) -> nn.Module:
         return self.network if self.align is None else self
 
-    def told(self, scores: Mapping[str, Any]) -> str:
+    def progress_text(self, scores: Mapping[str, Any]) -> str:
         pairs = (("boundary_iou", f"val Boundary IoU {BOUNDARY_PX} px"), ("miou", "mIoU"))
         return ", ".join(f"{name} {scores[f'coarse_{key}']:.3f} -> {scores[key]:.3f}" for key, name in pairs)
 
@@ -141,9 +141,9 @@ class RefinerModule(StageModule):
         logits = self(self.normalise(image), coarse, noise)
         found = logits.max(1).indices.to(torch.uint8).cpu().numpy()
         truth = labels.to(torch.uint8).cpu().numpy()
-        for rough, refined, known in zip(coarse.cpu().numpy(), found, truth, strict=True):
-            self.tallies[""].add(merge_in_band(rough, refined, self.band_px), known)
-            self.tallies["coarse_"].add(rough, known)
+        for before, refined, known in zip(coarse.cpu().numpy(), found, truth, strict=True):
+            self.tallies[""].add(merge_in_band(before, refined, self.band_px), known)
+            self.tallies["coarse_"].add(before, known)
 
     def noise(self, numbers: Tensor, size: tuple[int, int]) -> Tensor:
         """The same for a tile in every epoch, (B, latent_channels, h, w)."""
@@ -159,11 +159,11 @@ class RefinerModule(StageModule):
             scores |= {f"{key}{name}": value for name, value in tally.scores(total.cpu().numpy()).items()}
         for name, value in scores.items():
             self.log(f"val_{name}", value)
-        self.remember(scores)
+        self.end_epoch(scores)
 
 
 def merge_in_band(coarse: NDArray[np.uint8], refined: NDArray[np.uint8], band_px: int) -> NDArray[np.uint8]:
-    """Refined labels within the band around the rough map's boundaries, rough ones elsewhere."""
+    """Refined labels within the band around the coarse map's boundaries, coarse ones elsewhere."""
     return np.where(boundary.near_border(coarse, band_px), refined, coarse)
 
 

@@ -1,4 +1,4 @@
-"""A refiner's training run: scenes with rough maps, the two stages, the model file."""
+"""Train a refiner: scenes with coarse maps, two stages, the model file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rsseg_cli.models import diffusion
 from rsseg_cli.training.card import save_with_card, trained_with
 from rsseg_cli.training.coarse_maps import CoarseMaker, Maps, closer_looks
 from rsseg_cli.training.config import RefiningConfig, TrainConfig
-from rsseg_cli.training.crops import crops_in_a_pass
+from rsseg_cli.training.crops import crops_per_pass_of
 from rsseg_cli.training.recipes import RefinerSettings, resolve_refiner_settings
 from rsseg_cli.training.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
 from rsseg_cli.training.refiner_module import CodecModule, RefinerModule
@@ -32,7 +32,7 @@ STAGES: tuple[diffusion.Stage, ...] = ("codec", "refiner")
 
 
 class RefinerScenes(NamedTuple):
-    """Scenes of a run, with their rough maps; without maps where only the codec is trained, and with closer
+    """Scenes of a run, with their coarse maps; without maps where only the codec is trained, and with closer
     looks at the training scenes where these are given."""
 
     train: list[LoadedScene]
@@ -42,18 +42,18 @@ class RefinerScenes(NamedTuple):
     val_maps: list[Maps]
     closer: Sequence[NDArray[np.uint8]] = ()
 
-    def by_part(self) -> dict[str, list[LoadedScene]]:
+    def by_split(self) -> dict[str, list[LoadedScene]]:
         """Scenes for `found_table`."""
         return {"train": self.train, "val": self.val, "drawn": self.drawn}
 
 
 def stages_of(refining: RefiningConfig) -> tuple[diffusion.Stage, ...]:
-    """The stages of a run, in their order."""
+    """Return the stages of a run, in order."""
     return STAGES if refining.stage == "all" else (refining.stage,)
 
 
 def kept_maps(run: RunOptions, *, resume: bool) -> Path:
-    """This process's folder for maps that models make, emptied where the run starts anew."""
+    """Return this process's folder for coarse maps; empty it unless the run is resumed."""
     folder = run.run_dir / f"coarse-{environment_rank()}"
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
@@ -79,11 +79,11 @@ def load_refiner_scenes(
     folder: Path,
     closer: Sequence[str] = (),
 ) -> RefinerScenes:
-    """Training and validation scenes as a segmentation network gets them, and their rough maps.
+    """Training and validation scenes as a segmentation network gets them, and their coarse maps.
 
     Args:
         data: found by `open_data`.
-        maker: of the rough maps; None where only the codec is trained.
+        maker: of the coarse maps; None where only the codec is trained.
         folder: where arrays are kept as files.
         closer: rasters of closer looks at the training scenes, see `coarse_maps.closer_looks`.
     """
@@ -96,7 +96,7 @@ def load_refiner_scenes(
 
 
 def check_sizes(network: nn.Module, config: TrainConfig) -> None:
-    """Refuse crops and tiles that the network cannot take."""
+    """Refuse crop and tile sizes that the network cannot take."""
     alignment = cast(diffusion.RefinerNetwork, network).alignment_px
     for option, side in (("--crop-size", config.crop_size), ("--tile-size", config.tile_size)):
         if side % alignment:
@@ -106,9 +106,9 @@ def check_sizes(network: nn.Module, config: TrainConfig) -> None:
 def fit_refiner(
     network: nn.Module, spec: ModelSpec, scenes: RefinerScenes, settings: RefinerSettings, run: RunOptions
 ) -> dict[diffusion.Stage, TrainResult]:
-    """Train the stages of a run in place; the network is left with the best weights on validation.
+    """Train the stages of a run in place; the network ends with the best weights on validation.
 
-    A resumed run goes on in the stage that it was in: each stage has a folder of its own in `run.run_dir`.
+    A resumed run continues in its stage: each stage has a folder in `run.run_dir`.
 
     Args:
         network: a `diffusion.RefinerNetwork`.
@@ -140,15 +140,15 @@ def _train_codec(
         refining=refining,
         classes=len(spec.classes),
     )
-    labels = [scene.labels for scene in scenes.val]  # in place of rough maps, which the codec does not see
+    labels = [scene.labels for scene in scenes.val]  # in place of coarse maps, which the codec does not see
     return fit(
-        CodecModule.watch,
+        CodecModule.monitored,
         lambda steps: CodecModule(network, spec, config, steps),
         crops,
         lambda rank, world: _tiles(scenes.val, labels, settings, rank, world),
         config,
         run,
-        a_pass=crops_in_a_pass(scenes.train, crops.crops.config),
+        crops_per_pass=crops_per_pass_of(scenes.train, crops.crops.config),
     )
 
 
@@ -162,13 +162,13 @@ def _train_denoiser(
     align = build_alignment(network, settings.network.align)
     band_px = max(1, round(refining.band_m / (spec.gsd_m or 1.0)))
     return fit(
-        RefinerModule.watch,
+        RefinerModule.monitored,
         lambda steps: RefinerModule(network, spec, config, steps, band_px, align),
         crops,
         lambda rank, world: _tiles(scenes.val, maps, settings, rank, world),
         config,
         run,
-        a_pass=crops_in_a_pass(scenes.train, crops.config),
+        crops_per_pass=crops_per_pass_of(scenes.train, crops.config),
     )
 
 

@@ -14,7 +14,7 @@ from rsseg_cli.errors import UsageError
 from rsseg_cli.evaluation import evaluate
 from rsseg_cli.system import keep_memory
 from rsseg_cli.training import refiner_train, train_model
-from rsseg_cli.training.card import as_stored, finish
+from rsseg_cli.training.card import finish, round_to_stored
 from rsseg_cli.training.coarse_maps import CoarseMaker, coarse_sources
 from rsseg_cli.training.config import ModelInfo, RunOptions
 from rsseg_cli.training.recipes import RefinerSettings, Settings
@@ -81,7 +81,7 @@ def train(
         result = train_model.fit_segmenter(network, spec, scenes, settings.training, run, labelled.protocol)
     if not result.is_main:
         return None
-    as_stored(network)
+    round_to_stored(network)
     confusion = None
     if labelled.split("test"):
         model = TrainedModel(copy.deepcopy(network), spec)
@@ -157,7 +157,7 @@ def train_refiner(
         scenes = refiner_train.load_refiner_scenes(
             labelled, spec, settings, maker if sources else None, folder, closer_maps
         )
-        table = datasets.found_table(scenes.by_part(), spec.class_names)
+        table = datasets.found_table(scenes.by_split(), spec.class_names)
         if is_main:
             show(table)
             refiner_train.save_refiner_settings(run.run_dir, settings, resume=run.resume)
@@ -165,7 +165,7 @@ def train_refiner(
     last = results[stages[-1]]
     if not last.is_main:
         return None
-    as_stored(network)
+    round_to_stored(network)
     saved = refiner_train.finish_refiner(
         network, spec, settings, results, output, found=table, command=command, overwrite=overwrite
     )

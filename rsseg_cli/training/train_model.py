@@ -1,4 +1,4 @@
-"""A training run: from loaded scenes to the best weights of a network, and to a model file."""
+"""Train a segmentation network: from loaded scenes to its best weights."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from rsseg_cli.training.crops import (
     CropDataset,
     EpochSampler,
     TileDataset,
-    crops_in_a_pass,
+    crops_per_pass_of,
     draw_training_scenes,
 )
-from rsseg_cli.training.module import SegmentationModule, TrainingModule, Watch
+from rsseg_cli.training.module import MonitoredMetric, SegmentationModule, TrainingModule
 from rsseg_cli.training.recipes import resolve_settings
 from rsseg_cli.training.trainer import (
     RunOptions,
@@ -37,9 +37,9 @@ from rsseg_cli.training.trainer import (
     checkpoint,
     device_name,
     environment_rank,
-    interruption_told,
-    out_of_memory_told,
+    interrupts_raised,
     quiet_libraries,
+    readable_memory_errors,
 )
 from rsseg_cli.weights import ModelSpec
 
@@ -106,7 +106,7 @@ def load_training_scenes(
 
 @contextlib.contextmanager
 def scene_folder(run_dir: Path) -> Iterator[Path]:
-    """A folder of this process for prepared scenes under the run's; gone at the end."""
+    """Make a folder for this process's prepared scenes; remove it at the end."""
     rank = int(torch.distributed.get_rank()) if torch.distributed.is_initialized() else environment_rank()
     folder = run_dir / f"scenes-{rank}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -118,7 +118,7 @@ def scene_folder(run_dir: Path) -> Iterator[Path]:
 
 
 def crop_config(spec: ModelSpec, config: TrainConfig) -> CropConfig:
-    """How crops are drawn for a model."""
+    """Return the crop settings for a model."""
     shared = {item.name for item in dataclasses.fields(CropConfig)} - {"gsd_m"}
     return CropConfig(gsd_m=spec.gsd_m or 1.0, **{key: getattr(config, key) for key in shared})
 
@@ -133,7 +133,7 @@ class _Data(L.LightningDataModule):
         super().__init__()
         self.crops, self.tiles, self.config, self.length = crops, tiles, config, length
 
-    def _place(self) -> tuple[int, int]:
+    def _rank(self) -> tuple[int, int]:
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
@@ -142,7 +142,7 @@ class _Data(L.LightningDataModule):
         return DataLoader(
             self.crops,
             batch_size=config.batch_size,
-            sampler=EpochSampler(self.length, config.batch_size, *self._place()),
+            sampler=EpochSampler(self.length, config.batch_size, *self._rank()),
             num_workers=config.workers,
             persistent_workers=config.workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -150,7 +150,7 @@ class _Data(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.tiles(*self._place()), batch_size=2)
+        return DataLoader(self.tiles(*self._rank()), batch_size=2)
 
 
 def fit_segmenter(
@@ -161,7 +161,7 @@ def fit_segmenter(
     run: RunOptions,
     protocol: datasets.ScoringProtocol | None = None,
 ) -> TrainResult:
-    """Train `network` in place and leave it with the best weights on validation.
+    """Train `network` in place; it ends with the best weights on validation.
 
     Args:
         network: (B, C, H, W) normalised -> (B, N, H, W).
@@ -170,45 +170,45 @@ def fit_segmenter(
     """
     crops = CropDataset(scenes.train, crop_config(spec, config), scenes.drawn)
     return fit(
-        SegmentationModule.watch,
+        SegmentationModule.monitored,
         lambda steps: SegmentationModule(network, spec, config, steps, protocol),
         crops,
         lambda rank, world: TileDataset(scenes.val, config.tile_size, rank, world),
         config,
         run,
-        a_pass=crops_in_a_pass(scenes.train, crops.config),
+        crops_per_pass=crops_per_pass_of(scenes.train, crops.config),
     )
 
 
 def fit(
-    watch: Watch,
+    monitored: MonitoredMetric,
     build: Callable[[int], TrainingModule],
     crops: Dataset[Any],
     tiles: Tiles,
     config: TrainConfig,
     run: RunOptions,
     *,
-    a_pass: int,
+    crops_per_pass: int,
 ) -> TrainResult:
-    """Train the network of a module in place and leave it with the weights of the best epoch.
+    """Train a module's network in place; it ends with the weights of the best epoch.
 
     Args:
         crops: index -> crop, without end.
         tiles: validation tiles of process `rank` of `world`.
         run: where and on what.
-        a_pass: crops an epoch where the settings say "auto".
+        crops_per_pass: crops an epoch where the settings say "auto".
     """
     L.seed_everything(config.seed, verbose=False, workers=True)
     best = ModelCheckpoint(
-        run.run_dir, "best", monitor=f"val_{watch.key}", mode=watch.mode, enable_version_counter=False
+        run.run_dir, "best", monitor=f"val_{monitored.key}", mode=monitored.mode, enable_version_counter=False
     )
     started = time.process_time()
     with quiet_libraries():
         trainer = build_trainer(config, run, best)
-        wanted, steps = _length(config, a_pass, trainer.world_size)
+        wanted, steps = _length(config, crops_per_pass, trainer.world_size)
         module = build(steps * config.epochs)
         length = steps * config.batch_size * config.accumulate * trainer.world_size
-        with out_of_memory_told(config), interruption_told(trainer, run):
+        with readable_memory_errors(config), interrupts_raised(trainer, run):
             trainer.fit(
                 module,
                 datamodule=_Data(crops, tiles, config, length),
@@ -218,7 +218,7 @@ def fit(
     is_main, path = trainer.is_global_zero, Path(best.best_model_path)
     return TrainResult(
         score=float(best.best_model_score if best.best_model_score is not None else 0.0),
-        epoch=_take_best(module, path) if is_main or path.is_file() else 0,
+        epoch=_load_best(module, path) if is_main or path.is_file() else 0,
         history=tuple(module.history),
         seconds=round(sum(item["seconds"] for item in module.history), 1),
         processor_seconds=round(time.process_time() - started, 1),
@@ -230,10 +230,10 @@ def fit(
     )
 
 
-def _length(config: TrainConfig, a_pass: int, world: int) -> tuple[int, int]:
+def _length(config: TrainConfig, crops_per_pass: int, world: int) -> tuple[int, int]:
     """Crops an epoch as wanted, and the optimiser's steps that they give."""
     a_step = config.batch_size * config.accumulate * world
-    wanted = max(a_step, a_pass) if config.crops_per_epoch == "auto" else config.crops_per_epoch
+    wanted = max(a_step, crops_per_pass) if config.crops_per_epoch == "auto" else config.crops_per_epoch
     if wanted < a_step:
         raise UsageError(
             f"--crops-per-epoch {wanted}: needs at least a step's {a_step} crops (--batch-size "
@@ -242,7 +242,7 @@ def _length(config: TrainConfig, a_pass: int, world: int) -> tuple[int, int]:
     return wanted, wanted // a_step
 
 
-def _take_best(module: TrainingModule, path: Path) -> int:
+def _load_best(module: TrainingModule, path: Path) -> int:
     """Load the best weights, on the CPU; returns their epoch, from 1."""
     if not path.is_file():
         raise ModelError(f"{path}: no epoch was finished, nothing to save")
@@ -253,19 +253,19 @@ def _take_best(module: TrainingModule, path: Path) -> int:
 
 
 def check_run(run_dir: Path, *, resume: bool, overwrite: bool, stages: Sequence[str] = ("",)) -> None:
-    """Refuse a run folder that holds another run, or none to go on with, before work starts."""
+    """Refuse a run folder that holds another run, or none to resume."""
     begun = any((run_dir / stage / "last.ckpt").exists() for stage in stages)
     if resume and not begun:
         checkpoint(run_dir / stages[0])
     elif begun and not resume and not overwrite:
         raise UsageError(
-            f"{run_dir} holds a run already; pass --resume to go on with it, --overwrite to start anew, or "
+            f"{run_dir} holds a run already; pass --resume to continue it, --overwrite to start over, or "
             "another --run-dir"
         )
 
 
 class AnySettings(Protocol):
-    """What `save_settings` needs of settings."""
+    """Settings that `save_settings` can write."""
 
     def values(self) -> dict[str, dict[str, Any]]: ...
 
@@ -280,12 +280,10 @@ def save_settings(
     read: Callable[[Path], AnySettings] = lambda path: resolve_settings(config=path),
     stages: Sequence[str] = ("",),
 ) -> None:
-    """Write `settings.toml` into the run folder; of a resumed run what has changed is told, and what a former
-    run left in the folder of a new one goes.
-    """
+    """Write `settings.toml`. On resume, log changed settings; on a new run, delete leftovers."""
     path = run_dir / SETTINGS_FILE
     if resume and path.exists():
-        _tell_changes(read(path), settings)
+        _log_changes(read(path), settings)
     for folder in [] if resume else [run_dir / stage for stage in stages]:
         for old in (folder / "last.ckpt", folder / "best.ckpt", *folder.glob("metrics*.csv")):
             old.unlink(missing_ok=True)
@@ -293,11 +291,11 @@ def save_settings(
     path.write_text(settings.to_toml(), encoding="utf-8")
 
 
-def _tell_changes(before: AnySettings, now: AnySettings) -> None:
+def _log_changes(before: AnySettings, now: AnySettings) -> None:
     for section, values in now.values().items():
         for key, value in values.items():
             old = before.values()[section][key]
             if old != value and not (key == "crops_per_epoch" and value == "auto"):
                 logger.warning(
-                    "--resume: %s was %s, is %s now; the result is that of neither", key, old, value
+                    "--resume: %s was %s and is now %s; the result belongs to neither", key, old, value
                 )

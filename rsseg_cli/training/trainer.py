@@ -1,4 +1,4 @@
-"""Lightning's Trainer as a run needs it: devices, callbacks, logs, and its faults in a user's words."""
+"""Build Lightning's Trainer: devices, callbacks, logs, readable errors."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class TimeLeft:
 
 
 def hours_and_minutes(seconds: float | None) -> str:
-    """h:mm, rounded up to whole minutes; "?" where nothing is known."""
+    """Format as h:mm, rounded up to minutes; "?" if unknown."""
     if seconds is None:
         return "?"
     minutes = max(0, -int(-seconds // 60))
@@ -68,9 +68,7 @@ def hours_and_minutes(seconds: float | None) -> str:
 
 
 class RunProgress(L.Callback):
-    """Progress on stderr: loss, scores on validation (`TrainingModule.told`), time left of the whole run as
-    h:mm.
-    """
+    """Progress on stderr: loss, validation scores, time left of the whole run as h:mm."""
 
     def __init__(self, show: Show, write: Callable[[str], None] | None = None) -> None:
         self.show = show
@@ -97,14 +95,14 @@ class RunProgress(L.Callback):
         if self.bar is not None:
             share = (batch_idx + 1) / int(trainer.num_training_batches)
             epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            self.bar.set_description_str(f"{epoch}  {self._told(module, share)}", False)
+            self.bar.set_description_str(f"{epoch}  {self._progress_text(module, share)}", False)
             self.bar.update()
 
-    def _told(self, module: Any, share: float) -> str:
-        scores, watch = "", module.watch
+    def _progress_text(self, module: Any, share: float) -> str:
+        scores, monitored = "", module.monitored
         if module.history:
-            best = watch.best([item[watch.key] for item in module.history])
-            scores = f"  {module.told(module.history[-1])} (best {best:.3f})"
+            best = monitored.best([item[monitored.key] for item in module.history])
+            scores = f"  {module.progress_text(module.history[-1])} (best {best:.3f})"
         return f"loss {module.step_loss:.3f}{scores}  ETA {hours_and_minutes(self.left.seconds(share))}"
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
@@ -114,7 +112,7 @@ class RunProgress(L.Callback):
             eta = hours_and_minutes(self.left.seconds(0))
             self.write(
                 f"epoch {last['epoch']}/{trainer.max_epochs}  loss {last['loss']:.3f}  "
-                f"{module.told(last)}  ETA {eta}"
+                f"{module.progress_text(last)}  ETA {eta}"
             )
 
     def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
@@ -133,7 +131,7 @@ logger = logging.getLogger("rsseg_cli")
 
 
 class _Patience(EarlyStopping):
-    """Early stopping that a resumed run keeps to: one that had stopped does not train another epoch."""
+    """Early stopping that holds on resume: a stopped run does not train another epoch."""
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self.wait_count >= self.patience:
@@ -209,12 +207,12 @@ def _devices(wanted: str, device: torch.device) -> Any:
 def checkpoint(run_dir: Path) -> Path:
     path = run_dir / "last.ckpt"
     if not path.exists():
-        raise DataError(f"{path} does not exist; --resume goes on with a run that finished an epoch")
+        raise DataError(f"{path} does not exist; --resume needs a run that finished an epoch")
     return path
 
 
 def _keep_old_log(run_dir: Path) -> None:
-    """Lightning begins `metrics.csv` anew: that of the part before becomes metrics-1.csv, -2 and so on."""
+    """Keep the log of the resumed part as metrics-1.csv, -2, ...: Lightning overwrites `metrics.csv`."""
     old = run_dir / "metrics.csv"
     if old.exists() and environment_rank() == 0:
         number = 1 + len(list(run_dir.glob("metrics-*.csv")))
@@ -222,8 +220,7 @@ def _keep_old_log(run_dir: Path) -> None:
 
 
 def environment_rank() -> int:
-    """This process's place as launchers tell it before torch.distributed starts: 0 of the first or only one,
-    different in all others."""
+    """Return this process's rank from its launcher's variables: 0 of the first or only one."""
     for key in ("RANK", "SLURM_PROCID"):
         if key in os.environ:
             return int(os.environ[key])
@@ -233,7 +230,7 @@ def environment_rank() -> int:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Lightning's tips and its advice to its own users are no news to ours."""
+    """Silence Lightning's tips for its own users."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
@@ -244,7 +241,7 @@ def quiet_libraries() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def out_of_memory_told(config: TrainConfig) -> Iterator[None]:
+def readable_memory_errors(config: TrainConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as err:
@@ -270,8 +267,8 @@ def _out_of_memory(config: TrainConfig, where: str) -> str:
 
 
 @contextlib.contextmanager
-def interruption_told(trainer: L.Trainer, run: RunOptions) -> Iterator[None]:
-    """Lightning ends the program at an interrupt and ignores the next; here it becomes KeyboardInterrupt."""
+def interrupts_raised(trainer: L.Trainer, run: RunOptions) -> Iterator[None]:
+    """Raise KeyboardInterrupt where Lightning would exit the program and ignore the next interrupt."""
     try:
         yield
     except SystemExit as end:
@@ -279,12 +276,12 @@ def interruption_told(trainer: L.Trainer, run: RunOptions) -> Iterator[None]:
             raise
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if (run.run_dir / "last.ckpt").exists():
-            logger.info("%s: the same command with --resume goes on at the last finished epoch", run.run_dir)
+            logger.info("%s: pass --resume to continue from the last finished epoch", run.run_dir)
         raise KeyboardInterrupt from end
 
 
 def device_name(trainer: L.Trainer) -> str:
-    """What the run computed on: "2 x NVIDIA H200", "CPU, 4 threads"."""
+    """Return the hardware of the run: "2 x NVIDIA H200", "CPU, 4 threads"."""
     if trainer.strategy.root_device.type == "cuda":
         name = torch.cuda.get_device_name(trainer.strategy.root_device)
     else:
@@ -293,7 +290,7 @@ def device_name(trainer: L.Trainer) -> str:
 
 
 def _processor() -> str:
-    """The processor's name, where Linux tells it."""
+    """Return the processor's name, from /proc/cpuinfo if there."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):

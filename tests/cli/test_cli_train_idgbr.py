@@ -32,7 +32,7 @@ def _one_thread():
 
 @pytest.fixture
 def sheets(tmp_path):
-    """Two sheets of bright squares on dark ground, one of them for validation, and rough maps of both."""
+    """Two sheets of bright squares on dark ground, one of them for validation, and coarse maps of both."""
     for folder in ("images", "masks", "maps"):
         (tmp_path / folder).mkdir()
     rng = np.random.default_rng(0)
@@ -108,7 +108,7 @@ def test_from_maps_to_a_refiner(sheets):
 
 
 def test_stage_by_stage_and_fine_tuning(sheets):
-    """The first stage needs no rough maps; the second starts from its file and leaves its encoding alone."""
+    """The first stage needs no coarse maps; the second starts from its file and leaves its encoding alone."""
     first, second = sheets / "codec.safetensors", sheets / "r.safetensors"
     done = train(sheets, "--stage", "codec", "--run-dir", sheets / "a", "-o", first)
     assert "validation codec loss" in done.stdout
@@ -129,9 +129,9 @@ def test_stage_by_stage_and_fine_tuning(sheets):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "no rough maps: pass --coarse MODEL"),
+        ("", "no coarse maps: pass --coarse MODEL"),
         ("--coarse nowhere", "--coarse nowhere: no rasters there"),
-        ("--coarse {0}/maps/t1.tif", "no rough map of v1"),
+        ("--coarse {0}/maps/t1.tif", "no coarse map of v1"),
         (
             "--coarse {0}/maps --widths 16,x",
             "--widths 16,x: needs whole numbers with commas between, as 32,64,128",

@@ -10,7 +10,7 @@ import torch
 
 from rsseg_cli.data import LoadedScene
 from rsseg_cli.raster import classes as class_values
-from rsseg_cli.training.crops import CropConfig, CropDataset, EpochSampler, TileDataset, crops_in_a_pass
+from rsseg_cli.training.crops import CropConfig, CropDataset, EpochSampler, TileDataset, crops_per_pass_of
 
 
 def scene_of(height: int, width: int, gsd_m: float = 1.0, name: str = "scene") -> LoadedScene:
@@ -79,10 +79,10 @@ def test_processes_share_the_tiles_and_an_idle_one_has_no_labels():
 def test_crops_in_a_pass():
     """One a LoveDA image; of 2048 x 1024 px as many as fill it; half the pixels at twice the resolution."""
     config = CropConfig(crop_size=512)
-    assert crops_in_a_pass([scene_of(1024, 1024)] * 3, config) == 3
-    assert crops_in_a_pass([scene_of(20, 20)], config) == 1
-    assert crops_in_a_pass([scene_of(2048, 1024)], config) == 8
-    assert crops_in_a_pass([scene_of(2048, 1024, gsd_m=0.5)], config) == 2
+    assert crops_per_pass_of([scene_of(1024, 1024)] * 3, config) == 3
+    assert crops_per_pass_of([scene_of(20, 20)], config) == 1
+    assert crops_per_pass_of([scene_of(2048, 1024)], config) == 8
+    assert crops_per_pass_of([scene_of(2048, 1024, gsd_m=0.5)], config) == 2
 
 
 def test_turns_and_redraws_can_be_left_out():

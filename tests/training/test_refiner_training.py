@@ -1,4 +1,4 @@
-"""Training refiners at tiny size: crops of one geometry, rough maps, both stages, resumed runs."""
+"""Training refiners at tiny size: crops of one geometry, coarse maps, both stages, resumed runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rsseg_cli.training.coarse_maps import (
 )
 from rsseg_cli.training.config import RefinerNetworkSettings, RefiningConfig
 from rsseg_cli.training.crops import CropConfig
-from rsseg_cli.training.degrade import bend, blot, blunt, degrade, grow, random_map
+from rsseg_cli.training.degrade import degrade, dilate, drop_patches, random_map, smooth_labels, warp
 from rsseg_cli.training.recipes import RefinerSettings, resolve_refiner_settings
 from rsseg_cli.training.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
 from rsseg_cli.training.refiner_module import RefinerModule, StageModule, Tally, merge_in_band
@@ -50,13 +50,13 @@ def _one_thread():
 
 
 def squares(seed=0, side=96):
-    """Bright squares on dark ground, and two rough maps of them."""
+    """Bright squares on dark ground, and two coarse maps of them."""
     rng = np.random.default_rng(seed)
     labels = np.kron(rng.integers(0, 2, (6, 6)), np.ones((side // 6, side // 6))).astype(np.uint8)
     labels[0, :2] = 0, 1  # both classes, whatever the seed
     noise = rng.integers(0, 20, (3, side, side))
     scene = LoadedScene(f"squares{seed}", (labels * 150 + 40 + noise).astype(np.uint8), labels, 1.0)
-    return scene, (bend(labels, rng, 4), np.roll(labels, 2, 1))
+    return scene, (warp(labels, rng, 4), np.roll(labels, 2, 1))
 
 
 def scenes():
@@ -85,7 +85,7 @@ def run(folder, chosen, **options):
     return results, {key: value.clone() for key, value in network.state_dict().items()}
 
 
-# rough maps made worse
+# coarse maps made worse
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5, 30])
@@ -109,7 +109,7 @@ def test_degrading_moves_boundaries_by_some_pixels_and_leaves_the_rest():
     changed = np.zeros((128, 128), np.bool_)
     rng = np.random.default_rng(0)
     for _ in range(200):
-        worse = bend(labels, rng, 6)
+        worse = warp(labels, rng, 6)
         changed |= worse != labels
     cols = np.flatnonzero(changed.any(0))
     assert 54 <= cols.min() <= 61
@@ -119,13 +119,13 @@ def test_degrading_moves_boundaries_by_some_pixels_and_leaves_the_rest():
 def test_each_kind_of_degradation():
     labels = np.zeros((9, 9), np.uint8)
     labels[4, 4] = 3
-    grown = grow(labels, 3, 2)
+    grown = dilate(labels, 3, 2)
     assert (grown[2:7, 2:7] == 3).all()
     assert (grown == 3).sum() == 25
     stairs = np.tile(np.arange(8, dtype=np.uint8) // 4, (8, 1))
-    assert np.array_equal(blunt(stairs, 4, smooth=False), stairs)
-    assert set(np.unique(blunt(stairs, 4, smooth=True))) == {0, 1}
-    blotted = blot(np.zeros((64, 64), np.uint8), np.array([7]), np.random.default_rng(0))
+    assert np.array_equal(smooth_labels(stairs, 4, smooth=False), stairs)
+    assert set(np.unique(smooth_labels(stairs, 4, smooth=True))) == {0, 1}
+    blotted = drop_patches(np.zeros((64, 64), np.uint8), np.array([7]), np.random.default_rng(0))
     assert 13 <= (blotted == 7).sum() <= 3 * 113  # discs of radius 2 hold 13 px, of radius 6 113
 
 
@@ -139,7 +139,7 @@ def test_drawn_maps_hold_classes_only():
 
 
 def test_image_rough_map_and_labels_of_a_crop_have_one_geometry():
-    """Where the rough map is the labels and nothing is degraded, crops of both are equal; the image shows
+    """Where the coarse map is the labels and nothing is degraded, crops of both are equal; the image shows
     them."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (80, 100)).astype(np.uint8).repeat(2, 0).repeat(2, 1)
@@ -220,7 +220,7 @@ def test_validation_tiles_lie_evenly_over_what_is_labelled():
     assert (idle[0][2] == class_values.IGNORE).all()
 
 
-# rough maps of scenes
+# coarse maps of scenes
 
 
 @pytest.fixture
@@ -245,7 +245,7 @@ def write(path: Path, array, place=0, gsd=1.0, **tags):
         written.update_tags(**tags)
 
 
-def rough(sheets, given, gsds=(1.0,)):
+def coarse(sheets, given, gsds=(1.0,)):
     data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
     sources = coarse_sources([str(item) for item in given], data.class_names)
     kept, arrays = sheets / "kept", sheets / "arrays"
@@ -261,7 +261,7 @@ def test_versions_are_found_by_stem(sheets):
     """a_1.tif is the map of scene a_1, not a version of a; validation takes the first version."""
     for name, place, value in (("a", 0, 0), ("a_x", 0, 1), ("a_1", 1, 1), ("b", 2, 0), ("b_2", 2, 1)):
         write(sheets / "maps" / f"{name}.tif", np.full((1, 48, 48), value), place)
-    _, maps = rough(sheets, [sheets / "maps"])
+    _, maps = coarse(sheets, [sheets / "maps"])
     values = {name: [int(item[0, 0]) for item in versions] for name, versions in maps.items()}
     assert values == {"a": [0, 1], "a_1": [1], "b": [0]}
     assert isinstance(maps["a"][0], np.memmap)
@@ -276,7 +276,7 @@ def test_maps_come_to_the_training_grid(sheets):
     for name, place in (("a", 0), ("b", 2)):
         write(sheets / "maps" / f"{name}.tif", half, place, gsd=2.0)
     write(sheets / "maps" / "a_1.tif", np.zeros((1, 48, 48)), 1, CLASS_0="bright", CLASS_1="Dark")
-    _, maps = rough(sheets, [sheets / "maps"])
+    _, maps = coarse(sheets, [sheets / "maps"])
     assert np.array_equal(maps["a"][0], half[0].repeat(2, 0).repeat(2, 1).astype(np.uint8))
     assert (maps["a_1"][0] == 1).all()
 
@@ -285,19 +285,19 @@ def test_what_is_wrong_with_rough_maps_is_told(sheets):
     with pytest.raises(UsageError, match="--coarse MODEL"):
         coarse_sources([], ["dark", "bright"])
     with pytest.raises(DataError, match=r"maps: no rasters there.*buildings"):
-        rough(sheets, [sheets / "maps"])
+        coarse(sheets, [sheets / "maps"])
     with pytest.raises(ModelError, match="class 'background' is none of the data's"):
         coarse_sources(["buildings"], ["dark", "bright"])
     write(sheets / "maps" / "a.tif", np.zeros((1, 48, 48)), 0)
-    with pytest.raises(DataError, match=r"no rough map of a_1, b; needs STEM\.tif"):
-        rough(sheets, [sheets / "maps"])
+    with pytest.raises(DataError, match=r"no coarse map of a_1, b; needs STEM\.tif"):
+        coarse(sheets, [sheets / "maps"])
     write(sheets / "maps" / "b.tif", np.zeros((1, 48, 48)), 2)
     write(sheets / "maps" / "a_1.tif", np.zeros((1, 48, 48)), 5)
     with pytest.raises(DataError, match=r"a_1\.tif: has no class where a_1 is labelled"):
-        rough(sheets, [sheets / "maps"])
+        coarse(sheets, [sheets / "maps"])
     write(sheets / "maps" / "a_1.tif", np.full((1, 48, 48), 7), 1)
     with pytest.raises(DataError, match=r"a_1\.tif: label value 7 is no class"):
-        rough(sheets, [sheets / "maps"])
+        coarse(sheets, [sheets / "maps"])
 
 
 def test_a_model_maps_the_scenes_beforehand(sheets):
@@ -312,12 +312,12 @@ def test_a_model_maps_the_scenes_beforehand(sheets):
         network=vars(config),
     )  # fmt: skip
     save_model(sheets / "own.safetensors", BicorSeg(config), own)
-    found, maps = rough(sheets, [sheets / "own.safetensors"], gsds=(1.0, 2.0))
+    found, maps = coarse(sheets, [sheets / "own.safetensors"], gsds=(1.0, 2.0))
     assert {name: len(versions) for name, versions in maps.items()} == {"a": 2, "a_1": 2, "b": 1}
     assert all(item.shape == (48, 48) and item.max() < 2 for item in maps["a"])
     made = {path: path.stat().st_mtime_ns for path in (sheets / "kept").glob("*.tif")}
     assert len(made) == 5
-    rough(sheets, [sheets / "own.safetensors"], gsds=(1.0, 2.0))
+    coarse(sheets, [sheets / "own.safetensors"], gsds=(1.0, 2.0))
     assert {path: path.stat().st_mtime_ns for path in (sheets / "kept").glob("*.tif")} == made
     assert [item.name for item in found.val] == ["b"]
     save_model(
