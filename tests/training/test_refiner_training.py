@@ -419,7 +419,7 @@ def test_the_image_encoder_stays_what_it_was(tmp_path):
 
 
 def test_alignment_is_trained_in_the_first_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("rsseg_cli.training.train_model.refiner_module.ALIGN_STEPS", 3)
+    monkeypatch.setattr("rsseg_cli.training.refiner_module.ALIGN_STEPS", 3)
     align = Projection()
     monkeypatch.setattr(refiners, "build_alignment", lambda network, weights: align)
     before = align.projection.weight.clone()
