@@ -49,8 +49,6 @@ class Band:
 
     Attributes:
         job: of the mapping pass; None in the refining pass, which has `refine`.
-        layers: bands of the finished rows by output.
-        first, end: tile rows, or rows of windows.
     """
 
     task: SceneTask
@@ -83,7 +81,6 @@ class BandRows:
 
     Attributes:
         extremes: `SceneReader.extreme_counts` of what was read.
-        refined: counts of refined pixels.
     """
 
     blocks: tuple[Block, ...]
@@ -107,9 +104,6 @@ class SharedPasses:
 
     Bands are written in their order. So many are under way that every worker has one, and fewer where their
     rows would take more than MAX_PENDING_BYTES.
-
-    Args:
-        task: the scene.
     """
 
     def __init__(self, pool: BandPool, task: SceneTask) -> None:

@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from rsseg_cli.errors import DataError, OutputError
@@ -31,10 +30,6 @@ class Manifest:
     """Appends records to a file; a context manager that closes it.
 
     The file is created if needed; an incomplete last line is removed.
-
-    Raises:
-        OutputError: the file cannot be written.
-        DataError: the file is not a manifest.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,9 +49,7 @@ class Manifest:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         os.close(self._file)
         self._drop_reserve()
 
@@ -96,11 +89,7 @@ class Manifest:
 
 
 def read_manifest(path: Path) -> dict[str, Record]:
-    """Read the last record of each input; an incomplete last line is ignored.
-
-    Raises:
-        DataError: the file cannot be read, or a line is not a record.
-    """
+    """Read the last record of each input; an incomplete last line is ignored."""
     records: dict[str, Record] = {}
     try:
         with path.open("rb") as file:

@@ -33,11 +33,7 @@ MAPPED = "mapped.json"  # written once the maps in a mosaic's folder are complet
 
 
 def plan_mosaics(scenes: Sequence[BatchScene], settings: BatchSettings, model_name: str) -> list[SceneTask]:
-    """Plan one task for each group of sheets that touch or overlap.
-
-    Raises:
-        SceneError: a sheet cannot be read, or its grid, CRS, bands, types or nodata differ from the first's.
-    """
+    """Plan one task for each group of sheets that touch or overlap."""
     infos = [SceneInfo.of(scene.path) for scene in scenes]
     for info in infos:
         _check_compatible(info, infos[0])

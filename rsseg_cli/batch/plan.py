@@ -129,11 +129,7 @@ def _name(path: Path) -> str:
 
 
 def check_existing(tasks: Sequence[SceneTask], known: Collection[int]) -> None:
-    """Refuse outputs that exist and may not be replaced.
-
-    Args:
-        known: tasks whose outputs are known to be an earlier run's of this batch.
-    """
+    """Refuse outputs that exist and may not be replaced."""
     existing = [
         path
         for task in tasks

@@ -32,11 +32,7 @@ ENVIRONMENT = {
 
 
 def ray_module() -> Any:
-    """Import Ray with settings that keep it quiet.
-
-    Raises:
-        UsageError: Ray is not installed.
-    """
+    """Import Ray with settings that keep it quiet."""
     if importlib.util.find_spec("ray") is None:
         raise UsageError(f"--engine ray: Ray is not installed; {INSTALL}")
     for name, value in ENVIRONMENT.items():

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from rsseg_cli._version import __version__
@@ -48,11 +47,7 @@ class RayWorker:
         return WorkerInfo(host=socket.gethostname(), node=node, pid=os.getpid(), version=__version__)
 
     def scene(self, task: SceneTask, needed: Sequence[str]) -> SceneOutcome | RssegError:
-        """Map a scene; a worker that replaces a dead one resumes it.
-
-        Args:
-            needed: files and folders that the sender sees.
-        """
+        """Map a scene; a worker that replaces a dead one resumes it."""
         try:
             _check_visible(needed)
         except SceneError as err:
@@ -124,7 +119,6 @@ class RayPool:
     the cluster yet wait for resources. The pool is a context manager that ends the workers.
 
     Args:
-        ray: the module, connected.
         gpus: of each worker, 0 or 1.
     """
 
@@ -146,9 +140,7 @@ class RayPool:
             thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._fail(KeyboardInterrupt())
         deadline = time.monotonic() + 10

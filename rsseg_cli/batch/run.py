@@ -46,10 +46,7 @@ class SceneReport:
 
     Attributes:
         scene: absolute path, or URL without credentials; for a mosaic, its VRT.
-        reason: why a scene was skipped: BEFORE, EXISTING or OUTSIDE.
         details: `PredictResult.as_dict`; {} if unknown.
-        error_kind: name of the error's class.
-        sheets: details of a mosaic's sheets, with their inputs.
     """
 
     scene: str
@@ -139,11 +136,7 @@ def _generator(outcomes: Iterator[SceneOutcome]) -> Generator[SceneOutcome, None
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock of a manifest: one batch at a time.
-
-    Raises:
-        OutputError: a running batch holds it, or its folder cannot be written.
-    """
+    """Hold the lock of a manifest: one batch at a time."""
     if not path.absolute().parent.is_dir():
         raise OutputError(f"{path}: its folder does not exist. Make {path.parent} first.")
     lock = OutputLock(path.with_name(f".{path.name}.rsseg"), path)

@@ -122,8 +122,6 @@ class BatchScene:
     """A scene of a batch.
 
     Attributes:
-        path: path or URL.
-        stem: start of its outputs' names.
         folder: relative to the folder that all scenes share.
     """
 
@@ -148,8 +146,6 @@ def list_scenes(
         arguments: each a path or URL, a glob, a folder (with its subfolders), a local STAC ItemCollection
             (.json, .geojson), `@FILE` for a list of such lines, or `-` for a list in `stdin`. A VRT given
             alone that joins whole files stands for those files; any other VRT is a scene.
-        asset: of STAC items, by name or role.
-        target: output folder, skipped in scanned folders.
 
     Raises:
         UsageError: there is no scene, or too many.

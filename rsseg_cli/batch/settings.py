@@ -18,7 +18,6 @@ class BatchSettings:
 
     Attributes:
         folder: of the outputs; made where it does not exist.
-        model: name or path.
         layers: further outputs, kind -> ending of their names after the map's.
         vector: extension of the polygon files, such as "gpkg"; "" for none.
         refine: None for no refinement.

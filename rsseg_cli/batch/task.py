@@ -38,7 +38,6 @@ class SceneTask:
     Attributes:
         index: number in the batch, from 0.
         outputs: by kind, as in `PredictResult.paths`; always has "labels".
-        sheets: of a mosaic: its rasters are cut into theirs and then removed.
         vrt: of a mosaic: the text of `scene`.
     """
 
@@ -64,7 +63,6 @@ class SceneOutcome:
     """The result or error of a task. Can be pickled.
 
     Attributes:
-        error_kind: name of the error's class, or UNEXPECTED.
         sheets: results of a mosaic's sheets, in their order.
     """
 
