@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from shapely.geometry import box
 
-from rsseg_cli.data.synthetic.plan import CAR, PAVEMENT_M, Block, Body, Content, Plan, Surface
-from rsseg_cli.data.synthetic.style import BUILDING, LAND, ROAD, VEGETATION, Colour, shade
+from rsseg_cli.data.synthetic.plan import PAVEMENT_M, Block, Body, Content, Plan, Surface
+from rsseg_cli.data.synthetic.style import CAR, LAND, ROAD, VEGETATION, Colour, Roof, shade
+
+Array = NDArray[np.float64]
+Point = tuple[float, float]
 
 
 class CellBuilder:
@@ -32,96 +36,69 @@ class CellBuilder:
         zone = style.zone_of(i, j, river, self.rng)
         urban = zone in ("suburb", "dense", "towers", "industry")
         rounding = 9.0 if all(bridged) else 0.0
-        self.patch(
-            cell,
-            ROAD if urban else VEGETATION if style.green else LAND,
-            style.pavement if urban else style.verge,
-            rounding,
-        )
+        label = ROAD if urban else VEGETATION if style.green else LAND
+        self.patch(cell, label, style.pavement if urban else style.verge, rounding)
         if not river or zone == "bare":
             self.street_trees(cell, urban)
         getattr(self, f"zone_{zone}")(cell.inset(PAVEMENT_M if urban else 1.5))
-        self.roads(cell, urban, river, bridged)
+        self.roads(cell, urban, bridged[0])
         return self.out
 
     # ground
 
-    def patch(
-        self,
-        block: Block,
-        label: int,
-        colour: Colour,
-        rounding: float = 0.0,
-        *,
-        step: float = 9.0,
-        **look: object,
-    ) -> None:
+    def patch(self, block: Block, label: int, colour: Colour, rounding: float = 0.0, **look: Any) -> None:
+        """Cover a block; `rounding` is the radius of its corners, m."""
         if min(block.u1 - block.u0, block.v1 - block.v0) < 0.3:
             return
         shape = box(block.u0, block.v0, block.u1, block.v1)
         if rounding:
             r = min(rounding, block.depth / 2.2)
             shape = shape.buffer(-r).buffer(r, quad_segs=4)
-        self.area(np.asarray(shape.segmentize(step).exterior.coords), label, colour, **look)
+        self.area(np.asarray(shape.segmentize(9.0).exterior.coords), label, colour, **look)
 
-    def area(self, uv: NDArray[np.float64], label: int, colour: Colour, **look: object) -> None:
+    def area(self, uv: Array, label: int, colour: Colour, **look: Any) -> None:
         polygon = np.stack(self.plan.to_xy(uv[:, 0], uv[:, 1]), axis=1)
-        self.out.surfaces.append(Surface(polygon, label, colour, **look))  # type: ignore[arg-type]
+        self.out.surfaces.append(Surface(polygon, label, colour, **look))
 
     def stripe(
-        self,
-        a: tuple[float, float],
-        b: tuple[float, float],
-        width: float,
-        colour: Colour,
-        label: int = ROAD,
-        alpha: float = 1.0,
-        **look: object,
-    ) -> None:
+        self, a: Point, b: Point, width: float, colour: Colour, label: int = ROAD, alpha: float = 1.0,
+        **look: Any,
+    ) -> None:  # fmt: skip
         """A straight band in (u, v), bent with the plan."""
-        length = math.hypot(b[0] - a[0], b[1] - a[1])
-        n = max(2, int(length / 6) + 1)
-        w = np.linspace(0, 1, n)
+        w = np.linspace(0, 1, max(2, int(math.hypot(b[0] - a[0], b[1] - a[1]) / 6) + 1))
         u, v = a[0] + (b[0] - a[0]) * w, a[1] + (b[1] - a[1]) * w
         self.band(u, v, width, colour, label, alpha, **look)
 
     def band(
-        self,
-        u: NDArray[np.float64],
-        v: NDArray[np.float64],
-        width: float,
-        colour: Colour,
-        label: int,
-        alpha: float = 1.0,
-        **look: object,
+        self, u: Array, v: Array, width: float, colour: Colour, label: int, alpha: float = 1.0, **look: Any
     ) -> None:
         x, y = self.plan.to_xy(u, v)
         dx, dy = np.gradient(x), np.gradient(y)
         norm = np.hypot(dx, dy) + 1e-9
         ox, oy = -dy / norm * width / 2, dx / norm * width / 2
         polygon = np.concatenate([np.stack([x + ox, y + oy], 1), np.stack([x - ox, y - oy], 1)[::-1]])
-        self.out.surfaces.append(Surface(polygon, label, colour, alpha=alpha, **look))  # type: ignore[arg-type]
+        self.out.surfaces.append(Surface(polygon, label, colour, alpha=alpha, **look))
 
-    def blob(
-        self,
-        u: float,
-        v: float,
-        radius: float,
-        label: int,
-        colour: Colour,
-        roughness: float = 0.25,
-        **look: object,
-    ) -> None:
+    def ring(
+        self, centre: Point, radii: Point, wobble: float, corners: int, width: float, colour: Colour,
+        label: int, **look: Any,
+    ) -> None:  # fmt: skip
+        """A band round a centre."""
+        phi = np.linspace(0, 2 * math.pi, corners)
+        u = centre[0] + radii[0] * np.cos(phi)
+        v = centre[1] + radii[1] * np.sin(phi) + wobble * np.sin(3 * phi)
+        self.band(u, v, width, colour, label, **look)
+
+    def blob(self, at: Point, radius: float, label: int, colour: Colour, **look: Any) -> None:
         phi = np.linspace(0, 2 * math.pi, 48, endpoint=False)
-        r = radius * (
-            1
-            + roughness
-            * (
-                0.6 * np.sin(2 * phi + self.rng.uniform(0, 6))
-                + 0.4 * np.sin(3 * phi + self.rng.uniform(0, 6))
-            )
-        )
-        self.area(np.stack([u + r * np.cos(phi), v + r * np.sin(phi)], 1), label, colour, **look)
+        first, second = self.rng.uniform(0, 6), self.rng.uniform(0, 6)
+        r = radius * (1 + 0.25 * (0.6 * np.sin(2 * phi + first) + 0.4 * np.sin(3 * phi + second)))
+        self.area(np.stack([at[0] + r * np.cos(phi), at[1] + r * np.sin(phi)], 1), label, colour, **look)
+
+    def spot(self, cell: Block, margin: float) -> Point:
+        """A random point (u, v) of a cell."""
+        u = self.rng.uniform(cell.u0 + margin, cell.u1 - margin)
+        return u, self.rng.uniform(cell.v0 + margin, cell.v1 - margin)
 
     # things
 
@@ -133,26 +110,12 @@ class CellBuilder:
         x1, y1 = self.plan.point(u + 2.0 * along_u, v + 2.0 * (not along_u))
         return math.atan2(y1 - y0, x1 - x0)
 
-    def body(
-        self,
-        block: Block,
-        s: float,
-        t: float,
-        a: float,
-        b: float,
-        eave: float,
-        roof: int,
-        colour: Colour,
-        label: int | None = BUILDING,
-        *,
-        turn: float = 0.0,
-    ) -> None:
-        u, v = block.uv(s, t)
-        if not self.is_dry(u, v, max(a, b) + 4):
-            return
-        x, y = self.plan.point(u, v)
-        angle = self.angle(u, v, block.along_u) + turn
-        self.out.bodies.append(Body(x, y, a, b, angle, eave, roof, colour, label))
+    def body(self, block: Block, at: Point, half: Point, eave: float, roof: Roof, turn: float = 0.0) -> None:
+        """A building at (s, t) of a block, half as long and wide as `half`, m; none where it is wet."""
+        u, v = block.uv(*at)
+        if self.is_dry(u, v, max(half) + 4):
+            angle = self.angle(u, v, block.along_u) + turn
+            self.out.bodies.append(Body(*self.plan.point(u, v), *half, angle, eave, *roof))
 
     def car(self, u: float, v: float, along_u: bool, turn: float = 0.0, truck: bool = False) -> None:
         """A car where it is dry; `traffic` puts them on bridges too."""
@@ -175,23 +138,15 @@ class CellBuilder:
                 (x, y, radius, height or radius * self.rng.uniform(1.6, 2.6), self.rng.random())
             )
 
-    def trees(self, u: NDArray[np.float64], v: NDArray[np.float64], low: float, high: float) -> None:
+    def trees(self, u: Array, v: Array, low: float, high: float) -> None:
         if len(u) == 0:
             return
         keep = self.plan.shore_m(u.astype(np.float32), v.astype(np.float32)) > 1.0
         x, y = self.plan.to_xy(u[keep], v[keep])
         radius = low + (high - low) * self.rng.random(len(x)) ** 1.6
         height = radius * self.rng.uniform(1.6, 2.6, len(x))
-        self.out.trees.extend(
-            zip(
-                x.tolist(),
-                y.tolist(),
-                radius.tolist(),
-                height.tolist(),
-                self.rng.random(len(x)).tolist(),
-                strict=True,
-            )
-        )
+        columns = (x, y, radius, height, self.rng.random(len(x)))
+        self.out.trees.extend(zip(*(column.tolist() for column in columns), strict=True))
 
     def scatter(
         self, block: Block, per_hectare: float, low: float, high: float, clumps: bool = False
@@ -207,13 +162,7 @@ class CellBuilder:
         self.trees(u, v, low, high)
 
     def row_of_trees(
-        self,
-        a: tuple[float, float],
-        b: tuple[float, float],
-        spacing: float,
-        low: float,
-        high: float,
-        gap: float = 0.12,
+        self, a: Point, b: Point, spacing: float, low: float, high: float, gap: float = 0.12
     ) -> None:
         n = int(math.hypot(b[0] - a[0], b[1] - a[1]) / spacing)
         w = (np.arange(n) + self.rng.uniform(0.3, 0.7, n)) / max(n, 1)
@@ -235,37 +184,16 @@ class CellBuilder:
             if self.rng.random() < 0.7:
                 self.row_of_trees(a, b, self.rng.uniform(8, 14), 1.6, 3.4)
 
-    def roads(self, cell: Block, urban: bool, river: bool, bridged: tuple[bool, bool]) -> None:
-        """Markings and traffic on this cell's left and upper roads."""
-        plan = self.plan
-        along = (
-            (
-                (plan.line(0, self.i), cell.v0),
-                (plan.line(0, self.i), cell.v1),
-                plan.half_width(0, self.i),
-                plan.is_arterial(0, self.i),
-            ),
-            (
-                (cell.u0, plan.line(1, self.j)),
-                (cell.u1, plan.line(1, self.j)),
-                plan.half_width(1, self.j),
-                plan.is_arterial(1, self.j),
-            ),
-        )
-        for axis, (a, b, half, arterial) in enumerate(along):
-            if axis == 1 and not bridged[0]:
-                continue
-            self.one_road(a, b, half, arterial, axis == 1, urban)
+    def roads(self, cell: Block, urban: bool, bridged: bool) -> None:
+        """Markings and traffic on this cell's left road, and on its upper one where that is `bridged`."""
+        plan, u, v = self.plan, self.plan.line(0, self.i), self.plan.line(1, self.j)
+        for axis, (a, b) in enumerate((((u, cell.v0), (u, cell.v1)), ((cell.u0, v), (cell.u1, v)))):
+            if axis == 0 or bridged:
+                index = (self.i, self.j)[axis]
+                half, arterial = plan.half_width(axis, index), plan.is_arterial(axis, index)
+                self.one_road(a, b, half, arterial, axis == 1, urban)
 
-    def one_road(
-        self,
-        a: tuple[float, float],
-        b: tuple[float, float],
-        half: float,
-        arterial: bool,
-        along_u: bool,
-        urban: bool,
-    ) -> None:
+    def one_road(self, a: Point, b: Point, half: float, arterial: bool, along_u: bool, urban: bool) -> None:
         white, length = self.style.marking, math.hypot(b[0] - a[0], b[1] - a[1])
         side = (0.0, 1.0) if along_u else (1.0, 0.0)
 
@@ -274,13 +202,8 @@ class CellBuilder:
             return a[0] + (b[0] - a[0]) * w + side[0] * offset, a[1] + (b[1] - a[1]) * w + side[1] * offset
 
         for offset in (-half * 0.5, half * 0.5):  # where wheels run, asphalt is darker
-            self.stripe(
-                at(-half, offset),
-                at(length + half, offset),
-                half * 0.5,
-                shade(self.style.asphalt, 0.93),
-                alpha=0.6,
-            )
+            worn = shade(self.style.asphalt, 0.93)
+            self.stripe(at(-half, offset), at(length + half, offset), half * 0.5, worn, alpha=0.6)
         stop = 7.0
         offsets = (-half / 2, 0.0, half / 2) if arterial else (0.0,)
         for offset in offsets:

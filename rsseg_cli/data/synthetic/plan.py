@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.data.synthetic.style import BUILDING, Colour, Style
+from rsseg_cli.data.synthetic.style import BUILDING, CAR, FLAT, GABLE, HALL, HIP, Colour, Rng, Style
 
-Rng = np.random.Generator
-FLAT, GABLE, HIP, CAR, HALL = range(5)
 PITCH = {FLAT: 0.0, GABLE: 0.7, HIP: 0.6, CAR: 0.0, HALL: 0.16}
 PAVEMENT_M = 2.2
 
@@ -176,6 +174,7 @@ class Block:
     def inset(self, margin: float) -> Block:
         return Block(self.u0 + margin, self.v0 + margin, self.u1 - margin, self.v1 - margin)
 
-    def cut(self, s0: float, s1: float) -> Block:
-        a, b = self.uv(s0, 0), self.uv(s1, self.depth)
-        return Block(a[0], a[1], b[0], b[1])
+    def part(self, s0: float, t0: float, s1: float, t1: float) -> Block:
+        """The rectangle between two corners, in any order."""
+        (a, b), (c, d) = self.uv(s0, t0), self.uv(s1, t1)
+        return Block(min(a, c), min(b, d), max(a, c), max(b, d))
