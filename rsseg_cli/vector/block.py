@@ -1,4 +1,4 @@
-"""One block of rows of a class raster: the polygons that end in it, and what goes on in other blocks."""
+"""One block of rows of a class raster: the polygons that end in it, and fragments that continue in others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rsseg_cli.vector.curves import Curves
 from rsseg_cli.vector.graph import NONE, Graph, Ints, Labels, Objects, build_graph, find_objects
 from rsseg_cli.vector.polygons import UNITS, Polygons, make_polygons
 from rsseg_cli.vector.rings import ObjectTable
-from rsseg_cli.vector.trace import Joints, Pieces, Tracer, spans
+from rsseg_cli.vector.trace import Junctions, RingFragments, Tracer, spans
 
 if TYPE_CHECKING:
     from rsseg_cli.vector.source import ClassSource
@@ -21,22 +21,20 @@ from rsseg_cli.vector.plan import BlockPlan, Stopwatch
 
 @dataclass(frozen=True, kw_only=True)
 class BlockResult:
-    """What a block gives.
+    """Polygons of objects that lie in the block alone, and fragments of the open ones.
 
     Attributes:
-        polygons: of the objects that lie in the block alone.
-        table: of the open objects, which the other fields count in.
-        pieces, joints: of the open objects' rings.
+        table: of the open objects, which the fields below index.
         top, bottom: int32 (width,), open object of each pixel in the row above the block and in its last row;
             -1 none.
-        columns, upper_ends: where an edge leaves the block straight down, and its upper end.
+        columns, upper_ends: columns in which an edge leaves the block straight down, and its upper end.
         seconds: by stage.
     """
 
     polygons: Polygons
     table: ObjectTable
-    pieces: Pieces
-    joints: Joints
+    fragments: RingFragments
+    junctions: Junctions
     top: NDArray[np.int32]
     bottom: NDArray[np.int32]
     columns: Ints
@@ -45,7 +43,7 @@ class BlockResult:
 
 
 def run_block(plan: BlockPlan, first: int, end: int) -> BlockResult:
-    """Polygons and pieces of the pixel rows from `first` up to, not including, `end`."""
+    """Vectorise the pixel rows from `first` to `end`, exclusive."""
     watch = Stopwatch()
     height, nodata = plan.source.height, plan.source.nodata
     above = max(first - 1, 0)
@@ -64,26 +62,26 @@ def run_block(plan: BlockPlan, first: int, end: int) -> BlockResult:
     traced = tracer.trace()
     watch.lap("rings")
     wanted = _wanted(objects, plan)
-    pieces = _pieces(graph, curves, traced, wanted)
-    whole = np.flatnonzero(~opened[pieces.objects])
-    polygons = make_polygons(pieces.take(whole), table, plan.ground, plan.transform, plan.reprojection())
+    fragments = _fragments(graph, curves, traced, wanted)
+    whole = np.flatnonzero(~opened[fragments.objects])
+    polygons = make_polygons(fragments.take(whole), table, plan)
     watch.lap("polygons")
     number = np.full(len(objects) + 1, NONE, np.int64)
     kept = np.flatnonzero(opened & wanted)
     number[kept] = np.arange(len(kept))
-    rest = pieces.take(np.flatnonzero(opened[pieces.objects])).compact()
+    rest = fragments.take(np.flatnonzero(opened[fragments.objects])).compact()
     rest.objects[:] = number[rest.objects]
-    joints = tracer.joints()
-    joint_chosen = wanted[joints.objects[:, 0]]
+    junctions = tracer.junctions()
+    chosen = wanted[junctions.objects[:, 0]]
     columns, upper_ends = tracer.leaving_down()
     result = BlockResult(
         polygons=polygons,
         table=table.take(kept),
-        pieces=rest,
-        joints=Joints(
-            objects=number[joints.objects[joint_chosen]],
-            arrivals=joints.arrivals[joint_chosen],
-            departures=joints.departures[joint_chosen],
+        fragments=rest,
+        junctions=Junctions(
+            objects=number[junctions.objects[chosen]],
+            arrivals=junctions.arrivals[chosen],
+            departures=junctions.departures[chosen],
         ),
         top=number[_row(objects, 0)].astype(np.int32) if first > 0 else np.full(graph.width, NONE, np.int32),
         bottom=np.full(graph.width, NONE, np.int32) if last else number[_row(objects, -1)].astype(np.int32),
@@ -96,12 +94,12 @@ def run_block(plan: BlockPlan, first: int, end: int) -> BlockResult:
 
 
 def _boundaries(plan: BlockPlan, wide: Labels, first: int, end: int) -> tuple[Graph, Curves | None]:
-    """The graph of the corner rows `first` to `end`, which lie between the rows of `wide`, and its curves."""
-    shaping, stored = plan.shaping, plan.boundaries
+    """Return the graph of the corner rows `first` to `end`, between the rows of `wide`, and its curves."""
+    options, stored = plan.options, plan.boundaries
     if stored is None:
         return build_graph(wide, first, plan.source.nodata), None
-    graph = stored.read(max(first - shaping.reach, 0), min(end + shaping.reach, plan.source.height))
-    return graph, Curves(graph, shaping.radius_px, first, end) if shaping.radius_px and len(graph) else None
+    graph = stored.read(max(first - options.reach, 0), min(end + options.reach, plan.source.height))
+    return graph, Curves(graph, options.radius_px, first, end) if options.radius_px and len(graph) else None
 
 
 def _row(objects: Objects, row: int) -> NDArray[np.int32]:
@@ -119,7 +117,7 @@ def _open_objects(objects: Objects, labels: Labels, has_above: bool, last: bool)
 
 
 def _wanted(objects: Objects, plan: BlockPlan) -> NDArray[np.bool_]:
-    """Objects that become polygons."""
+    """Tell which objects become polygons."""
     wanted: NDArray[np.bool_] = objects.classes != plan.source.nodata
     if plan.classes is not None:
         wanted &= np.isin(objects.classes, list(plan.classes))
@@ -129,7 +127,7 @@ def _wanted(objects: Objects, plan: BlockPlan) -> NDArray[np.bool_]:
 def _describe(
     objects: Objects, labels: Labels, first_row: int, confidence: ClassSource | None, counted_from: int
 ) -> ObjectTable:
-    """The objects' table; confidence is counted from row `counted_from`."""
+    """Return the objects' table; confidence is counted from row `counted_from`."""
     width = labels.shape[1]
     lengths = np.diff(objects.starts, append=labels.size)
     lasts = np.zeros(len(objects), np.int64)
@@ -155,13 +153,13 @@ def _describe(
     )
 
 
-def _pieces(
+def _fragments(
     graph: Graph,
     curves: Curves | None,
     traced: tuple[Ints, Ints, Ints, Ints, Ints],
     wanted: NDArray[np.bool_],
-) -> Pieces:
-    """Points of the pieces whose objects are wanted."""
+) -> RingFragments:
+    """Return the fragments of wanted objects."""
     elements, begins, objects, start_keys, end_keys = traced
     chosen = np.flatnonzero((objects != NONE) & wanted[objects])
     lengths = np.diff(begins)[chosen]
@@ -169,24 +167,24 @@ def _pieces(
     begins = np.concatenate([[0], np.cumsum(lengths)])
     vertices = elements >> 2
     lowest = np.minimum.reduceat(vertices, begins[:-1]) if len(chosen) else vertices
-    # Vertices are numbered in row-major order; the lowest of a piece occurs in it once, or is a corner met
+    # Vertices are numbered in row-major order; the lowest of a fragment occurs in it once, or is a corner met
     # twice.
     at_lowest = np.flatnonzero(vertices == np.repeat(lowest, lengths))
     first = at_lowest[np.searchsorted(at_lowest, begins[:-1])]
-    places = graph.rows[lowest].astype(np.int64) * (graph.width + 1) + graph.cols[lowest]
+    positions = graph.rows[lowest].astype(np.int64) * (graph.width + 1) + graph.cols[lowest]
     if curves is None:
         points = np.stack([graph.cols[vertices], graph.rows[vertices]], axis=1) * np.int32(UNITS)
     else:
         points, counts = curves.points(graph, elements)
         at = np.concatenate([[0], np.cumsum(counts)])
         begins, first = at[begins], at[first]
-    return Pieces(
+    return RingFragments(
         points=points,
         begins=begins[:-1],
         lengths=np.diff(begins),
         objects=objects[chosen],
         start_keys=start_keys[chosen],
         end_keys=end_keys[chosen],
-        places=places,
+        positions=positions,
         offsets=first - begins[:-1],
     )

@@ -1,4 +1,4 @@
-"""Boundaries made smoother while neighbours keep sharing them, and how far they are simplified before."""
+"""Round the corners of boundaries that neighbours share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 UNITS = 256  # of coordinates inside a pixel
 SHARE = 0.375  # of an edge that rounding a corner takes
 MARGIN_PX = 0.02  # by which a rounded corner keeps away from other corners
-MOST_LOOKUPS = 1 << 22
+MAX_LOOKUPS = 1 << 22
 # a corner's slots, the horizontal and the vertical one, by the set of its slots
 ALONG = np.array([RIGHT if slots & 1 else LEFT for slots in range(16)])
 UPRIGHT = np.array([DOWN if slots >> DOWN & 1 else UP for slots in range(16)])
@@ -24,15 +24,15 @@ CORNER = np.array([slots in (5, 6, 9, 10) for slots in range(16)])
 
 
 def count_inside(
-    corners: list[tuple[Floats, Floats]], places: Ints, counts: Ints, width: int, margin: float
+    corners: list[tuple[Floats, Floats]], positions: Ints, counts: Ints, width: int, margin: float
 ) -> Ints:
-    """Number of vertices in closed triangles.
+    """Return the number of vertices in closed triangles.
 
     Args:
         corners: rows and columns of the three corners of each triangle.
-        places: of all vertices, ascending.
-        counts: int64 (len(places) + 1,), number of vertices that count before each.
-        margin: by which triangles are taken as larger, px.
+        positions: of all vertices, ascending.
+        counts: int64 (len(positions) + 1,), number of vertices that count before each.
+        margin: by which triangles are enlarged, px.
     """
     rows = np.stack([row for row, _ in corners])
     lows = np.ceil(rows.min(0) - margin).astype(np.int64)
@@ -41,16 +41,16 @@ def count_inside(
     ends = np.cumsum(heights)
     start = 0
     while start < len(lows):  # as many triangles at once as memory allows
-        stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + MOST_LOOKUPS)))
+        stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + MAX_LOOKUPS)))
         part = slice(start, stop)
         owner = np.repeat(np.arange(start, stop), heights[part])
         row = spans(lows[part], heights[part])
         left, right = _crossed(corners, owner, row.astype(np.float64), margin)
         first = np.searchsorted(
-            places, row * (width + 1) + np.ceil(left - margin).astype(np.int64).clip(0, width)
+            positions, row * (width + 1) + np.ceil(left - margin).astype(np.int64).clip(0, width)
         )
         last = np.searchsorted(
-            places, row * (width + 1) + np.floor(right + margin).astype(np.int64).clip(-1, width), "right"
+            positions, row * (width + 1) + np.floor(right + margin).astype(np.int64).clip(-1, width), "right"
         )
         inside = np.maximum(counts[last] - counts[first], 0)
         found[part] = np.add.reduceat(inside, np.cumsum(heights[part]) - heights[part])
@@ -61,7 +61,7 @@ def count_inside(
 def _crossed(
     corners: list[tuple[Floats, Floats]], owner: Ints, row: Floats, margin: float
 ) -> tuple[Floats, Floats]:
-    """Leftmost and rightmost column of triangles in a row, within `margin` of it."""
+    """Return the leftmost and rightmost column of triangles in a row, within `margin` of it."""
     left, right = np.full(len(row), np.inf), np.full(len(row), -np.inf)
     for k in range(3):
         (y0, x0), (y1, x1) = (tuple(part[owner] for part in corners[(k + step) % 3]) for step in range(2))
@@ -80,24 +80,24 @@ def _crossed(
 class Curves:
     """Rounded corners: each becomes three points of a parabola that touches both edges.
 
-    It stays inside the triangle of the corner and its outer points. Corners keep their shape where another
-    corner lies in that triangle, where three regions meet, and beside pixels without data: so boundaries do
-    not meet.
+    It stays inside the triangle of the corner and its outer points. Corners stay sharp where another corner
+    lies in that triangle, where three regions meet, and beside pixels without data: so boundaries do not
+    meet.
 
     Args:
-        graph: of the rows and those that `Shaping.reach` says around.
+        graph: of the rows and `SimplifyOptions.reach` rows around.
         first, end: corner rows whose corners are rounded.
     """
 
     def __init__(self, graph: Graph, radius_px: float, first: int, end: int) -> None:
         corners = np.flatnonzero(
-            CORNER[graph.slots] & ~graph.rim & (graph.rows >= first) & (graph.rows < end)
+            CORNER[graph.slots] & ~graph.border & (graph.rows >= first) & (graph.rows < end)
         )
         middle = np.stack([graph.rows[corners], graph.cols[corners]], axis=1).astype(np.float64)
         outer = [_towards(graph, corners, table, radius_px) for table in (ALONG, UPRIGHT)]
         triangle = [(part[:, 0], part[:, 1]) for part in (middle, *outer)]
         counts = np.arange(len(graph) + 1)
-        free = count_inside(triangle, graph.places, counts, graph.width, MARGIN_PX) == 1
+        free = count_inside(triangle, graph.positions, counts, graph.width, MARGIN_PX) == 1
         self.rounded = np.zeros(len(graph), np.bool_)
         self.rounded[corners[free]] = True
         self._number = np.zeros(len(graph), np.int64)
@@ -107,7 +107,7 @@ class Curves:
         self._points = np.rint(points[:, :, ::-1] * UNITS).astype(np.int32)  # (corner, 3, x and y)
 
     def points(self, graph: Graph, elements: Ints) -> tuple[NDArray[np.int32], Ints]:
-        """Points of half-edges' vertices in the direction of travel, and how many each gives."""
+        """Return points of half-edges' vertices in the direction of travel, and their number for each."""
         vertices, slots = elements >> 2, elements & 3
         rounded = self.rounded[vertices]
         counts = np.where(rounded, 3, 1)
@@ -124,7 +124,7 @@ class Curves:
 
 
 def _towards(graph: Graph, corners: Ints, slot_of: NDArray[Any], radius_px: float) -> Floats:
-    """Row and column of points on corners' edges."""
+    """Return row and column of points on corners' edges."""
     slots = slot_of[graph.slots[corners]]
     ends = graph.twin[4 * corners + slots].astype(np.int64)
     known = ends != NONE

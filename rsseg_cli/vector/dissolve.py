@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from rsseg_cli.errors import OutputError
 from rsseg_cli.vector.geometry import Floats
 from rsseg_cli.vector.polygons import Polygons
 from rsseg_cli.vector.rings import ObjectTable
-from rsseg_cli.vector.spill import Spill, chunks, let_go
+from rsseg_cli.vector.storage import MemmapStore, chunks, release_pages
 
 _HEAD = 9  # bytes: order, type, number of parts
 _MULTIPOLYGON = 6
@@ -22,7 +22,7 @@ _MULTIPOLYGON = 6
 
 @dataclass(kw_only=True)
 class _Gathered:
-    """A class so far: its polygons one after the other in a file, and a table of their sums."""
+    """A class so far: its polygons in a file, and a table of their sums."""
 
     file: IO[bytes]
     count: int = 0
@@ -39,22 +39,14 @@ def dissolve(polygons: Iterator[Polygons], folder: Path) -> Iterator[Polygons]:
 
 
 class Dissolver:
-    """Takes polygons and gives one multipolygon a class.
-
-    Args:
-        folder: for its files.
-    """
+    """Gathers polygons in files of a folder, by class."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._spill = folder, Spill(folder)
+        self._folder, self._store = folder, MemmapStore(folder)
         self._classes: dict[int, _Gathered] = {}
 
     def add(self, polygons: Polygons) -> None:
-        """Gather polygons.
-
-        Raises:
-            OutputError: the disk is full.
-        """
+        """Gather polygons."""
         for value in np.unique(polygons.table.classes).tolist():
             part = polygons.take(np.flatnonzero(polygons.table.classes == value))
             if value not in self._classes:
@@ -71,7 +63,7 @@ class Dissolver:
             found.size += sum(map(len, part.wkb))
             found.sums.append(_sum(replace(part, wkb=np.full(len(part), b"", object))))
             if len(found.sums) > 64:
-                found.sums = [_sum(_together(found.sums))]
+                found.sums = [_sum(Polygons.concat(found.sums))]
 
     def finish(self) -> Iterator[Polygons]:
         """Yield a multipolygon for each class, by class."""
@@ -79,39 +71,28 @@ class Dissolver:
             yield self._multipolygon(found)
 
     def _multipolygon(self, found: _Gathered) -> Polygons:
-        whole = self._spill.empty(_HEAD + found.size, np.uint8)
+        whole = self._store.empty(_HEAD + found.size, np.uint8)
         head = b"\x01" + _MULTIPOLYGON.to_bytes(4, "little") + found.count.to_bytes(4, "little")
         whole[:_HEAD] = np.frombuffer(head, np.uint8)
         found.file.seek(0)
-        place = _HEAD
+        position = _HEAD
         while part := found.file.read(1 << 20):
-            whole[place : place + len(part)] = np.frombuffer(part, np.uint8)
-            place += len(part)
-            let_go(whole)
+            whole[position : position + len(part)] = np.frombuffer(part, np.uint8)
+            position += len(part)
+            release_pages(whole)
         found.file.close()
         wkb = np.empty(1, object)
         wkb[0] = whole
-        return replace(_sum(_together(found.sums)), wkb=wkb)
-
-
-def _together(parts: list[Polygons]) -> Polygons:
-    names = ("wkb", "boxes", "areas_m2", "perimeters_m", "vertices")
-    both: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in names}
-    columns = {
-        name: np.concatenate([getattr(part.table, name) for part in parts])
-        for name in ObjectTable.__dataclass_fields__
-    }
-    return Polygons(table=ObjectTable(**columns), **both)
+        return replace(_sum(Polygons.concat(found.sums)), wkb=wkb)
 
 
 def _sum(polygons: Polygons) -> Polygons:
-    """All of one class's polygons as one, without geometry."""
-    nothing = ObjectTable(**{name: np.zeros(0, np.int64) for name in ObjectTable.__dataclass_fields__})
+    """Sum up one class's polygons, without geometry."""
     boxes = polygons.boxes
     return Polygons(
         wkb=np.full(1, b"", object),
         boxes=np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)])[None],
-        table=nothing.joined(polygons.table, np.zeros(len(polygons), np.int64)),
+        table=ObjectTable.concat([]).joined(polygons.table, np.zeros(len(polygons), np.int64)),
         areas_m2=_exact_sum(polygons.areas_m2),
         perimeters_m=_exact_sum(polygons.perimeters_m),
         vertices=polygons.vertices.sum(keepdims=True),
@@ -119,6 +100,6 @@ def _sum(polygons: Polygons) -> Polygons:
 
 
 def _exact_sum(values: Floats) -> Floats:
-    """(1,), to four decimals: sums of whole numbers do not depend on their order."""
+    """Sum to four decimals, (1,): sums of integers do not depend on their order."""
     total: Floats = np.rint(values * 1e4).sum(keepdims=True) / 1e4
     return total

@@ -2,8 +2,8 @@
 
 A vertex is a pixel corner where a boundary turns, or where three or four regions meet. From a vertex an edge
 may leave in four directions, its slots: right 0, left 1, down 2, up 3. The half-edge of a slot has the number
-4 * vertex + slot; `twin` names the half-edge at an edge's other end. Seen along a half-edge the region on its
-left stays the same until the next vertex, so that a region's ring is a cycle of half-edges.
+4 * vertex + slot; `twin` is the half-edge at an edge's other end. The region on the left of a half-edge stays
+the same until the next vertex, so that a region's ring is a cycle of half-edges.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ Labels = NDArray[Any]  # uint8 or uint16, the largest value is no data
 
 
 def _turns(step: int) -> NDArray[np.int8]:
-    """(16, 4): for the set of a vertex's slots and the slot of arrival, the slot to leave by.
+    """Return (16, 4), for a vertex's set of slots and the slot of arrival, the slot to leave by.
 
-    The first one present in the given direction of rotation after the arrival: clockwise keeps to the region
+    It is the first one present in the direction of rotation after the arrival: clockwise keeps to the region
     on the left.
     """
     table = np.full((16, 4), NONE, np.int8)
     for slots in range(16):
         for back in range(4):
-            place = CLOCKWISE.index(back)
-            turned = [CLOCKWISE[(place + step * k) % 4] for k in range(1, 5)]
+            position = CLOCKWISE.index(back)
+            turned = [CLOCKWISE[(position + step * k) % 4] for k in range(1, 5)]
             present = [slot for slot in turned if slots >> slot & 1]
             if slots >> back & 1:
                 table[slots, back] = present[0]
@@ -52,10 +52,10 @@ class Graph:
 
     Attributes:
         rows, cols: int32 (V,), pixel corners from the raster's upper left.
-        slots: uint8 (V,), bit s is set where slot s has an edge.
-        twin: int32 (4 V,), the half-edge at the other end; -1 without, or where an edge runs straight out of
+        slots: uint8 (V,), bit s is set if slot s has an edge.
+        twin: int32 (4 V,), the half-edge at the other end; -1 for none, or if an edge runs straight out of
             the graph's rows or columns.
-        rim: bool (V,), beside a pixel without data, or on the raster's edge.
+        border: bool (V,), beside a pixel without data, or on the raster's edge.
         width: of the raster, px.
     """
 
@@ -63,19 +63,19 @@ class Graph:
     cols: NDArray[np.int32]
     slots: NDArray[np.uint8]
     twin: NDArray[np.int32]
-    rim: NDArray[np.bool_]
+    border: NDArray[np.bool_]
     width: int
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
-    def places(self) -> Ints:
-        """int64 (V,), a number for each pixel corner, ascending."""
+    def positions(self) -> Ints:
+        """int64 (V,), index of each pixel corner in row-major order, ascending."""
         return self.rows.astype(np.int64) * (self.width + 1) + self.cols
 
     def without(self, gone: NDArray[np.bool_]) -> Graph:
-        """The graph of the vertices that are left; edges do not lead to those gone."""
+        """Return the graph without some vertices, to which no edges lead."""
         kept = np.flatnonzero(~gone)
         number = np.full(len(self) + 1, NONE, np.int64)
         number[kept] = np.arange(len(kept))
@@ -87,23 +87,20 @@ class Graph:
             cols=self.cols[kept],
             slots=self.slots[kept],
             twin=moved.ravel(),
-            rim=self.rim[kept],
+            border=self.border[kept],
         )
 
 
 def build_graph(
     labels: Labels, first_row: int, nodata: int, first_col: int = 0, width: int | None = None
 ) -> Graph:
-    """Vertices of the corner rows between the rows of `labels`.
-
-    In a part of the raster's columns those of the corner columns between its columns, and of the raster's
-    left and right edge.
+    """Find the vertices between the rows of `labels`, and between its columns or at the raster's sides.
 
     Args:
-        labels: (n + 1, columns): n corner rows lie between them.
-        first_row: the upper corner row's number in the raster.
-        nodata: what lies left and right of the raster.
-        first_col: the first pixel column's number in the raster.
+        labels: (n + 1, columns), with n corner rows between them.
+        first_row: number of the upper corner row in the raster.
+        nodata: class left and right of the raster.
+        first_col: number of the first pixel column in the raster.
         width: of the raster, that of `labels` by default.
     """
     height, columns = labels.shape
@@ -113,19 +110,19 @@ def build_graph(
         _corners(labels[start : min(start + step, height - 1) + 1], nodata, start)
         for start in range(0, height - 1, step)
     ]
-    corners, slots, rim = (np.concatenate([part[k] for part in found]) for k in range(3))
+    corners, slots, border = (np.concatenate([part[k] for part in found]) for k in range(3))
     rows, cols = (part.astype(np.int32) for part in np.divmod(corners, columns + 1))
     if columns < width:
         known = (cols > 0) | (first_col == 0)
         known &= (cols < columns) | (first_col + columns == width)
-        rows, cols, slots, rim = rows[known], cols[known], slots[known], rim[known]
+        rows, cols, slots, border = rows[known], cols[known], slots[known], border[known]
     rows += first_row
     cols += first_col
-    return Graph(rows=rows, cols=cols, slots=slots, twin=_link(rows, cols, slots), rim=rim, width=width)
+    return Graph(rows=rows, cols=cols, slots=slots, twin=_link(rows, cols, slots), border=border, width=width)
 
 
 def _corners(labels: Labels, nodata: int, row: int) -> tuple[Ints, NDArray[np.uint8], NDArray[np.bool_]]:
-    """Corners (their number, the first row being `row`), slots and rim of the vertices between the rows."""
+    """Return corners (numbered from that of `row`), slots and border flags of the vertices between rows."""
     height, width = labels.shape
     beside = np.empty(
         (height, width + 1), np.bool_
@@ -139,18 +136,18 @@ def _corners(labels: Labels, nodata: int, row: int) -> tuple[Ints, NDArray[np.ui
     slots = np.zeros(len(found), np.uint8)
     for slot, present in ((RIGHT, right), (LEFT, left), (DOWN, down), (UP, up)):
         slots |= np.ascontiguousarray(present).ravel()[found].view(np.uint8) << slot
-    return found + row * (width + 1), slots, _rim(labels, found, nodata)
+    return found + row * (width + 1), slots, _border(labels, found, nodata)
 
 
-def _rim(labels: Labels, corners: Ints, nodata: int) -> NDArray[np.bool_]:
-    """Whether corners between the rows of `labels` touch a pixel without data."""
+def _border(labels: Labels, corners: Ints, nodata: int) -> NDArray[np.bool_]:
+    """Tell which corners between the rows of `labels` touch a pixel without data."""
     empty = np.pad(labels == nodata, ((0, 0), (1, 1)), constant_values=True)
     beside = empty[:, :-1] | empty[:, 1:]
     return (beside[:-1] | beside[1:]).ravel()[corners]
 
 
 def _link(rows: NDArray[np.int32], cols: NDArray[np.int32], slots: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Twins: to the right the next vertex of the row, downwards the next of the column; -1 beyond."""
+    """Return twins: to the right the next vertex of the row, downwards the next of the column; -1 beyond."""
     twin = np.full(4 * len(cols), NONE, np.int32)
     here = np.flatnonzero((slots[:-1] & 1 << RIGHT).astype(bool) & (rows[1:] == rows[:-1]))
     twin[4 * here + RIGHT], twin[4 * here + 4 + LEFT] = 4 * here + 4 + LEFT, 4 * here + RIGHT
@@ -168,7 +165,7 @@ class Objects:
 
     Attributes:
         run_of: int32 (rows, width), the run (pixels of one class side by side in a row) of each pixel.
-        starts: int64 (R,), first pixel of each run, counted through the rows.
+        starts: int64 (R,), first pixel of each run, in row-major order.
         of_run: int32 (R,), the object of each run.
         classes: class of each object.
     """
@@ -182,13 +179,13 @@ class Objects:
         return len(self.classes)
 
     def at(self, rows: NDArray[Any], cols: NDArray[Any]) -> NDArray[np.int32]:
-        """Objects of pixels."""
+        """Return the objects of pixels."""
         found: NDArray[np.int32] = self.of_run[self.run_of[rows, cols]]
         return found
 
 
 def find_objects(labels: Labels) -> Objects:
-    """Objects of (rows, width); they are numbered by their first pixel."""
+    """Find the objects of (rows, width), numbered by their first pixel."""
     height, width = labels.shape
     begins = np.ones((height, width), np.bool_)
     np.not_equal(labels[:, 1:], labels[:, :-1], out=begins[:, 1:])
@@ -209,16 +206,16 @@ def find_objects(labels: Labels) -> Objects:
     return Objects(run_of=run_of, starts=starts, of_run=of_run, classes=classes)
 
 
-def in_order(successors: NDArray[np.int32], heads: Ints) -> tuple[Ints, Ints]:
+def walk_chains(successors: NDArray[np.int32], heads: Ints) -> tuple[Ints, Ints]:
     """Walk all chains of a linked list.
 
     Args:
-        successors: (n,) the next of each element, -1 at a chain's end; no element is next of two.
-        heads: where to begin; elements met before are passed over. The first elements of open chains come
-            before one element at least of each closed chain.
+        successors: (n,), the next of each element, -1 at a chain's end; no element is next of two.
+        heads: elements to begin at; visited ones are skipped. The first elements of open chains come before
+            at least one element of each closed chain.
 
     Returns:
-        Elements chain by chain, and the place where each chain begins, with the total at the end.
+        Elements chain by chain, and the begin of each chain, with the total at the end.
     """
     count, total = len(successors), len(successors) + len(heads)
     if not len(heads):

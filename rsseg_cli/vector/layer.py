@@ -1,4 +1,4 @@
-"""What a vector file holds: formats and their limits, attributes of polygons."""
+"""Content of a vector file: formats and their limits, attributes of polygons."""
 
 from __future__ import annotations
 
@@ -34,19 +34,26 @@ def colour_of(value: int, colours: Mapping[int, Colour]) -> Colour:
 
 
 def make_qml(names: Mapping[int, str], colours: Mapping[int, Colour], field: str = "class_index") -> str:
-    """A QGIS style.
+    """Return a QGIS style.
 
     Args:
-        names: of the classes in the legend, by value.
-        field: attribute that holds the value.
+        field: attribute that holds the class value.
     """
     root = ET.Element("qgis", version="3.28.0", styleCategories="Symbology")
     renderer = ET.SubElement(root, "renderer-v2", type="categorizedSymbol", attr=field, enableorderby="0")
     categories, symbols = ET.SubElement(renderer, "categories"), ET.SubElement(renderer, "symbols")
-    for place, (value, name) in enumerate(sorted(names.items())):
-        shown = {"value": str(value), "type": "long", "symbol": str(place), "label": name, "render": "true"}
+    for position, (value, name) in enumerate(sorted(names.items())):
+        shown = {
+            "value": str(value),
+            "type": "long",
+            "symbol": str(position),
+            "label": name,
+            "render": "true",
+        }
         ET.SubElement(categories, "category", shown)
-        symbol = ET.SubElement(symbols, "symbol", type="fill", name=str(place), alpha="1", clip_to_extent="1")
+        symbol = ET.SubElement(
+            symbols, "symbol", type="fill", name=str(position), alpha="1", clip_to_extent="1"
+        )
         layer = ET.SubElement(
             symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
         )
@@ -138,13 +145,13 @@ class Layer:
 
     @property
     def columns(self) -> list[str]:
-        """The attributes' names as the format has room for them."""
+        """Names of the attributes, as short as the format needs them."""
         short = SHORT if self.format == "Shapefile" else {}
         return [short.get(name, name) for name in self.fields]
 
 
 def columns_of(polygons: Polygons | None, layer: Layer) -> dict[str, NDArray[Any]]:
-    """Attributes by name; those of no polygons for None."""
+    """Return attributes by name; empty ones for None."""
     if polygons is None:
         return {name: np.zeros(0, kind) for name, kind in layer.fields.items()}
     table = polygons.table
@@ -165,6 +172,6 @@ def columns_of(polygons: Polygons | None, layer: Layer) -> dict[str, NDArray[Any
 
 
 def targets(path: Path, kind: str, *, qml: bool) -> list[Path]:
-    """Files that are going to be written."""
+    """Return the files that a format writes, the main one first."""
     endings = (".shp", ".shx", ".dbf", ".prj", ".cpg") if kind == "Shapefile" else (path.suffix,)
     return [path.with_suffix(ending) for ending in (*endings, *((".qml",) if qml else ()))]

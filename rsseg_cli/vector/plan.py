@@ -1,33 +1,30 @@
-"""What holds for all blocks of a raster that becomes polygons."""
+"""Settings that hold for all blocks of a raster."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from rsseg_cli.vector.geometry import PixelGeometry
-import time
-from typing import TYPE_CHECKING
-
-from rsseg_cli.vector.polygons import Reproject
+from rsseg_cli.vector.geometry import Floats, PixelGeometry
+from rsseg_cli.vector.storage import Limits
 
 if TYPE_CHECKING:
     from affine import Affine
 
-    from rsseg_cli.vector.geometry import PixelGeometry
     from rsseg_cli.vector.simplify import StoredBoundaries
     from rsseg_cli.vector.source import ClassSource, StoredSource
 
-
-LEAST_RADIUS_PX, MOST_RADIUS_PX = 2.0, 32.0
+Reproject = Callable[[Floats, Floats], tuple[Floats, Floats]]
+MIN_RADIUS_PX, MAX_RADIUS_PX = 2.0, 32.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shaping:
-    """How boundaries are shaped.
+class SimplifyOptions:
+    """Shape of boundaries.
 
     Attributes:
         tolerance_m2: triangles below this area go; 0 for none.
@@ -39,43 +36,44 @@ class Shaping:
 
     @property
     def reach(self) -> int:
-        """Corner rows above and below a block that rounding its corners looks at."""
+        """Corner rows above and below a block that rounding its corners reads."""
         return int(np.ceil(self.radius_px)) + 2 if self.radius_px else 0
 
 
-def make_shaping(simplify_m: float, smooth: bool, ground: PixelGeometry) -> Shaping:
-    """Settings in metres to those of a grid; smoothing without a tolerance simplifies by a pixel."""
+def simplify_options(simplify_m: float, smooth: bool, ground: PixelGeometry) -> SimplifyOptions:
+    """Convert settings in metres to a grid's; smoothing without a tolerance simplifies by a pixel."""
     area_m2 = float(ground.pixel_area_m2(np.array(ground.height / 2), np.array(ground.width / 2)))
     tolerance_m2 = simplify_m**2 or (area_m2 if smooth else 0.0)
     radius = 1.5 * (tolerance_m2 / area_m2) ** 0.5
-    return Shaping(
+    return SimplifyOptions(
         tolerance_m2=tolerance_m2,
-        radius_px=float(np.clip(radius, LEAST_RADIUS_PX, MOST_RADIUS_PX)) if smooth else 0.0,
+        radius_px=float(np.clip(radius, MIN_RADIUS_PX, MAX_RADIUS_PX)) if smooth else 0.0,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockPlan:
-    """What holds for all blocks.
+    """Settings that hold for all blocks.
 
     Attributes:
         source, confidence: rasters of class and confidence.
         classes: those that become polygons; None for all.
-        reproject: WKT of the output's CRS, None for the raster's own.
-        boundaries: simplified ones, where the shaping has a tolerance.
+        reproject: WKT of the raster's and the output's CRS, None if equal.
+        boundaries: simplified ones, if there is a tolerance.
     """
 
     source: ClassSource | StoredSource
     confidence: ClassSource | None
     transform: Affine
     ground: PixelGeometry
-    shaping: Shaping
+    options: SimplifyOptions
     classes: frozenset[int] | None = None
     reproject: tuple[str, str] | None = None
     boundaries: StoredBoundaries | None = None
+    limits: Limits = field(default_factory=Limits)
 
     def reprojection(self) -> Reproject | None:
-        """Function from the raster's coordinates to the output's."""
+        """Return the function from the raster's coordinates to the output's."""
         if self.reproject is None:
             return None
         from pyproj import Transformer
@@ -92,7 +90,7 @@ class Stopwatch:
         self._since = time.perf_counter()
 
     def lap(self, stage: str) -> None:
-        """Count the time since the last lap to a stage."""
+        """Add the time since the last lap to a stage."""
         now = time.perf_counter()
         self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._since
         self._since = now

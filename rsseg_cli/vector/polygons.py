@@ -1,8 +1,8 @@
-"""Polygons made of rings, with what is measured on them."""
+"""Polygons made of rings, with their measures."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from rsseg_cli.errors import DataError
 from rsseg_cli.vector.geometry import Floats, PixelGeometry, to_xy
 from rsseg_cli.vector.graph import Ints
-from rsseg_cli.vector.rings import AT_ONCE, ObjectTable, ring_areas
-from rsseg_cli.vector.spill import Spill, let_go
-from rsseg_cli.vector.trace import Pieces, spans
+from rsseg_cli.vector.plan import BlockPlan
+from rsseg_cli.vector.rings import ObjectTable, ring_areas
+from rsseg_cli.vector.storage import MemmapStore, release_pages
+from rsseg_cli.vector.trace import RingFragments, spans
 
 if TYPE_CHECKING:
-    from affine import Affine
+    pass
 
 UNITS = 256  # of coordinates inside a pixel
+_COLUMNS = ("wkb", "boxes", "areas_m2", "perimeters_m", "vertices")
 _POLYGON = b"\x01\x03\x00\x00\x00"  # well-known binary, little-endian
-LARGE = 8 << 20  # bytes; larger WKB lies in a file
-Reproject = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,46 +46,40 @@ class Polygons:
     def __len__(self) -> int:
         return len(self.wkb)
 
+    @classmethod
+    def concat(cls, parts: Sequence[Polygons]) -> Polygons:
+        """Concatenate one list or more."""
+        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
+        return cls(table=ObjectTable.concat([part.table for part in parts]), **columns)
+
     def take(self, chosen: Ints) -> Polygons:
-        """Some of the polygons, in the given order."""
-        return Polygons(
-            table=self.table.take(chosen),
-            **{
-                name: getattr(self, name)[chosen]
-                for name in ("wkb", "boxes", "areas_m2", "perimeters_m", "vertices")
-            },
-        )
+        """Select polygons, in the given order."""
+        columns = {name: getattr(self, name)[chosen] for name in _COLUMNS}
+        return Polygons(table=self.table.take(chosen), **columns)
 
 
 def make_polygons(
-    rings: Pieces,
-    table: ObjectTable,
-    ground: PixelGeometry,
-    transform: Affine,
-    reproject: Reproject | None,
-    spill: Spill | None = None,
+    rings: RingFragments, table: ObjectTable, plan: BlockPlan, store: MemmapStore | None = None
 ) -> Polygons:
-    """Polygons of whole rings, each object's exterior and its holes.
+    """Make a polygon of each object's whole rings, its exterior and its holes.
 
     Args:
-        rings: are put in order by this.
-        table: what `rings.objects` count in.
-        transform: (col, row) to (x, y).
-        reproject: to the CRS of the output.
-        spill: where large polygons lie; None for memory.
+        rings: are reordered in place.
+        table: that `rings.objects` index.
+        store: for large polygons; None for memory.
     """
-    exterior = ring_areas(rings) < 0
-    rings.put_in_order(np.lexsort((rings.places, ~exterior, table.lasts[rings.objects])))
+    exterior = ring_areas(rings, plan.limits.points) < 0
+    rings.reorder(np.lexsort((rings.positions, ~exterior, table.lasts[rings.objects])))
     firsts = _firsts(rings)
     begins = np.append(firsts, len(rings))
     vertices = np.add.reduceat(rings.lengths, firsts) if len(firsts) else np.zeros(0, np.int64)
-    maker = _Maker(rings, ground, transform, reproject, spill)
+    maker, at_once = _Maker(rings, plan, store), plan.limits.points
     ends = np.cumsum(vertices)
     start = 0
     while start < len(firsts):  # some polygons at a time, a large one by itself
         at = ends[start] - vertices[start]
-        stop = max(start + 1, int(np.searchsorted(ends, at + AT_ONCE, "right")))
-        if vertices[start] > AT_ONCE:
+        stop = max(start + 1, int(np.searchsorted(ends, at + at_once, "right")))
+        if vertices[start] > at_once:
             maker.make_large(int(begins[start]), int(begins[start + 1]))
         else:
             maker.make(begins[start : stop + 1])
@@ -100,33 +94,26 @@ def make_polygons(
     )
 
 
-def _firsts(rings: Pieces) -> Ints:
-    """Where each object's rings begin, in rings sorted by object."""
+def _firsts(rings: RingFragments) -> Ints:
+    """Return the begin of each object's rings, which are sorted by object."""
     changes = np.ones(len(rings), np.bool_)
     changes[1:] = rings.objects[1:] != rings.objects[:-1]
     return np.flatnonzero(changes)
 
 
 class _Maker:
-    """Makes polygons of rings that are in their order."""
+    """Makes polygons of rings that are in order."""
 
-    def __init__(
-        self,
-        rings: Pieces,
-        ground: PixelGeometry,
-        transform: Affine,
-        reproject: Reproject | None,
-        spill: Spill | None,
-    ) -> None:
-        self._rings, self._ground, self._transform, self._reproject = rings, ground, transform, reproject
-        self._spill = spill
+    def __init__(self, rings: RingFragments, plan: BlockPlan, store: MemmapStore | None) -> None:
+        self._rings, self._ground, self._transform = rings, plan.ground, plan.transform
+        self._reproject, self._limits, self._store = plan.reprojection(), plan.limits, store
         self.wkb: list[NDArray[np.object_]] = []
         self.boxes: list[Floats] = []
         self.areas: list[Floats] = []
         self.perimeters: list[Floats] = []
 
-    def _place(self, points: NDArray[np.int32]) -> Floats:
-        """(n, 2) coordinates of points."""
+    def _to_crs(self, points: NDArray[np.int32]) -> Floats:
+        """Return (n, 2) coordinates of points."""
         x, y = to_xy(self._transform, points[:, 0] / UNITS, points[:, 1] / UNITS)
         if self._reproject is not None:
             x, y = self._reproject(x, y)
@@ -137,7 +124,7 @@ class _Maker:
         return np.stack([x, y], axis=1)
 
     def _closed(self, first: int, end: int) -> NDArray[np.int32]:
-        """Points of some rings, each from its start and back to it."""
+        """Return the points of some rings, each from its start and back to it."""
         rings = self._rings
         lengths = rings.lengths[first:end]
         step = spans(np.zeros(end - first, np.int64), lengths + 1)  # 0 ... length: back to the first point
@@ -145,19 +132,19 @@ class _Maker:
         step %= np.repeat(lengths, lengths + 1)
         step += np.repeat(rings.begins[first:end], lengths + 1)
         points = rings.points.take(step, axis=0)
-        let_go(rings.points)
+        release_pages(rings.points)
         return points
 
     def _part(self, ring: int, begin: int, end: int) -> NDArray[np.int32]:
-        """Points `begin` to `end` of a closed ring."""
+        """Return points `begin` to `end` of a closed ring."""
         rings = self._rings
         step = (np.arange(begin, end) + rings.offsets[ring]) % rings.lengths[ring] + rings.begins[ring]
         points = rings.points.take(step, axis=0)
-        let_go(rings.points)
+        release_pages(rings.points)
         return points
 
     def make(self, begins: Ints) -> None:
-        """Polygons whose rings begin at `begins`, all at once."""
+        """Make the polygons whose rings begin at `begins`, all at once."""
         first, end = int(begins[0]), int(begins[-1])
         points = self._closed(first, end)
         counts = self._rings.lengths[first:end] + 1
@@ -166,7 +153,7 @@ class _Maker:
         polygon_begins = ring_begins[ring_numbers]
         tops = np.repeat(points[polygon_begins[:-1], 1] / UNITS, np.diff(polygon_begins))
         areas, perimeters = _measure(points, ring_begins[1:], polygon_begins[:-1], tops, self._ground)
-        coordinates = self._place(points)
+        coordinates = self._to_crs(points)
         words, starts = _words(coordinates, counts, ring_numbers)
         data, ends = words.tobytes(), [*(4 * starts[1:]).tolist(), 4 * len(words)]
         wkb = np.empty(len(starts), object)
@@ -182,57 +169,57 @@ class _Maker:
         self.perimeters.append(perimeters)
 
     def make_large(self, first: int, end: int) -> None:
-        """A polygon of many vertices, part by part; with a spill its WKB is not held either."""
+        """Make a polygon of many vertices, part by part; with a store its WKB is not held either."""
         counts = self._rings.lengths[first:end] + 1
         wkb = self._blob(len(_POLYGON) + 4 * (1 + len(counts)) + 16 * int(counts.sum()))
-        place, area, perimeter, top = 0, 0.0, 0.0, None
+        position, area, perimeter, top = 0, 0.0, 0.0, None
         low, high = np.full(2, np.inf), np.full(2, -np.inf)
         for head, points, ends, used in self._parts(first, end):
             top = float(points[0, 1]) / UNITS if top is None else top
             tops = np.full(len(points), top)
             more = _measure(points, ends, np.zeros(1, np.int64), tops, self._ground)
             area, perimeter = area + float(more[0][0]), perimeter + float(more[1][0])
-            coordinates = self._place(points[:used])
+            coordinates = self._to_crs(points[:used])
             low = np.minimum(low, [part.min() for part in coordinates.T])
             high = np.maximum(high, [part.max() for part in coordinates.T])
             words = _words(coordinates, head, np.zeros(0, np.int64))[0]
-            start = _POLYGON + len(counts).to_bytes(4, "little") if place == 0 else b""
+            start = _POLYGON + len(counts).to_bytes(4, "little") if position == 0 else b""
             data = np.frombuffer(start + words.tobytes(), np.uint8)
-            wkb[place : place + len(data)] = data
-            place += len(data)
-            let_go(wkb)
+            wkb[position : position + len(data)] = data
+            position += len(data)
+            release_pages(wkb)
         made = np.empty(1, object)
-        made[0] = wkb if self._spill is not None and len(wkb) > LARGE else wkb.tobytes()
+        made[0] = wkb if self._store is not None and len(wkb) > self._limits.blob_bytes else wkb.tobytes()
         self.wkb.append(made)
         self.boxes.append(np.concatenate([low, high])[None])
         self.areas.append(np.array([area]))
         self.perimeters.append(np.array([perimeter]))
 
     def _blob(self, size: int) -> NDArray[np.uint8]:
-        if self._spill is None or size <= LARGE:
+        if self._store is None or size <= self._limits.blob_bytes:
             return np.empty(size, np.uint8)
-        return self._spill.empty(size, np.uint8)
+        return self._store.empty(size, np.uint8)
 
     def _parts(self, first: int, end: int) -> Iterator[tuple[Ints, NDArray[np.int32], Ints, int]]:
-        """Rings `first` to `end`, some whole ones at a time or a part of a long one.
+        """Split rings `first` to `end` into some whole ones at a time, or parts of a long one.
 
         Yields:
-            Lengths of the rings that begin here; points; where rings end among them; how many of the points
-            belong to this part (in a long ring the one after them, to which an edge leads, comes along).
+            Lengths of the rings that begin here; points; ends of rings among them; number of points that
+            belong to this part (a part of a long ring has one point more, to which its last edge leads).
         """
-        counts = self._rings.lengths[first:end] + 1
+        counts, at_once = self._rings.lengths[first:end] + 1, self._limits.points
         ends = np.cumsum(counts)
         start = 0
         while start < len(counts):
             at = ends[start] - counts[start]
-            stop = max(start + 1, int(np.searchsorted(ends, at + AT_ONCE, "right")))
-            if stop > start + 1 or counts[start] <= AT_ONCE:
+            stop = max(start + 1, int(np.searchsorted(ends, at + at_once, "right")))
+            if stop > start + 1 or counts[start] <= at_once:
                 points = self._closed(first + start, first + stop)
                 yield counts[start:stop], points, ends[start:stop] - at, len(points)
             else:
                 count = int(counts[start])
-                for begin in range(0, count, AT_ONCE):
-                    to = min(begin + AT_ONCE, count)
+                for begin in range(0, count, at_once):
+                    to = min(begin + at_once, count)
                     points = self._part(first + start, begin, min(to + 1, count))
                     head = counts[start:stop] if begin == 0 else counts[:0]
                     closing = np.array([len(points)] if to == count else [], np.int64)
@@ -241,14 +228,14 @@ class _Maker:
 
 
 def _words(coordinates: Floats, counts: Ints, firsts: Ints) -> tuple[NDArray[np.uint32], Ints]:
-    """Well-known binary of polygons but for its first five bytes.
+    """Return well-known binary of polygons but for its first five bytes.
 
     Args:
-        counts: points of each ring that begins here; others go on with it, or with one begun before.
-        firsts: first ring of each polygon, and the number of rings at the end; none for rings alone.
+        counts: points of each ring that begins here; others continue it, or one begun before.
+        firsts: first ring of each polygon, and the number of rings at the end; empty for rings alone.
 
     Returns:
-        32-bit words, and where each polygon begins among them.
+        32-bit words, and the begin of each polygon among them.
     """
     extra = np.zeros(len(counts), np.int64)
     extra[firsts[:-1]] = 1  # the number of rings
@@ -256,8 +243,8 @@ def _words(coordinates: Floats, counts: Ints, firsts: Ints) -> tuple[NDArray[np.
     starts = np.cumsum(lengths) - lengths
     words = np.empty(4 * len(coordinates) + len(counts) + int(extra.sum()), "<u4")
     numbers = np.zeros(len(words), np.bool_)
-    for places, values in ((starts + extra, counts), (starts[firsts[:-1]], np.diff(firsts))):
-        numbers[places], words[places] = True, values
+    for positions, values in ((starts + extra, counts), (starts[firsts[:-1]], np.diff(firsts))):
+        numbers[positions], words[positions] = True, values
     words[~numbers] = coordinates.astype("<f8", copy=False).view("<u4").ravel()
     return words, starts[firsts[:-1]]
 
@@ -265,10 +252,10 @@ def _words(coordinates: Floats, counts: Ints, firsts: Ints) -> tuple[NDArray[np.
 def _measure(
     points: NDArray[np.int32], ring_ends: Ints, begins: Ints, tops: Floats, ground: PixelGeometry
 ) -> tuple[Floats, Floats]:
-    """Areas and perimeters of polygons whose closed rings follow one another.
+    """Return areas and perimeters of polygons whose closed rings follow one another.
 
     Args:
-        ring_ends: behind each ring's last point, which no edge leaves.
+        ring_ends: one after each ring's last point, which no edge leaves.
         begins: of the polygons.
         tops: row from which each point's polygon is measured.
     """

@@ -1,23 +1,22 @@
-"""Boundaries made simpler while neighbours keep sharing them.
+"""Simplify boundaries that neighbours share.
 
 Simplifying takes corners out of the graph, the one whose triangle with its neighbours is the smallest first
 (Visvalingam and Whyatt 1993, "Line generalisation by repeated elimination of points"). A corner may go when
 no other corner lies in its triangle: then no boundary crosses another one and no region changes sides, so a
-coverage stays one. Corners where three regions meet stay, and those beside pixels without data:
-the area with data keeps its shape.
+coverage stays one. Corners where three regions meet stay, and those beside pixels without data: the area with
+data keeps its shape.
 
-Many corners go at once, and what goes must not depend on the parts that the raster is read in. So it is
-decided in cells of CELL rows and columns, first in those that begin at the raster's upper left, then in those
-half a cell lower and further right; a triangle counts where it lies in one cell. What becomes of a place so
-depends on the cells of the second kind that touch it, and on those of the first kind that touch these: on
-what lies within CELL px around where the place lies on a multiple of CELL.
+Many corners go at once, and which ones must not depend on the parts in which the raster is read. So it is
+decided in square cells, first in those that begin at the raster's upper left, then in those half a cell lower
+and further right; a triangle counts where it lies in one cell. What becomes of a corner depends on the cells
+of the second kind that touch it, and on those of the first kind that touch these: on a cell's side around.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,13 +26,9 @@ from rsseg_cli.vector.curves import ALONG, CORNER, UPRIGHT, count_inside
 from rsseg_cli.vector.graph import DOWN, LEFT, NONE, RIGHT, UP, Graph, Ints, build_graph
 from rsseg_cli.vector.plan import BlockPlan, Stopwatch
 
-if TYPE_CHECKING:
-    from rsseg_cli.vector.geometry import PixelGeometry
-
-CELL = 256
-PART_PX = 8 * CELL  # side of a part; a cell more is read on each side
+CELL = 256  # px
 _OPPOSITE = {RIGHT: LEFT, LEFT: RIGHT, DOWN: UP, UP: DOWN}
-_VERTEX = np.dtype([("place", "<i8"), ("ends", "<i8", 4), ("slots", "u1"), ("rim", "?")])
+_VERTEX = np.dtype([("position", "<i8"), ("ends", "<i8", 4), ("slots", "u1"), ("border", "?")])
 _COUNT = np.dtype("<i8")
 
 
@@ -42,15 +37,16 @@ class StoredBoundaries:
     """A graph in files, one for each part of the raster.
 
     Attributes:
-        folder: where they lie.
         height, width: of the raster, px.
-        side: corner rows and columns of a part, a multiple of CELL.
+        side: corner rows and columns of a part, a multiple of `cell`.
+        cell: side of the cells in which corners are removed, px.
     """
 
     folder: str
     height: int
     width: int
-    side: int
+    side: int = 8 * CELL
+    cell: int = CELL
 
     @property
     def parts(self) -> list[tuple[int, int]]:
@@ -66,19 +62,15 @@ class StoredBoundaries:
         return Path(self.folder) / f".corners-{row}-{col}.bin"
 
     def store(self, graph: Graph, row: int, col: int) -> None:
-        """Write the vertices of a part.
-
-        Raises:
-            OutputError: the disk is full.
-        """
+        """Write the vertices of a part."""
         own = (graph.rows >= row) & (graph.rows < row + self.side)
         own &= (graph.cols >= col) & (graph.cols < col + self.side)
-        chosen, places = np.flatnonzero(own), graph.places
+        chosen, positions = np.flatnonzero(own), graph.positions
         ends = graph.twin.reshape(-1, 4)[chosen]
         vertices = np.empty(len(chosen), _VERTEX)
-        vertices["place"], vertices["slots"] = places[chosen], graph.slots[chosen]
-        vertices["ends"] = np.where(ends == NONE, NONE, 4 * places[ends >> 2] + (ends & 3))
-        vertices["rim"] = graph.rim[chosen]
+        vertices["position"], vertices["slots"] = positions[chosen], graph.slots[chosen]
+        vertices["ends"] = np.where(ends == NONE, NONE, 4 * positions[ends >> 2] + (ends & 3))
+        vertices["border"] = graph.border[chosen]
         begins = np.searchsorted(graph.rows[chosen], row + np.arange(self.side + 1)).astype(_COUNT)
         path = self.path(row, col)
         try:
@@ -87,18 +79,18 @@ class StoredBoundaries:
             raise OutputError(f"{path.parent.parent}: cannot be written ({err}). Is the disk full?") from err
 
     def read(self, low: int, high: int) -> Graph:
-        """The graph of the corner rows `low` to `high`, and of the vertices that their edges lead to."""
+        """Read the graph of the corner rows `low` to `high` and of the vertices their edges lead to."""
         found = [
             self._rows(row, col, low, high)
             for row in range(low // self.side * self.side, high + 1, self.side)
             for col in range(0, self.width + 1, self.side)
         ]
         vertices = np.concatenate(found)
-        vertices = vertices[np.argsort(vertices["place"])]
+        vertices = vertices[np.argsort(vertices["position"])]
         return _graph(vertices, self.width)
 
     def _rows(self, row: int, col: int, low: int, high: int) -> NDArray[Any]:
-        """Vertices of a part in some of its rows."""
+        """Read vertices of a part in some of its rows."""
         with open(self.path(row, col), "rb") as file:
             first, end = max(low - row, 0), min(high + 1 - row, self.side)
             file.seek(first * _COUNT.itemsize)
@@ -108,27 +100,30 @@ class StoredBoundaries:
 
 
 def _graph(vertices: NDArray[Any], width: int) -> Graph:
-    """The graph of stored vertices in their order."""
-    own, ends = vertices["place"], np.ascontiguousarray(vertices["ends"])
+    """Return the graph of stored vertices."""
+    own, ends = vertices["position"], np.ascontiguousarray(vertices["ends"])
     known = ends != NONE
     far = np.setdiff1d(ends[known] >> 2, own)
-    places = np.concatenate([own, far])
-    order = np.argsort(places)
-    place, slots = places[order], np.concatenate([vertices["slots"], np.zeros(len(far), np.uint8)])[order]
-    rows, cols = (part.astype(np.int32) for part in np.divmod(place, width + 1))
-    at = np.searchsorted(place, own)
-    twin = np.full((len(place), 4), NONE, np.int32)
-    twin[at] = np.where(known, 4 * np.searchsorted(place, ends >> 2) + (ends & 3), NONE)
+    positions = np.concatenate([own, far])
+    order = np.argsort(positions)
+    position, slots = (
+        positions[order],
+        np.concatenate([vertices["slots"], np.zeros(len(far), np.uint8)])[order],
+    )
+    rows, cols = (part.astype(np.int32) for part in np.divmod(position, width + 1))
+    at = np.searchsorted(position, own)
+    twin = np.full((len(position), 4), NONE, np.int32)
+    twin[at] = np.where(known, 4 * np.searchsorted(position, ends >> 2) + (ends & 3), NONE)
     for slot, by_line in ((RIGHT, at), (DOWN, at[np.argsort(cols[at], kind="stable")])):
         _link_straight(twin, slots, by_line, (rows, cols)[slot == DOWN], slot)
-    rim = np.concatenate([vertices["rim"], np.zeros(len(far), np.bool_)])[order]
-    return Graph(rows=rows, cols=cols, slots=slots, twin=twin.ravel(), rim=rim, width=width)
+    border = np.concatenate([vertices["border"], np.zeros(len(far), np.bool_)])[order]
+    return Graph(rows=rows, cols=cols, slots=slots, twin=twin.ravel(), border=border, width=width)
 
 
 def _link_straight(
     twin: NDArray[np.int32], slots: NDArray[np.uint8], by_line: Ints, lines: NDArray[np.int32], slot: int
 ) -> None:
-    """Set ends that no part knew: edges that run straight to the next vertex in their row or column.
+    """Set the ends that no part knew: edges that run straight to the next vertex in their row or column.
 
     Args:
         by_line: vertices row by row, or column by column.
@@ -143,13 +138,13 @@ def _link_straight(
 
 
 def simplify_part(shared: tuple[BlockPlan, StoredBoundaries], row: int, col: int) -> dict[str, float]:
-    """Simplify the boundaries of a part and store them; seconds by stage."""
+    """Simplify and store the boundaries of a part; return seconds by stage."""
     plan, stored = shared
     watch = Stopwatch()
-    source, reach = plan.source, stored.side + CELL
+    source, cell = plan.source, stored.cell
     rows, cols = (
-        (max(place - CELL, 0), min(place + reach, size))
-        for place, size in ((row, source.height), (col, source.width))
+        (max(position - cell, 0), min(position + stored.side + cell, size))
+        for position, size in ((row, source.height), (col, source.width))
     )
     # Corners lie between pixels: one more row and column of these on each side, but for the raster's sides.
     first, end = max(cols[0] - 1, 0), min(cols[1] + 1, source.width)
@@ -159,8 +154,8 @@ def simplify_part(shared: tuple[BlockPlan, StoredBoundaries], row: int, col: int
     del labels
     watch.lap("boundaries")
     if len(graph):
-        simplifier = Simplifier(graph, plan.shaping.tolerance_m2, plan.ground, rows, cols)
-        for offset in (0, CELL // 2):
+        simplifier = Simplifier(graph, plan, rows, cols, cell)
+        for offset in (0, cell // 2):
             simplifier.run(offset)
         graph = graph.without(~simplifier.alive)
     watch.lap("shape")
@@ -178,40 +173,36 @@ class Simplifier:
 
     Args:
         graph: its twins are changed.
-        tolerance_m2: triangles below this area go.
-        rows, cols: first and last corner row and column of what the graph holds.
+        rows, cols: first and last corner row and column of the graph.
+        cell: side of the cells, px.
     """
 
     def __init__(
-        self,
-        graph: Graph,
-        tolerance_m2: float,
-        ground: PixelGeometry,
-        rows: tuple[int, int],
-        cols: tuple[int, int],
+        self, graph: Graph, plan: BlockPlan, rows: tuple[int, int], cols: tuple[int, int], cell: int
     ) -> None:
+        ground, self._side = plan.ground, cell
         self.graph = graph
         self.alive = np.ones(len(graph), np.bool_)
-        self._twin = graph.twin  # changed in place
-        self._places = graph.places
+        self._twin = graph.twin  # changed in position
+        self._places = graph.positions
         self._rows, self._cols = graph.rows.astype(np.int64), graph.cols.astype(np.int64)
         self._known = (*rows, ground.height), (*cols, ground.width)
-        self._corner = CORNER[graph.slots] & ~graph.rim
+        self._corner = CORNER[graph.slots] & ~graph.border
         area_m2 = ground.pixel_area_m2(graph.rows.astype(np.float64), graph.cols.astype(np.float64))
-        self._largest = 2 * tolerance_m2 / area_m2  # of twice the triangle, px
+        self._largest = 2 * plan.options.tolerance_m2 / area_m2  # of twice the triangle, px
         # Among equal triangles every other step of a stair goes first, then any, but always the same.
         parity = (self._rows + self._cols) & 1
         self._tie = parity << 32 | (self._places * 2654435761 & 0xFFFFFFFF)
 
     def run(self, offset: int) -> None:
-        """Simplify in the cells of CELL rows and columns that begin at -offset, CELL - offset, ..."""
+        """Simplify in the cells that begin at -offset, cell - offset, ..."""
         self._may = self._corner & self.alive
         self._cell = []
-        for places, (low, high, size) in zip((self._rows, self._cols), self._known, strict=True):
-            begin = (places + offset) // CELL * CELL - offset
-            whole = (np.maximum(begin, 0) >= low) & (np.minimum(begin + CELL, size) <= high)
-            self._may &= whole & (places > begin)
-            self._cell.append((places, begin.astype(np.int32)))
+        for positions, (low, high, size) in zip((self._rows, self._cols), self._known, strict=True):
+            begin = (positions + offset) // self._side * self._side - offset
+            whole = (np.maximum(begin, 0) >= low) & (np.minimum(begin + self._side, size) <= high)
+            self._may &= whole & (positions > begin)
+            self._cell.append((positions, begin.astype(np.int32)))
         members = np.flatnonzero(self._may)
         self._keys = np.full(len(self.alive), NEVER)
         for _ in range(PASSES):
@@ -220,66 +211,66 @@ class Simplifier:
                 break
 
     def _pass(self, dirty: Ints) -> bool:
-        """Rounds until no triangle can go; whether any went."""
+        """Run rounds until no triangle can go; return whether any went."""
         any_went = False
         candidates = dirty
         while len(candidates):
             self._weigh(dirty)
             candidates = candidates[self._keys[candidates] < NEVER]
-            before, behind = self._neighbours(candidates)
+            before, after = self._neighbours(candidates)
             keys = self._keys[candidates]
-            lowest = (keys < self._keys[before]) & (keys < self._keys[behind])
+            lowest = (keys < self._keys[before]) & (keys < self._keys[after])
             chosen = candidates[lowest]
             if not len(chosen):
                 break
-            before, behind = before[lowest], behind[lowest]
-            free = ~self._linked(chosen, before, behind)
-            free[free] = self._alone(before[free], behind[free], self._keys[chosen[free]])
-            free[free] = self._empty(chosen[free], before[free], behind[free])
+            before, after = before[lowest], after[lowest]
+            free = ~self._linked(chosen, before, after)
+            free[free] = self._alone(before[free], after[free], self._keys[chosen[free]])
+            free[free] = self._empty(chosen[free], before[free], after[free])
             self._keys[chosen[~free]] = NEVER
             gone = chosen[free]
             self._take_out(gone)
             any_went |= len(gone) > 0
-            dirty = np.concatenate([before[free], behind[free]])
+            dirty = np.concatenate([before[free], after[free]])
             dirty = np.unique(dirty[self._may[dirty]])
             revived = dirty[self._keys[dirty] == NEVER]
             candidates = np.concatenate([candidates[self.alive[candidates]], revived])
         return any_went
 
     def _neighbours(self, vertices: Ints) -> tuple[Ints, Ints]:
-        """Vertices at the other ends of corners' edges, the vertices themselves where that is not known."""
+        """Return vertices at the other ends of corners' edges, the vertices themselves if unknown."""
         slots = self.graph.slots[vertices]
         ends = [self._twin[4 * vertices + table[slots]].astype(np.int64) for table in (ALONG, UPRIGHT)]
-        before, behind = (np.where(end == NONE, vertices, end >> 2) for end in ends)
-        return before, behind
+        before, after = (np.where(end == NONE, vertices, end >> 2) for end in ends)
+        return before, after
 
     def _weigh(self, vertices: Ints) -> None:
         """Set the order in which corners may go, by the size of their triangles."""
-        before, behind = self._neighbours(vertices)
+        before, after = self._neighbours(vertices)
         rows, cols = self._rows, self._cols
         twice = abs(
-            (rows[before] - rows[vertices]) * (cols[behind] - cols[vertices])
-            - (cols[before] - cols[vertices]) * (rows[behind] - rows[vertices])
+            (rows[before] - rows[vertices]) * (cols[after] - cols[vertices])
+            - (cols[before] - cols[vertices]) * (rows[after] - rows[vertices])
         )
         inside = np.ones(len(vertices), np.bool_)
-        for places, begins in self._cell:
+        for positions, begins in self._cell:
             begin = begins[vertices]
-            inside &= np.minimum(places[before], places[behind]) >= begin
-            inside &= np.maximum(places[before], places[behind]) <= begin + CELL
-        may = inside & (before != vertices) & (behind != vertices) & (twice < self._largest[vertices])
+            inside &= np.minimum(positions[before], positions[after]) >= begin
+            inside &= np.maximum(positions[before], positions[after]) <= begin + self._side
+        may = inside & (before != vertices) & (after != vertices) & (twice < self._largest[vertices])
         self._keys[vertices] = np.where(may, (np.minimum(twice, 2**29) << 33) | self._tie[vertices], NEVER)
 
-    def _linked(self, vertices: Ints, before: Ints, behind: Ints) -> NDArray[np.bool_]:
-        """Whether an edge joins a corner's neighbours already: the region between would be lost."""
-        found = before == behind
+    def _linked(self, vertices: Ints, before: Ints, after: Ints) -> NDArray[np.bool_]:
+        """Tell whether an edge joins a corner's neighbours already: the region between would be lost."""
+        found = before == after
         for slot in range(4):
-            found |= self._twin[4 * before + slot] >> 2 == behind
+            found |= self._twin[4 * before + slot] >> 2 == after
         return found
 
     @staticmethod
-    def _alone(before: Ints, behind: Ints, keys: Ints) -> NDArray[np.bool_]:
-        """Of corners between the same two vertices, the one that comes first."""
-        low, high = np.minimum(before, behind), np.maximum(before, behind)
+    def _alone(before: Ints, after: Ints, keys: Ints) -> NDArray[np.bool_]:
+        """Choose the first of the corners between the same two vertices."""
+        low, high = np.minimum(before, after), np.maximum(before, after)
         order = np.lexsort((keys, high, low))
         first = np.ones(len(order), np.bool_)
         first[1:] = (low[order][1:] != low[order][:-1]) | (high[order][1:] != high[order][:-1])
@@ -288,14 +279,16 @@ class Simplifier:
         return alone
 
     def _empty(self, *corners: Ints) -> NDArray[np.bool_]:
-        """Whether triangles hold no vertices but their own."""
-        places = [(self._rows[corner].astype(float), self._cols[corner].astype(float)) for corner in corners]
+        """Tell whether triangles hold no vertices but their own."""
+        positions = [
+            (self._rows[corner].astype(float), self._cols[corner].astype(float)) for corner in corners
+        ]
         counts = np.concatenate([[0], np.cumsum(self.alive)])
-        return count_inside(places, self._places, counts, self.graph.width, 1e-6) == 3
+        return count_inside(positions, self._places, counts, self.graph.width, 1e-6) == 3
 
     def _take_out(self, vertices: Ints) -> None:
         slots = self.graph.slots[vertices]
-        before, behind = (self._twin[4 * vertices + table[slots]].copy() for table in (ALONG, UPRIGHT))
-        self._twin[before], self._twin[behind] = behind, before
+        before, after = (self._twin[4 * vertices + table[slots]].copy() for table in (ALONG, UPRIGHT))
+        self._twin[before], self._twin[after] = after, before
         self.alive[vertices] = False
         self._keys[vertices] = NEVER

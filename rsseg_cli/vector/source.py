@@ -27,7 +27,7 @@ class StoredSource:
     wide: bool
 
     def read(self, row: int, count: int, col: int = 0, columns: int | None = None) -> NDArray[Any]:
-        """(count, columns); pixels outside the raster have no data."""
+        """Read (count, columns); pixels outside the raster have no data."""
         dtype = np.dtype(np.uint16 if self.wide else np.uint8)
         rows, cols = inside(row, count, self.height), inside(col, columns, self.width)
         whole = np.full((count, self.width - col if columns is None else columns), self.nodata, dtype)
@@ -44,18 +44,17 @@ class StoredSource:
 
 
 def stored_source(source: Any, path: Path) -> StoredSource:
-    """What reads the stored classes of another source."""
+    """Return a reader of the stored classes of another source."""
     return StoredSource(
         path=str(path), height=source.height, width=source.width, nodata=source.nodata, wide=source.wide
     )
 
 
-PIECE_PX = 3 << 19  # decoded at a time
 CACHE_MIB = 4  # a read needs each of GDAL's blocks once: more would only grow with the raster's width
 
 
 def inside(first: int, count: int | None, size: int) -> tuple[int, int]:
-    """First and end of `count` pixels, or of all from `first` on, that lie in a raster of `size`."""
+    """Return first and end of `count` pixels, or of all from `first` on, that lie in a raster of `size`."""
     return max(first, 0), size if count is None else min(first + count, size)
 
 
@@ -64,11 +63,11 @@ class ClassSource:
     """A band of whole numbers.
 
     Attributes:
-        nodata: what `read` gives for pixels without data, and outside the raster.
-        wide: numbers are given as uint16, since no data has no number among 256.
+        nodata: value of pixels without data, and outside the raster.
+        wide: values are uint16, as 256 are not enough with no data.
         tile_rows: rows of the file's tiles.
-        store: where whole rows of tiles are kept once they are decoded, as the beginning of a path; "" reads
-            from the file, which decodes a tile anew each time.
+        store: beginning of the path for decoded rows of tiles; "" decodes a tile for each read.
+        chunk_px: decoded at a time.
     """
 
     path: str
@@ -80,15 +79,12 @@ class ClassSource:
     wide: bool
     tile_rows: int = 1
     store: str = ""
+    chunk_px: int = 3 << 19
 
     def read(self, row: int, count: int, col: int = 0, columns: int | None = None) -> NDArray[Any]:
-        """(count, columns), uint8 or uint16; pixels outside the raster have no data.
-
-        Args:
-            columns: how many from `col` on; None for all up to the raster's right edge.
+        """Read (count, columns) from `col` on, uint8 or uint16, by default up to the raster's right edge.
 
         Raises:
-            SceneError: the raster cannot be read.
             DataError: a value is no class index.
         """
         if self.store and columns is None and col == 0:
@@ -104,11 +100,11 @@ class ClassSource:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Of what `read` gives."""
+        """Type of the values."""
         return np.dtype(np.uint16 if self.wide else np.uint8)
 
     def _decoded(self, dataset: Any, rows: tuple[int, int], cols: tuple[int, int]) -> NDArray[Any]:
-        """Rows and columns of the open raster."""
+        """Decode rows and columns of the open raster."""
         window = Window.from_slices(rows, cols)
         values = dataset.read(1, window=window)
         mask = dataset.read_masks(1, window=window) if self.masked else None
@@ -126,26 +122,26 @@ class ClassSource:
         return found
 
     def _stored(self, row: int, count: int) -> NDArray[Any]:
-        """Whole rows, from rows of tiles that are decoded once."""
+        """Read whole rows, from rows of tiles that are decoded once."""
         whole = np.full((count, self.width), self.nodata, self.dtype)
         low, high = inside(row, count, self.height)
         for top in range(low // self.tile_rows * self.tile_rows, high, self.tile_rows):
             first, end = max(low, top), min(high, top + self.tile_rows)
             height = min(self.tile_rows, self.height - top)
             with self._opened(top) as file:
-                for col, columns in self._pieces():
+                for col, columns in self._column_spans():
                     file.seek((height * col + (first - top) * columns) * self.dtype.itemsize)
                     found = np.fromfile(file, self.dtype, (end - first) * columns)
                     whole[first - row : end - row, col : col + columns] = found.reshape(-1, columns)
         return whole
 
-    def _pieces(self) -> list[tuple[int, int]]:
-        """First column and columns of the pieces in which a row of tiles is stored, one after the other."""
-        step = max(PIECE_PX // self.tile_rows // 512, 1) * 512
+    def _column_spans(self) -> list[tuple[int, int]]:
+        """Return first column and width of the chunks in which a row of tiles is stored."""
+        step = max(self.chunk_px // self.tile_rows // 512, 1) * 512
         return [(col, min(step, self.width - col)) for col in range(0, self.width, step)]
 
     def _opened(self, top: int) -> Any:
-        """The file of the row of tiles whose first row is `top`."""
+        """Open the file of the row of tiles whose first row is `top`."""
         path = self._strip(top)
         try:
             return open(path, "rb", buffering=0)
@@ -158,7 +154,9 @@ class ClassSource:
             gdal.errors(SceneError, name),
             gdal.open_raster(self.path) as dataset,
         ):
-            pieces = (self._decoded(dataset, rows, (col, col + columns)) for col, columns in self._pieces())
+            pieces = (
+                self._decoded(dataset, rows, (col, col + columns)) for col, columns in self._column_spans()
+            )
             _write(part, pieces)
         os.replace(part, path)
         return open(path, "rb", buffering=0)
@@ -167,8 +165,7 @@ class ClassSource:
         return Path(f"{self.store}-{top}.bin")
 
     def forget(self, first: int, end: int) -> None:
-        """Remove the stored rows of tiles that were kept for the rows `first` to `end` and are not for those
-        below, of which the row above is read too."""
+        """Remove stored rows of tiles that only the rows `first` to `end` need."""
         if not self.store:
             return
         low = max(first - 1, 0) // self.tile_rows * self.tile_rows
@@ -177,24 +174,20 @@ class ClassSource:
             self._strip(top).unlink(missing_ok=True)
 
     def _check(self, values: NDArray[Any], valid: NDArray[np.bool_], row: int, col: int) -> None:
-        most = 65534 if self.wide else 254
+        max_value = 65534 if self.wide else 254
         with np.errstate(invalid="ignore"):
-            wrong = valid & ~((values >= 0) & (values <= most) & (values == np.floor(values)))
+            wrong = valid & ~((values >= 0) & (values <= max_value) & (values == np.floor(values)))
         if wrong.any():
-            place = np.argwhere(wrong)[0]
+            position = np.argwhere(wrong)[0]
             raise DataError(
-                f"{gdal.display_name(self.path)}: value {values[tuple(place)]} in row {row + place[0]}, "
-                f"column {col + place[1]}; class indices are whole numbers from 0 to {most}. "
+                f"{gdal.display_name(self.path)}: value {values[tuple(position)]} in row {row + position[0]},"
+                f" column {col + position[1]}; class indices are whole numbers from 0 to {max_value}. "
                 "Give a class raster."
             )
 
 
 def _write(path: Path, pieces: Iterable[NDArray[Any]]) -> None:
-    """Write arrays one after the other.
-
-    Raises:
-        OutputError: the disk is full.
-    """
+    """Write arrays one after the other."""
     with open(path, "wb") as file:
         for piece in pieces:
             try:

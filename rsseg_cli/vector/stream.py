@@ -21,14 +21,14 @@ import numpy as np
 from rsseg_cli.errors import OutputError
 from rsseg_cli.system import Process, give_back_memory, keep_memory
 from rsseg_cli.vector.block import run_block
-from rsseg_cli.vector.census import Census
 from rsseg_cli.vector.join import Joiner
 from rsseg_cli.vector.plan import BlockPlan
 from rsseg_cli.vector.polygons import Polygons
-from rsseg_cli.vector.simplify import PART_PX, StoredBoundaries, simplify_part
+from rsseg_cli.vector.regions import FINE, RegionPlan, find_block_regions, store_block
+from rsseg_cli.vector.simplify import StoredBoundaries, simplify_part
+from rsseg_cli.vector.small_regions import SmallRegionResolver
 from rsseg_cli.vector.source import ClassSource, StoredSource, stored_source
-from rsseg_cli.vector.spill import writing
-from rsseg_cli.vector.survey import FINE, SurveyPlan, store_block, survey_block
+from rsseg_cli.vector.storage import writing
 from rsseg_cli.vector.task import VectorTask
 
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ class _Stream:
             before = time.perf_counter()
             plan = replace(plan, source=self._merge(plan))
             task.stages["merge"] = time.perf_counter() - before
-        if plan.shaping.tolerance_m2:
+        if plan.options.tolerance_m2:
             plan = replace(plan, boundaries=self._simplify(plan))
         joiner = Joiner(plan, self._folder)
         results = self._by_block(plan, run_block, plan, task.blocks, last=True)
@@ -232,9 +232,7 @@ class _Stream:
     def _simplify(self, plan: BlockPlan) -> StoredBoundaries:
         """Store the raster's simplified boundaries in files."""
         source = plan.source
-        stored = StoredBoundaries(
-            folder=str(self._folder), height=source.height, width=source.width, side=PART_PX
-        )
+        stored = StoredBoundaries(folder=str(self._folder), height=source.height, width=source.width)
         for seconds in self._pool.ordered_map(simplify_part, (plan, stored), stored.parts):
             self._count(seconds)
         return stored
@@ -244,30 +242,30 @@ class _Stream:
         ground, config, source = plan.ground, self._task.config, plan.source
         middle = np.array(source.height / 2), np.array(source.width / 2)
         mean_m2 = float(ground.pixel_area_m2(*middle))
-        for least_m2, holes in ((config.min_area_m2, False), (config.fill_holes_m2, True)):
-            if least_m2:
+        for min_m2, holes in ((config.min_area_m2, False), (config.fill_holes_m2, True)):
+            if min_m2:
                 before = source
-                survey = SurveyPlan(
+                regions = RegionPlan(
                     block=replace(plan, source=before),
-                    least=least_m2 / mean_m2 * FINE,
+                    min_area=min_m2 / mean_m2 * FINE,
                     holes=holes,
                     mean_m2=mean_m2,
                 )
-                source = self._merged(survey, self._folder / (MERGED if holes else GIVEN))
+                source = self._merged(regions, self._folder / (MERGED if holes else GIVEN))
                 if isinstance(before, StoredSource):
                     os.unlink(before.path)
         return source
 
-    def _merged(self, survey: SurveyPlan, path: Path) -> StoredSource:
+    def _merged(self, regions: RegionPlan, path: Path) -> StoredSource:
         """Store a source's classes after one kind of small regions was merged."""
-        source, blocks = survey.block.source, self._task.blocks
-        census = Census(survey, self._task.ground.pixel_m, path.parent)
-        for _, block in self._by_block(survey.block, survey_block, survey, blocks):
-            census.add(block)
-        census.finish()
+        source, blocks = regions.block.source, self._task.blocks
+        resolver = SmallRegionResolver(regions, self._task.ground.pixel_m, path.parent)
+        for _, block in self._by_block(regions.block, find_block_regions, regions, blocks):
+            resolver.add(block)
+        resolver.finish()
         with writing(path.parent), open(path, "wb") as file:
             file.truncate(source.height * source.width * (2 if source.wide else 1))
-        items = ((*rows, *census.changes(number)) for number, rows in enumerate(blocks))
-        for _ in self._by_block(survey.block, store_block, (survey.block, str(path)), items):
+        items = ((*rows, *resolver.changes(number)) for number, rows in enumerate(blocks))
+        for _ in self._by_block(regions.block, store_block, (regions.block, str(path)), items):
             pass
         return stored_source(source, path)

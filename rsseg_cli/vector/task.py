@@ -1,4 +1,4 @@
-"""A vectorisation as it was asked for: its rasters, classes and CRS, checked before work starts."""
+"""A vectorisation as requested: its rasters, classes and CRS, checked before work starts."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from rsseg_cli.errors import SceneError, UsageError
 from rsseg_cli.raster import SceneInfo, classes
 from rsseg_cli.vector.geometry import PixelGeometry
 from rsseg_cli.vector.layer import Colour
-from rsseg_cli.vector.plan import BlockPlan, make_shaping
+from rsseg_cli.vector.plan import BlockPlan, simplify_options
 from rsseg_cli.vector.source import ClassSource
 
 BLOCK_PX = 3 << 19  # of a block: some 40 bytes each with its boundaries
 PARALLEL_PX = 8 << 20  # smaller rasters are done before workers have started
-MOST_JOBS = 8  # by default
+MAX_JOBS = 8  # by default
 
 
 @dataclass(kw_only=True)
 class VectorTask:
-    """A vectorisation that was checked and may begin."""
+    """A checked vectorisation."""
 
     info: SceneInfo
     name: str
@@ -42,7 +42,7 @@ class VectorTask:
         if self.config.jobs:
             return self.config.jobs
         large = self.source.height * self.source.width >= PARALLEL_PX
-        return min(MOST_JOBS, _cores()) if large else 1
+        return min(MAX_JOBS, _cores()) if large else 1
 
     @property
     def block_rows(self) -> int:
@@ -56,24 +56,20 @@ class VectorTask:
         return [(first, min(first + step, height)) for first in range(0, height, step)]
 
     def plan(self, folder: Path) -> BlockPlan:
-        """What holds for all blocks.
-
-        Args:
-            folder: where rows of tiles are kept that several blocks lie in.
-        """
+        """Return the settings of all blocks; rows of tiles that several blocks share are kept in `folder`."""
 
         def kept(source: ClassSource, name: str) -> ClassSource:
             shared = self.block_rows < min(source.height, 2 * source.tile_rows)
             return replace(source, store=str(folder / name)) if shared else source
 
         own = self.info.grid.crs.to_wkt() if self.info.grid.crs is not None else ""
-        shaping = make_shaping(self.config.simplify_m, self.config.smooth, self.ground)
+        options = simplify_options(self.config.simplify_m, self.config.smooth, self.ground)
         return BlockPlan(
             source=kept(self.source, ".labels"),
             confidence=None if self.confidence is None else kept(self.confidence, ".confidence"),
             transform=self.info.grid.transform,
             ground=self.ground,
-            shaping=shaping,
+            options=options,
             classes=chosen_classes(self.config.classes, self.names, self.info.name),
             reproject=None if self.crs == own else (own, self.crs),
         )
@@ -85,13 +81,10 @@ def make_task(
     config: VectorConfig,
     name: str = "",
 ) -> VectorTask:
-    """Check what was asked for.
+    """Check a request.
 
     Args:
-        name: what messages call the raster; its file's by default.
-
-    Raises:
-        UsageError, SceneError: what is wrong and what to do.
+        name: of the raster in messages; its file's by default.
     """
     info = SceneInfo.of(os.fspath(labels))
     source = _source(info)
@@ -122,7 +115,7 @@ def make_task(
 
 
 def metres(config: VectorConfig) -> dict[str, float]:
-    """Settings that count in metres, by option."""
+    """Settings in metres, by option."""
     return {
         "--simplify": config.simplify_m,
         "--min-area": config.min_area_m2,
@@ -184,7 +177,7 @@ def _confidence(path: str, labels: SceneInfo) -> ClassSource:
 def chosen_classes(
     wanted: tuple[str, ...] | None, names: Mapping[int, str], where: str
 ) -> frozenset[int] | None:
-    """Values of the named classes; a number stands for itself."""
+    """Return values of the named classes; a number is a value itself."""
     if wanted is None:
         return None
     by_name = {classes.plain(name): value for value, name in names.items()}
@@ -201,7 +194,7 @@ def chosen_classes(
 
 
 def target_crs(own: str, asked: str, where: str) -> str:
-    """WKT of the polygons' CRS."""
+    """Return the WKT of the polygons' CRS."""
     from pyproj import CRS
     from pyproj.exceptions import CRSError
 

@@ -1,11 +1,10 @@
-"""Rings of the objects in a block of rows, and the pieces of rings that go on in other blocks.
+"""Rings of the objects in a block of rows, and fragments of rings that continue in other blocks.
 
-A block has the corner rows from `first` up to, not including, `end`; the last block has the raster's lower
-edge as well. An object is open where it may go on in another block: it has pixels in the block's last row, or
-in the row above the block, which is looked at too. Rings of open objects come in pieces with a key at each
-end: that of the edge on which they leave the block. Where two open objects of one class meet at a corner only
-the whole raster tells
-whether they are one: their rings are cut there, and a joint says how to go on in both cases.
+A block has the corner rows from `first` to `end`, exclusive; the last block also has the raster's lower edge.
+An object is open where it may continue in another block: it has pixels in the block's last row, or in the row
+above the block, which is read too. Rings of open objects come in fragments with a key at each end: that of
+the edge on which they leave the block. Where two open objects of one class meet at a corner, only the whole
+raster decides whether they are one: their rings are cut there, and a junction holds both ways to continue.
 """
 
 from __future__ import annotations
@@ -27,9 +26,9 @@ from rsseg_cli.vector.graph import (
     Graph,
     Ints,
     Objects,
-    in_order,
+    walk_chains,
 )
-from rsseg_cli.vector.spill import let_go
+from rsseg_cli.vector.storage import release_pages
 
 NO_KEY = np.int64(-(2**62))
 GATHERED = 1 << 18  # points at a time
@@ -40,17 +39,17 @@ _LEFT_COL = np.array([0, -1, 0, -1], np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pieces:
+class RingFragments:
     """Rings and parts of rings.
 
     Attributes:
         points: int32 (n, 2), x and y in 1/256 px from the raster's upper left.
-        begins, lengths: int64 (k,), where each piece stands in `points`.
-        objects: (k,), whose ring it is.
-        start_keys, end_keys: int64 (k,): a piece goes on with that whose start key equals its end key; NO_KEY
-            for whole rings.
-        places: int64 (k,), the piece's first vertex in row-major order, and
-        offsets: int64 (k,), where in the piece that vertex stands.
+        begins, lengths: int64 (k,), span of each fragment in `points`.
+        objects: (k,), owner of the ring.
+        start_keys, end_keys: int64 (k,), a fragment is followed by the one whose start key equals its end
+            key; NO_KEY for whole rings.
+        positions: int64 (k,), first vertex of the fragment in row-major order.
+        offsets: int64 (k,), index of that vertex in the fragment.
     """
 
     points: NDArray[np.int32]
@@ -59,26 +58,28 @@ class Pieces:
     objects: Ints
     start_keys: Ints
     end_keys: Ints
-    places: Ints
+    positions: Ints
     offsets: Ints
 
     def __len__(self) -> int:
         return len(self.objects)
 
-    def take(self, chosen: Ints) -> Pieces:
-        """Some of the pieces, in the given order; the points are shared."""
+    def take(self, chosen: Ints) -> RingFragments:
+        """Select fragments, in the given order; the points are shared."""
         parts = {part.name: getattr(self, part.name) for part in fields(self)}
-        return Pieces(**{name: part if name == "points" else part[chosen] for name, part in parts.items()})
+        return RingFragments(
+            **{name: part if name == "points" else part[chosen] for name, part in parts.items()}
+        )
 
-    def put_in_order(self, order: Ints) -> None:
-        """Order the pieces themselves, which takes no second copy of all that is known of them."""
+    def reorder(self, order: Ints) -> None:
+        """Reorder in place, without a second copy of all columns."""
         for part in fields(self):
             if part.name != "points":
                 values = getattr(self, part.name)
                 values[:] = values[order]
 
-    def compact(self) -> Pieces:
-        """The same pieces with points of their own, one after the other."""
+    def compact(self) -> RingFragments:
+        """Copy with own points, one fragment after the other."""
         begins = np.cumsum(self.lengths) - self.lengths
         points = np.empty((int(self.lengths.sum()), 2), np.int32)
         put(points, begins, self.points, self.begins, self.lengths)
@@ -86,34 +87,34 @@ class Pieces:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Joints:
+class Junctions:
     """Corners where two open objects of one class meet.
 
     Attributes:
         objects: (k, 2).
-        arrivals: int64 (k, 2), end keys of the pieces that arrive with each object on their left.
-        departures: int64 (k, 2), start keys of the pieces that go on round the same object; where both are
-            one object each piece goes on with the other's.
+        arrivals: int64 (k, 2), end keys of the fragments that arrive with each object on their left.
+        departures: int64 (k, 2), start keys of the fragments that continue round the same object; if both are
+            one object, each fragment continues with the other's.
     """
 
     objects: Ints
     arrivals: Ints
     departures: Ints
 
+    def take(self, chosen: NDArray[np.bool_]) -> Junctions:
+        """Select junctions."""
+        return Junctions(**{part.name: getattr(self, part.name)[chosen] for part in fields(self)})
+
 
 def known_keys(keys: Ints, upper_ends: Ints) -> Ints:
-    """Keys with the upper ends of edges that run straight down into the block.
-
-    Args:
-        upper_ends: place of the upper end by column.
-    """
+    """Fill in the upper ends, by column, of edges that run straight down into the block."""
     unknown = (keys < 0) & (keys != NO_KEY)
     code = np.where(unknown, -keys - 1, 0)
     return np.where(unknown, (4 * upper_ends[code >> 2] + DOWN) * 4 + (code & 3), keys)
 
 
 def put(target: NDArray[np.int32], at: Ints, points: NDArray[np.int32], begins: Ints, lengths: Ints) -> None:
-    """Copy spans of `points` to the places `at` in `target`."""
+    """Copy spans of `points` to the indices `at` of `target`."""
     ends = np.cumsum(lengths)
     words, source = target.view(np.int64).ravel(), points.view(np.int64).ravel()  # faster than pairs
     start = 0
@@ -125,13 +126,13 @@ def put(target: NDArray[np.int32], at: Ints, points: NDArray[np.int32], begins: 
         else:
             part = slice(start, stop)
             words[spans(at[part], lengths[part])] = source[spans(begins[part], lengths[part])]
-        let_go(points)
-        let_go(target)
+        release_pages(points)
+        release_pages(target)
         start = stop
 
 
 def spans(begins: Ints, lengths: Ints) -> Ints:
-    """Numbers begin, begin + 1, ... of each span, one after the other."""
+    """Return begin, begin + 1, ... of each span, one after the other."""
     ends = np.cumsum(lengths)
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(begins - ends + lengths, lengths)
 
@@ -141,10 +142,9 @@ class Tracer:
 
     Args:
         graph: may reach beyond the block.
-        objects: in the block's rows, and the row above where there is one.
-        first, end: the block's rows.
-        open_objects: bool, for each object.
-        nodata: class that has no rings.
+        objects: in the block's rows, and the row above if there is one.
+        first, end: corner rows of the block.
+        nodata: class without rings.
     """
 
     def __init__(
@@ -158,11 +158,11 @@ class Tracer:
     ) -> None:
         self._graph, self._objects, self._open, self._nodata = graph, objects, open_objects, nodata
         self._row = max(first - 1, 0)
-        self._first, self._end = (int(place) for place in np.searchsorted(graph.rows, (first, end)))
+        self._first, self._end = (int(position) for position in np.searchsorted(graph.rows, (first, end)))
         self._cut = self._corners()
 
     def _object_left_of(self, vertices: Ints, slots: NDArray[Any]) -> Ints:
-        """Object on the left of half-edges; -1 outside the raster."""
+        """Return the object on the left of half-edges; -1 outside the raster."""
         rows = self._graph.rows[vertices] + _LEFT_ROW[slots] - self._row
         cols = self._graph.cols[vertices] + _LEFT_COL[slots]
         height, width = self._objects.run_of.shape
@@ -171,10 +171,10 @@ class Tracer:
         return np.where(inside, found, NONE).astype(np.int64)
 
     def _corners(self) -> NDArray[np.uint8]:
-        """What happens to a region that meets itself at a corner, by vertex.
+        """Return, by vertex, what happens to a region that meets itself at a corner.
 
-        Bit 0: pixels upper left and lower right are one object; bit 1: they may be. Bits 2 and 3: the same
-        for the other two.
+        Bit 0: the pixels upper left and lower right are one object; bit 1: they may be. Bits 2 and 3: the
+        same for the other two.
         """
         found = np.zeros(len(self._graph), np.uint8)
         crossing = np.flatnonzero(self._graph.slots[self._first : self._end] == 15) + self._first
@@ -189,7 +189,7 @@ class Tracer:
         return found
 
     def _next(self, arrivals: NDArray[Any]) -> Ints:
-        """Half-edges that follow after arriving on some; -1 at a cut."""
+        """Return the half-edge that follows each arrival; -1 at a cut."""
         vertices, back = arrivals >> 2, arrivals & 3
         slots = self._graph.slots[vertices]
         leave = LEAVE[slots, back].astype(np.int64)
@@ -200,32 +200,36 @@ class Tracer:
         followed[crossing[case == 2]] = NONE
         return followed
 
-    def _keys(self, half_edges: NDArray[Any], *, arriving: bool, at_joint: bool = False) -> Ints:
-        """Keys of edges in the direction away from, or towards, the vertices of `half_edges`.
+    def _keys(self, half_edges: NDArray[Any], *, arriving: bool, at_junction: bool = False) -> Ints:
+        """Return keys of edges in the direction away from, or towards, the vertices of `half_edges`.
 
-        A key names the edge's upper end, and whether a piece begins there at a joint. Where the upper end is
-        not known, a negative number names the column, in which the edge runs straight down; `known_keys` puts
-        it right.
+        A key names the edge's upper end, and whether a fragment begins there at a junction. If the upper end
+        is unknown, a negative number names the column in which the edge runs straight down, for `known_keys`.
         """
         graph, slots = self._graph, half_edges & 3
         vertices, twins = half_edges >> 2, graph.twin[half_edges].astype(np.int64)
         is_upper = np.where(twins == NONE, slots == DOWN, vertices < twins >> 2)
-        flags = (is_upper == arriving).astype(np.int64) | 2 * at_joint
+        flags = (is_upper == arriving).astype(np.int64) | 2 * at_junction
         upper = np.where(is_upper, half_edges, twins)
         ends = upper >> 2
-        place = graph.rows[ends].astype(np.int64) * (graph.width + 1) + graph.cols[ends]
+        position = graph.rows[ends].astype(np.int64) * (graph.width + 1) + graph.cols[ends]
         unknown = (twins == NONE) & ~is_upper
         column = graph.cols[vertices].astype(np.int64)
-        return np.where(unknown, -(4 * column + flags) - 1, (4 * place + (upper & 3)) * 4 + flags)
+        return np.where(unknown, -(4 * column + flags) - 1, (4 * position + (upper & 3)) * 4 + flags)
 
     def _owned(self) -> Ints:
-        """Half-edges that leave the block's vertices."""
+        """Return the half-edges that leave the block's vertices."""
         slots = self._graph.slots[self._first : self._end]
         present = np.unpackbits(slots[:, None], axis=1, count=4, bitorder="little")
         return np.flatnonzero(present) + 4 * self._first
 
     def trace(self) -> tuple[Ints, Ints, Ints, Ints, Ints]:
-        """Half-edges piece by piece, where each piece begins, its object (-1: none), start and end key."""
+        """Trace all fragments.
+
+        Returns:
+            Half-edges fragment by fragment; the begin of each fragment; its object (-1: none); its start key;
+            its end key.
+        """
         owned = self._owned()
         twins = self._graph.twin[owned]
         inside = np.flatnonzero((twins >= 4 * self._first) & (twins < 4 * self._end))
@@ -234,7 +238,7 @@ class Tracer:
         number = np.full(4 * (self._end - self._first) + 1, NONE, np.int32)
         number[owned - 4 * self._first] = np.arange(len(owned), dtype=np.int32)
         successors = number[np.where(following == NONE, -1, following - 4 * self._first)]
-        steps, begins = in_order(successors, self._heads(owned >> 2, successors))
+        steps, begins = walk_chains(successors, self._heads(owned >> 2, successors))
         elements = owned[steps]
         firsts, lasts = elements[begins[:-1]], elements[begins[1:] - 1]
         objects = self._object_left_of(firsts >> 2, firsts & 3)
@@ -246,7 +250,7 @@ class Tracer:
 
     @staticmethod
     def _heads(vertices: Ints, successors: NDArray[np.int32]) -> Ints:
-        """First elements of open pieces, then those that may be a ring's first vertex in row-major order."""
+        """Return first elements of open fragments, then possible first vertices of rings."""
         linked = np.flatnonzero(successors != NONE)
         ahead = vertices[linked] < vertices[successors[linked]]
         reached, rising, from_later = (np.zeros(len(vertices), np.bool_) for _ in range(3))
@@ -256,26 +260,26 @@ class Tracer:
         return np.concatenate([np.flatnonzero(~reached), np.flatnonzero(rising & from_later)])
 
     def _start_keys(self, firsts: Ints) -> Ints:
-        """Keys of pieces by their first half-edge: they begin at a joint, or come from another block."""
-        keys = self._keys(firsts, arriving=False, at_joint=True)
+        """Return keys of fragments that begin at a junction, or come from another block."""
+        keys = self._keys(firsts, arriving=False, at_junction=True)
         arrivals = self._from_outside()
         following = self._next(arrivals)
         arrivals, following = arrivals[following != NONE], following[following != NONE]
         order = np.argsort(following)
-        place = np.searchsorted(following[order], firsts).clip(max=max(len(order) - 1, 0))
+        position = np.searchsorted(following[order], firsts).clip(max=max(len(order) - 1, 0))
         if len(order):
-            met = following[order][place] == firsts
-            keys[met] = self._keys(arrivals[order][place[met]], arriving=True)
+            met = following[order][position] == firsts
+            keys[met] = self._keys(arrivals[order][position[met]], arriving=True)
         return keys
 
     def _from_outside(self) -> Ints:
-        """Half-edges of the block whose other end lies outside."""
+        """Return half-edges of the block whose other end lies outside."""
         owned = self._owned()
         twins = self._graph.twin[owned]
         return owned[(twins < 4 * self._first) | (twins >= 4 * self._end)]
 
-    def joints(self) -> Joints:
-        """Where pieces may go on in two ways."""
+    def junctions(self) -> Junctions:
+        """Return the corners where fragments may continue in two ways."""
         parts = []
         cut = self._cut[self._first : self._end]
         for backs, leaves, bit in (((LEFT, RIGHT), (UP, DOWN), 2), ((DOWN, UP), (LEFT, RIGHT), 8)):
@@ -286,15 +290,15 @@ class Tracer:
                     for slots, get in (
                         (leaves, lambda edges: self._object_left_of(edges >> 2, edges & 3)),
                         (backs, lambda edges: self._keys(edges, arriving=True)),
-                        (leaves, lambda edges: self._keys(edges, arriving=False, at_joint=True)),
+                        (leaves, lambda edges: self._keys(edges, arriving=False, at_junction=True)),
                     )
                 ]
             )
         objects, arrivals, departures = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return Joints(objects=objects, arrivals=arrivals, departures=departures)
+        return Junctions(objects=objects, arrivals=arrivals, departures=departures)
 
     def leaving_down(self) -> tuple[Ints, Ints]:
-        """Columns in which an edge leaves the block straight down, and the places of their upper ends."""
+        """Return columns in which an edge leaves straight down, and its upper end's position."""
         graph = self._graph
         vertices = np.arange(self._first, self._end)
         vertices = vertices[(graph.slots[vertices] >> DOWN & 1) == 1]

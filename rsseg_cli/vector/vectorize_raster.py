@@ -40,11 +40,7 @@ logger = logging.getLogger("rsseg_cli")
 
 @dataclass(frozen=True, kw_only=True)
 class ClassPolygons:
-    """Polygons of one class.
-
-    Attributes:
-        area_m2: on the ground, None without a CRS.
-    """
+    """Polygons of one class, and their area on the ground: None without a CRS."""
 
     polygons: int
     area_m2: float | None
@@ -55,11 +51,9 @@ class VectorResult:
     """A finished vector file.
 
     Attributes:
-        features: in the layer.
         classes: polygons by class name.
-        seconds: wall time.
         stages: seconds by stage, summed over the worker processes.
-        notes: what differs from what one might expect; logged as warnings too.
+        notes: unexpected properties of the result; logged as warnings too.
     """
 
     path: Path
@@ -72,7 +66,7 @@ class VectorResult:
     notes: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The result in types that JSON has."""
+        """Return the result in types that JSON has."""
         return {
             "path": str(self.path),
             "layer": self.layer,
@@ -95,21 +89,19 @@ def vectorize(
 ) -> VectorResult:
     """Turn a class raster into polygons that share their edges.
 
-    The file appears whole or not at all. Memory does not grow with the raster, but for some 200 bytes a hole
-    of the largest polygon; decoded rows of tiles, vertices, simplified boundaries, and what becomes of small
-    objects and holes wait in files beside the output. A patch of small objects is in memory until all of it
-    is known.
+    The file appears whole or not at all. Memory does not grow with the number of polygons, only with the
+    largest one: some copies of it while it is written, and 200 bytes a hole. Temporary files beside the
+    output hold decoded rows, vertices and simplified boundaries.
 
     Args:
-        labels: raster of class indices, with nodata or a mask where there is no class. Names and colours are
-            taken from its tags and palette.
-        output: vector file; its ending says the format.
-        config: settings.
+        labels: raster of class indices, with nodata or a mask where there is no class. Names and colours come
+            from its tags and palette.
+        output: vector file; its ending determines the format.
         confidence: raster of the same size, 0-254 for 0-1; adds its mean and minimum to each polygon.
         progress: called with rows done and rows in all.
 
     Raises:
-        UsageError, SceneError, DataError, OutputError: what is wrong and what to do; nothing was written.
+        UsageError, SceneError, DataError, OutputError: nothing was written.
     """
     start = time.monotonic()
     with prepare(labels, output, config or VectorConfig(), confidence=confidence) as job:
@@ -136,16 +128,13 @@ def check_output(
     where: str,
     inputs: Sequence[str | Path] = (),
 ) -> None:
-    """Refuse what cannot be written before any work starts.
+    """Refuse an output that cannot be written before any work starts.
 
     Args:
-        crs: WKT of the class raster's, "" without.
+        crs: WKT of the raster's CRS, "" for none.
         names: of its classes by value.
-        where: what messages call it.
+        where: name of the raster in messages.
         inputs: files that must not be replaced.
-
-    Raises:
-        UsageError, OutputError: what is wrong and what to do.
     """
     path = Path(output)
     kind = format_of(path, config)
@@ -207,7 +196,7 @@ class VectorJob:
 
     @property
     def notes(self) -> list[str]:
-        """What differs from what one might expect."""
+        """Unexpected properties of the result."""
         return self.task.notes
 
     def __enter__(self) -> Self:
@@ -228,11 +217,7 @@ class VectorJob:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
     def run(self, progress: Progress | None) -> dict[Path, Path]:
-        """Write all files to the scratch folder; temporary file -> its name, the main file last.
-
-        Raises:
-            OutputError: the format cannot hold the polygons, or the disk is full.
-        """
+        """Write all files to the scratch folder; return temporary file -> its name, the main file last."""
         layer, folder = self.layer, self._scratch
         if folder is None:
             raise ValueError("the job is not open")
@@ -280,11 +265,7 @@ def to_geodataframe(
     *,
     confidence: str | os.PathLike[str] | None = None,
 ) -> geopandas.GeoDataFrame:
-    """Polygons of a class raster as a GeoDataFrame; what concerns files in `config` does not matter.
-
-    Raises:
-        UsageError, SceneError, DataError: what is wrong and what to do.
-    """
+    """Return the polygons of a class raster; settings of files in `config` are ignored."""
     import geopandas
     import shapely
 
@@ -302,11 +283,7 @@ def to_geodataframe(
 
 
 def format_of(path: Path, config: VectorConfig) -> str:
-    """The format by name or ending.
-
-    Raises:
-        UsageError: the ending is not known.
-    """
+    """Return the format by name or ending."""
     if config.format != "auto":
         return config.format
     found = VECTOR_ENDINGS.get(path.suffix.lower())
@@ -322,7 +299,7 @@ def _no_geojson(path: Path, where: str) -> OutputError:
 
 
 def _with_crs(config: VectorConfig, kind: str, path: Path) -> VectorConfig:
-    """RFC 7946 knows WGS 84 alone."""
+    """Reproject to WGS 84 for GeoJSON (RFC 7946)."""
     if kind != "GeoJSON":
         return config
     if config.dst_crs and config.dst_crs.upper() not in (WGS84, "OGC:CRS84", "CRS84"):

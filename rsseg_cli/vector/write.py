@@ -21,7 +21,7 @@ from rsseg_cli import files
 from rsseg_cli.errors import OutputError
 from rsseg_cli.vector.layer import STYLES_TABLE, Layer, columns_of, make_qml
 from rsseg_cli.vector.polygons import Polygons
-from rsseg_cli.vector.spill import Blob
+from rsseg_cli.vector.storage import Blob
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -27,15 +27,15 @@ from rsseg_cli.config import VectorConfig
 from rsseg_cli.errors import OutputError
 from rsseg_cli.raster import Grid
 from rsseg_cli.vector.block import run_block
-from rsseg_cli.vector.census import Census
 from rsseg_cli.vector.geometry import PixelGeometry
 from rsseg_cli.vector.graph import find_objects
 from rsseg_cli.vector.join import Joiner
-from rsseg_cli.vector.plan import BlockPlan, Shaping, make_shaping
+from rsseg_cli.vector.plan import BlockPlan, SimplifyOptions, simplify_options
+from rsseg_cli.vector.regions import FINE, RegionPlan, find_block_regions
 from rsseg_cli.vector.simplify import StoredBoundaries, simplify_part
-from rsseg_cli.vector.spill import in_file
+from rsseg_cli.vector.small_regions import SmallRegionResolver
+from rsseg_cli.vector.storage import Limits, in_file
 from rsseg_cli.vector.stream import WorkerPool
-from rsseg_cli.vector.survey import FINE, SurveyPlan, survey_block
 from rsseg_cli.vector.task import make_task
 from rsseg_cli.vector.vectorize_raster import to_geodataframe, vectorize
 
@@ -56,25 +56,21 @@ class InMemory:
         return around[row + 1 : row + 1 + count, col + 1 : col + 1 + columns].copy()
 
 
-def polygons(labels, block_rows=1000, shaping=None, transform=None, confidence=None, crs=None, side=1024):
-    with TemporaryDirectory() as folder:
-        return joined(labels, block_rows, shaping, transform, confidence, crs, side, Path(folder))
-
-
-def joined(labels, block_rows, shaping, transform, confidence, crs, side, folder):
+def polygons(labels, block_rows=1000, options=None, **settings):
     """Polygons and their tables, block by block as the program does it."""
-    height = len(labels)
-    plan = plan_of(InMemory(labels), shaping, transform, confidence, crs)
-    if plan.shaping.tolerance_m2:
-        plan = replace(plan, boundaries=simplified(plan, folder, side))
-    joiner = Joiner(plan, folder)
-    parts = []
-    for first in range(0, height, block_rows):
-        parts += joiner.add(run_block(plan, first, min(first + block_rows, height)))
-    return parts
+    height, side, cell = len(labels), settings.pop("side", 1024), settings.pop("cell", 256)
+    plan = plan_of(InMemory(labels), options, **settings)
+    with TemporaryDirectory() as folder:
+        if plan.options.tolerance_m2:
+            plan = replace(plan, boundaries=simplified(plan, folder, side, cell))
+        joiner = Joiner(plan, Path(folder))
+        parts = []
+        for first in range(0, height, block_rows):
+            parts += joiner.add(run_block(plan, first, min(first + block_rows, height)))
+        return parts
 
 
-def plan_of(source, shaping=None, transform=None, confidence=None, crs=None):
+def plan_of(source, options=None, transform=None, confidence=None, crs=None, **limits):
     transform = transform or Affine.identity()
     grid = Grid(crs=crs, transform=transform, width=source.width, height=source.height)
     return BlockPlan(
@@ -82,16 +78,16 @@ def plan_of(source, shaping=None, transform=None, confidence=None, crs=None):
         confidence=None if confidence is None else InMemory(confidence),
         transform=transform,
         ground=PixelGeometry.of(grid),
-        shaping=shaping or Shaping(),
+        options=options or SimplifyOptions(),
+        limits=Limits(**limits),
     )
 
 
-def simplified(plan, folder, side):
-    stored = StoredBoundaries(
-        folder=str(folder), height=plan.source.height, width=plan.source.width, side=side
-    )
-    for place in stored.parts:
-        simplify_part((plan, stored), *place)
+def simplified(plan, folder, side, cell):
+    height, width = plan.source.height, plan.source.width
+    stored = StoredBoundaries(folder=str(folder), height=height, width=width, side=side, cell=cell)
+    for corner in stored.parts:
+        simplify_part((plan, stored), *corner)
     return stored
 
 
@@ -214,22 +210,15 @@ def test_a_spiral_through_all_blocks_is_one_polygon(rows):
 @settings(max_examples=60, deadline=None)
 @given(small_rasters(), st.integers(1, 3))
 def test_pieces_put_together_on_the_way_give_the_same_polygons(labels, rows):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rsseg_cli.vector.join.MOST_PIECES", 0)
-        patch.setattr("rsseg_cli.vector.join.MOST_BLOCKS", 0)
-        found = wkb_of(polygons(labels, rows))
+    found = wkb_of(polygons(labels, rows, fragments=0, blocks=0))
     assert found == wkb_of(polygons(labels))
 
 
 @pytest.mark.parametrize("rows", [2, 9, 41])
-def test_what_waits_in_files_gives_the_same_polygons(rows, monkeypatch):
+def test_what_waits_in_files_gives_the_same_polygons(rows):
     labels = blobs(6, 80, 90, classes=2)
     expected = wkb_of(polygons(labels, rows))
-    monkeypatch.setattr("rsseg_cli.vector.join.HELD_POINTS", 20)
-    monkeypatch.setattr("rsseg_cli.vector.polygons.LARGE", 500)
-    for module in ("rings", "polygons"):
-        monkeypatch.setattr(f"rsseg_cli.vector.{module}.AT_ONCE", 16)
-    found = wkb_of(polygons(labels, rows))
+    found = wkb_of(polygons(labels, rows, held_points=20, blob_bytes=500, points=16))
     assert any(in_file(blob) for blob in found if not isinstance(blob, bytes))
     assert [bytes(blob) for blob in found] == expected
 
@@ -258,12 +247,10 @@ def test_nothing_without_data():
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("tolerance", "radius"), [(1.0, 0.0), (2.5, 0.0), (1.5, 2.0), (4.0, 6.0)])
-def test_a_simpler_coverage_is_one_for_any_block_and_part(seed, tolerance, radius, monkeypatch):
-    for module in ("simplify",):
-        monkeypatch.setattr(f"rsseg_cli.vector.{module}.CELL", 16)
+def test_a_simpler_coverage_is_one_for_any_block_and_part(seed, tolerance, radius):
     labels = blobs(seed)
-    shaping = Shaping(tolerance_m2=tolerance**2, radius_px=radius)
-    whole = polygons(labels, shaping=shaping)
+    options = SimplifyOptions(tolerance_m2=tolerance**2, radius_px=radius)
+    whole = polygons(labels, options=options, cell=16)
     found, exact = shapely.from_wkb(wkb_of(whole)), shapely.from_wkb(wkb_of(polygons(labels)))
     assert shapely.is_valid(found).all()
     assert shapely.coverage_is_valid(found)
@@ -271,21 +258,21 @@ def test_a_simpler_coverage_is_one_for_any_block_and_part(seed, tolerance, radiu
     if not radius:
         assert shapely.get_num_coordinates(found).sum() < 0.75 * shapely.get_num_coordinates(exact).sum()
     for rows, side in ((1, 1024), (7, 32), (33, 16)):
-        assert wkb_of(polygons(labels, rows, shaping, side=side)) == wkb_of(whole)
+        assert wkb_of(polygons(labels, rows, options, side=side, cell=16)) == wkb_of(whole)
 
 
 def test_simplifying_keeps_the_area_of_the_data():
     labels = blobs(5, 600, 600, sigma=5)
     before = shapely.area(shapely.from_wkb(wkb_of(polygons(labels)))).sum()
     for radius in (0.0, 3.0):
-        shaping = Shaping(tolerance_m2=4.0, radius_px=radius)
-        after = shapely.area(shapely.from_wkb(wkb_of(polygons(labels, 250, shaping)))).sum()
+        options = SimplifyOptions(tolerance_m2=4.0, radius_px=radius)
+        after = shapely.area(shapely.from_wkb(wkb_of(polygons(labels, 250, options)))).sum()
         assert after == pytest.approx(before, rel=1e-6)
 
 
 def test_a_stair_becomes_a_straight_line_and_the_frame_stays():
     labels = np.tri(40, 40, dtype=np.uint8)
-    found = shapely.from_wkb(wkb_of(polygons(labels, 9, Shaping(tolerance_m2=1.0))))
+    found = shapely.from_wkb(wkb_of(polygons(labels, 9, SimplifyOptions(tolerance_m2=1.0))))
     assert sorted(shapely.get_num_coordinates(found)) <= [6, 7]
     assert shapely.union_all(found).equals(shapely.box(0, 0, 40, 40))
 
@@ -295,7 +282,7 @@ def test_simplifying_moves_no_island_across_a_border():
     labels[4:, :] = 1
     labels[3, 10:20] = 1  # a low step that would go
     labels[2, 15] = 2  # but for an island that stands on it
-    found = polygons(labels, shaping=Shaping(tolerance_m2=30.0))
+    found = polygons(labels, options=SimplifyOptions(tolerance_m2=30.0))
     shapes = shapely.from_wkb(wkb_of(found))
     assert sorted(classes_of(found)) == [0, 1, 2]
     assert shapely.coverage_is_valid(shapes)
@@ -332,11 +319,9 @@ def test_confidence_is_counted_over_the_object(tmp_path):
     ],
 )
 @pytest.mark.parametrize("at_once", [1 << 18, 7])
-def test_areas_and_perimeters_are_those_on_the_ellipsoid(crs, transform, at_once, monkeypatch):
-    for module in ("rings", "polygons"):
-        monkeypatch.setattr(f"rsseg_cli.vector.{module}.AT_ONCE", at_once)
+def test_areas_and_perimeters_are_those_on_the_ellipsoid(crs, transform, at_once):
     labels = blobs(1, 40, 50)
-    parts = polygons(labels, 13, transform=transform, crs=rasterio.CRS.from_string(crs))
+    parts = polygons(labels, 13, transform=transform, crs=rasterio.CRS.from_string(crs), points=at_once)
     assert wkb_of(parts) == wkb_of(polygons(labels, transform=transform))
     shapes = shapely.from_wkb(wkb_of(parts))
     to_degrees = Transformer.from_crs(crs, CRS(crs).geodetic_crs, always_xy=True)
@@ -357,10 +342,10 @@ def test_tolerances_are_metres_on_the_ground():
         crs=rasterio.CRS.from_epsg(3857), transform=Affine(1, 0, 0, 0, -1, 8399737), width=4, height=4
     )
     # at 60 degrees a metre of Web Mercator is half a metre
-    shaping = make_shaping(0.5, False, PixelGeometry.of(grid))
+    options = simplify_options(0.5, False, PixelGeometry.of(grid))
     ground = PixelGeometry.of(grid)
     assert float(ground.pixel_area_m2(np.array(2.0), np.array(2.0))) == pytest.approx(0.25, rel=0.01)
-    assert shaping.tolerance_m2 == 0.25
+    assert options.tolerance_m2 == 0.25
 
 
 @pytest.fixture
@@ -398,13 +383,13 @@ def test_jobs_and_blocks_change_nothing(options, label_file):
     assert shapely.coverage_is_valid(reference.geometry.values)
 
 
-def neighbours(frame, place):
+def neighbours(frame, position):
     """Polygons that share an edge with one."""
-    shape = frame.geometry.iloc[place]
+    shape = frame.geometry.iloc[position]
     return [
         other
         for other in range(len(frame))
-        if other != place and shape.boundary.intersection(frame.geometry.iloc[other].boundary).length > 0
+        if other != position and shape.boundary.intersection(frame.geometry.iloc[other].boundary).length > 0
     ]
 
 
@@ -414,11 +399,11 @@ def test_no_small_object_stays_that_has_a_neighbour(seed, label_file):
     path = label_file(labels)
     found = to_geodataframe(path, VectorConfig(min_area_m2=2.0, block_rows=11))
     assert found.area.sum() == pytest.approx(0.25 * np.count_nonzero(labels != NODATA))
-    for place in np.flatnonzero(found.area < 2.0 - 1e-9):
-        assert not neighbours(found, place)
-    for place, other in itertools.combinations(range(len(found)), 2):
-        if other in neighbours(found, place):
-            assert found.class_index[place] != found.class_index[other]
+    for position in np.flatnonzero(found.area < 2.0 - 1e-9):
+        assert not neighbours(found, position)
+    for position, other in itertools.combinations(range(len(found)), 2):
+        if other in neighbours(found, position):
+            assert found.class_index[position] != found.class_index[other]
 
 
 def test_a_small_object_goes_to_the_neighbour_with_the_longest_shared_edge(label_file):
@@ -499,8 +484,8 @@ def test_holes_of_several_objects_are_found_exactly(seed, side, pixels, classes)
     if frame:  # so that there are large holes too
         labels[[frame, -1 - frame], frame:-frame] = labels[frame:-frame, [frame, -1 - frame]] = 0
     rows = int(generator.integers(1, side + 1))
-    survey = SurveyPlan(block=plan_of(InMemory(labels)), least=pixels * FINE, holes=True, mean_m2=1.0)
-    found = given_away(labels, survey, rows)
+    region_plan = RegionPlan(block=plan_of(InMemory(labels)), min_area=pixels * FINE, holes=True, mean_m2=1.0)
+    found = given_away(labels, region_plan, rows)
     assert np.array_equal(found, filled(labels, pixels))
 
 
@@ -519,9 +504,11 @@ def test_small_objects_go_the_same_way_however_the_raster_comes(seed, side, rows
     if coarse:  # larger objects, of which some go round others
         labels = np.kron(labels[::2, ::3], np.ones((2, 3), np.uint8))[:side, :side].copy()
     labels[labels == 3] = NODATA
-    survey = SurveyPlan(block=plan_of(InMemory(labels)), least=pixels * FINE, holes=False, mean_m2=1.0)
-    whole = given_away(labels, survey, len(labels))
-    assert np.array_equal(given_away(labels, survey, rows), whole)
+    region_plan = RegionPlan(
+        block=plan_of(InMemory(labels)), min_area=pixels * FINE, holes=False, mean_m2=1.0
+    )
+    whole = given_away(labels, region_plan, len(labels))
+    assert np.array_equal(given_away(labels, region_plan, rows), whole)
     assert np.array_equal(whole == NODATA, labels == NODATA)
     for value in set(np.unique(whole)) - {NODATA}:
         objects, count = ndimage.label(whole == value)
@@ -539,28 +526,28 @@ def test_what_is_decided_is_forgotten(tmp_path):
         labels = np.zeros((height, 60), np.uint8)
         labels[generator.random(labels.shape) < 0.1] = 1
         labels[generator.random(labels.shape) < 0.1] = 2
-        survey = SurveyPlan(block=plan_of(InMemory(labels)), least=5 * FINE, holes=False, mean_m2=1.0)
-        census = Census(survey, (1.0, 1.0), tmp_path)
+        region_plan = RegionPlan(block=plan_of(InMemory(labels)), min_area=5 * FINE, holes=False, mean_m2=1.0)
+        resolver = SmallRegionResolver(region_plan, (1.0, 1.0), tmp_path)
         held = []
         for first in range(0, height, 20):
-            census.add(survey_block(survey, first, first + 20))
-            held.append(census.held)
+            resolver.add(find_block_regions(region_plan, first, first + 20))
+            held.append(resolver.held)
         assert held[-1] == 0
         high.append(max(held))
     assert high[1] < 1.5 * high[0]
 
 
-def given_away(labels, survey, rows):
-    """Labels after what the census of blocks of some rows tells."""
+def given_away(labels, region_plan, rows):
+    """Labels after what the resolver of blocks of some rows tells."""
     blocks = [(first, min(first + rows, len(labels))) for first in range(0, len(labels), rows)]
     found = labels.copy()
     with TemporaryDirectory() as folder:
-        census = Census(survey, (1.0, 1.0), Path(folder))
+        resolver = SmallRegionResolver(region_plan, (1.0, 1.0), Path(folder))
         for ends in blocks:
-            census.add(survey_block(survey, *ends))
-        census.finish()
+            resolver.add(find_block_regions(region_plan, *ends))
+        resolver.finish()
         for number, ends in enumerate(blocks):
-            changed, values = census.changes(number)
+            changed, values = resolver.changes(number)
             for one, value in zip(changed, values, strict=True):
                 found[slice(*ends)][objects_of(labels, *ends) == one] = value
     return found
@@ -618,9 +605,7 @@ def test_what_a_worker_holds_does_not_grow_with_the_width(width, tmp_path):
 
 
 @pytest.mark.parametrize("side", [16, 64])
-def test_a_part_reads_no_more_than_a_cell_around(side, tmp_path, monkeypatch):
-    for module in ("simplify",):
-        monkeypatch.setattr(f"rsseg_cli.vector.{module}.CELL", 16)
+def test_a_part_reads_no_more_than_a_cell_around(side, tmp_path):
     sizes = []
 
     class Counted(InMemory):
@@ -630,8 +615,8 @@ def test_a_part_reads_no_more_than_a_cell_around(side, tmp_path, monkeypatch):
             return found
 
     labels = blobs(1, 150, 200)
-    plan = plan_of(Counted(labels), shaping=Shaping(tolerance_m2=4.0))
-    simplified(plan, tmp_path, side)
+    plan = plan_of(Counted(labels), options=SimplifyOptions(tolerance_m2=4.0))
+    simplified(plan, tmp_path, side, 16)
     assert len(sizes) == math.ceil(151 / side) * math.ceil(201 / side)
     assert max(rows for rows, _ in sizes) <= side + 2 * 16 + 2
     assert max(cols for _, cols in sizes) <= side + 2 * 16 + 2

@@ -15,7 +15,7 @@ from rsseg_cli.errors import OutputError
 from rsseg_cli.vector.layer import Layer
 from rsseg_cli.vector.polygons import Polygons
 from rsseg_cli.vector.rings import ObjectTable
-from rsseg_cli.vector.spill import Spill, in_file, let_go
+from rsseg_cli.vector.storage import MemmapStore, in_file, release_pages
 from rsseg_cli.vector.write import write_layer
 
 ENDINGS = {name: VECTOR_ENDINGS[f".{name}"] for name in ("gpkg", "fgb", "geojson", "shp", "parquet")}
@@ -137,7 +137,7 @@ def test_another_program_may_edit_it(tmp_path):
 @pytest.mark.parametrize("ending", ["gpkg", "parquet"])
 def test_a_geometry_in_a_file_is_written(tmp_path, ending):
     circle = shapely.Point(5, 5).buffer(3, quad_segs=50_000)
-    stored = Spill(tmp_path).store(np.frombuffer(shapely.to_wkb(circle), np.uint8))
+    stored = MemmapStore(tmp_path).store(np.frombuffer(shapely.to_wkb(circle), np.uint8))
     assert in_file(stored)
     others = shapely.to_wkb(squares(2)).tolist()
     shapes = np.array([*squares(1), circle, *squares(2)[1:]])
@@ -190,10 +190,10 @@ def test_a_full_disk_is_named(tmp_path, small_disk, ending, size):
 
 def test_arrays_in_files_keep_what_they_hold(tmp_path):
     array = np.arange(300_000).reshape(-1, 3)
-    stored = Spill(tmp_path).store(array)
-    let_go(stored)
+    stored = MemmapStore(tmp_path).store(array)
+    release_pages(stored)
     stored[5] = 0
-    let_go(stored[7:])
+    release_pages(stored[7:])
     assert np.array_equal(stored[6:], array[6:])
     assert not stored[5].any()
     assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,8 @@
-"""What becomes of small objects or holes of a raster, decided while its blocks come by.
+"""Small regions, or holes, of a raster merged into neighbours while its blocks pass.
 
-Small objects that touch one another are a patch. Its large neighbours matter by their class, by the edges
-that they share with it and by being one object or several, not by their size. So a patch is decided once all
-of it and around it is known, and is then forgotten: memory follows the patches that are open, not the raster.
+Small regions that touch one another are a patch. Its large neighbours matter by their class, by the edges
+that they share with it and by being one region or several, not by their size. So a patch is decided once all
+of it and around it is known, and is then forgotten: memory follows the open patches, not the raster.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from rsseg_cli.vector.adjacency import RegionAdjacency, eliminate_small, fill_holes, summed
 from rsseg_cli.vector.graph import NONE, Ints
-from rsseg_cli.vector.neighbours import Neighbourhood, fill_holes, give_away_small, summed
-from rsseg_cli.vector.spill import Column, let_go
-from rsseg_cli.vector.survey import Survey, SurveyPlan
+from rsseg_cli.vector.regions import BlockRegions, RegionPlan
+from rsseg_cli.vector.storage import Column, release_pages
 
 OUTSIDE = -1  # what lies around the raster
 AT_ONCE = 1 << 18
@@ -26,14 +26,14 @@ AT_ONCE = 1 << 18
 
 @dataclass(kw_only=True)
 class _Live:
-    """Objects that are open or not decided.
+    """Regions that are open or undecided.
 
     Attributes:
-        classes, areas, firsts: of each, as in a survey.
-        pairs, edges: int64 (k, 2), as in a survey; each pair once.
-        numbers: int64 (k, 2), objects below the area, and their number in all of the raster; several for
-            those from several blocks.
-        bottom: objects of the last row.
+        classes, areas, firsts: of each, as in BlockRegions.
+        pairs, edges: int64 (k, 2), as in BlockRegions; each pair once.
+        numbers: int64 (k, 2), small regions, and their number in the raster; several for those of several
+            blocks.
+        bottom: regions of the last row.
     """
 
     classes: NDArray[np.uint16]
@@ -49,16 +49,16 @@ def _no_pairs() -> Ints:
     return np.zeros((0, 2), np.int64)
 
 
-class Census:
-    """Takes surveys from top to bottom, and tells which objects get another class.
+class SmallRegionResolver:
+    """Takes the regions of blocks from top to bottom and decides their classes.
 
     Args:
         pixel_m: lengths of a pixel along a row and along a column.
-        folder: for files that take what is decided.
+        folder: for decisions.
     """
 
-    def __init__(self, plan: SurveyPlan, pixel_m: tuple[float, float], folder: Path) -> None:
-        self._least, self._holes, self._pixel_m = plan.least, plan.holes, pixel_m
+    def __init__(self, plan: RegionPlan, pixel_m: tuple[float, float], folder: Path) -> None:
+        self._min_area, self._holes, self._pixel_m = plan.min_area, plan.holes, pixel_m
         self._nodata = plan.block.source.nodata
         none = np.zeros(0, np.int64)
         self._live = _Live(
@@ -75,8 +75,8 @@ class Census:
         self._members, self._islands = Column(folder, np.int32), Column(folder, np.int32, 2)
         self._ends = [(0, 0)]  # of each block's members and islands
 
-    def add(self, block: Survey) -> None:
-        """Take a block in and decide what can be."""
+    def add(self, block: BlockRegions) -> None:
+        """Add a block and decide what can be decided."""
         first = len(self._classes)
         self._classes.append(np.stack([block.classes, block.classes], axis=1))
         self._members.append(block.members)
@@ -87,19 +87,19 @@ class Census:
 
     @property
     def held(self) -> int:
-        """Number of objects in memory."""
+        """Number of regions in memory."""
         return len(self._live.classes)
 
     def finish(self) -> None:
-        """Bring what was decided to where `changes` finds it, after the last block."""
+        """Make decisions available to `changes`, after the last block."""
         classes = self._classes.whole()
         for first in range(0, len(self._decided), AT_ONCE):
             part = self._decided.read(first, min(first + AT_ONCE, len(self._decided)))
             classes[part[:, 0], 1] = part[:, 1]
-            let_go(classes)
+            release_pages(classes)
 
     def changes(self, block: int) -> tuple[NDArray[np.int32], NDArray[np.uint16]]:
-        """Objects of a block, by their number in it, that get another class, and that class."""
+        """Return regions of a block, by number, that get another class, and that class."""
         (first, first_island), (end, end_island) = self._ends[block : block + 2]
         members, classes = self._members.read(first, end), self._classes.read(first, end)
         islands = self._islands.read(first_island, end_island)
@@ -109,8 +109,8 @@ class Census:
             np.concatenate([classes[changed, 1], classes[islands[:, 1], 1]]),
         )
 
-    def _joined(self, block: Survey, first: int) -> _Live:
-        """What is live and a block's objects; those that go on are one."""
+    def _joined(self, block: BlockRegions, first: int) -> _Live:
+        """Add a block's regions to the live ones, joined across the border."""
         live, before = self._live, len(self._live.classes)
         classes = np.concatenate([live.classes, block.classes])
         count = len(classes)
@@ -144,15 +144,15 @@ class Census:
         """Decide the patches that are known and forget what no other patch needs."""
         live = self._live
         # the last of each for what is outside
-        void = np.append(live.classes == self._nodata, True)
-        large = np.append(live.areas >= self._least, True) | (void & (not self._holes))
+        is_nodata = np.append(live.classes == self._nodata, True)
+        large = np.append(live.areas >= self._min_area, True) | (is_nodata & (not self._holes))
         opened = np.zeros(len(large), np.bool_)
         opened[live.bottom] = True
         needed = ~large[live.pairs].all(axis=1)
         live.pairs, live.edges = live.pairs[needed], live.edges[needed]
         patch = _patches(live.pairs, large)
-        decided = ~large & ~self._waits(patch, void, large, opened)[patch]
-        self._settle(patch, void, large, decided)
+        decided = ~large & ~self._waits(patch, is_nodata, large, opened)[patch]
+        self._settle(patch, is_nodata, large, decided)
         left = ~decided[live.pairs].any(axis=1)
         live.pairs, live.edges = live.pairs[left], live.edges[left]
         open_small = ~large & ~decided
@@ -167,14 +167,14 @@ class Census:
         live.numbers[:, 0] = number[live.numbers[:, 0]]
 
     def _waits(
-        self, patch: Ints, void: NDArray[np.bool_], large: NDArray[np.bool_], opened: NDArray[np.bool_]
+        self, patch: Ints, is_nodata: NDArray[np.bool_], large: NDArray[np.bool_], opened: NDArray[np.bool_]
     ) -> NDArray[np.bool_]:
-        """Patches that are open, or lie at two objects that may turn out to be one further down."""
+        """Find patches that are open, or beside two regions that may become one further down."""
         live = self._live
         waits = np.zeros(len(patch), np.bool_)
         waits[patch[opened & ~large]] = True
         near, far, _ = _across(live.pairs, large)
-        chosen = opened[far] & ~void[far]
+        chosen = opened[far] & ~is_nodata[far]
         near, far = near[chosen], far[chosen]
         beside = np.unique(np.stack([patch[near], live.classes[far], far], axis=1), axis=0)
         alike = (beside[1:, :2] == beside[:-1, :2]).all(axis=1)
@@ -184,13 +184,13 @@ class Census:
     def _settle(
         self,
         patch: Ints,
-        void: NDArray[np.bool_],
+        is_nodata: NDArray[np.bool_],
         large: NDArray[np.bool_],
         decided: NDArray[np.bool_],
     ) -> None:
-        """Note the new classes of decided objects.
+        """Store the new classes of decided regions.
 
-        Each patch has large neighbours of its own, so that what is decided at once does not matter.
+        Each patch has large neighbours of its own, so that the set decided at once does not matter.
         """
         live, objects = self._live, np.flatnonzero(decided)
         if not len(objects):
@@ -200,40 +200,40 @@ class Census:
         inner = decided[live.pairs].all(axis=1)
         near, far, across = _across(live.pairs, large)
         near, far, across = near[decided[near]], far[decided[near]], across[decided[near]]
-        keys, place = np.unique(patch[near] * len(decided) + far + 1, return_inverse=True)
+        keys, position = np.unique(patch[near] * len(decided) + far + 1, return_inverse=True)
         beside = keys % len(decided) - 1
         classes = np.append(live.classes, np.uint16(self._nodata))[np.append(objects, beside)]
-        least = int(min(np.ceil(self._least), 1 << 62))
-        around = Neighbourhood(
+        min_area = int(min(np.ceil(self._min_area), 1 << 62))
+        around = RegionAdjacency(
             classes=classes,
-            areas=np.append(live.areas[objects], np.full(len(beside), least)),
+            areas=np.append(live.areas[objects], np.full(len(beside), min_area)),
             firsts=np.append(live.firsts[objects], classes[len(objects) :].astype(np.int64) - (1 << 16)),
-            void=void[np.append(objects, beside)],
+            is_nodata=is_nodata[np.append(objects, beside)],
             low=np.append(number[live.pairs[inner, 0]], number[near]),
-            high=np.append(number[live.pairs[inner, 1]], len(objects) + place),
+            high=np.append(number[live.pairs[inner, 1]], len(objects) + position),
             edges=np.concatenate([live.edges[inner], live.edges[across]]),
             root=np.arange(len(classes)),
         )
         if self._holes:
-            fill_holes(around, self._least)
+            fill_holes(around, self._min_area)
         else:
-            give_away_small(around, self._least, self._pixel_m)
+            eliminate_small(around, self._min_area, self._pixel_m)
         after = around.classes[around.root]
-        told = live.numbers[decided[live.numbers[:, 0]]]
-        own = number[told[:, 0]]
+        resolved = live.numbers[decided[live.numbers[:, 0]]]
+        own = number[resolved[:, 0]]
         changed = after[own] != classes[own]
-        self._decided.append(np.stack([told[changed, 1], after[own[changed]]], axis=1))
+        self._decided.append(np.stack([resolved[changed, 1], after[own[changed]]], axis=1))
 
 
 def _patches(pairs: Ints, large: NDArray[np.bool_]) -> Ints:
-    """The patch of each object; large ones and what is outside have one of their own."""
+    """Return the patch of each region; large ones and the outside have one of their own."""
     inner = pairs[~large[pairs].any(axis=1)]
     graph = coo_array((np.ones(len(inner), np.bool_), (inner[:, 0], inner[:, 1])), shape=(len(large),) * 2)
     return connected_components(graph, directed=False)[1].astype(np.int64)
 
 
 def _across(pairs: Ints, large: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:
-    """The small and the large object of pairs of both, and which pairs these are."""
+    """Return small and large region of the pairs of one each, and the indices of these pairs."""
     which = np.flatnonzero(large[pairs].any(axis=1))
     low, high = pairs[which].T
     return np.where(large[low], high, low), np.where(large[low], low, high), which

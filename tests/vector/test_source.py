@@ -1,5 +1,7 @@
 """Class rasters by rows: rows of tiles are decoded once, kept while blocks need them, and gone then."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import rasterio
@@ -31,13 +33,12 @@ def tiled(request, tmp_path):
 
 @pytest.mark.parametrize("rows", [1, 7, 31, 32, 33, 64])
 def test_kept_rows_are_those_of_the_file(tiled, tmp_path, monkeypatch, rows):
-    monkeypatch.setattr(vector_source, "PIECE_PX", 512 * TILE)  # three pieces
     folder = tmp_path / "scratch"
     folder.mkdir()
     decoded = []
     decode = vector_source.ClassSource._decoded
     task = make_task(tiled, None, VectorConfig(block_rows=rows))
-    source = task.plan(folder).source
+    source = replace(task.plan(folder).source, chunk_px=512 * TILE)  # three chunks
     plain = task.source
     monkeypatch.setattr(
         vector_source.ClassSource,

@@ -1,4 +1,4 @@
-"""Objects of a class raster and their neighbours in a block of rows; the block anew with other classes."""
+"""Regions of a class raster and their neighbours in a block of rows; the block with other classes."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ FINE = 1 << 20  # parts of a mean pixel's area: sums of whole numbers do not dep
 
 
 @dataclass(frozen=True, kw_only=True)
-class Survey:
-    """Objects in a block and the row above it, but for islands that go to what is around them.
+class BlockRegions:
+    """Regions in a block and the row above it, without islands that go to the region around them.
 
     Attributes:
-        members: int32, each object's number in the block.
-        islands: int32 (k, 2), the number in the block of each, and the object here that it becomes part of.
-        classes: of each object.
+        members: int32, number of each region in the block.
+        islands: int32 (k, 2), number of each in the block, and the region here that it becomes part of.
+        classes: of each region.
         areas: int64, in FINE-ths of a mean pixel, without the row above.
-        firsts: int64, place of the first pixel.
-        pairs: int32 (k, 2), objects that share edges; -1 for what lies outside the raster.
-        edges: int32 (k, 2), how many horizontal and vertical pixel edges they share.
-        top, bottom: int32 (width,), objects of the row above and of the last row; empty at the raster's edge.
+        firsts: int64, index of the first pixel.
+        pairs: int32 (k, 2), regions that share edges; -1 for the outside of the raster.
+        edges: int32 (k, 2), number of horizontal and vertical pixel edges that they share.
+        top, bottom: int32 (width,), regions of the row above and of the last row; empty at the raster's edge.
     """
 
     members: NDArray[np.int32]
@@ -41,33 +41,33 @@ class Survey:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SurveyPlan:
-    """A block plan, and what is to go.
+class RegionPlan:
+    """Regions to be merged.
 
     Attributes:
-        least: area below which objects or holes go, in FINE-ths of a mean pixel.
-        holes: whether holes go, and not objects. Objects without data are part of holes, and otherwise lie
-            outside.
+        min_area: regions or holes below it are merged, in FINE-ths of a mean pixel.
+        holes: whether holes are merged, and not regions. Regions without data are part of holes, and
+            otherwise lie outside.
         mean_m2: area of a mean pixel.
     """
 
     block: BlockPlan
-    least: float
+    min_area: float
     holes: bool
     mean_m2: float
 
 
-def survey_block(plan: SurveyPlan, first: int, end: int) -> Survey:
-    """Objects of the rows `first` to `end`."""
+def find_block_regions(plan: RegionPlan, first: int, end: int) -> BlockRegions:
+    """Find the regions of the rows `first` to `end`."""
     source = plan.block.source
     above, last = max(first - 1, 0), end == source.height
     labels = source.read(above, end - above)
     objects = find_objects(labels)
     areas = _areas(objects, labels, above, first, plan)
     pairs, edges = _neighbours(objects, labels, above, first, last)
-    void = objects.classes == source.nodata
+    is_nodata = objects.classes == source.nodata
     if not plan.holes:
-        among = ~np.append(void, True)[pairs].any(axis=1)  # the last for what is outside
+        among = ~np.append(is_nodata, True)[pairs].any(axis=1)  # the last for what is outside
         pairs, edges = pairs[among], edges[among]
     rows = objects.of_run[objects.run_of[[0, -1]]]
     top, bottom = rows[0][: 0 if first == 0 else None], rows[1][: 0 if last else None]
@@ -75,7 +75,7 @@ def survey_block(plan: SurveyPlan, first: int, end: int) -> Survey:
     np.minimum.at(firsts, objects.of_run, objects.starts + above * source.width)
     opened = np.zeros(len(objects), np.bool_)
     opened[top] = opened[bottom] = True
-    island, around = _islands(plan, void, areas, opened, pairs)
+    island, around = _islands(plan, is_nodata, areas, opened, pairs)
     stays = np.ones(len(objects) + 1, np.bool_)
     stays[island] = False
     members = np.flatnonzero(stays[:-1])
@@ -83,8 +83,8 @@ def survey_block(plan: SurveyPlan, first: int, end: int) -> Survey:
     both = areas[pairs]
     both[pairs < 0] = np.iinfo(np.int64).max
     # Open objects may be larger than they are here, but not smaller.
-    kept = (both.min(axis=1, initial=np.iinfo(np.int64).max) < plan.least) & stays[pairs].all(axis=1)
-    return Survey(
+    kept = (both.min(axis=1, initial=np.iinfo(np.int64).max) < plan.min_area) & stays[pairs].all(axis=1)
+    return BlockRegions(
         members=members.astype(np.int32),
         islands=np.stack([island, number[around]], axis=1).astype(np.int32),
         classes=objects.classes[members],
@@ -98,20 +98,20 @@ def survey_block(plan: SurveyPlan, first: int, end: int) -> Survey:
 
 
 def _islands(
-    plan: SurveyPlan,
-    void: NDArray[np.bool_],
+    plan: RegionPlan,
+    is_nodata: NDArray[np.bool_],
     areas: Ints,
     opened: NDArray[np.bool_],
     pairs: NDArray[np.int32],
 ) -> tuple[Ints, Ints]:
-    """Small objects inside one large object each, and that object.
+    """Return small regions inside one large region each, and that region.
 
-    Whatever becomes of the others, they go to it: most of the small objects of a map need no further thought.
+    Whatever becomes of the others, they go to it: most small regions of a map need nothing else.
     """
     counts = np.bincount(pairs.ravel() + 1, minlength=len(areas) + 1)[1:]
-    small = (areas < plan.least) & (plan.holes | ~void)
+    small = (areas < plan.min_area) & (plan.holes | ~is_nodata)
     alone = np.append(small & ~opened & (counts == 1), False)  # the last for what is outside
-    large = np.append((areas >= plan.least) & ~void, False)
+    large = np.append((areas >= plan.min_area) & ~is_nodata, False)
     found = []
     for ends in ((0, 1), (1, 0)):
         chosen = alone[pairs[:, ends[0]]] & large[pairs[:, ends[1]]]
@@ -120,7 +120,7 @@ def _islands(
     return both[:, 0], both[:, 1]
 
 
-def _areas(objects: Objects, labels: Labels, above: int, first: int, plan: SurveyPlan) -> Ints:
+def _areas(objects: Objects, labels: Labels, above: int, first: int, plan: RegionPlan) -> Ints:
     lengths = np.diff(objects.starts, append=labels.size)
     rows, cols = np.divmod(objects.starts, labels.shape[1])
     ground = plan.block.ground
@@ -135,7 +135,7 @@ def _areas(objects: Objects, labels: Labels, above: int, first: int, plan: Surve
 def _neighbours(
     objects: Objects, labels: Labels, above: int, first: int, last: bool
 ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Pairs of objects, the lower number first, and their shared edges."""
+    """Return pairs of regions, the lower number first, and their shared edges."""
     own = first - above
     runs = objects.run_of
     beside = np.nonzero(labels[own:, 1:] != labels[own:, :-1])
@@ -154,9 +154,9 @@ def _neighbours(
             of_run[np.concatenate([part[k] for part in parts])].astype(np.int64) + 1 for k in range(2)
         )
         keys.append(np.minimum(one, other) * count + np.maximum(one, other))
-    found, place = np.unique(np.concatenate(keys), return_inverse=True)
+    found, position = np.unique(np.concatenate(keys), return_inverse=True)
     edges = np.stack(
-        [np.bincount(part, minlength=len(found)) for part in np.split(place, [len(keys[0])])],
+        [np.bincount(part, minlength=len(found)) for part in np.split(position, [len(keys[0])])],
         axis=1,
     )
     pairs = np.stack(np.divmod(found, count), axis=1) - 1
@@ -166,7 +166,7 @@ def _neighbours(
 def store_block(
     plan: tuple[BlockPlan, str], first: int, end: int, changed: NDArray[np.int32], classes: Labels
 ) -> None:
-    """Write a block's rows with other classes for some of its objects (numbered as in its survey)."""
+    """Write a block's rows with other classes for some of its regions, by their number in the block."""
     block, path = plan
     above = max(first - 1, 0)
     labels = block.source.read(above, end - above)
@@ -179,9 +179,9 @@ def store_block(
         labels = np.ascontiguousarray(labels[first - above :])
     handle = os.open(path, os.O_WRONLY)
     try:
-        rest, place = labels.data.cast("B"), first * labels.shape[1] * labels.itemsize
+        rest, position = labels.data.cast("B"), first * labels.shape[1] * labels.itemsize
         while rest:
-            written = os.pwrite(handle, rest, place)
-            rest, place = rest[written:], place + written
+            written = os.pwrite(handle, rest, position)
+            rest, position = rest[written:], position + written
     finally:
         os.close(handle)

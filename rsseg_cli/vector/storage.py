@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,25 +17,35 @@ from numpy.typing import DTypeLike, NDArray
 from rsseg_cli.errors import OutputError
 
 Blob = bytes | NDArray[np.uint8]  # well-known binary; an array in a file where it is large
-AT_ONCE = 1 << 20  # bytes
+COPY_BYTES = 1 << 20  # at a time
 
 
-class Spill:
-    """Makes arrays in files that have no name and go with the arrays.
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Sizes above which work is split, or arrays leave memory.
 
-    Args:
-        folder: where they lie.
+    Attributes:
+        points: processed together, some 100 bytes each.
+        held_points: waiting in memory, 8 bytes each.
+        fragments, blocks: waiting until they are joined.
+        blob_bytes: of well-known binary in memory.
     """
+
+    points: int = 1 << 17
+    held_points: int = 1 << 20
+    fragments: int = 1 << 17
+    blocks: int = 256
+    blob_bytes: int = 8 << 20
+
+
+class MemmapStore:
+    """Makes arrays in unnamed files of a folder, which go with the arrays."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def empty(self, shape: int | tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-        """An array of its own file; `let_go` frees the memory that its pages take.
-
-        Raises:
-            OutputError: the disk is full.
-        """
+        """Return an array in a file of its own; `release_pages` frees the memory of its pages."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if not size:
             return np.empty(shape, dtype)
@@ -46,21 +57,20 @@ class Spill:
             return np.memmap(file, dtype, "r+", shape=shape)
 
     def store(self, array: NDArray[Any]) -> NDArray[Any]:
-        """The same array in a file."""
+        """Copy an array to a file."""
         stored = self.empty(array.shape, array.dtype)
-        step = max(1, AT_ONCE // max(1, array[:1].nbytes))
+        step = max(1, COPY_BYTES // max(1, array[:1].nbytes))
         for begin in range(0, len(array), step):
             stored[begin : begin + step] = array[begin : begin + step]
-        let_go(stored)
+        release_pages(stored)
         return stored
 
 
 class Column:
-    """Rows of numbers in a file that has no name and goes with it; they are added at its end.
+    """Rows of numbers in an unnamed file that goes with it; they are appended.
 
     Args:
-        folder: where it lies.
-        columns: numbers in a row; 0 makes plain arrays of them.
+        columns: numbers in a row; 0 for plain arrays.
     """
 
     def __init__(self, folder: Path, dtype: DTypeLike, columns: int = 0) -> None:
@@ -74,24 +84,20 @@ class Column:
         return self._count
 
     def append(self, rows: NDArray[Any]) -> None:
-        """Add rows.
-
-        Raises:
-            OutputError: the disk is full.
-        """
+        """Append rows."""
         with writing(self._folder):
             self._file.write(np.ascontiguousarray(rows, self._dtype).data)
             self._file.flush()
         self._count += len(rows)
 
     def read(self, first: int, end: int) -> NDArray[Any]:
-        """Rows `first` to `end`."""
+        """Read rows `first` to `end`."""
         size = (end - first) * self._row_bytes
         found = os.pread(self._file.fileno(), size, first * self._row_bytes)
         return self._shaped(np.frombuffer(found, self._dtype))
 
     def whole(self) -> NDArray[Any]:
-        """All rows, to be written to; `let_go` frees the memory that they take."""
+        """Map all rows, writable; `release_pages` frees their memory."""
         if not self._count:
             return self._shaped(np.zeros(0, self._dtype))
         return self._shaped(np.memmap(self._file, self._dtype, "r+"))
@@ -102,7 +108,7 @@ class Column:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """Say where writing failed; `folder` lies beside the output."""
+    """Turn OSError into OutputError; `folder` lies beside the output."""
     try:
         yield
     except OSError as err:
@@ -110,12 +116,12 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def in_file(array: NDArray[Any]) -> bool:
-    """Whether an array lies in a file."""
+    """Tell whether an array lies in a file."""
     return isinstance(_base(array), mmap.mmap)
 
 
-def let_go(array: NDArray[Any]) -> None:
-    """Free the memory that an array in a file takes; what it holds stays."""
+def release_pages(array: NDArray[Any]) -> None:
+    """Free the memory that an array in a file takes; its content stays."""
     base = _base(array)
     if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
         base.madvise(mmap.MADV_DONTNEED)
@@ -129,8 +135,8 @@ def _base(array: NDArray[Any]) -> Any:
 
 
 def chunks(blob: Blob) -> Iterator[bytes]:
-    """A blob's bytes, some at a time."""
-    for begin in range(0, len(blob), AT_ONCE):
-        yield bytes(blob[begin : begin + AT_ONCE])
+    """Yield a blob's bytes, some at a time."""
+    for begin in range(0, len(blob), COPY_BYTES):
+        yield bytes(blob[begin : begin + COPY_BYTES])
         if not isinstance(blob, bytes):
-            let_go(blob)
+            release_pages(blob)

@@ -1,0 +1,257 @@
+"""Small regions merged into their neighbours, and small holes into the region around them.
+
+Both work on regions and the edges that they share, so they do not depend on blocks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from rsseg_cli.vector.graph import NONE, Ints, Labels
+
+_ROOT = 0
+
+
+def find_holes(
+    low: Ints, high: Ints, areas: Ints, is_nodata: NDArray[np.bool_], max_area: float
+) -> tuple[Ints, Ints]:
+    """Return regions in holes below an area, and the region that each hole belongs to.
+
+    Holes in holes go with the outer one; regions without data have no holes of their own.
+
+    Args:
+        low, high: regions that share edges; pairs of two regions above the area may be missing.
+        areas: of the regions; the outside of the raster counts as a large one.
+    """
+    small = areas < max_area
+    inner, across = small[low] & small[high], small[low] != small[high]
+    graph = coo_array(
+        (np.ones(int(inner.sum()), np.bool_), (low[inner], high[inner])), shape=(len(areas),) * 2
+    )
+    group = connected_components(graph, directed=False)[1]
+    inside = np.where(small[low], low, high)[across]
+    outer = np.where(small[low], high, low)[across]
+    first, last = np.full(len(areas), len(areas)), np.full(len(areas), NONE)
+    np.minimum.at(first, group[inside], outer)
+    np.maximum.at(last, group[inside], outer)
+    members = np.flatnonzero(small)
+    total = np.bincount(group[members], areas[members], minlength=len(areas))
+    whole = (first == last) & (
+        total < max_area
+    )  # groups of small objects with one large object adjacency them
+    whole[whole] = ~is_nodata[last[whole]]
+    gone = members[whole[group[members]]]
+    # In the other groups a small object may have holes; one that is alone has none.
+    counts = np.bincount(group[members], minlength=len(areas))
+    walked = members[(counts[group[members]] > 1) & ~whole[group[members]]]
+    number = np.full(len(areas), NONE)
+    number[walked] = np.arange(1, len(walked) + 1)
+    pairs = [
+        (number[low[inner]], number[high[inner]]),
+        (np.full(len(inside), _ROOT), number[inside]),
+    ]
+    one, other = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    known = (one != NONE) & (other != NONE)
+    found, owners = _walk(one[known], other[known], areas[walked], is_nodata[walked], max_area)
+    return (
+        np.concatenate([gone, walked[found - 1]]),
+        np.concatenate([last[group[gone]], walked[owners - 1]]),
+    )
+
+
+def _walk(
+    one: Ints, other: Ints, areas: Ints, is_nodata: NDArray[np.bool_], max_area: float
+) -> tuple[Ints, Ints]:
+    """Return nodes in holes, and the holes' owners.
+
+    Args:
+        one, other: linked nodes; node 0 is all that is large, nodes 1 ... have `areas` and `is_nodata`.
+    """
+    count = len(areas) + 1
+    links = coo_array(
+        (np.ones(2 * len(one), np.bool_), (np.append(one, other), np.append(other, one))), (count,) * 2
+    )
+    graph = links.tocsr()
+    position, ends = graph.indptr[:-1].tolist(), graph.indptr[1:].tolist()
+    linked, total = graph.indices.tolist(), [0, *areas.tolist()]
+    met, lowest, before = [NONE] * count, [0] * count, [NONE] * count
+    met[_ROOT] = 0
+    order, stack = [_ROOT], [_ROOT]
+    holes: list[tuple[int, int, int]] = []  # where a max_area's nodes begin and end in `order`, its owner
+    while stack:
+        node = stack[-1]
+        if position[node] < ends[node]:
+            following = linked[position[node]]
+            position[node] += 1
+            if met[following] == NONE:
+                before[following] = node
+                met[following] = lowest[following] = len(order)
+                order.append(following)
+                stack.append(following)
+            elif following != before[node]:
+                lowest[node] = min(lowest[node], met[following])
+            continue
+        stack.pop()
+        owner = before[node]
+        if owner in (NONE, _ROOT):
+            continue
+        lowest[owner] = min(lowest[owner], lowest[node])
+        total[owner] += total[node]
+        if lowest[node] >= met[owner] and total[node] < max_area and not is_nodata[owner - 1]:
+            holes.append((met[node], len(order), owner))
+    found: list[Ints] = [np.zeros(0, np.int64)]
+    owners = [np.zeros(0, np.int64)]
+    covered, walk = 0, np.array(order)
+    for begin, end, owner in sorted(holes):
+        if begin >= covered:  # not in a max_area already
+            found.append(walk[begin:end])
+            owners.append(np.full(end - begin, owner))
+            covered = end
+    return np.concatenate(found), np.concatenate(owners)
+
+
+PIXEL_LENGTHS = tuple[float, float]  # along a row, along a column
+
+
+@dataclass(kw_only=True)
+class RegionAdjacency:
+    """Regions and the edges that they share.
+
+    Attributes:
+        classes: of each region.
+        areas: int64.
+        firsts: int64, decides between equal neighbours: the lowest wins.
+        is_nodata: regions without data, or outside the raster.
+        low, high: int64, regions of each pair, the lower number first, each pair once.
+        edges: int64 (k, 2), their horizontal and vertical pixel edges; sums of integers do not depend on
+            order.
+        root: the region that each has become part of.
+    """
+
+    classes: Labels
+    areas: Ints
+    firsts: Ints
+    is_nodata: NDArray[np.bool_]
+    low: Ints
+    high: Ints
+    edges: Ints
+    root: Ints
+
+
+def eliminate_small(adjacency: RegionAdjacency, min_area: float, pixel: PIXEL_LENGTHS) -> None:
+    """Merge regions below an area into the neighbour with the longest shared edge, until none can.
+
+    A neighbour without data is none. The smallest go first, and with the neighbour's class they join all that
+    they touch of that class.
+    """
+    while _eliminate_round(adjacency, min_area, pixel):
+        pass
+
+
+def fill_holes(adjacency: RegionAdjacency, min_area: float) -> None:
+    """Merge holes below an area into the one region around them."""
+    objects, targets = find_holes(
+        adjacency.low, adjacency.high, adjacency.areas, adjacency.is_nodata, min_area
+    )
+    _move(adjacency, objects, targets)
+
+
+def _eliminate_round(adjacency: RegionAdjacency, min_area: float, pixel: PIXEL_LENGTHS) -> bool:
+    """Merge the regions that are smaller than all their small neighbours; return whether any was.
+
+    Edges between large regions are dropped.
+    """
+    small = (adjacency.areas < min_area) & ~adjacency.is_nodata
+    _keep_edges(adjacency, small[adjacency.low] | small[adjacency.high])
+    given = np.concatenate([adjacency.low, adjacency.high])
+    takers = np.concatenate([adjacency.high, adjacency.low])
+    lengths = np.tile(adjacency.edges @ np.array(pixel), 2)
+    possible = small[given] & ~adjacency.is_nodata[takers]
+    given, takers, lengths = given[possible], takers[possible], lengths[possible]
+    areas, firsts = adjacency.areas, adjacency.firsts
+    earlier = (areas[takers] < areas[given]) | (
+        (areas[takers] == areas[given]) & (firsts[takers] < firsts[given])
+    )
+    waits = np.zeros(len(small), np.bool_)
+    waits[given[earlier]] = True  # what is smaller than a small object is small
+    ready = ~waits[given]
+    given, takers, lengths = given[ready], takers[ready], lengths[ready]
+    if not len(given):
+        return False
+    order = np.lexsort((firsts[takers], -areas[takers], -lengths, given))
+    first = np.ones(len(order), np.bool_)
+    first[1:] = given[order][1:] != given[order][:-1]
+    chosen = order[first]
+    _move(adjacency, given[chosen], takers[chosen])
+    _unite(adjacency)
+    return True
+
+
+def _unite(adjacency: RegionAdjacency) -> None:
+    """Join neighbours of one class."""
+    _settle(adjacency)
+    alike = (adjacency.classes[adjacency.low] == adjacency.classes[adjacency.high]) & ~adjacency.is_nodata[
+        adjacency.low
+    ]
+    if not alike.any():
+        return
+    members = np.unique(np.concatenate([adjacency.low[alike], adjacency.high[alike]]))
+    links = (np.searchsorted(members, adjacency.low[alike]), np.searchsorted(members, adjacency.high[alike]))
+    graph = coo_array((np.ones(len(links[0]), np.bool_), links), shape=(len(members), len(members)))
+    leader = members[_lowest(connected_components(graph, directed=False)[1])]
+    moved = members != leader
+    _move(adjacency, members[moved], leader[moved])
+    _settle(adjacency)
+
+
+def _lowest(group: NDArray[np.int32]) -> Ints:
+    """Return the lowest member of each one's group."""
+    low = np.full(int(group.max()) + 1, len(group), np.int64)
+    np.minimum.at(low, group, np.arange(len(group)))
+    return low[group]
+
+
+def _move(adjacency: RegionAdjacency, objects: Ints, targets: Ints) -> None:
+    """Make regions part of others, which are not moved themselves."""
+    np.add.at(adjacency.areas, targets, adjacency.areas[objects])
+    np.minimum.at(adjacency.firsts, targets, adjacency.firsts[objects])
+    into = np.arange(len(adjacency.root))
+    into[objects] = targets
+    adjacency.root = into[adjacency.root]
+
+
+def _settle(adjacency: RegionAdjacency) -> None:
+    """Sum the edges between the present regions, each pair once."""
+    pairs, adjacency.edges = summed(
+        np.stack([adjacency.root[adjacency.low], adjacency.root[adjacency.high]], axis=1), adjacency.edges
+    )
+    adjacency.low, adjacency.high = pairs.T
+
+
+def _keep_edges(adjacency: RegionAdjacency, kept: NDArray[np.bool_]) -> None:
+    adjacency.low, adjacency.high, adjacency.edges = (
+        adjacency.low[kept],
+        adjacency.high[kept],
+        adjacency.edges[kept],
+    )
+
+
+def summed(pairs: Ints, edges: Ints) -> tuple[Ints, Ints]:
+    """Return each pair of two regions once, the lower number first, with the sum of its edges.
+
+    Args:
+        pairs: int64 (k, 2), numbers from -1 on.
+        edges: int64 (k, 2).
+    """
+    across = pairs[:, 0] != pairs[:, 1]
+    pairs = np.sort(pairs[across], axis=1) + 1
+    width = int(pairs.max(initial=0)) + 1
+    keys, position = np.unique(pairs[:, 0] * width + pairs[:, 1], return_inverse=True)
+    sums = np.zeros((len(keys), 2), np.int64)
+    np.add.at(sums, position, edges[across])
+    return np.stack(np.divmod(keys, width), axis=1) - 1, sums
