@@ -1,0 +1,37 @@
+"""The option that rewrites the stored expectations, and the drawn scenes that the tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from drawn_scenes import DrawnScenes
+from golden_files import Golden
+
+torch.set_num_threads(1)  # results do not depend on the number of cores
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="rewrite the stored expectations of tests/golden"
+    )
+
+
+@pytest.fixture(scope="session")
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Stored expectations; with `--update-golden` they are rewritten."""
+    return Golden(update=request.config.getoption("--update-golden", default=False))
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> DrawnScenes:
+    """One drawn scene with its labels, and others made from it."""
+    return DrawnScenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
