@@ -15,8 +15,8 @@ from rasterio.windows import Window
 SIZE = 1536  # px
 GSD_M = 0.5  # that of the stored model
 SEED = 5
-PART = Window(512, 512, 640, 640)  # of the scene, where all classes are
-HOLES = ((40, 60, 200, 150), (300, 0, 64, 640), (500, 400, 140, 240))  # row, col, height, width, of the part
+PART = Window(512, 512, 448, 448)  # of the scene, where all classes are
+HOLES = ((30, 40, 150, 110), (210, 0, 48, 448), (350, 280, 98, 168))  # row, col, height, width, of the part
 NODATA = 0
 
 
@@ -76,11 +76,11 @@ class DrawnScenes:
 
     @cached_property
     def coarser(self) -> Path:
-        """The whole at 1.2 m."""
-        with rasterio.open(self.whole) as dataset:
-            size = round(SIZE * GSD_M / 1.2)
+        """The part at 1.2 m."""
+        with rasterio.open(self.part) as dataset:
+            size = round(PART.width * GSD_M / 1.2)
             array = dataset.read(out_shape=(3, size, size), resampling=Resampling.average)
-            transform = dataset.transform * Affine.scale(SIZE / size)
+            transform = dataset.transform * Affine.scale(PART.width / size)
             profile = dataset.profile | {"height": size, "width": size, "transform": transform}
         return self._write("coarser", array, profile)
 

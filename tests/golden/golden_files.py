@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ LABEL_SHARE = 0.9995  # of a map's pixels that must be equal
 SAMPLE_STEP = 16  # of the pixels that are kept of a confidence raster
 SAMPLE_UNITS = 3  # of 254, that a sample may differ by
 SAMPLE_SHARE = 0.995  # of the samples that may not differ by more
+EXACT_RELATIVE = 1e-6  # of sums that are made in another order
 RELATIVE = 0.01  # of numbers with a decimal point
 COUNT_RELATIVE = 0.005  # of numbers of pixels
 EXACT_COUNT = 1000  # smaller whole numbers must be equal
@@ -68,14 +70,14 @@ class Golden:
             f"{name}: {near.mean():.2%} of the samples are near the stored ones"
         )
 
-    def check_json(self, name: str, found: Any) -> None:
-        """Values in types that JSON has."""
+    def check_json(self, name: str, found: Any, *, exact: bool = False) -> None:
+        """Values in types that JSON has; with `exact` counts must be equal, others within 1e-6."""
         path = EXPECTED / f"{name}.json"
         found = json.loads(json.dumps(found))
         if self.update:
             _write_text(path, json.dumps(found, indent=1, ensure_ascii=False) + "\n")
             return
-        differences = list(_differences(found, json.loads(path.read_text("utf-8")), name))
+        differences = list(_differences(found, json.loads(path.read_text("utf-8")), name, exact))
         assert not differences, "\n".join(differences[:20])
 
     def check_text(self, name: str, found: str) -> None:
@@ -128,29 +130,29 @@ def _write_text(path: Path, text: str) -> None:
     path.write_text(text, "utf-8")
 
 
-def _differences(found: Any, expected: Any, where: str) -> Any:
+def _differences(found: Any, expected: Any, where: str, exact: bool) -> Iterator[str]:
     """Lines that say what differs."""
     if isinstance(found, dict) and isinstance(expected, dict):
         for key in expected.keys() | found.keys():
             if key not in found or key not in expected:
                 yield f"{where}.{key}: {'missing' if key not in found else 'new'}"
             else:
-                yield from _differences(found[key], expected[key], f"{where}.{key}")
+                yield from _differences(found[key], expected[key], f"{where}.{key}", exact)
     elif isinstance(found, list) and isinstance(expected, list):
         if len(found) != len(expected):
             yield f"{where}: {len(found)} items, expected {len(expected)}"
         for index, pair in enumerate(zip(found, expected, strict=False)):
-            yield from _differences(*pair, f"{where}[{index}]")
-    elif not _is_same(found, expected):
+            yield from _differences(*pair, f"{where}[{index}]", exact)
+    elif not _is_same(found, expected, exact):
         yield f"{where}: {found!r}, expected {expected!r}"
 
 
-def _is_same(found: Any, expected: Any) -> bool:
+def _is_same(found: Any, expected: Any, exact: bool) -> bool:
     if type(found) is not type(expected):
         return False
     if isinstance(found, float):
-        return _is_near(found, expected, RELATIVE, 1e-6)
-    if type(found) is int and expected > EXACT_COUNT:
+        return _is_near(found, expected, EXACT_RELATIVE if exact else RELATIVE, EXACT_RELATIVE)
+    if type(found) is int and expected > EXACT_COUNT and not exact:
         return _is_near(found, expected, COUNT_RELATIVE, 0)
     return bool(found == expected)
 

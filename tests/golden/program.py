@@ -25,7 +25,15 @@ from rsseg_cli import __version__
 from rsseg_cli.cli.main import app
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-CHANGING = {"seconds": 0.0, "stages": "TIMES", "time": "TIME", "modified": 0.0, "size": 0, "rsseg": "VERSION"}
+CHANGING = {
+    "seconds": 0.0,
+    "stages": "TIMES",
+    "time": "TIME",
+    "RSSEG_RUN": "HASH",
+    "modified": 0.0,
+    "size": 0,
+    "rsseg": "VERSION",
+}
 SECONDS = re.compile(r"\b\d+(\.\d+)? s\b")
 DIGITS = 3  # of coordinates in metres, behind the point; degrees have 8
 
@@ -121,23 +129,26 @@ def layout(path: Path, folder: Path) -> dict[str, Any]:
 
 def polygons(path: Path) -> geopandas.GeoDataFrame:
     """Polygons of a file of any format."""
-    return geopandas.read_parquet(path) if path.suffix == ".parquet" else geopandas.read_file(path)
+    if path.suffix == ".parquet":
+        return geopandas.read_parquet(path)
+    return geopandas.read_file(path, layer=path.stem)  # a GeoPackage has its styles in another one
 
 
 def polygon_facts(table: geopandas.GeoDataFrame) -> dict[str, Any]:
-    """What polygons are, whatever their order: CRS, fields, a hash of shapes and classes, sums by class."""
+    """What polygons are, whatever their order.
+
+    The hash is of shapes, to the millimetre, each with its class and numbers; sums are by class.
+    """
     name = "class_name" if "class_name" in table else "class"
     digits = 8 if table.crs is not None and table.crs.is_geographic else DIGITS
     shapes = shapely.transform(table.geometry.values, lambda points: np.round(points, digits) + 0.0)
     texts = shapely.to_wkb(shapely.normalize(shapes), hex=True)
-    lines = sorted(f"{text} {kind}" for text, kind in zip(texts, table[name], strict=True))
+    numbers = [field for field in table.select_dtypes("number") if field not in ("class_index", "class_idx")]
+    values = ["".join(f" {value:.2f}" for value in row) for row in table[numbers].itertuples(index=False)]
+    lines = sorted(map(" ".join, zip(texts, table[name], values, strict=True)))
     classes = {}
     for kind, rows in table.groupby(name):
-        sums = {
-            field: float(rows[field].sum())
-            for field in rows.select_dtypes("number")
-            if field != "class_index"
-        }
+        sums = {field: float(rows[field].sum()) for field in numbers}
         classes[str(kind)] = {
             "polygons": len(rows),
             "corners": int(shapely.get_num_coordinates(rows.geometry.values).sum()),
@@ -146,9 +157,14 @@ def polygon_facts(table: geopandas.GeoDataFrame) -> dict[str, Any]:
         }
     return {
         "crs": None if table.crs is None else table.crs.to_string(),
-        "fields": {field: str(kind) for field, kind in table.dtypes.items()},
+        "fields": {field: _kind(kind) for field, kind in table.dtypes.items()},
         "types": sorted(set(table.geom_type)),
         "polygons": len(table),
         "sha256": hashlib.sha256("\n".join(lines).encode()).hexdigest(),
         "classes": classes,
     }
+
+
+def _kind(dtype: Any) -> str:
+    """A column's type; that of texts is called otherwise by each version of pandas."""
+    return "text" if str(dtype) in ("object", "str", "string") else str(dtype)

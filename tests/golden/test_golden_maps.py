@@ -95,7 +95,7 @@ def test_plain(golden, plain, scenes):
         golden.check_samples(f"plain_{kind}", pixels(folder / f"{kind}.tif"))
     golden.check_json("plain_told", masked(json.loads(answer.stdout), folder))
     golden.check_text("messages/plain", without_changing(answer.stderr, scenes.folder))
-    names = ["map.gpkg", "map.png", "map.tif", *(f"{kind}.tif" for kind in LAYERS)]
+    names = ["map.gpkg", "map.png", "map.tif", "map.tif.aux.xml", *(f"{kind}.tif" for kind in LAYERS)]
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
 
 
@@ -111,6 +111,8 @@ def test_labels_confidence_and_probabilities_agree(plain):
 def test_layout_of_the_files(golden, plain, scenes, kind):
     folder, _ = plain
     golden.check_json(f"layout/{kind}", layout(folder / f"{kind}.tif", scenes.folder))
+    names = folder / f"{kind}.tif.aux.xml"  # of classes, for QGIS
+    golden.check_text(f"layout/{kind}_names", names.read_text("utf-8") if names.exists() else "")
     cogeo = pytest.importorskip("rio_cogeo.cogeo")
     assert cogeo.cog_validate(str(folder / f"{kind}.tif"), quiet=True)[:2] == (True, [])
 
@@ -184,13 +186,13 @@ def test_an_area_of_interest(golden, scenes, folder):
     from shapely import Point
 
     with rasterio.open(scenes.part) as dataset:
-        x, y = dataset.xy(300, 300)
+        x, y = dataset.xy(220, 220)
         crs = dataset.crs
-    geopandas.GeoSeries([Point(x, y).buffer(100)], crs=crs).to_crs(4326).to_file(folder / "area.gpkg")
+    geopandas.GeoSeries([Point(x, y).buffer(80)], crs=crs).to_crs(4326).to_file(folder / "area.gpkg")
     run("predict", scenes.part, *MODEL_OPTIONS, *SMALL_TILES, "-o", "map.tif", "--aoi", "area.gpkg")
     found = labels(folder / "map.tif")
     golden.check_labels("aoi", found)
-    assert (found != 255).sum() * GSD_M**2 == pytest.approx(np.pi * 100**2, rel=0.01)
+    assert (found != 255).sum() * GSD_M**2 == pytest.approx(np.pi * 80**2, rel=0.01)
 
 
 def test_refine_alone(golden, scenes, part_map, folder):
@@ -249,52 +251,60 @@ def test_a_network_of_ones_own(scenes, folder):
     assert equal.mean() > 0.9999
 
 
-def test_resumed_after_a_kill(plain, scenes, folder):
+def test_resumed_after_a_kill(golden, scenes, part_map, folder):
     """A run that is killed goes on, to the pixels of the undisturbed map."""
-    arguments = ("predict", scenes.whole, *MODEL_OPTIONS, "-o", "map.tif", "--vector", "map.gpkg")
+    arguments = ("predict", scenes.part, *MODEL_OPTIONS, *SMALL_TILES, "-o", "map.tif")
     kill_in_the_middle([*arguments, "--batch-size", "1"], folder)
     assert not (folder / "map.tif").exists()
     answer = run(*arguments, "--resume")
-    assert "rows" in answer.stderr
-    assert_as_plain(folder, plain[0])
-    again = run(*arguments, "--resume")
-    assert "rsseg: " in again.stderr
-    assert_as_plain(folder, plain[0])
-    assert sorted(path.name for path in folder.iterdir()) == ["map.gpkg", "map.tif"]
+    golden.check_text("messages/resumed", without_changing(answer.stderr, folder))
+    np.testing.assert_array_equal(labels(folder / "map.tif"), labels(part_map))
+    answer = run(*arguments, "--resume")
+    golden.check_text("messages/resumed_complete", without_changing(answer.stderr, folder))
+    assert sorted(path.name for path in folder.iterdir()) == ["map.tif", "map.tif.aux.xml"]
 
 
-def assert_as_plain(folder: Path, plain: Path) -> None:
-    np.testing.assert_array_equal(labels(folder / "map.tif"), labels(plain / "map.tif"))
-    facts = [polygon_facts(polygons(place / "map.gpkg")) for place in (folder, plain)]
-    assert facts[0]["polygons"] == facts[1]["polygons"]
-    assert facts[0]["sha256"] == facts[1]["sha256"]
+@pytest.mark.slow
+def test_resumed_with_all_outputs(plain, scenes, folder):
+    """The same of the whole scene with polygons; it is killed twice."""
+    mapped, _ = plain
+    arguments = ["predict", scenes.whole, *MODEL_OPTIONS, "-o", "map.tif", "--confidence", "confidence.tif"]
+    arguments += ["--vector", "map.gpkg", "--resume"]
+    for _ in range(2):
+        kill_in_the_middle([*arguments, "--batch-size", "1"], folder)
+    assert "begins anew" not in run(*arguments).stderr
+    for name in ("map", "confidence"):
+        np.testing.assert_array_equal(pixels(folder / f"{name}.tif"), pixels(mapped / f"{name}.tif"))
+    found, expected = (polygon_facts(polygons(place / "map.gpkg")) for place in (folder, mapped))
+    assert found == expected
 
 
 def kill_in_the_middle(arguments: list[object], folder: Path) -> None:
-    """Start a run and kill it by SIGKILL as soon as it has kept rows.
+    """Start a run, and kill it by SIGKILL once it has noted which rows are done.
 
-    A run keeps rows every few seconds. It is held for as long, so that it does so before it is done.
+    A run does so every few seconds. It is held for as long, so that it does so before it is through.
     """
     work = folder / ".map.tif.rsseg"
     process = subprocess.Popen(
         command(*arguments), cwd=folder, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
+    before = notes(work)
     try:
-        wait(lambda: sizes(work), process)
+        wait(lambda: any(work.glob("*.tif*")) or notes(work) != before, process)
         process.send_signal(signal.SIGSTOP)
-        before = sizes(work)
+        before = notes(work)
         time.sleep(6)
         process.send_signal(signal.SIGCONT)
-        wait(lambda: sizes(work) != before, process)
+        wait(lambda: notes(work) != before, process)
     finally:
         process.kill()
         process.communicate()
     assert process.returncode == -signal.SIGKILL
 
 
-def sizes(work: Path) -> dict[str, int]:
-    """Of the files that a run keeps beside its map; locks are left out."""
-    return {path.name: path.stat().st_size for path in work.glob("*") if "lock" not in path.name}
+def notes(work: Path) -> dict[str, str]:
+    """What a run notes in the hidden folder beside its map."""
+    return {path.name: path.read_text("utf-8") for path in work.glob("*.json")}
 
 
 def wait(ready, process: subprocess.Popen[bytes]) -> None:
@@ -397,7 +407,7 @@ def test_interrupted(golden, scenes, folder):
         stderr=subprocess.PIPE,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    wait(lambda: sizes(folder / ".map.tif.rsseg"), process)
+    wait((folder / ".map.tif.rsseg").exists, process)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert (process.returncode, stdout) == (130, "")
