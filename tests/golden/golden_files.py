@@ -28,6 +28,9 @@ SAMPLE_SHARE = 0.995  # of the samples that may not differ by more
 EXACT_RELATIVE = 1e-6  # of sums that are made in another order
 RELATIVE = 0.01  # of numbers with a decimal point
 COUNT_RELATIVE = 0.005  # of numbers of pixels
+ABSOLUTE = 0.002  # of such numbers, as shares and scores from 0 to 1
+ABSOLUTE_BY_NAME = {"pixels": 50, "area_m2": 20.0}  # of rare classes
+PERCENT = 0.05  # of numbers in texts
 EXACT_COUNT = 1000  # smaller whole numbers must be equal
 NUMBER = re.compile(r"(?<![\w.])\d[\d,]*\.\d+(?!\w|\.\d)")
 
@@ -91,7 +94,11 @@ class Golden:
         if NUMBER.sub("#", found) != NUMBER.sub("#", expected):
             assert found == expected
         pairs = zip(ours, theirs, strict=True)
-        far = [(a, b) for a, b in pairs if not _is_near(_number(a), _number(b), RELATIVE, _last_digit(b))]
+        far = [
+            (a, b)
+            for a, b in pairs
+            if not _is_near(_number(a), _number(b), RELATIVE, max(PERCENT, _last_digit(b)))
+        ]
         assert not far, f"{name}: {far}"
 
     def check_names(self, kind: str, names: list[str]) -> None:
@@ -143,17 +150,19 @@ def _differences(found: Any, expected: Any, where: str, exact: bool) -> Iterator
             yield f"{where}: {len(found)} items, expected {len(expected)}"
         for index, pair in enumerate(zip(found, expected, strict=False)):
             yield from _differences(*pair, f"{where}[{index}]", exact)
-    elif not _is_same(found, expected, exact):
+    elif not _is_same(found, expected, where.rpartition(".")[2], exact):
         yield f"{where}: {found!r}, expected {expected!r}"
 
 
-def _is_same(found: Any, expected: Any, exact: bool) -> bool:
+def _is_same(found: Any, expected: Any, name: str, exact: bool) -> bool:
     if type(found) is not type(expected):
         return False
+    if exact and isinstance(found, float):
+        return _is_near(found, expected, EXACT_RELATIVE, EXACT_RELATIVE)
     if isinstance(found, float):
-        return _is_near(found, expected, EXACT_RELATIVE if exact else RELATIVE, EXACT_RELATIVE)
-    if type(found) is int and expected > EXACT_COUNT and not exact:
-        return _is_near(found, expected, COUNT_RELATIVE, 0)
+        return _is_near(found, expected, RELATIVE, ABSOLUTE_BY_NAME.get(name, ABSOLUTE))
+    if type(found) is int and not exact and (expected > EXACT_COUNT or name in ABSOLUTE_BY_NAME):
+        return _is_near(found, expected, COUNT_RELATIVE, ABSOLUTE_BY_NAME.get(name, 0))
     return bool(found == expected)
 
 

@@ -82,7 +82,7 @@ def test_values(stored, before, after, is_same):
 @pytest.mark.parametrize(
     ("before", "after", "is_same"),
     [
-        ("land 12.34%, 1.50 ha", "land 12.35%, 1.51 ha", True),
+        ("land 12.34%, 1.5 m", "land 12.35%, 1.6 m", True),
         ("land 12.34%", "land 13.34%", False),
         ("land 12.34%", "Land 12.34%", False),
         ("4 scenes", "5 scenes", False),
