@@ -38,9 +38,11 @@ WRONG = {
     "unknown_class": ("vectorize", "there.tif", "-o", "map.gpkg", "--classes", "lake"),
     "score_without_names": ("score", "there.tif", "there.tif"),
     "eval_without_data": ("eval", "--model", MODEL),
-    "train_without_data": ("train", "bicor-seg", "-o", "new.safetensors"),
-    "train_exists": ("train", "idgbr", "-o", "there.tif", "--data", "sheets", "--coarse", MODEL),
     "no_such_model_shown": ("models", "show", "lancover"),
+}
+WRONG_TRAINING = {  # slow, as Lightning is loaded
+    "train_without_data": ("train", "bicor-seg", "-o", "new.safetensors"),
+    "train_output_name": ("train", "idgbr", "-o", "there.tif", "--data", "sheets", "--coarse", MODEL),
 }
 
 
@@ -106,14 +108,16 @@ def shape(value: Any, *, depth: int) -> Any:
     return type(value).__name__
 
 
-@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.parametrize(
+    "name", [*WRONG, *(pytest.param(name, marks=pytest.mark.slow) for name in WRONG_TRAINING)]
+)
 def test_wrong_use(golden, folder, make_raster, name):
     """Messages and exit codes; nothing is written."""
     make_raster("scene.tif", shape=(96, 128))
     make_raster("two_bands.tif", bands=2, shape=(96, 128))
     make_raster("there.tif", bands=1, shape=(96, 128))
     before = sorted(path.name for path in folder.iterdir())
-    answer = run(*WRONG[name], exit_code=None)
+    answer = run(*(WRONG | WRONG_TRAINING)[name], exit_code=None)
     assert answer.exit_code in (1, 2)
     assert "Traceback" not in answer.stderr
     golden.check_text(f"messages/wrong_{name}", told(answer, folder))

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -254,9 +255,10 @@ def test_a_network_of_ones_own(scenes, folder):
 def test_resumed_after_a_kill(golden, scenes, part_map, folder):
     """A run that is killed goes on, to the pixels of the undisturbed map."""
     arguments = ("predict", scenes.part, *MODEL_OPTIONS, *SMALL_TILES, "-o", "map.tif")
-    kill_in_the_middle([*arguments, "--batch-size", "1"], folder)
+    kill_in_the_middle(arguments, folder)
     assert not (folder / "map.tif").exists()
     answer = run(*arguments, "--resume")
+    assert "anew" not in answer.stderr
     golden.check_text("messages/resumed", without_changing(answer.stderr, folder))
     np.testing.assert_array_equal(labels(folder / "map.tif"), labels(part_map))
     answer = run(*arguments, "--resume")
@@ -271,15 +273,15 @@ def test_resumed_with_all_outputs(plain, scenes, folder):
     arguments = ["predict", scenes.whole, *MODEL_OPTIONS, "-o", "map.tif", "--confidence", "confidence.tif"]
     arguments += ["--vector", "map.gpkg", "--resume"]
     for _ in range(2):
-        kill_in_the_middle([*arguments, "--batch-size", "1"], folder)
-    assert "begins anew" not in run(*arguments).stderr
+        kill_in_the_middle(arguments, folder)
+    assert "anew" not in run(*arguments).stderr
     for name in ("map", "confidence"):
         np.testing.assert_array_equal(pixels(folder / f"{name}.tif"), pixels(mapped / f"{name}.tif"))
     found, expected = (polygon_facts(polygons(place / "map.gpkg")) for place in (folder, mapped))
     assert found == expected
 
 
-def kill_in_the_middle(arguments: list[object], folder: Path) -> None:
+def kill_in_the_middle(arguments: Sequence[object], folder: Path) -> None:
     """Start a run, and kill it by SIGKILL once it has noted which rows are done.
 
     A run does so every few seconds. It is held for as long, so that it does so before it is through.
