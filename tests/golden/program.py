@@ -34,7 +34,8 @@ CHANGING = {
     "size": 0,
     "rsseg": "VERSION",
 }
-SECONDS = re.compile(r"\b\d+(\.\d+)? s\b")
+SECONDS = re.compile(r" +\d+(\.\d+)? (s|min|h)\b")
+RATE = re.compile(r"; [\d.]+ (Mpx|px|scenes)/(s|min|h).*$", re.MULTILINE)  # and the time that is left
 AREA = re.compile(r"<?\d+\.\d+ (?=(m2|ha|km2)$)", re.MULTILINE)
 DIGITS = 3  # of coordinates in metres, behind the point; degrees have 8
 
@@ -69,31 +70,32 @@ def run_apart(*arguments: object, folder: Path, exit_code: int = 0) -> subproces
     return done
 
 
-def told(answer: Any, folder: Path) -> str:
+def told(answer: Any, *folders: Path) -> str:
     """Exit code, stdout and stderr of a run, without what changes from run to run."""
     code = answer.exit_code if hasattr(answer, "exit_code") else answer.returncode
     text = f"exit code {code}\n--- stdout\n{answer.stdout}--- stderr\n{answer.stderr}"
-    return without_changing(text, folder)
+    return without_changing(text, *folders)
 
 
-def without_changing(text: str, folder: Path) -> str:
-    """A text without its folder, times and the program's version; areas of rare classes vary too much."""
-    for path, name in ((folder, "FOLDER"), (Path(__file__).resolve().parent, "GOLDEN")):
-        text = text.replace(str(path), name)
-    text = AREA.sub("# ", SECONDS.sub("N s", text))
+def without_changing(text: str, *folders: Path) -> str:
+    """A text without its folders, times and the program's version; areas of rare classes vary too much."""
+    for path in folders:
+        text = text.replace(str(path), "FOLDER")
+    text = text.replace(str(Path(__file__).resolve().parent), "GOLDEN")
+    text = AREA.sub("# ", SECONDS.sub(" N s", RATE.sub("; RATE", text)))
     return text.replace(f"rsseg {__version__}", "rsseg VERSION")
 
 
-def masked(value: Any, folder: Path) -> Any:
+def masked(value: Any, *folders: Path) -> Any:
     """Values as JSON has them, without what changes from run to run."""
     if isinstance(value, Mapping):
         return {
-            key: CHANGING[key] if key in CHANGING and item is not None else masked(item, folder)
+            key: CHANGING[key] if key in CHANGING and item is not None else masked(item, *folders)
             for key, item in value.items()
         }
     if isinstance(value, list | tuple):
-        return [masked(item, folder) for item in value]
-    return without_changing(value, folder) if isinstance(value, str) else value
+        return [masked(item, *folders) for item in value]
+    return without_changing(value, *folders) if isinstance(value, str) else value
 
 
 def pixels(path: Path) -> NDArray[Any]:
