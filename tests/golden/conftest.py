@@ -8,6 +8,7 @@ import pytest
 import torch
 from drawn_scenes import DrawnScenes
 from golden_files import Golden
+from program import LAYERS, MODEL_OPTIONS, SMALL_TILES, run
 
 torch.set_num_threads(1)  # results do not depend on the number of cores
 
@@ -28,6 +29,32 @@ def golden(request: pytest.FixtureRequest) -> Golden:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> DrawnScenes:
     """One drawn scene with its labels, and others made from it."""
     return DrawnScenes(tmp_path_factory.mktemp("scenes"))
+
+
+@pytest.fixture(scope="session")
+def plain(scenes, tmp_path_factory):
+    """The whole scene, mapped once with all that a run can write, by the default settings."""
+    folder = tmp_path_factory.mktemp("plain")
+    layers = [item for kind in LAYERS for item in (f"--{kind}", folder / f"{kind}.tif")]
+    outputs = (
+        "-o",
+        folder / "map.tif",
+        *layers,
+        "--vector",
+        folder / "map.gpkg",
+        "--preview",
+        folder / "map.png",
+    )
+    answer = run("predict", scenes.whole, *MODEL_OPTIONS, *outputs, "--json")
+    return folder, answer
+
+
+@pytest.fixture(scope="session")
+def part_map(scenes, tmp_path_factory):
+    """A part of the scene, mapped alone."""
+    path = tmp_path_factory.mktemp("part") / "map.tif"
+    run("predict", scenes.part, *MODEL_OPTIONS, *SMALL_TILES, "-o", path)
+    return path
 
 
 @pytest.fixture

@@ -18,12 +18,17 @@ import geopandas
 import numpy as np
 import rasterio
 import shapely
+from golden_files import MODEL, REFINER
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from rsseg_cli import __version__
 from rsseg_cli.cli.main import app
 
+MODEL_OPTIONS = ("--model", MODEL)
+SMALL_TILES = ("--tile-size", "256", "--overlap", "64")
+REFINE = ("--refine", "--refiner", REFINER)
+LAYERS = ("confidence", "probabilities", "heatmaps")
 REPOSITORY = Path(__file__).resolve().parents[2]
 CHANGING = {
     "seconds": 0.0,
