@@ -73,7 +73,7 @@ class _Item:
         text = f"{self.help}{self._default_text()}" if self.given_only else self.help
         metavar = self.option.metavar or self.option.unit.upper() or None
         said = typer.Option(*flags, metavar=metavar, help=text)
-        annotation = Annotated[kind | None if default is None else kind, said]
+        annotation = Annotated[kind | None if default is None else kind, said]  # type: ignore[valid-type]
         return inspect.Parameter(
             self.key, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
         )

@@ -138,7 +138,7 @@ def import_command(
     class_list, band_names = _classes(classes, colours), _names("--bands", bands)
     if gsd is not None and not 0 < gsd < 1e5:
         raise UsageError(f"--gsd {gsd}: needs metres a pixel above 0")
-    options = {"bicor-seg": {"--topk-ratio": topk_ratio, "--layers": layers},
+    options: dict[str, dict[str, Any]] = {"bicor-seg": {"--topk-ratio": topk_ratio, "--layers": layers},
                "idgbr": {"--sd": sd, "--prompt-embedding": prompt_embedding}}  # fmt: skip
     other = {"bicor-seg": "idgbr", "idgbr": "bicor-seg"}[arch]
     for option, value in options[other].items():

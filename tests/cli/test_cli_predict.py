@@ -100,7 +100,7 @@ def test_bands_box_and_creation_options(make_raster, model_file, tmp_path):
         (["--device", "cuda:77"], 2, "rsseg: error: --device cuda:77"),
         (["--bidx", "1,2"], 2, "the model needs 3 (red, green, blue)"),
         (["-o", "{folder}/none/m.tif"], 1, "its folder does not exist"),
-        (["--model", "atlantis"], 1, "rsseg: error: model 'atlantis': neither a file nor one of the models"),
+        (["--model", "atlantis"], 1, "rsseg: error: model 'atlantis': neither a file nor a bundled model"),
     ],
 )
 def test_errors_say_what_is_needed(make_raster, model_file, tmp_path, arguments, code, message):
