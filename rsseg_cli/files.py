@@ -1,10 +1,11 @@
-"""Targets: refused before work starts, replaced all at once at its end."""
+"""Files that appear whole or not at all: targets are checked before work starts, replaced at its end."""
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rsseg_cli.errors import OutputError
@@ -39,25 +40,38 @@ def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | 
         raise OutputError(f"{path}: no permission to write in {path.parent}.")
 
 
+@contextmanager
+def write_atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path to write to, which then replaces `path`; after an error `path` is as before."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        sync(temporary)
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def replace_all(
     renames: Mapping[Path, Path], leftovers: Sequence[Path] = (), *, tag: str | None = None
 ) -> None:
     """Give files their names and remove others: all of it or, where one step fails, none.
 
     Args:
-        renames: file -> its name; in order, so that the last one tells that all are there.
+        renames: file -> its name; in order, so that where the last one is, all are.
         leftovers: files to remove.
-        tag: in the names under which old files wait for the end; this process's number by default.
+        tag: in the names that old files have until the end; by default this process's number.
 
     Raises:
-        OutputError: a name cannot be given; what stood under the names before stands there again.
+        OutputError: a name cannot be given; the files of before are back under their names.
     """
-    kept: dict[Path, Path] = {}  # what stands under a name -> where it waits for the end
+    kept: dict[Path, Path] = {}  # existing file -> its name until the end
     given: dict[Path, Path] = {}
     try:
         for path in (*renames.values(), *leftovers):
             if path.is_file():
-                kept[path] = waiting_name(path, tag or str(os.getpid()))
+                kept[path] = _waiting_name(path, tag or str(os.getpid()))
                 _keep(path, kept[path])
         for file, path in renames.items():
             os.replace(file, path)
@@ -74,7 +88,7 @@ def replace_all(
                 old.replace(path)
         if isinstance(err, OSError):
             names = ", ".join(map(str, renames.values()))
-            raise OutputError(f"{names}: cannot be written ({err}); what stood there was left") from err
+            raise OutputError(f"{names}: cannot be written ({err}); earlier files were left") from err
         raise
     finally:
         for old in kept.values():
@@ -84,11 +98,7 @@ def replace_all(
 def finish_replacing(
     renames: Sequence[tuple[Path, Path]], leftovers: Sequence[Path] = (), *, tag: str
 ) -> None:
-    """Do what is left of a `replace_all` with the same arguments that was killed.
-
-    Raises:
-        OutputError: a name cannot be given.
-    """
+    """Complete a `replace_all` with the same arguments that was killed."""
     try:
         for file, path in renames:
             if file.exists():
@@ -98,19 +108,27 @@ def finish_replacing(
         for folder in {path.parent for _, path in renames}:
             sync(folder)
         for path in (*(path for _, path in renames), *leftovers):
-            waiting_name(path, tag).unlink(missing_ok=True)
+            _waiting_name(path, tag).unlink(missing_ok=True)
     except OSError as err:
         names = ", ".join(str(path) for _, path in renames)
         raise OutputError(f"{names}: cannot be written ({err})") from err
 
 
-def waiting_name(path: Path, tag: str) -> Path:
-    """Where what stands under a name waits while it is replaced."""
+def sync(path: Path) -> None:
+    """Make the system put a file, or the names in a folder, on disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _waiting_name(path: Path, tag: str) -> Path:
     return path.with_name(f".{path.name}.{tag}.old")
 
 
 def _keep(path: Path, old: Path) -> None:
-    """A second name for a file; a file system without hard links moves it there."""
+    """Give a file a second name; a file system without hard links moves it there."""
     old.unlink(missing_ok=True)
     try:
         old.hardlink_to(path)
@@ -123,14 +141,3 @@ def _same_file(path: Path, other: str | Path) -> bool:
         return path.exists() and os.path.samefile(path, other)
     except OSError:
         return False
-
-
-def sync(path: Path) -> None:
-    """Have the system put a file, or the names in a folder, on disk."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
-        return
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from rsseg_cli import files
 from rsseg_cli.errors import ModelError, OutputError, UsageError
 from rsseg_cli.weights.spec import MAX_SPEC_BYTES, ModelSpec
 
@@ -145,16 +146,11 @@ def save_model(
             if not torch.isfinite(stored).all():
                 raise ModelError(f"{path}: tensor {name} is not finite as {stored.dtype}")
         tensors[name] = stored
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        save_file(tensors, temporary, metadata={SPEC_KEY: text})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with files.write_atomic(path) as temporary:
+            save_file(tensors, temporary, metadata={SPEC_KEY: text})
     except OSError as err:
         raise OutputError(f"{path}: cannot be written ({err})") from err
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from rasterio.windows import Window
 
+from rsseg_cli import files
 from rsseg_cli.batch.plan import check_names, outputs_of
 from rsseg_cli.batch.scenes import BatchScene, is_remote_scene
 from rsseg_cli.batch.settings import BatchSettings
@@ -237,14 +238,9 @@ def _map_whole(task: SceneTask, folder: Path, run: Callable[[], PredictResult]) 
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    temporary = path.with_suffix(".tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with files.write_atomic(path) as file:
+            file.write_text(text, encoding="utf-8")
     except OSError as err:
         raise OutputError(f"{path}: cannot be written ({err})") from err
 

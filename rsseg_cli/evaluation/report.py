@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rsseg_cli import files
 from rsseg_cli._version import __version__
 from rsseg_cli.errors import OutputError
 from rsseg_cli.evaluation.charts import class_name, count_text, score_text
@@ -114,20 +115,14 @@ def write_report(
     path = Path(folder)
     try:
         path.mkdir(exist_ok=True)
-        _write(path / SCORES, json.dumps(_finite(numbers), indent=1, ensure_ascii=False) + "\n")
-        _write(path / PAGE, page)
+        with files.write_atomic(path / SCORES) as file:
+            text = json.dumps(_finite(numbers), indent=1, ensure_ascii=False) + "\n"
+            file.write_text(text, encoding="utf-8")
+        with files.write_atomic(path / PAGE) as file:
+            file.write_text(page, encoding="utf-8")
     except OSError as err:
         raise OutputError(f"{path}: the report cannot be written ({err})") from err
     return path / PAGE
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _finite(values: Any) -> Any:

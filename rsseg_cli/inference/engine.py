@@ -29,7 +29,6 @@ VIEWS = {
 LARGER = 2  # how much the second of two scales shows things larger
 OUT_OF_MEMORY = (
     "can't allocate memory",  # torch on the CPU: Linux, macOS
-    "DefaultCPUAllocator: not enough memory",  # Windows
     "could not create a memory object",  # oneDNN
     "MPS backend out of memory",
     "CUDA error: out of memory",  # CUDA itself, its matrix products, its convolutions

@@ -53,7 +53,7 @@ def physical_bytes() -> int | None:
     """The machine's memory; None where the system does not say."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):  # Windows
+    except (ValueError, OSError):
         return None
 
 

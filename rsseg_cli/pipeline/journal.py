@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -78,11 +77,8 @@ class Journal:
         Raises:
             OSError: the disk is full; the one before is left.
         """
-        temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps({"version": VERSION, **asdict(self)}), encoding="utf-8")
-        files.sync(temporary)
-        os.replace(temporary, path)
-        files.sync(path.parent)
+        with files.write_atomic(path) as file:
+            file.write_text(json.dumps({"version": VERSION, **asdict(self)}), encoding="utf-8")
 
     @property
     def files(self) -> dict[str, int]:

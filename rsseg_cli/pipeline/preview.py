@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-NODATA = 255
+from rsseg_cli.raster import classes
+
+NODATA = classes.NODATA
 OPACITY = 0.6
 GREY = (190, 190, 190)
 PAPER, INK, FAINT = (255, 255, 255), (34, 36, 40), (120, 124, 130)

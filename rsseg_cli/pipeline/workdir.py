@@ -150,8 +150,6 @@ class OutputLock:
 
         Its name goes first, at once: what a kill leaves of it is `rubbish_of`, never half a folder.
         """
-        if os.name == "nt":  # Windows moves no folder with an open file
-            self.release()
         rubbish = rubbish_of(self._folder)
         discard(rubbish)
         try:

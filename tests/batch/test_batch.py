@@ -111,7 +111,6 @@ def end_the_process_of(scene):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_processes_give_what_one_process_gives_and_may_die(make_raster, model_file, tmp_path):
     (tmp_path / "one").mkdir()
     scenes = [make_raster(f"s{index}.tif", seed=index, shape=(200, 150)) for index in range(4)]
@@ -137,7 +136,6 @@ def test_processes_give_what_one_process_gives_and_may_die(make_raster, model_fi
     assert not multiprocessing.active_children()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="signals")
 def test_a_dead_process_is_an_outcome_and_another_takes_its_place(make_raster, model_file, tmp_path):
     def told(index, done, total):
         if index == 0:

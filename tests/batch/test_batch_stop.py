@@ -21,7 +21,6 @@ from rsseg_cli.pipeline import checkpoint as work_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--tile-size", "64", "--overlap", "16")
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals")
 
 
 @pytest.fixture

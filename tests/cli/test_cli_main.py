@@ -148,7 +148,6 @@ def test_errors_of_subcommands_pass_the_same_place() -> None:
     assert result.stderr.count("\n") == 1
 
 
-@pytest.mark.skipif(os.name == "nt", reason="pipes differ")
 def test_a_closed_pipe_ends_quietly() -> None:
     read, write = os.pipe()
     os.close(read)

@@ -1,7 +1,6 @@
 """`rsseg predict`: what a user types and reads."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -162,7 +161,6 @@ def test_help_tells_units_defaults_and_an_example():
         assert words in shown
 
 
-@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
 def test_an_interrupt_leaves_nothing_and_exits_with_130(make_raster, model_file, heed_interrupts, tmp_path):
     array = np.zeros((3, 6000, 3000), np.uint8)
     scene = make_raster(array=array, compress="deflate")

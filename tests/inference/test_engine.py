@@ -39,7 +39,6 @@ WORDS = {
     "CUDA itself": RuntimeError("CUDA error: out of memory"),
     "MPS": RuntimeError("MPS backend out of memory (MPS allocated: 8.84 GB, max allowed: 9.07 GB)."),
     "Linux": RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
-    "Windows": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
     "numpy": MemoryError("Unable to allocate 8.00 EiB for an array"),
 }  # fmt: skip
 

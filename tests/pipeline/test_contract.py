@@ -216,7 +216,6 @@ def test_areas_have_one_unit(areas_m2: list[float], texts: list[str]) -> None:
     assert area_texts(areas_m2) == texts
 
 
-@pytest.mark.skipif(os.name == "nt", reason="sends signals")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_leaves_nothing_and_exits_with_130(
     make_raster: MakeRaster, heed_interrupts, tmp_path: Path, sent
