@@ -36,15 +36,8 @@ def plain(scenes, tmp_path_factory):
     """The whole scene, mapped once with all that a run can write, by the default settings."""
     folder = tmp_path_factory.mktemp("plain")
     layers = [item for kind in LAYERS for item in (f"--{kind}", folder / f"{kind}.tif")]
-    outputs = (
-        "-o",
-        folder / "map.tif",
-        *layers,
-        "--vector",
-        folder / "map.gpkg",
-        "--preview",
-        folder / "map.png",
-    )
+    outputs = ["-o", folder / "map.tif", *layers, "--preview", folder / "map.png"]
+    outputs += ["--vector", folder / "map.gpkg", "--jobs", 1]
     answer = run("predict", scenes.whole, *MODEL_OPTIONS, *outputs, "--json")
     return folder, answer
 

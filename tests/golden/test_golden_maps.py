@@ -94,7 +94,8 @@ def test_overviews_show_the_map(plain):
 
 def test_polygons_are_those_of_the_map(plain, folder):
     mapped, _ = plain
-    run("vectorize", mapped / "map.tif", "-o", folder / "map.gpkg", "--confidence", mapped / "confidence.tif")
+    sure = ("--confidence", mapped / "confidence.tif")
+    run("vectorize", mapped / "map.tif", "-o", folder / "map.gpkg", *sure, "--jobs", 1)
     found, expected = (polygon_facts(polygons(place / "map.gpkg")) for place in (mapped, folder))
     assert found == expected
     with rasterio.open(mapped / "map.tif") as dataset:
