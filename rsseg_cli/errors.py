@@ -1,31 +1,31 @@
-"""What a user can cause: each error's message says where, what was found, what is needed, what to do."""
+"""Errors that a user can cause: the message says where, what is wrong, what is needed and what to do."""
 
 import re
 from urllib.parse import unquote
 
 
 def redact(text: str) -> str:
-    """`text` without passwords and query strings, which may be signatures, in its addresses.
+    """Remove passwords and query strings, which may be signatures, from the addresses in `text`.
 
-    GDAL shortens addresses to their last part in some messages, so that a query is known by its form alone.
+    GDAL shortens addresses to their last part in some messages, so only its form identifies a query.
     """
-    text = re.sub(r"(/vsi\w+\?)\S*?url=([^&\s]*)\S*", lambda found: f"{found[1]}...{unquote(found[2])}", text)
+    text = re.sub(r"(/vsi\w+\?)\S*?url=([^&\s]*)\S*", lambda match: f"{match[1]}...{unquote(match[2])}", text)
     text = re.sub(r"([A-Za-z][\w+.-]+:/+)[^/?\s]*@", r"\1", text)
     return re.sub(r"(?<=[^\s'\"])\?(?=[\w.%~+-]+=)\S*?(?=['\"]?[.,;:)]*(\s|$))", "?...", text)
 
 
 def one_line(text: str) -> str:
-    """A message without line breaks, and with control characters spelled out: names of files, and what
-    libraries say of a file, may hold any, those that move a terminal's cursor among them.
+    """Remove line breaks and spell out control characters: names of files, and messages of libraries, may
+    hold any, including those that move a terminal's cursor.
     """
     words = " ".join(text.split())
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in words)
 
 
 class RssegError(Exception):
-    """An error that a user can mend; the command line prints it in one line and exits with `exit_code`.
+    """An error that a user can fix. The command line prints its message and exits with `exit_code`.
 
-    Its message is one line without secrets, wherever it is shown or stored.
+    The message is one line without secrets, wherever it is shown or stored.
     """
 
     exit_code = 1
@@ -41,7 +41,7 @@ class UsageError(RssegError):
 
 
 class OutsideError(UsageError):
-    """A scene has no part in the area that is asked for; of many scenes it is left out."""
+    """A scene does not overlap the requested area; a batch skips it."""
 
 
 class SceneError(RssegError):
@@ -57,7 +57,7 @@ class OutputError(RssegError):
 
 
 class DataError(RssegError):
-    """Training or evaluation data are incomplete or carry unknown values."""
+    """Training or evaluation data are incomplete or have unknown values."""
 
 
 class TilingError(RssegError):
