@@ -39,7 +39,7 @@ class Option:
         flags: names of the option; () for the field's.
         minimum, maximum: bounds, both allowed; `above` and `below` are not allowed themselves.
         step: only its multiples are allowed.
-        unset: a value outside the bounds that leaves the choice to the program.
+        unset: the default, outside the bounds, that leaves the choice to the program; not for the user.
         needs: the bounds in words; "" for words made of the bounds.
         choices: allowed texts of a `str` beside "".
         example: a value of an option that takes a list separated by commas.
@@ -248,9 +248,9 @@ class RefineConfig:
         "refiner's.",
         metavar="M", above=0, below=1e5, needs="metres above 0",
     )
-    ensemble: int | None = option(
-        None, "Average this many samples. Default: 1, or 4 with --uncertainty.", metavar="K", minimum=1,
-        maximum=256,
+    ensemble: int = option(
+        0, "Average this many samples. Default: 1, or 4 with --uncertainty.", metavar="K", minimum=1,
+        maximum=256, unset=0,
     )
     seed: int = option(
         0, "Seed of the refiner's noise.", metavar="S", minimum=0, below=2**63,

@@ -90,7 +90,11 @@ class _Item:
 
     def _cli_default(self) -> Any:
         kind = self._cli_kind()
-        if self.default is None or get_origin(kind) is list or (self.default == "" and self.option.choices):
+        if (
+            self.default in (None, self.option.unset)
+            or get_origin(kind) is list
+            or (self.default == "" and self.option.choices)
+        ):
             return None
         if isinstance(self.default, tuple) and kind is str:
             return ",".join(map(str, self.default))
@@ -110,6 +114,8 @@ class _Item:
     def read(self, value: Any) -> Any:
         """What the user gave, as the field takes it."""
         part, *others = alternatives(self.kind)
+        if self.option.unset is not None and value == self.option.unset:
+            raise UsageError(f"{self.flag} {value}: needs {self.option.bounds}")
         if isinstance(value, list):
             return _pairs(self.flag, value) if get_origin(part) is Mapping else tuple(value)
         if not isinstance(value, str) or part in (str, Path):

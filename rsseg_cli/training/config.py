@@ -41,7 +41,7 @@ class NetworkSettings:
     )
     channels: int = option(
         0, "Width of features and class embeddings, a multiple of 16. Default: 128 for lite, else 256.",
-        metavar="N", minimum=16, maximum=4096, unset=0,
+        metavar="N", minimum=0, maximum=4096, needs="16 to 4096",
     )
     init: str = option(
         "",
@@ -58,6 +58,8 @@ class NetworkSettings:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+        if 0 < self.channels < 16:
+            raise UsageError(f"--channels {self.channels}: needs 16 to 4096")
         if not self.arch or len(self.arch) > 100:
             raise UsageError(f"--arch {self.arch!r:.100}: needs lite, paper or the name of a timm encoder")
 
