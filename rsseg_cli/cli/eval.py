@@ -173,7 +173,7 @@ class _Run:
                 config=self.config,
                 refine=refinement,
                 score=self.score,
-                places=index == 0,
+                pictures=index == 0,
                 progress=None if self.quiet else self._show,
             )
             for index, (model, refinement) in enumerate(self.entries)
@@ -215,7 +215,7 @@ class _Run:
             classes=self.data.classes,
             model=self.names[0],
             settings=self._settings(),
-            places=done.places,
+            tiles=done.worst,
             comparison=comparison,
             out_of_means=self.score.protocol.out_of_means,
             overwrite=overwrite,

@@ -24,7 +24,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.evaluation.metrics import UNLABELLED, mean_of
+from rsseg_cli.evaluation.metrics import mean_of
+from rsseg_cli.raster import classes as class_values
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
@@ -187,7 +188,7 @@ class BoundaryCounts:
                 the map has none of the classes, `labels` with 255 where unlabelled and beyond the map.
             core: the block's rows and columns in them.
         """
-        known = labels != UNLABELLED
+        known = labels != class_values.IGNORE
         if not known[core].any() or (_is_plain(labels, known) and _is_plain(mapped, known)):
             return
         self._add_bands(mapped, labels, known, core)
@@ -195,7 +196,7 @@ class BoundaryCounts:
 
     def add_bands(self, mapped: Labels, labels: Labels, core: tuple[slice, slice]) -> None:
         """As `add`, but for `wfm`: in a hundredth of the time."""
-        self._add_bands(mapped, labels, labels != UNLABELLED, core)
+        self._add_bands(mapped, labels, labels != class_values.IGNORE, core)
 
     def merge(self, other: BoundaryCounts) -> None:
         """Add the counts of another map."""
@@ -264,7 +265,7 @@ def means(values: NDArray[np.float64], counted: NDArray[np.integer]) -> list[flo
 
 def near_border(labels: Labels, radius_px: int) -> Mask:
     """Labelled pixels at most `radius_px` (Euclidean) from one of another class; (rows, cols) as `labels`."""
-    known = labels != UNLABELLED
+    known = labels != class_values.IGNORE
     low, high = _bounds(labels, known)
     near = np.zeros(labels.shape, np.bool_)
     for down in range(-radius_px, radius_px + 1):

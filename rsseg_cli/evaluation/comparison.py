@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import DataError
+from rsseg_cli.evaluation.metrics import without_nan
 
 if TYPE_CHECKING:
     from rsseg_cli.evaluation.tiles import TileScore
@@ -117,14 +118,15 @@ class Comparison:
 
 def _as_dict(item: Difference) -> dict[str, Any]:
     values = {
+        "name": item.name,
         "first": item.first,
         "second": item.second,
         "difference": item.difference,
         "low": item.interval[0],
         "high": item.interval[1],
+        "holds_zero": item.holds_zero,
     }
-    finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-    return {"name": item.name, **finite, "holds_zero": item.holds_zero}
+    return dict(without_nan(values))
 
 
 def compare(

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.errors import DataError
-from rsseg_cli.evaluation.places import Place, WorstPlaces
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
+from rsseg_cli.evaluation.worst_tiles import WorstTile, WorstTiles
 from rsseg_cli.pipeline import predict
 from rsseg_cli.raster import classes
 
@@ -52,10 +52,10 @@ class SourceDone:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Scores of a model, and pictures of its worst places, as the maps themselves are gone."""
+    """Scores of a model, and pictures of its worst tiles, as the maps themselves are gone."""
 
     result: ScoreResult
-    places: tuple[Place, ...]
+    worst: tuple[WorstTile, ...]
 
 
 Progress = Callable[[SourceDone], None]
@@ -69,14 +69,14 @@ def evaluate(
     config: PredictConfig | None = None,
     refine: RefineConfig | None = None,
     score: ScoreConfig | None = None,
-    places: bool = True,
+    pictures: bool = True,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Map every scene of a part of the data as `predict` does, and score the maps.
 
     Classes of model and data are matched by name; scores stand in the order of the data. Of the maps one at
     a time lies on disk, in the system's folder for temporary files, with its labels; the pictures of the
-    worst places so far are kept in memory, so that none is needed twice.
+    worst tiles so far are kept in memory, so that none is needed twice.
 
     Args:
         model: network and spec.
@@ -85,7 +85,7 @@ def evaluate(
         config: how scenes are tiled and run.
         refine: refine the maps before they are scored.
         score: classes in the order of the data, protocol, widths; `score_config(data)` by default.
-        places: read pictures of the worst places.
+        pictures: read pictures of the worst tiles.
         progress: called after every scene.
 
     Raises:
@@ -95,13 +95,13 @@ def evaluate(
     sources = sources_of(data, split)
     check_classes(model.spec, data)
     scorer = Scorer(score or score_config(data))
-    worst = WorstPlaces(len(sources))
+    worst = WorstTiles(len(sources))
     with _each_note_once():
         for number, source in enumerate(sources, 1):
             start = time.monotonic()
             with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
                 pixels = _map_and_score(source, Path(folder), model, config, refine, scorer)
-                if places:
+                if pictures:
                     worst.add(scorer.tiles_of(source.name))
             if progress is not None:
                 done = SourceDone(
@@ -113,7 +113,7 @@ def evaluate(
                     seconds=time.monotonic() - start,
                 )
                 progress(done)
-    return Evaluation(result=scorer.result(), places=worst.places)
+    return Evaluation(result=scorer.result(), worst=worst.shown)
 
 
 def _map_and_score(

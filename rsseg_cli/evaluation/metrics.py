@@ -7,16 +7,16 @@ are wrong. Pixels without a label are in no cell.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli.raster import classes as class_values
+
 if TYPE_CHECKING:
     from torch import Tensor
-
-UNLABELLED = 255
 
 
 def confusion_matrix(found: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -29,7 +29,7 @@ def confusion_matrix(found: Tensor, labels: Tensor, classes: int) -> Tensor:
     Returns:
         int64 (N, N).
     """
-    valid = labels != UNLABELLED
+    valid = labels != class_values.IGNORE
     pairs = labels[valid] * classes + found[valid]
     return pairs.bincount(minlength=classes**2).view(classes, classes)
 
@@ -47,7 +47,7 @@ def count_confusion(
     Returns:
         int64 (N, N + 1); the last column counts labelled pixels mapped as none of the classes.
     """
-    labelled = labels != UNLABELLED
+    labelled = labels != class_values.IGNORE
     columns = mapped[labelled].astype(np.int32)
     columns[(columns < 0) | (columns > classes)] = classes
     pairs = labels[labelled] * np.int32(classes + 1) + columns
@@ -92,6 +92,15 @@ def mean_of(values: NDArray[np.floating]) -> float:
     """Mean of those that are not NaN; NaN of none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else math.nan
+
+
+def without_nan(values: Any) -> Any:
+    """Replace NaN and infinite numbers, which JSON does not have, by None."""
+    if isinstance(values, Mapping):
+        return {str(key): without_nan(value) for key, value in values.items()}
+    if isinstance(values, list | tuple):
+        return [without_nan(value) for value in values]
+    return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
 def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:

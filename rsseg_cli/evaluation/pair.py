@@ -206,8 +206,8 @@ def _part(grid: Grid, config: PairConfig) -> tuple[tuple[int, int, int, int], Ar
 def _scene_of(predicted: str) -> str | None:
     """The scene that a map says it was made of, if that is a file here."""
     scene = classes.read_scene_name(predicted)
-    places = [Path(scene), Path(predicted).parent / Path(scene).name] if scene else []
-    return next((str(place) for place in places if place.is_file()), None)
+    paths = [Path(scene), Path(predicted).parent / Path(scene).name] if scene else []
+    return next((str(path) for path in paths if path.is_file()), None)
 
 
 def _warn_of_holes(predicted: str, result: ScoreResult) -> None:

@@ -1,46 +1,43 @@
-"""The report of a scored map: one HTML page that needs nothing beside it, and its scores as JSON."""
+"""The report of a scored map: one self-contained HTML page, and its scores as JSON."""
 
 from __future__ import annotations
 
+import base64
+import io
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from rsseg_cli import files
 from rsseg_cli._version import __version__
 from rsseg_cli.errors import OutputError
-from rsseg_cli.evaluation.charts import class_name, count_text, score_text
-from rsseg_cli.evaluation.places import Place, read_place, worst_tiles
-from rsseg_cli.evaluation.sections import (
-    boundary_section,
-    class_table,
-    comparison_section,
-    confusion_table,
-    places_section,
-)
-from rsseg_cli.evaluation.style import STYLE
+from rsseg_cli.evaluation.charts import boundary_chart, hexadecimal, interval_chart, is_number
+from rsseg_cli.evaluation.metrics import without_nan
+from rsseg_cli.evaluation.worst_tiles import WorstTile, read_worst_tile, worst_tiles
+from rsseg_cli.pipeline import round_length_m
+from rsseg_cli.raster import classes as class_values
+from rsseg_cli.weights import ClassSpec
 
 if TYPE_CHECKING:
     from rsseg_cli.evaluation.comparison import Comparison
     from rsseg_cli.evaluation.scoring import ScoreResult
-    from rsseg_cli.weights import ClassSpec
 
 PAGE, SCORES = "index.html", "scores.json"
+MIN_SHOWN = 0.0005  # share of a row from which a cell of the confusion matrix is written out
+HATCH = ((190, 190, 190), (151, 151, 151))
+JPEG_QUALITY = 84
 
 
 def check_report_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Refuse a folder that cannot take a report, before work starts.
-
-    Raises:
-        OutputError: it holds a report already, is a file, or the folder above it does not exist.
-    """
+    """Raise OutputError if a report cannot be written to this folder."""
     path = Path(folder)
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path}: is a file; --report needs a folder")
@@ -59,160 +56,220 @@ def write_report(
     classes: Sequence[ClassSpec],
     model: str = "",
     settings: Mapping[str, object] | None = None,
-    places: Sequence[Place] | None = None,
+    tiles: Sequence[WorstTile] | None = None,
     comparison: Comparison | None = None,
     out_of_means: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
-    """Write FOLDER/index.html and FOLDER/scores.json.
+    """Write FOLDER/index.html and FOLDER/scores.json, and return the path of the page.
 
     Args:
-        folder: made where it does not exist.
-        result: of `Scorer.result`.
-        title: headline.
-        classes: names and colours, in the order of the result.
-        model: whose map it is.
+        folder: created if it does not exist.
+        classes: in the order of the result.
         settings: what was scored and how, a line each.
-        places: the worst ones; None reads them from the result's tiles.
-        comparison: with a second model.
-        out_of_means: classes that do not enter the means; they are marked.
-        overwrite: replace a report that lies there.
-
-    Returns:
-        path of index.html.
+        tiles: the worst ones; None reads them from the files that the result names.
+        out_of_means: classes to mark as left out of the means.
 
     Raises:
-        OutputError: a report lies there already, or cannot be written.
+        OutputError: a report exists already, or cannot be written.
         SceneError, DataError: a map or its truth cannot be read again.
     """
     check_report_folder(folder, overwrite=overwrite)
-    if places is None:
-        scenes = len({tile.scene for tile in result.tiles})
-        places = [read_place(tile) for tile in worst_tiles(result.tiles, scenes)]
+    scenes = len({tile.scene for tile in result.tiles})
+    if tiles is None:
+        tiles = [read_worst_tile(tile) for tile in worst_tiles(result.tiles, scenes)]
     facts = {**({"model": model} if model else {}), **(settings or {})}
-    page = _page(
-        _Content(
-            title=title,
-            result=result,
-            classes=classes,
-            facts=facts,
-            places=places,
-            comparison=comparison,
-            out_of_means=out_of_means,
-        )
-    )
+    confusion = np.asarray(result.confusion)
     numbers = {
         "title": title,
         "settings": {name: str(value) for name, value in facts.items()},
         "scores": result.scores,
         "confusion": {
             "classes": [item.name for item in classes],
-            "rows_truth_columns_map": np.asarray(result.confusion).tolist(),
+            "rows_truth_columns_map": confusion.tolist(),
         },
-        "worst_places": [_place_numbers(place, classes) for place in places],
+        "worst_places": [_tile_numbers(tile, classes) for tile in tiles],
         **({"against": comparison.as_dict()} if comparison else {}),
     }
+    boundary = result.scores.get("boundary") or {}
+    kinds = (("boundary_iou", "Boundary IoU"), ("trimap_accuracy", "Trimap accuracy")) if boundary else ()
+    page = (
+        _environment()
+        .get_template("report.html.j2")
+        .render(
+            title=title,
+            lead=_lead(int(confusion.sum()), scenes, model),
+            scores=result.scores,
+            cards=_cards(result.scores),
+            classes=classes,
+            out_of_means=out_of_means,
+            class_rows=_class_rows(result.scores, classes, confusion),
+            columns=len(classes) + bool(confusion[:, len(classes) :].sum()),
+            matrix=_matrix(confusion, classes),
+            charts=[boundary_chart(boundary, kind, name, classes) for kind, name in kinds],
+            comparison=comparison,
+            intervals=interval_chart(comparison) if comparison else None,
+            tiles=[_shown_tile(tile, classes) for tile in tiles],
+            hatched=_hatched(tiles),
+            facts=facts,
+            version=__version__,
+        )
+    )
     path = Path(folder)
     try:
         path.mkdir(exist_ok=True)
-        with files.write_atomic(path / SCORES) as file:
-            text = json.dumps(_finite(numbers), indent=1, ensure_ascii=False) + "\n"
-            file.write_text(text, encoding="utf-8")
-        with files.write_atomic(path / PAGE) as file:
-            file.write_text(page, encoding="utf-8")
+        texts = {SCORES: json.dumps(without_nan(numbers), indent=1, ensure_ascii=False) + "\n", PAGE: page}
+        for name, text in texts.items():
+            with files.write_atomic(path / name) as file:
+                file.write_text(text, encoding="utf-8")
     except OSError as err:
         raise OutputError(f"{path}: the report cannot be written ({err})") from err
     return path / PAGE
 
 
-def _finite(values: Any) -> Any:
-    """JSON has no NaN: None in its place."""
-    if isinstance(values, Mapping):
-        return {str(key): _finite(value) for key, value in values.items()}
-    if isinstance(values, list | tuple):
-        return [_finite(value) for value in values]
-    return None if isinstance(values, float) and not math.isfinite(values) else values
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rsseg_cli.evaluation", ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "hex": hexadecimal,
+        "is_number": is_number,
+        "px": lambda value: f"{value:.1f}",
+        "score": lambda value: f"{value:.3f}" if is_number(value) else "–",
+        "signed": lambda value: f"{value:+.3f}".replace("-", "−") if is_number(value) else "–",
+    }
+    return environment
 
 
-def _place_numbers(place: Place, classes: Sequence[ClassSpec]) -> dict[str, Any]:
+def _lead(pixels: int, scenes: int, model: str) -> str:
+    count = f"{pixels / 1e6:.1f} million" if pixels >= 1e6 else f"{pixels:,}"
+    lead = f"{count} labelled pixels in {scenes} scene{'' if scenes == 1 else 's'}"
+    return f"Model {model}, {lead}" if model else lead
+
+
+def _cards(scores: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+    names = {"miou": "mIoU", "mean_f1": "mean F1", "overall_accuracy": "overall accuracy", "kappa": "kappa"}
+    cards = [(name, scores[key]) for key, name in names.items()]
+    boundary = scores.get("boundary")
+    if boundary:
+        middle = (len(boundary["widths_px"]) - 1) // 2
+        iou = boundary["boundary_iou"]["mean"][middle]
+        cards.append(("WFm of boundaries", boundary.get("wfm")))
+        cards.append((f"Boundary IoU, {boundary['widths_px'][middle]:g} px", iou))
+    return cards
+
+
+def _class_rows(
+    scores: Mapping[str, Any], classes: Sequence[ClassSpec], confusion: NDArray[np.int64]
+) -> list[dict[str, Any]]:
+    truth, total = confusion.sum(1), max(1, int(confusion.sum()))
+    return [
+        {**row, "item": item, "pixels": int(pixels), "share": int(pixels) / total}
+        for item, row, pixels in zip(classes, scores["classes"], truth, strict=True)
+    ]
+
+
+def _matrix(confusion: NDArray[np.int64], classes: Sequence[ClassSpec]) -> list[dict[str, Any]]:
+    """Rows of truth; the last column, pixels outside all classes, only where there are any."""
+    columns = len(classes) + bool(confusion[:, len(classes) :].sum())
+    rows = []
+    for truth, item in enumerate(classes):
+        pixels, cells = int(confusion[truth].sum()), []
+        for found in range(columns):
+            count = int(confusion[truth, found])
+            share = count / pixels if pixels else 0.0
+            text = "" if share < MIN_SHOWN else f"{100 * share:.1f}"
+            strength = 0.1 + 0.75 * share if truth == found else min(0.9, 0.06 + 1.4 * share)
+            cells.append(
+                {
+                    "kind": "right" if truth == found else "wrong",
+                    "strength": strength if text else 0.0,
+                    "text": text,
+                    "count": count,
+                    "name": _class_name(classes, found),
+                }
+            )
+        rows.append({"item": item, "pixels": pixels, "cells": cells})
+    return rows
+
+
+def _class_name(classes: Sequence[ClassSpec], index: int) -> str:
+    return classes[index].name if index < len(classes) else "none of these"
+
+
+def _tile_numbers(tile: WorstTile, classes: Sequence[ClassSpec]) -> dict[str, Any]:
     return {
-        "scene": place.scene,
-        "row": place.row,
-        "col": place.col,
-        "height": place.height,
-        "width": place.width,
-        "crs": place.crs or None,
-        "centre": place.centre,
-        "lonlat": place.lonlat,
-        "labelled_pixels": place.labelled,
-        "wrong_pixels": place.wrong,
+        "scene": tile.scene,
+        "row": tile.row,
+        "col": tile.col,
+        "height": tile.height,
+        "width": tile.width,
+        "crs": tile.crs or None,
+        "centre": tile.centre,
+        "lonlat": tile.lonlat,
+        "labelled_pixels": tile.labelled,
+        "wrong_pixels": tile.wrong,
         "confusions": [
-            {"truth": classes[truth].name, "map": class_name(classes, found), "pixels": pixels}
-            for truth, found, pixels in place.confusions
+            {"truth": classes[truth].name, "map": _class_name(classes, found), "pixels": pixels}
+            for truth, found, pixels in tile.confusions
         ],
     }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Content:
-    """What the page tells."""
-
-    title: str
-    result: ScoreResult
-    classes: Sequence[ClassSpec]
-    facts: Mapping[str, object]
-    places: Sequence[Place]
-    comparison: Comparison | None
-    out_of_means: Sequence[str]
-
-
-def _page(content: _Content) -> str:
-    result, classes, facts, title = content.result, content.classes, content.facts, content.title
-    confusion = np.asarray(result.confusion)
-    scenes = len({tile.scene for tile in result.tiles})
-    lead = f"{count_text(int(confusion.sum()))} labelled pixels in {scenes} scene{'' if scenes == 1 else 's'}"
-    if "model" in facts:
-        lead = f"Model {facts['model']}, {lead}"
-    body = [
-        f'<h1>{escape(title)}</h1><p class="lead">{escape(lead)}</p>',
-        _cards(result.scores),
-        class_table(result.scores, classes, confusion, content.out_of_means),
-        confusion_table(confusion, classes),
-        boundary_section(result.scores, classes),
-        comparison_section(content.comparison) if content.comparison else "",
-        places_section(content.places, classes),
-        _facts(facts),
+def _shown_tile(tile: WorstTile, classes: Sequence[ClassSpec]) -> dict[str, Any]:
+    location = [
+        f"rows {tile.row}–{tile.row + tile.height - 1}, columns {tile.col}–{tile.col + tile.width - 1}"
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(filter(None, body))
-        + f"\n<footer>Made by rsseg {escape(__version__)}.</footer>\n</main></body></html>\n"
-    )
+    if tile.centre is not None:
+        digits = 6 if max(map(abs, tile.centre)) <= 360 else 1
+        location.append(f"{tile.crs}: {tile.centre[0]:.{digits}f}, {tile.centre[1]:.{digits}f}")
+    if tile.lonlat is not None:
+        lon, lat = tile.lonlat
+        location.append(f"{abs(lat):.5f}° {'NS'[lat < 0]}, {abs(lon):.5f}° {'EW'[lon < 0]}")
+    bar_m = round_length_m(tile.width_m * 0.4) if tile.width_m else 0.0
+    photo = "" if tile.image is None else _uri(Image.fromarray(tile.image), "JPEG", quality=JPEG_QUALITY)
+    return {
+        "scene": tile.scene,
+        "location": location,
+        "photo": photo,
+        "bar": (f"{bar_m / 1000:g} km" if bar_m >= 1000 else f"{bar_m:g} m") if bar_m else "",
+        "bar_percent": 100 * bar_m / (tile.width_m or 1),
+        "truth": _uri(_drawn(tile.truth, classes), "PNG", optimize=True),
+        "mapped": _uri(_drawn(tile.found, classes), "PNG", optimize=True),
+        "right": 1 - tile.wrong / max(1, tile.labelled),
+        "labelled": tile.labelled,
+        "confusions": tile.confusions,
+    }
 
 
-def _cards(scores: Mapping[str, Any]) -> str:
-    boundary = scores.get("boundary") or {}
-    cards = [
-        ("mIoU", scores["miou"]),
-        ("mean F1", scores["mean_f1"]),
-        ("overall accuracy", scores["overall_accuracy"]),
-        ("kappa", scores["kappa"]),
-    ]
-    if boundary:
-        cards.append(("WFm of boundaries", boundary.get("wfm")))
-        middle = (len(boundary["widths_px"]) - 1) // 2
-        width = boundary["widths_px"][middle]
-        cards.append((f"Boundary IoU, {width:g} px", boundary["boundary_iou"]["mean"][middle]))
-    shown = "".join(
-        f"<div><b>{score_text(value)}</b><span>{escape(name)}</span></div>" for name, value in cards
-    )
-    return f'<div class="cards">{shown}</div>'
+def _hatched(tiles: Sequence[WorstTile]) -> list[str]:
+    """What hatched ground means in the pictures of these tiles."""
+    kinds = {
+        "unlabelled in the truth": [tile.truth for tile in tiles],
+        "no class in the map": [tile.found for tile in tiles],
+    }
+    return [words for words, planes in kinds.items() if any((p == class_values.NODATA).any() for p in planes)]
 
 
-def _facts(facts: Mapping[str, object]) -> str:
-    rows = "".join(
-        f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in facts.items()
-    )
-    return f'<h2>How it was made</h2><table class="facts"><tbody>{rows}</tbody></table>' if rows else ""
+def _drawn(labels: NDArray[np.uint8], classes: Sequence[ClassSpec]) -> Image.Image:
+    """A palette picture of classes; 255 is hatched, as a class may well be grey."""
+    indices = labels.copy()
+    rows, cols = np.arange(labels.shape[0])[:, None], np.arange(labels.shape[1])
+    indices[(labels == class_values.NODATA) & ((rows + cols) % 8 < 3)] = class_values.INVALID
+    picture = Image.fromarray(indices).convert("P")
+    table = np.full((256, 3), HATCH[0], np.uint8)
+    table[: len(classes)] = [item.colour for item in classes]
+    table[class_values.INVALID] = HATCH[1]
+    picture.putpalette(table.tobytes())
+    return picture
+
+
+def _uri(picture: Image.Image, kind: str, **options: Any) -> str:
+    stored = io.BytesIO()
+    picture.save(stored, kind, **options)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stored.getvalue()).decode('ascii')}"

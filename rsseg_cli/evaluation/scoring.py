@@ -17,7 +17,7 @@ from rsseg_cli.data.labels import LabelFormat, LabelReader
 from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, halo_px, means, near_border
-from rsseg_cli.evaluation.metrics import UNLABELLED, scores_of
+from rsseg_cli.evaluation.metrics import scores_of, without_nan
 from rsseg_cli.evaluation.tiles import MAX_TILES, SceneTiles, TileBook, TileScore
 from rsseg_cli.raster import Area, classes
 from rsseg_cli.weights import ClassSpec, ModelSpec
@@ -182,12 +182,12 @@ class Scorer:
             labels, pixels = blocks.labels(row, col, height, width, halo)
             self._pixels += pixels
             core = slice(halo, halo + height), slice(halo, halo + width)
-            if (labels[core] != UNLABELLED).any():
+            if (labels[core] != classes.IGNORE).any():
                 mapped = blocks.mapped(row, col, height, width, halo)
                 counts.add(mapped, labels, core)
                 kept = labels[core]
                 if erode:
-                    kept = np.where(near_border(labels, erode)[core], np.uint8(UNLABELLED), kept)
+                    kept = np.where(near_border(labels, erode)[core], np.uint8(classes.IGNORE), kept)
                 self._confusion += tiles.add(row, col, mapped[core], kept)
             if self._progress is not None:
                 self._progress(done, len(windows))
@@ -208,7 +208,7 @@ class Scorer:
                 "Check their CRS and extent (gdalinfo, ogrinfo)"
             )
         return ScoreResult(
-            scores=_without_nan(self._scores()), confusion=self._confusion.copy(), tiles=self._tiles.scores()
+            scores=without_nan(self._scores()), confusion=self._confusion.copy(), tiles=self._tiles.scores()
         )
 
     def _scores(self) -> dict[str, Any]:
@@ -265,13 +265,13 @@ class _Blocks:
     def labels(self, row: int, col: int, height: int, width: int, halo: int) -> tuple[Labels, int]:
         """Labels of a block and `halo` px around it; pixels of the block that lie in the area."""
         part, place = self._part(row, col, height, width, halo)
-        labels = np.full((height + 2 * halo, width + 2 * halo), UNLABELLED, np.uint8)
+        labels = np.full((height + 2 * halo, width + 2 * halo), classes.IGNORE, np.uint8)
         labels[place] = self._labels.read(*part)
         if self._area is None:
             return labels, height * width
         inside = np.zeros(labels.shape, np.bool_)
         inside[place] = self._area.mask(self._mapped.grid.window(*part))
-        labels[~inside] = UNLABELLED
+        labels[~inside] = classes.IGNORE
         return labels, int(np.count_nonzero(inside[halo : halo + height, halo : halo + width]))
 
     def mapped(self, row: int, col: int, height: int, width: int, halo: int) -> Labels:
@@ -297,12 +297,3 @@ def _wfm(counts: BoundaryCounts, tiles: SceneTiles) -> float:
     """NaN too where the labels hold several classes and no edge: their borders are all unlabelled."""
     held = sum(tiles.matrices.values(), np.zeros(1)).sum(-1) > 0
     return math.nan if counts.edge_pixels == 0 and held.sum() > 1 else counts.wfm()
-
-
-def _without_nan(values: Any) -> Any:
-    """JSON has no NaN: None in its place."""
-    if isinstance(values, dict):
-        return {key: _without_nan(value) for key, value in values.items()}
-    if isinstance(values, list):
-        return [_without_nan(value) for value in values]
-    return None if isinstance(values, float) and math.isnan(values) else values

@@ -86,7 +86,7 @@ def train(
     if labelled.split("test"):
         model = TrainedModel(copy.deepcopy(network), spec)
         config = PredictConfig(device=run.device)
-        confusion = evaluate(model, labelled, "test", config=config, places=False).result.confusion
+        confusion = evaluate(model, labelled, "test", config=config, pictures=False).result.confusion
     saved = finish(
         network,
         spec,

@@ -78,7 +78,7 @@ def test_a_perfect_network_scores_one_on_scenes_of_different_crs(labelled):
     assert scores["boundary"]["wfm"] == pytest.approx(1)
     assert scores["boundary"]["boundary_iou"]["mean"] == [1, 1, 1, 1]
     assert done.result.confusion.sum() == 96 * 128 + 70 * 90
-    assert not done.places
+    assert not done.worst
     assert [(item.name, item.number, item.sources, item.pixels) for item in told] == [
         ("utm", 1, 2, 96 * 128),
         ("mercator", 2, 2, 70 * 90),
@@ -95,7 +95,7 @@ def test_a_shifted_network_scores_what_one_counts_by_hand(labelled):
     assert tree["iou"] is None
     assert done.result.scores["miou"] == pytest.approx((32 / 34 + 30 / 32) / 2)
     assert done.result.scores["overall_accuracy"] == pytest.approx(62 / 64)
-    (place,) = done.places
+    (place,) = done.worst
     assert (place.scene, place.wrong, place.labelled) == ("halves", 128, 4096)
     assert place.confusions == ((1, 0, 128),)
     assert (place.truth == labels).all()
@@ -191,7 +191,7 @@ def test_maps_are_gone_afterwards(labelled, tmp_path, monkeypatch):
         progress=lambda _: sizes.append(list(folder.iterdir())),
     )
     assert sizes == [[], []]
-    assert {place.scene for place in done.places} == {"a", "b"}  # their pictures were read before
+    assert {place.scene for place in done.worst} == {"a", "b"}  # their pictures were read before
     assert not any(Path(tile.predicted).exists() for tile in done.result.tiles)
 
 

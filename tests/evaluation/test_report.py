@@ -16,10 +16,10 @@ from shapely import box
 from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.errors import OutputError
 from rsseg_cli.evaluation.comparison import compare
-from rsseg_cli.evaluation.places import read_place, worst_tiles
 from rsseg_cli.evaluation.report import check_report_folder, write_report
 from rsseg_cli.evaluation.scoring import ScoreResult
 from rsseg_cli.evaluation.tiles import TileScore
+from rsseg_cli.evaluation.worst_tiles import read_worst_tile, worst_tiles
 from rsseg_cli.raster import Area
 from rsseg_cli.weights import ClassSpec
 
@@ -250,7 +250,7 @@ def test_many_classes_stand_close(tmp_path):
     boundary = {"wfm": None, "widths_px": [3], "boundary_iou": curve, "trimap_accuracy": curve}
     found = {"miou": 1.0, "mean_f1": 1.0, "overall_accuracy": 1.0, "kappa": 1.0, "classes": rows}
     result = score_result({**found, "boundary": boundary}, confusion, [])
-    path = write_report(tmp_path / "r", result, title="t", classes=ClassSpec.from_names(names), places=())
+    path = write_report(tmp_path / "r", result, title="t", classes=ClassSpec.from_names(names), tiles=())
     source = path.read_text(encoding="utf-8")
     assert 'class="matrix dense"' in source
     assert "class 0 mapped as none of these: 500 of 1,500 px" in source
@@ -285,7 +285,7 @@ def test_worst_tiles_are_spread_over_scenes_and_need_labels():
     chosen = [(tile.scene, tile.row) for tile in worst_tiles(tiles, 6)]
     assert chosen == [("a", 4), ("a", 3), ("b", 0), ("c", 0)]
     assert len(worst_tiles(tiles[:5], 1)) == 5
-    assert [tile.row for tile in worst_tiles(tiles, 1, most=2)] == [4, 3]
+    assert [tile.row for tile in worst_tiles(tiles, 1, limit=2)] == [4, 3]
     # scene by scene gives the same as all at once
     kept = []
     for scene in "abcd":
@@ -300,7 +300,7 @@ def test_of_a_large_tile_the_worst_part_is_shown(make_raster):
     found[0, 10, :] = 1
     image = make_raster("i.tif", shape=(1200, 1500), crs=None)
     paths = [make_raster(f"{k}.tif", array=array, crs=None) for k, array in enumerate((found, truth))]
-    place = read_place(tile_score("a", *paths, image, 0, 0, 1200, 1500, count(truth[0], found[0])))
+    place = read_worst_tile(tile_score("a", *paths, image, 0, 0, 1200, 1500, count(truth[0], found[0])))
     assert (place.height, place.width) == (512, 512)
     assert 760 - 512 <= place.row <= 700
     assert 1000 - 512 <= place.col <= 900
@@ -314,7 +314,9 @@ def test_ground_outside_the_scored_area_is_shown_as_unlabelled(make_raster):
     truth = np.zeros((1, 60, 80), np.uint8)
     paths = [make_raster(f"{k}.tif", array=truth + 1 - k) for k in range(2)]
     left = Area([box(500000, 4999970, 500010, 5000000)])  # the first 20 columns
-    place = read_place(tile_score("a", *paths, None, 0, 0, 60, 80, np.array([[0, 1200, 0], [0, 0, 0]]), left))
+    place = read_worst_tile(
+        tile_score("a", *paths, None, 0, 0, 60, 80, np.array([[0, 1200, 0], [0, 0, 0]]), left)
+    )
     assert (place.truth[:, :20] == 0).all()
     assert (place.truth[:, 20:] == 255).all()
 
@@ -332,7 +334,7 @@ def test_images_of_any_kind_are_shown_or_left_out(make_raster, tmp_path, kind):
         "no image": lambda: None,
     }[kind]()
     tile = tile_score("a", found, truth, image, 0, 0, 60, 80, count(labels[0], labels[0] + 1))
-    place = read_place(tile)
+    place = read_worst_tile(tile)
     if kind in ("other grid", "no image"):
         assert place.image is None
     else:

@@ -1,4 +1,4 @@
-"""The worst places of a map: which tiles they are, and their pictures, read window by window."""
+"""The worst tiles of a map: which they are, and their pictures, read window by window."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.data.labels import IGNORE, LabelReader
+from rsseg_cli.data import LabelReader
 from rsseg_cli.errors import RssegError
 from rsseg_cli.raster import Area, Grid, SceneInfo, SceneReader, classes
 
 if TYPE_CHECKING:
     from rsseg_cli.evaluation.tiles import TileScore
 
-MOST_PLACES = 12
-LEAST_LABELLED = 0.05  # share of a tile; of less one cannot tell how good the map is there
+MAX_TILES = 12
+MIN_LABELLED = 0.05  # share of a tile; of less one cannot tell how good the map is there
 PICTURE_PX = 384  # longest side of a picture
-PLACE_PX = 512  # longest side of the ground shown, px of the map
+SHOWN_PX = 512  # longest side of the ground shown, px of the map
 CELL_PX = 32  # wrong pixels of a large tile are counted in cells of this side
-CONFUSIONS = 3  # named below a place
+CONFUSIONS = 3  # named below a tile
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class WorstTile:
     """A part of a map that is far from the truth, ready to be shown.
 
     Attributes:
@@ -36,7 +36,7 @@ class Place:
             255. All of one size, at most PICTURE_PX a side.
         crs: as "EPSG:32633", "" without; `centre`: x, y in it; `lonlat`: degrees; None without.
         width_m: ground that the pictures' width shows.
-        labelled, wrong: pixels of the whole tile that the place stands for.
+        labelled, wrong: pixels of the whole tile, of which the window may be a part.
         confusions: (class, mapped as, pixels) of the tile, most first; "mapped as" is the number of classes
             where nothing was mapped.
     """
@@ -63,33 +63,33 @@ def wrong_pixels(confusion: NDArray[np.int64]) -> int:
     return int(confusion.sum() - np.trace(confusion))
 
 
-def worst_tiles(tiles: Sequence[TileScore], scenes: int, most: int = MOST_PLACES) -> list[TileScore]:
+def worst_tiles(tiles: Sequence[TileScore], scenes: int, limit: int = MAX_TILES) -> list[TileScore]:
     """The tiles with most wrong pixels, the worst first.
 
-    At most 2 a scene, or `most` divided by the number of scenes where that is more, so that one bad scene
+    At most 2 a scene, or `limit` divided by the number of scenes where that is more, so that one bad scene
     does not hide the others. So much can be said scene by scene: what is not among the worst of those seen
     so far is not among the worst of all.
 
     Args:
         tiles: of any number of scenes.
         scenes: number of scenes in all.
-        most: tiles to return.
+        limit: tiles to return.
     """
-    a_scene = max(2, math.ceil(most / max(1, scenes)))
+    a_scene = max(2, math.ceil(limit / max(1, scenes)))
     taken: dict[str, int] = {}
     chosen: list[TileScore] = []
     for tile in sorted(
         tiles, key=lambda tile: (-wrong_pixels(tile.confusion), tile.scene, tile.row, tile.col)
     ):
-        enough = tile.confusion.sum() >= LEAST_LABELLED * tile.height * tile.width
+        enough = tile.confusion.sum() >= MIN_LABELLED * tile.height * tile.width
         if enough and wrong_pixels(tile.confusion) and taken.get(tile.scene, 0) < a_scene:
             taken[tile.scene] = taken.get(tile.scene, 0) + 1
             chosen.append(tile)
-    return chosen[:most]
+    return chosen[:limit]
 
 
-class WorstPlaces:
-    """The worst places of the scenes seen so far, read at once, so that the maps may go.
+class WorstTiles:
+    """The worst tiles of the scenes seen so far, read at once, so that the maps may be deleted.
 
     Args:
         scenes: number of scenes in all.
@@ -97,20 +97,20 @@ class WorstPlaces:
 
     def __init__(self, scenes: int) -> None:
         self._scenes = scenes
-        self._read: list[tuple[TileScore, Place]] = []
+        self._read: list[tuple[TileScore, WorstTile]] = []
 
     def add(self, tiles: Sequence[TileScore]) -> None:
         """Take in the tiles of a scene while its files lie there."""
-        read = {id(tile): place for tile, place in self._read}
+        read = {id(tile): shown for tile, shown in self._read}
         worst = worst_tiles([*(tile for tile, _ in self._read), *tiles], self._scenes)
-        self._read = [(tile, read.get(id(tile)) or read_place(tile)) for tile in worst]
+        self._read = [(tile, read.get(id(tile)) or read_worst_tile(tile)) for tile in worst]
 
     @property
-    def places(self) -> tuple[Place, ...]:
-        return tuple(place for _, place in self._read)
+    def shown(self) -> tuple[WorstTile, ...]:
+        return tuple(shown for _, shown in self._read)
 
 
-def read_place(tile: TileScore) -> Place:
+def read_worst_tile(tile: TileScore) -> WorstTile:
     """Read a tile's pictures: of a large tile, the part with most wrong pixels.
 
     Memory: a strip of the tile, and the pictures.
@@ -130,7 +130,7 @@ def read_place(tile: TileScore) -> Place:
     shrink = min(1.0, PICTURE_PX / max(truth.shape))
     size = max(1, round(truth.shape[0] * shrink)), max(1, round(truth.shape[1] * shrink))
     gsd, centre = grid.gsd_m, grid.transform * (grid.width / 2, grid.height / 2)
-    return Place(
+    return WorstTile(
         scene=tile.scene,
         row=window[0],
         col=window[1],
@@ -151,7 +151,7 @@ def read_place(tile: TileScore) -> Place:
 
 def _map_table(tile: TileScore) -> NDArray[np.uint8]:
     """Class number of the map's values, 255 for none of the classes."""
-    return np.where(tile.class_table < len(tile.confusion), tile.class_table, np.uint8(IGNORE))
+    return np.where(tile.class_table < len(tile.confusion), tile.class_table, np.uint8(classes.IGNORE))
 
 
 @dataclass(frozen=True)
@@ -170,33 +170,33 @@ class _Pair:
         truth = self.truth_reader.read(row, col, height, width)
         if self.area is not None:
             inside = self.area.mask(self.mapped.grid.window(row, col, height, width))
-            truth = np.where(inside, truth, np.uint8(IGNORE))
+            truth = np.where(inside, truth, np.uint8(classes.IGNORE))
         return found, truth
 
 
 def _densest(pair: _Pair, tile: TileScore) -> tuple[int, int, int, int]:
-    """The window of at most PLACE_PX a side with most wrong pixels, in steps of CELL_PX."""
-    rows, cols = min(tile.height, PLACE_PX), min(tile.width, PLACE_PX)
+    """The window of at most SHOWN_PX a side with most wrong pixels, in steps of CELL_PX."""
+    rows, cols = min(tile.height, SHOWN_PX), min(tile.width, SHOWN_PX)
     if (rows, cols) == (tile.height, tile.width):
         return tile.row, tile.col, rows, cols
     counts = np.concatenate(
         [
-            _cells(*pair.read(tile.row + top, tile.col, min(PLACE_PX, tile.height - top), tile.width))
-            for top in range(0, tile.height, PLACE_PX)
+            _cells(*pair.read(tile.row + top, tile.col, min(SHOWN_PX, tile.height - top), tile.width))
+            for top in range(0, tile.height, SHOWN_PX)
         ]
     )
-    down, across = min(len(counts), PLACE_PX // CELL_PX), min(counts.shape[1], PLACE_PX // CELL_PX)
+    down, across = min(len(counts), SHOWN_PX // CELL_PX), min(counts.shape[1], SHOWN_PX // CELL_PX)
     sums = np.pad(counts.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     windows = sums[down:, across:] - sums[:-down, across:] - sums[down:, :-across] + sums[:-down, :-across]
-    place = np.unravel_index(int(windows.argmax()), windows.shape)
-    row = min(int(place[0]) * CELL_PX, tile.height - rows)
-    col = min(int(place[1]) * CELL_PX, tile.width - cols)
+    best = np.unravel_index(int(windows.argmax()), windows.shape)
+    row = min(int(best[0]) * CELL_PX, tile.height - rows)
+    col = min(int(best[1]) * CELL_PX, tile.width - cols)
     return tile.row + row, tile.col + col, rows, cols
 
 
 def _cells(found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Wrong pixels by cells of CELL_PX a side."""
-    wrong = ((truth != IGNORE) & (truth != found)).astype(np.int64)
+    wrong = ((truth != classes.IGNORE) & (truth != found)).astype(np.int64)
     rows, cols = (np.arange(0, side, CELL_PX) for side in wrong.shape)
     return np.add.reduceat(np.add.reduceat(wrong, rows, 0), cols, 1)
 
