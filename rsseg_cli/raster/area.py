@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,35 +34,9 @@ class Area:
         self._polygons = list(polygons)
         self._tree = STRtree(self._polygons)
 
-    def window(self, grid: Grid) -> tuple[int, int, int, int]:
-        """(row, col, height, width) of the pixels around all polygons.
-
-        Raises:
-            OutsideError: they lie outside the grid, or so between and beside its pixels that none belongs to
-                the area.
-        """
-        from shapely import MultiPoint, total_bounds
-
-        columns, rows = (0.5, grid.width - 0.5), (0.5, grid.height - 0.5)
-        centres = MultiPoint([grid.transform * (col, row) for col in columns for row in rows]).convex_hull
-        if not len(self._tree.query(centres, predicate="intersects")):
-            raise grid.outside(self.name)
-        return grid.window_of_bbox([float(edge) for edge in total_bounds(self._polygons)], self.name)
-
-    def mask(self, grid: Grid) -> NDArray[np.bool_]:
-        """(height, width) of `grid`, True inside a polygon."""
-        from shapely import box
-
-        touched = [
-            self._polygons[index] for index in self._tree.query(box(*grid.bounds), predicate="intersects")
-        ]
-        if not touched:
-            return np.zeros((grid.height, grid.width), np.bool_)
-        return geometry_mask(touched, (grid.height, grid.width), grid.transform, invert=True)
-
     @classmethod
-    def read(cls, path: Path, grid: Grid) -> Area:
-        """Polygons of the first layer of a vector file, brought to the grid's CRS.
+    def read(cls, path: Path, grid: Grid) -> Self:
+        """Read the polygons of the first layer of a vector file, reprojected to the grid's CRS.
 
         Raises:
             OutsideError: no polygon lies inside the grid.
@@ -81,18 +55,14 @@ class Area:
             try:
                 shapes = shapes.to_crs(ProjCRS.from_wkt(grid.crs.to_wkt()))
             except ProjError as err:
-                raise UsageError(f"--aoi {path}: cannot be brought to the scene's CRS ({err})") from err
+                raise UsageError(f"--aoi {path}: cannot be reprojected to the scene's CRS ({err})") from err
         area = cls([shape if shape.is_valid else make_valid(shape) for shape in shapes], f"--aoi {path}")
         area.window(grid)
         return area
 
     @staticmethod
     def read_polygons(path: Path) -> GeoSeries:
-        """Polygons of the first layer of a vector file, in its CRS.
-
-        Raises:
-            UsageError: the file cannot be read or has none.
-        """
+        """Read the polygons of the first layer of a vector file, in its CRS."""
         import geopandas
         from pyogrio.errors import DataSourceError
         from shapely.errors import ShapelyError
@@ -102,10 +72,33 @@ class Area:
         except (DataSourceError, OSError, ValueError, ShapelyError) as err:
             raise UsageError(f"--aoi {path}: cannot be read as a vector file ({err})") from err
         shapes = frame.geometry
-        shapes = shapes[
-            shapes.notna() & ~shapes.is_empty & shapes.geom_type.isin(["Polygon", "MultiPolygon"])
-        ]
+        polygonal = shapes.geom_type.isin(["Polygon", "MultiPolygon"])
+        shapes = shapes[shapes.notna() & ~shapes.is_empty & polygonal]
         if shapes.empty:
             kinds = ", ".join(sorted({str(kind) for kind in frame.geom_type.dropna()})) or "nothing"
             raise UsageError(f"--aoi {path}: holds {kinds}; needs polygons")
         return shapes
+
+    def window(self, grid: Grid) -> tuple[int, int, int, int]:
+        """Return (row, col, height, width) of the pixels around all polygons.
+
+        Raises:
+            OutsideError: no pixel of the grid can belong to the area.
+        """
+        from shapely import MultiPoint, total_bounds
+
+        columns, rows = (0.5, grid.width - 0.5), (0.5, grid.height - 0.5)
+        centres = MultiPoint([grid.transform * (col, row) for col in columns for row in rows]).convex_hull
+        if not len(self._tree.query(centres, predicate="intersects")):
+            raise grid.outside(self.name)
+        return grid.window_of_bbox([float(edge) for edge in total_bounds(self._polygons)], self.name)
+
+    def mask(self, grid: Grid) -> NDArray[np.bool_]:
+        """Return (height, width) of `grid`, True inside a polygon."""
+        from shapely import box
+
+        indices = self._tree.query(box(*grid.bounds), predicate="intersects")
+        if not len(indices):
+            return np.zeros((grid.height, grid.width), np.bool_)
+        touched = [self._polygons[index] for index in indices]
+        return geometry_mask(touched, (grid.height, grid.width), grid.transform, invert=True)

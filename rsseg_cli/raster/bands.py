@@ -1,4 +1,4 @@
-"""Which bands of a scene a model sees: by name, by colour interpretation, or by place."""
+"""Which bands of a scene a model sees: by name, by colour interpretation, or by position."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rsseg_cli.raster.info import SceneInfo
 
 logger = logging.getLogger(__name__)
-ALPHA_SHARE = 0.1  # of values between empty and full, from which a band called alpha is taken as data
+ALPHA_SHARE = 0.1  # of values between empty and full; with more, a band called alpha is data
+PROBE_PX = 64
 SYNONYMS = {
     "near infrared": "nir", "near-infrared": "nir", "nearinfrared": "nir", "near_infrared": "nir",
     "infrared": "nir", "gray": "grey", "panchromatic": "pan",
@@ -26,20 +27,20 @@ SYNONYMS = {
 def select_bands(
     info: SceneInfo, wanted: Sequence[str], bidx: Sequence[int] | None = None, model: str = ""
 ) -> tuple[int, ...]:
-    """1-based bands of the scene in the order of the model's.
+    """Return 1-based bands of the scene in the order of the model's.
 
-    By `bidx`; else each by its description or colour interpretation; else, where names do not tell and the
+    By `bidx`; else each by its description or colour interpretation; else, without such names and if the
     model wants red, green, blue (and nir), the first three (four) bands that are not alpha, or all bands
-    where their number is the model's. Of four bytes GDAL's writer calls the last one alpha unless it is told
-    otherwise: an alpha band given by `bidx`, or needed for the model's number and with values between empty
-    and full, is taken as data, and no longer marks pixels.
+    if there are as many as the model wants. GDAL calls the last of four bytes alpha by default: an alpha
+    band given by `bidx`, or needed to have enough and with values between empty and full, is data, and no
+    longer marks pixels.
 
     Args:
         wanted: names of the model's bands.
         model: its name, for messages.
 
     Raises:
-        SceneError: bands are missing, or carry palette indices or complex numbers.
+        SceneError: bands are missing, or hold palette indices or complex numbers.
         UsageError: `bidx` does not fit.
     """
     if bidx is not None:
@@ -47,7 +48,7 @@ def select_bands(
     else:
         chosen = (
             _bands_by_name(info, wanted)
-            or _bands_by_place(info, tuple(name.lower() for name in wanted))
+            or _bands_by_position(info, tuple(name.lower() for name in wanted))
             or _all_bands(info, wanted)
         )
     kinds = {info.colour_interpretations[band - 1] for band in chosen}
@@ -89,12 +90,12 @@ def _check_bidx(info: SceneInfo, wanted: tuple[str, ...], bidx: tuple[int, ...])
 
 def _bands_by_name(info: SceneInfo, wanted: Sequence[str]) -> tuple[int, ...]:
     chosen = []
-    for name in (_plain(name) for name in wanted):
-        places = [b for b in info.colour_bands if _plain(info.descriptions[b - 1] or "") == name]
-        places += [b for b in info.colour_bands if _plain(info.colour_interpretations[b - 1]) == name]
-        if not places:
+    for name in map(_plain, wanted):
+        bands = [b for b in info.colour_bands if _plain(info.descriptions[b - 1] or "") == name]
+        bands += [b for b in info.colour_bands if _plain(info.colour_interpretations[b - 1]) == name]
+        if not bands:
             return ()
-        chosen.append(places[0])
+        chosen.append(bands[0])
     return tuple(chosen)
 
 
@@ -103,7 +104,7 @@ def _plain(name: str) -> str:
     return SYNONYMS.get(name, name)
 
 
-def _bands_by_place(info: SceneInfo, wanted: tuple[str, ...]) -> tuple[int, ...]:
+def _bands_by_position(info: SceneInfo, wanted: tuple[str, ...]) -> tuple[int, ...]:
     colours = info.colour_bands
     rgb_like = wanted in (("red", "green", "blue"), ("red", "green", "blue", "nir"))
     enough = len(colours) >= len(wanted) if rgb_like else len(colours) == len(wanted)
@@ -115,7 +116,7 @@ def _bands_by_place(info: SceneInfo, wanted: tuple[str, ...]) -> tuple[int, ...]
 
 
 def _all_bands(info: SceneInfo, wanted: Sequence[str]) -> tuple[int, ...]:
-    """All bands where their number is the model's and one that is called alpha holds data."""
+    """Return all bands if there are as many as wanted and the one called alpha holds data."""
     if info.count != len(wanted) or info.colour_interpretations.count("alpha") != 1:
         return ()
     alpha = info.colour_interpretations.index("alpha") + 1
@@ -126,13 +127,12 @@ def _all_bands(info: SceneInfo, wanted: Sequence[str]) -> tuple[int, ...]:
 
 
 def _holds_data(info: SceneInfo, band: int) -> bool:
-    """Whether a tenth of the values in some windows lie between the band's least and largest."""
-    side = 64
-    grid, found = info.grid, []
+    """Whether a tenth of the values in some windows lie between 0 and the band's largest."""
+    grid, parts = info.grid, []
     with gdal.reading(info.path) as dataset:
         for part in (0.25, 0.5, 0.75):
             row, col = int(grid.height * part), int(grid.width * part)
-            window = Window(col, row, min(side, grid.width - col), min(side, grid.height - row))
-            found.append(dataset.read(band, window=window).ravel())
-    values = np.concatenate(found)
+            window = Window(col, row, min(PROBE_PX, grid.width - col), min(PROBE_PX, grid.height - row))
+            parts.append(dataset.read(band, window=window).ravel())
+    values = np.concatenate(parts)
     return bool(np.mean((values > 0) & (values < values.max())) > ALPHA_SHARE)

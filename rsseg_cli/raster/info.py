@@ -21,7 +21,7 @@ from rsseg_cli.raster.bands import select_bands
 from rsseg_cli.raster.grid import Grid
 
 logger = logging.getLogger(__name__)
-MAX_FILES = 100_000  # of a mosaic that are kept apart from the outputs
+MAX_FILES = 100_000  # of a mosaic that outputs are checked against
 MAX_SIDE_PX = 2**24  # of a scene: 8,400 km at 0.5 m
 
 
@@ -32,13 +32,13 @@ class SceneInfo:
     Attributes:
         path: as given; `name` is the same for messages.
         dtypes, colour_interpretations, descriptions: one a band.
-        nodata: the value in force for all bands, given by the user or the file's; None without.
+        nodata: the value for all bands, given by the user or the file's; None without.
         band_nodata: the same, band by band.
         nodata_given: the user gave it, so it holds besides alpha and masks.
         has_mask: some pixels may be without data (alpha, mask band, .msk, nodata).
         block_shape: (height, width) of a block as stored, px.
         overviews: reduction factors stored.
-        files: that the raster is read from: itself, its sidecars, the sources of a VRT.
+        files: what the raster is read from: itself, its sidecars, the sources of a VRT.
     """
 
     path: str
@@ -122,20 +122,19 @@ class SceneInfo:
 
 
 def _files_of(dataset: Any) -> list[str]:
-    """Files behind a raster, through VRTs inside VRTs as well; those that cannot be opened are named all the
-    same."""
-    found = dict.fromkeys(dataset.files)
-    nested = [file for file in found if file.lower().endswith(".vrt") and file != dataset.name]
-    while nested and len(found) < MAX_FILES:
+    """Return the files of a raster, also through VRTs inside VRTs, whether or not they can be opened."""
+    files = dict.fromkeys(dataset.files)
+    nested = [file for file in files if file.lower().endswith(".vrt") and file != dataset.name]
+    while nested and len(files) < MAX_FILES:
         with suppress(RasterioError), gdal.open_raster(nested.pop()) as inner:
-            new = [file for file in inner.files if file not in found]
-            found |= dict.fromkeys(new)
+            new = [file for file in inner.files if file not in files]
+            files |= dict.fromkeys(new)
             nested += [file for file in new if file.lower().endswith(".vrt")]
-    return list(found)
+    return list(files)
 
 
 def _descriptions(dataset: Any) -> tuple[str | None, ...]:
-    """Names of bands; none where one of them is no UTF-8."""
+    """Return the names of bands; none if one of them is not UTF-8."""
     try:
         return tuple(dataset.descriptions)
     except UnicodeDecodeError:
@@ -159,18 +158,17 @@ def _grid_of(dataset: Any, name: str) -> Grid:
         gcps, _ = dataset.gcps
         rpcs = bool(gdal.tags(dataset, "RPC"))
         if crs is not None or gcps or rpcs:
-            found = "ground control points" if gcps else "RPCs" if rpcs else "a CRS but no transform"
             logger.warning(
                 "%s: has only %s; the map is left without georeferencing (gdalwarp the scene first)",
                 name,
-                found,
+                "ground control points" if gcps else "RPCs" if rpcs else "a CRS but no transform",
             )
         return replace(grid, crs=None)
     return grid
 
 
 def _can_be_inverted(grid: Grid) -> bool:
-    """Whether places lead back to the pixels they came from, to a thousandth."""
+    """Whether coordinates lead back to the pixels that they came from, to a thousandth."""
     steps = ~grid.transform * grid.transform
     slant = max(abs(steps.a - 1), abs(steps.b), abs(steps.d), abs(steps.e - 1))
     drift = slant * max(grid.width, grid.height) + max(abs(steps.c), abs(steps.f))

@@ -19,9 +19,9 @@ COARSE_RELAXATIONS = 3
 def axis_weights(
     start: int, count: int, scale: float, offset: float, source_size: int
 ) -> tuple[int, int, csr_matrix]:
-    """Weights that carry one axis of a source to target pixels `start` to `start + count`.
+    """Return weights that resample one axis of a source to target pixels `start` to `start + count`.
 
-    A target pixel's weights depend on its number alone, so that windows agree exactly where they overlap.
+    A target pixel's weights depend only on its number, so that windows agree exactly where they overlap.
     Bilinear, with the kernel as wide as a target pixel where pixels grow; the mean over the target pixel
     where they more than double.
 
@@ -57,7 +57,7 @@ def axis_weights(
 
 
 def resample(array: Array, valid: Mask, down: csr_matrix, across: csr_matrix) -> tuple[Array, Mask]:
-    """Weighted means of the valid pixels; a target pixel is valid where at least half of its weight is.
+    """Return weighted means of the valid pixels; a target pixel is valid where half of its weight is.
 
     Args:
         array: (bands, rows, cols); values of invalid pixels do not matter.
@@ -90,7 +90,7 @@ def _weigh(plane: NDArray[np.floating], down: csr_matrix, across: csr_matrix) ->
 
 
 def differs_from(array: Array, nodata: tuple[float | None, ...]) -> Mask | None:
-    """(rows, cols), False where every band has its nodata value; None where that cannot be."""
+    """Return (rows, cols), False where every band has its nodata value; None where that cannot occur."""
     empty: Mask | None = None
     for values, value in zip(array, nodata, strict=True):
         stored = _as_stored(value, array.dtype)
@@ -102,7 +102,7 @@ def differs_from(array: Array, nodata: tuple[float | None, ...]) -> Mask | None:
 
 
 def _as_stored(value: float | None, dtype: np.dtype[Any]) -> np.generic | None:
-    """A nodata value in the array's dtype; None where it cannot occur (NaN is caught by `isfinite`)."""
+    """Return a nodata value in the array's dtype; None if it cannot occur (`isfinite` catches NaN)."""
     if value is None or math.isnan(value):
         return None
     if dtype.kind in "iu":
@@ -114,7 +114,7 @@ def _as_stored(value: float | None, dtype: np.dtype[Any]) -> np.generic | None:
 
 
 def fill(array: Array, valid: Mask) -> Array:
-    """`array` with invalid pixels drawn from their surroundings, smoothly, as a membrane over each hole.
+    """Fill invalid pixels from their surroundings, smoothly, as a membrane over each hole.
 
     Args:
         array: (bands, rows, cols).
@@ -141,7 +141,7 @@ def fill(array: Array, valid: Mask) -> Array:
 
 
 def _surroundings(valid: Mask, margin: int = 16) -> tuple[slice, slice]:
-    """Rows and columns that hold all invalid pixels and `margin` px around them."""
+    """Return the rows and columns of all invalid pixels and `margin` px around them."""
     bounds = []
     for axis in (1, 0):
         (holes,) = np.nonzero(~valid.all(axis))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import rasterio
@@ -25,14 +24,13 @@ from rsseg_cli.raster.info import SceneInfo
 from rsseg_cli.raster.pixels import Array, Mask, axis_weights, differs_from, fill, resample
 
 PERCENTILES = (2.0, 98.0)
-SIZE_PX = 1024  # longest side of the overview that is looked at
-
-
-logger = logging.getLogger(__name__)
+SIZE_PX = 1024  # longest side of the overview that percentiles are taken from
+SAMPLE_FROM_PX = 64 << 20  # larger scenes without overviews are sampled for it
+SAMPLE_BANDS = 32
 MAX_CACHE_MIB = 512
 MAX_SOURCE_PX = 32 << 20  # source pixels x bands that one resampled window may read at a time
 ALIGNED_PX = 1e-3
-COUNTED_PX = 2048  # of each window that are looked at for unmarked holes
+COUNTED_PX = 2048  # of each window, counted to find unmarked holes
 
 
 @lru_cache(maxsize=32)
@@ -56,9 +54,6 @@ class SceneReader:
             fine.
         nodata: value of pixels without data; None takes that of `info`.
         region_mask: pixels outside are invalid.
-
-    Raises:
-        SceneError: the scene cannot be opened; from `read`, a part of it cannot be read.
     """
 
     def __init__(
@@ -77,11 +72,11 @@ class SceneReader:
         self._nodata = tuple(info.band_nodata[band - 1] if nodata is None else nodata for band in self.bands)
         self._region = region_mask
         self._alpha_is_data = any(info.colour_interpretations[band - 1] == "alpha" for band in self.bands)
-        self._scale, self._offset = _place(info.grid, self.grid)
+        self._scale, self._offset = _scale_and_offset(info.grid, self.grid)
         self._direct = _is_aligned(self._scale, self._offset, self.grid)
         self._level = None if self._direct else _overview_level(info, min(self._scale))
-        unmarked = not info.has_mask and self.dtype in (np.uint8, np.uint16)
-        self._extremes = Extremes(self.dtype) if unmarked else None
+        self._unmarked = not info.has_mask and self.dtype in (np.uint8, np.uint16)
+        self._extremes: dict[int, tuple[int, int, int]] = {}
         self._cache_mib = _cache_mib(info)
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -90,7 +85,7 @@ class SceneReader:
         self.handle: Any = None
         self._env = gdal.env(info.path, self._cache_mib)
 
-    def __enter__(self) -> SceneReader:
+    def __enter__(self) -> Self:
         self._env.__enter__()
         try:
             self._dataset()
@@ -114,7 +109,7 @@ class SceneReader:
             handle.close()
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[Array, Mask]:
-        """(bands, height, width) in the scene's dtype and the valid mask (height, width), maybe read-only.
+        """Return (bands, height, width) in the scene's dtype, and the valid mask, which may be read-only.
 
         Raises:
             ValueError: the window does not lie inside the grid.
@@ -131,55 +126,65 @@ class SceneReader:
             array, valid = self._read_resampled(row, col, height, width)
         if self._region is not None:
             valid = valid & self._region.mask(self.grid.window(row, col, height, width))
-        if self._extremes is not None:
-            self._extremes.add(row, array, valid)
+        if self._unmarked:
+            self._count_extremes(row, array, valid)
         return array, valid
 
     @property
     def extreme_share(self) -> tuple[int, float]:
-        """Of a scene without any mark of holes: 0 or the type's largest value, and its share, 0 to 1.
+        """0 or the type's largest value, whichever more pixels read so far have in all bands, and its share.
 
-        Of both the value that more of the pixels read so far have in all bands; counted on a sample of them.
+        Counted on a sample of the pixels, and only in a scene that marks no holes; else (0, 0.0).
         """
-        return (0, 0.0) if self._extremes is None else self._extremes.share
+        counts = self.extreme_counts.values()
+        black, white, known = (sum(count[index] for count in counts) for index in range(3))
+        value = int(np.iinfo(self.dtype).max) if white > black else 0
+        return value, max(black, white) / max(1, known)
 
     @property
     def extreme_counts(self) -> dict[int, tuple[int, int, int]]:
-        """What `extreme_share` counts, by the windows' first row: pixels of 0, of the largest value, all.
-
-        Put together with those of other readers it gives the share of what all of them read.
-        """
-        return {} if self._extremes is None else self._extremes.counts
+        """Pixels of 0, of the type's largest value, and all, by the first row of the windows."""
+        with self._lock:
+            return dict(self._extremes)
 
     def add_extreme_counts(self, counts: Mapping[int, Sequence[int]]) -> None:
-        """Take what another reader counted in other rows."""
-        if self._extremes is not None:
-            self._extremes.take(counts)
+        """Add what another reader counted in other rows."""
+        with self._lock:
+            for row, (black, white, known) in counts.items():
+                before = self._extremes.get(row, (0, 0, 0))
+                self._extremes[row] = (before[0] + black, before[1] + white, before[2] + known)
+
+    def _count_extremes(self, row: int, array: Array, valid: Mask) -> None:
+        step = max(1, math.isqrt(valid.size // COUNTED_PX))
+        pixels, known = np.ascontiguousarray(array[:, ::step, ::step]), valid[::step, ::step]
+        extremes = 0, np.iinfo(self.dtype).max
+        counts = [np.count_nonzero((pixels == value).all(0) & known) for value in extremes]
+        self.add_extreme_counts({row: [int(count) * step**2 for count in (*counts, np.count_nonzero(known))]})
 
     @staticmethod
     def fill(array: Array, valid: Mask) -> Array:
-        """Invalid pixels drawn from their surroundings; see `pixels.fill`."""
+        """Fill invalid pixels from their surroundings; see `pixels.fill`."""
         return fill(array, valid)
 
     def _dataset(self) -> Any:
-        """Of a remote scene this thread's handle, as threads wait there; of a local one that of all threads.
+        """Return this thread's handle of a remote scene, as threads wait there; all threads' of a local one.
 
-        GDAL caches blocks by handle: two threads with a handle each decode every block twice. Of 8192 x 8192
+        GDAL caches blocks by handle: two threads with a handle each decode every block twice. For 8192 x 8192
         px (deflate, 441 tiles, two cores) that took 1.06 s instead of 0.72 s.
         """
-        place = self._local if gdal.is_remote(self.info.path) else self
-        handle = getattr(place, "handle", None)
+        owner = self._local if gdal.is_remote(self.info.path) else self
+        handle = getattr(owner, "handle", None)
         if handle is None:
             level: dict[str, Any] = {} if self._level is None else {"overview_level": self._level}
             with gdal.env(self.info.path, self._cache_mib), gdal.errors(SceneError, self.info.name):
                 handle = gdal.open_raster(self.info.path, **level)
             with self._lock:
                 self._handles.append(handle)
-            place.handle = handle
+            owner.handle = handle
         return handle
 
     def _read_source(self, row: int, col: int, height: int, width: int) -> tuple[Array, Mask]:
-        """Read a window as stored, px of the overview in use."""
+        """Read a window as stored, in pixels of the overview in use."""
         window, path = Window(col, row, width, height), self.info.path
         rows, cols = f"rows {row} to {row + height - 1}", f"columns {col} to {col + width - 1}"
         where = f"{self.info.name}: {rows}, {cols} cannot be read"
@@ -211,7 +216,7 @@ class SceneReader:
         return array, np.logical_and.reduce(masks) if masks else _all_valid(height, width)
 
     def _stored_mask(self, dataset: Any, window: Window) -> Mask | None:
-        """Of the mask band or alpha; None without either."""
+        """Read the mask band or alpha; None without either."""
         if not self.info.has_mask:
             return None
         flags = dataset.mask_flag_enums[self.bands[0] - 1]
@@ -232,86 +237,69 @@ class SceneReader:
         return resample(*self._read_source(top, left, rows, cols), down, across)
 
     def _read_halves(self, row: int, col: int, height: int, width: int) -> tuple[Array, Mask]:
-        """Windows agree exactly where they meet, so one of any size can be put together."""
+        """Put a window together from two: windows agree exactly where they meet."""
+        half = max(height, width) // 2
         if height >= width:
-            half = height // 2
-            parts = [
-                self._read_resampled(row, col, half, width),
-                self._read_resampled(row + half, col, height - half, width),
-            ]
+            axis, first, second = -2, (row, col, half, width), (row + half, col, height - half, width)
         else:
-            half = width // 2
-            parts = [
-                self._read_resampled(row, col, height, half),
-                self._read_resampled(row, col + half, height, width - half),
-            ]
-        (first, first_valid), (second, second_valid) = parts
-        axis = -2 if height >= width else -1
-        return np.concatenate((first, second), axis), np.concatenate((first_valid, second_valid), axis)
+            axis, first, second = -1, (row, col, height, half), (row, col + half, height, width - half)
+        arrays, masks = zip(self._read_resampled(*first), self._read_resampled(*second), strict=True)
+        return np.concatenate(arrays, axis), np.concatenate(masks, axis)
 
     @classmethod
     def overview(cls, info: SceneInfo, bands: Sequence[int], max_size: int) -> tuple[Array, Mask, Grid]:
-        """The whole scene, at most `max_size` px a side, for previews and intensity stretches.
+        """Read the whole scene at `max_size` px a side or less.
 
         Read through overviews; a scene without any is read once in full, in bounded pieces.
 
         Returns:
             (bands, rows, cols) in the scene's dtype, its valid mask, its grid.
         """
-        shrink = max(1.0, max(info.grid.width, info.grid.height) / max_size)
-        size = max(1, round(info.grid.height / shrink)), max(1, round(info.grid.width / shrink))
-        grid = info.grid.scaled(height=size[0], width=size[1])
+        grid = _coarse_grid(info.grid, max_size)
         with cls(info, bands, grid) as reader:
-            array, valid = reader.read(0, 0, *size)
+            array, valid = reader.read(0, 0, grid.height, grid.width)
         return array, valid, grid
 
     @classmethod
-    def percentile_ranges(cls, info: SceneInfo, bands: Sequence[int]) -> list[tuple[float, float]]:
-        """2nd and 98th percentile of each band's valid pixels, from an overview; the second is the larger."""
-        pixels, valid, _ = cls.overview(info, bands, SIZE_PX)
+    def percentile_ranges(
+        cls, info: SceneInfo, bands: Sequence[int], sample_from_px: int = SAMPLE_FROM_PX
+    ) -> list[tuple[float, float]]:
+        """Return the 2nd and 98th percentile of each band's valid pixels; the second is always larger.
+
+        Taken from an overview of SIZE_PX. Of a scene of more than `sample_from_px` px without overviews only
+        SAMPLE_BANDS bands of rows of that overview are read, each one block high.
+        """
+        grid = _coarse_grid(info.grid, SIZE_PX)
+        rows = [(0, grid.height)]
+        if not info.overviews and info.grid.height * info.grid.width > sample_from_px:
+            rows = _sample_rows(info, grid)
+        with cls(info, bands, grid) as reader:
+            parts = [reader.read(row, 0, height, grid.width) for row, height in rows]
         ranges = []
-        for band in pixels:
-            values = band[valid]
+        for band in range(len(bands)):
+            values = np.concatenate([pixels[band][valid] for pixels, valid in parts])
             low, high = np.percentile(values, PERCENTILES) if values.size else (0.0, 1.0)
             ranges.append((float(low), float(high) if high > low else float(low) + 1))
         return ranges
 
 
-class Extremes:
-    """Counts pixels that are 0, or the type's largest value, in all bands, on a sample of them."""
-
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._values = (0, int(np.iinfo(dtype).max))
-        self._counts: dict[int, tuple[int, int, int]] = {}  # black, white, all, by the windows' first row
-        self._lock = threading.Lock()
-
-    def add(self, row: int, array: Array, valid: Mask) -> None:
-        step = max(1, math.isqrt(valid.size // COUNTED_PX))
-        pixels, known = np.ascontiguousarray(array[:, ::step, ::step]), valid[::step, ::step]
-        counts = [np.count_nonzero((pixels == value).all(0) & known) for value in self._values]
-        self.take({row: [int(count) * step**2 for count in (*counts, np.count_nonzero(known))]})
-
-    def take(self, counts: Mapping[int, Sequence[int]]) -> None:
-        with self._lock:
-            for row, (black, white, known) in counts.items():
-                before = self._counts.get(row, (0, 0, 0))
-                self._counts[row] = (before[0] + black, before[1] + white, before[2] + known)
-
-    @property
-    def counts(self) -> dict[int, tuple[int, int, int]]:
-        with self._lock:
-            return dict(self._counts)
-
-    @property
-    def share(self) -> tuple[int, float]:
-        counts = self.counts.values()
-        black, white, known = (sum(count[index] for count in counts) for index in range(3))
-        which = int(white > black)
-        return self._values[which], (black, white)[which] / max(1, known)
+def _coarse_grid(grid: Grid, max_size: int) -> Grid:
+    shrink = max(1.0, max(grid.width, grid.height) / max_size)
+    return grid.scaled(height=max(1, round(grid.height / shrink)), width=max(1, round(grid.width / shrink)))
 
 
-def _place(scene: Grid, grid: Grid) -> tuple[tuple[float, float], tuple[float, float]]:
-    """((rows, cols) of the scene a pixel of `grid`, (row, col) of the scene where it starts)."""
+def _sample_rows(info: SceneInfo, coarse: Grid) -> list[tuple[int, int]]:
+    """Return (row, height) of evenly spaced bands of a coarse grid, each inside a row of stored blocks."""
+    block = info.block_shape[0] * coarse.height / info.grid.height
+    count = max(1, math.ceil(coarse.height / block))
+    chosen = np.unique(np.linspace(0, count - 1, SAMPLE_BANDS).round().astype(int))
+    rows = sorted({min(math.ceil(number * block), coarse.height - 1) for number in chosen})
+    ends = [*rows[1:], coarse.height]
+    return [(row, min(max(1, int(block)), end - row)) for row, end in zip(rows, ends, strict=True)]
+
+
+def _scale_and_offset(scene: Grid, grid: Grid) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Return scene pixels per pixel of `grid`, and where in the scene it starts; (row, col) each."""
     steps = ~scene.transform * grid.transform
     ends = steps * (grid.width, grid.height)
     tolerance = ALIGNED_PX * max(1.0, steps.a, steps.e)
@@ -332,13 +320,13 @@ def _is_aligned(scale: tuple[float, float], offset: tuple[float, float], grid: G
 
 
 def _overview_level(info: SceneInfo, scale: float) -> int | None:
-    """The coarsest overview at least twice as fine as wanted: many overviews are made without averaging."""
+    """Return the coarsest overview at least twice as fine as `scale`: many are made without averaging."""
     levels = [level for level, factor in enumerate(info.overviews) if 2 * factor <= scale]
     return max(levels, key=lambda level: info.overviews[level]) if levels else None
 
 
 def _cache_mib(info: SceneInfo, rows: int = 640) -> int:
-    """Room for the blocks under one row of tiles, so that strips are not decoded again for each tile."""
+    """Return room for the blocks under one row of tiles, so that strips are not decoded for each tile."""
     bytes_a_row = info.count * info.grid.width * max(np.dtype(dtype).itemsize for dtype in info.dtypes)
     needed = (rows + info.block_shape[0]) * bytes_a_row >> 20
     striped = info.block_shape[1] == info.grid.width

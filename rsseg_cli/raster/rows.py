@@ -19,11 +19,11 @@ Overviews = Literal["mode", "average"]
 Rows = NDArray[np.uint8]
 
 
-def halve(rows: Rows, resampling: Overviews) -> Rows:
-    """(bands, rows, cols) at half the size, rounded up; 255 only where all four pixels are 255.
+def downsample2x(rows: Rows, resampling: Overviews) -> Rows:
+    """Return (bands, rows, cols) at half the size, rounded up; NODATA only where all four pixels are.
 
-    "mode": the value that most of the valid pixels have, of equals the upper left. "average": their mean,
-    rounded.
+    "mode": the most frequent value of the valid pixels, the first of equals from the upper left. "average":
+    their mean, rounded.
     """
     _, height, width = rows.shape
     if height % 2 or width % 2:
@@ -67,7 +67,7 @@ ROW_STEP = 16  # heights of a TIFF's blocks are multiples of this
 
 
 class TiledFile:
-    """Rows in one file; whole rows of blocks are written, each once."""
+    """Rows in one file, written by whole rows of blocks, each once."""
 
     def __init__(self, path: Path, count: int, height: int, width: int) -> None:
         self.path = path
@@ -132,7 +132,7 @@ class RowPart(NamedTuple):
 
 
 class RowParts:
-    """Rows in one file after another, each complete in itself as soon as its last row has come.
+    """Rows in one file after another, each complete as soon as its last row is written.
 
     Args:
         name: path of the part that begins at a row.
@@ -174,7 +174,7 @@ class RowParts:
             yield from _rows_of(part, self._count, self.width)
 
     def open(self) -> TiledFile:
-        """Make the next file; done with its first rows otherwise."""
+        """Create the next file; otherwise its first rows do."""
         if self._file is None:
             first, end = self._due[len(self.parts)]
             self._file = TiledFile(self._name(first), self._count, end - first, self.width)
@@ -214,7 +214,7 @@ def _rows_of(part: RowPart, count: int, width: int) -> Iterator[Rows]:
 
 
 class Pyramid:
-    """Overviews, made from the full-resolution rows as they pass: each level half of the one above.
+    """Overviews, made from the full-resolution rows as they pass, each level half of the one above.
 
     Args:
         name: path of a level, from 1.
@@ -258,7 +258,7 @@ class Pyramid:
     def _put(self, level: int, rows: Rows) -> None:
         """Halve rows of the level above into this one."""
         for first in range(0, rows.shape[1], HALVED_ROWS):
-            half = halve(rows[:, first : first + HALVED_ROWS], self._resampling)
+            half = downsample2x(rows[:, first : first + HALVED_ROWS], self._resampling)
             for block in self.levels[level].push(half):
                 if level + 1 < len(self.levels):
                     self._put(level + 1, block)

@@ -7,6 +7,7 @@ import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -492,3 +493,38 @@ def test_overview_is_small_and_masked(make_raster: MakeRaster, kind: str) -> Non
     assert (grid.height, grid.width) == (15, 50)
     assert int((~valid).sum()) == (0 if kind == "none" else 100)
     assert SceneReader.overview(SceneInfo.of(path), (1,), 1000)[0].shape == (1, 90, 300)
+
+
+class CountingReader(SceneReader):
+    """Counts the source rows that are read."""
+
+    rows_read = 0
+
+    def _read_source(self, row: int, col: int, height: int, width: int) -> tuple[Any, Any]:
+        type(self).rows_read += height
+        return super()._read_source(row, col, height, width)
+
+
+@pytest.mark.parametrize("profile", [{}, {"tiled": True, "blockxsize": 32, "blockysize": 32}])
+def test_a_large_scene_without_overviews_is_sampled_for_its_percentiles(
+    make_raster: MakeRaster, profile: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, cols = np.mgrid[:3000, :400]
+    array = (rows % 500 + cols).astype("uint16")[None]
+    info = SceneInfo.of(make_raster(array=array, **profile))
+    assert not info.overviews
+    ((low, high),) = SceneReader.percentile_ranges(info, (1,))
+    monkeypatch.setattr(CountingReader, "rows_read", 0)
+    ((sampled_low, sampled_high),) = CountingReader.percentile_ranges(info, (1,), sample_from_px=1000)
+    assert CountingReader.rows_read < (1500 if profile else 500)
+    assert abs(sampled_low - low) < 15
+    assert abs(sampled_high - high) < 15
+
+
+def test_a_scene_with_overviews_is_never_sampled(make_raster: MakeRaster) -> None:
+    path = make_raster(shape=(2100, 2100), dtype="uint16")
+    with rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4], rasterio.enums.Resampling.average)
+    info = SceneInfo.of(path)
+    ranges = SceneReader.percentile_ranges(info, (1, 2))
+    assert ranges == SceneReader.percentile_ranges(info, (1, 2), sample_from_px=0)

@@ -22,7 +22,7 @@ from rio_cogeo import cog_validate
 from rsseg_cli.errors import OutputError, UsageError
 from rsseg_cli.files import check_target, replace_all
 from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, vrt
-from rsseg_cli.raster.rows import halve
+from rsseg_cli.raster.rows import downsample2x
 
 UTM = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.3, 0, 500000.123456789, 0, -0.3, 5000000.1)
@@ -166,14 +166,14 @@ def test_class_overviews_hold_only_classes_that_are_there(tmp_path: Path) -> Non
 )
 def test_halving_four_pixels(four: tuple[int, ...], mode: int, average: int) -> None:
     rows = np.array(four, np.uint8).reshape(1, 2, 2)
-    assert halve(rows, "mode").tolist() == [[[mode]]]
-    assert halve(rows, "average").tolist() == [[[average]]]
+    assert downsample2x(rows, "mode").tolist() == [[[mode]]]
+    assert downsample2x(rows, "average").tolist() == [[[average]]]
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5), (5, 1), (3, 5), (4, 6)])
 def test_halving_rounds_up(shape: tuple[int, int]) -> None:
     rows = draw_labels(*shape)
-    assert halve(rows, "mode").shape == (1, -(-shape[0] // 2), -(-shape[1] // 2))
+    assert downsample2x(rows, "mode").shape == (1, -(-shape[0] // 2), -(-shape[1] // 2))
 
 
 def test_overviews_do_not_depend_on_how_rows_arrive(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_overviews_do_not_depend_on_how_rows_arrive(tmp_path: Path) -> None:
             read.append(dataset.read())
     assert (read[0] == read[1]).all()
     assert (read[0] == read[2]).all()
-    assert (read[0] == halve(labels, "mode")).all()
+    assert (read[0] == downsample2x(labels, "mode")).all()
 
 
 # --- whole or not at all
