@@ -8,12 +8,11 @@
     python benchmarks/vectorize.py memory --sizes 40000x3000 80000x3000
 
 Each run is a program of its own that ends with a GeoPackage on disk; contenders take turns, and ratios within
-one call count. Seconds are those of the whole program, imports included; beside them stand those that
+one call count. Seconds are those of the whole program, imports included; beside them are those that
 processors spent on it and its workers, which other work on the machine moves less. Memory is the largest sum,
 ten times a second, over the program and its workers, of the pages they hold (PSS: pages that processes share
-count once), in 10^6 bytes. The drawn raster is that of `rsseg demo-scene`, turned and repeated to size,
-with the
-ragged borders of a network's map: each pixel takes the class of a place some pixels away.
+count once), in 10^6 bytes. The drawn raster is that of `rsseg demo-scene`, turned and repeated to size, with
+the ragged borders of a network's map: each pixel takes the class of one some pixels away.
 """
 
 from __future__ import annotations
@@ -77,8 +76,8 @@ def memory(arguments: argparse.Namespace, folder: Path) -> None:
         for step in arguments.steps:
             output.unlink(missing_ok=True)
             found, printed = measure(rsseg(raster, output, 2, *STEPS[step]))
-            told = ", ".join(f"{found[key]:.1f} {unit}" for key, unit in UNITS.items())
-            print(f"  {size}, {step}: {json.loads(printed)['features']} polygons, {told}", flush=True)
+            text = ", ".join(f"{found[key]:.1f} {unit}" for key, unit in UNITS.items())
+            print(f"  {size}, {step}: {json.loads(printed)['features']} polygons, {text}", flush=True)
 
 
 def compare(arguments: argparse.Namespace, folder: Path) -> None:
@@ -100,8 +99,8 @@ def compare(arguments: argparse.Namespace, folder: Path) -> None:
             if printed.startswith("{"):
                 found = json.loads(printed)["stages"]
                 stages[name] = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in found.items())
-            told = ", ".join(f"{measured[key]:.1f} {unit}" for key, unit in UNITS.items())
-            print(f"  {name}: {told}", file=sys.stderr)
+            text = ", ".join(f"{measured[key]:.1f} {unit}" for key, unit in UNITS.items())
+            print(f"  {name}: {text}", file=sys.stderr)
     table(raster, {name: median(items) for name, items in runs.items()}, stages)
 
 
@@ -205,9 +204,9 @@ def table(raster: Path, found: dict[str, dict[str, float]], stages: dict[str, st
     print(f"{raster}, {os.cpu_count()} cores; ratios to {first}")
     for name, values in found.items():
         times, cpu, memory = (found[first][key] / values[key] for key in ("s", "cpu", "mb"))
-        told = " ".join(f"{values[key]:8.1f} {unit}" for key, unit in UNITS.items())
+        text = " ".join(f"{values[key]:8.1f} {unit}" for key, unit in UNITS.items())
         print(
-            f"  {name:<38} {told}   {times:5.2f} x as fast, {1 / cpu:.2f} of its processor time, "
+            f"  {name:<38} {text}   {times:5.2f} x as fast, {1 / cpu:.2f} of its processor time, "
             f"{1 / memory:.2f} of its memory"
         )
     for name, text in stages.items():

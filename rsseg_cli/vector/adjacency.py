@@ -41,9 +41,7 @@ def find_holes(
     np.maximum.at(last, group[inside], outer)
     members = np.flatnonzero(small)
     total = np.bincount(group[members], areas[members], minlength=len(areas))
-    whole = (first == last) & (
-        total < max_area
-    )  # groups of small objects with one large object adjacency them
+    whole = (first == last) & (total < max_area)  # groups of small objects with one large region around them
     whole[whole] = ~is_nodata[last[whole]]
     gone = members[whole[group[members]]]
     # In the other groups a small object may have holes; one that is alone has none.
@@ -51,15 +49,12 @@ def find_holes(
     walked = members[(counts[group[members]] > 1) & ~whole[group[members]]]
     number = np.full(len(areas), NONE)
     number[walked] = np.arange(1, len(walked) + 1)
-    pairs = [
-        (number[low[inner]], number[high[inner]]),
-        (np.full(len(inside), _ROOT), number[inside]),
-    ]
+    pairs = [(number[low[inner]], number[high[inner]]), (np.full(len(inside), _ROOT), number[inside])]
     one, other = (np.concatenate(part) for part in zip(*pairs, strict=True))
     known = (one != NONE) & (other != NONE)
-    found, owners = _walk(one[known], other[known], areas[walked], is_nodata[walked], max_area)
+    inner_nodes, owners = _walk(one[known], other[known], areas[walked], is_nodata[walked], max_area)
     return (
-        np.concatenate([gone, walked[found - 1]]),
+        np.concatenate([gone, walked[inner_nodes - 1]]),
         np.concatenate([last[group[gone]], walked[owners - 1]]),
     )
 
@@ -104,18 +99,15 @@ def _walk(
         total[owner] += total[node]
         if lowest[node] >= met[owner] and total[node] < max_area and not is_nodata[owner - 1]:
             holes.append((met[node], len(order), owner))
-    found: list[Ints] = [np.zeros(0, np.int64)]
+    inner_nodes: list[Ints] = [np.zeros(0, np.int64)]
     owners = [np.zeros(0, np.int64)]
     covered, walk = 0, np.array(order)
     for begin, end, owner in sorted(holes):
         if begin >= covered:  # not in a max_area already
-            found.append(walk[begin:end])
+            inner_nodes.append(walk[begin:end])
             owners.append(np.full(end - begin, owner))
             covered = end
-    return np.concatenate(found), np.concatenate(owners)
-
-
-PIXEL_LENGTHS = tuple[float, float]  # along a row, along a column
+    return np.concatenate(inner_nodes), np.concatenate(owners)
 
 
 @dataclass(kw_only=True)
@@ -142,103 +134,80 @@ class RegionAdjacency:
     edges: Ints
     root: Ints
 
+    def eliminate_small(self, min_area: float, pixel_m: tuple[float, float]) -> None:
+        """Merge regions below an area into the neighbour with the longest shared edge, until none can.
 
-def eliminate_small(adjacency: RegionAdjacency, min_area: float, pixel: PIXEL_LENGTHS) -> None:
-    """Merge regions below an area into the neighbour with the longest shared edge, until none can.
+        A neighbour without data is none. The smallest go first, and with the neighbour's class they join all
+        that they touch of that class.
 
-    A neighbour without data is none. The smallest go first, and with the neighbour's class they join all that
-    they touch of that class.
-    """
-    while _eliminate_round(adjacency, min_area, pixel):
-        pass
+        Args:
+            pixel_m: lengths of a pixel along a row and along a column.
+        """
+        while self._eliminate_round(min_area, pixel_m):
+            pass
 
+    def fill_holes(self, max_area: float) -> None:
+        """Merge holes below an area into the one region around them."""
+        self._move(*find_holes(self.low, self.high, self.areas, self.is_nodata, max_area))
 
-def fill_holes(adjacency: RegionAdjacency, min_area: float) -> None:
-    """Merge holes below an area into the one region around them."""
-    objects, targets = find_holes(
-        adjacency.low, adjacency.high, adjacency.areas, adjacency.is_nodata, min_area
-    )
-    _move(adjacency, objects, targets)
+    def _eliminate_round(self, min_area: float, pixel_m: tuple[float, float]) -> bool:
+        """Merge the regions that are smaller than all their small neighbours; return whether any was.
 
+        Edges between large regions are dropped.
+        """
+        small = (self.areas < min_area) & ~self.is_nodata
+        kept = small[self.low] | small[self.high]
+        self.low, self.high, self.edges = self.low[kept], self.high[kept], self.edges[kept]
+        merged = np.concatenate([self.low, self.high])
+        targets = np.concatenate([self.high, self.low])
+        lengths = np.tile(self.edges @ np.array(pixel_m), 2)
+        possible = small[merged] & ~self.is_nodata[targets]
+        merged, targets, lengths = merged[possible], targets[possible], lengths[possible]
+        areas, firsts = self.areas, self.firsts
+        equal = (areas[targets] == areas[merged]) & (firsts[targets] < firsts[merged])
+        waits = np.zeros(len(small), np.bool_)
+        waits[merged[(areas[targets] < areas[merged]) | equal]] = True  # smaller than small is small
+        ready = ~waits[merged]
+        merged, targets, lengths = merged[ready], targets[ready], lengths[ready]
+        if not len(merged):
+            return False
+        order = np.lexsort((firsts[targets], -areas[targets], -lengths, merged))
+        first = np.ones(len(order), np.bool_)
+        first[1:] = merged[order][1:] != merged[order][:-1]
+        chosen = order[first]
+        self._move(merged[chosen], targets[chosen])
+        self._unite()
+        return True
 
-def _eliminate_round(adjacency: RegionAdjacency, min_area: float, pixel: PIXEL_LENGTHS) -> bool:
-    """Merge the regions that are smaller than all their small neighbours; return whether any was.
+    def _unite(self) -> None:
+        """Join neighbours of one class."""
+        self._sum_edges()
+        alike = (self.classes[self.low] == self.classes[self.high]) & ~self.is_nodata[self.low]
+        if not alike.any():
+            return
+        members = np.unique(np.concatenate([self.low[alike], self.high[alike]]))
+        links = (np.searchsorted(members, self.low[alike]), np.searchsorted(members, self.high[alike]))
+        graph = coo_array((np.ones(len(links[0]), np.bool_), links), shape=(len(members), len(members)))
+        group = connected_components(graph, directed=False)[1]
+        lowest = np.full(int(group.max()) + 1, len(group), np.int64)
+        np.minimum.at(lowest, group, np.arange(len(group)))
+        leader = members[lowest[group]]
+        self._move(members[members != leader], leader[members != leader])
+        self._sum_edges()
 
-    Edges between large regions are dropped.
-    """
-    small = (adjacency.areas < min_area) & ~adjacency.is_nodata
-    _keep_edges(adjacency, small[adjacency.low] | small[adjacency.high])
-    given = np.concatenate([adjacency.low, adjacency.high])
-    takers = np.concatenate([adjacency.high, adjacency.low])
-    lengths = np.tile(adjacency.edges @ np.array(pixel), 2)
-    possible = small[given] & ~adjacency.is_nodata[takers]
-    given, takers, lengths = given[possible], takers[possible], lengths[possible]
-    areas, firsts = adjacency.areas, adjacency.firsts
-    earlier = (areas[takers] < areas[given]) | (
-        (areas[takers] == areas[given]) & (firsts[takers] < firsts[given])
-    )
-    waits = np.zeros(len(small), np.bool_)
-    waits[given[earlier]] = True  # what is smaller than a small object is small
-    ready = ~waits[given]
-    given, takers, lengths = given[ready], takers[ready], lengths[ready]
-    if not len(given):
-        return False
-    order = np.lexsort((firsts[takers], -areas[takers], -lengths, given))
-    first = np.ones(len(order), np.bool_)
-    first[1:] = given[order][1:] != given[order][:-1]
-    chosen = order[first]
-    _move(adjacency, given[chosen], takers[chosen])
-    _unite(adjacency)
-    return True
+    def _move(self, regions: Ints, targets: Ints) -> None:
+        """Make regions part of others, which are not moved themselves."""
+        np.add.at(self.areas, targets, self.areas[regions])
+        np.minimum.at(self.firsts, targets, self.firsts[regions])
+        into = np.arange(len(self.root))
+        into[regions] = targets
+        self.root = into[self.root]
 
-
-def _unite(adjacency: RegionAdjacency) -> None:
-    """Join neighbours of one class."""
-    _settle(adjacency)
-    alike = (adjacency.classes[adjacency.low] == adjacency.classes[adjacency.high]) & ~adjacency.is_nodata[
-        adjacency.low
-    ]
-    if not alike.any():
-        return
-    members = np.unique(np.concatenate([adjacency.low[alike], adjacency.high[alike]]))
-    links = (np.searchsorted(members, adjacency.low[alike]), np.searchsorted(members, adjacency.high[alike]))
-    graph = coo_array((np.ones(len(links[0]), np.bool_), links), shape=(len(members), len(members)))
-    leader = members[_lowest(connected_components(graph, directed=False)[1])]
-    moved = members != leader
-    _move(adjacency, members[moved], leader[moved])
-    _settle(adjacency)
-
-
-def _lowest(group: NDArray[np.int32]) -> Ints:
-    """Return the lowest member of each one's group."""
-    low = np.full(int(group.max()) + 1, len(group), np.int64)
-    np.minimum.at(low, group, np.arange(len(group)))
-    return low[group]
-
-
-def _move(adjacency: RegionAdjacency, objects: Ints, targets: Ints) -> None:
-    """Make regions part of others, which are not moved themselves."""
-    np.add.at(adjacency.areas, targets, adjacency.areas[objects])
-    np.minimum.at(adjacency.firsts, targets, adjacency.firsts[objects])
-    into = np.arange(len(adjacency.root))
-    into[objects] = targets
-    adjacency.root = into[adjacency.root]
-
-
-def _settle(adjacency: RegionAdjacency) -> None:
-    """Sum the edges between the present regions, each pair once."""
-    pairs, adjacency.edges = summed(
-        np.stack([adjacency.root[adjacency.low], adjacency.root[adjacency.high]], axis=1), adjacency.edges
-    )
-    adjacency.low, adjacency.high = pairs.T
-
-
-def _keep_edges(adjacency: RegionAdjacency, kept: NDArray[np.bool_]) -> None:
-    adjacency.low, adjacency.high, adjacency.edges = (
-        adjacency.low[kept],
-        adjacency.high[kept],
-        adjacency.edges[kept],
-    )
+    def _sum_edges(self) -> None:
+        """Keep each pair of present regions once."""
+        pairs = np.stack([self.root[self.low], self.root[self.high]], axis=1)
+        pairs, self.edges = summed(pairs, self.edges)
+        self.low, self.high = pairs.T
 
 
 def summed(pairs: Ints, edges: Ints) -> tuple[Ints, Ints]:

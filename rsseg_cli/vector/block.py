@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.vector.curves import Curves
 from rsseg_cli.vector.graph import NONE, Graph, Ints, Labels, Objects, build_graph, find_objects
-from rsseg_cli.vector.polygons import UNITS, Polygons, make_polygons
-from rsseg_cli.vector.rings import ObjectTable
+from rsseg_cli.vector.polygons import UNITS, ObjectTable, Polygons, make_polygons
 from rsseg_cli.vector.trace import Junctions, RingFragments, Tracer, spans
 
 if TYPE_CHECKING:
@@ -103,8 +102,7 @@ def _boundaries(plan: BlockPlan, wide: Labels, first: int, end: int) -> tuple[Gr
 
 
 def _row(objects: Objects, row: int) -> NDArray[np.int32]:
-    found: NDArray[np.int32] = objects.of_run[objects.run_of[row]]
-    return found
+    return objects.of_run[objects.run_of[row]]
 
 
 def _open_objects(objects: Objects, labels: Labels, has_above: bool, last: bool) -> NDArray[np.bool_]:

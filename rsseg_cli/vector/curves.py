@@ -37,7 +37,7 @@ def count_inside(
     rows = np.stack([row for row, _ in corners])
     lows = np.ceil(rows.min(0) - margin).astype(np.int64)
     heights = np.floor(rows.max(0) + margin).astype(np.int64) - lows + 1
-    found = np.zeros(len(lows), np.int64)
+    totals = np.zeros(len(lows), np.int64)
     ends = np.cumsum(heights)
     start = 0
     while start < len(lows):  # as many triangles at once as memory allows
@@ -53,9 +53,9 @@ def count_inside(
             positions, row * (width + 1) + np.floor(right + margin).astype(np.int64).clip(-1, width), "right"
         )
         inside = np.maximum(counts[last] - counts[first], 0)
-        found[part] = np.add.reduceat(inside, np.cumsum(heights[part]) - heights[part])
+        totals[part] = np.add.reduceat(inside, np.cumsum(heights[part]) - heights[part])
         start = stop
-    return found
+    return totals
 
 
 def _crossed(
@@ -135,5 +135,4 @@ def _towards(graph: Graph, corners: Ints, slot_of: NDArray[Any], radius_px: floa
     cols = (graph.cols[other] - graph.cols[corners]).astype(np.float64)
     length = np.hypot(rows, cols)
     share = np.minimum(SHARE, radius_px / length)
-    found: Floats = np.stack([graph.rows[corners] + rows * share, graph.cols[corners] + cols * share], axis=1)
-    return found
+    return np.stack([graph.rows[corners] + rows * share, graph.cols[corners] + cols * share], axis=1)

@@ -106,11 +106,11 @@ def build_graph(
     height, columns = labels.shape
     width = columns if width is None else width
     step = max(1, CHUNK_PX // columns)
-    found = [
+    parts = [
         _corners(labels[start : min(start + step, height - 1) + 1], nodata, start)
         for start in range(0, height - 1, step)
     ]
-    corners, slots, border = (np.concatenate([part[k] for part in found]) for k in range(3))
+    corners, slots, border = (np.concatenate([part[k] for part in parts]) for k in range(3))
     rows, cols = (part.astype(np.int32) for part in np.divmod(corners, columns + 1))
     if columns < width:
         known = (cols > 0) | (first_col == 0)
@@ -132,11 +132,11 @@ def _corners(labels: Labels, nodata: int, row: int) -> tuple[Ints, NDArray[np.ui
     between = np.zeros((height - 1, width + 2), np.bool_)
     np.not_equal(labels[1:], labels[:-1], out=between[:, 1:-1])
     up, down, left, right = beside[:-1], beside[1:], between[:, :-1], between[:, 1:]
-    found = np.flatnonzero((up | down) & (left | right))
-    slots = np.zeros(len(found), np.uint8)
+    corners = np.flatnonzero((up | down) & (left | right))
+    slots = np.zeros(len(corners), np.uint8)
     for slot, present in ((RIGHT, right), (LEFT, left), (DOWN, down), (UP, up)):
-        slots |= np.ascontiguousarray(present).ravel()[found].view(np.uint8) << slot
-    return found + row * (width + 1), slots, _border(labels, found, nodata)
+        slots |= np.ascontiguousarray(present).ravel()[corners].view(np.uint8) << slot
+    return corners + row * (width + 1), slots, _border(labels, corners, nodata)
 
 
 def _border(labels: Labels, corners: Ints, nodata: int) -> NDArray[np.bool_]:
@@ -180,8 +180,7 @@ class Objects:
 
     def at(self, rows: NDArray[Any], cols: NDArray[Any]) -> NDArray[np.int32]:
         """Return the objects of pixels."""
-        found: NDArray[np.int32] = self.of_run[self.run_of[rows, cols]]
-        return found
+        return self.of_run[self.run_of[rows, cols]]
 
 
 def find_objects(labels: Labels) -> Objects:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,25 +11,24 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from rsseg_cli.vector.block import BlockResult
-from rsseg_cli.vector.graph import NONE, Ints
+from rsseg_cli.vector.graph import NONE, Ints, walk_chains
 from rsseg_cli.vector.plan import BlockPlan
-from rsseg_cli.vector.polygons import Polygons, make_polygons
-from rsseg_cli.vector.rings import Chains, ObjectTable, chain, chained
+from rsseg_cli.vector.polygons import ObjectTable, Polygons, make_polygons
 from rsseg_cli.vector.storage import MemmapStore, in_file
-from rsseg_cli.vector.trace import Junctions, RingFragments, known_keys, put
+from rsseg_cli.vector.trace import NO_KEY, Junctions, RingFragments, known_keys, put
 
 
 class Joiner:
     """Takes blocks from top to bottom and returns the polygons that are complete.
 
     Memory: 60 bytes for each ring of open objects, and for each fragment of one that ends in the last block,
-    some 200 while they are joined; `max_fragments` others; some bytes a column. Vertices wait in files.
+    some 200 while they are joined; `Limits.fragments` others; some bytes a column. Vertices wait in files.
     """
 
     def __init__(self, plan: BlockPlan, folder: Path) -> None:
         width, pairs = plan.source.width, np.zeros((0, 2), np.int64)
         self._plan, self._store = plan, MemmapStore(folder)
-        self._table = ObjectTable.concat([])
+        self._table = ObjectTable(**dict.fromkeys(ObjectTable.columns(), np.zeros(0, np.int64)))
         self._bottom = np.full(width, NONE, np.int32)
         self._upper_ends = np.full(width + 1, NONE, np.int64)
         self._junctions = Junctions(objects=pairs, arrivals=pairs, departures=pairs)
@@ -111,11 +110,9 @@ class Joiner:
             )
         old, new = self._junctions, block.junctions
         arrivals, departures = (known_keys(keys, self._upper_ends) for keys in (new.arrivals, new.departures))
-        self._junctions = Junctions(
-            objects=np.concatenate([groups[old.objects], group_of[before + new.objects]]),
-            arrivals=np.concatenate([old.arrivals, arrivals]),
-            departures=np.concatenate([old.departures, departures]),
-        )
+        old = replace(old, objects=groups[old.objects])
+        new = Junctions(objects=group_of[before + new.objects], arrivals=arrivals, departures=departures)
+        self._junctions = Junctions.concat([old, new])
 
     def _finish(self, goes_on: NDArray[np.bool_], number: Ints) -> Polygons:
         """Return polygons of the objects that are complete; fragments of the others wait."""
@@ -175,11 +172,7 @@ def _shrunk(fragments: RingFragments) -> RingFragments:
 
 def _together(parts: list[RingFragments]) -> RingFragments:
     """Concatenate fragments, without their points; `parts` is emptied."""
-    columns: dict[str, list[Ints]] = {
-        field.name: [getattr(part, field.name) for part in parts]
-        for field in fields(RingFragments)
-        if field.name != "points"
-    }
+    columns = {name: [getattr(part, name) for part in parts] for name in RingFragments.columns()}
     parts.clear()
     joined = {name: np.concatenate(columns.pop(name) or [np.zeros(0, np.int64)]) for name in list(columns)}
     return RingFragments(points=np.zeros((0, 2), np.int32), **joined)
@@ -191,3 +184,80 @@ def _merged(joined: Polygons, inside: Polygons) -> list[Polygons]:
         return [part for part in (joined, inside) if len(part)]
     together = Polygons.concat([joined, inside])
     return [together.take(np.argsort(together.table.lasts))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chains:
+    """How fragments follow one another.
+
+    Attributes:
+        order: the fragments chain by chain.
+        begins: begin of each chain in `order`, with the total at the end.
+        closed: bool, which chains are whole rings.
+        linked: bool (k, 2), arrivals at junctions that a fragment follows.
+    """
+
+    order: Ints
+    begins: Ints
+    closed: NDArray[np.bool_]
+    linked: NDArray[np.bool_]
+
+
+def chain(fragments: RingFragments, junctions: Junctions, decided: NDArray[np.bool_]) -> Chains:
+    """Find the fragments that follow one another; at `decided` junctions it is known whether the objects are
+    one.
+    """
+    whole = np.flatnonzero(fragments.start_keys == NO_KEY)
+    parts = np.flatnonzero(fragments.start_keys != NO_KEY)
+    starts, ends = fragments.start_keys[parts], fragments.end_keys[parts]
+    linked = np.zeros(junctions.arrivals.shape, np.bool_)
+    if len(parts) and decided.any():
+        one = junctions.objects[decided, 0] == junctions.objects[decided, 1]
+        departures = junctions.departures[decided]
+        departures = np.where(one[:, None], departures[:, ::-1], departures).ravel()
+        arrivals = junctions.arrivals[decided].ravel()
+        position, met = _lookup(arrivals, ends)
+        ends[met] = departures[position[met]]
+        linked[decided] = np.isin(arrivals, fragments.end_keys[parts]).reshape(-1, 2)
+        linked[decided] &= np.isin(departures, starts).reshape(-1, 2)
+    position, met = _lookup(starts, ends)
+    successors = np.where(met, position, NONE).astype(np.int32)
+    reached = np.zeros(len(parts), np.bool_)
+    reached[successors[met]] = True
+    steps, begins = walk_chains(
+        successors, np.concatenate([np.flatnonzero(~reached), np.flatnonzero(reached)])
+    )
+    closed = reached[steps[begins[:-1]]]
+    return Chains(
+        order=np.concatenate([parts[steps], whole]),
+        begins=np.concatenate([begins[:-1], len(parts) + np.arange(len(whole) + 1)]),
+        closed=np.concatenate([closed, np.ones(len(whole), np.bool_)]),
+        linked=linked,
+    )
+
+
+def _lookup(keys: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Return the index in `keys` of each wanted one, and whether it is there."""
+    if not len(keys):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    order = np.argsort(keys)
+    position = order[np.searchsorted(keys[order], wanted).clip(max=len(order) - 1)]
+    return position, keys[position] == wanted
+
+
+def chained(parts: RingFragments, chains: Chains) -> RingFragments:
+    """Merge fragments, whose points follow one another in the order of their chains, into one a chain."""
+    begins = chains.begins
+    chain_of = np.repeat(np.arange(len(begins) - 1), np.diff(begins))
+    # A ring starts at its first vertex in row-major order.
+    first = np.lexsort((parts.positions, chain_of))[begins[:-1]]
+    return RingFragments(
+        points=parts.points,
+        begins=parts.begins[begins[:-1]],
+        lengths=np.add.reduceat(parts.lengths, begins[:-1]) if len(begins) > 1 else parts.lengths,
+        objects=parts.objects[begins[:-1]],
+        start_keys=np.where(chains.closed, NO_KEY, parts.start_keys[begins[:-1]]),
+        end_keys=np.where(chains.closed, NO_KEY, parts.end_keys[begins[1:] - 1]),
+        positions=parts.positions[first],
+        offsets=parts.begins[first] + parts.offsets[first] - parts.begins[begins[:-1]],
+    )

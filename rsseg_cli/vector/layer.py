@@ -75,12 +75,7 @@ def make_qml(names: Mapping[int, str], colours: Mapping[int, Colour], field: str
     )
 
 
-DRIVERS = {
-    "GPKG": "GPKG",
-    "FlatGeobuf": "FlatGeobuf",
-    "GeoJSON": "GeoJSON",
-    "Shapefile": "ESRI Shapefile",
-}
+DRIVERS = {"GPKG": "GPKG", "FlatGeobuf": "FlatGeobuf", "GeoJSON": "GeoJSON", "Shapefile": "ESRI Shapefile"}
 # Shapefile's names have ten characters.
 SHORT = {
     "class_index": "class_idx",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,49 +12,59 @@ from rsseg_cli.errors import DataError
 from rsseg_cli.vector.geometry import Floats, PixelGeometry, to_xy
 from rsseg_cli.vector.graph import Ints
 from rsseg_cli.vector.plan import BlockPlan
-from rsseg_cli.vector.rings import ObjectTable, ring_areas
-from rsseg_cli.vector.storage import MemmapStore, release_pages
+from rsseg_cli.vector.storage import MemmapStore, Table, release_pages
 from rsseg_cli.vector.trace import RingFragments, spans
 
-if TYPE_CHECKING:
-    pass
-
 UNITS = 256  # of coordinates inside a pixel
-_COLUMNS = ("wkb", "boxes", "areas_m2", "perimeters_m", "vertices")
 _POLYGON = b"\x01\x03\x00\x00\x00"  # well-known binary, little-endian
 
 
 @dataclass(frozen=True, kw_only=True)
-class Polygons:
+class ObjectTable(Table):
+    """Attributes of objects beside their rings.
+
+    Attributes:
+        lasts: int64, last pixel in row-major order.
+        confidence_counts, confidence_sums, confidence_mins: of their pixels, 0-254.
+    """
+
+    classes: Ints
+    lasts: Ints
+    confidence_counts: Ints
+    confidence_sums: Ints
+    confidence_mins: Ints
+
+    def joined(self, other: ObjectTable, group_of: Ints) -> ObjectTable:
+        """Combine the objects of both tables by group, counted from 0: this table's, then the other's."""
+        both = ObjectTable.concat([self, other])
+        count = int(group_of.max(initial=-1)) + 1
+        classes, lasts, counts, sums = (np.zeros(count, np.int64) for _ in range(4))
+        mins = np.full(count, 255, np.int64)
+        classes[group_of] = both.classes
+        np.maximum.at(lasts, group_of, both.lasts)
+        np.add.at(counts, group_of, both.confidence_counts)
+        np.add.at(sums, group_of, both.confidence_sums)
+        np.minimum.at(mins, group_of, both.confidence_mins)
+        return ObjectTable(
+            classes=classes, lasts=lasts, confidence_counts=counts, confidence_sums=sums, confidence_mins=mins
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Polygons(Table):
     """Finished polygons in the order of their last pixels.
 
     Attributes:
         wkb: a Blob each.
-        boxes: float64 (n, 4), left, bottom, right, top.
         areas_m2, perimeters_m: on the ground; NaN without CRS.
         vertices: without the one that closes each ring.
     """
 
     wkb: NDArray[np.object_]
-    boxes: Floats
     table: ObjectTable
     areas_m2: Floats
     perimeters_m: Floats
     vertices: Ints
-
-    def __len__(self) -> int:
-        return len(self.wkb)
-
-    @classmethod
-    def concat(cls, parts: Sequence[Polygons]) -> Polygons:
-        """Concatenate one list or more."""
-        columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in _COLUMNS}
-        return cls(table=ObjectTable.concat([part.table for part in parts]), **columns)
-
-    def take(self, chosen: Ints) -> Polygons:
-        """Select polygons, in the given order."""
-        columns = {name: getattr(self, name)[chosen] for name in _COLUMNS}
-        return Polygons(table=self.table.take(chosen), **columns)
 
 
 def make_polygons(
@@ -86,7 +95,6 @@ def make_polygons(
         start = stop
     return Polygons(
         wkb=np.concatenate([np.zeros(0, object), *maker.wkb]),
-        boxes=np.concatenate([np.zeros((0, 4)), *maker.boxes]),
         table=table.take(rings.objects[firsts]),
         areas_m2=np.concatenate([np.zeros(0), *maker.areas]),
         perimeters_m=np.concatenate([np.zeros(0), *maker.perimeters]),
@@ -108,7 +116,6 @@ class _Maker:
         self._rings, self._ground, self._transform = rings, plan.ground, plan.transform
         self._reproject, self._limits, self._store = plan.reprojection(), plan.limits, store
         self.wkb: list[NDArray[np.object_]] = []
-        self.boxes: list[Floats] = []
         self.areas: list[Floats] = []
         self.perimeters: list[Floats] = []
 
@@ -159,12 +166,6 @@ class _Maker:
         wkb = np.empty(len(starts), object)
         wkb[:] = [_POLYGON + data[at:to] for at, to in zip((4 * starts).tolist(), ends, strict=True)]
         self.wkb.append(wkb)
-        self.boxes.append(
-            np.concatenate(
-                [choose.reduceat(coordinates, polygon_begins[:-1]) for choose in (np.minimum, np.maximum)],
-                axis=1,
-            )
-        )
         self.areas.append(areas)
         self.perimeters.append(perimeters)
 
@@ -173,15 +174,12 @@ class _Maker:
         counts = self._rings.lengths[first:end] + 1
         wkb = self._blob(len(_POLYGON) + 4 * (1 + len(counts)) + 16 * int(counts.sum()))
         position, area, perimeter, top = 0, 0.0, 0.0, None
-        low, high = np.full(2, np.inf), np.full(2, -np.inf)
         for head, points, ends, used in self._parts(first, end):
             top = float(points[0, 1]) / UNITS if top is None else top
             tops = np.full(len(points), top)
             more = _measure(points, ends, np.zeros(1, np.int64), tops, self._ground)
             area, perimeter = area + float(more[0][0]), perimeter + float(more[1][0])
             coordinates = self._to_crs(points[:used])
-            low = np.minimum(low, [part.min() for part in coordinates.T])
-            high = np.maximum(high, [part.max() for part in coordinates.T])
             words = _words(coordinates, head, np.zeros(0, np.int64))[0]
             start = _POLYGON + len(counts).to_bytes(4, "little") if position == 0 else b""
             data = np.frombuffer(start + words.tobytes(), np.uint8)
@@ -191,7 +189,6 @@ class _Maker:
         made = np.empty(1, object)
         made[0] = wkb if self._store is not None and len(wkb) > self._limits.blob_bytes else wkb.tobytes()
         self.wkb.append(made)
-        self.boxes.append(np.concatenate([low, high])[None])
         self.areas.append(np.array([area]))
         self.perimeters.append(np.array([perimeter]))
 
@@ -225,6 +222,35 @@ class _Maker:
                     closing = np.array([len(points)] if to == count else [], np.int64)
                     yield head, points, closing, to - begin
             start = stop
+
+
+def ring_areas(rings: RingFragments, at_once: int) -> Ints:
+    """Return twice the rings' areas in units, negative if the region lies inside (y points down)."""
+    areas = np.zeros(len(rings), np.int64)
+    ends = np.cumsum(rings.lengths)
+    start = 0
+    while start < len(rings):
+        at = int(ends[start] - rings.lengths[start])
+        stop = max(start + 1, int(np.searchsorted(ends, at + at_once, "right")))
+        if stop == start + 1:
+            begin = rings.begins[start]
+            ring = rings.points[begin : begin + rings.lengths[start]]
+            for first in range(0, len(ring), at_once):
+                x, y = ring[first : first + at_once + 1].astype(np.int64).T
+                areas[start] += (x[:-1] * y[1:] - x[1:] * y[:-1]).sum()
+            (x0, x1), (y0, y1) = ring[[-1, 0]].astype(np.int64).T
+            areas[start] += x0 * y1 - x1 * y0
+        else:
+            lengths = rings.lengths[start:stop]
+            x, y = rings.points.take(spans(rings.begins[start:stop], lengths), axis=0).astype(np.int64).T
+            last = np.cumsum(lengths)
+            following = np.arange(1, len(x) + 1)
+            following[last - 1] = last - lengths
+            crossed = x * y[following] - x[following] * y
+            areas[start:stop] = np.add.reduceat(crossed, last - lengths)
+        release_pages(rings.points)
+        start = stop
+    return areas
 
 
 def _words(coordinates: Floats, counts: Ints, firsts: Ints) -> tuple[NDArray[np.uint32], Ints]:

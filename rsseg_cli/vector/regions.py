@@ -112,11 +112,11 @@ def _islands(
     small = (areas < plan.min_area) & (plan.holes | ~is_nodata)
     alone = np.append(small & ~opened & (counts == 1), False)  # the last for what is outside
     large = np.append((areas >= plan.min_area) & ~is_nodata, False)
-    found = []
+    islands = []
     for ends in ((0, 1), (1, 0)):
         chosen = alone[pairs[:, ends[0]]] & large[pairs[:, ends[1]]]
-        found.append(pairs[chosen][:, ends])
-    both = np.concatenate(found).astype(np.int64)
+        islands.append(pairs[chosen][:, ends])
+    both = np.concatenate(islands).astype(np.int64)
     return both[:, 0], both[:, 1]
 
 
@@ -154,12 +154,11 @@ def _neighbours(
             of_run[np.concatenate([part[k] for part in parts])].astype(np.int64) + 1 for k in range(2)
         )
         keys.append(np.minimum(one, other) * count + np.maximum(one, other))
-    found, position = np.unique(np.concatenate(keys), return_inverse=True)
+    keys_once, position = np.unique(np.concatenate(keys), return_inverse=True)
     edges = np.stack(
-        [np.bincount(part, minlength=len(found)) for part in np.split(position, [len(keys[0])])],
-        axis=1,
+        [np.bincount(part, minlength=len(keys_once)) for part in np.split(position, [len(keys[0])])], axis=1
     )
-    pairs = np.stack(np.divmod(found, count), axis=1) - 1
+    pairs = np.stack(np.divmod(keys_once, count), axis=1) - 1
     return pairs.astype(np.int32), edges.astype(np.int32)
 
 

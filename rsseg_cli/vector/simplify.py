@@ -80,12 +80,12 @@ class StoredBoundaries:
 
     def read(self, low: int, high: int) -> Graph:
         """Read the graph of the corner rows `low` to `high` and of the vertices their edges lead to."""
-        found = [
+        parts = [
             self._rows(row, col, low, high)
             for row in range(low // self.side * self.side, high + 1, self.side)
             for col in range(0, self.width + 1, self.side)
         ]
-        vertices = np.concatenate(found)
+        vertices = np.concatenate(parts)
         vertices = vertices[np.argsort(vertices["position"])]
         return _graph(vertices, self.width)
 
@@ -262,10 +262,10 @@ class Simplifier:
 
     def _linked(self, vertices: Ints, before: Ints, after: Ints) -> NDArray[np.bool_]:
         """Tell whether an edge joins a corner's neighbours already: the region between would be lost."""
-        found = before == after
+        linked = before == after
         for slot in range(4):
-            found |= self._twin[4 * before + slot] >> 2 == after
-        return found
+            linked |= self._twin[4 * before + slot] >> 2 == after
+        return linked
 
     @staticmethod
     def _alone(before: Ints, after: Ints, keys: Ints) -> NDArray[np.bool_]:

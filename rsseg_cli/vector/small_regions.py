@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from rsseg_cli.vector.adjacency import RegionAdjacency, eliminate_small, fill_holes, summed
+from rsseg_cli.vector.adjacency import RegionAdjacency, summed
 from rsseg_cli.vector.graph import NONE, Ints
 from rsseg_cli.vector.regions import BlockRegions, RegionPlan
 from rsseg_cli.vector.storage import Column, release_pages
@@ -45,10 +45,6 @@ class _Live:
     bottom: Ints
 
 
-def _no_pairs() -> Ints:
-    return np.zeros((0, 2), np.int64)
-
-
 class SmallRegionResolver:
     """Takes the regions of blocks from top to bottom and decides their classes.
 
@@ -60,16 +56,9 @@ class SmallRegionResolver:
     def __init__(self, plan: RegionPlan, pixel_m: tuple[float, float], folder: Path) -> None:
         self._min_area, self._holes, self._pixel_m = plan.min_area, plan.holes, pixel_m
         self._nodata = plan.block.source.nodata
-        none = np.zeros(0, np.int64)
-        self._live = _Live(
-            classes=np.zeros(0, np.uint16),
-            areas=none,
-            firsts=none,
-            pairs=_no_pairs(),
-            edges=_no_pairs(),
-            numbers=_no_pairs(),
-            bottom=none,
-        )
+        none, pairs = np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+        kinds = {"areas": none, "firsts": none, "pairs": pairs, "edges": pairs, "numbers": pairs}
+        self._live = _Live(classes=np.zeros(0, np.uint16), bottom=none, **kinds)
         self._classes = Column(folder, np.uint16, 2)  # by number: before and after
         self._decided = Column(folder, np.int64, 2)  # numbers and new classes
         self._members, self._islands = Column(folder, np.int32), Column(folder, np.int32, 2)
@@ -182,11 +171,7 @@ class SmallRegionResolver:
         return waits
 
     def _settle(
-        self,
-        patch: Ints,
-        is_nodata: NDArray[np.bool_],
-        large: NDArray[np.bool_],
-        decided: NDArray[np.bool_],
+        self, patch: Ints, is_nodata: NDArray[np.bool_], large: NDArray[np.bool_], decided: NDArray[np.bool_]
     ) -> None:
         """Store the new classes of decided regions.
 
@@ -204,7 +189,7 @@ class SmallRegionResolver:
         beside = keys % len(decided) - 1
         classes = np.append(live.classes, np.uint16(self._nodata))[np.append(objects, beside)]
         min_area = int(min(np.ceil(self._min_area), 1 << 62))
-        around = RegionAdjacency(
+        adjacency = RegionAdjacency(
             classes=classes,
             areas=np.append(live.areas[objects], np.full(len(beside), min_area)),
             firsts=np.append(live.firsts[objects], classes[len(objects) :].astype(np.int64) - (1 << 16)),
@@ -215,10 +200,10 @@ class SmallRegionResolver:
             root=np.arange(len(classes)),
         )
         if self._holes:
-            fill_holes(around, self._min_area)
+            adjacency.fill_holes(self._min_area)
         else:
-            eliminate_small(around, self._min_area, self._pixel_m)
-        after = around.classes[around.root]
+            adjacency.eliminate_small(self._min_area, self._pixel_m)
+        after = adjacency.classes[adjacency.root]
         resolved = live.numbers[decided[live.numbers[:, 0]]]
         own = number[resolved[:, 0]]
         changed = after[own] != classes[own]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from rsseg_cli.errors import DataError, OutputError, SceneError
+from rsseg_cli.errors import DataError, SceneError
 from rsseg_cli.raster import gdal
+from rsseg_cli.vector.storage import writing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +109,17 @@ class ClassSource:
         values = dataset.read(1, window=window)
         mask = dataset.read_masks(1, window=window) if self.masked else None
         if values.dtype == np.uint8 and mask is None:
-            found = values.astype(self.dtype, copy=False)
+            labels = values.astype(self.dtype, copy=False)
             if self.file_nodata is not None and self.file_nodata != self.nodata:
-                found[values == self.file_nodata] = self.nodata
-            return found
+                labels[values == self.file_nodata] = self.nodata
+            return labels
         valid = np.ones(values.shape, np.bool_) if mask is None else mask > 0
         if self.file_nodata is not None:
             valid &= values != self.file_nodata
         self._check(values, valid, rows[0], cols[0])
-        found = np.full(values.shape, self.nodata, self.dtype)
-        found[valid] = values[valid].astype(self.dtype)
-        return found
+        labels = np.full(values.shape, self.nodata, self.dtype)
+        labels[valid] = values[valid].astype(self.dtype)
+        return labels
 
     def _stored(self, row: int, count: int) -> NDArray[Any]:
         """Read whole rows, from rows of tiles that are decoded once."""
@@ -131,8 +131,8 @@ class ClassSource:
             with self._opened(top) as file:
                 for col, columns in self._column_spans():
                     file.seek((height * col + (first - top) * columns) * self.dtype.itemsize)
-                    found = np.fromfile(file, self.dtype, (end - first) * columns)
-                    whole[first - row : end - row, col : col + columns] = found.reshape(-1, columns)
+                    labels = np.fromfile(file, self.dtype, (end - first) * columns)
+                    whole[first - row : end - row, col : col + columns] = labels.reshape(-1, columns)
         return whole
 
     def _column_spans(self) -> list[tuple[int, int]]:
@@ -154,10 +154,13 @@ class ClassSource:
             gdal.errors(SceneError, name),
             gdal.open_raster(self.path) as dataset,
         ):
-            pieces = (
-                self._decoded(dataset, rows, (col, col + columns)) for col, columns in self._column_spans()
-            )
-            _write(part, pieces)
+            spans = self._column_spans()
+            chunks = (self._decoded(dataset, rows, (col, col + columns)) for col, columns in spans)
+            with open(part, "wb") as file:
+                for chunk in chunks:
+                    with writing(path.parent):
+                        file.write(np.ascontiguousarray(chunk).data)
+                        file.flush()
         os.replace(part, path)
         return open(path, "rb", buffering=0)
 
@@ -184,16 +187,3 @@ class ClassSource:
                 f" column {col + position[1]}; class indices are whole numbers from 0 to {max_value}. "
                 "Give a class raster."
             )
-
-
-def _write(path: Path, pieces: Iterable[NDArray[Any]]) -> None:
-    """Write arrays one after the other."""
-    with open(path, "wb") as file:
-        for piece in pieces:
-            try:
-                file.write(np.ascontiguousarray(piece).data)
-                file.flush()
-            except OSError as err:
-                raise OutputError(
-                    f"{path.parent.parent}: cannot be written ({err}). Is the disk full?"
-                ) from err

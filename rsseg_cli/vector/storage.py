@@ -5,11 +5,11 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -36,6 +36,40 @@ class Limits:
     fragments: int = 1 << 17
     blocks: int = 256
     blob_bytes: int = 8 << 20
+
+
+class Table:
+    """Base of dataclasses whose fields are arrays, or tables, with an entry a row; not those in `shared`."""
+
+    shared: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def columns(cls) -> list[str]:
+        """Names of the fields with an entry a row."""
+        return [field.name for field in fields(cls) if field.name not in cls.shared]  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return len(getattr(self, self.columns()[0]))
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """Select rows, by index in the given order or by mask."""
+        columns = {name: getattr(self, name) for name in self.columns()}
+        chosen = {
+            name: column.take(rows) if isinstance(column, Table) else column[rows]
+            for name, column in columns.items()
+        }
+        return replace(self, **chosen)  # type: ignore[type-var]
+
+    @classmethod
+    def concat(cls, tables: Sequence[Self]) -> Self:
+        """Concatenate one table or more that share nothing."""
+        parts = {name: [getattr(table, name) for table in tables] for name in cls.columns()}
+        return cls(
+            **{
+                name: column[0].concat(column) if isinstance(column[0], Table) else np.concatenate(column)
+                for name, column in parts.items()
+            }
+        )
 
 
 class MemmapStore:
@@ -93,8 +127,8 @@ class Column:
     def read(self, first: int, end: int) -> NDArray[Any]:
         """Read rows `first` to `end`."""
         size = (end - first) * self._row_bytes
-        found = os.pread(self._file.fileno(), size, first * self._row_bytes)
-        return self._shaped(np.frombuffer(found, self._dtype))
+        data = os.pread(self._file.fileno(), size, first * self._row_bytes)
+        return self._shaped(np.frombuffer(data, self._dtype))
 
     def whole(self) -> NDArray[Any]:
         """Map all rows, writable; `release_pages` frees their memory."""

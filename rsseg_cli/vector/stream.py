@@ -34,7 +34,7 @@ from rsseg_cli.vector.task import VectorTask
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-PREFETCH_RESULTS = 1  # that may wait for their turn, beyond those that workers are at
+PREFETCH_RESULTS = 1  # finished results that may wait for their turn
 
 
 class WorkerPool:
@@ -62,7 +62,7 @@ class WorkerPool:
         self.close()
 
     def close(self) -> None:
-        """End the workers and what they are at."""
+        """End the workers and their work."""
         for worker in self._workers:
             worker.process.terminate()
         self._threads.shutdown(cancel_futures=True)  # they read the connections' ends
@@ -160,30 +160,18 @@ TRIM_BLOCKS = 8  # blocks after which freed memory goes back: what the next one 
 GIVEN, MERGED = ".given.bin", ".merged.bin"  # in the scratch folder: classes without small objects, holes
 
 
-def stream_polygons(
-    task: VectorTask, pool: WorkerPool, progress: Progress | None, folder: Path
-) -> Iterator[Polygons]:
-    """Yield polygons block by block, in the order of their last pixels.
+class PolygonStream:
+    """Vectorises a task block by block, each stage over all blocks.
 
     Args:
         folder: for arrays that would not fit in memory.
     """
-    return _Stream(task, folder, pool).polygons(progress)
 
+    def __init__(self, task: VectorTask, pool: WorkerPool, folder: Path) -> None:
+        self._task, self._pool, self._folder = task, pool, folder
 
-def pool_of(task: VectorTask) -> WorkerPool:
-    """Workers for a task."""
-    return WorkerPool(min(task.jobs, len(task.blocks)))
-
-
-class _Stream:
-    """The stages of a vectorisation, each over all blocks."""
-
-    def __init__(self, task: VectorTask, folder: Path, pool: WorkerPool) -> None:
-        self._task, self._folder, self._pool = task, folder, pool
-
-    def polygons(self, progress: Progress | None) -> Iterator[Polygons]:
-        """Yield finished polygons after each block."""
+    def polygons(self, progress: Progress | None = None) -> Iterator[Polygons]:
+        """Yield finished polygons after each block, in the order of their last pixels."""
         task = self._task
         plan = task.plan(self._folder)
         if task.config.min_area_m2 or task.config.fill_holes_m2:

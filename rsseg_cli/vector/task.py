@@ -22,7 +22,11 @@ MAX_JOBS = 8  # by default
 
 @dataclass(kw_only=True)
 class VectorTask:
-    """A checked vectorisation."""
+    """A checked vectorisation.
+
+    Attributes:
+        own_crs, crs: WKT of the raster's and of the output's CRS, "" for none.
+    """
 
     info: SceneInfo
     name: str
@@ -32,17 +36,17 @@ class VectorTask:
     ground: PixelGeometry
     names: Mapping[int, str]
     colours: Mapping[int, Colour]
+    own_crs: str
     crs: str
     notes: list[str] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
 
     @property
-    def jobs(self) -> int:
-        """Number of worker processes."""
-        if self.config.jobs:
-            return self.config.jobs
+    def workers(self) -> int:
+        """Number of processes, no more than blocks."""
         large = self.source.height * self.source.width >= PARALLEL_PX
-        return min(MAX_JOBS, _cores()) if large else 1
+        jobs = self.config.jobs or (min(MAX_JOBS, _cores()) if large else 1)
+        return min(jobs, len(self.blocks))
 
     @property
     def block_rows(self) -> int:
@@ -62,7 +66,6 @@ class VectorTask:
             shared = self.block_rows < min(source.height, 2 * source.tile_rows)
             return replace(source, store=str(folder / name)) if shared else source
 
-        own = self.info.grid.crs.to_wkt() if self.info.grid.crs is not None else ""
         options = simplify_options(self.config.simplify_m, self.config.smooth, self.ground)
         return BlockPlan(
             source=kept(self.source, ".labels"),
@@ -71,7 +74,7 @@ class VectorTask:
             ground=self.ground,
             options=options,
             classes=chosen_classes(self.config.classes, self.names, self.info.name),
-            reproject=None if self.crs == own else (own, self.crs),
+            reproject=None if self.crs == self.own_crs else (self.own_crs, self.crs),
         )
 
 
@@ -94,10 +97,10 @@ def make_task(
     crs = target_crs(own, config.dst_crs, name or info.name)
     ground = PixelGeometry.of(info.grid)
     if not ground.known:
-        given = [name for name, value in metres(config).items() if value]
-        told = f"; {' and '.join(given)} count in pixels" if given else ""
+        given = [option for option, value in metres(config).items() if value]
+        unit = f"; {' and '.join(given)} count in pixels" if given else ""
         notes.append(
-            f"{name or info.name}: has no CRS, so areas and lengths on the ground are left empty{told}"
+            f"{name or info.name}: has no CRS, so areas and lengths on the ground are left empty{unit}"
         )
     chosen_classes(config.classes, names, info.name)
     return VectorTask(
@@ -109,6 +112,7 @@ def make_task(
         ground=ground,
         names=names,
         colours=classes.read_colours(info.path),
+        own_crs=own,
         crs=crs,
         notes=notes,
     )
@@ -134,14 +138,20 @@ def _source(info: SceneInfo) -> ClassSource:
     value = info.nodata
     byte = info.dtypes[0] == "uint8"
     masked = info.has_mask and value is None
-    # 255 stands for no data where the raster means nothing else by it.
+    # 255 is free for no data if the raster has no other meaning for it.
     wide = not byte or masked or value is None or value != 255
+    return _class_source(info, 65535 if wide else 255, value, masked=masked, wide=wide)
+
+
+def _class_source(
+    info: SceneInfo, nodata: int, file_nodata: float | None, *, masked: bool = False, wide: bool = False
+) -> ClassSource:
     return ClassSource(
         path=info.path,
         height=info.grid.height,
         width=info.grid.width,
-        nodata=65535 if wide else 255,
-        file_nodata=value,
+        nodata=nodata,
+        file_nodata=file_nodata,
         masked=masked,
         wide=wide,
         tile_rows=info.block_shape[0],
@@ -162,16 +172,7 @@ def _confidence(path: str, labels: SceneInfo) -> ClassSource:
             f"{info.name}: {info.count} band(s) of {info.dtypes[0]}; needs one of uint8, 0-254 for 0-1, as "
             "predict --confidence writes"
         )
-    return ClassSource(
-        path=path,
-        height=info.grid.height,
-        width=info.grid.width,
-        nodata=255,
-        file_nodata=255,
-        masked=False,
-        wide=False,
-        tile_rows=info.block_shape[0],
-    )
+    return _class_source(info, 255, 255)
 
 
 def chosen_classes(
@@ -201,7 +202,7 @@ def target_crs(own: str, asked: str, where: str) -> str:
     if not asked:
         return own
     if not own:
-        raise UsageError(f"{where}: has no CRS, so its polygons cannot be brought to {asked}")
+        raise UsageError(f"{where}: has no CRS, so its polygons cannot be reprojected to {asked}")
     try:
         wanted = CRS.from_user_input(asked)
     except CRSError as err:

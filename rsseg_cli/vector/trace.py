@@ -9,7 +9,7 @@ raster decides whether they are one: their rings are cut there, and a junction h
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from rsseg_cli.vector.graph import (
     Objects,
     walk_chains,
 )
-from rsseg_cli.vector.storage import release_pages
+from rsseg_cli.vector.storage import Table, release_pages
 
 NO_KEY = np.int64(-(2**62))
 GATHERED = 1 << 18  # points at a time
@@ -39,7 +39,7 @@ _LEFT_COL = np.array([0, -1, 0, -1], np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RingFragments:
+class RingFragments(Table):
     """Rings and parts of rings.
 
     Attributes:
@@ -61,22 +61,13 @@ class RingFragments:
     positions: Ints
     offsets: Ints
 
-    def __len__(self) -> int:
-        return len(self.objects)
-
-    def take(self, chosen: Ints) -> RingFragments:
-        """Select fragments, in the given order; the points are shared."""
-        parts = {part.name: getattr(self, part.name) for part in fields(self)}
-        return RingFragments(
-            **{name: part if name == "points" else part[chosen] for name, part in parts.items()}
-        )
+    shared = ("points",)
 
     def reorder(self, order: Ints) -> None:
         """Reorder in place, without a second copy of all columns."""
-        for part in fields(self):
-            if part.name != "points":
-                values = getattr(self, part.name)
-                values[:] = values[order]
+        for name in self.columns():
+            values = getattr(self, name)
+            values[:] = values[order]
 
     def compact(self) -> RingFragments:
         """Copy with own points, one fragment after the other."""
@@ -87,7 +78,7 @@ class RingFragments:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Junctions:
+class Junctions(Table):
     """Corners where two open objects of one class meet.
 
     Attributes:
@@ -100,10 +91,6 @@ class Junctions:
     objects: Ints
     arrivals: Ints
     departures: Ints
-
-    def take(self, chosen: NDArray[np.bool_]) -> Junctions:
-        """Select junctions."""
-        return Junctions(**{part.name: getattr(self, part.name)[chosen] for part in fields(self)})
 
 
 def known_keys(keys: Ints, upper_ends: Ints) -> Ints:
@@ -167,8 +154,8 @@ class Tracer:
         cols = self._graph.cols[vertices] + _LEFT_COL[slots]
         height, width = self._objects.run_of.shape
         inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
-        found = self._objects.at(np.where(inside, rows, 0), np.where(inside, cols, 0))
-        return np.where(inside, found, NONE).astype(np.int64)
+        objects = self._objects.at(np.where(inside, rows, 0), np.where(inside, cols, 0))
+        return np.where(inside, objects, NONE).astype(np.int64)
 
     def _corners(self) -> NDArray[np.uint8]:
         """Return, by vertex, what happens to a region that meets itself at a corner.
@@ -176,7 +163,7 @@ class Tracer:
         Bit 0: the pixels upper left and lower right are one object; bit 1: they may be. Bits 2 and 3: the
         same for the other two.
         """
-        found = np.zeros(len(self._graph), np.uint8)
+        cases = np.zeros(len(self._graph), np.uint8)
         crossing = np.flatnonzero(self._graph.slots[self._first : self._end] == 15) + self._first
         for slots, shift in (((UP, DOWN), 0), ((LEFT, RIGHT), 2)):
             pair = [self._object_left_of(crossing, np.full(len(crossing), slot)) for slot in slots]
@@ -185,8 +172,8 @@ class Tracer:
             alike = inside & (classes[0] == classes[1]) & (classes[0] != self._nodata)
             one = alike & (pair[0] == pair[1])
             maybe = alike & ~one & self._open[pair[0]] & self._open[pair[1]]
-            found[crossing] |= (one | maybe << 1).astype(np.uint8) << shift
-        return found
+            cases[crossing] |= (one | maybe << 1).astype(np.uint8) << shift
+        return cases
 
     def _next(self, arrivals: NDArray[Any]) -> Ints:
         """Return the half-edge that follows each arrival; -1 at a cut."""

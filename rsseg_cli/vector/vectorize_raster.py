@@ -25,7 +25,7 @@ from rsseg_cli.raster import SceneInfo, gdal
 from rsseg_cli.vector.dissolve import dissolve
 from rsseg_cli.vector.layer import Layer, colour_of, columns_of, make_qml, targets
 from rsseg_cli.vector.polygons import Polygons
-from rsseg_cli.vector.stream import Progress, pool_of, stream_polygons
+from rsseg_cli.vector.stream import PolygonStream, Progress, WorkerPool
 from rsseg_cli.vector.task import VectorTask, chosen_classes, make_task, metres, target_crs
 from rsseg_cli.vector.write import write_layer
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WGS84 = "EPSG:4326"
 MAX_TAG = 500
 
-logger = logging.getLogger("rsseg_cli")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class VectorResult:
             "layer": self.layer,
             "format": self.format,
             "features": self.features,
-            "classes": {name: dataclasses.asdict(found) for name, found in self.classes.items()},
+            "classes": {name: dataclasses.asdict(sums) for name, sums in self.classes.items()},
             "seconds": round(self.seconds, 3),
             "stages": {stage: round(seconds, 3) for stage, seconds in self.stages.items()},
             "notes": list(self.notes),
@@ -168,8 +168,7 @@ def prepare(
         raise _no_geojson(path, labels_name or os.fspath(labels))
     task = make_task(labels, confidence, _with_crs(config, kind, path), labels_name)
     inputs: list[str | Path] = [*task.info.files, *([Path(confidence)] if confidence is not None else [])]
-    own = task.info.grid.crs.to_wkt() if task.info.grid.crs is not None else ""
-    check_output(path, config, crs=own, names=task.names, where=task.name, inputs=inputs)
+    check_output(path, config, crs=task.own_crs, names=task.names, where=task.name, inputs=inputs)
     if kind == "Shapefile":
         task.notes.append(
             f"{path}: a Shapefile's names have ten characters (class_idx, perim_m, conf_mean, ...), "
@@ -221,8 +220,9 @@ class VectorJob:
         layer, folder = self.layer, self._scratch
         if folder is None:
             raise ValueError("the job is not open")
-        with pool_of(self.task) as pool:
-            polygons = self._counted(stream_polygons(self.task, pool, progress, folder))
+        with WorkerPool(self.task.workers) as pool:
+            stream = PolygonStream(self.task, pool, folder)
+            polygons = self._counted(stream.polygons(progress))
             if layer.dissolve:
                 polygons = dissolve(polygons, folder)
             write_layer(layer, self._timed(polygons), folder / layer.path.name)
@@ -271,8 +271,8 @@ def to_geodataframe(
 
     task = make_task(labels, confidence, config or VectorConfig())
     layer = _layer(Path("polygons.gpkg"), "GPKG", task)
-    with TemporaryDirectory(prefix="rsseg-") as folder, pool_of(task) as pool:
-        parts = list(stream_polygons(task, pool, None, Path(folder)))
+    with TemporaryDirectory(prefix="rsseg-") as folder, WorkerPool(task.workers) as pool:
+        parts = list(PolygonStream(task, pool, Path(folder)).polygons())
         wkb = [blob if isinstance(blob, bytes) else blob.tobytes() for part in parts for blob in part.wkb]
     columns = [columns_of(part, layer) for part in parts] or [columns_of(None, layer)]
     return geopandas.GeoDataFrame(
@@ -286,12 +286,11 @@ def format_of(path: Path, config: VectorConfig) -> str:
     """Return the format by name or ending."""
     if config.format != "auto":
         return config.format
-    found = VECTOR_ENDINGS.get(path.suffix.lower())
-    if found is None:
+    if path.suffix.lower() not in VECTOR_ENDINGS:
         raise UsageError(
             f"{path}: its ending names no format; needs one of {', '.join(VECTOR_ENDINGS)}, or pass --format"
         )
-    return found
+    return VECTOR_ENDINGS[path.suffix.lower()]
 
 
 def _no_geojson(path: Path, where: str) -> OutputError:

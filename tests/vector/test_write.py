@@ -13,8 +13,7 @@ from pyproj import CRS
 from rsseg_cli.config import VECTOR_ENDINGS
 from rsseg_cli.errors import OutputError
 from rsseg_cli.vector.layer import Layer
-from rsseg_cli.vector.polygons import Polygons
-from rsseg_cli.vector.rings import ObjectTable
+from rsseg_cli.vector.polygons import ObjectTable, Polygons
 from rsseg_cli.vector.storage import MemmapStore, in_file, release_pages
 from rsseg_cli.vector.write import write_layer
 
@@ -34,7 +33,6 @@ def polygons_of(shapes, first=0, blobs=None):
     wkb[:] = shapely.to_wkb(shapes) if blobs is None else blobs
     return Polygons(
         wkb=wkb,
-        boxes=shapely.bounds(shapes),
         table=ObjectTable(classes=numbers, lasts=zeros, **confidence),
         areas_m2=np.where(numbers % 2, np.nan, 21.0),
         perimeters_m=np.full(count, 20.0),
