@@ -1,8 +1,9 @@
-"""The system below: memory that was freed (glibc), new processes."""
+"""The machine: its cores and memory, memory that was freed (glibc), new processes."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess
 
 KEPT = 1 << 30  # bytes
+
+
+def cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def physical_bytes() -> int | None:
+    """Return the machine's memory; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def give_back_memory() -> None:

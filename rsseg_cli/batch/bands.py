@@ -15,16 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.inference import Pass
-from rsseg_cli.pipeline.checkpoint import Extremes, Track
-from rsseg_cli.pipeline.predict_scene import map_rows, plan_of
-from rsseg_cli.pipeline.refine_scene import Windows, refine_pass
+from rsseg_cli.pipeline import passes
 
 if TYPE_CHECKING:
     from rsseg_cli.batch.runner import SceneRunner
     from rsseg_cli.batch.task import SceneTask
+    from rsseg_cli.config import PredictConfig
     from rsseg_cli.inference import tiling
-    from rsseg_cli.pipeline.job import Job
-    from rsseg_cli.pipeline.refinement import LabelSource, Refinement
     from rsseg_cli.raster import Grid
     from rsseg_cli.weights import TrainedModel
 
@@ -38,9 +35,9 @@ ZLIB_LEVEL = 1  # 200 MB/s a core; class rows shrink 10 to 50 times
 class RefineJob:
     """Inputs of the refining pass besides the scene."""
 
-    refinement: Refinement
-    windows: Windows
-    source: LabelSource
+    refinement: passes.Refinement
+    windows: passes.Windows
+    source: passes.LabelSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +49,7 @@ class Band:
     """
 
     task: SceneTask
-    job: Job | None = None
+    job: passes.Job | None = None
     refine: RefineJob | None = None
     layers: Mapping[str, slice]
     first: int
@@ -95,26 +92,34 @@ class BandPool(Protocol):
     def workers(self) -> int:
         """Bands that run at a time."""
 
+    def arithmetic(self, config: PredictConfig) -> tuple[str, str]:
+        """Return the kind of device and the dtype with which a worker computes."""
+
     def submit_band(self, band: Band) -> Future[BandRows]:
         """Run a band on any worker."""
 
 
-class SharedPasses:
-    """The passes over a scene by the workers of a pool; see `pipeline.Passes`.
+class SharedPasses(passes.Passes):
+    """The passes over a scene by the workers of a pool; see `passes.Passes`.
 
     Bands are written in their order. So many are under way that every worker has one, and fewer where their
     rows would take more than MAX_PENDING_BYTES.
     """
 
     def __init__(self, pool: BandPool, task: SceneTask) -> None:
+        super().__init__()
         self._pool, self._task = pool, task
 
-    def map(self, job: Job, rows: Pass, track: Track) -> None:
-        """See `pipeline.map_rows`."""
-        band = Band(task=self._task_of(track), job=job, layers=dict(rows.layers), first=rows.first)
-        plan = plan_of(job)
-        extremes = dict(track.extremes)
-        track.counts = lambda _: (extremes, {})
+    def arithmetic(self, config: PredictConfig) -> tuple[str, str]:
+        """Return the workers' kind of device and dtype; `config` is that of this process."""
+        return self._pool.arithmetic(self._task.config)
+
+    def map(self, job: passes.Job, rows: Pass, state: passes.PassState) -> None:
+        """See `passes.map_pass`."""
+        band = Band(task=self._task_of(state), job=job, layers=dict(rows.layers), first=rows.first)
+        plan = passes.plan_tiles(job)
+        extremes = dict(state.extremes)
+        state.counts = lambda _: (extremes, {})
         with closing(self._run(band, plan.rows, _row_bytes(rows, job.grid, plan.rows))) as bands:
             for end, finished in bands:
                 extremes |= finished.extremes
@@ -126,15 +131,20 @@ class SharedPasses:
         job.note_unmarked_holes(reader)
 
     def refine(
-        self, refinement: Refinement, windows: Windows, source: LabelSource, rows: Pass, track: Track
+        self,
+        refinement: passes.Refinement,
+        windows: passes.Windows,
+        source: passes.LabelSource,
+        rows: Pass,
+        state: passes.PassState,
     ) -> None:
-        """See `refine_scene.refine_pass`. The workers read the map from its file."""
+        """See `passes.refine_pass`. The workers read the map from its file."""
         bare = replace(refinement, refiner="")  # each worker has loaded it
         job = RefineJob(refinement=bare, windows=windows, source=source)
-        band = Band(task=self._task_of(track), refine=job, layers=dict(rows.layers), first=rows.first)
+        band = Band(task=self._task_of(state), refine=job, layers=dict(rows.layers), first=rows.first)
         plan = windows.plan
-        above, here = Counter(track.refined), Counter[str]()
-        track.counts = lambda _: ({}, dict(above + here))
+        above, here = Counter(state.refined), Counter[str]()
+        state.counts = lambda _: ({}, dict(above + here))
         with closing(self._run(band, plan.rows, _row_bytes(rows, refinement.map, plan.rows))) as bands:
             for end, finished in bands:
                 for block in finished.blocks:
@@ -143,8 +153,8 @@ class SharedPasses:
                 above, here = above + Counter(finished.refined), Counter()
                 rows.progress(end * len(plan.cols))
 
-    def _task_of(self, track: Track) -> SceneTask:
-        return replace(self._task, config=track.config(self._task.config))
+    def _task_of(self, state: passes.PassState) -> SceneTask:
+        return replace(self._task, config=state.config(self._task.config))
 
     def _run(
         self, band: Band, axis: tiling.Axis, row_bytes: int
@@ -182,30 +192,26 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
     """Run the network of a band in this process."""
     model, refine = runner.load(band.task)
     blocks: list[Block] = []
-    track = Track()
+    state = passes.PassState()
 
     def keep(row: int, rows: NDArray[np.uint8]) -> None:
-        refined = _counts(track, row + rows.shape[1])[1]
+        refined = state.counted(row + rows.shape[1])[1]
         blocks.append(Block(row, rows.shape, zlib.compress(rows.tobytes(), ZLIB_LEVEL), refined))
 
     rows = Pass(layers=band.layers, write=keep, progress=lambda _: None, first=band.first, end=band.end)
     if band.refine is not None and refine is not None:
         second = band.refine
         refiner = cast("TrainedModel", refine.refiner)  # the runner loads it
-        refinement = replace(second.refinement, refiner=refiner, run=band.task.config)
-        network = refinement.load().network
-        refine_pass(refinement, network, second.windows, second.source, rows, track)
+        refining = replace(second.refinement, refiner=refiner, run=band.task.config)
+        network = refining.load().network
+        passes.refine_pass(refining, network, second.windows, second.source, rows, state)
     elif band.job is not None:
         job = replace(band.job, config=band.task.config)
-        map_rows(job, model, rows, track)
+        passes.map_pass(job, model, rows, state)
     else:
         raise ValueError("a band of neither pass")
-    extremes, refined = _counts(track, None)
+    extremes, refined = state.counted()
     return BandRows(blocks=tuple(blocks), extremes=dict(extremes), refined=dict(refined))
-
-
-def _counts(track: Track, rows: int | None) -> tuple[Extremes, Mapping[str, int]]:
-    return track.counts(rows) if track.counts is not None else ({}, {})
 
 
 def _row_bytes(rows: Pass, grid: Grid, axis: tiling.Axis) -> int:

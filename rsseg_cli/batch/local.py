@@ -17,6 +17,7 @@ from typing import Any
 from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, with_device
 from rsseg_cli.errors import RssegError
+from rsseg_cli.system import cores
 
 ENDED = "ProcessEnded"  # error kind of a scene whose process died
 STOP_S = 60.0  # a running scene may take to stop cleanly
@@ -231,11 +232,6 @@ def gpus() -> list[str]:
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [f"cuda:{index}" for index in range(count)]
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _in_processes(

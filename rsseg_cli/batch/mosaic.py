@@ -249,18 +249,12 @@ def _cut(task: SceneTask, sheet: Sheet, spec: ModelSpec) -> PredictResult:
     """Write a sheet's rasters on its own grid, its map last."""
     start = time.monotonic()
     grid = SceneInfo.of(sheet.scene).grid
-    counter = results_of.AreaCounter(spec.class_names, grid.row_areas_m2())
+    counter = results_of.AreaCounter(spec.class_names, grid)
     for kind in sorted(sheet.outputs, key=lambda kind: kind == "labels"):
         for row, rows in _write_part(task, sheet, kind, grid, spec):
             if kind == "labels":
                 counter.add(row, rows[0])
-    return PredictResult(
-        paths=dict(sheet.outputs),
-        seconds=time.monotonic() - start,
-        pixels=grid.width * grid.height,
-        valid_pixels=counter.valid_pixels,
-        classes=counter.classes(),
-    )
+    return counter.result(sheet.outputs, start)
 
 
 def _write_part(

@@ -108,7 +108,7 @@ class _PoolForScene:
 
     def __init__(self, pool: RayPool, needed: tuple[str, ...]) -> None:
         self._pool, self._needed = pool, needed
-        self.workers = pool.workers
+        self.workers, self.arithmetic = pool.workers, pool.arithmetic
 
     def submit_band(self, band: Band) -> Future[BandRows]:
         return self._pool.submit_band(band, self._needed)

@@ -18,6 +18,7 @@ from rsseg_cli._version import __version__
 from rsseg_cli.batch.bands import Band, BandRows, run_band
 from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import SceneOutcome, SceneTask, with_overwrite
+from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import RssegError, SceneError, UsageError
 
 
@@ -57,6 +58,15 @@ class RayWorker:
         self._used = True
         try:
             return self._runner.run(task)
+        except RssegError as err:
+            return err
+
+    def arithmetic(self, config: PredictConfig, needed: Sequence[str]) -> tuple[str, str] | RssegError:
+        """Return the kind of device and the dtype with which this worker computes."""
+        from rsseg_cli.inference import Engine
+
+        try:
+            return Engine.arithmetic(config)
         except RssegError as err:
             return err
 
@@ -150,6 +160,11 @@ class RayPool:
     def submit_scene(self, task: SceneTask, needed: Sequence[str] = ()) -> Future[SceneOutcome]:
         """Map a scene on any worker; SceneError if its workers keep dying."""
         return self._submit(_Work("scene", task, needed, task.scene))
+
+    def arithmetic(self, config: PredictConfig) -> tuple[str, str]:
+        """Return the kind of device and the dtype of a worker; all are taken to be alike."""
+        answer: tuple[str, str] = self._submit(_Work("arithmetic", config, (), "--device")).result()
+        return answer
 
     def submit_band(self, band: Band, needed: Sequence[str] = ()) -> Future[BandRows]:
         """Run a band on any worker."""

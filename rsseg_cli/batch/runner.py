@@ -15,7 +15,7 @@ from rsseg_cli.raster import gdal
 
 if TYPE_CHECKING:
     from rsseg_cli.pipeline import PredictResult
-    from rsseg_cli.pipeline.predict_scene import Passes
+    from rsseg_cli.pipeline import passes as passes_
     from rsseg_cli.weights import TrainedModel
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class SceneRunner:
         passes: where the passes over a task's scene run; None for this process.
     """
 
-    def __init__(self, passes: Callable[[SceneTask], Passes] | None = None) -> None:
+    def __init__(self, passes: Callable[[SceneTask], passes_.Passes] | None = None) -> None:
         self._passes = passes
         self._models: dict[str, TrainedModel] = {}
         self._refiners: dict[tuple[str, RefineConfig], RefineConfig] = {}

@@ -108,6 +108,12 @@ class Engine:
         )
         self._batch_size: int | None = None if config.batch_size == "auto" else config.batch_size
 
+    @staticmethod
+    def arithmetic(config: PredictConfig) -> tuple[str, str]:
+        """Return the kind of device and the dtype with which an engine of these settings computes."""
+        device = choose_device(config.device)
+        return device.type, str(choose_dtype(config.dtype, device)).removeprefix("torch.")
+
     def __enter__(self) -> Self:
         return self
 

@@ -5,13 +5,23 @@ from typing import TYPE_CHECKING
 from rsseg_cli._lazy import lazy_names
 
 if TYPE_CHECKING:
+    from rsseg_cli.pipeline import passes, refinement, result
     from rsseg_cli.pipeline.predict_scene import predict
     from rsseg_cli.pipeline.preview import round_length_m
     from rsseg_cli.pipeline.refine_scene import refine
     from rsseg_cli.pipeline.result import PredictResult
     from rsseg_cli.pipeline.workdir import OutputLock
 
-__all__ = ["OutputLock", "PredictResult", "predict", "refine", "refinement", "result", "round_length_m"]
+__all__ = [
+    "OutputLock",
+    "PredictResult",
+    "passes",
+    "predict",
+    "refine",
+    "refinement",
+    "result",
+    "round_length_m",
+]
 __getattr__ = lazy_names(
     __name__,
     {

@@ -1,4 +1,4 @@
-"""What a run keeps on disk of its state, so that another can go on after a kill."""
+"""The state of a run on disk, from which another can resume it after a kill."""
 
 from __future__ import annotations
 
@@ -13,147 +13,144 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli import files
+from rsseg_cli import files as files_
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import OutputError, RssegError, SceneError
 from rsseg_cli.inference import Pass
 from rsseg_cli.pipeline.fingerprint import differences
-from rsseg_cli.pipeline.journal import Journal, Passed, Publication, read_journal
-from rsseg_cli.pipeline.workdir import PUBLISHED, OutputLock, Place, empty, remove
+from rsseg_cli.pipeline.journal import Checkpoint, Journal, Publication, read_journal
+from rsseg_cli.pipeline.workdir import PUBLISHED, WorkDir
 from rsseg_cli.raster import gdal
 
+CHECKPOINT_S = 5.0  # at least, between two; shorter runs are not worth keeping
 Extremes = Mapping[int, Sequence[int]]
+Counts = tuple[Extremes, Mapping[str, int]]
 Rows = NDArray[np.uint8]
+_log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
-class Track:
+class PassState:
     """What a pass counts beside the pixels of its rows.
 
     Attributes:
         batch_size: tiles a batch that an earlier run measured, as pixels may depend on it; set by the pass.
         extremes: `SceneReader.extreme_counts` of an earlier run.
         refined: counts of refining by an earlier run, by name.
-        counts: both, that run's included, of the rows above one, or of all once the pass is through; set by
-            the pass.
+        counts: set by the pass: both, that run's included, of the rows above one, or of all at its end.
     """
 
     batch_size: int | None = None
     extremes: Extremes = field(default_factory=dict)
     refined: Mapping[str, int] = field(default_factory=dict)
-    counts: Callable[[int | None], tuple[Extremes, Mapping[str, int]]] | None = None
+    counts: Callable[[int | None], Counts] | None = None
 
     def config(self, config: PredictConfig) -> PredictConfig:
-        """The settings, with the batch size that was measured before."""
+        """Return the settings with the batch size that was measured before."""
         return config if self.batch_size is None else replace(config, batch_size=self.batch_size)
 
+    def counted(self, rows: int | None = None) -> Counts:
+        """Return what was counted in the rows above one, or in all."""
+        return (self.extremes, self.refined) if self.counts is None else self.counts(rows)
 
-class RowTaker(Protocol):
+
+class RowSink(Protocol):
     """Keeps the rows of a pass in files."""
 
-    def adopt(self, passed: Passed) -> None:
+    def resume_from(self, checkpoint: Checkpoint) -> None:
         """Take over the rows that an earlier run finished."""
 
     def write(self, row: int, rows: Rows) -> None:
         """Take the next rows, uint8 (layers, rows, width)."""
 
     def new_files(self) -> list[Path]:
-        """Files that became complete since the last call."""
+        """List files that became complete since the last call."""
 
-    def counted(self) -> tuple[Sequence[int], Sequence[float]]:
-        """Pixels and m2 by value in all rows so far; empty where they are not counted."""
+    def counted(self) -> tuple[list[int], list[float]]:
+        """Return pixels and m2 by value in all rows so far; empty where they are not counted."""
 
 
-class TrackedPass:
-    """Rows on their way to files, from where an earlier run stopped.
+class ResumablePass:
+    """A pass whose rows go to files, from where an earlier run stopped.
 
     Args:
-        work: where the state is noted.
+        run: where its checkpoints are kept.
         name: of the pass there.
         cuts: rows that tile row i alone finishes are cuts[i] to cuts[i + 1].
-        taker: of the rows.
 
     Attributes:
-        first: tile row to begin with: the first that finished none of the rows that are there.
-        complete: the earlier run was through.
+        first: tile row to begin with: the first that finished none of the rows in the files.
+        complete: the earlier run finished the pass.
     """
 
-    def __init__(self, work: WorkFolder, name: str, cuts: Sequence[int], taker: RowTaker) -> None:
-        self._work, self._name, self._taker = work, name, taker
+    def __init__(self, run: RunState, name: str, cuts: Sequence[int], sink: RowSink) -> None:
+        self._run, self._name, self._sink = run, name, sink
         self._ends, self._height = set(cuts), cuts[-1]
-        self.first, self.complete, self.track = 0, False, Track()
-        passed = work.passed(name)
-        if passed is not None:
-            taker.adopt(passed)
-            self.first = bisect_left(cuts, passed.rows)
-            self.complete = passed.complete or self.first == len(cuts) - 1
-            batch_size = work.batches.get(name)
-            self.track = Track(batch_size=batch_size, extremes=passed.extremes, refined=passed.refined)
+        self.first, self.complete, self.state = 0, False, PassState()
+        checkpoint = run.checkpoint(name)
+        if checkpoint is not None:
+            sink.resume_from(checkpoint)
+            self.first = bisect_left(cuts, checkpoint.rows)
+            self.complete = checkpoint.complete or self.first == len(cuts) - 1
+            self.state = PassState(
+                batch_size=run.batches.get(name), extremes=checkpoint.extremes, refined=checkpoint.refined
+            )
+
+    def rest(self, layers: Mapping[str, slice], progress: Callable[[int], object]) -> Pass:
+        """Return what is left to run."""
+        return Pass(layers=layers, write=self.write, progress=progress, first=self.first)
 
     def pass_over(self, layers: Mapping[str, slice], progress: Callable[[int], object]) -> Pass:
         """What is left of the pass."""
         return Pass(layers=layers, write=self.write, progress=progress, first=self.first)
 
     def write(self, row: int, rows: Rows) -> None:
-        """Hand rows on; where they end at a cut, note it."""
-        self._taker.write(row, rows)
+        """Hand rows on; make a checkpoint where they end at a cut."""
+        self._sink.write(row, rows)
         if row + rows.shape[1] in self._ends:
-            self._note(row + rows.shape[1])
+            self._checkpoint(row + rows.shape[1])
 
     def finish(self) -> None:
-        """Note that the pass is through."""
-        self._note(None)
+        """Record that the pass is complete."""
+        self._checkpoint(None)
 
-    def counts(self, rows: int | None = None) -> tuple[Extremes, Mapping[str, int]]:
-        """What was counted in the rows above one, or in all."""
-        if self.track.counts is None:
-            return self.track.extremes, self.track.refined
-        return self.track.counts(rows)
-
-    def _note(self, rows: int | None) -> None:
-        if self.track.batch_size is not None:
-            self._work.batches[self._name] = self.track.batch_size
-        extremes, refined = self.counts(rows)
-        pixels, areas_m2 = self._taker.counted()
-        passed = Passed(
+    def _checkpoint(self, rows: int | None) -> None:
+        if self.state.batch_size is not None:
+            self._run.batches[self._name] = self.state.batch_size
+        extremes, refined = self.state.counted(rows)
+        pixels, areas_m2 = self._sink.counted()
+        checkpoint = Checkpoint(
             rows=self._height if rows is None else rows,
             complete=rows is None,
             pixels=pixels,
             areas_m2=areas_m2,
-            extremes=extremes,
-            refined=refined,
+            extremes={row: (counts[0], counts[1], counts[2]) for row, counts in extremes.items()},
+            refined=dict(refined),
         )
-        self._work.checkpoint(self._name, passed, self._taker.new_files())
+        self._run.add_checkpoint(self._name, checkpoint, self._sink.new_files())
 
 
-CHECKPOINT_S = 5.0  # at least, between two; shorter runs are not worth going on with
-_log = logging.getLogger("rsseg_cli")
+class RunState:
+    """The state of a run on disk; a context manager around all that the run writes.
 
-
-class WorkFolder:
-    """What a run keeps on disk of its state; a context manager around all that it writes.
-
-    Leaving it removes the folder, unless an error ended the run that another one may get past, and it had
-    worked for a while: then finished rows are kept.
+    Leaving it removes the work folder, unless the run had worked for a while and was ended by an error that
+    another run may get past: then finished rows are kept.
 
     Args:
         paths: outputs by kind.
         fingerprint: all that decides the pixels.
         height: rows of the map.
-        resume: go on where an earlier run of the same fingerprint stopped.
-
-    Raises:
-        OutputError: another run holds the outputs.
+        resume: continue where an earlier run of the same fingerprint stopped.
     """
 
     def __init__(
         self, paths: Mapping[str, Path], fingerprint: Mapping[str, Any], height: int, *, resume: bool
     ) -> None:
-        self.place = Place(paths)
-        self._lock = OutputLock(self.place.folder, self.place.output)
+        self.dir = WorkDir(paths)
         self._resume, self._height = resume, height
         self._journal = Journal(fingerprint=dict(fingerprint))
         self._unsynced: dict[str, Path] = {}
@@ -161,17 +158,16 @@ class WorkFolder:
         self._last = time.monotonic()
 
     def __enter__(self) -> Self:
-        there = self.place.folder.exists()
-        self._lock.acquire()
+        existed = self.dir.folder.exists()
+        self.dir.lock.acquire()
         try:
-            if there:
-                found = self._found()
-                if found is not None:
-                    self._journal, self._saved, self._resumed = found, True, True
-                if self._clean(keep=found is not None) and found is None:
-                    _log.info("%s: removed what a run that had died left beside it", self.place.output)
+            earlier = self._earlier_journal() if existed and self._resume else None
+            if earlier is not None:
+                self._journal, self._saved, self._resumed = earlier, True, True
+            if existed and self._clean(keep=earlier is not None) and earlier is None:
+                _log.info("%s: removed temporary files of a run that had died", self.dir.output)
         except BaseException:
-            self._lock.release()
+            self.dir.lock.release()
             raise
         self._last = time.monotonic()
         return self
@@ -180,95 +176,87 @@ class WorkFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None or not self._is_worth_keeping(error):
-            remove(self.place, self._lock)
+            self.dir.remove()
             return
         self._clean(keep=True)
-        self._lock.release()
-        error.add_note(self._how_to_go_on())
+        self.dir.lock.release()
+        rows = list(self._journal.passes.values())[-1].rows
+        kept = f"{rows} of {self._height} rows are kept in {self.dir.folder}"
+        error.add_note(f"{kept}; run the same command with --resume to continue")
 
-    # --- what an earlier run left
-
-    def _found(self) -> Journal | None:
-        """The journal of an earlier run that is gone on with."""
-        output = self.place.output
-        if not self._resume:
-            return None
+    def _earlier_journal(self) -> Journal | None:
+        """Read the journal to resume from, if any; warn where there is none that fits."""
         try:
-            journal = read_journal(self.place.journal)
-            changed = differences({} if journal is None else journal.fingerprint, self._journal.fingerprint)
+            journal = read_journal(self.dir.journal)
+            problem = "an earlier run left no finished rows" if journal is None else self._problem_of(journal)
         except (ValueError, RecursionError) as err:
-            _log.warning("%s: the journal of an earlier run is damaged (%s); begins anew", output, err)
+            journal, problem = None, f"the journal of an earlier run is damaged ({err})"
+        if problem:
+            _log.warning("%s: %s; starting over", self.dir.output, problem)
             return None
-        if journal is None:
-            _log.warning("%s: an earlier run left no finished rows; begins anew", output)
-            return None
-        if changed:
-            _log.warning("%s: an earlier run was another one (%s); begins anew", output, changed)
-            return None
-        wrong = [name for name, size in journal.files.items() if _size(self.place.folder / name) != size]
-        missing = [kind for kind in journal.finished if not self._is_finished(kind)]
-        if wrong or missing:
-            _log.warning("%s: %s of an earlier run is damaged; begins anew", output, (wrong + missing)[0])
-            return None
-        journal.publication = None
+        if journal is not None:
+            journal.publication = None
         return journal
 
-    def _is_finished(self, kind: str) -> bool:
+    def _problem_of(self, journal: Journal) -> str:
+        changed = differences(journal.fingerprint, self._journal.fingerprint)
+        if changed:
+            return f"an earlier run was another one ({changed})"
+        wrong = [name for name, size in journal.files.items() if _size(self.dir.folder / name) != size]
+        wrong += [kind for kind in journal.finished if not self._is_there(kind)]
+        return f"{wrong[0]} of an earlier run is damaged" if wrong else ""
+
+    def _is_there(self, kind: str) -> bool:
         ending = "png" if kind == "preview" else "tif"
-        return kind in self.place.paths and self.place.of(kind, ending).is_file()
+        return kind in self.dir.paths and self.dir.of(kind, ending).is_file()
 
     def _clean(self, *, keep: bool) -> bool:
-        """Remove what the journal does not count on; with `keep` False all but the lock. Was there any?"""
-        place = self.place
-        kept = set(self._lock.files)
+        """Remove files that the journal does not name, or without `keep` all but the lock; were there any?"""
+        kept = set(self.dir.lock.files)
         if keep:
-            kept |= {place.journal, *(place.folder / name for name in self._journal.files)}
+            kept |= {self.dir.journal, *(self.dir.folder / name for name in self._journal.files)}
             for kind in self._journal.finished:
-                kept |= {place.of(kind, ending) for ending in PUBLISHED}
-        return empty(place, kept)
-
-    # --- the state
+                kept |= {self.dir.of(kind, ending) for ending in PUBLISHED}
+        return self.dir.clear(kept)
 
     @property
     def batches(self) -> dict[str, int]:
         """Tiles a batch, by pass: measured once, as results may depend on them."""
         return self._journal.batches
 
-    def passed(self, name: str) -> Passed | None:
-        """How far an earlier run's pass came."""
+    def checkpoint(self, name: str) -> Checkpoint | None:
+        """Return how far an earlier run's pass came."""
         return self._journal.passes.get(name)
 
     def is_finished(self, kind: str) -> bool:
         return kind in self._journal.finished
 
-    def checkpoint(self, name: str, passed: Passed, files: Sequence[Path]) -> None:
-        """Note how far a pass has come; from time to time on disk.
+    def add_checkpoint(self, name: str, checkpoint: Checkpoint, files: Sequence[Path]) -> None:
+        """Record how far a pass has come; from time to time on disk.
 
         Args:
-            files: complete since the last call; sizes are filled in.
-
-        Raises:
-            OutputError: the disk is full.
+            checkpoint: without its files.
+            files: complete since the last call.
         """
         before = self._journal.passes.get(name)
         sizes = {**(before.files if before else {}), **{file.name: file.stat().st_size for file in files}}
         self._unsynced |= {file.name: file for file in files}
-        self._journal.passes[name] = replace(passed, files=sizes)
+        self._journal.passes[name] = msgspec.structs.replace(checkpoint, files=sizes)
         if time.monotonic() - self._last >= CHECKPOINT_S:
             self._save()
 
     def finish(self, kind: str) -> None:
-        """Note that an output is complete under its temporary name."""
+        """Record that an output is complete under its temporary name."""
         self._journal.finished.append(kind)
         if self._saved or time.monotonic() - self._last >= CHECKPOINT_S:
             self._save()
 
     def forget(self, files: Sequence[Path]) -> None:
-        """Files are about to be removed: what they held is complete elsewhere."""
+        """Drop files that are about to be removed: what they hold is complete elsewhere."""
         gone = {file.name for file in files}
-        for name, passed in self._journal.passes.items():
-            left = {file: size for file, size in passed.files.items() if file not in gone}
-            self._journal.passes[name] = replace(passed, files=left)
+        for name, checkpoint in self._journal.passes.items():
+            left = {file: size for file, size in checkpoint.files.items() if file not in gone}
+            self._journal.passes[name] = msgspec.structs.replace(checkpoint, files=left)
         self._unsynced = {name: file for name, file in self._unsynced.items() if name not in gone}
         if self._saved:
             self._save()
@@ -278,20 +266,17 @@ class WorkFolder:
     ) -> None:
         """Give complete files their names: all, or none where one cannot be given.
 
-        If it is killed in between the next run does the rest.
-
-        Raises:
-            OutputError: a name cannot be given.
+        If this process is killed in between, the next run does the rest.
         """
         self._journal.publication = Publication(
             renames=[(os.path.abspath(file), os.path.abspath(path)) for file, path in renames.items()],
             leftovers=[os.path.abspath(path) for path in leftovers],
-            result=result,
+            result=dict(result),
         )
         saved, since = self._saved, self._last
         self._save()
         try:
-            files.replace_all(renames, leftovers, tag=self.place.tag)
+            files_.replace_all(renames, leftovers, tag=self.dir.tag)
         except BaseException:
             self._journal.publication = None
             self._save()
@@ -301,14 +286,12 @@ class WorkFolder:
     def _save(self) -> None:
         try:
             for file in self._unsynced.values():
-                files.sync(file)
+                files_.sync(file)
             self._unsynced.clear()
-            self._journal.save(self.place.journal)
+            self._journal.save(self.dir.journal)
         except OSError as err:
-            raise OutputError(f"{self.place.journal}: cannot be written ({err}). Is the disk full?") from err
+            raise OutputError(f"{self.dir.journal}: cannot be written ({err}). Is the disk full?") from err
         self._saved, self._last = True, time.monotonic()
-
-    # --- the end of a run that failed
 
     def _is_worth_keeping(self, error: BaseException) -> bool:
         """Whether the same command may get further, from rows that took a while."""
@@ -322,11 +305,6 @@ class WorkFolder:
             with suppress(OutputError):  # what was saved before holds
                 self._save()
         return self._saved and bool(self._journal.passes)
-
-    def _how_to_go_on(self) -> str:
-        rows = list(self._journal.passes.values())[-1].rows
-        kept = f"{rows} of {self._height} rows are kept in {self.place.folder}"
-        return f"{kept}; run the same command with --resume to go on"
 
 
 def _size(path: Path) -> int:

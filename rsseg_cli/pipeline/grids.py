@@ -1,9 +1,9 @@
-"""Where a scene and a map of it lie: on the same pixels, on parallel ones, or in another CRS."""
+"""How a scene and a map of it align: on the same pixels, on parallel ones, or in another CRS."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rasterio.enums import Resampling
@@ -23,19 +23,19 @@ ALIGNED_PX = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class Grids:
-    """What was found.
+    """Scene and map on common ground.
 
     Attributes:
         frame: the map's pixels and those that the refiner sees.
         map: the grid of the refined map.
         info: the scene, readable on the frame's grid.
-        kept: what must live as long as the scene is read.
+        vrt_owner: of the file behind `info`; must live as long as the scene is read.
     """
 
     frame: windows.Frame
     map: Grid
     info: SceneInfo
-    kept: MemoryFile | None = None
+    vrt_owner: MemoryFile | None = field(default=None, repr=False)
 
 
 def find_grids(
@@ -48,16 +48,13 @@ def find_grids(
     labels_name: str,
     notes: list[str],
 ) -> Grids:
-    """Bring scene and map together, and find the resolution that the refiner sees.
+    """Align scene and map, and choose the resolution that the refiner sees.
 
     Args:
         bands: that are read.
         labels: the map's grid; `window` of it is refined.
         asked_gsd_m: resolution to see, in place of the refiner's own.
         notes: gets what differs from what one might expect.
-
-    Raises:
-        SceneError: scene and map do not overlap, or one of them does not say where it lies.
     """
     by_pixel = (labels.crs is None or info.grid.crs is None) and _size(labels) == _size(info.grid)
     offset = (0, 0) if by_pixel else _offset(info.grid, labels)
@@ -82,8 +79,8 @@ def find_grids(
     if offset is not None or _is_readable(info, bands, seen):
         return Grids(frame=frame, map=shown, info=info)
     _check_overlap(info, labels, labels_name)
-    warped, kept = _warp(info, seen)
-    return Grids(frame=frame, map=shown, info=warped, kept=kept)
+    warped, owner = _warp(info, seen)
+    return Grids(frame=frame, map=shown, info=warped, vrt_owner=owner)
 
 
 def _size(grid: Grid) -> tuple[int, int]:
@@ -91,7 +88,7 @@ def _size(grid: Grid) -> tuple[int, int]:
 
 
 def _offset(scene: Grid, labels: Grid) -> tuple[int, int] | None:
-    """(row, col) of the scene where the labels begin, if they lie on its pixels, else None."""
+    """Return (row, col) of the scene where the labels begin, if they lie on its pixels."""
     if labels.crs != scene.crs:
         return None
     steps = ~scene.transform * labels.transform
@@ -114,16 +111,16 @@ def _is_readable(info: SceneInfo, bands: Sequence[int], grid: Grid) -> bool:
 
 
 def _check_overlap(info: SceneInfo, labels: Grid, labels_name: str) -> None:
-    """Refuse what cannot be brought together."""
+    """Refuse scene and map that cannot be aligned."""
     scene = info.grid
     if labels.crs is None or scene.crs is None:
         without = [name for name, grid in ((labels_name, labels), (info.name, scene)) if grid.crs is None]
         sizes = f"{labels.width} x {labels.height} and {scene.width} x {scene.height} px"
         raise SceneError(
             f"{labels_name}, {info.name}: {sizes}, and no CRS in {' and '.join(without)}, so they cannot be "
-            "brought together; needs the same size, or georeferencing"
+            "aligned; needs the same size, or georeferencing"
         )
-    with gdal.errors(SceneError, f"{labels_name}: cannot be brought to the CRS of {info.name}"):
+    with gdal.errors(SceneError, f"{labels_name}: cannot be transformed to the CRS of {info.name}"):
         left, bottom, right, top = transform_bounds(labels.crs, scene.crs, *labels.bounds)
     west, south, east, north = scene.bounds
     if not (left < east and west < right and bottom < north and south < top):
@@ -139,7 +136,7 @@ def _box(bounds: Sequence[float]) -> str:
 
 
 def _warp(info: SceneInfo, grid: Grid) -> tuple[SceneInfo, MemoryFile]:
-    """The scene on another grid, as a virtual raster in memory; what it does not cover has no data."""
+    """Return the scene on another grid, as a virtual raster in memory; pixels outside it have no data."""
     memory = MemoryFile(ext=f"/{Path(info.name).name}.vrt")
     options: dict[str, object] = {} if "alpha" in info.colour_interpretations else {"add_alpha": True}
     if info.nodata_given:

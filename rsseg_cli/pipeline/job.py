@@ -1,7 +1,4 @@
-"""What is to be predicted, checked before a model is loaded or a byte written.
-
-Scene, grids, scaling, outputs.
-"""
+"""A prediction, checked before a model is loaded or a byte written: scene, grids, scaling, outputs."""
 
 from __future__ import annotations
 
@@ -18,48 +15,13 @@ from rsseg_cli.config import PredictConfig, VectorConfig
 from rsseg_cli.errors import ModelError, OutputError, SceneError
 from rsseg_cli.inference import Scaling
 from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, SceneReader
+from rsseg_cli.system import physical_bytes
 from rsseg_cli.vector import check_output
 from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec
 
-
-def check_memory(
-    scene: str, height: int, width: int, config: PredictConfig, *, pixel_bytes: int, classes: int, layers: int
-) -> None:
-    """Refuse a scene so wide that what is carried from tile row to tile row is more than all memory.
-
-    Args:
-        scene: its name, for the message.
-        height, width: px that the network sees.
-        pixel_bytes: of all bands.
-        classes: scores a pixel, float32, in the overlap.
-        layers: of the finished rows, uint8.
-
-    Raises:
-        SceneError: what to do.
-    """
-    overlap = min(config.overlap, height)
-    finished = min(config.tile_size, height) - overlap
-    needed = width * (overlap * (pixel_bytes + 1 + 4 * classes) + finished * layers)
-    there = physical_bytes()
-    if there is not None and needed > there:
-        raise SceneError(
-            f"{scene}: {width} px wide, of which a row of tiles takes at least {needed / 1e9:.1f} GB; this "
-            f"machine has {there / 1e9:.1f} GB of memory. Map parts of it by --bbox, or lower --overlap and "
-            "--tile-size."
-        )
-
-
-def physical_bytes() -> int | None:
-    """The machine's memory; None where the system does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        return None
-
-
 GSD_TOLERANCE = 0.01  # ground resolutions closer than this are the same
 HOLE_SHARE = 0.005  # of pixels of one extreme value, from which they may be unmarked holes
-_log = logging.getLogger("rsseg_cli")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +31,8 @@ class Job:
     info: SceneInfo
     bands: tuple[int, ...]
     grid: Grid  # of the map: the scene's, or the part of it inside the bounding box
-    network_grid: Grid  # what the network sees; the same unless the scene is resampled
-    area: Area | None  # pixels outside count as having no data
+    network_grid: Grid  # that the network sees; the same unless the scene is resampled
+    area: Area | None  # pixels outside have no data
     spec: ModelSpec
     scaling: Scaling
     config: PredictConfig
@@ -89,21 +51,25 @@ class Job:
         floats = any(np.dtype(self.info.dtypes[band - 1]).kind == "f" for band in self.bands)
         return self.info.has_mask or floats or self.area is not None
 
+    def warn(self, *notes: str) -> None:
+        """Note what differs from what one might expect, and log it."""
+        for note in notes:
+            self.notes.append(note)
+            _log.warning("%s", note)
+
     def reader(self, grid: Grid) -> SceneReader:
-        """Reads the scene's chosen bands on a grid, without the pixels outside the area."""
+        """Return a reader of the chosen bands on a grid; pixels outside the area have no data."""
         return SceneReader(self.info, self.bands, grid, region_mask=self.area)
 
     def note_unmarked_holes(self, reader: SceneReader) -> None:
-        """Note and warn where a scene that was read has much of pure black or white and no nodata value."""
+        """Warn where a scene that was read has much of pure black or white and no nodata value."""
         value, share = reader.extreme_share
         if share > HOLE_SHARE:
             colour = "white" if value else "black"
-            note = (
+            self.warn(
                 f"{self.info.name}: {share:.1%} of the pixels are pure {colour} ({value}) and the file names "
                 f"no nodata value; pass --nodata {value} if they are holes"
             )
-            self.notes.append(note)
-            _log.warning("%s", note)
 
     @property
     def layers(self) -> dict[str, slice]:
@@ -163,33 +129,39 @@ def prepare(
         scaling=scaling_of(info, bands, spec, notes),
         config=config,
         paths=paths,
-        notes=notes,
+        notes=[],
         vector=polygons,
     )
-    check_memory(
-        info.name,
-        seen.height,
-        seen.width,
-        config,
-        pixel_bytes=sum(np.dtype(info.dtypes[band - 1]).itemsize for band in bands),
-        classes=len(spec.classes),
-        layers=sum(part.stop - part.start for part in job.layers.values()),
-    )
-    for note in notes:
-        _log.warning("%s", note)
+    _check_memory(job)
+    job.warn(*notes)
     return job
 
 
+def _check_memory(job: Job) -> None:
+    """Refuse a scene so wide that what is carried from tile row to tile row is more than all memory."""
+    seen, config = job.network_grid, job.config
+    overlap = min(config.overlap, seen.height)
+    finished = min(config.tile_size, seen.height) - overlap
+    pixel_bytes = sum(np.dtype(job.info.dtypes[band - 1]).itemsize for band in job.bands)
+    layers = max(part.stop for part in job.layers.values())  # uint8; scores are float32
+    needed = seen.width * (overlap * (pixel_bytes + 1 + 4 * len(job.spec.classes)) + finished * layers)
+    memory = physical_bytes()
+    if memory is not None and needed > memory:
+        raise SceneError(
+            f"{job.info.name}: {seen.width} px wide, of which a row of tiles takes at least "
+            f"{needed / 1e9:.1f} GB; this machine has {memory / 1e9:.1f} GB of memory. Map parts of it by "
+            "--bbox, or lower --overlap and --tile-size."
+        )
+
+
 def check_outputs(paths: Mapping[str, Path], inputs: list[str | Path], config: PredictConfig) -> None:
-    """Each output is a file of its own, of the right kind, that may be written."""
+    """Refuse outputs that share a file, are of the wrong kind or may not be written."""
     seen: dict[str, str] = {}
     for kind, path in paths.items():
-        place = os.path.realpath(path)  # Path.resolve stumbles over a circle of links
-        if place in seen:
-            raise OutputError(
-                f"{path}: is both the {seen[place]} and the {kind}; give each a name of its own"
-            )
-        seen[place] = kind
+        file = os.path.realpath(path)  # Path.resolve stumbles over a circle of links
+        if file in seen:
+            raise OutputError(f"{path}: is both the {seen[file]} and the {kind}; give each a name of its own")
+        seen[file] = kind
         if kind == "vector":  # by its format
             continue
         endings = (".png",) if kind == "preview" else (".tif", ".tiff")
@@ -216,28 +188,28 @@ def _check_heatmaps(model: str | os.PathLike[str] | TrainedModel, spec: ModelSpe
 def network_grid(
     grid: Grid, spec: ModelSpec, asked_gsd_m: float | None, scene: str, notes: list[str]
 ) -> Grid:
-    """The grid that the network sees.
+    """Return the grid that the network sees.
 
-    Square pixels on the ground at its own resolution, where the scene's do not suit.
+    Its pixels are square on the ground, at the network's own resolution, where the scene's do not suit.
     """
     target = asked_gsd_m or spec.gsd_m
     if target is None:
         return grid
-    found = grid.gsd_m
-    if found is None:
+    gsd_m = grid.gsd_m
+    if gsd_m is None:
         side = spec.assumed_gsd_m
         if side is None:
             raise SceneError(f"{scene}: has no CRS, so --gsd {target:g} cannot be met; leave it out")
         notes.append(f"{scene}: has no CRS; taken to be at the model's ground resolution, {side:g} m")
-        found = (side, side)
+        gsd_m = (side, side)
     low, high = target / (1 + GSD_TOLERANCE), target * (1 + GSD_TOLERANCE)
     if asked_gsd_m is None and spec.gsd_range_m is not None:
         low, high = spec.gsd_range_m
-    if all(low <= side <= high for side in found):
+    if all(low <= side <= high for side in gsd_m):
         return grid
-    width = max(1, round(grid.width * found[0] / target))
-    height = max(1, round(grid.height * found[1] / target))
-    shown = f"{scene}: ground resolution {found[0]:.3g} x {found[1]:.3g} m"
+    width = max(1, round(grid.width * gsd_m[0] / target))
+    height = max(1, round(grid.height * gsd_m[1] / target))
+    shown = f"{scene}: ground resolution {gsd_m[0]:.3g} x {gsd_m[1]:.3g} m"
     why = f" is outside {low:.3g} to {high:.3g} m; read at" if asked_gsd_m is None else "; read at the asked"
     notes.append(
         f"{shown}{why} {target:.3g} m: {width} x {height} px in place of {grid.width} x {grid.height}"
@@ -246,7 +218,7 @@ def network_grid(
 
 
 def scaling_of(info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec, notes: list[str]) -> Scaling:
-    """Pixel values to the network's input in one multiplication and addition a band."""
+    """Return the multiplication and addition a band that make pixel values the network's input."""
     ranges = info.type_ranges(bands)
     stretched = spec.scaling == "stretch" and any(info.dtypes[band - 1] != "uint8" for band in bands)
     if stretched:

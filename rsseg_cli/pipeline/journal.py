@@ -1,23 +1,27 @@
-"""What a run has finished, so that another can go on: written whole, read with distrust."""
+"""What a run has finished, so that another can resume it: written whole, read with distrust."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from rsseg_cli import files
+import msgspec
+from msgspec import Meta
+
+from rsseg_cli import files as files_
 
 VERSION = 1
 MAX_BYTES = 64 << 20
-MAX_ROWS = 2**31
 VALUES = 256  # that a uint8 pixel may have
 
+Area = Annotated[float, Meta(ge=0, lt=1e300)]
+Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+Text = Annotated[str, Meta(pattern=r"\A[^\0]*\Z")]
+FileName = Annotated[str, Meta(pattern=r"\A(?!\.{1,2}\Z)[^/\\:\0]+\Z", description="without a folder")]
 
-@dataclass(frozen=True, kw_only=True)
-class Passed:
+
+class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """How far a pass over the rows has come.
 
     Attributes:
@@ -26,35 +30,37 @@ class Passed:
         files: names and sizes of these, bytes.
         pixels, areas_m2: of each value in these rows, by `AreaCounter`; empty where they are not counted.
         extremes: `SceneReader.extreme_counts`.
-        refined: `Refined`'s counts by name.
+        refined: counts of `Refined` by name.
     """
 
-    rows: int
+    rows: Annotated[int, Meta(ge=1, le=2**31)]
     complete: bool = False
-    files: Mapping[str, int] = field(default_factory=dict)
-    pixels: Sequence[int] = ()
-    areas_m2: Sequence[float] = ()
-    extremes: Mapping[int, Sequence[int]] = field(default_factory=dict)
-    refined: Mapping[str, int] = field(default_factory=dict)
+    files: dict[FileName, Count] = {}
+    pixels: list[Count] = []
+    areas_m2: list[Area] = []
+    extremes: dict[Count, tuple[Count, Count, Count]] = {}
+    refined: dict[str, Count] = {}
+
+    def __post_init__(self) -> None:
+        if len(self.pixels) not in (0, VALUES) or len(self.areas_m2) != len(self.pixels):
+            raise ValueError(f"counts {len(self.pixels)} and {len(self.areas_m2)} values, needs {VALUES}")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Publication:
-    """Files that are complete and about to get their names.
+class Publication(msgspec.Struct, frozen=True, kw_only=True):
+    """Complete files that are about to get their names.
 
     Attributes:
         renames: file and name, in order.
         leftovers: files to remove.
-        result: of the run, as JSON has it.
+        result: `PredictResult.as_dict` of the run.
     """
 
-    renames: Sequence[tuple[str, str]]
-    leftovers: Sequence[str]
-    result: Mapping[str, Any]
+    renames: list[tuple[Text, Text]]
+    leftovers: list[Text]
+    result: dict[str, Any]
 
 
-@dataclass(kw_only=True)
-class Journal:
+class Journal(msgspec.Struct, kw_only=True):
     """The state of a run.
 
     Attributes:
@@ -65,29 +71,26 @@ class Journal:
         publication: once everything is.
     """
 
-    fingerprint: Mapping[str, Any]
-    passes: dict[str, Passed] = field(default_factory=dict)
-    batches: dict[str, int] = field(default_factory=dict)
-    finished: list[str] = field(default_factory=list)
+    fingerprint: dict[str, Any]
+    version: Literal[1] = VERSION
+    passes: dict[str, Checkpoint] = {}
+    batches: dict[str, Annotated[int, Meta(ge=1)]] = {}
+    finished: list[Text] = []
     publication: Publication | None = None
 
     def save(self, path: Path) -> None:
-        """Write it whole, on disk, in place of the one before.
-
-        Raises:
-            OSError: the disk is full; the one before is left.
-        """
-        with files.write_atomic(path) as file:
-            file.write_text(json.dumps({"version": VERSION, **asdict(self)}), encoding="utf-8")
+        """Replace the file at once; on a full disk (OSError) the one before is left."""
+        with files_.write_atomic(path) as file:
+            file.write_text(json.dumps(msgspec.to_builtins(self)), encoding="utf-8")
 
     @property
     def files(self) -> dict[str, int]:
-        """Names and sizes of files that it counts on."""
+        """Names and sizes of the files that it counts on."""
         return {name: size for passed in self.passes.values() for name, size in passed.files.items()}
 
 
 def read_journal(path: Path) -> Journal | None:
-    """The journal of an earlier run; None if there is none.
+    """Read the journal of an earlier run; None if there is none.
 
     Raises:
         ValueError: it is damaged or of another version.
@@ -103,103 +106,11 @@ def read_journal(path: Path) -> Journal | None:
 
 
 def parse_journal(data: bytes) -> Journal:
-    """A journal from its bytes.
-
-    Raises:
-        ValueError: they are no journal of this version.
-    """
+    """Read a journal from its bytes; a ValueError says what is wrong with them."""
     if len(data) > MAX_BYTES:
         raise ValueError(f"is larger than {MAX_BYTES >> 20} MiB")
     try:
-        found = json.loads(data)
+        # by `json`: names of files may hold bytes that are no UTF-8, as lone surrogates
+        return msgspec.convert(json.loads(data), Journal, str_keys=True)
     except RecursionError as err:
         raise ValueError("is nested too deeply") from err
-    root = _dict(found)
-    if root.get("version") != VERSION:
-        raise ValueError(f"has version {root.get('version')!r:.20}, needs {VERSION}")
-    publication = root.get("publication")
-    return Journal(
-        fingerprint=_dict(root.get("fingerprint")),
-        passes={name: _passed(item) for name, item in _dict(root.get("passes")).items()},
-        batches={name: _int(item, 1) for name, item in _dict(root.get("batches")).items()},
-        finished=[_text(item) for item in _list(root.get("finished"))],
-        publication=None if publication is None else _publication(_dict(publication)),
-    )
-
-
-def _passed(found: object) -> Passed:
-    item = _dict(found)
-    pixels, areas_m2 = _list(item.get("pixels")), _list(item.get("areas_m2"))
-    if len(pixels) not in (0, VALUES) or len(areas_m2) != len(pixels):
-        raise ValueError(f"counts {len(pixels)} and {len(areas_m2)} values, needs {VALUES}")
-    return Passed(
-        rows=_int(item.get("rows"), 1, MAX_ROWS),
-        complete=item.get("complete") is True,
-        files={_name(name): _int(size) for name, size in _dict(item.get("files")).items()},
-        pixels=[_int(count) for count in pixels],
-        areas_m2=[_number(area) for area in areas_m2],
-        extremes={_int_of(row): _three(counts) for row, counts in _dict(item.get("extremes")).items()},
-        refined={name: _int(count) for name, count in _dict(item.get("refined")).items()},
-    )
-
-
-def _publication(item: dict[str, Any]) -> Publication:
-    pairs = [_list(pair) for pair in _list(item.get("renames"))]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError("a rename needs a file and a name")
-    return Publication(
-        renames=[(_text(pair[0]), _text(pair[1])) for pair in pairs],
-        leftovers=[_text(name) for name in _list(item.get("leftovers"))],
-        result=_dict(item.get("result")),
-    )
-
-
-def _dict(found: object) -> dict[str, Any]:
-    if not isinstance(found, dict):
-        raise ValueError(f"{type(found).__name__} in place of an object")
-    return found
-
-
-def _list(found: object) -> list[Any]:
-    if not isinstance(found, list):
-        raise ValueError(f"{type(found).__name__} in place of a list")
-    return found
-
-
-def _text(found: object) -> str:
-    if not isinstance(found, str) or "\0" in found:
-        raise ValueError(f"{type(found).__name__} in place of text")
-    return found
-
-
-def _name(found: str) -> str:
-    """A file's name, without a folder."""
-    if found in ("", ".", "..") or any(sign in found for sign in "/\\:\0"):
-        raise ValueError(f"{found!r:.60} is no name of a file")
-    return found
-
-
-def _int(found: object, least: int = 0, most: int = 2**63 - 1) -> int:
-    if not isinstance(found, int) or isinstance(found, bool) or not least <= found <= most:
-        raise ValueError(f"{found!r:.30}: needs a whole number from {least} to {most}")
-    return found
-
-
-def _int_of(found: str) -> int:
-    """JSON's keys are text."""
-    if not found.isascii() or not found.isdecimal() or len(found) > 10:
-        raise ValueError(f"{found!r:.30}: needs a row")
-    return int(found)
-
-
-def _number(found: object) -> float:
-    if not isinstance(found, int | float) or isinstance(found, bool) or not abs(found) < 1e300:
-        raise ValueError(f"{found!r:.30}: needs a number")
-    return float(found)
-
-
-def _three(found: object) -> list[int]:
-    counts = [_int(count) for count in _list(found)]
-    if len(counts) != 3:
-        raise ValueError(f"{len(counts)} counts, needs 3")
-    return counts

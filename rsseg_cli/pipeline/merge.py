@@ -1,12 +1,10 @@
-"""Refined rows into the map's: what may change, changes; all else stays as it was mapped."""
+"""Refined rows merged into the map: only pixels that may change do."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from affine import Affine
@@ -14,9 +12,9 @@ from numpy.typing import NDArray
 
 from rsseg_cli.errors import OutputError
 from rsseg_cli.inference import windows
-from rsseg_cli.pipeline.checkpoint import WorkFolder
+from rsseg_cli.pipeline.checkpoint import RunState
 from rsseg_cli.pipeline.job import Job
-from rsseg_cli.pipeline.journal import Passed
+from rsseg_cli.pipeline.journal import Checkpoint
 from rsseg_cli.pipeline.outputs import HoleMask
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader, classes, gdal, vrt
@@ -24,11 +22,11 @@ from rsseg_cli.raster import Grid, SceneInfo, SceneReader, classes, gdal, vrt
 ROWS_PX = 2**21  # of the map that are merged at once
 Rows = NDArray[np.uint8]
 Write = Callable[[int, Rows], None]
-COARSE = "coarse"  # the pass that makes the map before refining
+COARSE = "coarse"  # the pass that makes the coarse map
 
 
 class Merger:
-    """Takes refined rows of the mapped window, hands whole rows of the map on.
+    """Takes refined rows of the mapped window and hands rows of the map on.
 
     Where the refiner sees another resolution than the map's, the band and the scene's holes are those of the
     map's own pixels.
@@ -36,8 +34,9 @@ class Merger:
     Args:
         coarse: the map.
         layers: of the map's rows, by what they hold.
-        refined: of the refined rows; class 255 where there is nothing to say.
+        refined: of the refined rows, whose class is 255 outside what was run.
         write: called with a first row and uint8 (layers, rows, width), in order.
+        stack: closes the scene.
     """
 
     def __init__(
@@ -47,6 +46,7 @@ class Merger:
         layers: Mapping[str, slice],
         refined: Mapping[str, slice],
         write: Write,
+        stack: ExitStack,
     ) -> None:
         self.band_pixels = 0
         self.changed_pixels = 0
@@ -54,19 +54,8 @@ class Merger:
         frame = refinement.frame
         self._band = windows.Band(refinement.band_m, frame.gsd_m) if frame.resampled else None
         self._scene: SceneReader | None = None
-        self._stack = ExitStack()
         if frame.resampled and refinement.info.has_mask:
-            self._scene = SceneReader(refinement.info, refinement.bands, refinement.map)
-
-    def __enter__(self) -> Self:
-        if self._scene is not None:
-            self._stack.enter_context(self._scene)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
+            self._scene = stack.enter_context(SceneReader(refinement.info, refinement.bands, refinement.map))
 
     def put(self, row: int, rows: Rows) -> None:
         """Merge and hand on the next rows, uint8 (channels, rows, width)."""
@@ -92,7 +81,7 @@ class Merger:
         return merged
 
     def _near(self, band: windows.Band, row: int, height: int) -> NDArray[np.bool_]:
-        """The band of the map's own pixels."""
+        """Return the band of the map's own pixels."""
         top, left, _, width = self._coarse.window
         margin = band.margin
         labels = self._coarse.read(top + row - margin, left - margin, height + 2 * margin, width + 2 * margin)
@@ -100,65 +89,53 @@ class Merger:
 
 
 class CoarseFile:
-    """The map before refining, with what goes with it: temporary, in the run's work folder.
+    """The coarse map and its layers, in temporary files of the run.
 
     Args:
         cuts: rows at which it may be interrupted, from 0 to the height.
+        stack: closes the files.
     """
 
-    def __init__(self, job: Job, work: WorkFolder, cuts: Sequence[int]) -> None:
-        self._job, self._work = job, work
+    def __init__(self, job: Job, run: RunState, cuts: Sequence[int], stack: ExitStack) -> None:
+        self._job, self._run = job, run
         self.layers = {kind: part for kind, part in job.layers.items() if kind != "uncertainty"}
         self._count = max(part.stop for part in self.layers.values())
         self._rows = vrt.RowParts(
-            lambda row: work.place.folder / f"coarse.{row}.tif", self._count, job.grid.width, cuts
+            lambda row: run.dir.folder / f"coarse.{row}.tif", self._count, job.grid.width, cuts
         )
-        self._noted = 0
-        self._holes: HoleMask | None = None
-        self._stack = ExitStack()
+        stack.callback(self._rows.close)
+        self._reported = 0
+        self._holes = HoleMask(job, stack) if job.resampled and job.may_have_holes else None
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            if self._job.resampled and self._job.may_have_holes:
-                self._holes = stack.enter_context(HoleMask(self._job))
-            stack.callback(self._rows.close)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-
-    def adopt(self, passed: Passed) -> None:
-        """Take over the rows that an earlier run finished, unless they are needed no more."""
-        if passed.files:
-            self._rows.resume_from(passed.rows)
-            self._noted = len(self._rows.parts)
+    def resume_from(self, checkpoint: Checkpoint) -> None:
+        """Take over the rows that an earlier run finished, unless it dropped them as refined."""
+        if checkpoint.files:
+            self._rows.resume_from(checkpoint.rows)
+            self._reported = len(self._rows.parts)
 
     def write(self, row: int, rows: Rows) -> None:
         """Write the next rows, uint8 (layers, rows, width)."""
         if self._holes is not None:
-            self._holes.drop(row, rows)
-        where = str(self._work.place.folder)
+            self._holes.apply(row, rows)
+        where = str(self._run.dir.folder)
         with gdal.env(), gdal.errors(OutputError, f"{where}: cannot be written", "Is the disk full?"):
             self._rows.push(rows)
 
     def new_files(self) -> list[Path]:
-        """Files that became complete since the last call."""
-        new = [part.path for part in self._rows.parts[self._noted :]]
-        self._noted += len(new)
+        """List files that became complete since the last call."""
+        new = [part.path for part in self._rows.parts[self._reported :]]
+        self._reported += len(new)
         return new
 
-    def counted(self) -> tuple[Sequence[int], Sequence[float]]:
-        """Nothing: areas are those of the refined map."""
-        return (), ()
+    def counted(self) -> tuple[list[int], list[float]]:
+        """Return nothing: areas are those of the refined map."""
+        return [], []
 
     def finish(self) -> LabelSource:
-        """The map, complete and readable."""
+        """Return the complete map."""
         grid = self._job.grid
         plain = Grid(crs=None, transform=Affine.identity(), height=grid.height, width=grid.width)
-        path = self._work.place.folder / "coarse.vrt"
+        path = self._run.dir.folder / "coarse.vrt"
         with gdal.errors(OutputError, f"{path}: cannot be written", "Is the disk full?"):
             path.write_bytes(
                 vrt.of_parts(self._rows.parts, plain, vrt.RasterMeta(count=self._count, nodata=None))
@@ -175,8 +152,8 @@ class CoarseFile:
         )
 
     def drop(self) -> None:
-        """Remove it: the refined map is complete."""
+        """Remove the files: the refined map is complete."""
         files = [part.path for part in self._rows.parts]
-        self._work.forget(files)
+        self._run.forget(files)
         for file in files:
             file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The outputs of a prediction: rasters, picture, polygons; they appear together, once all are complete."""
+"""The outputs of a run: rasters, picture, polygons; they appear together, once all are complete."""
 
 from __future__ import annotations
 
@@ -7,23 +7,19 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli import files
+from rsseg_cli import files as files_
 from rsseg_cli._version import __version__
 from rsseg_cli.errors import OutputError
-from rsseg_cli.pipeline.checkpoint import WorkFolder
-from rsseg_cli.pipeline.journal import Passed
+from rsseg_cli.pipeline.checkpoint import RunState
+from rsseg_cli.pipeline.job import Job
+from rsseg_cli.pipeline.journal import Checkpoint
 from rsseg_cli.pipeline.result import AreaCounter, PredictResult
-from rsseg_cli.raster import RasterWriter, classes, vrt
-
-if TYPE_CHECKING:
-    from rsseg_cli.pipeline.job import Job
-    from rsseg_cli.raster import Grid, SceneReader
+from rsseg_cli.raster import Grid, RasterWriter, classes, vrt
+from rsseg_cli.vector import prepare
 
 ROWS = "map"  # the pass that writes the outputs' rows
 PREVIEW_SIZE_PX = 1200  # longest side of the picture
@@ -34,60 +30,40 @@ PREVIEW_PERCENTILES = (1.0, 99.0)
 class Target:
     """Takes finished rows of all rasters at once.
 
-    Used as a context manager, within that of its work folder.
-
     Args:
-        job: what is written, and where.
-        work: where what is temporary lies.
         cuts: rows at which it may be interrupted, from 0 to the height.
+        stack: closes the files; inside the run.
         holes: resampled rows lose the holes of the map's own grid; not where they have lost them already.
     """
 
-    def __init__(self, job: Job, work: WorkFolder, cuts: Sequence[int], *, holes: bool = True) -> None:
-        self.counter = AreaCounter(job.spec.class_names, job.grid.row_areas_m2())
-        self._job, self._work, self._cuts = job, work, cuts
+    def __init__(
+        self, job: Job, run: RunState, cuts: Sequence[int], stack: ExitStack, *, holes: bool = True
+    ) -> None:
+        self.counter = AreaCounter(job.spec.class_names, job.grid)
+        self._job, self._run, self._stack = job, run, stack
         self._layers = job.layers
-        self._noted: set[Path] = set()
-        self._stack = ExitStack()
-        self._writers: dict[str, RasterWriter] = {}
-        self._holes = holes
-        self._mask: HoleMask | None = None
+        self._reported: set[Path] = set()
+        self._writers = {
+            kind: stack.enter_context(_open_writer(job, kind, run, cuts)) for kind in self._layers
+        }
+        self._mask = HoleMask(job, stack) if holes and job.resampled and job.may_have_holes else None
         self._thumbnail = _Thumbnail(job.grid) if "preview" in job.paths else None
 
-    def __enter__(self) -> Self:
-        with self._stack:
-            for kind in self._layers:
-                writer = _open_writer(self._job, kind, self._work, self._cuts)
-                self._writers[kind] = self._stack.enter_context(writer)
-            if self._holes and self._job.resampled and self._job.may_have_holes:
-                self._mask = self._stack.enter_context(HoleMask(self._job))
-            self._stack = self._stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.close()
-
-    def adopt(self, passed: Passed) -> None:
-        """Take over the rows that an earlier run finished.
-
-        Raises:
-            OutputError: its files are damaged.
-        """
-        self.counter.go_on(passed.pixels, passed.areas_m2)
+    def resume_from(self, checkpoint: Checkpoint) -> None:
+        """Take over the rows that an earlier run finished."""
+        self.counter.restore(checkpoint.pixels, checkpoint.areas_m2)
         for kind, writer in self._writers.items():
-            if self._work.is_finished(kind):
+            if self._run.is_finished(kind):
                 continue
-            for row, rows in writer.resume_from(passed.rows):
+            for row, rows in writer.resume_from(checkpoint.rows):
                 if kind == "labels" and self._thumbnail is not None:
                     self._thumbnail.add(row, rows[0])
-            self._noted.update(writer.complete_files())
+            self._reported.update(writer.complete_files())
 
     def write(self, row: int, rows: NDArray[np.uint8]) -> None:
         """Write the next rows, uint8 (layers, rows, width)."""
         if self._mask is not None:
-            self._mask.drop(row, rows)
+            self._mask.apply(row, rows)
         self.counter.add(row, rows[0])
         if self._thumbnail is not None:
             self._thumbnail.add(row, rows[0])
@@ -95,25 +71,20 @@ class Target:
             self._writers[kind].write(row, rows[channels])
 
     def new_files(self) -> list[Path]:
-        """Temporary files that became complete since the last call."""
+        """List temporary files that became complete since the last call."""
         complete = [file for writer in self._writers.values() for file in writer.complete_files()]
-        new = [file for file in complete if file not in self._noted]
-        self._noted.update(new)
+        new = [file for file in complete if file not in self._reported]
+        self._reported.update(new)
         return new
 
-    def counted(self) -> tuple[Sequence[int], Sequence[float]]:
-        """Pixels and m2 by value so far."""
+    def counted(self) -> tuple[list[int], list[float]]:
         return self.counter.counts
 
     def commit(self, result: Callable[[], PredictResult]) -> PredictResult:
-        """Finish all outputs, then give them their names: until all are finished, none appears or is
-        replaced.
+        """Finish all outputs, then publish them: until all are finished, none appears or is replaced.
 
         Args:
-            result: of the run, once all are finished.
-
-        Raises:
-            OutputError: an output cannot be finished.
+            result: of the run; called once all are finished.
         """
         renames: dict[Path, Path] = {}
         leftovers: list[Path] = []
@@ -121,10 +92,10 @@ class Target:
             renames[self._draw(self._thumbnail)] = self._job.paths["preview"]
         for kind in reversed(self._layers):  # the map comes last: where it is, everything is
             writer = self._writers[kind]
-            if not self._work.is_finished(kind):
+            if not self._run.is_finished(kind):
                 writer.finish()
-                self._work.finish(kind)
-                self._work.forget(writer.complete_files())
+                self._run.finish(kind)
+                self._run.forget(writer.complete_files())
                 writer.drop_rows()
             leftovers += writer.leftovers()
         rasters: dict[Path, Path] = {}
@@ -132,14 +103,12 @@ class Target:
             rasters |= self._writers[kind].renames()
         if "vector" in self._job.paths:
             renames |= self._polygons({path: file for file, path in rasters.items()})
-        found = result()
-        self._work.publish(renames | rasters, leftovers, found.as_dict())
-        return found
+        finished = result()
+        self._run.publish(renames | rasters, leftovers, finished.as_dict())
+        return finished
 
     def _polygons(self, files: dict[Path, Path]) -> dict[Path, Path]:
-        """Polygons of the finished map, whose files have not got their names yet: those of `files`."""
-        from rsseg_cli.vector import prepare
-
+        """Write the polygons of the finished map; `files` are its rasters' temporary ones, by name."""
         job, paths = self._job, self._job.paths
         polygons = prepare(
             files[paths["labels"]],
@@ -147,7 +116,7 @@ class Target:
             job.vector,
             confidence=files[paths["confidence"]] if "confidence" in paths else None,
             labels_name=str(paths["labels"]),
-            scratch=self._work.place.beside(self._work.place.paths["vector"], "vector"),
+            scratch=self._run.dir.beside(self._run.dir.paths["vector"], "vector"),
         )
         self._stack.enter_context(polygons)
         renames = polygons.run(None)
@@ -159,8 +128,8 @@ class Target:
         from rsseg_cli.pipeline.preview import draw_preview
 
         job, grid = self._job, thumbnail.grid
-        path, temporary = job.paths["preview"], self._work.place.of("preview", "png")
-        if self._work.is_finished("preview"):
+        path, temporary = job.paths["preview"], self._run.dir.of("preview", "png")
+        if self._run.is_finished("preview"):
             return temporary
         classes = tuple((item.name, item.colour) for item in job.spec.classes)
         gsd_m = grid.gsd_m
@@ -168,14 +137,14 @@ class Target:
         drawn = draw_preview(image, thumbnail.labels, classes, gsd_m[0] if gsd_m else None, job.spec.name)
         try:
             drawn.save(temporary)
-            files.sync(temporary)
+            files_.sync(temporary)
         except OSError as err:
             raise OutputError(f"{path}: cannot be written ({err}). Is the disk full?") from err
-        self._work.finish("preview")
+        self._run.finish("preview")
         return temporary
 
 
-def _open_writer(job: Job, kind: str, work: WorkFolder, cuts: Sequence[int]) -> RasterWriter:
+def _open_writer(job: Job, kind: str, run: RunState, cuts: Sequence[int]) -> RasterWriter:
     labels, names = kind == "labels", job.spec.class_names
     band_names = names if kind in ("probabilities", "heatmaps") else ()
     meta = vrt.RasterMeta(
@@ -193,8 +162,8 @@ def _open_writer(job: Job, kind: str, work: WorkFolder, cuts: Sequence[int]) -> 
         options=job.config.creation_options,
         overwrite=job.config.overwrite,
         cuts=cuts,
-        temporary=functools.partial(work.place.of, kind),
-        finished=work.is_finished(kind),
+        temporary=functools.partial(run.dir.of, kind),
+        finished=run.is_finished(kind),
     )
 
 
@@ -225,21 +194,12 @@ def _tags(job: Job, kind: str) -> dict[str, str]:
 
 
 class HoleMask:
-    """Resampled rows have values wherever the network ran; holes are those of the map's own grid."""
+    """Holes of the map's own grid, for resampled rows: these have values wherever the network ran."""
 
-    def __init__(self, job: Job) -> None:
-        self._reader: SceneReader = job.reader(job.grid)
+    def __init__(self, job: Job, stack: ExitStack) -> None:
+        self._reader = stack.enter_context(job.reader(job.grid))
 
-    def __enter__(self) -> Self:
-        self._reader.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._reader.__exit__(kind, error, trace)
-
-    def drop(self, row: int, rows: NDArray[np.uint8]) -> None:
+    def apply(self, row: int, rows: NDArray[np.uint8]) -> None:
         """Set pixels of rows (layers, rows, width) to no data where the scene has none."""
         step = max(1, MASK_PX // rows.shape[2])
         for first in range(0, rows.shape[1], step):
@@ -267,16 +227,13 @@ class _Thumbnail:
 
 
 def _scene_image(job: Job, grid: Grid) -> NDArray[np.uint8]:
-    """The scene's first three chosen bands, or its only one thrice, uint8 (3, height, width).
-
-    White without data.
-    """
+    """Return the first three bands, or the only one thrice: uint8 (3, height, width), white for no data."""
     with job.reader(grid) as reader:
         pixels, valid = reader.read(0, 0, grid.height, grid.width)
     pixels = pixels[:3] if len(pixels) >= 3 else np.repeat(pixels[:1], 3, axis=0)
     if pixels.dtype != np.uint8:
-        shown = pixels[:, valid].astype(np.float64)
-        low, high = np.percentile(shown, PREVIEW_PERCENTILES) if shown.size else (0.0, 1.0)
+        valid_values = pixels[:, valid].astype(np.float64)
+        low, high = np.percentile(valid_values, PREVIEW_PERCENTILES) if valid_values.size else (0.0, 1.0)
         with np.errstate(invalid="ignore"):
             scaled = (pixels.astype(np.float64) - low) / max(high - low, 1e-12) * 255
         pixels = np.nan_to_num(scaled).clip(0, 255).astype(np.uint8)

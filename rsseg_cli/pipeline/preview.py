@@ -1,36 +1,26 @@
-"""The picture of a prediction: the scene, the map over it, a legend with shares of area, and a scale bar."""
+"""The picture of a prediction: scene and map, a scale bar, and a legend with shares of area."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from rsseg_cli.raster import classes
+from rsseg_cli.raster import classes as values
 
-NODATA = classes.NODATA
 OPACITY = 0.6
 GREY = (190, 190, 190)
 PAPER, INK, FAINT = (255, 255, 255), (34, 36, 40), (120, 124, 130)
 PANEL_RANGE_PX = (480, 1200)  # longer side of each of the two pictures
-SHORTEST_SIDE_PX = 12  # a scene one pixel wide can still be seen
-NARROWEST_PX = 560  # the legend needs this
-MOST_ENTRIES = 24
+MIN_SIDE_PX = 12  # a scene one pixel wide can still be seen
+MIN_PAGE_PX = 560  # for the legend
+MAX_ENTRIES = 24
+GAP = 16
 
 Colour = tuple[int, int, int]
-Font = ImageFont.FreeTypeFont
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A line of the legend."""
-
-    text: str
-    colour: Colour
 
 
 def draw_preview(
@@ -46,103 +36,98 @@ def draw_preview(
         image: uint8 (3, h, w), red green blue, north up.
         labels: uint8 (h, w), index into `classes`; 255 is no data, drawn grey.
         classes: name and colour (0 to 255) of each class.
-        gsd_m: metres on the ground a pixel of `image`; None leaves the scale bar out.
-        title: above the pictures.
+        gsd_m: ground size of a pixel of `image`, m; None leaves the scale bar out.
 
     Returns:
         An RGB picture, 560 to about 2,450 px wide. Shares are of the area that has a class.
     """
     _check(image, labels, len(classes))
     height, width = labels.shape
-    size, scale = _panel_size(height, width)
-    scene = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
-    panels = [(_resize(scene, size), "Scene"), (_resize(_blend(image, labels, classes), size), "Map")]
     stacked = width > 1.6 * height
-    gap = 16
-    content = size[0] if stacked else 2 * size[0] + gap
-    page = max(content + 2 * gap, NARROWEST_PX)
-    text, small = _font(page / 62), _font(page / 74)
-    heading = _font(max(17, page / 46))
-    rows = _flow(_legend(labels, classes), small, page - 2 * gap)
+    scale = _panel_scale(max(height, width))
+    size = max(MIN_SIDE_PX, round(width * scale)), max(MIN_SIDE_PX, round(height * scale))
+    page = max((1 if stacked else 2) * (size[0] + GAP) + GAP, MIN_PAGE_PX)
+    inside = page - 2 * GAP
+    heading, text, small = _font(max(17, page / 46)), _font(page / 62), _font(page / 74)
+    line, caption = round(small.size * 1.75), round(text.size * 1.6)
+    entries = _legend(labels, classes)
+    widest = max((small.getlength(name) + 3.2 * small.size for name, _ in entries), default=1.0)
+    columns = max(1, int(inside // widest))
 
-    line = round(small.size * 1.75)
-    top = gap + (round(heading.size * 1.6) if title else 0)
-    caption = round(text.size * 1.6)
-    count = 2 if stacked else 1
-    below = top + count * (caption + size[1] + gap)
+    top = GAP + (round(heading.size * 1.6) if title else 0)
+    below = top + (2 if stacked else 1) * (caption + size[1] + GAP)
     bar = line + 4 if gsd_m else 0
-    canvas = Image.new("RGB", (page, below + bar + line * len(rows) + gap // 2), PAPER)
+    bottom = below + bar + line * -(-len(entries) // columns) + GAP // 2
+    canvas = Image.new("RGB", (page, bottom), PAPER)
     draw = ImageDraw.Draw(canvas)
-    if title:
-        draw.text((gap, gap - 4), _shorten(title, heading, page - 2 * gap), fill=INK, font=heading)
-    for k, (panel, name) in enumerate(panels):
-        x = gap if stacked else gap + k * (size[0] + gap)
-        y = top + (k * (caption + size[1] + gap) if stacked else 0)
+    draw.text((GAP, GAP - 4), _shorten(title, heading, inside), fill=INK, font=heading)
+    scene = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+    for index, (panel, name) in enumerate(((scene, "Scene"), (_overlay(image, labels, classes), "Map"))):
+        x = GAP if stacked else GAP + index * (size[0] + GAP)
+        y = top + (index * (caption + size[1] + GAP) if stacked else 0)
         if stacked or size[0] >= draw.textlength(name, font=text):
             draw.text((x, y), name, fill=FAINT, font=text)
-        canvas.paste(panel, (x, y + caption))
+        larger = size[0] >= width and size[1] >= height
+        resampling = Image.Resampling.NEAREST if larger else Image.Resampling.BOX
+        canvas.paste(panel.resize(size, resampling), (x, y + caption))
         draw.rectangle((x - 1, y + caption - 1, x + size[0], y + caption + size[1]), outline=(205, 207, 210))
     if gsd_m:
-        _scale_bar(draw, (gap, below), scale / gsd_m, 0.3 * min(max(size), page - 2 * gap), small)
-    for row, entries in enumerate(rows):
-        _legend_row(draw, gap, below + bar + row * line, entries, small)
+        length_m = round_length_m(0.3 * min(max(size), inside) * gsd_m / scale)
+        length, y = length_m * scale / gsd_m, below + round(small.size * 0.4)
+        draw.rectangle((GAP, y, GAP + length, y + max(4, round(small.size / 2.6))), fill=INK)
+        words = f"{length_m / 1000:g} km" if length_m >= 1000 else f"{length_m:g} m"
+        draw.text((GAP + length + 0.6 * small.size, below), words, fill=INK, font=small)
+    side = 1.05 * small.size
+    for index, (name, colour) in enumerate(entries):
+        x = GAP + index % columns * inside / columns
+        y = below + bar + index // columns * line
+        box = (x, y + 0.2 * small.size, x + side, y + 0.2 * small.size + side)
+        draw.rounded_rectangle(box, radius=side / 6, fill=colour, outline=(150, 150, 150))
+        room = inside / columns - 2 * small.size
+        draw.text((x + side + 0.5 * small.size, y), _shorten(name, small, room), fill=INK, font=small)
     return canvas
 
 
 def _check(image: NDArray[np.uint8], labels: NDArray[np.uint8], count: int) -> None:
-    if (
-        image.dtype != np.uint8
-        or labels.dtype != np.uint8
-        or labels.ndim != 2
-        or image.shape != (3, *labels.shape)
-    ):
-        found = f"{image.dtype} {image.shape} and {labels.dtype} {labels.shape}"
-        raise ValueError(f"needs uint8 (3, h, w) and (h, w), found {found}")
+    if (image.dtype, labels.dtype, labels.ndim, image.shape) != (np.uint8, np.uint8, 2, (3, *labels.shape)):
+        given = f"{image.dtype} {image.shape} and {labels.dtype} {labels.shape}"
+        raise ValueError(f"needs uint8 (3, h, w) and (h, w), got {given}")
     if labels.size == 0:
         raise ValueError(f"nothing to draw: labels {labels.shape}")
-    unknown = np.setdiff1d(np.unique(labels), [*range(count), NODATA])
+    unknown = np.setdiff1d(labels, [*range(count), values.NODATA])
     if len(unknown):
         raise ValueError(f"label {unknown[0]} has no class; {count} classes were given")
 
 
-def _panel_size(height: int, width: int) -> tuple[tuple[int, int], float]:
-    """Width and height of a panel, px, and panel pixels a pixel of the longer side."""
-    longest = max(height, width)
+def _panel_scale(longest: int) -> float:
+    """Panel pixels a pixel of the longer side; whole where it is above 1."""
     low, high = PANEL_RANGE_PX
-    scale = math.ceil(low / longest) if longest < low else min(1.0, high / longest)
-    return (max(SHORTEST_SIDE_PX, round(width * scale)), max(SHORTEST_SIDE_PX, round(height * scale))), scale
+    return math.ceil(low / longest) if longest < low else min(1.0, high / longest)
 
 
-def _resize(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    if size == picture.size:
-        return picture
-    larger = size[0] >= picture.width and size[1] >= picture.height
-    return picture.resize(size, Image.Resampling.NEAREST if larger else Image.Resampling.BOX)
-
-
-def _blend(
+def _overlay(
     image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: Sequence[tuple[str, Colour]]
 ) -> Image.Image:
-    """The map over the scene; no data is grey."""
+    """Blend the map over the scene."""
     table = np.full((256, 3), GREY, np.float32)
-    for index, (_, colour) in enumerate(classes):
-        table[index] = colour
+    table[: len(classes)] = [colour for _, colour in classes]
     mixed = image.transpose(1, 2, 0) * np.float32(1 - OPACITY) + table[labels] * np.float32(OPACITY)
     return Image.fromarray(np.rint(mixed).astype(np.uint8))
 
 
-def _legend(labels: NDArray[np.uint8], classes: Sequence[tuple[str, Colour]]) -> list[_Entry]:
-    counts = np.bincount(labels.ravel(), minlength=256)
-    mapped = int(counts[: len(classes)].sum())
-    indices = list(range(len(classes)))
-    if len(indices) > MOST_ENTRIES:  # the largest
-        indices = sorted(sorted(indices, key=lambda k: -int(counts[k]))[:MOST_ENTRIES])
-    entries = [_Entry(f"{classes[k][0]} {_percent(int(counts[k]), mapped)}", classes[k][1]) for k in indices]
-    if len(indices) < len(classes):
-        rest = mapped - sum(int(counts[k]) for k in indices)
-        entries.append(_Entry(f"{len(classes) - len(indices)} other classes {_percent(rest, mapped)}", PAPER))
-    if counts[NODATA] and len(classes) <= NODATA:
-        entries.append(_Entry(f"no data ({_percent(int(counts[NODATA]), labels.size)} of the picture)", GREY))
+def _legend(labels: NDArray[np.uint8], classes: Sequence[tuple[str, Colour]]) -> list[tuple[str, Colour]]:
+    """Text and colour of each entry: the largest classes in their order, the rest, no data."""
+    counts = np.bincount(labels.ravel(), minlength=256).tolist()
+    mapped = sum(counts[: len(classes)])
+    shown = sorted(sorted(range(len(classes)), key=lambda index: -counts[index])[:MAX_ENTRIES])
+    entries = [
+        (f"{classes[index][0]} {_percent(counts[index], mapped)}", classes[index][1]) for index in shown
+    ]
+    if len(shown) < len(classes):
+        rest = _percent(mapped - sum(counts[index] for index in shown), mapped)
+        entries.append((f"{len(classes) - len(shown)} other classes {rest}", PAPER))
+    if counts[values.NODATA] and len(classes) <= values.NODATA:
+        entries.append((f"no data ({_percent(counts[values.NODATA], labels.size)} of the picture)", GREY))
     return entries
 
 
@@ -155,63 +140,18 @@ def _percent(part: int, whole: int) -> str:
     return "100 %" if part == whole else f"{min(share, 99.9):.1f} %"
 
 
-def _flow(entries: Sequence[_Entry], font: Font, width: float) -> list[list[_Entry]]:
-    """Entries in rows that fit the width."""
-    rows: list[list[_Entry]] = [[]]
-    used = 0.0
-    for entry in entries:
-        entry = _Entry(_shorten(entry.text, font, width - 2 * font.size), entry.colour)
-        need = _entry_width(entry, font)
-        if rows[-1] and used + need - font.size > width:
-            rows.append([])
-            used = 0.0
-        rows[-1].append(entry)
-        used += need
-    return rows if rows[-1] else []
+def round_length_m(limit_m: float) -> float:
+    """Return the largest of 1, 2 or 5 times a power of ten that is not above a limit."""
+    power = 10.0 ** math.floor(math.log10(limit_m))
+    return max(k * power for k in (1, 2, 5) if k == 1 or k * power <= limit_m * (1 + 1e-9))
 
 
-def _entry_width(entry: _Entry, font: Font) -> float:
-    return float(font.getlength(entry.text)) + 3.2 * font.size
-
-
-def _legend_row(draw: ImageDraw.ImageDraw, x: float, y: float, entries: Sequence[_Entry], font: Font) -> None:
-    side = font.size * 1.05
-    for entry in entries:
-        box = (x, y + 0.2 * font.size, x + side, y + 0.2 * font.size + side)
-        draw.rounded_rectangle(box, radius=side / 6, fill=entry.colour, outline=(150, 150, 150))
-        draw.text((x + side + 0.5 * font.size, y), entry.text, fill=INK, font=font)
-        x += _entry_width(entry, font)
-
-
-def _scale_bar(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], px_per_m: float, most_px: float, font: Font
-) -> None:
-    """Four black and white parts, and the length they add up to."""
-    length_m = round_length_m(most_px / px_per_m)
-    length, thick = length_m * px_per_m, max(4, round(font.size / 2.6))
-    x, y = at[0], at[1] + round(font.size * 0.4)
-    for k in range(4):
-        part = (x + length * k / 4, y, x + length * (k + 1) / 4, y + thick)
-        draw.rectangle(part, fill=INK if k % 2 == 0 else PAPER, outline=INK)
-    draw.text((x + length + 0.6 * font.size, at[1]), _metres(length_m), fill=INK, font=font)
-
-
-def round_length_m(most_m: float) -> float:
-    """The largest of 1, 2 or 5 times a power of ten that is not above `most_m`."""
-    power = 10.0 ** math.floor(math.log10(most_m))
-    return max(k * power for k in (1, 2, 5) if k == 1 or k * power <= most_m * (1 + 1e-9))
-
-
-def _metres(length_m: float) -> str:
-    return f"{length_m / 1000:g} km" if length_m >= 1000 else f"{length_m:g} m"
-
-
-def _shorten(text: str, font: Font, width: float) -> str:
+def _shorten(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
     if font.getlength(text) <= width:
         return text
-    while text and font.getlength(text + "…") > width:
+    while text and font.getlength(f"{text}…") > width:
         text = text[:-1]
-    return text + "…"
+    return f"{text}…"
 
 
 def _font(size: float) -> ImageFont.FreeTypeFont:

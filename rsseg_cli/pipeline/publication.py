@@ -1,4 +1,4 @@
-"""Outputs of an earlier run: that were getting their names when it was killed, or that are complete."""
+"""Outputs of an earlier run: about to get their names when it was killed, or complete."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from typing import Any
 import rasterio
 from rasterio.windows import Window
 
-from rsseg_cli import files
+from rsseg_cli import files as files_
 from rsseg_cli.pipeline.fingerprint import differences, run_sha256
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.journal import Journal, read_journal
 from rsseg_cli.pipeline.result import AreaCounter, PredictResult, result_from_dict
-from rsseg_cli.pipeline.workdir import OutputLock, Place, discard, remove, rubbish_of
+from rsseg_cli.pipeline.workdir import WorkDir
 from rsseg_cli.raster import gdal
 
 RUN_TAG = "RSSEG_RUN"  # of the rasters: `run_sha256` of the run that made them
-_log = logging.getLogger("rsseg_cli")
+_log = logging.getLogger(__name__)
 
 
 def finish_publication(paths: Mapping[str, Path]) -> Journal | None:
@@ -31,58 +31,50 @@ def finish_publication(paths: Mapping[str, Path]) -> Journal | None:
 
     Returns:
         its journal; None where nothing was to be done.
-
-    Raises:
-        OutputError: a living run holds the outputs, or a name cannot be given.
     """
-    place = Place(paths)
-    discard(rubbish_of(place.folder))
-    if not place.journal.is_file():
+    work = WorkDir(paths)
+    work.sweep()
+    if not work.journal.is_file():
         return None
-    lock = OutputLock(place.folder, place.output)
-    lock.acquire()
+    work.lock.acquire()
     try:
-        journal = read_journal(place.journal)
-        if journal is None or journal.publication is None or not place.owns(journal.publication):
+        journal = read_journal(work.journal)
+        if journal is None or journal.publication is None or not work.owns(journal.publication):
             return None
         renames = [(Path(file), Path(name)) for file, name in journal.publication.renames]
-        files.finish_replacing(renames, list(map(Path, journal.publication.leftovers)), tag=place.tag)
-        _log.warning(
-            "%s: an earlier run was killed while its outputs got their names; they have them now",
-            place.output,
-        )
-        remove(place, lock)
-    except (ValueError, RecursionError):  # a damaged journal is told of where it matters
+        files_.finish_replacing(renames, list(map(Path, journal.publication.leftovers)), tag=work.tag)
+        _log.warning("%s: published the outputs of an earlier run that was killed at that", work.output)
+        work.remove()
+    except (ValueError, RecursionError):  # a run that resumes warns of a damaged journal
         return None
     finally:
-        lock.release()
+        work.lock.release()
     return journal
 
 
-def stand(paths: Mapping[str, Path], published: Journal | None, resume: bool) -> bool:
-    """Whether the outputs are all there, so that a run that resumes may have nothing to do."""
+def outputs_exist(paths: Mapping[str, Path], published: Journal | None, resume: bool) -> bool:
+    """Whether all outputs exist, so that a run that resumes may have nothing to do."""
     return resume and (published is not None or all(path.is_file() for path in paths.values()))
 
 
-def tagged(job: Job, found: Mapping[str, Any]) -> Job:
-    """The job, whose rasters say which run they are of."""
-    return replace(job, more_tags={**job.more_tags, RUN_TAG: run_sha256(found)})
+def with_run_id(job: Job, fingerprint: Mapping[str, Any]) -> Job:
+    """Return the job with a tag that marks its rasters as those of this run."""
+    return replace(job, more_tags={**job.more_tags, RUN_TAG: run_sha256(fingerprint)})
 
 
 def earlier_result(
-    job: Job, published: Journal | None, found: Mapping[str, Any], inputs: Sequence[str]
+    job: Job, published: Journal | None, fingerprint: Mapping[str, Any], inputs: Sequence[str]
 ) -> PredictResult | None:
-    """The result of an earlier run whose outputs `stand`, if it is what is asked for.
+    """Return the result of an earlier run whose `outputs_exist`, if it is what is asked for.
 
     Args:
-        job: `tagged`.
-        found: the fingerprint.
+        job: `with_run_id`.
         inputs: files; none of them may have changed since.
     """
     if published is not None and published.publication is not None:
         with suppress(ValueError):
             result = result_from_dict(published.publication.result)
-            return None if differences(published.fingerprint, found) else result
+            return None if differences(published.fingerprint, fingerprint) else result
     if not _are_of_this_run(job, inputs):
         return None
     _log.warning("%s: is complete, by an earlier run of the same command", job.paths["labels"])
@@ -99,15 +91,14 @@ def _are_of_this_run(job: Job, inputs: Sequence[str]) -> bool:
                 tags, size = dataset.tags(), (dataset.height, dataset.width)
         except rasterio.RasterioIOError:
             return False
-        if tags.get("RSSEG_LAYER") != kind or tags.get(RUN_TAG) != job.more_tags[RUN_TAG]:
-            return False
-        if size != (job.grid.height, job.grid.width):
+        expected = kind, job.more_tags[RUN_TAG], (job.grid.height, job.grid.width)
+        if (tags.get("RSSEG_LAYER"), tags.get(RUN_TAG), size) != expected:
             return False
     return True
 
 
 def _changed_ns(file: str) -> int:
-    """When a file's content or name was last changed; 0 for what lies elsewhere."""
+    """Return when a file's content or name was last changed; 0 for a file that is not on this machine."""
     try:
         status = os.stat(file)
     except OSError:
@@ -116,20 +107,13 @@ def _changed_ns(file: str) -> int:
 
 
 def _counted(job: Job) -> PredictResult:
-    """What can be told of a map that is there."""
-    begin = time.monotonic()
-    grid = job.grid
-    counter = AreaCounter(job.spec.class_names, grid.row_areas_m2())
+    """Return what a finished map says of itself."""
+    start = time.monotonic()
+    counter = AreaCounter(job.spec.class_names, job.grid)
     with gdal.open_raster(job.paths["labels"]) as dataset:
         step = dataset.block_shapes[0][0]
-        for row in range(0, grid.height, step):
-            window = Window(0, row, grid.width, min(step, grid.height - row))
+        for row in range(0, job.grid.height, step):
+            window = Window(0, row, job.grid.width, min(step, job.grid.height - row))
             counter.add(row, dataset.read(1, window=window))
-    return PredictResult(
-        paths=dict(job.paths),
-        seconds=time.monotonic() - begin,
-        pixels=grid.width * grid.height,
-        valid_pixels=counter.valid_pixels,
-        classes=counter.classes(),
-        notes=(*job.notes, "was complete before; counted from the map"),
-    )
+    notes = (*job.notes, "was complete before; counted from the map")
+    return counter.result(job.paths, start, notes)

@@ -1,72 +1,59 @@
-"""What is to be refined, checked before a model is loaded or a byte written."""
+"""A refinement, checked before a model is loaded or a byte written."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rasterio.io import MemoryFile
-
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
-from rsseg_cli.errors import ModelError
-from rsseg_cli.inference import Scaling, windows
+from rsseg_cli.errors import ModelError, UsageError
+from rsseg_cli.inference import Scaling
 from rsseg_cli.pipeline.grids import Grids, find_grids
 from rsseg_cli.pipeline.job import Job, check_outputs, scaling_of
-from rsseg_cli.pipeline.result import Refined
-from rsseg_cli.raster import Grid, SceneInfo, SceneReader, classes, gdal
+from rsseg_cli.raster import SceneInfo, SceneReader, classes, gdal
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, load_model, read_spec, registry
 
 DEFAULT_BAND_PX = 8  # of a refiner that names no band, px that it sees
-DEFAULT_SAMPLES = 4  # whose disagreement is asked for
+DEFAULT_SAMPLES = 4  # where their disagreement is asked for
 Refiner = str | os.PathLike[str] | TrainedModel
-_log = logging.getLogger("rsseg_cli")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refinement:
+class Refinement(Grids):
     """A refinement that was checked and may begin.
 
     Attributes:
-        refiner: to load.
-        spec: its description.
-        info: of the scene, as it is read.
-        bands: of it, 1-based, in the refiner's order.
-        map: the grid of the refined map.
+        refiner: to load; `spec` describes it.
+        bands: of the scene, 1-based, in the refiner's order.
         order: the refiner's class of each class of the map.
-        band_m: half the width of the band that may change, m.
+        band_m: half the width of the band that may change.
         samples: to average.
         run: device, dtype, batch size and threads.
-        kept: what must live as long as the scene is read.
     """
 
     refiner: Refiner
     spec: ModelSpec
-    info: SceneInfo
     bands: tuple[int, ...]
     scaling: Scaling
-    frame: windows.Frame
-    map: Grid
     order: tuple[int, ...]
     band_m: float
     samples: int
     config: RefineConfig
     run: PredictConfig
-    kept: MemoryFile | None = field(default=None, repr=False)
 
     def load(self) -> TrainedModel:
         return self.refiner if isinstance(self.refiner, TrainedModel) else load_model(self.refiner)
 
     def scene_reader(self) -> SceneReader:
-        """Reads the scene as the refiner sees it."""
+        """Return a reader of the scene as the refiner sees it."""
         return SceneReader(self.info, self.bands, self.frame.seen)
 
     @property
     def settings(self) -> dict[str, object]:
-        """What made the refined map, for its tags."""
+        """Settings that made the refined map, for its tags."""
         config = self.config
         return {
             "steps": config.steps,
@@ -84,30 +71,14 @@ class Refinement:
             "offsets": self.scaling.offsets,
         }
 
-    def result(
-        self, *, steps: int, windows: int, windows_run: int, band_pixels: int, changed_pixels: int
-    ) -> Refined:
-        """What to tell of it when it is done."""
-        return Refined(
-            refiner=self.spec.name,
-            steps=steps,
-            band_m=self.band_m,
-            ensemble=self.samples,
-            seed=self.config.seed,
-            windows=windows,
-            windows_run=windows_run,
-            band_pixels=band_pixels,
-            changed_pixels=changed_pixels,
-        )
-
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSource:
     """A class raster that is refined.
 
     Attributes:
-        bands: its classes, then what goes with them.
-        table: class of a value, see `classes.ClassMatch`.
+        bands: its classes, then layers of the same map.
+        table: class of a value, see `ClassMatch`.
         window: (row, col, height, width) that is mapped.
     """
 
@@ -123,33 +94,18 @@ class LabelSource:
 def prepare_for_job(
     job: Job, model: str | os.PathLike[str] | TrainedModel, config: RefineConfig
 ) -> tuple[Job, Refinement]:
-    """Check the refinement of a map that is going to be predicted; the job gets its tags.
-
-    Raises:
-        ModelError: the model has no refiner, or one of other classes.
-        SceneError, UsageError: the scene does not fit.
-    """
+    """Check the refinement of a map that is going to be predicted; the job gets its tags."""
     refiner = refiner_of(job.spec, model, config)
     spec = _refiner_spec(refiner)
-    names = dict(enumerate(job.spec.class_names))
-    match = classes.match(f"model {job.spec.name!r}", names, spec.name, spec.class_names)
+    order = _match(job.spec, spec).order
     bands = _bands_of(job, spec)
     notes: list[str] = []
     window = (0, 0, job.grid.height, job.grid.width)
     grids = find_grids(job.info, bands, job.grid, window, spec, config.gsd_m, job.info.name, notes)
-    refinement = _refinement(
-        refiner,
-        spec,
-        grids,
-        job.info,
-        bands,
-        match.order,
-        config,
-        job.config,
-        "uncertainty" in job.paths,
-        notes,
-    )
-    _tell(job.notes, [note for note in notes if note not in job.notes])
+    scaling = scaling_of(job.info, bands, spec, notes)
+    uncertainty = "uncertainty" in job.paths
+    refinement = _refinement(refiner, spec, grids, bands, scaling, order, config, job.config, uncertainty)
+    job.warn(*(note for note in notes if note not in job.notes))
     settings = json.dumps(refinement.settings)
     tags = {"RSSEG_REFINER": spec.name, "RSSEG_REFINE_SETTINGS": settings}
     return replace(job, more_tags=tags), refinement
@@ -158,27 +114,23 @@ def prepare_for_job(
 def refiner_of(
     spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel, config: RefineConfig
 ) -> Refiner:
-    """The refiner that is asked for, or else the one that belongs to the model.
-
-    Raises:
-        ModelError: none is asked for, and the model has none.
-    """
+    """Return the refiner that is asked for, or else the one that belongs to the model."""
     return config.refiner if config.refiner is not None else _refiner_of(spec, model)
 
 
 def with_refiner(
     spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel, config: RefineConfig
 ) -> RefineConfig:
-    """The settings with a refiner whose classes are the model's, loaded: for many scenes.
-
-    Raises:
-        ModelError: the model has no refiner, or it is none.
-        SceneError: its classes are others.
-    """
+    """Return the settings with a refiner whose classes are the model's, loaded: for many scenes."""
     refiner = refiner_of(spec, model, config)
-    found = _refiner_spec(refiner)
-    classes.match(f"model {spec.name!r}", dict(enumerate(spec.class_names)), found.name, found.class_names)
+    _match(spec, _refiner_spec(refiner))
     return replace(config, refiner=refiner if isinstance(refiner, TrainedModel) else load_model(refiner))
+
+
+def _match(spec: ModelSpec, refiner: ModelSpec) -> classes.ClassMatch:
+    """Match a model's classes to its refiner's."""
+    names = dict(enumerate(spec.class_names))
+    return classes.match(f"model {spec.name!r}", names, refiner.name, refiner.class_names)
 
 
 def prepare(
@@ -188,38 +140,31 @@ def prepare(
     config: RefineConfig,
     run: PredictConfig,
 ) -> tuple[Job, Refinement, LabelSource]:
-    """Check scene, map, refiner, outputs and settings against each other, without loading weights or writing.
-
-    Raises:
-        ModelError: no refiner is given or known, or it is none.
-        SceneError: scene or map cannot be read, or do not fit each other or the refiner.
-        OutputError, UsageError: outputs or settings.
-    """
-    found = SceneInfo.of(labels)
+    """Check scene, map, refiner, outputs and settings, without loading weights or writing."""
+    map_info = SceneInfo.of(labels)
     made_by = _tags_of(labels)
-    refiner = config.refiner if config.refiner is not None else _refiner_of_map(found.name, made_by)
+    refiner = config.refiner if config.refiner is not None else _refiner_of_map(map_info.name, made_by)
     spec = _refiner_spec(refiner)
-    band = classes.class_band(found)
+    band = classes.class_band(map_info)
     names = classes.read_names(labels)
-    match = classes.match(found.name, names, spec.name, spec.class_names)
+    match = classes.match(map_info.name, names, spec.name, spec.class_names)
     notes = [match.note] if match.note else []
     info = SceneInfo.of(scene, run.nodata)
-    inputs: list[str | Path] = [scene, labels, *info.files, *found.files]
+    inputs: list[str | Path] = [scene, labels, *info.files, *map_info.files]
     inputs += [] if isinstance(refiner, TrainedModel) else [Path(refiner)]
     check_outputs(paths, inputs, run)
     bands = info.select_bands(spec.bands, run.bands, spec.name)
-    area = found.grid
-    window = (0, 0, area.height, area.width) if run.bbox is None else area.window_of_bbox(run.bbox)
-    grids = find_grids(info, bands, area, window, spec, config.gsd_m, found.name, notes)
-    refinement = _refinement(
-        refiner, spec, grids, info, bands, match.order, config, run, "uncertainty" in paths, notes
-    )
+    grid = map_info.grid
+    window = (0, 0, grid.height, grid.width) if run.bbox is None else grid.window_of_bbox(run.bbox)
+    grids = find_grids(info, bands, grid, window, spec, config.gsd_m, map_info.name, notes)
+    scaling = scaling_of(info, bands, spec, notes)
+    uncertainty = "uncertainty" in paths
+    refinement = _refinement(refiner, spec, grids, bands, scaling, match.order, config, run, uncertainty)
     colours = classes.read_colours(labels) if names else {}
-    shown = replace(spec, classes=_classes(spec, match.order, colours))
     tags = {
         "RSSEG_MODEL": made_by.get("RSSEG_MODEL", "unknown"),
         "RSSEG_REFINER": spec.name,
-        "RSSEG_LABELS": found.name,
+        "RSSEG_LABELS": map_info.name,
         "RSSEG_SCENE": info.name,
         "RSSEG_SETTINGS": json.dumps(refinement.settings),
     }
@@ -229,57 +174,52 @@ def prepare(
         grid=grids.map,
         network_grid=grids.map,
         area=None,
-        spec=shown,
-        scaling=refinement.scaling,
+        spec=replace(spec, classes=_classes(spec, match.order, colours)),
+        scaling=scaling,
         config=run,
         paths=paths,
         notes=[],
         vector=VectorConfig(),
         more_tags=tags,
     )
-    _tell(job.notes, notes)
-    return job, refinement, LabelSource(info=found, bands=(band,), table=match.table, window=window)
+    job.warn(*notes)
+    return job, refinement, LabelSource(info=map_info, bands=(band,), table=match.table, window=window)
 
 
 def _refinement(
     refiner: Refiner,
     spec: ModelSpec,
     grids: Grids,
-    info: SceneInfo,
     bands: tuple[int, ...],
+    scaling: Scaling,
     order: tuple[int, ...],
     config: RefineConfig,
     run: PredictConfig,
     uncertainty: bool,
-    notes: list[str],
 ) -> Refinement:
-    across, down = grids.frame.seen_gsd_m
     steps = config.steps if config.steps is not None else spec.refinement.get("steps")
-    band_m = config.band_m or spec.refinement.get("band_m") or DEFAULT_BAND_PX * (across + down) / 2
+    band_m = (
+        config.band_m or spec.refinement.get("band_m") or DEFAULT_BAND_PX * sum(grids.frame.seen_gsd_m) / 2
+    )
     samples = config.ensemble or (DEFAULT_SAMPLES if uncertainty else 1)
     if uncertainty and samples < 2:
-        from rsseg_cli.errors import UsageError
-
         raise UsageError("--uncertainty is the disagreement of samples; needs --ensemble 2 or more")
     return Refinement(
+        **vars(grids),
         refiner=refiner,
         spec=spec,
-        info=grids.info,
         bands=bands,
-        scaling=scaling_of(info, bands, spec, notes),
-        frame=grids.frame,
-        map=grids.map,
+        scaling=scaling,
         order=order,
         band_m=float(band_m),
         samples=samples,
         config=replace(config, steps=steps),
         run=run,
-        kept=grids.kept,
     )
 
 
 def _refiner_of(spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel) -> Refiner:
-    """The refiner that belongs to a model: one that comes along, or a file beside the model's."""
+    """Return the refiner that belongs to a model: a bundled one, or a file beside the model's."""
     name = spec.refiner
     if name is None:
         with_one = [known for known in registry.list_models() if read_spec(known).refiner is not None]
@@ -294,17 +234,17 @@ def _refiner_of(spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel) -
         if beside.is_file():
             return beside
     raise ModelError(
-        f"model {spec.name!r}: its refiner {name!r} does not come along, and no {name}.safetensors lies "
-        "beside the model's file; pass --refiner PATH"
+        f"model {spec.name!r}: its refiner {name!r} is not bundled, and no {name}.safetensors lies beside "
+        "the model's file; pass --refiner PATH"
     )
 
 
 def _refiner_of_map(where: str, tags: Mapping[str, str]) -> Refiner:
-    """That of the model that a map names, if it comes along: a file may name anything."""
+    """Return that of the model that a map names, if it is bundled: a file may name anything."""
     name = tags.get("RSSEG_MODEL", "")
     if name in registry.list_models():
         return _refiner_of(read_spec(name), name)
-    raise ModelError(f"{where}: does not name a model that comes along; pass --refiner NAME or PATH")
+    raise ModelError(f"{where}: does not name a bundled model; pass --refiner NAME or PATH")
 
 
 def _refiner_spec(refiner: Refiner) -> ModelSpec:
@@ -315,7 +255,7 @@ def _refiner_spec(refiner: Refiner) -> ModelSpec:
 
 
 def _bands_of(job: Job, spec: ModelSpec) -> tuple[int, ...]:
-    """The scene's bands in the refiner's order; as chosen for the model, where that has them."""
+    """Return the scene's bands in the refiner's order; as chosen for the model, where it has them."""
     chosen = dict(zip(job.spec.bands, job.bands, strict=True))
     if all(name in chosen for name in spec.bands):
         return tuple(chosen[name] for name in spec.bands)
@@ -325,7 +265,7 @@ def _bands_of(job: Job, spec: ModelSpec) -> tuple[int, ...]:
 def _classes(
     spec: ModelSpec, order: Sequence[int], colours: Mapping[int, tuple[int, int, int]]
 ) -> tuple[ClassSpec, ...]:
-    """The map's classes in its order, in its own colours where it has them."""
+    """Return the map's classes in its order, in its own colours where it has them."""
     kept = len(set(colours.values())) >= len(order)
     classes = [spec.classes[index] for index in order]
     return tuple(
@@ -335,7 +275,7 @@ def _classes(
 
 
 def _tags_of(path: str) -> dict[str, str]:
-    """The tags of a map that may be copied to another."""
+    """Return the tags of a map that may be copied to another."""
     with gdal.env(path), gdal.errors(ModelError, path), gdal.open_raster(path) as dataset:
         tags = gdal.tags(dataset)
     return {
@@ -343,9 +283,3 @@ def _tags_of(path: str) -> dict[str, str]:
         for key, value in tags.items()
         if key == "RSSEG_MODEL" and len(value) <= 100 and value.isprintable()
     }
-
-
-def _tell(told: list[str], notes: Sequence[str]) -> None:
-    for note in notes:
-        told.append(note)
-        _log.warning("%s", note)

@@ -1,18 +1,18 @@
-"""What a prediction tells of itself: paths, times, and the area of each class on the ground."""
+"""The result of a run: paths, times, and the area of each class on the ground."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    pass
-from rsseg_cli.raster import classes
+from rsseg_cli.raster import Grid, classes
 
 AREA_TOLERANCE = 1e-5
 COUNTED_PX = 2**18  # at once: counting takes eight bytes a pixel
@@ -23,9 +23,8 @@ class ClassArea:
     """Extent of a class in the map.
 
     Attributes:
-        pixels: number of pixels.
         share: of the pixels with data, 0 to 1.
-        area_m2: on the ground, m2, right by latitude for Mercator and degrees; None without a CRS.
+        area_m2: on the ground, right by latitude for Mercator and degrees; None without a CRS.
     """
 
     pixels: int
@@ -35,15 +34,15 @@ class ClassArea:
 
 @dataclass(frozen=True, kw_only=True)
 class Refined:
-    """What the refining of a map came to.
+    """What refining did to a map.
 
     Attributes:
         refiner: its name.
         steps: of the sampler.
-        band_m: half the width of the band around boundaries that may change, m.
+        band_m: half the width of the band around boundaries that may change.
         ensemble: samples averaged.
         seed: of the noise.
-        windows: that the map has.
+        windows: of the map.
         windows_run: of these, with a boundary.
         band_pixels: of the map, that may change.
         changed_pixels: of these, with another class now.
@@ -60,7 +59,7 @@ class Refined:
     changed_pixels: int
 
     def as_dict(self) -> dict[str, Any]:
-        """In types that JSON has, with the share of windows run."""
+        """Return JSON types, with the share of windows run."""
         return {**asdict(self), "windows_run_share": self.windows_run / max(1, self.windows)}
 
 
@@ -69,14 +68,14 @@ class PredictResult:
     """A finished prediction or refinement.
 
     Attributes:
-        paths: of what was written, by kind: "labels", "confidence", "probabilities", "heatmaps", "preview",
+        paths: of the outputs, by kind: "labels", "confidence", "probabilities", "heatmaps", "preview",
             "vector", "uncertainty".
-        seconds: wall time, s.
+        seconds: wall time.
         pixels: of the map.
         valid_pixels: of these, with data.
         classes: extent by class name, in the model's order.
         notes: what differs from what one might expect, one sentence each; logged as warnings too.
-        refined: what refining came to; None where it was not asked for.
+        refined: None where the map was not refined.
     """
 
     paths: dict[str, Path]
@@ -88,57 +87,36 @@ class PredictResult:
     refined: Refined | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The result in types that JSON has."""
+        """Return the result in JSON types."""
         more = {} if self.refined is None else {"refined": self.refined.as_dict()}
         return {
             "paths": {kind: str(path) for kind, path in self.paths.items()},
             "seconds": round(self.seconds, 3),
             "pixels": self.pixels,
             "valid_pixels": self.valid_pixels,
-            "classes": {
-                name: {"pixels": item.pixels, "share": item.share, "area_m2": item.area_m2}
-                for name, item in self.classes.items()
-            },
+            "classes": {name: asdict(item) for name, item in self.classes.items()},
             "notes": list(self.notes),
             **more,
         }
 
 
-def result_from_dict(found: Mapping[str, Any]) -> PredictResult:
-    """The result that `PredictResult.as_dict` gave.
-
-    Raises:
-        ValueError: it gave another one.
-    """
-    try:
-        refined = dict(found["refined"]) if "refined" in found else None
-        if refined is not None:
-            refined.pop("windows_run_share")
-        return PredictResult(
-            paths={str(kind): Path(path) for kind, path in found["paths"].items()},
-            seconds=float(found["seconds"]),
-            pixels=int(found["pixels"]),
-            valid_pixels=int(found["valid_pixels"]),
-            classes={str(name): ClassArea(**item) for name, item in found["classes"].items()},
-            notes=tuple(map(str, found["notes"])),
-            refined=None if refined is None else Refined(**refined),
-        )
-    except (KeyError, TypeError, AttributeError) as err:
-        raise ValueError(f"is no result ({err})") from err
+def result_from_dict(values: Mapping[str, Any]) -> PredictResult:
+    """Return the result that `PredictResult.as_dict` gave; a ValueError if it gave another one."""
+    return msgspec.convert(dict(values), PredictResult, dec_hook=lambda kind, value: kind(value))
 
 
 class AreaCounter:
-    """Counts classes row by row.
+    """Counts the classes of a map row by row.
 
     Args:
-        classes: names in the model's order.
-        row_areas_m2: area of a pixel in each row of the map, m2; None where it is not known.
+        names: of the classes, in the model's order.
+        grid: of the map; areas are not known where it has no CRS.
     """
 
-    def __init__(self, classes: tuple[str, ...], row_areas_m2: NDArray[np.float64] | None) -> None:
-        self._classes = classes
-        self._row_areas_m2 = row_areas_m2
-        self._rows_at_once = _rows_of_one_area(row_areas_m2)
+    def __init__(self, names: Sequence[str], grid: Grid) -> None:
+        self._names, self._grid = names, grid
+        self._row_areas_m2 = grid.row_areas_m2()
+        self._rows_at_once = _rows_of_one_area(self._row_areas_m2)
         self._pixels = np.zeros(256, np.int64)
         self._areas_m2 = np.zeros(256)
 
@@ -156,28 +134,40 @@ class AreaCounter:
         """Pixels and m2 of each value so far, exactly."""
         return self._pixels.tolist(), self._areas_m2.tolist()
 
-    def go_on(self, pixels: Sequence[int], areas_m2: Sequence[float]) -> None:
+    def restore(self, pixels: Sequence[int], areas_m2: Sequence[float]) -> None:
         """Begin with another counter's `counts`."""
         self._pixels[:], self._areas_m2[:] = pixels, areas_m2
 
-    @property
-    def valid_pixels(self) -> int:
-        return int(self._pixels[: classes.NODATA].sum())
-
-    def classes(self) -> dict[str, ClassArea]:
-        total = max(1, self.valid_pixels)
-        return {
+    def result(
+        self,
+        paths: Mapping[str, Path],
+        start: float,
+        notes: Sequence[str] = (),
+        refined: Refined | None = None,
+    ) -> PredictResult:
+        """Return the result of a run that began at `time.monotonic()` = `start`."""
+        valid = int(self._pixels[: classes.NODATA].sum())
+        areas = {
             name: ClassArea(
                 pixels=int(self._pixels[index]),
-                share=float(self._pixels[index] / total),
+                share=float(self._pixels[index] / max(1, valid)),
                 area_m2=None if self._row_areas_m2 is None else float(self._areas_m2[index]),
             )
-            for index, name in enumerate(self._classes)
+            for index, name in enumerate(self._names)
         }
+        return PredictResult(
+            paths=dict(paths),
+            seconds=time.monotonic() - start,
+            pixels=self._grid.width * self._grid.height,
+            valid_pixels=valid,
+            classes=areas,
+            notes=tuple(notes),
+            refined=refined,
+        )
 
 
 def _rows_of_one_area(row_areas_m2: NDArray[np.float64] | None) -> int:
-    """Rows over which the area of a pixel changes by less than AREA_TOLERANCE of itself."""
+    """Return the rows over which the area of a pixel changes by less than AREA_TOLERANCE of itself."""
     if row_areas_m2 is None or len(row_areas_m2) < 2:
         return 2**30
     change = float(np.abs(np.diff(row_areas_m2)).max() / row_areas_m2.min())

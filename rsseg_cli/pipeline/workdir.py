@@ -1,4 +1,4 @@
-"""One run an output: a lock that ends with its process, and who holds it."""
+"""Temporary files of a run, in a folder beside its output, and the lock on that output."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from datetime import datetime
@@ -17,14 +18,16 @@ import filelock
 from rsseg_cli.errors import OutputError
 from rsseg_cli.pipeline.journal import Publication
 
-PUBLISHED = ("tif", "aux.xml", "png")  # endings of what gets its name by a rename
+PUBLISHED = ("tif", "aux.xml", "png")  # endings of files that are renamed to an output
+ATTEMPTS = 20  # while runs that end remove their folders
+MAX_OWNER_BYTES = 4096
 
 
-class Place:
-    """Where what is temporary lies.
+class WorkDir:
+    """Temporary files of a run, and their lock.
 
     Args:
-        paths: outputs by kind; the folder is that of the labels.
+        paths: outputs by kind; the folder lies beside the labels.
     """
 
     def __init__(self, paths: Mapping[str, Path]) -> None:
@@ -33,55 +36,61 @@ class Place:
         self.folder = self.output.with_name(f".{self.output.name}.rsseg")
         self.journal = self.folder / "journal.json"
         self.tag = f"rsseg-{hashlib.sha256(os.fsencode(self.output)).hexdigest()[:8]}"
+        self.lock = OutputLock(self.folder, self.output)
 
     def of(self, kind: str, ending: str) -> Path:
-        """A temporary file of an output; on the output's file system, if it is going to be renamed."""
+        """Name a temporary file of an output; on the output's file system, if it is going to be renamed."""
         if ending not in PUBLISHED:
             return self.folder / f"{kind}.{ending}"
         return self.beside(self.paths[kind], f"{kind}.{ending}")
 
     def beside(self, path: Path, name: str) -> Path:
-        """A temporary file or folder on the file system of an output."""
+        """Name a temporary file or folder on the file system of an output."""
         if path.parent == self.output.parent:
             return self.folder / name
         return path.with_name(f".{path.name}.{self.tag}.{name}")
 
     def elsewhere(self) -> list[Path]:
-        """Temporary files that lie beside other outputs."""
-        prefixes = {(path.parent, f".{path.name}.{self.tag}.") for path in self.paths.values()}
-        return [
-            file
-            for folder, prefix in prefixes
-            if folder.is_dir()
-            for file in folder.iterdir()
-            if file.name.startswith(prefix) and not file.name.endswith(".old")
-        ]
+        """List temporary files that lie in the folders of other outputs, each of which is read once."""
+        prefixes: defaultdict[Path, list[str]] = defaultdict(list)
+        for path in self.paths.values():
+            if path.parent != self.output.parent:
+                prefixes[path.parent].append(f".{path.name}.{self.tag}.")
+        names = []
+        for folder, starts in prefixes.items():
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+                names += [
+                    folder / entry.name
+                    for entry in entries
+                    if entry.name.startswith(tuple(starts)) and not entry.name.endswith(".old")
+                ]
+        return names
 
     def owns(self, publication: Publication) -> bool:
-        """Whether a journal renames files of this place to names of these outputs alone."""
+        """Whether a journal renames files of this run to names of these outputs alone."""
         files = [Path(os.path.normpath(file)) for file, _ in publication.renames]
-        names = [name for _, name in publication.renames] + list(publication.leftovers)
+        names = [Path(name) for _, name in publication.renames] + list(map(Path, publication.leftovers))
         own = {self.folder, *self.elsewhere()}
+        stems = [(path.parent, f"{path.stem}.") for path in self.paths.values()]
         return all(own & {file, *file.parents} or not file.exists() for file in files) and all(
-            any(
-                Path(name).parent == path.parent and Path(name).name.startswith(f"{path.stem}.")
-                for path in self.paths.values()
-            )
+            any(name.parent == folder and name.name.startswith(stem) for folder, stem in stems)
             for name in names
         )
 
+    def clear(self, keep: Collection[Path]) -> bool:
+        """Remove temporary files but for some; return whether there were any."""
+        stale = [file for file in (*self.folder.iterdir(), *self.elsewhere()) if file not in keep]
+        _remove(stale)
+        return bool(stale)
 
-def empty(place: Place, kept: Collection[Path]) -> bool:
-    """Remove what is temporary but for some files; whether there was anything."""
-    stale = [file for file in (*place.folder.iterdir(), *place.elsewhere()) if file not in kept]
-    _remove(stale)
-    return bool(stale)
+    def remove(self) -> None:
+        """Remove all temporary files, and release the lock of their folder, which goes last."""
+        _remove(self.elsewhere())
+        self.lock.remove()
 
-
-def remove(place: Place, lock: OutputLock) -> None:
-    """Remove all that is temporary, and release the lock of its folder, which goes last."""
-    _remove(place.elsewhere())
-    lock.remove()
+    def sweep(self) -> None:
+        """Remove what a run left that was killed while it removed its folder."""
+        discard(rubbish_of(self.folder))
 
 
 def _remove(files: Iterable[Path]) -> None:
@@ -92,17 +101,13 @@ def _remove(files: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-ATTEMPTS = 20  # while runs that end take their folders away
-MAX_OWNER_BYTES = 4096
-
-
 class OutputLock:
     """A lock in a folder beside an output, made with the folder and removed with it.
 
     The operating system ends the lock with its process, however that ends, so a process number that is used
-    again does not matter. On file systems of a network it holds between machines where the server keeps locks
-    (NFS 4, SMB, Lustre with flock); where there are none at all, a file with the owner's host and process
-    stands for it, and is taken over once that process is gone, if it was on this host.
+    again does not matter. On network file systems it holds between machines where the server keeps locks
+    (NFS 4, SMB, Lustre with flock). On file systems without locks a file with the owner's host and process
+    takes its part, and is taken over once that process is gone, if it was on this host.
 
     Args:
         folder: that is made.
@@ -116,11 +121,7 @@ class OutputLock:
         self._lock: filelock.BaseFileLock | None = None
 
     def acquire(self) -> None:
-        """Take the lock.
-
-        Raises:
-            OutputError: a living run holds it, or the folder cannot be made.
-        """
+        """Take the lock; an OutputError says who holds it, or why the folder cannot be made."""
         discard(rubbish_of(self._folder))
         for _ in range(ATTEMPTS):
             try:
@@ -129,7 +130,7 @@ class OutputLock:
                 self._folder.mkdir(exist_ok=True)
                 self._lock = _locked(self.path)
                 self._write_owner()
-            except FileNotFoundError:  # a run that ended took the folder away in between
+            except FileNotFoundError:  # a run that ended removed the folder in between
                 self.release()
                 continue
             except filelock.Timeout:
@@ -146,9 +147,9 @@ class OutputLock:
             self._lock = None
 
     def remove(self) -> None:
-        """Release, and take the folder away with all that it holds.
+        """Release the lock, and remove the folder with all that it holds.
 
-        Its name goes first, at once: what a kill leaves of it is `rubbish_of`, never half a folder.
+        It is renamed first, at once: what a kill leaves of it is `rubbish_of`, never half a folder.
         """
         rubbish = rubbish_of(self._folder)
         discard(rubbish)
@@ -172,7 +173,7 @@ class OutputLock:
         self._owner.write_text(json.dumps(owner), encoding="utf-8")
 
     def _refusal(self) -> str:
-        """Who is at work; the file may not be written yet."""
+        """Say who holds the lock; its file may not be written yet."""
         who = "another run"
         with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
             with self._owner.open("rb") as file:
@@ -183,17 +184,11 @@ class OutputLock:
 
 
 def _locked(path: Path) -> filelock.BaseFileLock:
-    """A lock that is held.
-
-    Raises:
-        filelock.Timeout: another process holds it.
-    """
+    """Take a lock; `filelock.Timeout` where another process holds it."""
     lock: filelock.BaseFileLock = filelock.FileLock(path, blocking=False)
     try:
         lock.acquire()
-    except filelock.Timeout:
-        raise
-    except FileNotFoundError:
+    except (filelock.Timeout, FileNotFoundError):
         raise
     except (OSError, NotImplementedError):  # a file system without locks
         lock = filelock.SoftFileLock(_soft(path), blocking=False)
@@ -202,7 +197,7 @@ def _locked(path: Path) -> filelock.BaseFileLock:
 
 
 def rubbish_of(folder: Path) -> Path:
-    """The name under which a run's folder is taken away."""
+    """Name a run's folder while it is removed."""
     return folder.with_name(f"{folder.name}-rubbish")
 
 
@@ -215,5 +210,5 @@ def discard(folder: Path) -> None:
 
 
 def _soft(path: Path) -> Path:
-    """A file that is there while the lock is held, for file systems without locks."""
+    """A file that exists while the lock is held, for file systems without locks."""
     return path.with_name("lock.soft")

@@ -10,6 +10,7 @@ from pathlib import Path
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.errors import SceneError, UsageError
 from rsseg_cli.raster import SceneInfo, classes
+from rsseg_cli.system import cores
 from rsseg_cli.vector.geometry import PixelGeometry
 from rsseg_cli.vector.layer import Colour
 from rsseg_cli.vector.plan import BlockPlan, simplify_options
@@ -45,7 +46,7 @@ class VectorTask:
     def workers(self) -> int:
         """Number of processes, no more than blocks."""
         large = self.source.height * self.source.width >= PARALLEL_PX
-        jobs = self.config.jobs or (min(MAX_JOBS, _cores()) if large else 1)
+        jobs = self.config.jobs or (min(MAX_JOBS, cores()) if large else 1)
         return min(jobs, len(self.blocks))
 
     @property
@@ -208,7 +209,3 @@ def target_crs(own: str, asked: str, where: str) -> str:
     except CRSError as err:
         raise UsageError(f"--dst-crs {asked}: is no CRS that PROJ knows; write it as EPSG:4326") from err
     return own if wanted == CRS.from_wkt(own) else wanted.to_wkt()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

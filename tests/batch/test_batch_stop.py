@@ -159,7 +159,7 @@ def test_what_is_kept_of_a_scene_is_told(scenes, model_file, tmp_path, monkeypat
     outputs = {"labels": tmp_path / "m.tif"}
     task = SceneTask(index=0, scene="s1.tif", outputs=outputs, model=str(model_file), config=config)
     monkeypatch.chdir(tmp_path)
-    kept = f"of 400 rows are kept in {tmp_path}/.m.tif.rsseg; run the same command with --resume to go on"
+    kept = f"of 400 rows are kept in {tmp_path}/.m.tif.rsseg; run the same command with --resume to continue"
     if error is KeyboardInterrupt:
         with pytest.raises(KeyboardInterrupt):
             SceneRunner().run(task, stop)

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from shared_scenes import KINDS, SMALL, assert_same, save_models, task_of
 
@@ -20,6 +21,7 @@ from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import with_device
 from rsseg_cli.config import RefineConfig
 from rsseg_cli.errors import SceneError
+from rsseg_cli.inference import Engine
 from rsseg_cli.pipeline import checkpoint as work_folder
 
 torch.set_num_threads(1)
@@ -39,6 +41,9 @@ class Threads:
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(1)  # networks are put into evaluation mode one after another
         self._runner = SceneRunner()
+
+    def arithmetic(self, config):
+        return Engine.arithmetic(config)
 
     def submit_band(self, band) -> Future:
         with self._lock:
@@ -180,3 +185,19 @@ def test_an_error_of_a_band_is_the_scenes(make_raster, models, tmp_path, monkeyp
 )
 def test_tile_rows_are_shared_out_evenly(first, end, workers, most, expected):
     assert split_rows(first, end, workers, most) == expected
+
+
+def test_the_run_of_a_map_names_the_arithmetic_of_the_workers(make_raster, models, tmp_path):
+    """Rows of a GPU are not resumed by the CPU of the process that writes them."""
+
+    class Gpus(Threads):
+        def arithmetic(self, config):
+            return "cuda", "bfloat16"
+
+    scene, runs = make_raster(shape=(130, 100)), {}
+    for pool in (Threads(2), Gpus(2)):
+        task = task_of(scene, tmp_path / type(pool).__name__, models[0], kinds=("labels",))
+        assert SceneRunner(lambda _, pool=pool, task=task: SharedPasses(pool, task)).run(task).error == ""
+        with rasterio.open(task.outputs["labels"]) as dataset:
+            runs[type(pool)] = dataset.tags()["RSSEG_RUN"]
+    assert runs[Threads] != runs[Gpus]

@@ -17,7 +17,7 @@ from rasterio.transform import from_origin
 
 from rsseg_cli.batch.manifest import read_manifest
 from rsseg_cli.errors import RssegError
-from rsseg_cli.pipeline.journal import Journal, Passed, Publication, parse_journal
+from rsseg_cli.pipeline.journal import Checkpoint, Journal, Publication, parse_journal
 from rsseg_cli.raster import SceneInfo, SceneReader
 from rsseg_cli.weights import ModelSpec, load_model, read_spec
 
@@ -148,7 +148,7 @@ def description_seeds(folder: Path) -> list[bytes]:
 
 def journal_seeds(folder: Path) -> list[bytes]:
     path = folder / "seed.json"
-    passed = Passed(
+    passed = Checkpoint(
         rows=512, files={"level0.tif": 9}, pixels=[1] * 256, areas_m2=[0.5] * 256,
         extremes={0: [1, 2, 3]}, refined={"windows": 2},
     )  # fmt: skip

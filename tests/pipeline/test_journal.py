@@ -2,24 +2,24 @@
 
 import contextlib
 import json
-from dataclasses import asdict
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rsseg_cli.pipeline.fingerprint import differences
-from rsseg_cli.pipeline.journal import Journal, Passed, Publication, parse_journal, read_journal
+from rsseg_cli.pipeline.journal import Checkpoint, Journal, Publication, parse_journal, read_journal
 
 JOURNAL = Journal(
     fingerprint={"size": [1, 2]},
     passes={
-        "map": Passed(
+        "map": Checkpoint(
             rows=384,
             files={"labels.0.tif": 1200},
             pixels=list(range(256)),
             areas_m2=[value / 3 for value in range(256)],
-            extremes={0: [1, 2, 3], 512: [4, 5, 6]},
+            extremes={0: (1, 2, 3), 512: (4, 5, 6)},
             refined={"windows_run": 3},
         )
     },
@@ -33,7 +33,7 @@ KEYS = ["version", "passes", "map", "rows", "files", "finished", "publication", 
 
 
 def as_json():
-    return json.loads(json.dumps({"version": 1, **asdict(JOURNAL)}))
+    return json.loads(json.dumps(msgspec.to_builtins(JOURNAL)))
 
 
 def test_what_is_saved_is_read(tmp_path):
@@ -47,29 +47,29 @@ def test_what_is_saved_is_read(tmp_path):
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        (["version"], 2, "has version 2, needs 1"),
-        (["passes"], [], "list in place of an object"),
-        (["passes", "map", "rows"], 0, "whole number"),
-        (["passes", "map", "rows"], True, "whole number"),
+        (["version"], 2, r"2 - at `\$.version`"),
+        (["passes"], [], "Expected `object`, got `array`"),
+        (["passes", "map", "rows"], 0, "Expected `int` >= 1"),
+        (["passes", "map", "rows"], True, "Expected `int`, got `bool`"),
         (["passes", "map", "pixels"], [1, 2], "needs 256"),
-        (["passes", "map", "areas_m2", 3], "x", "needs a number"),
-        (["passes", "map", "areas_m2", 3], float("nan"), "needs a number"),
-        (["passes", "map", "files"], {"../../x": 1}, "no name of a file"),
-        (["passes", "map", "files"], {"..": 1}, "no name of a file"),
-        (["passes", "map", "extremes"], {"-1": [1, 2, 3]}, "needs a row"),
-        (["passes", "map", "extremes"], {"1": [1, 2]}, "needs 3"),
-        (["finished"], [3], "in place of text"),
-        (["publication", "renames"], [["a"]], "a rename needs"),
-        (["batches"], {"map": 0}, "whole number"),
+        (["passes", "map", "areas_m2", 3], "x", "Expected `float`, got `str`"),
+        (["passes", "map", "areas_m2", 3], float("nan"), "Expected `float` >= 0"),
+        (["passes", "map", "files"], {"../../x": 1}, "`key` in .*files"),
+        (["passes", "map", "files"], {"..": 1}, "`key` in .*files"),
+        (["passes", "map", "extremes"], {"-1": [1, 2, 3]}, "`key` in .*extremes"),
+        (["passes", "map", "extremes"], {"1": [1, 2]}, "length 3"),
+        (["finished"], [3], "Expected `str`, got `int`"),
+        (["publication", "renames"], [["a"]], "length 2"),
+        (["batches"], {"map": 0}, "Expected `int` >= 1"),
     ],
 )
-def test_what_is_wrong_is_told(path, value, message):
+def test_a_wrong_value_is_named(path, value, message):
     root = as_json()
     parse_journal(json.dumps(root).encode())
-    place = root
+    part = root
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
+        part = part[key]
+    part[path[-1]] = value
     with pytest.raises(ValueError, match=message):
         parse_journal(json.dumps(root).encode())
 

@@ -17,7 +17,7 @@ from rsseg_cli.pipeline.workdir import OutputLock
 HOLD = """
 import sys, time
 from pathlib import Path
-from rsseg_cli.lock import OutputLock
+from rsseg_cli.pipeline import OutputLock
 lock = OutputLock(Path(sys.argv[1]), Path("map.tif"))
 lock.acquire()
 print("held", flush=True)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from rsseg_cli.pipeline.preview import NODATA, OPACITY, draw_preview, round_length_m
+from rsseg_cli.pipeline.preview import OPACITY, draw_preview, round_length_m
+from rsseg_cli.raster.classes import NODATA
 
 CLASSES = (("building", (214, 69, 65)), ("land", (222, 203, 164)), ("water", (58, 124, 190)))
 
@@ -119,7 +120,7 @@ def test_a_scene_without_any_data(words):
     ("image", "labels", "message"),
     [
         (np.zeros((3, 4, 5), np.uint8), np.zeros((4, 4), np.uint8), r"\(3, 4, 5\) and uint8 \(4, 4\)"),
-        (np.zeros((3, 4, 4), np.float32), np.zeros((4, 4), np.uint8), "found float32"),
+        (np.zeros((3, 4, 4), np.float32), np.zeros((4, 4), np.uint8), "got float32"),
         (np.zeros((3, 4, 4), np.uint8), np.full((4, 4), 3, np.uint8), "label 3 has no class"),
         (np.zeros((3, 0, 4), np.uint8), np.zeros((0, 4), np.uint8), "nothing to draw"),
     ],

@@ -373,7 +373,7 @@ def test_without_crs_sizes_must_agree(make_raster, make_labels, tmp_path):
     scene = make_raster(shape=(40, 50), crs=None)
     result = refine(scene, make_labels(coarse), tmp_path / "r.tif", config=config)
     assert "band around boundaries is taken in pixels" in result.notes[-1]
-    with pytest.raises(SceneError, match="so they cannot be brought together"):
+    with pytest.raises(SceneError, match="so they cannot be aligned"):
         refine(
             make_raster("2.tif", shape=(41, 50), crs=None),
             tmp_path / "labels.tif",
@@ -408,7 +408,7 @@ def test_what_cannot_be_refined_is_told_before_anything_is_written(make_raster, 
         ),
         (
             ModelError,
-            "does not name a model that comes along; pass --refiner",
+            "does not name a bundled model; pass --refiner",
             (scene, labels, "n.tif"),
             RefineConfig(),
         ),

@@ -28,7 +28,7 @@ from rsseg_cli.errors import ModelError, OutputError, SceneError
 from rsseg_cli.pipeline import checkpoint as work_folder
 from rsseg_cli.pipeline.journal import Journal, Publication
 from rsseg_cli.pipeline.publication import finish_publication
-from rsseg_cli.pipeline.workdir import Place
+from rsseg_cli.pipeline.workdir import WorkDir
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
@@ -322,7 +322,9 @@ def hidden(folder):
 def test_a_run_that_is_stopped_says_how_to_go_on(make_raster, tmp_path, error):
     scene = Scene(make_raster, "map")
     (note,) = stopped(scene, tmp_path / "out", error)
-    assert re.fullmatch(r"\d+ of 300 rows are kept in .*; run the same command with --resume to go on", note)
+    assert re.fullmatch(
+        r"\d+ of 300 rows are kept in .*; run the same command with --resume to continue", note
+    )
     assert hidden(tmp_path / "out") == [".map.tif.rsseg"]
     left = {path.name.split(".")[0] for path in (tmp_path / "out" / ".map.tif.rsseg").iterdir()}
     assert left == {"journal", "lock", "owner", "labels", "confidence", "probabilities"}
@@ -355,7 +357,7 @@ def test_another_run_is_not_gone_on_with(make_raster, tmp_path, caplog):
         tmp_path / "out", resume=True, tta="flip", progress=lambda done, total: shares.append(done / total)
     )
     assert shares[0] < 0.2
-    assert "an earlier run was another one (settings tta was none, is flip); begins anew" in caplog.text
+    assert "an earlier run was another one (settings tta was none, is flip); starting over" in caplog.text
     stopped(scene, tmp_path / "again")
     os.utime(scene.scene, ns=(1, 1))
     scene.run(tmp_path / "again", resume=True)
@@ -373,7 +375,7 @@ def test_a_run_goes_on_on_another_device_of_its_kind(make_raster, tmp_path, capl
         tmp_path / "out", resume=True, device="cpu", progress=lambda done, total: shares.append(done / total)
     )
     assert shares[0] > 0.4
-    assert "begins anew" not in caplog.text
+    assert "starting over" not in caplog.text
 
 
 @pytest.mark.usefixtures("kept")
@@ -396,11 +398,11 @@ def test_what_a_dead_run_left_is_removed(make_raster, run, tmp_path, caplog):
     folder = tmp_path / "out"
     assert run(scene, folder, kill=Kill(share=0.8)) is None
     journal = (folder / ".map.tif.rsseg" / "journal.json").read_bytes()
-    stray = [folder / "more" / f".confidence.tif.{Place(scene.paths(folder)).tag}.confidence.tif"]
+    stray = [folder / "more" / f".confidence.tif.{WorkDir(scene.paths(folder)).tag}.confidence.tif"]
     stray[0].touch()
     (folder / ".map.tif.rsseg" / "vector").mkdir()
     scene.run(folder)
-    assert "removed what a run that had died left beside it" in caplog.text
+    assert "removed temporary files of a run that had died" in caplog.text
     assert hidden(folder) == []
     other = folder / "other.tif"
     (folder / ".other.tif.rsseg").mkdir()
@@ -473,6 +475,6 @@ def test_a_command_that_is_ended_says_how_to_go_on(make_raster, processes, tmp_p
     assert process.exitcode == 130
     told = rf"rsseg: interrupted; \d+ of 6000 rows are kept in {journal.parent}; "
     last = stderr.read_text().strip().splitlines()[-1]
-    assert re.fullmatch(f"{told}run the same command with --resume to go on", last)
+    assert re.fullmatch(f"{told}run the same command with --resume to continue", last)
     assert journal.exists()
     assert not output.exists()

@@ -10,14 +10,13 @@ from refiners import LocalRefiner, refiner
 from scipy import ndimage
 
 from rsseg_cli import PredictConfig, RefineConfig
-from rsseg_cli.inference.engine import Engine, Scaling
-from rsseg_cli.inference.passes import Pass, span_of
+from rsseg_cli.inference import Engine, Pass, Scaling
+from rsseg_cli.inference.passes import span_of
 from rsseg_cli.inference.tiling import plan
-from rsseg_cli.pipeline.checkpoint import Track
 from rsseg_cli.pipeline.job import prepare
-from rsseg_cli.pipeline.predict_scene import map_rows, plan_of
-from rsseg_cli.pipeline.refine_scene import plan_windows, refine_pass
+from rsseg_cli.pipeline.passes import PassState, map_pass, plan_tiles, refine_pass
 from rsseg_cli.pipeline.refinement import prepare as prepare_refinement
+from rsseg_cli.pipeline.windows import plan_windows
 
 torch.set_num_threads(1)
 
@@ -53,7 +52,7 @@ def mapped(job, model, first=0, end=None, notes=None):
     channels = max(part.stop for part in job.layers.values())
     rows = Rows((channels, job.grid.height, job.grid.width))
     calls = []
-    map_rows(
+    map_pass(
         job, model, Pass(layers=job.layers, write=rows.write, progress=calls.append, first=first, end=end)
     )
     return rows, calls
@@ -79,15 +78,15 @@ def test_any_cut_gives_the_same_pixels(make_raster, tmp_path, kinds, gsd_m, over
     sizes = {} if gsd_m is None else {"gsd_m": gsd_m}
     job, model = job_of(scene, tmp_path, kinds, overlap=overlap, tile_size=64, **sizes)
     whole, calls = mapped(job, model)
-    assert calls[-1] == len(plan_of(job))
+    assert calls[-1] == len(plan_tiles(job))
     assert (whole.seen == 1).all()
-    count = len(plan_of(job).rows)
+    count = len(plan_tiles(job).rows)
     assert count > 1
     for cut in range(1, count):
         above, calls = mapped(job, model, 0, cut)
-        assert calls[-1] <= len(plan_of(job))
+        assert calls[-1] <= len(plan_tiles(job))
         below, calls = mapped(job, model, cut)
-        assert calls[0] > (cut - 2) * len(plan_of(job).cols)
+        assert calls[0] > (cut - 2) * len(plan_tiles(job).cols)
         np.testing.assert_array_equal(above.seen + below.seen, 1)
         joined = np.where(above.seen[None, :, None], above.values, below.values)
         np.testing.assert_array_equal(joined, whole.values)
@@ -101,7 +100,7 @@ def test_each_tile_row_alone(make_raster, tmp_path):
             scene, tmp_path, ["confidence"], tile_size=64, overlap=32, **({"gsd_m": gsd_m} if gsd_m else {})
         )
         whole, _ = mapped(job, model)
-        parts = [mapped(job, model, row, row + 1)[0] for row in range(len(plan_of(job).rows))]
+        parts = [mapped(job, model, row, row + 1)[0] for row in range(len(plan_tiles(job).rows))]
         assert (sum(part.seen for part in parts) == 1).all()
         for part in parts:
             rows = part.seen == 1
@@ -151,14 +150,14 @@ def test_a_refining_pass_may_be_cut_anywhere(make_raster, tmp_path, gsd_m):
         str(scene), str(labels), paths, config, PredictConfig(batch_size=1)
     )
     network = refinement.load().network
-    windows = plan_windows(refinement, network, [])
+    windows = plan_windows(refinement, network, job)
 
     def refined(first=0, end=None):
         rows = Rows((2, *classes.shape))
-        track = Track()
+        state = PassState()
         wanted = Pass(layers=job.layers, write=rows.write, progress=int, first=first, end=end)
-        refine_pass(refinement, network, windows, source, wanted, track)
-        return rows, track.counts(None)[1]
+        refine_pass(refinement, network, windows, source, wanted, state)
+        return rows, state.counted()[1]
 
     whole, told = refined()
     count = len(windows.plan.rows)
