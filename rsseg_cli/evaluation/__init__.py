@@ -6,19 +6,27 @@ from rsseg_cli._lazy import lazy_names
 
 if TYPE_CHECKING:
     from rsseg_cli.evaluation.config import PairConfig
-    from rsseg_cli.evaluation.evaluate_model import evaluate
+    from rsseg_cli.evaluation.evaluate_model import SourceDone, evaluate
     from rsseg_cli.evaluation.pair import score_pair
+    from rsseg_cli.evaluation.runs import EvaluationRun
 
 __all__ = [
+    "EvaluationRun",
     "PairConfig",
+    "SourceDone",
     "boundary",
-    "comparison",
     "evaluate",
-    "evaluate_model",
     "metrics",
     "report",
     "score_pair",
 ]
 __getattr__ = lazy_names(
-    __name__, {"PairConfig": "config", "evaluate": "evaluate_model", "score_pair": "pair"}
+    __name__,
+    {
+        "EvaluationRun": "runs",
+        "PairConfig": "config",
+        "SourceDone": "evaluate_model",
+        "evaluate": "evaluate_model",
+        "score_pair": "pair",
+    },
 )

@@ -11,8 +11,6 @@ from fake_datasets import make_vaihingen
 from typer.testing import CliRunner
 
 from rsseg_cli.cli import app
-from rsseg_cli.cli.eval import for_split
-from rsseg_cli.data import DataConfig
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
 
@@ -179,17 +177,6 @@ def test_errors_say_what_is_needed(models, sheets, arguments, code, message):
     assert message in " ".join(done.stderr.split())
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-
-
-def test_the_data_as_eval_needs_them(tmp_path):
-    folder, bands = DataConfig(folders=(tmp_path,)), ("nir", "red", "green")
-    assert for_split(folder, "all", bands).test == ("*",)
-    assert for_split(folder, "test", bands).val == ("*",)
-    assert for_split(folder, "val", bands) == folder  # the one that training holds out
-    named = DataConfig(folders=(tmp_path,), val=("a",), test=("b",))
-    assert for_split(named, "test", bands) == named
-    known = DataConfig(dataset="vaihingen", root=tmp_path)
-    assert for_split(known, "test", bands).bands == bands
 
 
 def test_help_tells_units_defaults_and_an_example():
