@@ -6,32 +6,32 @@ no class for unlabelled and count them, where TorchGeo takes them for the first 
 
 from __future__ import annotations
 
-from fnmatch import fnmatch
-from typing import TYPE_CHECKING
-
-from rsseg_cli.data.split import with_validation
-from rsseg_cli.data.types import Found
-from rsseg_cli.errors import DataError, UsageError
-
-if TYPE_CHECKING:
-    from rsseg_cli.data.types import DataConfig, LabelledData
 import logging
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
 from rsseg_cli.data.pairs import named
 from rsseg_cli.data.scenes import LabelledScene
-from rsseg_cli.data.types import ScoringProtocol
+from rsseg_cli.data.split import with_validation
+from rsseg_cli.data.types import DataConfig, LabelledData, OpenedData, ScoringProtocol, clean_names
+from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.weights import ClassSpec
 
-if TYPE_CHECKING:
-    from rsseg_cli.data.types import DataConfig
-from rsseg_cli.data.types import clean_names
-
+logger = logging.getLogger(__name__)
 PREFIX = "torchgeo:"
+LOVEDA_COLOURS = (
+    (255, 255, 255), (255, 0, 0), (255, 255, 0), (0, 0, 255), (159, 129, 183), (0, 255, 0), (255, 195, 128),
+)  # fmt: skip
+LOVEDA_LAYOUT = "{Train,Val}/{Urban,Rural}/{images_png,masks_png}/*.png"
+LOVEDA_SPLITS = {"train": "train", "val": "test"}  # its own test part has no labels
+INRIA_LAYOUT = "AerialImageDataset/train/{images,gt}/*.tif"
+INRIA_VAL = 5  # images of a city that are its validation part
+SYNONYMS = {"near-infrared": "nir", "near infrared": "nir", "infrared": "nir", "ir": "nir"}
 
 
 def open_benchmark(config: DataConfig) -> LabelledData:
@@ -41,10 +41,6 @@ def open_benchmark(config: DataConfig) -> LabelledData:
         DataError: the folder has another layout, or images or masks are missing, which are named.
         UsageError: no such data set, or options that do not fit it.
     """
-    from dataclasses import replace
-
-    from rsseg_cli.data.types import LabelledData
-
     if config.root is None:
         raise UsageError(f"--dataset {config.dataset}: needs --root, the folder that holds it")
     if not config.root.is_dir():
@@ -68,7 +64,7 @@ def open_benchmark(config: DataConfig) -> LabelledData:
     )
 
 
-def _find(config: DataConfig) -> Found:
+def _find(config: DataConfig) -> OpenedData:
     name = config.dataset.strip()
     opener = KNOWN.get(name.lower().removeprefix(PREFIX))
     if opener is not None:
@@ -82,22 +78,11 @@ def _find(config: DataConfig) -> Found:
     return open_torchgeo(name[len(PREFIX) :], config)
 
 
-logger = logging.getLogger(__name__)
-LOVEDA_COLOURS = (
-    (255, 255, 255), (255, 0, 0), (255, 255, 0), (0, 0, 255), (159, 129, 183), (0, 255, 0), (255, 195, 128),
-)  # fmt: skip
-LOVEDA_LAYOUT = "{Train,Val}/{Urban,Rural}/{images_png,masks_png}/*.png"
-LOVEDA_SPLITS = {"train": "train", "val": "test"}  # its own test part has no labels
-INRIA_LAYOUT = "AerialImageDataset/train/{images,gt}/*.tif"
-INRIA_VAL = 5  # images of a city that are its validation part
-SYNONYMS = {"near-infrared": "nir", "near infrared": "nir", "infrared": "nir", "ir": "nir"}
-
-
-def open_loveda(config: DataConfig) -> Found:
+def open_loveda(config: DataConfig) -> OpenedData:
     """LoveDA: train as training part, val as test part; label 0 is no data."""
     from torchgeo.datasets import LoveDA
 
-    root, domains = _root(config), tuple(dict.fromkeys(domain.lower() for domain in config.domains))
+    root, domains = Path(config.root or ""), tuple(dict.fromkeys(domain.lower() for domain in config.domains))
     if not domains or not set(domains) <= {"urban", "rural"}:
         raise UsageError(f"--domains {','.join(config.domains)}: needs urban, rural or both")
     classes = tuple(
@@ -128,10 +113,10 @@ def open_loveda(config: DataConfig) -> Found:
     logger.info(
         "loveda: the test part is its val part, as in published ablations; its own test part has no labels"
     )
-    return Found("loveda", scenes, classes, _names(bands), 0.3, ScoringProtocol(name="LoveDA"))
+    return OpenedData("loveda", scenes, classes, _names(bands), 0.3, ScoringProtocol(name="LoveDA"))
 
 
-def open_vaihingen(config: DataConfig) -> Found:
+def open_vaihingen(config: DataConfig) -> OpenedData:
     """ISPRS Vaihingen: near-infrared, red, green at 0.09 m."""
     from torchgeo.datasets import Vaihingen2D
 
@@ -139,7 +124,7 @@ def open_vaihingen(config: DataConfig) -> Found:
     return _open_isprs(config, Vaihingen2D, "vaihingen", bands, 0.09, ("{}", "{}"))
 
 
-def open_potsdam(config: DataConfig) -> Found:
+def open_potsdam(config: DataConfig) -> OpenedData:
     """ISPRS Potsdam: red, green, blue at 0.05 m unless `config.bands` says otherwise; nir is there too."""
     from torchgeo.datasets import Potsdam2D
 
@@ -151,13 +136,13 @@ def open_potsdam(config: DataConfig) -> Found:
 def _open_isprs(
     config: DataConfig, kind: Any, title: str, bands: tuple[tuple[int, str], ...], gsd_m: float,
     files: tuple[str, str],
-) -> Found:  # fmt: skip
+) -> OpenedData:  # fmt: skip
     """Both ISPRS sets: images in a folder, colour masks beside it, splits as TorchGeo lists them.
 
     Args:
         files: patterns of the image's and the mask's file name.
     """
-    root = _root(config)
+    root = Path(config.root or "")
     layout = f"{kind.image_root}/{files[0].format('*')} and {files[1].format('*')} beside that folder"
     if not (root / kind.image_root).is_dir():
         zips = ", ".join(kind.filenames)
@@ -185,17 +170,17 @@ def _open_isprs(
     if not scenes:
         raise _wrong_layout(root, title, layout, "no image of the official list found")
     protocol = ScoringProtocol(name=f"ISPRS {title.capitalize()}", out_of_means=("clutter",))
-    return Found(title, scenes, classes, _names(bands), gsd_m, protocol)
+    return OpenedData(title, scenes, classes, _names(bands), gsd_m, protocol)
 
 
-def open_inria(config: DataConfig) -> Found:
+def open_inria(config: DataConfig) -> OpenedData:
     """Inria aerial image labelling: images 1 to 5 of a city are the validation part; its test has no labels.
 
     Paired by name: TorchGeo 0.8 pairs by order and takes the image's number from the whole path.
     """
     from torchgeo.datasets import InriaAerialImageLabeling
 
-    root = _root(config)
+    root = Path(config.root or "")
     folder = root / InriaAerialImageLabeling.directory / "train"
     if not (folder / "images").is_dir() or not (folder / "gt").is_dir():
         raise _wrong_layout(root, "Inria", INRIA_LAYOUT, f"{folder}/images or gt is missing")
@@ -212,10 +197,10 @@ def open_inria(config: DataConfig) -> Found:
         number = re.search(r"(\d+)$", stem)
         split = "val" if number and int(number[1]) <= INRIA_VAL else "train"
         scenes.append(LabelledScene(image, masks[stem], split, stem, format, bands, 0.3))
-    return Found("inria", scenes, classes, _names(bands), 0.3, ScoringProtocol(name="Inria"))
+    return OpenedData("inria", scenes, classes, _names(bands), 0.3, ScoringProtocol(name="Inria"))
 
 
-KNOWN: dict[str, Callable[[DataConfig], Found]] = {
+KNOWN: dict[str, Callable[[DataConfig], OpenedData]] = {
     "loveda": open_loveda,
     "vaihingen": open_vaihingen,
     "vaihingen2d": open_vaihingen,
@@ -245,12 +230,6 @@ def _names(bands: tuple[tuple[int, str], ...]) -> tuple[str, ...]:
     return tuple(name for _, name in bands)
 
 
-def _root(config: DataConfig) -> Path:
-    if config.root is None:
-        raise UsageError(f"--dataset {config.dataset}: needs --root, the folder that holds it")
-    return config.root
-
-
 def _stems(folder: Path) -> set[str]:
     return {path.stem for path in folder.glob("*.png")}
 
@@ -258,12 +237,12 @@ def _stems(folder: Path) -> set[str]:
 def _check_pairs(where: Path, images: Iterable[str], masks: Iterable[str]) -> None:
     """Refuse images without masks and masks without images, by name."""
     images, masks = set(images), set(masks)
-    told = []
+    problems = []
     for kind, other, alone in (("images", "mask", images - masks), ("masks", "image", masks - images)):
         if alone:
-            told.append(f"{len(alone)} {kind} without {other}: {named(sorted(alone))}")
-    if told:
-        raise DataError(f"{where}: {'; '.join(told)}. Copy what is missing, or take the others away")
+            problems.append(f"{len(alone)} {kind} without {other}: {named(sorted(alone))}")
+    if problems:
+        raise DataError(f"{where}: {'; '.join(problems)}. Copy what is missing, or take the others away")
 
 
 def _wrong_layout(root: Path, title: str, layout: str, found: str) -> DataError:

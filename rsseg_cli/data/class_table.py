@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from rsseg_cli.data.label_format import IGNORE, Colour
 from rsseg_cli.errors import DataError
@@ -15,12 +16,41 @@ from rsseg_cli.raster import classes
 from rsseg_cli.weights import ClassSpec
 
 MAX_BYTES = 1_000_000
-ITEM_KEYS = {"name", "colour", "color", "value", "mask_colour", "mask_color"}
+Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+Hex = Annotated[str, msgspec.Meta(pattern="^#[0-9a-fA-F]{6}$")]
+Triple = tuple[Byte, Byte, Byte]
+
+
+class _Item(msgspec.Struct, forbid_unknown_fields=True):
+    """A class as the file writes it."""
+
+    name: str
+    colour: Hex | Triple | None = None
+    color: Hex | Triple | None = None
+    mask_colour: Hex | list[Any] | None = None
+    mask_color: Hex | list[Any] | None = None
+    value: int | list[int] | None = None
+
+    @property
+    def map_colour(self) -> Colour | None:
+        colour = self.colour or self.color
+        return _rgb(colour) if colour else None
+
+    @property
+    def masks(self) -> list[Colour]:
+        """Colours in masks: one or several, by default that of maps."""
+        given: Any = self.mask_colour or self.mask_color or self.colour or self.color or []
+        single = isinstance(given, str) or any(isinstance(part, int) for part in given)
+        return [_rgb(part) for part in msgspec.convert([given] if single else given, list[Hex | Triple])]
+
+    @property
+    def values(self) -> list[int]:
+        return self.value if isinstance(self.value, list) else [] if self.value is None else [self.value]
 
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Classes, and how masks tell them.
+    """Classes, and what stands for them in masks.
 
     Attributes:
         classes: class k is classes[k].
@@ -34,39 +64,62 @@ class ClassTable:
 
 
 def read_classes(text: str) -> ClassTable:
-    """Read `a,b,c`, or a JSON file: a list of {"name", "colour", "value", "mask_colour"}, all but the name
-    optional.
+    """Read `a,b,c`, or a JSON list of {"name", "colour", "value", "mask_colour"}, all but the name optional.
 
     `colour` is [red, green, blue] or "#rrggbb", on maps and, without `mask_colour`, in colour masks. `value`
     is the raw number in masks, or a list of them, for all classes or for none. An item called "unlabelled"
     is no class: its values and mask colours do not count.
-
-    Raises:
-        DataError: the file cannot be read, or items contradict each other; the item is named.
     """
     if not text.lower().endswith(".json"):
         names = [part.strip() for part in text.split(",")]
         _check_names(text, names)
         return ClassTable(ClassSpec.from_names(names))
+    items = _read(text)
+    numbered: list[tuple[int, _Item]] = []
+    kept: list[_Item] = []
+    for item in items:
+        unlabelled = classes.is_unlabelled(item.name)
+        numbered.append((IGNORE if unlabelled else len(kept), item))
+        kept += [] if unlabelled else [item]
+    _check_names(text, [item.name for item in kept])
+    specs = [ClassSpec(item.name, item.map_colour) if item.map_colour else item.name for item in kept]
+    masks = ((colour, index, item.name) for index, item in numbered for colour in item.masks)
+    colours = _unambiguous(text, "mask colour", masks)
+    return ClassTable(ClassSpec.from_names(specs), colours or None, _values(text, kept, numbered))
+
+
+def _read(text: str) -> list[_Item]:
     try:
-        with Path(text).open(encoding="utf-8") as file:
+        with Path(text).open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-        listed = json.loads(content if len(content) <= MAX_BYTES else "")
-    except (OSError, ValueError, RecursionError) as err:
-        raise DataError(f"{text}: cannot be read as JSON ({err}); needs a list of classes") from err
-    if not isinstance(listed, list):
-        raise DataError(f'{text}: needs a JSON list of {{"name", "colour"}}, found {type(listed).__name__}')
-    items = [_item(text, number, item) for number, item in enumerate(listed, 1)]
-    kept = [item for item in items if not _is_unlabelled(item)]
-    _check_names(text, [item["name"] for item in kept])
-    specs = [
-        ClassSpec(item["name"], item["colour"]) if item["colour"] else str(item["name"]) for item in kept
-    ]
-    return ClassTable(ClassSpec.from_names(specs), _colours(text, items), _values(text, items))
+        if len(content) > MAX_BYTES:
+            raise DataError(f"{text}: is larger than {MAX_BYTES} bytes; needs a JSON list of classes")
+        items = msgspec.json.decode(content, type=list[_Item])
+        for number, item in enumerate(items):
+            item.name = item.name.strip()
+            if not item.name:
+                raise msgspec.ValidationError(f"Expected a name - at `$[{number}].name`")
+            try:
+                _ = item.masks
+            except msgspec.ValidationError as err:
+                problem = str(err).partition(" - at ")[0]
+                raise msgspec.ValidationError(f"{problem} - at `$[{number}].mask_colour`") from err
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
+        problem = re.sub(r" - at `\$\[(\d+)\]\.?([^`]*)`", _where, str(err))
+        raise DataError(
+            f'{text}: {problem}; needs a JSON list of {{"name", "colour", "value", "mask_colour"}}, colours '
+            'as [red, green, blue] from 0 to 255 or "#rrggbb", values as whole numbers'
+        ) from err
+    return items
 
 
-def _is_unlabelled(item: Mapping[str, Any]) -> bool:
-    return classes.is_unlabelled(item["name"])
+def _where(match: re.Match[str]) -> str:
+    return f" in class {int(match[1]) + 1}{', ' + match[2] if match[2] else ''}"
+
+
+def _rgb(colour: Any) -> Colour:
+    red, green, blue = bytes.fromhex(colour[1:]) if isinstance(colour, str) else colour
+    return red, green, blue
 
 
 def _check_names(text: str, names: Sequence[str]) -> None:
@@ -77,81 +130,22 @@ def _check_names(text: str, names: Sequence[str]) -> None:
         )
 
 
-def _item(text: str, number: int, item: Any) -> dict[str, Any]:
-    """One class of the file with all keys.
-
-    Raises:
-        DataError: a key is unknown or of the wrong kind.
-    """
-    where = f"{text}, class {number}"
-    if not isinstance(item, dict) or not isinstance(item.get("name"), str) or not item["name"].strip():
-        raise DataError(f'{where}: needs an object with "name", found {item!r:.80}')
-    if set(item) - ITEM_KEYS:
-        raise DataError(f"{where}: {', '.join(sorted(set(item) - ITEM_KEYS))} is unknown; known are "
-                        f"{', '.join(sorted(ITEM_KEYS))}")  # fmt: skip
-    colour = item.get("colour", item.get("color"))
-    masks = item.get("mask_colour", item.get("mask_color", colour))
-    if not (isinstance(masks, list) and masks and all(isinstance(part, list | str) for part in masks)):
-        masks = [] if masks is None else [masks]
-    values = item.get("value", [])
-    values = values if isinstance(values, list) else [values]
-    if not all(type(value) is int for value in values):
-        raise DataError(f"{where}: value {item['value']!r:.80}; needs a whole number or a list of them")
-    return {
-        "name": item["name"].strip(),
-        "colour": None if colour is None else _colour(where, colour),
-        "masks": [_colour(where, mask) for mask in masks],
-        "values": values,
-    }
+def _unambiguous(text: str, kind: str, meanings: Iterable[tuple[Any, int, str]]) -> dict[Any, int]:
+    """Class number by colour or value, each of one class only."""
+    table: dict[Any, int] = {}
+    for key, index, name in meanings:
+        if table.setdefault(key, index) != index:
+            raise DataError(f"{text}: {kind} {key} stands for two classes, one is {name!r}")
+    return table
 
 
-def _colour(where: str, value: Any) -> Colour:
-    if isinstance(value, str) and re.fullmatch(r"#[0-9a-fA-F]{6}", value):
-        value = [int(value[place : place + 2], 16) for place in (1, 3, 5)]
-    if (
-        not isinstance(value, list)
-        or len(value) != 3
-        or not all(type(part) is int and 0 <= part <= 255 for part in value)
-    ):
-        raise DataError(
-            f'{where}: colour {value!r:.80}; needs [red, green, blue] from 0 to 255, or "#rrggbb"'
-        )
-    return value[0], value[1], value[2]
-
-
-def _numbered(items: Sequence[Mapping[str, Any]]) -> list[tuple[int, Mapping[str, Any]]]:
-    """Items with their class number, or 255."""
-    number, numbered = 0, []
-    for item in items:
-        numbered.append((IGNORE if _is_unlabelled(item) else number, item))
-        number += not _is_unlabelled(item)
-    return numbered
-
-
-def _colours(text: str, items: Sequence[Mapping[str, Any]]) -> dict[Colour, int] | None:
-    colours: dict[Colour, int] = {}
-    for index, item in _numbered(items):
-        for colour in item["masks"]:
-            if colours.setdefault(colour, index) != index:
-                raise DataError(
-                    f"{text}: mask colour {colour} stands for two classes, one is {item['name']!r}"
-                )
-    return colours or None
-
-
-def _values(text: str, items: Sequence[Mapping[str, Any]]) -> dict[int, int] | None:
-    values: dict[int, int] = {}
-    numbered = _numbered(items)
-    given = [item for index, item in numbered if item["values"] and index != IGNORE]
-    without = [item["name"] for index, item in numbered if not item["values"] and index != IGNORE]
+def _values(text: str, kept: list[_Item], numbered: list[tuple[int, _Item]]) -> dict[int, int] | None:
+    without = [item.name for item in kept if not item.values]
+    given = len(without) < len(kept)
     if given and without:
         raise DataError(f"{text}: value is given for some classes and not for {', '.join(without)}")
-    for index, item in numbered:
-        if not given and index != IGNORE:
-            values[index] = index
-        for value in item["values"]:
-            if values.setdefault(value, index) != index:
-                raise DataError(f"{text}: value {value} stands for two classes, one is {item['name']!r}")
-    values.setdefault(IGNORE, IGNORE)
-    unlabelled = any(item["values"] for index, item in numbered if index == IGNORE)
-    return values if given or unlabelled else None
+    if not any(item.values for _, item in numbered):
+        return None
+    own = [] if given else [(index, index, item.name) for index, item in enumerate(kept)]
+    raw = [(value, index, item.name) for index, item in numbered for value in item.values]
+    return {IGNORE: IGNORE, **_unambiguous(text, "value", [*own, *raw])}

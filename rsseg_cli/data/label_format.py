@@ -13,17 +13,10 @@ from numpy.typing import NDArray
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster import classes
 
-IGNORE = 255
-UNKNOWN = 254  # in tables: a value or colour that is no class
+IGNORE, INVALID = classes.IGNORE, classes.INVALID  # in tables: unlabelled; no class
 MAX_CLASSES = 254
 OTHER_NAMES = ("background", "other")
-FIELDS = (
-    "class",
-    "class_name",
-    "label",
-    "class_index",
-    "class_inde",
-)  # Shapefiles cut names at ten characters
+FIELDS = ("class", "class_name", "label", "class_index", "class_inde")  # the last as Shapefiles cut it
 Colour = tuple[int, int, int]
 Labels = NDArray[np.uint8]
 
@@ -118,7 +111,7 @@ class LabelFormat:
 
     def table(self, size: int = 256) -> Labels:
         """Class number of raw values 0 to `size` - 1; 254 where a value is no class."""
-        table = np.full(size, UNKNOWN, np.uint8)
+        table = np.full(size, INVALID, np.uint8)
         values = {IGNORE: IGNORE, **{index: index for index in range(len(self.class_names))}}
         for raw, index in (values if self.values is None else self.values).items():
             if 0 <= raw < size:
@@ -132,7 +125,7 @@ class LabelFormat:
 
 @lru_cache(maxsize=2)
 def _colour_table(colours: tuple[tuple[Colour, int], ...]) -> Labels:
-    table = np.full(1 << 24, UNKNOWN, np.uint8)
+    table = np.full(1 << 24, INVALID, np.uint8)
     for (red, green, blue), index in colours:
         table[red << 16 | green << 8 | blue] = index
     table.flags.writeable = False

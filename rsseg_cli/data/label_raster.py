@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from rsseg_cli.data.label_format import IGNORE, Labels
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 import logging
+import math
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from affine import Affine
 from numpy.typing import NDArray
 from rasterio.crs import CRS
@@ -23,9 +16,19 @@ from rasterio.enums import MaskFlags, Resampling
 from rasterio.warp import reproject, transform, transform_bounds
 from rasterio.windows import Window
 
-from rsseg_cli.data.label_format import UNKNOWN, LabelFormat
+from rsseg_cli.data.label_format import IGNORE, INVALID, LabelFormat, Labels
 from rsseg_cli.errors import DataError
 from rsseg_cli.raster import Grid, gdal
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+logger = logging.getLogger(__name__)
+ALIGNED_PX = 1e-3
+SHRINKS = 1.2  # label pixels a pixel of the grid, from which the most frequent one is taken
+MAX_SOURCE_PX = 8 << 20  # label pixels under one block
+PIXEL_PLANE = "EPSG:3857"  # stands for the plane of pixels where neither side has a CRS
+FLIP = Affine(1, 0, 1, 0, -1, 1)  # off the origin: GDAL takes (0, 1, 0, 0, 0, -1) for no transform
 
 
 def source_pixels(start: int, count: int, scale: float, offset: float, size: int) -> slice:
@@ -69,16 +72,6 @@ def most_frequent(labels: Labels, down: csr_matrix, across: csr_matrix) -> Label
         wins = area > largest * np.float32(1 + 1e-5)
         found[wins], largest[wins] = label, area[wins]
     return found
-
-
-logger = logging.getLogger(__name__)
-ALIGNED_PX = 1e-3
-SHRINKS = 1.2  # label pixels a pixel of the grid, from which the most frequent one is taken
-MAX_SOURCE_PX = 8 << 20  # label pixels under one block
-PIXEL_PLANE = "EPSG:3857"  # stands for the plane of pixels where neither side has a CRS
-FLIP = Affine(
-    1, 0, 1, 0, -1, 1
-)  # not from the origin: GDAL takes (0, 1, 0, 0, 0, -1) for no transform at all
 
 
 class RasterLabels:
@@ -232,7 +225,7 @@ class RasterLabels:
             classes[values[0] == raw] = index
         if labelled is not None:
             classes[labelled == 0] = IGNORE
-        unknown = classes == UNKNOWN
+        unknown = classes == INVALID
         if unknown.any():
             if self._format.unknown == "error" or len(values) == 1:
                 self._refuse(values[:, unknown], rows)
@@ -296,9 +289,9 @@ def _table_of(dataset: Any, path: Path, format: LabelFormat) -> tuple[list[int],
         raise DataError(f"{shown}; needs one band of whole numbers, or three or four of uint8 for colours")
     palette = _palette(dataset)
     if palette and format.colours is not None and format.values is None:
-        table = np.full(256, UNKNOWN, np.uint8)
+        table = np.full(256, INVALID, np.uint8)
         for value, colour in palette.items():
-            table[value] = format.colours.get((colour[0], colour[1], colour[2]), UNKNOWN)
+            table[value] = format.colours.get((colour[0], colour[1], colour[2]), INVALID)
         return bands, table
     return bands, format.table(65536)
 
@@ -336,4 +329,4 @@ def _look_up(table: Labels, values: NDArray[np.integer]) -> Labels:
     if band.dtype in (np.uint8, np.uint16) and np.iinfo(band.dtype).max < len(table):
         return table[band]
     inside = (band >= 0) & (band < len(table))
-    return np.where(inside, table[np.where(inside, band, 0).astype(np.int64)], np.uint8(UNKNOWN))
+    return np.where(inside, table[np.where(inside, band, 0).astype(np.int64)], np.uint8(INVALID))

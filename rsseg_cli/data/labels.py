@@ -8,12 +8,11 @@ from types import TracebackType
 
 import numpy as np
 
-from rsseg_cli.data.label_format import IGNORE, LabelFormat, Labels
+from rsseg_cli.data.label_format import LabelFormat, Labels
 from rsseg_cli.data.label_raster import RasterLabels
-from rsseg_cli.data.label_vector import VECTOR_SUFFIXES, VectorLabels, is_vector
+from rsseg_cli.data.label_vector import VectorLabels, is_vector
 from rsseg_cli.raster import Grid, gdal
 
-__all__ = ["IGNORE", "VECTOR_SUFFIXES", "LabelFormat", "LabelReader", "is_vector"]
 CACHE_BYTES = 64 << 20
 
 

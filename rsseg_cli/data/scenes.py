@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
-from rsseg_cli.data.labels import IGNORE, LabelFormat, LabelReader
+from rsseg_cli.data.label_format import IGNORE, LabelFormat
+from rsseg_cli.data.labels import LabelReader
 from rsseg_cli.data.types import LoadedScene
 from rsseg_cli.errors import DataError
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader, gdal, vrt

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from rsseg_cli.data.labels import IGNORE, LabelReader, is_vector
+from rsseg_cli.data.label_format import IGNORE
+from rsseg_cli.data.label_vector import is_vector
+from rsseg_cli.data.labels import LabelReader
 from rsseg_cli.data.pairs import named
 from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.errors import DataError

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rsseg_cli.data.class_table import read_classes
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
 from rsseg_cli.data.scenes import LabelledScene
-from rsseg_cli.data.types import Found, LoadedScene, clean_names
+from rsseg_cli.data.types import LoadedScene, OpenedData, clean_names
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster import gdal
 from rsseg_cli.weights import ClassSpec, ModelSpec
@@ -106,7 +106,7 @@ class TorchSample:
                 )
 
 
-def open_torchgeo(name: str, config: DataConfig) -> Found:
+def open_torchgeo(name: str, config: DataConfig) -> OpenedData:
     """A TorchGeo data set with its own splits.
 
     Raises:
@@ -131,7 +131,7 @@ def open_torchgeo(name: str, config: DataConfig) -> Found:
         for part, dataset in parts.items()
         for index in range(len(dataset))
     ]
-    return Found(name, sources, classes, bands)
+    return OpenedData(name, sources, classes, bands)
 
 
 def data_class(name: str) -> Any:

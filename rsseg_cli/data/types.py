@@ -37,7 +37,7 @@ class ScoringProtocol:
 
 
 @dataclass(frozen=True)
-class Found:
+class OpenedData:
     """A data set as it lies in its folder, before a validation part is split off."""
 
     name: str

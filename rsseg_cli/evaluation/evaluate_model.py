@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsseg_cli.config import PredictConfig, RefineConfig
-from rsseg_cli.data.labels import LabelFormat
+from rsseg_cli.data import LabelFormat
 from rsseg_cli.errors import DataError
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.evaluation.worst_tiles import WorstTile, WorstTiles
@@ -23,11 +23,11 @@ from rsseg_cli.pipeline import predict
 from rsseg_cli.raster import classes
 
 if TYPE_CHECKING:
-    from rsseg_cli.data.types import LabelledData, Source
+    from rsseg_cli.data import LabelledData, datasets
     from rsseg_cli.weights import ModelSpec, TrainedModel
 
 PREFIX, MAP = "rsseg-eval-", "map.tif"  # of temporary folders; of the map in one
-_log = logging.getLogger("rsseg_cli")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +117,7 @@ def evaluate(
 
 
 def _map_and_score(
-    source: Source,
+    source: datasets.Source,
     folder: Path,
     model: TrainedModel,
     config: PredictConfig | None,
@@ -144,7 +144,7 @@ def score_config(
     return dataclasses.replace(config, boundary_widths_px=tuple(widths_px)) if widths_px else config
 
 
-def sources_of(data: LabelledData, split: str) -> tuple[Source, ...]:
+def sources_of(data: LabelledData, split: str) -> tuple[datasets.Source, ...]:
     """Scenes of a part of the data; "all" is every scene.
 
     Raises:
@@ -190,34 +190,17 @@ def check_classes(spec: ModelSpec, data: LabelledData) -> None:
             "another model"
         )
     if unused:
-        _log.warning(
+        logger.warning(
             "model %r has classes that the data do not have: %s; what is mapped so counts as wrong",
             spec.name,
             ", ".join(unused),
         )
 
 
-@contextmanager
-def _each_note_once() -> Iterator[None]:
-    """Of notes that differ in names and numbers alone the first is told, and how many were like it."""
-    once = _Once()
-    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "rsseg_cli"]
-    loggers = [logging.getLogger(name) for name in names]
-    for logger in loggers:
-        logger.addFilter(once)
-    try:
-        yield
-    finally:
-        for logger in loggers:
-            logger.removeFilter(once)
-    for message, count in once.more():
-        _log.warning("%d more scenes like this: %s", count, message)
+class _FirstOfEachKind(logging.Filter):
+    """Passes the first of several warnings that differ only in names and numbers, and counts the rest.
 
-
-class _Once(logging.Filter):
-    """Lets the first warning of a kind through and counts the others.
-
-    Less than warnings do not pass, nor do warnings of a temporary map: `check_classes` has said it before.
+    Drops notes below warnings, and warnings about temporary maps: `check_classes` has given those before.
     """
 
     def __init__(self) -> None:
@@ -226,6 +209,13 @@ class _Once(logging.Filter):
         self._counts: Counter[str] = Counter()
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith("rsseg_cli"):
+            return True
+        if "is_first" not in vars(record):  # several handlers see one record
+            vars(record)["is_first"] = self._is_first(record)
+        return bool(vars(record)["is_first"])
+
+    def _is_first(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         if record.levelno < logging.WARNING or re.search(f"{PREFIX}[^/]*.{re.escape(MAP)}", message):
             return False
@@ -235,5 +225,26 @@ class _Once(logging.Filter):
         return self._counts[kind] == 1
 
     def more(self) -> list[tuple[str, int]]:
-        """Messages that were told once, and how often they were not told."""
+        """Messages that passed, and how many others like them did not."""
         return [(self._first[kind], count - 1) for kind, count in self._counts.items() if count > 1]
+
+
+@contextmanager
+def _each_note_once() -> Iterator[None]:
+    """Log only the first of several like warnings, then a count of the rest.
+
+    Filters of a logger do not see the records of its children, those of handlers do.
+    """
+    once = _FirstOfEachKind()
+    handlers = [*logging.getLogger("rsseg_cli").handlers, *logging.root.handlers]
+    if not handlers and logging.lastResort is not None:
+        handlers = [logging.lastResort]
+    for handler in handlers:
+        handler.addFilter(once)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(once)
+    for message, count in once.more():
+        logger.warning("%d more scenes like this: %s", count, message)

@@ -7,10 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from rsseg_cli.data.class_table import ClassTable, read_classes
-from rsseg_cli.data.label_format import IGNORE, LabelFormat
-from rsseg_cli.data.labels import is_vector
-from rsseg_cli.data.types import ScoringProtocol
+from rsseg_cli.data import LabelFormat, datasets
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation.config import PairConfig
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
@@ -45,10 +42,10 @@ def score_pair(
         for value, name in classes.read_names(predicted).items()
         if not classes.is_unlabelled(name)
     }
-    table = read_classes(config.classes) if config.classes else _table_of_map(predicted, names)
+    table = datasets.read_classes(config.classes) if config.classes else _table_of_map(predicted, names)
     score = ScoreConfig(
         classes=table.classes,
-        protocol=ScoringProtocol(out_of_means=config.out_of_means, erode_px=config.erode_px),
+        protocol=datasets.ScoringProtocol(out_of_means=config.out_of_means, erode_px=config.erode_px),
         boundary_widths_px=config.boundary_widths_px,
     )
     if config.classes and names:
@@ -66,7 +63,7 @@ def score_pair(
     return PairScore(result=result, classes=table.classes)
 
 
-def _table_of_map(path: str, names: dict[int, str]) -> ClassTable:
+def _table_of_map(path: str, names: dict[int, str]) -> datasets.ClassTable:
     """Classes that a map names; truth without names has the map's values."""
     if not names:
         raise DataError(
@@ -79,10 +76,10 @@ def _table_of_map(path: str, names: dict[int, str]) -> ClassTable:
     )
     values = {value: index for index, value in enumerate(names)}
     plain_numbers = list(names) == list(range(len(names)))
-    return ClassTable(
+    return datasets.ClassTable(
         specs,
         colours={item.colour: index for index, item in enumerate(specs)},
-        values=None if plain_numbers else {**values, IGNORE: IGNORE},
+        values=None if plain_numbers else {**values, classes.IGNORE: classes.IGNORE},
     )
 
 
@@ -101,10 +98,10 @@ def _check_names(path: str, found: list[str], wanted: tuple[str, ...]) -> None:
         )
 
 
-def _truth_format(truth: str, table: ClassTable, config: PairConfig) -> LabelFormat:
+def _truth_format(truth: str, table: datasets.ClassTable, config: PairConfig) -> LabelFormat:
     """What the truth's values mean: by name where it has names, else as the classes say."""
     names = tuple(item.name for item in table.classes)
-    if is_vector(Path(truth)):
+    if datasets.is_vector(Path(truth)):
         return LabelFormat(
             class_names=names, values=table.values, field=config.field, vector_class=config.vector_class,
             outside=config.outside,
@@ -129,22 +126,22 @@ def _values_by_name(truth: str, named: dict[int, str], names: tuple[str, ...]) -
         DataError: a name is none of the classes.
     """
     known = {classes.plain(name): index for index, name in enumerate(names)}
-    strange = [
+    unknown = [
         f"{name} ({value})"
         for value, name in named.items()
         if classes.plain(name) not in known and not classes.is_unlabelled(name)
     ]
-    if strange:
+    if unknown:
         raise DataError(
-            f"{truth}: {', '.join(strange)} is no class; needs {', '.join(names)}. Pass --classes FILE.json, "
+            f"{truth}: {', '.join(unknown)} is no class; needs {', '.join(names)}. Pass --classes FILE.json, "
             'a list of {"name", "value"} that gives the values in the truth for each class'
         )
     labelled = {classes.plain(name) for name in named.values()}
     lacking = [name for name in names if classes.plain(name) not in labelled]
     if lacking:
         logger.warning("%s: has no %s; what is mapped so counts as wrong", truth, ", ".join(lacking))
-    values = {value: known.get(classes.plain(name), IGNORE) for value, name in named.items()}
-    return {IGNORE: IGNORE, **values}
+    values = {value: known.get(classes.plain(name), classes.IGNORE) for value, name in named.items()}
+    return {classes.IGNORE: classes.IGNORE, **values}
 
 
 def _check_crs(grid: Grid, truth: str) -> None:
@@ -156,7 +153,7 @@ def _check_crs(grid: Grid, truth: str) -> None:
     from pyproj import CRS, Transformer
     from pyproj.exceptions import ProjError
 
-    text = _vector_crs(truth) if is_vector(Path(truth)) else _wkt(SceneInfo.of(truth).grid)
+    text = _vector_crs(truth) if datasets.is_vector(Path(truth)) else _wkt(SceneInfo.of(truth).grid)
     ours = _wkt(grid)
     if not text or not ours:
         return
@@ -165,8 +162,8 @@ def _check_crs(grid: Grid, truth: str) -> None:
     except ProjError as err:
         names = [CRS.from_user_input(crs).name for crs in (text, ours)]
         raise DataError(
-            f"{truth}: its CRS ({names[0]}) cannot be brought to that of the map ({names[1]}). If it is not "
-            "the right one, set it with gdal_edit -a_srs or ogr2ogr -a_srs"
+            f"{truth}: its CRS ({names[0]}) cannot be transformed to that of the map ({names[1]}). If it is "
+            "wrong, set it with gdal_edit -a_srs or ogr2ogr -a_srs"
         ) from err
 
 

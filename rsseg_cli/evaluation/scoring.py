@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.data.labels import LabelFormat, LabelReader
-from rsseg_cli.data.types import ScoringProtocol
+from rsseg_cli.data import LabelFormat, LabelReader, datasets
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, halo_px, means, near_border
 from rsseg_cli.evaluation.metrics import scores_of, without_nan
@@ -46,7 +45,7 @@ class ScoreConfig:
     """
 
     classes: tuple[ClassSpec, ...]
-    protocol: ScoringProtocol = field(default_factory=ScoringProtocol)
+    protocol: datasets.ScoringProtocol = field(default_factory=datasets.ScoringProtocol)
     boundary_widths_px: tuple[int, ...] = (1, 3, 5, 10)
     tile_size: int = 512
     max_tiles: int = MAX_TILES

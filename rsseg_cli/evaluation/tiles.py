@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.data.labels import LabelFormat
+from rsseg_cli.data import LabelFormat
 from rsseg_cli.evaluation.metrics import count_confusion
 from rsseg_cli.raster import Area, Grid
 

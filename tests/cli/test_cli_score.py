@@ -211,7 +211,7 @@ def test_crs_that_cannot_be_brought_together(
     from shapely import box
 
     name = "a site" if crs.startswith("LOCAL") else "unknown"
-    expected = f"its CRS ({name}) cannot be brought to that of the map (WGS 84 / UTM zone 33N)"
+    expected = f"its CRS ({name}) cannot be transformed to that of the map (WGS 84 / UTM zone 33N)"
     raster = make_raster("site.tif", array=TRUTH, crs=crs)
     assert f"site.tif: {expected}" in error(pair[0], raster)
     geopandas.GeoDataFrame(geometry=[box(0, 0, 1, 1)], crs=crs).to_file(tmp_path / "site.gpkg")

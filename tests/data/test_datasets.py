@@ -20,7 +20,7 @@ from rsseg_cli.data.datasets import (
     open_data,
     read_scene_list,
 )
-from rsseg_cli.data.labels import IGNORE
+from rsseg_cli.data.label_format import IGNORE
 from rsseg_cli.data.types import DataConfig, LoadedScene
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.training.crops import (
@@ -284,9 +284,12 @@ class TestClasses:
         ("listed", "message"),
         [
             ({"land": 1}, "needs a JSON list"),
-            ([{"colour": [1, 2, 3]}], 'class 1: needs an object with "name"'),
-            ([{"name": "a", "colour": [1, 2]}], r"class 1: colour \[1, 2\]"),
-            ([{"name": "a", "kind": 1}], "class 1: kind is unknown"),
+            ("[" * 9999, "classes.json"),
+            ([{"name": "a", "mask_colour": [[1, 2, 3], [4, 5]]}], "in class 1, mask_colour"),
+            ([{"name": "a", "value": 1.5}], "in class 1, value"),
+            ([{"colour": [1, 2, 3]}], "required field `name` in class 1"),
+            ([{"name": "a", "colour": [1, 2]}], "in class 1, colour"),
+            ([{"name": "a", "kind": 1}], "unknown field `kind` in class 1"),
             ([{"name": "a", "value": 1}, {"name": "b"}], "not for b"),
             ([{"name": "a", "value": 1}, {"name": "b", "value": [2, 1]}], "value 1 stands for two classes"),
             (

@@ -12,7 +12,8 @@ from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
 from shapely.geometry import LineString, Polygon, box
 
-from rsseg_cli.data.labels import IGNORE, LabelFormat, LabelReader
+from rsseg_cli.data.label_format import IGNORE, LabelFormat
+from rsseg_cli.data.labels import LabelReader
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster import Grid
 

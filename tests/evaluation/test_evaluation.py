@@ -10,9 +10,8 @@ import torch
 from torch import nn
 
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.data import DataConfig
+from rsseg_cli.data import DataConfig, LabelFormat
 from rsseg_cli.data.datasets import LabelledScene
-from rsseg_cli.data.labels import LabelFormat
 from rsseg_cli.data.types import LabelledData, ScoringProtocol
 from rsseg_cli.errors import DataError
 from rsseg_cli.evaluation.evaluate_model import evaluate, score_config
@@ -202,7 +201,7 @@ def test_a_note_of_many_scenes_is_told_once(labelled, caplog):
     spec = ModelSpec(**{**oracle().spec.__dict__, "gsd_m": 0.5, "gsd_range_m": (0.4, 0.6)})
     with caplog.at_level(logging.WARNING, logger=LOG):
         evaluate(TrainedModel(Oracle().eval(), spec), data_of(*scenes), "test", config=CONFIG)
-    words = [record.getMessage() for record in caplog.records if record.name == LOG]
+    words = [record.getMessage() for record in caplog.records if record.name.startswith(LOG)]
     assert len(words) == 2
     assert "a.tif: has no CRS; taken to be at the model's ground resolution" in words[0]
     assert words[1].startswith("2 more scenes like this: ")

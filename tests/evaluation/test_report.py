@@ -13,7 +13,7 @@ from PIL import Image
 from rasterio.transform import Affine
 from shapely import box
 
-from rsseg_cli.data.labels import LabelFormat
+from rsseg_cli.data import LabelFormat
 from rsseg_cli.errors import OutputError
 from rsseg_cli.evaluation.comparison import compare
 from rsseg_cli.evaluation.report import check_report_folder, write_report

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rasterio.warp import transform as transform_points
 from scipy import ndimage
 
-from rsseg_cli.data.labels import LabelFormat
+from rsseg_cli.data import LabelFormat
 from rsseg_cli.data.types import ScoringProtocol
 from rsseg_cli.errors import DataError, SceneError, UsageError
 from rsseg_cli.evaluation.metrics import count_confusion
