@@ -33,19 +33,19 @@ def physical_bytes() -> int | None:
 
 
 def give_back_memory() -> None:
-    """What was freed goes back to the system (glibc keeps it otherwise): some 70 MB after a scene."""
+    """Return freed memory to the system, which glibc keeps otherwise: some 70 MB after a scene."""
     _glibc("malloc_trim", 0)
 
 
 def keep_memory() -> None:
-    """What is freed stays with this process, for one that soon needs as much again: asking the system for it
-    takes up to a quarter of a block's time."""
+    """Keep freed memory in this process, which soon needs as much again: asking the system for it takes up to
+    a quarter of a block's time."""
     for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
         _glibc("mallopt", parameter, KEPT)
 
 
 def _glibc(name: str, *numbers: int) -> None:
-    """Call a function of the C library where it has it."""
+    """Call a function of the C library if it exists."""
     if sys.platform == "linux":
         function = getattr(ctypes.CDLL(None), name, None)
         if function is not None:

@@ -22,7 +22,6 @@ FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254
 MAX_EMPTY_TILES = 64  # that wait for a batch to fill
 BATCHES_TOGETHER = 4  # at least, before a batch is cut short at the end of a tile row
 HALF = 0.499  # of the weight of a resampled pixel that must come from pixels with a say
-INVALID = 254  # in place of a class where the network gave NaN; classes end at 253
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 
@@ -194,7 +193,7 @@ class OutputBlock(NamedTuple):
 
     def values(self) -> NDArray[np.uint8]:
         values = self.fetch()
-        invalid = values[0] == INVALID
+        invalid = values[0] == classes.INVALID
         if invalid.any():
             row, col = np.argwhere(invalid)[0]
             raise ModelError(
@@ -302,7 +301,9 @@ class Assembler:
             values = values / share.clamp_min(HALF)
         scores = values[: self._engine.classes]
         best = scores.max(0)  # on the CPU its indices are 40 times faster than argmax
-        labels = best.indices.to(torch.uint8).masked_fill_(best.values.isnan(), INVALID)
+        labels = best.indices.to(torch.uint8).masked_fill_(
+            best.values.isnan(), classes.INVALID
+        )  # the network gave NaN
         if self._resampler is not None:  # beside pixels that were not run for want of data
             labels[best.values <= 0 if empty is None else empty] = classes.NODATA
         parts = [labels[None]]

@@ -113,13 +113,13 @@ class TiledFile:
         self.close()
         with gdal.open_raster(self.path) as dataset:
             last = (self.width - 1) // BLOCK, (self.height - 1) // self._block
-            place, size = (
+            offset, size = (
                 int(
                     dataset.get_tag_item(f"BLOCK_{name}_{last[0]}_{last[1]}", "TIFF", bidx=dataset.count) or 0
                 )
                 for name in ("OFFSET", "SIZE")
             )
-        if not size or place + size > self.path.stat().st_size:
+        if not size or offset + size > self.path.stat().st_size:
             raise OutputError(f"{self.path}: cannot be written whole. Is the disk full?")
 
 
@@ -165,7 +165,7 @@ class RowParts:
             self.parts.append(RowPart(self._name(first), first, end - first))
 
     def read(self) -> Iterator[Rows]:
-        """The rows in complete files, a row of blocks at a time.
+        """Yield the rows in complete files, a row of blocks at a time.
 
         Raises:
             OutputError: a file is not the one that was written.

@@ -216,10 +216,10 @@ def _add_source(parent: ET.Element, source: _Source, dtype: str) -> None:
 
 
 def _add_file(element: ET.Element, source: _Source) -> None:
-    place = {"relativeToVRT": str(int(source.relative))}
+    attributes = {"relativeToVRT": str(int(source.relative))}
     if source.block_shape is not None:  # one of many sheets: its handle is not kept for other bands
-        place["shared"] = "0"
-    ET.SubElement(element, "SourceFilename", place).text = source.name
+        attributes["shared"] = "0"
+    ET.SubElement(element, "SourceFilename", attributes).text = source.name
     ET.SubElement(element, "SourceBand").text = source.band
 
 
