@@ -100,7 +100,7 @@ def option(default: Any, help: str, *flags: str, **known: Any) -> Any:
 
 
 @cache
-def options_of(settings: type) -> dict[str, tuple[Option, Any]]:
+def options_of(settings: Any) -> dict[str, tuple[Option, Any]]:
     """The option and the type of each field that has one."""
     kinds = get_type_hints(settings)
     fields = {item.name: item.metadata.get("option") for item in dataclasses.fields(settings)}

@@ -31,7 +31,9 @@ def demo_scene(
     ] = None,
     overwrite: opt.Overwrite = False,
 ) -> None:
-    """Draw an orthophoto with roads, houses, trees, fields and water, to try things on.
+    """Draw an artificial orthophoto.
+
+    It shows roads, houses, trees, fields and water, to try things on.
 
     Example: rsseg demo-scene scene.tif --size 4096 --seed 7 --labels labels.tif
     """
@@ -51,7 +53,9 @@ def demo_command(
     seed: Seed = 0,
     overwrite: opt.Overwrite = False,
 ) -> None:
-    """Draw a scene, map it with the model 'landcover', and score the map against the exact labels.
+    """Draw a scene, map it, and score the map.
+
+    The model is 'landcover'; its map is scored against the exact labels of the drawing.
 
     Example: rsseg demo -o demo
     """

@@ -70,11 +70,12 @@ def eval_command(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Score a model on labelled scenes: each is mapped whole, as by `rsseg predict`, and the map scored.
+    """Score a model on labelled scenes.
 
-    Classes are the model's unless --classes names those of the labels; they are matched by name. Unlabelled
-    pixels never count; pixels mapped as a class that the data do not have, or not mapped, count as wrong.
-    Published data sets are scored by their published protocol.
+    Each scene is mapped whole, as by `rsseg predict`, and its map scored. Classes are the model's unless
+    --classes names those of the labels; they are matched by name. Unlabelled pixels never count; pixels
+    mapped as a class that the data do not have, or not mapped, count as wrong. Published data sets are scored
+    by their published protocol.
 
     With --json: as `rsseg score`, and with --against or --refine the comparison under `against`.
 

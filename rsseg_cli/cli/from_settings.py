@@ -69,6 +69,8 @@ class _Item:
     def parameter(self) -> inspect.Parameter:
         """The parameter that Typer reads."""
         kind, default = self._cli_kind(), None if self.given_only else self._cli_default()
+        if kind is bool and not self.option.flags:  # without a form that turns it off
+            default = False
         flags = self.option.flags or ((self.flag,) if kind is bool else ())
         text = f"{self.help}{self._default_text()}" if self.given_only else self.help
         metavar = self.option.metavar or self.option.unit.upper() or None

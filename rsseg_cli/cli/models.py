@@ -54,7 +54,7 @@ def show_command(
     model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A bundled model, or a model file.")],
     as_json: opt.Json = False,
 ) -> None:
-    """Show the inputs and outputs of a model, its training data and scores.
+    """Show a model's inputs, classes, training and scores.
 
     Example: rsseg models show landcover
     """
@@ -125,10 +125,10 @@ def import_command(
     ] = None,
     overwrite: opt.Overwrite = False,
 ) -> None:
-    """Turn a checkpoint of a released program, BiCoR-Seg or IDGBR, into a model file.
+    """Turn a released checkpoint into a model file.
 
-    Stable Diffusion 1.5 alone gives an IDGBR that is still to be trained. Pickles that hold more than tensors
-    and plain values are refused.
+    The checkpoint is of the published BiCoR-Seg or IDGBR program. Stable Diffusion 1.5 alone gives an IDGBR
+    that is still to be trained. Pickles that hold more than tensors and plain values are refused.
 
     Example: rsseg models import vaihingen.ckpt --layers 2 --topk-ratio 1 --bands nir,red,green --gsd 0.09
     --classes surface,building,low,tree,car,clutter -o vaihingen.safetensors
@@ -217,9 +217,10 @@ def average_command(
     name: Name = "",
     overwrite: opt.Overwrite = False,
 ) -> None:
-    """Average the weights of runs with the same start: often better than each of them, at no cost to run.
+    """Average the weights of runs with the same start.
 
-    The runs should share --seed and differ in data order or length; compare with rsseg eval --split val.
+    The mean is often better than each of them, at no cost to run. The runs should share --seed and differ in
+    data order or length; compare with rsseg eval --split val.
 
     Example: rsseg models average a.safetensors runs/b/last.ckpt -o mean.safetensors
     """

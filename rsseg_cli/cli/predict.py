@@ -135,9 +135,10 @@ def predict_command(
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:
-    """Map the land cover of a scene, on the scene's own grid; or of many scenes.
+    """Map the land cover of one or many scenes.
 
-    A scene that fails does not stop the others: the manifest states its error, and the exit code is 3.
+    A map has the grid of its scene. A scene that fails does not stop the others: the manifest states its
+    error, and the exit code is 3.
 
     Example: rsseg predict scene.tif -o map.tif --model landcover --confidence sure.tif --preview map.png
 
