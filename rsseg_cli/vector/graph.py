@@ -124,9 +124,8 @@ def build_graph(
 def _corners(labels: Labels, nodata: int, row: int) -> tuple[Ints, NDArray[np.uint8], NDArray[np.bool_]]:
     """Return corners (numbered from that of `row`), slots and border flags of the vertices between rows."""
     height, width = labels.shape
-    beside = np.empty(
-        (height, width + 1), np.bool_
-    )  # a vertical edge left of each pixel, and of what lies behind
+    # A vertical edge left of each pixel, and right of the last.
+    beside = np.empty((height, width + 1), np.bool_)
     np.not_equal(labels[:, 1:], labels[:, :-1], out=beside[:, 1:-1])
     beside[:, 0], beside[:, -1] = labels[:, 0] != nodata, labels[:, -1] != nodata
     between = np.zeros((height - 1, width + 2), np.bool_)

@@ -204,8 +204,10 @@ class Chains:
 
 
 def chain(fragments: RingFragments, junctions: Junctions, decided: NDArray[np.bool_]) -> Chains:
-    """Find the fragments that follow one another; at `decided` junctions it is known whether the objects are
-    one.
+    """Find the fragments that follow one another.
+
+    Args:
+        decided: junctions of which it is known whether their objects are one.
     """
     whole = np.flatnonzero(fragments.start_keys == NO_KEY)
     parts = np.flatnonzero(fragments.start_keys != NO_KEY)

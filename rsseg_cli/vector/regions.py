@@ -67,7 +67,7 @@ def find_block_regions(plan: RegionPlan, first: int, end: int) -> BlockRegions:
     pairs, edges = _neighbours(objects, labels, above, first, last)
     is_nodata = objects.classes == source.nodata
     if not plan.holes:
-        among = ~np.append(is_nodata, True)[pairs].any(axis=1)  # the last for what is outside
+        among = ~np.append(is_nodata, True)[pairs].any(axis=1)  # the last is the outside
         pairs, edges = pairs[among], edges[among]
     rows = objects.of_run[objects.run_of[[0, -1]]]
     top, bottom = rows[0][: 0 if first == 0 else None], rows[1][: 0 if last else None]
@@ -110,7 +110,7 @@ def _islands(
     """
     counts = np.bincount(pairs.ravel() + 1, minlength=len(areas) + 1)[1:]
     small = (areas < plan.min_area) & (plan.holes | ~is_nodata)
-    alone = np.append(small & ~opened & (counts == 1), False)  # the last for what is outside
+    alone = np.append(small & ~opened & (counts == 1), False)  # the last is the outside
     large = np.append((areas >= plan.min_area) & ~is_nodata, False)
     islands = []
     for ends in ((0, 1), (1, 0)):

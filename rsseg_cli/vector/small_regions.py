@@ -20,8 +20,8 @@ from rsseg_cli.vector.graph import NONE, Ints
 from rsseg_cli.vector.regions import BlockRegions, RegionPlan
 from rsseg_cli.vector.storage import Column, release_pages
 
-OUTSIDE = -1  # what lies around the raster
-AT_ONCE = 1 << 18
+OUTSIDE = -1  # of the raster
+DECISIONS = 1 << 18  # at a time
 
 
 @dataclass(kw_only=True)
@@ -82,8 +82,8 @@ class SmallRegionResolver:
     def finish(self) -> None:
         """Make decisions available to `changes`, after the last block."""
         classes = self._classes.whole()
-        for first in range(0, len(self._decided), AT_ONCE):
-            part = self._decided.read(first, min(first + AT_ONCE, len(self._decided)))
+        for first in range(0, len(self._decided), DECISIONS):
+            part = self._decided.read(first, min(first + DECISIONS, len(self._decided)))
             classes[part[:, 0], 1] = part[:, 1]
             release_pages(classes)
 
@@ -132,7 +132,7 @@ class SmallRegionResolver:
     def _decide(self) -> None:
         """Decide the patches that are known and forget what no other patch needs."""
         live = self._live
-        # the last of each for what is outside
+        # the last of each is the outside
         is_nodata = np.append(live.classes == self._nodata, True)
         large = np.append(live.areas >= self._min_area, True) | (is_nodata & (not self._holes))
         opened = np.zeros(len(large), np.bool_)

@@ -51,11 +51,13 @@ class WorkerPool:
         self._threads = ThreadPoolExecutor(self._jobs)  # one waits for each worker
 
     def __enter__(self) -> Self:
-        if self._jobs > 1:
-            for _ in range(self._jobs):
-                worker = _Worker()
-                self._workers.append(worker)
-                self._idle.put(worker)
+        try:
+            for _ in range(self._jobs if self._jobs > 1 else 0):
+                self._workers.append(_Worker())
+                self._idle.put(self._workers[-1])
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:

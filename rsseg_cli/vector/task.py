@@ -121,11 +121,8 @@ def make_task(
 
 def metres(config: VectorConfig) -> dict[str, float]:
     """Settings in metres, by option."""
-    return {
-        "--simplify": config.simplify_m,
-        "--min-area": config.min_area_m2,
-        "--fill-holes": config.fill_holes_m2,
-    }
+    values = config.simplify_m, config.min_area_m2, config.fill_holes_m2
+    return dict(zip(("--simplify", "--min-area", "--fill-holes"), values, strict=True))
 
 
 def _source(info: SceneInfo) -> ClassSource:

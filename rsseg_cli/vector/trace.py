@@ -31,10 +31,9 @@ from rsseg_cli.vector.graph import (
 from rsseg_cli.vector.storage import Table, release_pages
 
 NO_KEY = np.int64(-(2**62))
-GATHERED = 1 << 18  # points at a time
-_LEFT_ROW = np.array(
-    [-1, 0, 0, -1], np.int64
-)  # the pixel on the left of a half-edge, by slot, from its corner
+POINTS = 1 << 18  # copied at a time
+# The pixel on the left of a half-edge, by slot, from its corner.
+_LEFT_ROW = np.array([-1, 0, 0, -1], np.int64)
 _LEFT_COL = np.array([0, -1, 0, -1], np.int64)
 
 
@@ -106,7 +105,7 @@ def put(target: NDArray[np.int32], at: Ints, points: NDArray[np.int32], begins: 
     words, source = target.view(np.int64).ravel(), points.view(np.int64).ravel()  # faster than pairs
     start = 0
     while start < len(ends):  # some at a time: the numbers of points take more memory than the points
-        stop = max(start + 1, int(np.searchsorted(ends, ends[start] - lengths[start] + GATHERED, "right")))
+        stop = max(start + 1, int(np.searchsorted(ends, ends[start] - lengths[start] + POINTS, "right")))
         if stop == start + 1:
             length = lengths[start]
             words[at[start] : at[start] + length] = source[begins[start] : begins[start] + length]

@@ -68,11 +68,8 @@ class VectorResult:
     def as_dict(self) -> dict[str, Any]:
         """Return the result in types that JSON has."""
         return {
+            **dataclasses.asdict(self),
             "path": str(self.path),
-            "layer": self.layer,
-            "format": self.format,
-            "features": self.features,
-            "classes": {name: dataclasses.asdict(sums) for name, sums in self.classes.items()},
             "seconds": round(self.seconds, 3),
             "stages": {stage: round(seconds, 3) for stage, seconds in self.stages.items()},
             "notes": list(self.notes),
