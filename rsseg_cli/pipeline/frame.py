@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +12,7 @@ from rsseg_cli.config import PredictConfig
 from rsseg_cli.pipeline.checkpoint import ResumablePass, RunState
 from rsseg_cli.pipeline.disk_space import check_space
 from rsseg_cli.pipeline.fingerprint import fingerprint
-from rsseg_cli.pipeline.job import Job
+from rsseg_cli.pipeline.job import Job, Model
 from rsseg_cli.pipeline.merge import COARSE, CoarseFile
 from rsseg_cli.pipeline.outputs import ROWS, Target
 from rsseg_cli.pipeline.passes import Passes, Progress, map_cuts, plan_tiles
@@ -38,7 +37,7 @@ class ScenePlan:
 
     job: Job
     inputs: Sequence[str]
-    model: str | os.PathLike[str] | TrainedModel | None = None
+    model: Model | None = None
     refinement: Refinement | None = None
     labels: LabelSource | None = None
 

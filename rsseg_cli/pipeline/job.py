@@ -21,6 +21,7 @@ from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec
 
 GSD_TOLERANCE = 0.01  # ground resolutions closer than this are the same
 HOLE_SHARE = 0.005  # of pixels of one extreme value, from which they may be unmarked holes
+Model = str | os.PathLike[str] | TrainedModel  # name or path, or loaded
 _log = logging.getLogger(__name__)
 
 
@@ -89,7 +90,7 @@ class Job:
 def prepare(
     scene: str,
     paths: Mapping[str, Path],
-    model: str | os.PathLike[str] | TrainedModel,
+    model: Model,
     config: PredictConfig,
     vector: VectorConfig | None = None,
 ) -> Job:
@@ -97,8 +98,13 @@ def prepare(
     spec = model.spec if isinstance(model, TrainedModel) else read_spec(model)
     if spec.is_refiner:
         raise ModelError(f"model {spec.name!r} refines maps and makes none; pass it as --refiner")
-    if "heatmaps" in paths:
-        _check_heatmaps(model, spec)
+    has_heatmaps = spec.architecture == "bicor-seg"
+    if isinstance(model, TrainedModel):
+        has_heatmaps = hasattr(model.network, "explain")
+    if "heatmaps" in paths and not has_heatmaps:
+        raise ModelError(
+            f"model {spec.name!r} has no class heatmaps; leave out --heatmaps or use a BiCoR-Seg model"
+        )
     info = SceneInfo.of(scene, config.nodata)
     inputs: list[str | Path] = [scene, *info.files]
     inputs += [] if isinstance(model, TrainedModel) else [Path(model)]
@@ -171,18 +177,6 @@ def check_outputs(paths: Mapping[str, Path], inputs: list[str | Path], config: P
             )
         files.check_target(path, overwrite=config.overwrite, inputs=inputs)
     RasterWriter.check_options(config.creation_options)
-
-
-def _check_heatmaps(model: str | os.PathLike[str] | TrainedModel, spec: ModelSpec) -> None:
-    has_them = (
-        hasattr(model.network, "explain")
-        if isinstance(model, TrainedModel)
-        else spec.architecture == "bicor-seg"
-    )
-    if not has_them:
-        raise ModelError(
-            f"model {spec.name!r} has no class heatmaps; leave out --heatmaps or use a BiCoR-Seg model"
-        )
 
 
 def network_grid(

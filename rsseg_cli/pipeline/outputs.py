@@ -170,18 +170,11 @@ def _open_writer(job: Job, kind: str, run: RunState, cuts: Sequence[int]) -> Ras
 def _tags(job: Job, kind: str) -> dict[str, str]:
     config = job.config
     settings = {
-        "tile_size": config.tile_size,
-        "overlap": config.overlap,
-        "tta": config.tta,
-        "dtype": config.dtype,
-        "bands": job.bands,
-        "nodata": config.nodata,
-        "gsd_m": config.gsd_m,
-        "bbox": config.bbox,
+        "tile_size": config.tile_size, "overlap": config.overlap, "tta": config.tta, "dtype": config.dtype,
+        "bands": job.bands, "nodata": config.nodata, "gsd_m": config.gsd_m, "bbox": config.bbox,
         "aoi": None if config.aoi is None else str(config.aoi),
-        "factors": job.scaling.factors,
-        "offsets": job.scaling.offsets,
-    }
+        "factors": job.scaling.factors, "offsets": job.scaling.offsets,
+    }  # fmt: skip
     tags = {
         "TIFFTAG_SOFTWARE": f"rsseg {__version__}",
         "RSSEG_LAYER": kind,

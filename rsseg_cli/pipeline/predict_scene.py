@@ -11,11 +11,10 @@ from typing import Literal, TypedDict, Unpack
 from rsseg_cli.config import Dtype, PredictConfig, RefineConfig, Tta, VectorConfig
 from rsseg_cli.errors import UsageError
 from rsseg_cli.pipeline.frame import ScenePlan, run_scene
-from rsseg_cli.pipeline.job import prepare
+from rsseg_cli.pipeline.job import Model, prepare
 from rsseg_cli.pipeline.passes import Passes, Progress
 from rsseg_cli.pipeline.refinement import prepare_for_job
 from rsseg_cli.pipeline.result import PredictResult
-from rsseg_cli.weights import TrainedModel
 
 
 class PredictSettings(TypedDict, total=False):
@@ -41,7 +40,7 @@ def predict(
     scene: str | os.PathLike[str],
     output: str | os.PathLike[str],
     *,
-    model: str | os.PathLike[str] | TrainedModel,
+    model: Model,
     config: PredictConfig | None = None,
     confidence: str | os.PathLike[str] | None = None,
     probabilities: str | os.PathLike[str] | None = None,

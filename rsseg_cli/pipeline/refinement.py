@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +11,12 @@ from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.inference import Scaling
 from rsseg_cli.pipeline.grids import Grids, find_grids
-from rsseg_cli.pipeline.job import Job, check_outputs, scaling_of
+from rsseg_cli.pipeline.job import Job, Model, check_outputs, scaling_of
 from rsseg_cli.raster import SceneInfo, SceneReader, classes, gdal
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, load_model, read_spec, registry
 
 DEFAULT_BAND_PX = 8  # of a refiner that names no band, px that it sees
 DEFAULT_SAMPLES = 4  # where their disagreement is asked for
-Refiner = str | os.PathLike[str] | TrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +32,7 @@ class Refinement(Grids):
         run: device, dtype, batch size and threads.
     """
 
-    refiner: Refiner
+    refiner: Model
     spec: ModelSpec
     bands: tuple[int, ...]
     scaling: Scaling
@@ -56,20 +54,11 @@ class Refinement(Grids):
         """Settings that made the refined map, for its tags."""
         config = self.config
         return {
-            "steps": config.steps,
-            "band_m": self.band_m,
-            "ensemble": self.samples,
-            "seed": config.seed,
-            "tile_size": config.tile_size,
-            "overlap": config.overlap,
-            "gsd_m": config.gsd_m,
-            "dtype": self.run.dtype,
-            "bands": self.bands,
-            "nodata": self.run.nodata,
-            "bbox": self.run.bbox,
-            "factors": self.scaling.factors,
-            "offsets": self.scaling.offsets,
-        }
+            "steps": config.steps, "band_m": self.band_m, "ensemble": self.samples, "seed": config.seed,
+            "tile_size": config.tile_size, "overlap": config.overlap, "gsd_m": config.gsd_m,
+            "dtype": self.run.dtype, "bands": self.bands, "nodata": self.run.nodata, "bbox": self.run.bbox,
+            "factors": self.scaling.factors, "offsets": self.scaling.offsets,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +80,7 @@ class LabelSource:
         return classes.ClassRaster(self.info, self.table, bands=self.bands, window=self.window)
 
 
-def prepare_for_job(
-    job: Job, model: str | os.PathLike[str] | TrainedModel, config: RefineConfig
-) -> tuple[Job, Refinement]:
+def prepare_for_job(job: Job, model: Model, config: RefineConfig) -> tuple[Job, Refinement]:
     """Check the refinement of a map that is going to be predicted; the job gets its tags."""
     refiner = refiner_of(job.spec, model, config)
     spec = _refiner_spec(refiner)
@@ -111,16 +98,12 @@ def prepare_for_job(
     return replace(job, more_tags=tags), refinement
 
 
-def refiner_of(
-    spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel, config: RefineConfig
-) -> Refiner:
+def refiner_of(spec: ModelSpec, model: Model, config: RefineConfig) -> Model:
     """Return the refiner that is asked for, or else the one that belongs to the model."""
     return config.refiner if config.refiner is not None else _refiner_of(spec, model)
 
 
-def with_refiner(
-    spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel, config: RefineConfig
-) -> RefineConfig:
+def with_refiner(spec: ModelSpec, model: Model, config: RefineConfig) -> RefineConfig:
     """Return the settings with a refiner whose classes are the model's, loaded: for many scenes."""
     refiner = refiner_of(spec, model, config)
     _match(spec, _refiner_spec(refiner))
@@ -142,7 +125,7 @@ def prepare(
 ) -> tuple[Job, Refinement, LabelSource]:
     """Check scene, map, refiner, outputs and settings, without loading weights or writing."""
     map_info = SceneInfo.of(labels)
-    made_by = _tags_of(labels)
+    made_by = _model_of_map(labels)
     refiner = config.refiner if config.refiner is not None else _refiner_of_map(map_info.name, made_by)
     spec = _refiner_spec(refiner)
     band = classes.class_band(map_info)
@@ -162,7 +145,7 @@ def prepare(
     refinement = _refinement(refiner, spec, grids, bands, scaling, match.order, config, run, uncertainty)
     colours = classes.read_colours(labels) if names else {}
     tags = {
-        "RSSEG_MODEL": made_by.get("RSSEG_MODEL", "unknown"),
+        "RSSEG_MODEL": made_by or "unknown",
         "RSSEG_REFINER": spec.name,
         "RSSEG_LABELS": map_info.name,
         "RSSEG_SCENE": info.name,
@@ -187,7 +170,7 @@ def prepare(
 
 
 def _refinement(
-    refiner: Refiner,
+    refiner: Model,
     spec: ModelSpec,
     grids: Grids,
     bands: tuple[int, ...],
@@ -218,7 +201,7 @@ def _refinement(
     )
 
 
-def _refiner_of(spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel) -> Refiner:
+def _refiner_of(spec: ModelSpec, model: Model) -> Model:
     """Return the refiner that belongs to a model: a bundled one, or a file beside the model's."""
     name = spec.refiner
     if name is None:
@@ -239,15 +222,14 @@ def _refiner_of(spec: ModelSpec, model: str | os.PathLike[str] | TrainedModel) -
     )
 
 
-def _refiner_of_map(where: str, tags: Mapping[str, str]) -> Refiner:
+def _refiner_of_map(where: str, name: str) -> Model:
     """Return that of the model that a map names, if it is bundled: a file may name anything."""
-    name = tags.get("RSSEG_MODEL", "")
     if name in registry.list_models():
         return _refiner_of(read_spec(name), name)
     raise ModelError(f"{where}: does not name a bundled model; pass --refiner NAME or PATH")
 
 
-def _refiner_spec(refiner: Refiner) -> ModelSpec:
+def _refiner_spec(refiner: Model) -> ModelSpec:
     spec = refiner.spec if isinstance(refiner, TrainedModel) else read_spec(refiner)
     if not spec.is_refiner:
         raise ModelError(f"--refiner: model {spec.name!r} makes maps and refines none; needs a refiner")
@@ -274,12 +256,8 @@ def _classes(
     )
 
 
-def _tags_of(path: str) -> dict[str, str]:
-    """Return the tags of a map that may be copied to another."""
+def _model_of_map(path: str) -> str:
+    """Return the name of the model that made a map; "" if its file does not say."""
     with gdal.env(path), gdal.errors(ModelError, path), gdal.open_raster(path) as dataset:
-        tags = gdal.tags(dataset)
-    return {
-        key: value
-        for key, value in tags.items()
-        if key == "RSSEG_MODEL" and len(value) <= 100 and value.isprintable()
-    }
+        name = gdal.tags(dataset).get("RSSEG_MODEL", "")
+    return name if len(name) <= 100 and name.isprintable() else ""
