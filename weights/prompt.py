@@ -20,23 +20,15 @@ MAX_LAYERS = 48
 
 
 def start_of(encoder: TensorFolder) -> str:
-    """What the names of a text encoder's tensors begin with.
-
-    Raises:
-        ModelError: no text encoder.
-    """
+    """Return the prefix of the names of a text encoder's tensors."""
     for start in STARTS:
         if len(encoder.shapes.get(f"{start}{POSITIONS}", [])) == 2:
             return start
-    raise ModelError(f"{encoder.path}: no matrix {STARTS[0]}{POSITIONS}; this is no CLIP text encoder")
+    raise ModelError(f"{encoder.path}: no matrix {STARTS[0]}{POSITIONS}; this is not a CLIP text encoder")
 
 
 def empty_prompt(folder: Path) -> Tensor:
-    """Embedding of the empty prompt by the text encoder in `folder`: float32 (tokens, channels).
-
-    Raises:
-        ModelError: no text encoder there, or one of another kind.
-    """
+    """Embed the empty prompt by the text encoder in `folder`: float32 (tokens, channels)."""
     import torch
     from torch.nn import functional as F
 

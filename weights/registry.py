@@ -1,4 +1,4 @@
-"""Model files: found by name or path, checked, loaded, saved.
+"""Model files: looked up by name or path, checked, loaded, saved.
 
 A model file is safetensors: tensors without code, and a header whose metadata carries the ModelSpec as JSON.
 Files are taken as coming from strangers: sizes are checked before anything is allocated, and a pickle is
@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import os
 import pickle
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+import msgspec
 
 from rsseg_cli import files
 from rsseg_cli.errors import ModelError, OutputError, UsageError
 from rsseg_cli.weights.spec import MAX_SPEC_BYTES, ModelSpec
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor, nn
 
 SPEC_KEY = "rsseg_model"  # in the safetensors metadata
@@ -37,10 +37,28 @@ class TrainedModel:
 
     network: nn.Module
     spec: ModelSpec
+    _sha256: dict[Any, str] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def sha256(self) -> str:
+        """Return the SHA-256 over spec and weights, by name; kept until a weight changes."""
+        import torch
+
+        tensors = self.network.state_dict(keep_vars=True)
+        changes = tuple(
+            (id(item), None if item.is_inference() else item._version) for item in tensors.values()
+        )
+        if changes not in self._sha256:
+            digest = hashlib.sha256(repr(self.spec).encode())
+            kind = type(self.network).__name__
+            for name, values in sorted(tensors.items()):
+                digest.update(f"{kind} {name} {values.dtype} {tuple(values.shape)}".encode())
+                digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            self._sha256.clear()
+            self._sha256[changes] = digest.hexdigest()
+        return self._sha256[changes]
 
 
-@dataclass(frozen=True)
-class BundledModel:
+class BundledModel(NamedTuple):
     """A model that comes with the program: its file in this folder and the file's SHA-256."""
 
     file: str
@@ -69,11 +87,7 @@ def list_models() -> tuple[str, ...]:
 
 
 def model_file(name_or_path: str | os.PathLike[str]) -> Path:
-    """The file of a model; a bundled model's name goes before a file of that name.
-
-    Raises:
-        ModelError: neither a bundled model nor a file.
-    """
+    """Return the file of a model; the name of a bundled model takes precedence over a file of that name."""
     name = os.fspath(name_or_path)
     if name in MODELS:
         return FOLDER / MODELS[name].file
@@ -85,21 +99,13 @@ def model_file(name_or_path: str | os.PathLike[str]) -> Path:
 
 
 def read_spec(name_or_path: str | os.PathLike[str]) -> ModelSpec:
-    """Read a model's description from the file's header; no weights are read.
-
-    Raises:
-        ModelError: no such model, no safetensors file, no valid description.
-    """
+    """Read a model's description from the file's header; no weights are read."""
     path = model_file(name_or_path)
     return _spec_of(read_header(path), path)
 
 
 def load_model(name_or_path: str | os.PathLike[str]) -> TrainedModel:
-    """Load a model: float32 in memory on the CPU, evaluation mode.
-
-    Raises:
-        ModelError: no such model, a damaged or changed file, tensors that do not fit the description.
-    """
+    """Load a model, float32 on the CPU in evaluation mode; ModelError where the file is not to be trusted."""
     path = model_file(name_or_path)
     bundled = MODELS.get(os.fspath(name_or_path))
     if bundled is not None and file_sha256(path) != bundled.sha256:
@@ -109,7 +115,7 @@ def load_model(name_or_path: str | os.PathLike[str]) -> TrainedModel:
     header = read_header(path)
     spec = _spec_of(header, path)
     network = _build_network(spec, path)
-    _check_shapes(network, header, path)
+    _check_shapes(network, header.shapes, path)
     network.load_state_dict(_read_tensors(path), strict=True, assign=True)
     return TrainedModel(network.eval(), spec)
 
@@ -122,12 +128,7 @@ def save_model(
     dtype: Literal["float16", "float32"] = "float16",
     overwrite: bool = False,
 ) -> Path:
-    """Write a model file, whole or not at all. Vectors (biases, norms, statistics) stay float32.
-
-    Raises:
-        OutputError: the file exists, its name does not end in .safetensors, or it cannot be written.
-        ModelError: a weight is not finite in `dtype`, or the description is too long.
-    """
+    """Write a model file, whole or not at all. Vectors (biases, norms, statistics) stay float32."""
     import torch
     from safetensors.torch import save_file
 
@@ -155,21 +156,14 @@ def save_model(
 
 
 def average_models(first: str | Path, others: Sequence[str | Path]) -> TrainedModel:
-    """A model whose weights are the mean of all, described as the first, without its scores.
+    """Average the weights of models; the result is described as the first, without its scores.
 
     Source: model soups, arXiv 2203.05482. Runs that start from the same weights and seed often end in one
     valley, where the mean of their weights scores better than each of them and costs no more to run.
-
-    Args:
-        first: name or path of a model.
-        others: names or paths of models, or checkpoints of runs (best.ckpt, last.ckpt), of the same network.
-
-    Raises:
-        UsageError: there is nothing to average.
-        ModelError: a file cannot be read, or is of another network, bands or classes.
+    `others` are names or paths of models, or checkpoints of runs (best.ckpt, last.ckpt), of the same network.
     """
     if not others:
-        raise UsageError("one model alone: needs two or more to average")
+        raise UsageError("only one model: needs two or more to average")
     model = load_model(first)
     own = model.network.state_dict()
     states = [own, *(_weights(other, model) for other in others)]
@@ -193,7 +187,7 @@ def _weights(path: str | Path, model: TrainedModel) -> dict[str, Tensor]:
     else:
         other = load_model(path)
         if (other.spec.bands, other.spec.class_names) != (model.spec.bands, model.spec.class_names):
-            raise ModelError(f"{path}: {_told(other)}; the first has {_told(model)}")
+            raise ModelError(f"{path}: {_interface(other)}; the first has {_interface(model)}")
         state = other.network.state_dict()
     wrong = own.keys() ^ state.keys() or {n for n, tensor in own.items() if tensor.shape != state[n].shape}
     if wrong:
@@ -201,7 +195,7 @@ def _weights(path: str | Path, model: TrainedModel) -> dict[str, Tensor]:
     return state
 
 
-def _told(model: TrainedModel) -> str:
+def _interface(model: TrainedModel) -> str:
     return f"bands {', '.join(model.spec.bands)} and classes {', '.join(model.spec.class_names)}"
 
 
@@ -233,11 +227,7 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal.
-
-    Raises:
-        ModelError: the file cannot be read.
-    """
+    """Return the SHA-256 of a file, hexadecimal."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -245,8 +235,30 @@ def file_sha256(path: Path) -> str:
         raise ModelError(f"{path}: cannot be read ({err})") from err
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The safetensors header: tensor name -> {"dtype", "shape", "data_offsets"}, and "__metadata__"."""
+Length = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class TensorEntry(msgspec.Struct, frozen=True):
+    """A tensor in the header of a safetensors file; offsets of its bytes count from the header's end."""
+
+    dtype: str
+    shape: list[Length]
+    data_offsets: tuple[Length, Length]
+
+
+class Header(NamedTuple):
+    """Tensors by name, and the metadata, whatever it is."""
+
+    tensors: dict[str, TensorEntry]
+    metadata: Any
+
+    @property
+    def shapes(self) -> dict[str, list[int]]:
+        return {name: entry.shape for name, entry in self.tensors.items()}
+
+
+def read_header(path: Path) -> Header:
+    """Read the header of a safetensors file that is not trusted; no tensor is read."""
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -261,34 +273,21 @@ def read_header(path: Path) -> dict[str, Any]:
                 raise ModelError(f"{path}: {size} bytes, no safetensors file or a truncated one")
             if length > MAX_HEADER_BYTES:
                 raise ModelError(f"{path}: header of {length} bytes; at most {MAX_HEADER_BYTES} are read")
-            header = json.loads(file.read(length))
-        data_bytes = max((_end_of(name, entry) for name, entry in header.items()), default=0)
+            entries = msgspec.json.decode(file.read(length), type=dict[str, Any])
+        metadata = entries.pop("__metadata__", None)
+        tensors = msgspec.convert(entries, dict[str, TensorEntry])
     except OSError as err:
         raise ModelError(f"{path}: cannot be read ({err})") from err
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError, IndexError) as err:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as err:
         raise ModelError(f"{path}: its header is not that of a safetensors file ({err})") from err
-    if size != 8 + length + data_bytes:
-        needed = 8 + length + data_bytes
-        raise ModelError(f"{path}: {size} bytes, its header tells {needed}; the file is truncated or damaged")
-    return header
+    needed = 8 + length + max((entry.data_offsets[1] for entry in tensors.values()), default=0)
+    if size != needed or any(entry.data_offsets[0] > entry.data_offsets[1] for entry in tensors.values()):
+        raise ModelError(f"{path}: {size} bytes, its header says {needed}; the file is truncated or damaged")
+    return Header(tensors, metadata)
 
 
-def _end_of(name: str, entry: Any) -> int:
-    """Where a tensor's bytes end; TypeError, KeyError or ValueError where the entry is not a tensor's."""
-    if name == "__metadata__":
-        return 0
-    shape = entry["shape"]
-    if not isinstance(entry["dtype"], str) or not all(type(side) is int and side >= 0 for side in shape):
-        raise ValueError(f"tensor {name!r:.80} has no valid type or shape")
-    start, end = entry["data_offsets"]
-    if type(start) is not int or type(end) is not int or not 0 <= start <= end:
-        raise ValueError(f"tensor {name!r:.80} has no valid place")
-    return end
-
-
-def _spec_of(header: Mapping[str, Any], path: Path) -> ModelSpec:
-    metadata = header.get("__metadata__")
-    text = metadata.get(SPEC_KEY) if isinstance(metadata, dict) else None
+def _spec_of(header: Header, path: Path) -> ModelSpec:
+    text = header.metadata.get(SPEC_KEY) if isinstance(header.metadata, dict) else None
     if not isinstance(text, str):
         raise ModelError(
             f"{path}: safetensors without a model description; rsseg writes one with `rsseg train` and "
@@ -335,42 +334,42 @@ def _network_config(spec: ModelSpec, path: Path) -> Any:
     return config
 
 
-def _check_shapes(network: nn.Module, header: Mapping[str, Any], path: Path) -> None:
+def _check_shapes(network: nn.Module, stored: Mapping[str, list[int]], path: Path) -> None:
     """Names and shapes in the file must be the network's own: nothing missing, nothing more."""
     needed = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    found = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
-    missing, unexpected = sorted(needed.keys() - found.keys()), sorted(found.keys() - needed.keys())
-    if missing or unexpected:
-        raise ModelError(f"{path}: {differences(missing, unexpected)}")
+    check_names(set(needed), set(stored), path)
     for name, shape in needed.items():
-        if found[name] != shape:
-            raise ModelError(f"{path}: tensor {name} is {found[name]}, the network needs {shape}")
+        if stored[name] != shape:
+            raise ModelError(f"{path}: tensor {name} is {stored[name]}, the network needs {shape}")
 
 
-def differences(missing: list[str], unexpected: list[str]) -> str:
-    """Tensors that lack and tensors too many, the first five of each by name."""
+def check_names(needed: Set[str], stored: Set[str], path: Path) -> None:
+    """Refuse missing and unexpected tensors, the first five of each by name."""
     parts = []
-    for title, names in (("missing", missing), ("unexpected", unexpected)):
+    for title, names in (("missing", sorted(needed - stored)), ("unexpected", sorted(stored - needed))):
         if names:
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
             parts.append(f"{len(names)} tensors {title}: {', '.join(names[:5])}{more}")
-    return "; ".join(parts)
+    if parts:
+        raise ModelError(f"{path}: {'; '.join(parts)}")
 
 
-def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+def to_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """Copy a stored tensor, floating point as float32; refuse values that are not finite."""
     import torch
+
+    tensor = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+    if not torch.isfinite(tensor).all():
+        raise ModelError(f"{path}: tensor {name} holds values that are not finite")
+    return tensor
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """Copies, also where float32 is stored: the file may be replaced while the model runs."""
     from safetensors import SafetensorError, safe_open
 
-    tensors = {}
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            for name in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                tensor = file.get_tensor(name)
-                # a copy also where float32 is stored: the file may be replaced while the model runs
-                tensor = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
-                if not torch.isfinite(tensor).all():
-                    raise ModelError(f"{path}: tensor {name} holds values that are not finite")
-                tensors[name] = tensor
+            return {name: to_float32(file.get_tensor(name), name, path) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as err:
         raise ModelError(f"{path}: its tensors cannot be read ({err})") from err
-    return tensors

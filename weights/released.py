@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsseg_cli.errors import ModelError
-from rsseg_cli.weights.registry import differences
+from rsseg_cli.weights.registry import check_names, to_float32
 from rsseg_cli.weights.released_idgbr import is_idgbr, read_idgbr, start_idgbr
 from rsseg_cli.weights.tensor_folder import check_plain, read_pickle
 
@@ -65,15 +65,11 @@ OTHER_PARTS = {
 
 
 def read_bicor_seg(path: Path, *, topk_ratio: float, layers: int | None = None) -> BicorSeg:
-    """The network of a released checkpoint, in evaluation mode, float32.
+    """Read a Lightning checkpoint or a plain state dict; the network is float32, in evaluation mode.
 
     Args:
-        path: a Lightning checkpoint, or a plain state dict saved by torch.
-        topk_ratio: share of a class's pixels that update its embedding; no tensor tells it.
-        layers: number of HBIS layers to insist on; None takes what is there.
-
-    Raises:
-        ModelError: no such file, one that needs code to be run, or tensors that are not those of the network.
+        topk_ratio: share of a class's pixels that update its embedding; no tensor holds it.
+        layers: required number of HBIS layers; None takes that of the file.
     """
     import torch
 
@@ -87,20 +83,15 @@ def read_bicor_seg(path: Path, *, topk_ratio: float, layers: int | None = None) 
         network = BicorSeg(config)
     order = _neck_order(stored, path)
     names = {own: _released_name(own, order) for own in network.state_dict()}
-    missing, unexpected = sorted(set(names.values()) - set(stored)), sorted(set(stored) - set(names.values()))
-    if missing or unexpected:
-        raise ModelError(f"{path}: {differences(missing, unexpected)}")
+    check_names(set(names.values()), set(stored), path)
     renamed = {}
     for own, tensor in network.state_dict().items():
-        found = stored[names[own]]
-        if found.squeeze().shape != tensor.squeeze().shape:
-            raise ModelError(
-                f"{path}: tensor {names[own]} is {list(found.shape)}, the network needs {list(tensor.shape)}"
-            )
+        name = names[own]
+        if stored[name].squeeze().shape != tensor.squeeze().shape:
+            shapes = f"{list(stored[name].shape)}, the network needs {list(tensor.shape)}"
+            raise ModelError(f"{path}: tensor {name} is {shapes}")
         # linear layers and 1 x 1 convolutions differ in trailing axes of length 1 alone
-        renamed[own] = found.reshape(tensor.shape).to(torch.float32, copy=True)
-        if not torch.isfinite(renamed[own]).all():
-            raise ModelError(f"{path}: tensor {names[own]} holds values that are not finite")
+        renamed[own] = to_float32(stored[name].reshape(tensor.shape), name, path)
     network.load_state_dict(renamed, strict=True, assign=True)
     return network.eval()
 
@@ -125,9 +116,7 @@ def _config(stored: Mapping[str, Tensor], path: Path, topk_ratio: float) -> Bico
     from rsseg_cli.models import BicorSegConfig
 
     needed = (CLASS_TABLE, "net.encoder.0.0.0.weight")
-    missing = [name for name in needed if name not in stored]
-    if missing:
-        raise ModelError(f"{path}: {differences(missing, [])}")
+    check_names(set(needed), set(needed) & stored.keys(), path)
     table, stem = (stored[name] for name in needed)
     if table.ndim != 2 or stem.ndim != 4:
         raise ModelError(f"{path}: {CLASS_TABLE} is {list(table.shape)}, {needed[1]} is {list(stem.shape)}")
@@ -150,12 +139,12 @@ def _config(stored: Mapping[str, Tensor], path: Path, topk_ratio: float) -> Bico
 
 
 def _count(stored: Mapping[str, Tensor], pattern: str) -> int:
-    """How many different numbers stand in the names' place of the group."""
-    return len({found[1] for name in stored if (found := re.match(pattern, name))})
+    """Count the different numbers that the pattern's group matches in the names."""
+    return len({match[1] for name in stored if (match := re.match(pattern, name))})
 
 
 def _neck_order(stored: Mapping[str, Tensor], path: Path) -> list[int]:
-    """Numbers of the neck's projections from the finest scale to the deepest, told by their input widths."""
+    """Return the numbers of the neck's projections, finest scale first, by their input widths."""
     widths = {}
     for index in range(4):
         weight = stored.get(f"net.proj_layers.{index}.proj.weight")
@@ -166,7 +155,7 @@ def _neck_order(stored: Mapping[str, Tensor], path: Path) -> list[int]:
 
 
 def _released_name(own: str, neck_order: list[int]) -> str:
-    """The released program's name of one of our tensors."""
+    """Return the released program's name of one of our tensors."""
     if block := re.fullmatch(
         r"encoder\.stages_(\d)\.blocks\.(\d+)\.(conv_dw|norm|mlp\.fc[12]|gamma)(.*)", own
     ):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from rsseg_cli.errors import ModelError
 from rsseg_cli.weights.prompt import POSITIONS, empty_prompt, start_of
-from rsseg_cli.weights.registry import differences
+from rsseg_cli.weights.registry import check_names
 from rsseg_cli.weights.tensor_folder import TensorFolder, read_json
 
 if TYPE_CHECKING:
@@ -59,11 +59,9 @@ SCHEDULE = {
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the network, its place there, and the folder that holds its tensors.
+    """A part of the network, its prefix there, and the folder with its tensors.
 
-    Attributes:
-        name_of: the part's name of a tensor -> the folder's.
-        whole: the folder may hold no other tensors.
+    `name_of` maps the part's name of a tensor to the folder's; with `whole` the folder may hold no others.
     """
 
     network: nn.Module
@@ -79,17 +77,13 @@ def is_idgbr(path: Path) -> bool:
 
 
 def read_idgbr(path: Path, stable_diffusion: Path, classes: int, prompt: Path | None = None) -> Idgbr:
-    """The network of a released checkpoint, in evaluation mode, float32.
+    """Read a released checkpoint; the network is float32, in evaluation mode.
 
     Args:
         path: folder with unet_gen, interact_net and label_embed_net.
         stable_diffusion: folder with unet, vae, scheduler and text_encoder.
         classes: N, which the checkpoint must have.
         prompt: safetensors of the empty prompt's embedding, where there is no text_encoder.
-
-    Raises:
-        ModelError: folders or files that lack or cannot be read, sizes that are not Stable Diffusion's kind,
-            tensors that do not fit.
     """
     generator, interact = TensorFolder(path / "unet_gen"), TensorFolder(path / "interact_net")
     embedding = TensorFolder(path / "label_embed_net")
@@ -113,12 +107,9 @@ def read_idgbr(path: Path, stable_diffusion: Path, classes: int, prompt: Path | 
 
 
 def start_idgbr(stable_diffusion: Path, classes: int, prompt: Path | None = None) -> Idgbr:
-    """Stable Diffusion's networks with a guidance network and a label embedding that are still to be trained.
+    """Read Stable Diffusion's networks; guidance network and label embedding get random weights.
 
     The denoiser is to learn to predict x0, which takes fewer steps than noise does.
-
-    Raises:
-        ModelError: as `read_idgbr`.
     """
     config = _config(stable_diffusion, classes, prompt, prediction="clean")
     network = _empty(config, stable_diffusion)
@@ -167,7 +158,7 @@ def _check_schedule(path: Path) -> None:
 
 
 def _guidance_sizes(interact: TensorFolder) -> dict[str, int]:
-    """Width of the attention and grid of the first block's positions; no tensor tells the heads, always 8."""
+    """Width of the attention and grid of the first block's positions; the heads are always 8."""
     name = f"attn_blocks_down.0.{BLOCK_PARTS['positions']}"
     shape = interact.shapes.get(name, [])
     if len(shape) != 2:
@@ -202,7 +193,7 @@ def _check_config(folder: TensorFolder, network: Any) -> None:
 
 
 def _shared_parts(network: Idgbr, folder: Path) -> list[Part]:
-    """What comes from Stable Diffusion."""
+    """The parts from Stable Diffusion."""
     unet = TensorFolder(folder / "unet")
     _check_names(network.denoiser, unet)  # the whole U-Net is there, of which the encoder is taken
     return [
@@ -212,11 +203,7 @@ def _shared_parts(network: Idgbr, folder: Path) -> list[Part]:
 
 
 def _read(parts: list[Part]) -> dict[str, Tensor]:
-    """Tensors under the network's names. All names and shapes are checked before one is read.
-
-    Raises:
-        ModelError: a folder lacks a tensor, has one too many, or one of another shape.
-    """
+    """Read tensors under the network's names; all names and shapes are checked before one is read."""
     for part in parts:
         if part.whole:
             _check_names(part.network, part.folder, part.name_of)
@@ -230,10 +217,7 @@ def _read(parts: list[Part]) -> dict[str, Tensor]:
 
 
 def _check_names(network: nn.Module, folder: TensorFolder, name_of: Callable[[str], str] = str) -> None:
-    needed = {name_of(name) for name in network.state_dict()}
-    missing, unexpected = sorted(needed - set(folder.shapes)), sorted(set(folder.shapes) - needed)
-    if missing or unexpected:
-        raise ModelError(f"{folder.path}: {differences(missing, unexpected)}")
+    check_names({name_of(name) for name in network.state_dict()}, set(folder.shapes), folder.path)
 
 
 def _prompt_state(config: IdgbrConfig, folder: Path, prompt: Path | None) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""ModelSpec: all that a model file says of itself, so that a scene needs no further options."""
+"""ModelSpec: what a model file says of itself, so that a scene needs no further options."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args
 
+import msgspec
+
 from rsseg_cli.errors import ModelError
 
 SPEC_VERSION = 1
@@ -15,7 +17,8 @@ MAX_SPEC_BYTES = 1_000_000
 MAX_NAME = 100  # characters of a class's, band's or model's name
 Architecture = Literal["bicor-seg", "idgbr-lite", "idgbr", "external"]
 REFINERS = ("idgbr-lite", "idgbr")
-MAX_DEPTH = 16  # of nested scores and settings
+MAX_TEXT = 100_000  # characters of a description's texts
+MAX_DEPTH = 17  # of nested scores and settings
 PALETTE = (
     (214, 69, 65), (222, 203, 164), (120, 120, 128), (76, 145, 65), (58, 124, 190),
     (240, 178, 50), (145, 100, 170), (90, 190, 190), (160, 110, 70), (230, 130, 170),
@@ -44,25 +47,24 @@ class ModelSpec:
 
     Attributes:
         name: short name, as in `--model NAME`.
-        architecture: "bicor-seg" segments, "idgbr-lite" and "idgbr" refine, "external" is one's own.
-        network: the architecture's own sizes (`BicorSegConfig`).
-        bands: band names in the order of the network's channels.
+        architecture: "bicor-seg" segments, "idgbr-lite" and "idgbr" refine, "external" is the user's own.
+        network: fields of the architecture's config, as `BicorSegConfig`.
+        bands: names in the order of the network's channels.
         scaling: "unit" divides integers by their type's largest value and takes floats as they are; "stretch"
             does so for 8-bit scenes and stretches others between each band's 2nd and 98th percentile.
         mean, std: subtracted and divided after scaling, one a band.
         gsd_m: ground resolution of the training data, m a pixel; None runs any scene as it is.
         gsd_range_m: resolutions that are run without resampling.
-        classes: class k of the network is classes[k].
         license, data, training, scores: for the model card and `rsseg models show`.
-        refiner: name of the refiner that belongs to the model.
-        refinement: of a refiner, how to use it: "steps" of the sampler, "band_m" around boundaries that may
-            change (m), "model" whose maps it was trained behind, "model_gsd_m" that model's resolution.
+        refiner: name of the model's refiner.
+        refinement: how to use a refiner: "steps" of the sampler, "band_m" around boundaries that may change,
+            "model" whose maps it was trained on, "model_gsd_m" that model's resolution.
     """
 
     MAX_CLASSES: ClassVar[int] = 254  # a class raster is uint8, and 254 and 255 have other meanings
 
     name: str
-    architecture: Architecture
+    architecture: str  # an `Architecture`
     classes: tuple[ClassSpec, ...]
     bands: tuple[str, ...] = ("red", "green", "blue")
     network: dict[str, Any] = field(default_factory=dict)
@@ -92,7 +94,7 @@ class ModelSpec:
             return f"{len(self.classes)} classes; needs 1 to {self.MAX_CLASSES}"
         names = [item.name for item in self.classes]
         if len(set(names)) != len(names) or not all(names):
-            return f"class names must be different and not empty, found {names}"
+            return f"class names must be different and not empty, got {names!s:.500}"
         for name in (self.name, *names, *self.bands, *filter(None, [self.refiner])):
             if not name or len(name) > MAX_NAME or not name.isprintable():
                 return f"name {name!r:.{MAX_NAME}}: needs 1 to {MAX_NAME} printable characters"
@@ -129,7 +131,7 @@ class ModelSpec:
 
     @property
     def assumed_gsd_m(self) -> float | None:
-        """Ground resolution that scenes without CRS are taken to have: a refiner's is its model's."""
+        """Ground resolution assumed for scenes without CRS: of a refiner, its model's."""
         known: float | None = self.refinement.get("model_gsd_m")
         return known or self.gsd_m
 
@@ -149,7 +151,7 @@ class ModelSpec:
         bands: Sequence[str] = ("red", "green", "blue"),
         name: str = "external",
     ) -> ModelSpec:
-        """Describe a network of one's own: pixels scaled to [0, 1], nothing subtracted, no resampling."""
+        """Describe a user's own network: pixels scaled to [0, 1], nothing subtracted, no resampling."""
         return cls(
             name=name,
             architecture="external",
@@ -161,113 +163,57 @@ class ModelSpec:
         )
 
     def to_json(self) -> str:
-        """The description as strict JSON; scores and settings that are not finite become null."""
+        """Write strict JSON; scores and settings that are not finite become null."""
         values = {"spec_version": SPEC_VERSION, **asdict(self)}
         values["training"], values["scores"] = _finite(self.training), _finite(self.scores)
         return json.dumps(values, ensure_ascii=False, sort_keys=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str, where: str = "model file") -> ModelSpec:
-        """Parse a spec from a file that is not trusted.
-
-        Raises:
-            ModelError: too long, no JSON, unknown version or fields, values of the wrong type or range.
-        """
+        """Parse a description from a file that is not trusted; ModelError where it is not one."""
         if len(text) > MAX_SPEC_BYTES:
             raise ModelError(
                 f"{where}: model description of {len(text)} characters; at most {MAX_SPEC_BYTES} are read"
             )
         try:
-            values = json.loads(text, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError) as err:
+            values = msgspec.json.decode(text)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as err:
             raise ModelError(f"{where}: model description is no JSON ({err})") from err
         if not isinstance(values, dict):
             raise ModelError(f"{where}: model description is no JSON object")
         version = values.pop("spec_version", None)
         if version != SPEC_VERSION:
             raise ModelError(
-                f"{where}: model description of version {version!r}; this program reads {SPEC_VERSION}"
+                f"{where}: model description of version {version!r:.80}; this program reads {SPEC_VERSION}"
             )
         unknown = set(values) - {item.name for item in fields(cls)}
         if unknown:
-            raise ModelError(
-                f"{where}: unknown fields in the model description: {', '.join(sorted(unknown))}"
-            )
+            names = ", ".join(sorted(unknown))
+            raise ModelError(f"{where}: unknown fields in the model description: {names:.500}")
         try:
-            return cls(**_typed(values))
+            _check_plain(values)
+            return msgspec.convert(values, cls)
         except ModelError as err:
             raise ModelError(f"{where}: {err}") from err
-        except (TypeError, ValueError, KeyError, OverflowError) as err:
+        except (msgspec.MsgspecError, TypeError, ValueError, OverflowError) as err:
             raise ModelError(f"{where}: model description has a wrong value ({err})") from err
 
 
-def _typed(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON lists to tuples and numbers of the right type; TypeError where a value cannot be."""
-    typed = dict(values)
-    typed["classes"] = tuple(
-        ClassSpec(_text(item["name"]), _colour(item["colour"])) for item in _list(values["classes"])
-    )
-    for key in ("mean", "std", "gsd_range_m"):
-        if values.get(key) is not None:
-            typed[key] = tuple(_number(value) for value in _list(values[key]))
-    if "bands" in values:
-        typed["bands"] = tuple(_text(value) for value in _list(values["bands"]))
-    if values.get("gsd_m") is not None:
-        typed["gsd_m"] = _number(values["gsd_m"])
-    for key in ("name", "description", "license", "data"):
-        if key in values:
-            typed[key] = _text(values[key])
-    if values.get("refiner") is not None:
-        typed["refiner"] = _text(values["refiner"])
-    for key in ("network", "training", "scores", "refinement"):
-        if not isinstance(values.get(key, {}), dict):
-            raise TypeError(f"{key} is no object")
-        _check_plain(values.get(key, {}))
-    return typed
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 100_000:
-        raise TypeError(f"{value!r:.80} is no text")
-    if any(not char.isprintable() and char not in "\n\t" for char in value):
-        raise TypeError(f"{value!r:.80} holds control characters")
-    return value
-
-
-def _list(value: Any) -> list[Any]:
-    if not isinstance(value, list):
-        raise TypeError(f"{value!r:.80} is no list")
-    return value
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{value!r:.80} is no number")
-    return float(value)
-
-
-def _colour(value: Any) -> tuple[int, int, int]:
-    red, green, blue = _list(value)
-    if not all(type(part) is int for part in (red, green, blue)):
-        raise TypeError(f"colour {value!r:.80} is not of three whole numbers")
-    return red, green, blue
-
-
 def _check_plain(value: Any, depth: int = 0) -> None:
-    """Nested values that can be shown and stored again: else a TypeError or ValueError."""
+    """Refuse values that cannot be shown and stored again: deep ones, long texts, control characters."""
     if depth > MAX_DEPTH:
         raise TypeError(f"values nested deeper than {MAX_DEPTH}")
     if isinstance(value, str):
-        _text(value)
+        if len(value) > MAX_TEXT:
+            raise ValueError(f"a text of {len(value)} characters; needs {MAX_TEXT} or less")
+        if any(not char.isprintable() and char not in "\n\t" for char in value):
+            raise ValueError(f"{value!r:.80} holds control characters")
     elif isinstance(value, dict):
-        for key, item in value.items():
-            _text(key)
+        for item in (*value, *value.values()):
             _check_plain(item, depth + 1)
     elif isinstance(value, list):
         for item in value:
             _check_plain(item, depth + 1)
-    elif isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("a number is not finite")
 
 
 def _finite(value: Any) -> Any:
@@ -276,7 +222,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 import zipfile
@@ -11,8 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from rsseg_cli.errors import ModelError
-from rsseg_cli.weights.registry import differences, read_header
+from rsseg_cli.weights.registry import read_header, to_float32
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,11 +29,7 @@ OLD_NAMES = {
 
 
 class TensorFolder:
-    """Names and shapes of the tensors in a folder; one is read when it is asked for.
-
-    Raises:
-        ModelError: no such folder, no file of tensors in it, or a damaged one.
-    """
+    """Names and shapes of the tensors in a folder; a tensor is read on demand."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,12 +43,11 @@ class TensorFolder:
         self._opened: dict[Path, Any] = {}
         for file in _weight_files(path):
             if file.suffix == ".safetensors":
-                header = read_header(file)
-                found = {name: entry["shape"] for name, entry in header.items() if name != "__metadata__"}
+                shapes = read_header(file).shapes
             else:
                 self._pickled = read_pickle(file)
-                found = {name: list(getattr(value, "shape", [])) for name, value in self._pickled.items()}
-            for name, shape in found.items():
+                shapes = {name: list(getattr(value, "shape", [])) for name, value in self._pickled.items()}
+            for name, shape in shapes.items():
                 self._add(name, shape, file)
 
     def _add(self, name: str, shape: list[int], file: Path) -> None:
@@ -68,30 +64,24 @@ class TensorFolder:
         return read_json(self.path / "config.json")
 
     def check(self, name: str, shape: list[int]) -> None:
-        """Refuse a tensor that lacks or has another shape; axes of length 1 may differ."""
-        if name not in self.shapes:
-            raise ModelError(f"{self.path}: {differences([name], [])}")
-        found, (file, stored) = self.shapes[name], self._files[name]
-        if [side for side in found if side != 1] != [side for side in shape if side != 1]:
-            raise ModelError(f"{file}: tensor {stored} is {found}, the network needs {shape}")
+        """Refuse a tensor that is missing or has another shape; axes of length 1 may differ."""
+        file, stored = self._file_of(name)
+        stored_shape = self.shapes[name]
+        if [side for side in stored_shape if side != 1] != [side for side in shape if side != 1]:
+            raise ModelError(f"{file}: tensor {stored} is {stored_shape}, the network needs {shape}")
+
+    def _file_of(self, name: str) -> tuple[Path, str]:
+        """The file that holds a tensor, and its name there."""
+        if name not in self._files:
+            raise ModelError(f"{self.path}: 1 tensors missing: {name}")
+        return self._files[name]
 
     def read(self, name: str) -> Tensor:
-        """A tensor, float32.
-
-        Raises:
-            ModelError: none of that name, or values that are not finite numbers.
-        """
-        import torch
-
-        if name not in self.shapes:
-            raise ModelError(f"{self.path}: {differences([name], [])}")
-        file, stored = self._files[name]
+        """Read a tensor as float32; refuse values that are not finite."""
+        file, stored = self._file_of(name)
         tensor = self._stored(file, stored)
         check_plain(file, stored, tensor)
-        tensor = tensor.to(torch.float32, copy=True)
-        if not torch.isfinite(tensor).all():
-            raise ModelError(f"{file}: tensor {stored} holds values that are not finite")
-        return tensor
+        return to_float32(tensor, stored, file)
 
     def _stored(self, file: Path, name: str) -> Any:
         from safetensors import SafetensorError, safe_open
@@ -107,11 +97,7 @@ class TensorFolder:
 
 
 def read_pickle(path: Path) -> dict[str, Any]:
-    """What a file of torch holds under its names, by a reader that runs no code; tensors are mapped.
-
-    Raises:
-        ModelError: no such file, one that needs code to be run, or no dictionary of names.
-    """
+    """Read a file of torch, name -> value, without running code; tensors are memory-mapped."""
     import torch
 
     try:
@@ -128,12 +114,12 @@ def read_pickle(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: no PyTorch checkpoint, or a damaged one ({err})") from err
     tensors = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(tensors, Mapping):
-        raise ModelError(f"{path}: no state_dict in it, a {type(content).__name__} was found")
+        raise ModelError(f"{path}: no state_dict in it but a {type(content).__name__}")
     return {str(name): value for name, value in tensors.items()}
 
 
 def check_plain(path: Path, name: str, value: Any) -> None:
-    """Refuse what is no dense tensor of floating point numbers."""
+    """Refuse anything but a dense tensor of floating point numbers."""
     import torch
 
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or not value.is_floating_point():
@@ -141,30 +127,23 @@ def check_plain(path: Path, name: str, value: Any) -> None:
 
 
 def _needs(message: str) -> str:
-    """What a checkpoint asks for beyond tensors, from torch's long message."""
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    return f"its pickle needs {found[1]}" if found else "its pickle holds more than tensors and plain values"
+    """Say what a checkpoint needs beyond tensors, from torch's long message."""
+    match = re.search(r"GLOBAL ([\w.]+)", message)
+    return f"its pickle needs {match[1]}" if match else "its pickle holds more than tensors and plain values"
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A small JSON object from a file that is not trusted.
-
-    Raises:
-        ModelError: no such file, too long, or no JSON object.
-    """
+    """Read a small JSON object from a file that is not trusted."""
     try:
         with path.open("rb") as file:
             text = file.read(MAX_CONFIG_BYTES + 1)
         if len(text) > MAX_CONFIG_BYTES:
             raise ModelError(f"{path}: longer than {MAX_CONFIG_BYTES} bytes; not read")
-        values = json.loads(text)
+        return msgspec.json.decode(text, type=dict[str, Any])
     except OSError as err:
         raise ModelError(f"{path}: cannot be read ({err})") from err
-    except (ValueError, RecursionError) as err:
-        raise ModelError(f"{path}: no JSON ({err})") from err
-    if not isinstance(values, Mapping):
-        raise ModelError(f"{path}: no JSON object")
-    return dict(values)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as err:
+        raise ModelError(f"{path}: no JSON object ({err})") from err
 
 
 def _weight_files(path: Path) -> list[Path]:
