@@ -28,7 +28,7 @@ from scipy import ndimage
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.data import LabelFormat
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer
-from rsseg_cli.inference.band import Band
+from rsseg_cli.inference.windows import Band
 from rsseg_cli.pipeline import predict, refine
 from rsseg_cli.raster import SceneInfo
 from rsseg_cli.weights import read_spec

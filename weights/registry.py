@@ -45,7 +45,7 @@ class TrainedModel:
 
         tensors = self.network.state_dict(keep_vars=True)
         changes = tuple(
-            (id(item), None if item.is_inference() else item._version) for item in tensors.values()
+            (id(item), object() if item.is_inference() else item._version) for item in tensors.values()
         )
         if changes not in self._sha256:
             digest = hashlib.sha256(repr(self.spec).encode())

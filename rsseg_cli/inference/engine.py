@@ -26,7 +26,7 @@ VIEWS = {
     "flip": FLIP_VIEWS,
     "d4": FLIP_VIEWS + tuple((True, rows, cols) for _, rows, cols in FLIP_VIEWS),
 }
-LARGER = 2  # how much the second of two scales shows things larger
+LARGER = 2  # zoom of the second of two scales
 OUT_OF_MEMORY = (
     "can't allocate memory",  # torch on the CPU: Linux, macOS
     "could not create a memory object",  # oneDNN
@@ -40,9 +40,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """Pixel value x of band b becomes x * factors[b] + offsets[b], kept inside limits[b] where there are
-    any.
-    """
+    """Pixel value x of band b becomes x * factors[b] + offsets[b], clamped to limits[b] if given."""
 
     factors: tuple[float, ...]
     offsets: tuple[float, ...]
@@ -52,20 +50,16 @@ class Scaling:
 class Engine:
     """Run a network over tiles.
 
-    The network is in evaluation mode on the device until the engine is closed, which gives it back as it was.
-    Lower precision is by autocast, so that its weights stay what they are.
+    The network is in evaluation mode on the device until the engine is closed, which restores its modes,
+    device and memory format. Lower precision is by autocast: weights keep their type.
 
     Args:
         network: (B, bands, H, W) scaled pixels -> logits (B, classes, H, W).
         classes: number of classes the network must give.
-        scaling: from the scene's values to what the network wants.
+        scaling: from the scene's values to the network's input.
         config: device, dtype, batch_size and tta are used.
         heatmaps: also give the network's last class heatmaps, by its method `explain`.
-        probabilities: always give probabilities; else logits, where averaging views does not need more.
-
-    Raises:
-        UsageError: a device or dtype that this machine does not have.
-        ModelError: heatmaps are asked of a network without `explain`.
+        probabilities: always give probabilities, not logits where one view is run.
     """
 
     def __init__(
@@ -95,7 +89,8 @@ class Engine:
         tensors = _tensors(network)
         self._devices = {tensor.device for tensor in tensors.values()}
         self._contiguous = {name for name, tensor in tensors.items() if tensor.is_contiguous()}
-        self._network = self._placed(network.eval())
+        self._network = network.eval()
+        self._place()
         self._input_dtype = _input_dtype(network, self.dtype)
         if self._input_dtype != torch.float32:  # computes in its own precision
             self.dtype = torch.float32
@@ -121,7 +116,7 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Give the network back with the modes, device and memory format that it had."""
+        """Restore the network's modes, device and memory format."""
         for part, training in self._modes:
             part.training = training
         if len(self._devices) == 1:
@@ -130,11 +125,11 @@ class Engine:
             if name in self._contiguous:
                 tensor.data = tensor.data.contiguous()
 
-    def _placed(self, network: nn.Module) -> nn.Module:
-        """The network on the device."""
+    def _place(self) -> None:
         try:
-            return network.to(self.device).to(memory_format=self._layout)
+            self._network.to(self.device).to(memory_format=self._layout)
         except (RuntimeError, MemoryError) as err:
+            self.close()
             if not is_out_of_memory(err):
                 raise
             raise ModelError(
@@ -144,20 +139,17 @@ class Engine:
 
     @property
     def channels(self) -> int:
-        """Channels of a result: classes, then the classes' heatmaps where they are asked for."""
+        """Channels of a result: classes, then the classes' heatmaps if enabled."""
         return self.classes * (2 if self.heatmaps else 1)
 
-    def batch_size(self, height: int, width: int) -> int:
-        """Tiles of this size to hand over at once."""
+    def batch_size(self, height: int, width: int, *, beside_bytes: int = 0) -> int:
+        """Tiles of this size a batch; `beside_bytes` of the device's memory are left for other buffers."""
         if self._batch_size is None:
-            self._batch_size = self._auto_batch(height, width)
+            self._batch_size = self._auto_batch(height, width, beside_bytes)
         return self._batch_size
 
     def to_host(self, values: torch.Tensor) -> Callable[[], NDArray[Any]]:
-        """Start to bring values from the device.
-
-        Calling the result waits for them, and for nothing queued later.
-        """
+        """Start to copy values from the device; the result waits for them, and for nothing queued later."""
         if self.device.type != "cuda":
             return values.cpu().numpy
         host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
@@ -173,12 +165,9 @@ class Engine:
 
     @torch.inference_mode()
     def run(self, tiles: Sequence[Any]) -> torch.Tensor:
-        """Scores of tiles (bands, h, w) of one size: float32 (B, channels, h, w) on the device.
+        """Return the scores of tiles (bands, h, w) of one size: float32 (B, channels, h, w) on the device.
 
         Classes are logits if `gives_logits`, else probabilities; heatmaps are in [0, 1].
-
-        Raises:
-            ModelError: the network gives another shape, or a single tile does not fit into memory.
         """
         height, width = tiles[0].shape[1:]
         try:
@@ -220,7 +209,7 @@ class Engine:
         return self._scaled(np.stack([pad_to_stride(tile) for tile in tiles]))
 
     def _scaled(self, batch: NDArray[Any]) -> torch.Tensor:
-        """Pixels (B, bands, h, w) on the device as the network wants them."""
+        """Scale pixels (B, bands, h, w) on the device to the network's input."""
         if batch.dtype not in (np.uint8, np.float32):
             with np.errstate(over="ignore"):  # infinite, then cut to the limits
                 batch = batch.astype(np.float32)
@@ -255,13 +244,13 @@ class Engine:
     def _check(self, logits: object, pixels: torch.Tensor) -> None:
         needed = (pixels.shape[0], self.classes, *pixels.shape[-2:])
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != needed:
-            found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+            given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ModelError(
-                f"{type(self._network).__name__} gave {found} for {tuple(pixels.shape)}; "
+                f"{type(self._network).__name__} gave {given} for {tuple(pixels.shape)}; "
                 f"needs {needed}: (batch, {self.classes} classes, height, width)"
             )
 
-    def _auto_batch(self, height: int, width: int) -> int:
+    def _auto_batch(self, height: int, width: int, beside_bytes: int) -> int:
         """One on the CPU, where more save no time; on a GPU what fits into half of its free memory."""
         if self.device.type != "cuda":
             return 1
@@ -273,7 +262,7 @@ class Engine:
         tile_bytes = max(1, torch.cuda.max_memory_allocated(self.device) - before)
         self._free()
         free_bytes, _ = torch.cuda.mem_get_info(self.device)
-        return max(1, min(MAX_AUTO_BATCH, free_bytes // 2 // tile_bytes))
+        return max(1, min(MAX_AUTO_BATCH, (free_bytes - beside_bytes) // 2 // tile_bytes))
 
     def _blank(self, height: int, width: int) -> Any:
         """A tile to measure memory with."""
@@ -287,10 +276,7 @@ class Engine:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name.
-
-    "auto" is the first CUDA device, else the CPU ("mps" is taken only where it is asked for).
-    """
+    """Return the device of that name; "auto" is the first CUDA device or else the CPU, never MPS."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -309,7 +295,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The arithmetic of that name; "auto" is bfloat16 on CUDA devices that have it, else float32."""
+    """Return the type of that name; "auto" is bfloat16 on CUDA devices that compute in it, else float32."""
     if name == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if fast else torch.float32
@@ -317,13 +303,13 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def apply_view(pixels: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Tensor:
-    """Look at (B, C, H, W) transposed and then flipped, as the view says."""
+    """Transpose and then flip (B, C, H, W), as the view says."""
     turned = pixels.transpose(-1, -2) if view[0] else pixels
     return _flip(turned, view)
 
 
 def unapply_view(scores: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Tensor:
-    """Bring scores of a view back to the tile's own orientation."""
+    """Turn scores of a view back to the tile's own orientation."""
     flipped = _flip(scores, view)
     return flipped.transpose(-1, -2) if view[0] else flipped
 
@@ -334,7 +320,7 @@ def _flip(values: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Tensor:
 
 
 def pad_to_stride(tile: NDArray[Any]) -> NDArray[Any]:
-    """Continue (bands, h, w) to the right and below by reflection, to multiples of STRIDE_PX."""
+    """Pad (bands, h, w) to the right and below by reflection, to multiples of STRIDE_PX."""
     below, right = -tile.shape[1] % STRIDE_PX, -tile.shape[2] % STRIDE_PX
     if not below and not right:
         return tile
@@ -346,7 +332,7 @@ def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _input_dtype(network: nn.Module, dtype: torch.dtype) -> torch.dtype:
-    """Type of pixels that a network takes: its weights'; autocast takes float32, unless they are float64."""
+    """Return the type of a network's input: its weights'; with autocast float32, unless they are float64."""
     kinds = [weight.dtype for weight in network.parameters() if weight.is_floating_point()]
     if not kinds or (dtype != torch.float32 and kinds[0] != torch.float64):
         return torch.float32
@@ -354,14 +340,13 @@ def _input_dtype(network: nn.Module, dtype: torch.dtype) -> torch.dtype:
 
 
 def _is_own(scores: torch.Tensor) -> bool:
-    """Whether a result may be written to: the network neither keeps it nor repeats values in it."""
+    """Whether a result may be overwritten: the network neither keeps it nor repeats values in it."""
     repeated = any(step == 0 and size > 1 for step, size in zip(scores.stride(), scores.shape, strict=True))
     return scores.is_inference() and not repeated
 
 
 def is_out_of_memory(err: BaseException) -> bool:
-    """Whether a device or the system had no memory left: but for CUDA's allocator and Python's own, plain
-    RuntimeErrors that are told by their words."""
+    """Whether a device or the system had no memory left; most libraries raise plain RuntimeErrors."""
     if isinstance(err, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(err, RuntimeError) and any(words in str(err) for words in OUT_OF_MEMORY)

@@ -1,7 +1,7 @@
-"""What runs beside the network: tiles read ahead on one side, finished rows written on the other.
+"""Tiles read ahead of the network, and finished rows written behind it.
 
-Both sides work in threads and hold a bounded number of arrays. What fails in a thread is raised in the thread
-that asks for the next tile or hands over the next block; leaving either context ends its threads.
+Both work in threads and hold a bounded number of arrays. An error in a thread is raised where the next tile
+is requested or the next block handed over; leaving either context ends its threads.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -21,11 +20,10 @@ if TYPE_CHECKING:
 
 CHUNK_WIDTH_PX = 1024  # columns a read asks for, rounded to whole blocks of the file
 PREFETCH_GROUPS = 1
-# Tiles are handed over in groups: where other programs keep the processors busy, each hand-over may wait for
-# its turn.
+# Tiles are handed over in groups: on busy processors each hand-over may have to wait.
 GROUP_PIXEL_TILES = 2
 GROUP_TILES = 32
-PENDING_BANDS = 1
+PENDING_BANDS = 1  # of rows, that wait to be written
 
 
 class Reader(Protocol):
@@ -35,7 +33,7 @@ class Reader(Protocol):
         """Pixels (bands, height, width) and which of them are data (height, width)."""
 
     def fill(self, array: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
-        """The pixels with those that are no data continued from their surroundings."""
+        """Fill pixels without data from their surroundings."""
 
 
 class TilePixels(NamedTuple):
@@ -47,10 +45,10 @@ class TilePixels(NamedTuple):
 
 
 def first_read(plan: Plan, first_row: int) -> tuple[int, int]:
-    """The tile row with whose reading a feed begins, and the first row that it reads.
+    """Return the tile row and the row where reading must begin for the tile row `first_row`.
 
-    It is the one that was first to have a row of the tiles, so that all is read in the same windows wherever
-    a run begins: resampled or warped pixels may depend on these.
+    Rows are read in the same windows wherever a run begins, as resampled or warped pixels may depend on
+    these.
     """
     rows = plan.rows
     wanted = rows.starts[first_row]
@@ -61,17 +59,13 @@ def first_read(plan: Plan, first_row: int) -> tuple[int, int]:
 class TileFeed:
     """The tiles of a plan in order, each pixel of the scene read once.
 
-    A tile row is read in chunks of columns, and only the rows that the tile row before it did not have; what
-    they share is kept: bands x overlap x width values.
+    A tile row is read in chunks of columns, and only the rows that the tile row before it did not have;
+    shared rows are kept: bands x overlap x width values.
 
     Args:
-        reader: of the same size as the plan.
-        plan: the tiles.
-        threads: reading at the same time.
         block_width: columns of the file's blocks; chunks are whole blocks.
-        first_row, end_row: tile rows to start with and to end before. The scene is read in the same
-            windows as for all of them.
-        core_only: a tile has data where a pixel that it decides is valid; else where any is.
+        first_row, end_row: tile rows to start with and to end before.
+        core_only: skip a tile without valid pixels where it has a weight; else one without any.
     """
 
     def __init__(
@@ -98,9 +92,7 @@ class TileFeed:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._readers.shutdown(wait=True, cancel_futures=True)
         self._assembler.shutdown(wait=True, cancel_futures=True)
 
@@ -128,29 +120,26 @@ class TileFeed:
 
     def _cut(self, tile: Tile, held: Sequence[_Piece]) -> TilePixels:
         valid = _join([piece.columns(piece.valid, tile) for piece in held])
-        if not (valid[self._decided(tile)] if self._core_only else valid).any():
+        if not (valid[self._core(tile)] if self._core_only else valid).any():
             return TilePixels(tile, None, valid)
         pixels = _join([piece.columns(piece.pixels, tile) for piece in held])
         return TilePixels(tile, pixels if valid.all() else self._reader.fill(pixels, valid), valid)
 
-    def _decided(self, tile: Tile) -> tuple[slice, slice]:
-        """The part of a tile in which it has a weight."""
+    def _core(self, tile: Tile) -> tuple[slice, slice]:
+        """Return the part of a tile in which it has a weight."""
         top, bottom = self._plan.rows.extent(tile.row_index)
         left, right = self._plan.cols.extent(tile.col_index)
         return slice(top - tile.row, bottom - tile.row), slice(left - tile.col, right - tile.col)
 
     def _pieces(self) -> Iterator[_Piece]:
-        """Columns of tile rows at full tile height.
-
-        What was kept of the tile row before, then what was read.
-        """
+        """Yield columns of tile rows at full tile height: rows kept from before, then rows read."""
         rows = self._plan.rows
         kept: list[NDArray[Any]] = []  # pixels and mask, (..., rows shared with the next tile row, width)
         for row_index, first, end, future in self._read_ahead():
             read = future.result()
             if not kept:
-                most = max((before + rows.size - after for before, after in pairwise(rows.starts)), default=0)
-                kept = [np.empty((*part.shape[:-2], most, self._plan.width), part.dtype) for part in read]
+                shared = max((top + rows.size - below for top, below in pairwise(rows.starts)), default=0)
+                kept = [np.empty((*part.shape[:-2], shared, self._plan.width), part.dtype) for part in read]
             have = rows.size - read[0].shape[-2]
             joined = [
                 np.concatenate([old[..., :have, first:end], new], axis=-2) if have else new
@@ -175,7 +164,7 @@ class TileFeed:
         yield from ahead
 
     def _new_rows(self) -> Iterator[tuple[int, int, int]]:
-        """Tile row, first row and number of rows that no tile row before it had."""
+        """Yield each tile row with the first row and number of rows that no earlier one had."""
         rows = self._plan.rows
         begin, done = first_read(self._plan, self._first_row)
         for row_index in range(begin, self._end_row):
@@ -197,7 +186,7 @@ class _Piece(NamedTuple):
 
 
 def _take_group(tiles: Iterator[TilePixels]) -> list[TilePixels]:
-    """The next tiles: a few with pixels, or more without."""
+    """Take the next tiles: a few with pixels, or more without."""
     group: list[TilePixels] = []
     for item in tiles:
         group.append(item)
@@ -214,9 +203,7 @@ class RowSink:
     """Blocks of rows in, whole rows out, handed to `write` in a thread of its own.
 
     Args:
-        cuts: first rows of the row bands whose blocks come together, and the number of rows at the end.
-        width: columns.
-        channels: of the uint8 blocks.
+        cuts: first rows of the bands that are written together, and the number of rows at the end.
         write: called with a first row and uint8 (channels, rows, width), in order.
     """
 
@@ -235,13 +222,11 @@ class RowSink:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         self._writer.shutdown(wait=True, cancel_futures=kind is not None)
 
     def put(self, row: int, col: int, values: NDArray[np.uint8]) -> None:
-        """Place a block of the current band; waits where writing falls behind."""
+        """Add a block of the current band; wait if writing falls behind."""
         if not self._bands:
             raise ValueError(f"a block at row {row} came after the last row")
         first, end = self._bands[0]
@@ -263,12 +248,8 @@ class RowSink:
                 self._pending.popleft().result()
 
     def finish(self) -> None:
-        """Wait until all rows are written.
-
-        Raises:
-            ValueError: blocks are missing.
-        """
+        """Wait until all rows are written; ValueError where blocks are missing."""
         if self._bands:
-            raise ValueError(f"rows from {self._bands[0][0]} on never came")
+            raise ValueError(f"rows from {self._bands[0][0]} on are missing")
         while self._pending:
             self._pending.popleft().result()

@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from rsseg_cli.errors import ModelError
 from rsseg_cli.inference import stitch, tiling
-from rsseg_cli.inference.engine import Engine
+from rsseg_cli.inference.engine import Engine, is_out_of_memory
 from rsseg_cli.inference.feed import Reader, RowSink, TileFeed, TilePixels, first_read
 from rsseg_cli.inference.resample import Resampler
 from rsseg_cli.raster import classes
 
 FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254
-MAX_EMPTY_TILES = 64  # that wait for a batch to fill
+MAX_EMPTY_TILES = 64  # in a batch
 BATCHES_TOGETHER = 4  # at least, before a batch is cut short at the end of a tile row
-HALF = 0.499  # of the weight of a resampled pixel that must come from pixels with a say
+HALF = 0.499  # least share of a resampled pixel's weight from valid pixels
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 
@@ -64,51 +64,68 @@ def run_pass(
     core_only: bool = False,
     input_of: Callable[[TilePixels], Any] = pixels_of,
 ) -> None:
-    """Run batch by batch; fetch the results of a batch while the device works on the next one.
+    """Stream tiles through the engine into finished rows.
 
-    Args:
-        reader: of the plan's grid.
-        threads, block_width, core_only: see `feed.TileFeed`.
-        input_of: what the engine takes of a tile that has pixels.
+    `reader` reads the plan's grid; `input_of` turns a tile with pixels into the engine's input; for the other
+    options see `feed.TileFeed`.
     """
-    span = assembler.span
-    done = span.run_first * assembler.columns
+    try:
+        with (
+            RowSink(assembler.row_cuts, assembler.width, rows.channels, rows.write) as sink,
+            TileFeed(
+                reader,
+                assembler.plan,
+                threads=threads,
+                block_width=block_width,
+                first_row=assembler.span.run_first,
+                end_row=assembler.span.run_end,
+                core_only=core_only,
+            ) as feed,
+        ):
+            _stream(engine, assembler, feed, sink, rows.progress, input_of)
+    except (RuntimeError, MemoryError) as err:
+        if not is_out_of_memory(err):
+            raise
+        raise ModelError(
+            f"out of memory beside the network on {engine.device}; pass a smaller --batch-size or "
+            f"--tile-size, or another --device ({err!s:.120})"
+        ) from err
+
+
+def _stream(
+    engine: Engine,
+    assembler: Assembler,
+    feed: TileFeed,
+    sink: RowSink,
+    progress: Callable[[int], object],
+    input_of: Callable[[TilePixels], Any],
+) -> None:
+    """Fetch the results of a batch while the device works on the next one."""
+    done = assembler.span.run_first * assembler.columns
     waiting: list[OutputBlock] = []
-    with (
-        RowSink(assembler.row_cuts, assembler.width, rows.channels, rows.write) as sink,
-        TileFeed(
-            reader,
-            assembler.plan,
-            threads=threads,
-            block_width=block_width,
-            first_row=span.run_first,
-            end_row=span.run_end,
-            core_only=core_only,
-        ) as feed,
-    ):
-        for batch in _batches(feed, engine, span.together):
-            inputs = [input_of(item) for item in batch if item.pixels is not None]
-            scores = iter(engine.run(inputs) if inputs else ())
-            finished = [
-                block
-                for item in batch
-                for block in assembler.push(item, None if item.pixels is None else next(scores))
-            ]
-            done += len(batch)
-            del batch, inputs, scores  # not kept while the next batch runs
-            for block in waiting:
-                sink.put(block.row, block.col, block.values())
-            waiting = finished
-            rows.progress(done)
+    for batch in _batches(feed, engine, assembler.span.together):
+        inputs = [input_of(item) for item in batch if item.pixels is not None]
+        scores = iter(engine.run(inputs) if inputs else ())
+        finished = [
+            block
+            for item in batch
+            for block in assembler.push(item, None if item.pixels is None else next(scores))
+        ]
+        done += len(batch)
+        del batch, inputs, scores  # not kept while the next batch runs
         for block in waiting:
             sink.put(block.row, block.col, block.values())
-        sink.finish()
+        waiting = finished
+        progress(done)
+    for block in waiting:
+        sink.put(block.row, block.col, block.values())
+    sink.finish()
 
 
 def _batches(feed: TileFeed, engine: Engine, together: int) -> Iterator[list[TilePixels]]:
-    """Tiles in order, as many as the device takes at once; tiles without data come along.
+    """Group tiles in order, as many with pixels as the device takes at once, and those without between them.
 
-    No batch goes on across a tile row that is a multiple of `together`.
+    A batch ends before a tile row that is a multiple of `together`.
     """
     batch: list[TilePixels] = []
     filled = 0
@@ -127,13 +144,13 @@ def _batches(feed: TileFeed, engine: Engine, together: int) -> Iterator[list[Til
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """Tile rows of a pass over a part of a plan, which gives the same pixels as one over the whole.
+    """Tile rows of a pass over part of a plan, which gives the same pixels as one over the whole.
 
     Attributes:
         first, end: tile rows whose finished rows, from cuts[first] to cuts[end], are handed on.
-        run_first, run_end: that are run for them.
-        together: batches begin anew at tile rows that are multiples of this. On some devices a result depends
-            on what else is in its batch, so a tile must be in the same one wherever a run begins.
+        run_first, run_end: tile rows that are run for them.
+        together: a new batch begins at tile rows that are multiples of this. On some devices a result depends
+            on the rest of its batch, so a tile must be in the same batch wherever a run begins.
     """
 
     first: int
@@ -146,11 +163,10 @@ class Span:
 def span_of(
     plan: tiling.Plan, engine: Engine, *, resampled: bool, first: int = 0, end: int | None = None
 ) -> Span:
-    """What must be run for the finished rows of the tile rows from `first` to before `end`.
+    """Return what must be run for the finished rows of the tile rows from `first` to before `end`.
 
-    Pixels from cuts[first] on need the tile rows that reach below it: the one before `first`, whose ramp
-    does. Resampled ones need the source's row above as well, which may lie on the ramp of the one before
-    that.
+    Pixels from cuts[first] on need the tile row before `first`, whose ramp reaches below that cut. Resampled
+    ones need the source's row above as well, which may lie on the ramp of the tile row before that.
     """
     rows = plan.rows
     end = len(rows) if end is None else end
@@ -158,7 +174,8 @@ def span_of(
         raise ValueError(f"tile rows {first} to {end}: needs some of 0 to {len(rows)}")
     top = rows.cuts[first] - (resampled and first > 0)
     needed = next(index for index in range(first + 1) if rows.extent(index)[1] > top)
-    batch = engine.batch_size(rows.size, plan.cols.size)
+    beside = stitch.buffer_bytes(plan, engine.channels)
+    batch = engine.batch_size(rows.size, plan.cols.size, beside_bytes=beside)
     together = 1 if batch == 1 else -(-BATCHES_TOGETHER * batch // len(plan.cols))
     return Span(
         first=first,
@@ -172,11 +189,9 @@ def span_of(
 def row_cuts(
     plan: tiling.Plan, resampler: Resampler | None = None, top: int = 0, height: int | None = None
 ) -> tuple[int, ...]:
-    """Rows of the map that tile row i alone finishes: cuts[i] to cuts[i + 1].
+    """Return the rows of the map that tile row i finishes: cuts[i] to cuts[i + 1].
 
-    Args:
-        resampler: from the plan's grid to the map's, where they differ.
-        top, height: rows of the plan that are the map, where it is not resampled.
+    Without a resampler the map is `height` rows of the plan from `top` on.
     """
     if resampler is not None:
         return resampler.rows.cuts(plan.rows.cuts)
@@ -185,7 +200,7 @@ def row_cuts(
 
 
 class OutputBlock(NamedTuple):
-    """A rectangle of the map whose uint8 values (channels, h, w) `fetch` brings from the device."""
+    """A rectangle of the map; `fetch` copies its uint8 values (channels, h, w) from the device."""
 
     row: int
     col: int
@@ -243,7 +258,7 @@ class Assembler:
             first_row=self.span.run_first,
         )
         self._window = window or (0, 0, plan.height, plan.width)
-        self.width = len(resampler.cols.lower) if resampler is not None else self._window[3]
+        self.width = len(resampler.cols) if resampler is not None else self._window[3]
         cuts = row_cuts(plan, resampler, self._window[0], self._window[2])
         self.row_cuts: Sequence[int] = cuts[self.span.first : self.span.end + 1]
 
@@ -253,7 +268,7 @@ class Assembler:
         return first_read(self.plan, self.span.run_first)[1]
 
     def push(self, item: TilePixels, scores: torch.Tensor | None) -> Iterator[OutputBlock]:
-        """What is finished with a tile; `scores` (channels, h, w) is None where the tile was not run."""
+        """Yield what a tile finishes; `scores` (channels, h, w) is None where the tile was not run."""
         if item.tile.row_index < self.span.end:
             finished = self._finish(item, scores)
             yield from finished if item.tile.row_index >= self.span.first else _dropped(finished)
@@ -264,7 +279,7 @@ class Assembler:
         first_row, first_col = block.row - tile.row, block.col - tile.col
         valid = item.valid[first_row : first_row + block.height, first_col : first_col + block.width]
         if self._resampler is None:
-            yield from self._at_its_place(block, valid)
+            yield from self._in_map(block, valid)
             return
         values = block.values
         if values is None:
@@ -275,7 +290,7 @@ class Assembler:
         for row, col, strip in self._resampler.push(block.row, block.col, values):
             yield OutputBlock(row, col, self._engine.to_host(self._classify(strip)))
 
-    def _at_its_place(self, block: stitch.Block, valid: NDArray[np.bool_]) -> Iterator[OutputBlock]:
+    def _in_map(self, block: stitch.Block, valid: NDArray[np.bool_]) -> Iterator[OutputBlock]:
         """The part of a block that lies in the map."""
         top, left, height, width = self._window
         rows = slice(max(top - block.row, 0), min(top + height - block.row, block.height))
@@ -296,15 +311,13 @@ class Assembler:
         """uint8 (layers, h, w) of scores (channels, h, w)."""
         empty: torch.Tensor | None = None
         if self._resampler is not None and self._masked:
-            share = values[: self._engine.classes].sum(0)  # of the weight of pixels that have a say
+            share = values[: self._engine.classes].sum(0)  # of the weight, from valid pixels
             empty = share < HALF
             values = values / share.clamp_min(HALF)
         scores = values[: self._engine.classes]
         best = scores.max(0)  # on the CPU its indices are 40 times faster than argmax
-        labels = best.indices.to(torch.uint8).masked_fill_(
-            best.values.isnan(), classes.INVALID
-        )  # the network gave NaN
-        if self._resampler is not None:  # beside pixels that were not run for want of data
+        labels = best.indices.to(torch.uint8).masked_fill_(best.values.isnan(), classes.INVALID)
+        if self._resampler is not None:  # beside tiles that were not run
             labels[best.values <= 0 if empty is None else empty] = classes.NODATA
         parts = [labels[None]]
         if "confidence" in self._layers:
@@ -322,7 +335,7 @@ def _to_bytes(values: torch.Tensor) -> torch.Tensor:
 
 
 def _dropped(finished: Iterable[OutputBlock]) -> Iterator[OutputBlock]:
-    """Nothing, once all that was done for it is done."""
+    """Exhaust an iterator and yield nothing."""
     for _ in finished:
         pass
     yield from ()

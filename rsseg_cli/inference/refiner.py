@@ -25,19 +25,15 @@ _HALF = np.uint64(32)
 def normal_noise(
     shape: tuple[int, int, int], row: int, col: int, *, seed: int, sample: int = 0
 ) -> NDArray[np.float32]:
-    """Standard normal numbers of a window.
+    """Return standard normal numbers of a window (channels, height, width).
 
-    Args:
-        shape: (channels, height, width).
-        row, col: where the window begins, counted from the scene's origin, 0 or more.
-        seed: 0 to 2**63 - 1.
-        sample: further samples have other noise at the same places.
+    They depend on the pixel, counted from the scene's origin, the seed and the sample, not on the window.
     """
     channels, height, width = shape
     rows = np.arange(row, row + height, dtype=np.uint64)[:, None] << _HALF
-    places = rows | np.arange(col, col + width, dtype=np.uint64)
+    pixels = rows | np.arange(col, col + width, dtype=np.uint64)
     noise = np.empty(shape, np.float32)
-    hashed = _mix(places)
+    hashed = _mix(pixels)
     for pair in range((channels + 1) // 2):
         key = _mix(_mix(np.full(1, seed, np.uint64)) ^ np.uint64(sample << 32 | pair))
         bits = _mix(hashed ^ key)
@@ -61,7 +57,7 @@ def _open_unit(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
     return (bits.astype(np.float64) + 0.5) / 2.0**32
 
 
-ATTRIBUTES = ("latent_stride", "latent_channels", "alignment_px", "halo_px", "default_steps")
+REFINER_ATTRIBUTES = ("latent_stride", "latent_channels", "alignment_px", "halo_px", "default_steps")
 
 
 class RefinerEngine(Engine):
@@ -70,16 +66,11 @@ class RefinerEngine(Engine):
     Args:
         network: a `models.diffusion.RefinerNetwork`.
         order: the network's class of each class of the map.
-        scaling: from the scene's values to what the network wants.
         config: steps and seed are used.
-        samples: with other noise, whose probabilities are averaged.
+        samples: number of draws of noise whose probabilities are averaged.
         run: device, dtype and batch_size are used.
-        probabilities: always give probabilities; else logits, where one sample does not need more.
+        probabilities: always give probabilities, not logits where one sample is drawn.
         uncertainty: also give the disagreement of the samples, as a last channel.
-
-    Raises:
-        UsageError: a device or dtype that this machine does not have.
-        ModelError: the network is no refiner.
     """
 
     def __init__(
@@ -114,9 +105,9 @@ class RefinerEngine(Engine):
     @staticmethod
     def check(network: nn.Module) -> None:
         """Refuse what does not follow `RefinerNetwork`, or whose grid does not fit itself."""
-        missing = [name for name in ATTRIBUTES if not isinstance(getattr(network, name, None), int)]
+        missing = [name for name in REFINER_ATTRIBUTES if not isinstance(getattr(network, name, None), int)]
         if missing:
-            raise ModelError(f"{type(network).__name__} is no refiner: it lacks {', '.join(missing)}")
+            raise ModelError(f"{type(network).__name__} is not a refiner: it lacks {', '.join(missing)}")
         alignment, stride = int(network.alignment_px), int(network.latent_stride)  # type: ignore[arg-type]
         if stride < 1 or alignment < 1 or alignment % stride:
             raise ModelError(
@@ -126,7 +117,7 @@ class RefinerEngine(Engine):
 
     @property
     def channels(self) -> int:
-        """Channels of a result: classes, then the samples' disagreement where it is asked for."""
+        """Channels of a result: classes, then the samples' disagreement if enabled."""
         return self.classes + self.uncertainty
 
     def _run(self, tiles: Sequence[Window]) -> torch.Tensor:
@@ -147,12 +138,12 @@ class RefinerEngine(Engine):
             scores = scores.index_select(1, self._order)
         if entropy is None:
             return scores
-        most = math.log(max(2, min(self._samples, self.classes)))
-        disagreement = (entropy_of(scores) - entropy / self._samples).div_(most).clamp_(0, 1)
+        max_entropy = math.log(max(2, min(self._samples, self.classes)))
+        disagreement = (entropy_of(scores) - entropy / self._samples).div_(max_entropy).clamp_(0, 1)
         return torch.cat([scores, disagreement], 1)
 
     def _sample(self, image: torch.Tensor, coarse: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Scores (B, classes, h, w) in the network's order."""
+        """Return scores (B, classes, h, w) in the network's order."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             logits = self._network(image, coarse, noise, steps=self._config.steps)
         self._check(logits, image)
@@ -162,15 +153,15 @@ class RefinerEngine(Engine):
         return scores.clone() if scores is logits else scores
 
     def _noise(self, tiles: Sequence[Window], sample: int) -> torch.Tensor:
-        """Of the windows' own places: float (B, latent_channels, h, w)."""
-        stride, channels = int(self._network.latent_stride), int(self._network.latent_channels)  # type: ignore[arg-type]
-        seed = self._config.seed
+        """Return noise by the windows' origins: float (B, latent_channels, h, w)."""
+        stride = int(self._network.latent_stride)  # type: ignore[arg-type]
+        channels = int(self._network.latent_channels)  # type: ignore[arg-type]
         noise = [
             normal_noise(
                 (channels, window.shape[1] // stride, window.shape[2] // stride),
                 window.row // stride,
                 window.col // stride,
-                seed=seed,
+                seed=self._config.seed,
                 sample=sample,
             )
             for window in tiles
@@ -183,5 +174,5 @@ class RefinerEngine(Engine):
 
 
 def entropy_of(probabilities: torch.Tensor) -> torch.Tensor:
-    """Entropy of (B, classes, h, w) in nats: (B, 1, h, w)."""
+    """Return the entropy of (B, classes, h, w) in nats: (B, 1, h, w)."""
     return torch.special.entr(probabilities).sum(1, keepdim=True)

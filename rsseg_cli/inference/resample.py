@@ -2,8 +2,8 @@
 
 Output pixel y lies at start + (y + 0.5) * scale - 0.5 in the source (pixel centres at halves); beyond the
 outermost centres the edge value holds. Of grids of the same extent start is 0 and scale their sizes' ratio.
-An output pixel leaves as soon as the rectangle with the last of its neighbours has come, so that a column
-and a row of the source are all that is kept, and any partition gives the same values.
+An output pixel is finished with the rectangle that holds the last of its neighbours, so only a column and a
+row of the source are kept, and any partition gives the same values.
 """
 
 from __future__ import annotations
@@ -19,12 +19,9 @@ STRIP_VALUES = 2**22  # float32 values that leave at once: 16 MiB
 
 
 class AxisMap:
-    """Where output pixels lie between source pixels along one axis.
+    """Where `target` output pixels lie between `source` pixels along one axis.
 
-    Args:
-        source, target: px.
-        scale: source pixels an output pixel.
-        start: where the first output pixel begins, source px.
+    An output pixel is `scale` source pixels wide, the first one begins at `start`, source px.
     """
 
     def __init__(self, source: int, target: int, scale: float | None = None, start: float = 0.0) -> None:
@@ -33,23 +30,32 @@ class AxisMap:
         self.lower = position.astype(np.int64)
         self.upper = np.minimum(self.lower + 1, source - 1)
         self.weight = (position - self.lower).astype(np.float32)
+        self._tensors: dict[torch.device, tuple[torch.Tensor, ...]] = {}
+
+    def __len__(self) -> int:
+        return len(self.lower)
+
+    def tensors(self, device: torch.device) -> tuple[torch.Tensor, ...]:
+        """`lower`, `upper` and `weight` on a device, copied there once."""
+        if device not in self._tensors:
+            arrays = self.lower, self.upper, self.weight
+            self._tensors[device] = tuple(torch.from_numpy(array).to(device) for array in arrays)
+        return self._tensors[device]
 
     def finished(self, end: int) -> int:
-        """Number of output pixels that need source pixels below `end` alone."""
+        """Count the output pixels that need no source pixel from `end` on."""
         return int(np.searchsorted(self.upper, end))
 
     def cuts(self, source_cuts: Sequence[int]) -> tuple[int, ...]:
-        """Output pixels finished at each of the source's cuts."""
+        """Return the output pixels that are finished at each of the source's cuts."""
         return tuple(self.finished(cut) for cut in source_cuts)
 
 
 class Resampler:
     """Blocks (channels, h, w) of the source grid, row-major, to blocks of the target grid.
 
-    Args:
-        source, target: (height, width) of the grids.
-        scale: (rows, cols) source pixels a target pixel; by default those of grids of the same extent.
-        start: (row, col) of the source where the target begins.
+    Sizes are (height, width), `scale` is (rows, cols) source pixels a target pixel, by default that of grids
+    of the same extent; the target begins at `start`, (row, col) of the source.
     """
 
     def __init__(
@@ -63,13 +69,11 @@ class Resampler:
         self.cols = AxisMap(source[1], target[1], scale[1] if scale else None, start[1])
         self._source_width = source[1]
         self._above: torch.Tensor | None = None  # (C, 1, source width): last row of the blocks above
-        self._left: torch.Tensor | None = (
-            None  # (C, 1 + h, 1): last column of the block before, with its row above
-        )
+        self._left: torch.Tensor | None = None  # (C, 1 + h, 1): last column before, with the row above
 
     @torch.inference_mode()
     def push(self, row: int, col: int, values: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Give what is finished with this block: (row, col, values), in strips of rows of a bounded size."""
+        """Yield what this block finishes: (row, col, values), in strips of rows of a bounded size."""
         block, row, col = self._extend(row, col, values)
         end_row, end_col = row + block.shape[1], col + block.shape[2]
         # The first row and column of an extended block were finished with the block before, unless it is the
@@ -107,10 +111,6 @@ def _interpolate(
     values: torch.Tensor, axis_map: AxisMap, wanted: slice, origin: int, axis: int
 ) -> torch.Tensor:
     """Output pixels `wanted` along an axis; `values` starts at source pixel `origin`."""
-    device = values.device
-    lower = torch.from_numpy(axis_map.lower[wanted] - origin).to(device)
-    upper = torch.from_numpy(axis_map.upper[wanted] - origin).to(device)
-    weight = torch.from_numpy(axis_map.weight[wanted]).to(device)
-    if axis == 1:
-        weight = weight[:, None]
-    return torch.lerp(values.index_select(axis, lower), values.index_select(axis, upper), weight)
+    lower, upper, weight = (part[wanted] for part in axis_map.tensors(values.device))
+    first, second = (values.index_select(axis, part - origin) for part in (lower, upper))
+    return torch.lerp(first, second, weight[:, None] if axis == 1 else weight)

@@ -1,8 +1,8 @@
 """Streaming blend: tiles in, finished rectangles out.
 
-Tiles come in row-major order. With each one a rectangle of the scene becomes final (`Axis.cuts`), and all
-rectangles together are the scene, each pixel once. What is kept in between is the right ramp of the last tile
-and the bottom ramp of the last tile row: channels x ramp x width values, however high the scene is.
+Tiles come in row-major order. Each one finishes a rectangle of the scene (`Axis.cuts`), and all rectangles
+together are the scene, each pixel once. Only the right ramp of the last tile and the bottom ramp of the last
+tile row are kept: channels x ramp x width values, however high the scene is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Block(NamedTuple):
-    """A finished rectangle: its place and values (channels, height, width), None where no tile was run."""
+    """A finished rectangle and its values (channels, height, width), None where no tile was run."""
 
     row: int
     col: int
@@ -28,19 +28,24 @@ class Block(NamedTuple):
     values: torch.Tensor | None
 
 
+def buffer_bytes(plan: Plan, channels: int) -> int:
+    """Return the bytes of a stitcher's buffers, and of a resampler's behind it."""
+    px = (plan.rows.ramp + 1) * plan.width + (plan.cols.ramp + 1) * plan.rows.size
+    return 4 * channels * px
+
+
 class Stitcher:
     """Blend overlapping tiles.
 
     Where tiles agree the blend is their value, bit by bit (a linear interpolation of equal values).
 
     Args:
-        plan: the tiles that will be pushed.
         ramp_weights: float32 (rows.ramp,) and (cols.ramp,), weights of the later tile.
-        to_blend_space: maps (channels, h, w) to values that may be averaged, as logits to probabilities; it
-            is applied to pixels on ramps alone and must not change the order of a pixel's channels.
-        first_row: tile row to start with. To go on at a boundary of rows, start one tile row before it: that
-            tile row rebuilds the overlap, and its own blocks, which lack what lies above them, are dropped by
-            the caller.
+        to_blend_space: maps (channels, h, w) to values that may be averaged, as logits to probabilities;
+            applied to pixels on ramps only, and must not change the order of a pixel's channels.
+        first_row: tile row to start with. To resume at a boundary of rows, start one tile row before it,
+        which
+            rebuilds the overlap, and drop its blocks, which lack the rows above them.
     """
 
     def __init__(
@@ -61,15 +66,15 @@ class Stitcher:
 
     @torch.inference_mode()
     def push(self, tile: Tile, values: torch.Tensor) -> Block:
-        """Add the next tile, float (channels, tile height, tile width), which is used up.
+        """Add the next tile, float (channels, tile height, tile width), and return what it finishes.
 
-        Return what is final with it.
+        The values are overwritten.
         """
         self._expect(tile)
         plan = self._plan
         if tuple(values.shape[1:]) != (tile.height, tile.width):
             raise TilingError(
-                f"tile {tile.index}: {tuple(values.shape[1:])} px came for {tile.height} x {tile.width}"
+                f"tile {tile.index}: {tuple(values.shape[1:])} px for {tile.height} x {tile.width}"
             )
         top, bottom = plan.rows.extent(tile.row_index)
         left, right = plan.cols.extent(tile.col_index)
@@ -93,7 +98,7 @@ class Stitcher:
 
     @torch.inference_mode()
     def skip(self, tile: Tile) -> Block:
-        """Pass over a tile that was not run because none of its pixels has data."""
+        """Skip a tile that was not run because none of its pixels has data."""
         self._expect(tile)
         rows, cols = self._plan.rows.cuts, self._plan.cols.cuts
         top, left = rows[tile.row_index], cols[tile.col_index]
@@ -105,7 +110,7 @@ class Stitcher:
 
     def _expect(self, tile: Tile) -> None:
         if tile.index != self._next_index:
-            raise TilingError(f"tile {tile.index} came where tile {self._next_index} was due")
+            raise TilingError(f"got tile {tile.index}, expected tile {self._next_index}")
         self._next_index += 1
 
     @staticmethod

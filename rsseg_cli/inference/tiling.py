@@ -1,16 +1,15 @@
-"""Window plan and blend weights: which tiles the network sees, and which pixels each of them decides.
+"""Window plan and blend weights: which tiles the network sees, and which pixels come from each of them.
 
 A plan is the product of two axes. On an axis, tiles of one size are spread evenly so that each lies inside
-the scene and neighbours share at least `overlap` px. In the middle of what neighbours share lies a ramp, half
-the overlap wide: before it the earlier tile decides alone, behind it the later one, on it they are blended.
-The outer quarters of an overlap, where a tile knows least of its surroundings, are thus dropped, and no pixel
-belongs to more than two tiles an axis.
+the scene and neighbours share at least `overlap` px. In the middle of an overlap lies a ramp, half as wide:
+pixels before it come from the earlier tile, pixels after it from the later one, and on it the two are
+blended. The outer quarters of an overlap, where a tile sees least context, are dropped, and no pixel belongs
+to more than two tiles an axis.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +20,7 @@ from rsseg_cli.errors import TilingError
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """A pixel window of the plan, with its place in row-major order."""
+    """A pixel window of the plan, with its index in row-major order."""
 
     row: int
     col: int
@@ -37,11 +36,9 @@ class Axis:
     """Tiles along one axis.
 
     Attributes:
-        length: px of the scene.
-        size: px of each tile, at most `length`.
+        length: px of the scene; `size` of each tile is at most that.
         starts: first pixel of each tile.
-        cuts: tile i alone finishes the pixels from cuts[i] to cuts[i + 1]; cuts[0] = 0, the last cut =
-            length.
+        cuts: tile i finishes the pixels from cuts[i] to cuts[i + 1]; cuts[0] = 0, the last cut = length.
         ramp: tiles i - 1 and i are blended from cuts[i] to cuts[i] + ramp.
     """
 
@@ -55,28 +52,14 @@ class Axis:
         return len(self.starts)
 
     def extent(self, index: int) -> tuple[int, int]:
-        """First pixel and end of those in which the tile has a weight above zero."""
+        """Return the first pixel and the end of those in which the tile has a weight above zero."""
         last = index == len(self) - 1
         return self.cuts[index], self.cuts[index + 1] + (0 if last else self.ramp)
-
-    def weights(self, index: int) -> NDArray[np.float32]:
-        """Blend weights of the tile, float32 (size,): the ramp and its complement sum to one exactly."""
-        start, (first, end) = self.starts[index], self.extent(index)
-        weights = np.zeros(self.size, np.float32)
-        weights[first - start : end - start] = 1
-        if index > 0:
-            weights[first - start : first - start + self.ramp] = ramp_weights(self.ramp)
-        if index < len(self) - 1:
-            weights[end - start - self.ramp : end - start] = 1 - ramp_weights(self.ramp)
-        return weights
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Tiles over a scene, in row-major order. Tiles are made on demand.
-
-    A plan costs a few numbers a row and column.
-    """
+    """Tiles over a scene, in row-major order, made on demand: a plan is a few numbers a row and column."""
 
     rows: Axis
     cols: Axis
@@ -89,18 +72,8 @@ class Plan:
     def width(self) -> int:
         return self.cols.length
 
-    @property
-    def tiles(self) -> Iterator[Tile]:
-        return self.tiles_from(0)
-
     def __len__(self) -> int:
         return len(self.rows) * len(self.cols)
-
-    def tiles_from(self, row_index: int) -> Iterator[Tile]:
-        """Tiles from the start of a tile row on."""
-        for i in range(row_index, len(self.rows)):
-            for j in range(len(self.cols)):
-                yield self.tile(i, j)
 
     def tile(self, row_index: int, col_index: int) -> Tile:
         return Tile(
@@ -119,12 +92,8 @@ def plan(
 ) -> Plan:
     """Plan square tiles over a scene of height x width px; a scene smaller than a tile has smaller tiles.
 
-    Args:
-        ramp: px on which neighbours are blended, at most the overlap; half of it by default.
-        step: tiles start at multiples of this, px; height, width, tile and overlap are multiples of it too.
-
-    Raises:
-        TilingError: an empty scene, or an overlap that is not from 0 to half the tile.
+    Neighbours are blended on `ramp` px, at most the overlap and half of it by default. Tiles start at
+    multiples of `step` px; height, width, tile and overlap must be multiples of it too.
     """
     if height < 1 or width < 1:
         raise TilingError(f"a scene of {height} x {width} px has nothing to map")
@@ -142,7 +111,7 @@ def plan(
 
 
 def ramp_weights(ramp: int) -> NDArray[np.float32]:
-    """Weights of the later tile along a ramp, float32 (ramp,), rising inside (0, 1)."""
+    """Return the weights of the later tile along a ramp, float32 (ramp,), rising inside (0, 1)."""
     return ((np.arange(ramp, dtype=np.float32) + np.float32(0.5)) / np.float32(max(ramp, 1))).astype(
         np.float32
     )

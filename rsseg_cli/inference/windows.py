@@ -1,4 +1,4 @@
-"""How a map, its scene and what the refiner sees lie to one another, in pixels."""
+"""Windows of the refiner: where map, scene and windows lie, and the band of pixels that may change."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.inference.band import Band
 from rsseg_cli.inference.feed import TilePixels
 from rsseg_cli.raster import Grid, SceneReader, classes
 
-MAX_LABEL_PX = 16 << 20  # of the map that one window may read at a time
-EXTRA_BANDS = 2  # behind the scene's: the classes, and where the scene has data
+MAX_LABEL_PX = 16 << 20  # of the map in one read
+Mask = NDArray[np.bool_]
+CLOSE = 1e-6  # of the distance, against rounding
+EXTRA_BANDS = 2  # after the scene's: the classes, and where the scene has data
 
 
 class Window(NamedTuple):
-    """What the refiner takes: bands (bands, h, w), classes (h, w), and its place, px from the frame's
-    origin."""
+    """The refiner's input: bands (bands, h, w), classes (h, w), and its origin, px from the frame's."""
 
     image: NDArray[Any]
     coarse: classes.Labels
@@ -32,16 +32,10 @@ class Window(NamedTuple):
 
 
 class RefineReader:
-    """Reads windows of the region that is run; beyond the scene's edge it is continued by reflection.
+    """Reads windows of a region of the frame, reflected beyond the scene's edge.
 
     Pixels are the scene's bands, then the class of the map and 1 where the scene has data, all in one array;
-    `valid` are the pixels that may change.
-
-    Args:
-        scene: on the frame's grid.
-        coarse: the map.
-        region: of the frame.
-        band: in which pixels may change.
+    valid are the pixels that may change, those in `band`.
     """
 
     def __init__(
@@ -72,7 +66,7 @@ class RefineReader:
         return np.concatenate([array.astype(dtype, copy=False), extra.astype(dtype, copy=False)]), near
 
     def fill(self, array: NDArray[Any], valid: NDArray[np.bool_]) -> NDArray[Any]:
-        """The scene's holes continued from their surroundings."""
+        """Fill the scene's holes from their surroundings."""
         known = array[-1] != 0
         if known.all() or not known.any():
             return array
@@ -80,7 +74,7 @@ class RefineReader:
         return np.concatenate([bands, array[-EXTRA_BANDS:]])
 
     def window(self, item: TilePixels) -> Window:
-        """A tile of the region, which has pixels, as the refiner takes it."""
+        """Turn a tile with pixels into the refiner's input."""
         pixels, tile = cast("NDArray[Any]", item.pixels), item.tile
         classes = pixels[-EXTRA_BANDS].astype(np.uint8)
         return Window(
@@ -115,8 +109,8 @@ class RefineReader:
         return self._coarse.read(top, left, height, width)[rows - top][:, cols - left]
 
 
-def _is_run(places: Integers) -> bool:
-    return int(places[-1] - places[0]) + 1 == len(places)
+def _is_run(indices: Integers) -> bool:
+    return int(indices[-1] - indices[0]) + 1 == len(indices)
 
 
 Integers = NDArray[np.int64]
@@ -126,11 +120,11 @@ Integers = NDArray[np.int64]
 class Frame:
     """Pixels of the labels and of the grid that the refiner sees.
 
-    Windows and noise are counted from the origin of `seen`: that of the scene where the labels lie on its
-    pixels, else that of the labels.
+    Windows and noise are counted from the origin of `seen`: the scene's where the labels lie on its pixels,
+    else the labels'.
 
     Attributes:
-        seen: what the refiner sees.
+        seen: grid that the refiner sees.
         scale: (rows, cols) of `seen` a pixel of the labels.
         offset: (row, col) of `seen`'s extent, in pixels of the labels, where these begin.
         labels: (height, width) of the label raster.
@@ -155,11 +149,9 @@ class Frame:
         return self.gsd_m[0] / self.scale[1], self.gsd_m[1] / self.scale[0]
 
     def region(self, reach_px: int, alignment_px: int) -> Region:
-        """The part of `seen` that is run: under the mapped window, and what its pixels may depend on.
+        """Return the part of `seen` that is run: the mapped window and `reach_px` around it.
 
-        Args:
-            reach_px: how far that is.
-            alignment_px: it begins and ends at multiples of this, beyond the scene's edge if need be.
+        It begins and ends at multiples of `alignment_px`, beyond the scene's edge if need be.
         """
         sides = []
         for axis, length in enumerate((self.seen.height, self.seen.width)):
@@ -173,7 +165,7 @@ class Frame:
         return Region(row=sides[0][0], col=sides[1][0], height=sides[0][1], width=sides[1][1])
 
     def label_rows(self, seen_rows: Integers) -> Integers:
-        """Rows of the labels at the centres of rows that the refiner sees; they may lie outside."""
+        """Return the rows of the labels at the centres of rows of `seen`; they may lie outside."""
         return _nearest(seen_rows, self.scale[0], self.offset[0])
 
     def label_cols(self, seen_cols: Integers) -> Integers:
@@ -195,10 +187,64 @@ def _nearest(seen: Integers, scale: float, offset: int) -> Integers:
 
 
 def reflected(first: int, count: int, length: int) -> Integers:
-    """Pixels first to first + count of an axis that goes on beyond its end by reflection."""
-    places = np.arange(first, first + count)
+    """Return pixels first to first + count of an axis that is reflected beyond its end."""
     if length == 1:
-        return np.zeros_like(places)
+        return np.zeros(count, np.int64)
     period = 2 * (length - 1)
-    places %= period
-    return np.minimum(places, period - places)
+    indices = np.arange(first, first + count) % period
+    return np.minimum(indices, period - indices)
+
+
+class Band:
+    """The pixels within a distance of a class boundary.
+
+    A pixel beside another class (above, below, left or right) lies at a boundary, half a pixel away from it;
+    any other pixel lies half a pixel further away than its centre from that of the nearest pixel at a
+    boundary. Pixels at a boundary are always in the band. The edge to pixels without a class is no boundary.
+    The band is twice `distance_m` wide; `gsd_m` are metres a pixel along a row and along a column.
+    """
+
+    def __init__(self, distance_m: float, gsd_m: tuple[float, float]) -> None:
+        across, down = gsd_m
+        radius = max(0.0, distance_m - (across + down) / 4) * (1 + CLOSE)
+        steps = range(int(radius / down) + 1)
+        self._widths = [int(math.sqrt(max(0.0, radius**2 - (step * down) ** 2)) / across) for step in steps]
+        self.margin = max(len(self._widths) - 1, self._widths[0]) + 1
+
+    def mask(self, labels: classes.Labels) -> Mask:
+        """Return the pixels (h, w) in the band, of labels (h + 2 margin, w + 2 margin)."""
+        inner = (slice(self.margin, -self.margin),) * 2
+        edges = boundary_pixels(labels)
+        if not edges.any():
+            return np.zeros(edges[inner].shape, np.bool_)
+        near = np.zeros_like(edges)
+        grown, width, height = edges, 0, len(edges)
+        for step in range(len(self._widths) - 1, -1, -1):  # widths fall with the steps
+            while width < self._widths[step]:
+                more = min(self._widths[step] - width, 2 * width + 1)
+                grown, width = _widened(grown, more), width + more
+            near[step:] |= grown[: height - step]
+            near[: height - step] |= grown[step:]
+        near &= labels != classes.NODATA
+        return near[inner]
+
+
+def boundary_pixels(labels: classes.Labels) -> Mask:
+    """Return the pixels with another class above, below, left or right."""
+    edges = np.zeros(labels.shape, np.bool_)
+    known = labels != classes.NODATA
+    down = (labels[1:] != labels[:-1]) & known[1:] & known[:-1]
+    across = (labels[:, 1:] != labels[:, :-1]) & known[:, 1:] & known[:, :-1]
+    edges[1:] |= down
+    edges[:-1] |= down
+    edges[:, 1:] |= across
+    edges[:, :-1] |= across
+    return edges
+
+
+def _widened(mask: Mask, by: int) -> Mask:
+    """Widen rows of runs at least 2 `by` - 1 px long by `by` on both sides."""
+    wide = mask.copy()
+    wide[:, by:] |= mask[:, :-by]
+    wide[:, :-by] |= mask[:, by:]
+    return wide

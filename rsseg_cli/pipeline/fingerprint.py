@@ -9,10 +9,8 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch import nn
 
 from rsseg_cli._version import __version__
 from rsseg_cli.errors import redact
@@ -24,7 +22,6 @@ from rsseg_cli.weights import TrainedModel
 NOT_PIXELS = {"overwrite", "readers", "jobs", "block_rows", "device"}
 LOCATIONS = {"scene", "files", "outputs", "labels", "aoi"}  # where files lie, not what is made of them
 MAX_SHOWN = 4  # differences
-_weights: WeakKeyDictionary[nn.Module, tuple[object, str]] = WeakKeyDictionary()
 
 
 def fingerprint(
@@ -52,7 +49,7 @@ def fingerprint(
         "georeference": [*grid.transform.to_gdal(), grid.crs.to_wkt() if grid.crs is not None else ""],
         "bands": [job.bands, job.info.dtypes, job.info.band_nodata, job.info.has_mask, job.info.overviews],
         "scaling": dataclasses.asdict(job.scaling),
-        "model": {model.spec.name: weights_sha256(model) for model in models},
+        "model": {model.spec.name: model.sha256() for model in models},
         "settings": _settings(job.config),
         "outputs": {kind: os.path.abspath(path) for kind, path in job.paths.items()},
     }
@@ -77,22 +74,6 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def run_sha256(marks: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a fingerprint without the locations of files, so that machines agree on it."""
     return hashlib.sha256(json.dumps(_without_locations(marks), sort_keys=True).encode()).hexdigest()
-
-
-def weights_sha256(model: TrainedModel) -> str:
-    """Return the SHA-256 of a model's spec and weights; computed again only if these change."""
-    network, digest = model.network, hashlib.sha256(repr(model.spec).encode())
-    # PyTorch counts the changes of a tensor; moving a network between devices replaces its buffers.
-    weights = [(name, id(weight), weight._version) for name, weight in network.named_parameters()]
-    buffers = [(name, buffer._version) for name, buffer in network.named_buffers()]
-    state = repr((model.spec, weights, buffers))
-    if network in _weights and _weights[network][0] == state:
-        return _weights[network][1]
-    for name, values in sorted(network.state_dict().items()):
-        digest.update(f"{type(network).__name__} {name} {values.dtype} {tuple(values.shape)}".encode())
-        digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    _weights[network] = state, digest.hexdigest()
-    return _weights[network][1]
 
 
 def _settings(config: Any) -> dict[str, Any]:

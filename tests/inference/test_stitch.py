@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tilings import tiles_of, weights_of
 
 from rsseg_cli.errors import TilingError
 from rsseg_cli.inference.stitch import Stitcher
@@ -42,9 +43,9 @@ def test_the_blend_is_the_weighted_sum_of_all_tiles(layout, seed):
     expected = np.zeros((CHANNELS, layout.height, layout.width))
     canvas = np.full(expected.shape, np.nan, np.float32)
     stitcher = make_stitcher(layout)
-    for tile in layout.tiles:
+    for tile in tiles_of(layout):
         values = rng.random((CHANNELS, tile.height, tile.width), np.float32)
-        weights = layout.rows.weights(tile.row_index)[:, None] * layout.cols.weights(tile.col_index)
+        weights = weights_of(layout.rows, tile.row_index)[:, None] * weights_of(layout.cols, tile.col_index)
         expected[:, tile.row : tile.row + tile.height, tile.col : tile.col + tile.width] += weights * values
         paste(canvas, stitcher.push(tile, torch.from_numpy(values)))
     np.testing.assert_allclose(canvas, expected, atol=1e-6)
@@ -60,7 +61,7 @@ def test_tiles_that_agree_come_back_bit_by_bit(layout, seed):
     )
     canvas = np.full(scene.shape, np.nan, np.float32)
     stitcher = make_stitcher(layout)
-    for tile in layout.tiles:
+    for tile in tiles_of(layout):
         values = scene[:, tile.row : tile.row + tile.height, tile.col : tile.col + tile.width].copy()
         paste(canvas, stitcher.push(tile, torch.from_numpy(values)))
     np.testing.assert_array_equal(canvas, scene)
@@ -74,7 +75,7 @@ def test_logits_become_probabilities_on_ramps_alone_and_keep_the_order_elsewhere
         make_stitcher(layout),
         make_stitcher(layout, to_blend_space=lambda part: part.softmax(0)),
     )
-    for tile in layout.tiles:
+    for tile in tiles_of(layout):
         logits = torch.from_numpy(
             rng.standard_normal((CHANNELS, tile.height, tile.width)).astype(np.float32) * 4
         )
@@ -92,13 +93,13 @@ def test_going_on_one_tile_row_earlier_gives_the_same_rows(layout, data):
         tile.index: torch.randn(
             CHANNELS, tile.height, tile.width, generator=torch.Generator().manual_seed(tile.index)
         )
-        for tile in layout.tiles
+        for tile in tiles_of(layout)
     }
     whole = make_stitcher(layout)
-    expected = {tile.index: whole.push(tile, scores[tile.index].clone()) for tile in layout.tiles}
+    expected = {tile.index: whole.push(tile, scores[tile.index].clone()) for tile in tiles_of(layout)}
     row = data.draw(st.integers(1, len(layout.rows)))  # the first tile row whose rows are missing
     resumed = make_stitcher(layout, first_row=row - 1)
-    for tile in layout.tiles_from(row - 1):
+    for tile in tiles_of(layout, row - 1):
         block = resumed.push(tile, scores[tile.index].clone())
         if tile.row_index >= row:
             assert block[:4] == expected[tile.index][:4]
@@ -108,7 +109,7 @@ def test_going_on_one_tile_row_earlier_gives_the_same_rows(layout, data):
 def test_a_skipped_tile_leaves_its_neighbours_as_they_are():
     layout = plan(40, 40, 16, 8)
     stitcher = make_stitcher(layout)
-    for tile in layout.tiles:
+    for tile in tiles_of(layout):
         if tile.index == 5:
             block = stitcher.skip(tile)
             assert block.values is None
@@ -127,7 +128,7 @@ def test_memory_kept_does_not_depend_on_the_height():
     def kept(height):
         layout = plan(height, 64, 16, 8)
         stitcher = make_stitcher(layout)
-        for tile in layout.tiles:
+        for tile in tiles_of(layout):
             stitcher.push(tile, torch.zeros(CHANNELS, 16, 16))
         return sum(value.numel() for value in vars(stitcher).values() if isinstance(value, torch.Tensor))
 
@@ -136,7 +137,7 @@ def test_memory_kept_does_not_depend_on_the_height():
 
 def test_tiles_out_of_order_or_of_another_size_are_refused():
     layout = plan(40, 40, 16, 8)
-    tiles = list(layout.tiles)
+    tiles = tiles_of(layout)
     with pytest.raises(TilingError, match="tile 1 came where tile 0 was due"):
         make_stitcher(layout).push(tiles[1], torch.zeros(1, 16, 16))
     with pytest.raises(TilingError, match=r"\(16, 15\) px came for 16 x 16"):

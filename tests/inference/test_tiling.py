@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tilings import tiles_of, weights_of
 
 from rsseg_cli.errors import TilingError
 from rsseg_cli.inference.tiling import plan
@@ -36,23 +37,23 @@ def test_weights_sum_to_one_exactly_and_two_tiles_at_most_share_a_pixel(case):
         total = np.zeros(axis.length, np.float32)
         sharing = np.zeros(axis.length, int)
         for index, start in enumerate(axis.starts):
-            weights = axis.weights(index)
+            weights = weights_of(axis, index)
             total[start : start + axis.size] += weights
             sharing[start : start + axis.size] += weights > 0
         assert (total == 1).all()
         assert sharing.max() <= 2
-        assert axis.weights(0)[0] == 1
-        assert axis.weights(len(axis) - 1)[-1] == 1
+        assert weights_of(axis, 0)[0] == 1
+        assert weights_of(axis, len(axis) - 1)[-1] == 1
 
 
 @given(plans())
 def test_tiles_come_in_row_major_order(case):
     layout, _, _ = case
-    tiles = list(layout.tiles)
+    tiles = tiles_of(layout)
     assert [tile.index for tile in tiles] == list(range(len(layout)))
     assert [(tile.row, tile.col) for tile in tiles] == sorted((tile.row, tile.col) for tile in tiles)
     last = len(layout.rows) - 1
-    assert [tile.row_index for tile in layout.tiles_from(last)] == [last] * len(layout.cols)
+    assert [tile.row_index for tile in tiles_of(layout, last)] == [last] * len(layout.cols)
 
 
 def test_no_more_tiles_than_needed():
@@ -69,7 +70,7 @@ def test_the_ramp_lies_in_the_middle_of_the_overlap():
 def test_a_plan_of_a_huge_scene_costs_nothing():
     layout = plan(3_000_000, 3_000_000, 512, 128)
     assert len(layout) == 7813**2
-    assert next(layout.tiles).index == 0
+    assert tiles_of(layout)[0].index == 0
 
 
 @pytest.mark.parametrize("arguments", [(0, 5, 4, 0), (5, 0, 4, 0), (5, 5, 4, 3), (5, 5, 4, -1), (5, 5, 0, 0)])

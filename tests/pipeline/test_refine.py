@@ -15,8 +15,8 @@ from torch import nn
 
 from rsseg_cli import RefineConfig, predict, refine
 from rsseg_cli.errors import ModelError, OutputError, SceneError, UsageError
-from rsseg_cli.inference.band import Band, boundary_pixels
 from rsseg_cli.inference.refiner import normal_noise
+from rsseg_cli.inference.windows import Band, boundary_pixels
 from rsseg_cli.weights import ModelSpec, TrainedModel
 
 torch.set_num_threads(1)

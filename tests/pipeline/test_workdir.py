@@ -6,7 +6,6 @@ import pytest
 import torch
 from networks import Local, trained
 
-from rsseg_cli.pipeline.fingerprint import weights_sha256
 from rsseg_cli.pipeline.workdir import WorkDir
 
 
@@ -33,11 +32,11 @@ def test_weights_are_hashed_again_only_if_they_change(monkeypatch):
     model, counted = trained(Local(3), 3), []
     state_dict = model.network.state_dict
     monkeypatch.setattr(model.network, "state_dict", lambda: counted.append(1) or state_dict())
-    first = weights_sha256(model)
+    first = model.sha256()
     model.network.to(memory_format=torch.channels_last).eval()
-    assert weights_sha256(model) == first
+    assert model.sha256() == first
     assert len(counted) == 1
     with torch.no_grad():
         next(model.network.parameters()).add_(1)
-    assert weights_sha256(model) != first
+    assert model.sha256() != first
     assert len(counted) == 2

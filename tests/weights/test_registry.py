@@ -341,3 +341,13 @@ def test_show_of_no_model_fails(tmp_path: Path) -> None:
     assert shown.exit_code == 1
     assert shown.stdout == ""
     assert shown.stderr.startswith("rsseg: error: model ")
+
+
+def test_the_hash_of_weights_follows_every_change(model_path: Path) -> None:
+    model, same = load_model(model_path), load_model(model_path)
+    first = model.sha256()
+    assert model.sha256() == first == same.sha256()
+    with torch.no_grad():
+        next(model.network.parameters()).add_(1)
+    assert model.sha256() != first
+    assert replace(same, spec=replace(same.spec, name="other")).sha256() != first
