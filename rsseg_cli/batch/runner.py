@@ -6,7 +6,7 @@ import logging
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from rsseg_cli.batch.task import UNEXPECTED, SceneOutcome, SceneProgress, SceneTask
 from rsseg_cli.config import RefineConfig
@@ -34,20 +34,22 @@ class SceneRunner:
         self._refiners: dict[tuple[str, RefineConfig], RefineConfig] = {}
 
     def load(self, task: SceneTask) -> tuple[TrainedModel, RefineConfig | None]:
-        """Load a task's model and refiner, once."""
-        from rsseg_cli.inference import choose_device
+        """Load a task's model and refiner, once, and keep them on its device."""
+        from rsseg_cli.inference import Engine, choose_device
         from rsseg_cli.pipeline import refinement
         from rsseg_cli.weights import load_model
 
-        choose_device(task.config.device)
+        device = choose_device(task.config.device)
         if task.model not in self._models:
             self._models[task.model] = load_model(task.model)
+            Engine.place(self._models[task.model].network, device)
         model = self._models[task.model]
         if task.refine is None:
             return model, None
         key = task.model, task.refine
         if key not in self._refiners:
-            self._refiners[key] = refinement.with_refiner(model.spec, task.model, task.refine)
+            loaded = self._refiners[key] = refinement.with_refiner(model.spec, task.model, task.refine)
+            Engine.place(cast("TrainedModel", loaded.refiner).network, device)
         return model, self._refiners[key]
 
     def run(self, task: SceneTask, progress: SceneProgress | None = None) -> SceneOutcome:

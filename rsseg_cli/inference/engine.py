@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -90,7 +91,11 @@ class Engine:
         self._devices = {tensor.device for tensor in tensors.values()}
         self._contiguous = {name for name, tensor in tensors.items() if tensor.is_contiguous()}
         self._network = network.eval()
-        self._place()
+        try:
+            self.place(network, self.device)
+        except BaseException:
+            self.close()
+            raise
         self._input_dtype = _input_dtype(network, self.dtype)
         if self._input_dtype != torch.float32:  # computes in its own precision
             self.dtype = torch.float32
@@ -115,27 +120,21 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.close()
 
+    @staticmethod
+    def place(network: nn.Module, device: torch.device) -> None:
+        """Move a network to a device for good, as engines use it there."""
+        with memory_errors(f"out of memory on {device} with the network alone"):
+            network.to(device).to(memory_format=torch.channels_last)
+
     def close(self) -> None:
         """Restore the network's modes, device and memory format."""
         for part, training in self._modes:
             part.training = training
-        if len(self._devices) == 1:
+        if len(self._devices) == 1 and self._devices != {self.device}:
             self._network.to(*self._devices)
         for name, tensor in _tensors(self._network).items():
             if name in self._contiguous:
                 tensor.data = tensor.data.contiguous()
-
-    def _place(self) -> None:
-        try:
-            self._network.to(self.device).to(memory_format=self._layout)
-        except (RuntimeError, MemoryError) as err:
-            self.close()
-            if not is_out_of_memory(err):
-                raise
-            raise ModelError(
-                f"out of memory on {self.device} with the network alone; pass another --device, or free the "
-                f"memory that other programs hold ({err!s:.120})"
-            ) from err
 
     @property
     def channels(self) -> int:
@@ -343,6 +342,21 @@ def _is_own(scores: torch.Tensor) -> bool:
     """Whether a result may be overwritten: the network neither keeps it nor repeats values in it."""
     repeated = any(step == 0 and size > 1 for step, size in zip(scores.stride(), scores.shape, strict=True))
     return scores.is_inference() and not repeated
+
+
+@contextmanager
+def memory_errors(what: str, advice: str = "") -> Iterator[None]:
+    """Turn an error for want of memory into a ModelError that says what to do."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as err:
+        if not is_out_of_memory(err):
+            raise
+        advice = advice and f"{advice} or "
+        raise ModelError(
+            f"{what}; pass {advice}another --device, or free the memory that other programs hold "
+            f"({err!s:.120})"
+        ) from err
 
 
 def is_out_of_memory(err: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.errors import ModelError
 from rsseg_cli.inference import stitch, tiling
-from rsseg_cli.inference.engine import Engine, is_out_of_memory
+from rsseg_cli.inference.engine import Engine, memory_errors
 from rsseg_cli.inference.feed import Reader, RowSink, TileFeed, TilePixels, first_read
 from rsseg_cli.inference.resample import Resampler
 from rsseg_cli.raster import classes
@@ -69,57 +69,38 @@ def run_pass(
     `reader` reads the plan's grid; `input_of` turns a tile with pixels into the engine's input; for the other
     options see `feed.TileFeed`.
     """
-    try:
-        with (
-            RowSink(assembler.row_cuts, assembler.width, rows.channels, rows.write) as sink,
-            TileFeed(
-                reader,
-                assembler.plan,
-                threads=threads,
-                block_width=block_width,
-                first_row=assembler.span.run_first,
-                end_row=assembler.span.run_end,
-                core_only=core_only,
-            ) as feed,
-        ):
-            _stream(engine, assembler, feed, sink, rows.progress, input_of)
-    except (RuntimeError, MemoryError) as err:
-        if not is_out_of_memory(err):
-            raise
-        raise ModelError(
-            f"out of memory beside the network on {engine.device}; pass a smaller --batch-size or "
-            f"--tile-size, or another --device ({err!s:.120})"
-        ) from err
-
-
-def _stream(
-    engine: Engine,
-    assembler: Assembler,
-    feed: TileFeed,
-    sink: RowSink,
-    progress: Callable[[int], object],
-    input_of: Callable[[TilePixels], Any],
-) -> None:
-    """Fetch the results of a batch while the device works on the next one."""
-    done = assembler.span.run_first * assembler.columns
-    waiting: list[OutputBlock] = []
-    for batch in _batches(feed, engine, assembler.span.together):
-        inputs = [input_of(item) for item in batch if item.pixels is not None]
-        scores = iter(engine.run(inputs) if inputs else ())
-        finished = [
-            block
-            for item in batch
-            for block in assembler.push(item, None if item.pixels is None else next(scores))
-        ]
-        done += len(batch)
-        del batch, inputs, scores  # not kept while the next batch runs
+    span, waiting = assembler.span, list[OutputBlock]()
+    done = span.run_first * assembler.columns
+    with (
+        memory_errors(f"out of memory on {engine.device} beside the network", "a smaller --tile-size"),
+        RowSink(assembler.row_cuts, assembler.width, rows.channels, rows.write) as sink,
+        TileFeed(
+            reader,
+            assembler.plan,
+            threads=threads,
+            block_width=block_width,
+            first_row=span.run_first,
+            end_row=span.run_end,
+            core_only=core_only,
+        ) as feed,
+    ):
+        for batch in _batches(feed, engine, span.together):
+            inputs = [input_of(item) for item in batch if item.pixels is not None]
+            scores = iter(engine.run(inputs) if inputs else ())
+            finished = [
+                block
+                for item in batch
+                for block in assembler.push(item, None if item.pixels is None else next(scores))
+            ]
+            done += len(batch)
+            del batch, inputs, scores  # not kept while the next batch runs
+            for block in waiting:
+                sink.put(block.row, block.col, block.values())
+            waiting = finished  # fetched while the device works on the next batch
+            rows.progress(done)
         for block in waiting:
             sink.put(block.row, block.col, block.values())
-        waiting = finished
-        progress(done)
-    for block in waiting:
-        sink.put(block.row, block.col, block.values())
-    sink.finish()
+        sink.finish()
 
 
 def _batches(feed: TileFeed, engine: Engine, together: int) -> Iterator[list[TilePixels]]:
@@ -270,8 +251,9 @@ class Assembler:
     def push(self, item: TilePixels, scores: torch.Tensor | None) -> Iterator[OutputBlock]:
         """Yield what a tile finishes; `scores` (channels, h, w) is None where the tile was not run."""
         if item.tile.row_index < self.span.end:
-            finished = self._finish(item, scores)
-            yield from finished if item.tile.row_index >= self.span.first else _dropped(finished)
+            for block in self._finish(item, scores):  # those above the span build the overlap
+                if item.tile.row_index >= self.span.first:
+                    yield block
 
     def _finish(self, item: TilePixels, scores: torch.Tensor | None) -> Iterator[OutputBlock]:
         tile = item.tile
@@ -332,13 +314,6 @@ class Assembler:
 def _to_bytes(values: torch.Tensor) -> torch.Tensor:
     """[0, 1] to 0-254, rounded."""
     return (values * FULL_SCALE).add_(0.5).clamp_(0, FULL_SCALE).to(torch.uint8)
-
-
-def _dropped(finished: Iterable[OutputBlock]) -> Iterator[OutputBlock]:
-    """Exhaust an iterator and yield nothing."""
-    for _ in finished:
-        pass
-    yield from ()
 
 
 def _masked(fetch: Callable[[], NDArray[np.uint8]], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:

@@ -22,6 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tqdm import tqdm
 
 from rsseg_cli.errors import DataError, ModelError, UsageError
+from rsseg_cli.inference import choose_device
 from rsseg_cli.training.config import RunOptions, Show, TrainConfig
 from rsseg_cli.training.optim import averaged_weights, mixed_precision
 
@@ -140,7 +141,7 @@ class _Patience(EarlyStopping):
 
 def build_trainer(config: TrainConfig, run: RunOptions, best: ModelCheckpoint) -> L.Trainer:
     """Lightning's Trainer with the callbacks and logs of a run."""
-    device = _torch_device(run.device)
+    device = choose_device(run.device)
     last = ModelCheckpoint(run.run_dir, "last", every_n_epochs=1, enable_version_counter=False)
     callbacks: list[L.Callback] = [best, last, RunProgress(run.show)]
     if config.ema:
@@ -175,18 +176,6 @@ def build_trainer(config: TrainConfig, run: RunOptions, best: ModelCheckpoint) -
             f"--device {run.device}, --devices {run.devices}, --strategy {run.strategy}, "
             f"--precision {config.precision}: {err}"
         ) from err
-
-
-def _torch_device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as err:
-        raise UsageError(f"--device {name}: needs auto, cpu, cuda, cuda:1 or mps") from err
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"--device {name}: torch finds no CUDA device here; pass --device cpu")
-    return device
 
 
 def _devices(wanted: str, device: torch.device) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import OneHot, read, trained
+from networks import Local, OneHot, read, trained
 from refiners import NextClass, refiner
 from scipy.ndimage import zoom
 from torch import nn
@@ -16,6 +16,7 @@ from rsseg_cli import predict
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.inference.engine import VIEWS, Engine, Scaling, apply_view, pad_to_stride, unapply_view
+from rsseg_cli.inference.stitch import Stitcher
 
 torch.set_num_threads(1)
 PLAIN = Scaling(factors=(1.0,) * 3, offsets=(0.0,) * 3)
@@ -197,6 +198,29 @@ def test_real_allocations_that_fail_are_known():
     for network in (Greedy(), GreedyArrays()):
         with pytest.raises(ModelError, match="out of memory on cpu with one tile"):
             make_engine(network).run(tiles(1))
+
+
+def test_a_closed_engine_leaves_the_network_as_it_was():
+    network = nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3).eval(), nn.ReLU()).train()
+    network[1].eval()
+    before = {name: (value.clone(), value.stride()) for name, value in network.state_dict().items()}
+    with make_engine(network) as engine:
+        assert not network.training
+        assert network[0].weight.is_contiguous(memory_format=torch.channels_last)
+        engine.run(tiles(1))
+    assert [part.training for part in network.modules()] == [True, True, False, True]
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, before[name][0], rtol=0, atol=0)
+        assert value.stride() == before[name][1]
+
+
+def test_memory_that_runs_out_beside_the_network_is_one_line(make_raster, tmp_path, monkeypatch):
+    def fail(*_):
+        raise WORDS["CUDA"]
+
+    monkeypatch.setattr(Stitcher, "push", fail)
+    with pytest.raises(ModelError, match="out of memory on cpu beside the network; pass a smaller"):
+        predict(make_raster(shape=(64, 64)), tmp_path / "map.tif", model=trained(Local(), 5), device="cpu")
 
 
 def test_a_network_that_does_not_fit_is_told():
