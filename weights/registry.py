@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import pickle
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
 SPEC_KEY = "rsseg_model"  # in the safetensors metadata
 MAX_HEADER_BYTES = 16 * 2**20
-CHECKPOINT_PREFIX = "network."  # of the network's tensors in a run's checkpoints
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -180,7 +178,7 @@ def average_models(first: str | Path, others: Sequence[str | Path]) -> TrainedMo
 
 
 def _weights(path: str | Path, model: TrainedModel) -> dict[str, Tensor]:
-    """Weights of another run of the same network."""
+    """Read the weights of another run of the same network."""
     own = model.network.state_dict()
     if str(path).endswith(".ckpt"):
         state = _checkpoint(Path(path))
@@ -200,20 +198,18 @@ def _interface(model: TrainedModel) -> str:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    import torch
+    """Tensors of the network in a checkpoint of `rsseg train`."""
+    from rsseg_cli.weights.tensor_folder import read_pickle
 
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as err:
-        raise ModelError(f"{path}: cannot be read as a checkpoint of rsseg train ({err})") from err
-    state = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(state, dict):
-        raise ModelError(f"{path}: holds no weights; needs a checkpoint of rsseg train")
-    return {
-        name.removeprefix(CHECKPOINT_PREFIX): tensor
-        for name, tensor in state.items()
-        if name.startswith(CHECKPOINT_PREFIX) and isinstance(tensor, torch.Tensor)
+    prefix = "network."
+    state = {
+        name.removeprefix(prefix): value
+        for name, value in read_pickle(path).items()
+        if name.startswith(prefix) and hasattr(value, "shape")
     }
+    if not state:
+        raise ModelError(f"{path}: holds no weights; needs a checkpoint of rsseg train")
+    return state
 
 
 def check_target(path: Path, overwrite: bool) -> None:
