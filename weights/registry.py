@@ -41,14 +41,16 @@ class TrainedModel:
         """Return the SHA-256 over spec and weights, by name; kept until a weight changes."""
         import torch
 
-        tensors = self.network.state_dict(keep_vars=True)
-        changes = tuple(
-            (id(item), object() if item.is_inference() else item._version) for item in tensors.values()
+        weights, buffers = self.network.named_parameters(), self.network.named_buffers()
+        # PyTorch counts the changes of a tensor; moving a network between devices replaces its buffers.
+        changes = (
+            *((name, id(weight), weight._version) for name, weight in weights),
+            *((name, buffer._version) for name, buffer in buffers),
         )
         if changes not in self._sha256:
             digest = hashlib.sha256(repr(self.spec).encode())
             kind = type(self.network).__name__
-            for name, values in sorted(tensors.items()):
+            for name, values in sorted(self.network.state_dict().items()):
                 digest.update(f"{kind} {name} {values.dtype} {tuple(values.shape)}".encode())
                 digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
             self._sha256.clear()

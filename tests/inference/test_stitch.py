@@ -138,7 +138,7 @@ def test_memory_kept_does_not_depend_on_the_height():
 def test_tiles_out_of_order_or_of_another_size_are_refused():
     layout = plan(40, 40, 16, 8)
     tiles = tiles_of(layout)
-    with pytest.raises(TilingError, match="tile 1 came where tile 0 was due"):
+    with pytest.raises(TilingError, match="got tile 1, expected tile 0"):
         make_stitcher(layout).push(tiles[1], torch.zeros(1, 16, 16))
-    with pytest.raises(TilingError, match=r"\(16, 15\) px came for 16 x 16"):
+    with pytest.raises(TilingError, match=r"\(16, 15\) px for 16 x 16"):
         make_stitcher(layout).push(tiles[0], torch.zeros(1, 16, 15))

@@ -149,5 +149,5 @@ def test_missing_or_misplaced_blocks_are_a_slip():
     with RowSink((0, 4), 4, 1, lambda row, array: None) as sink:
         with pytest.raises(ValueError, match="outside rows 0 to 4"):
             sink.put(2, 0, np.zeros((1, 3, 4), np.uint8))
-        with pytest.raises(ValueError, match="rows from 0 on never came"):
+        with pytest.raises(ValueError, match="rows from 0 on are missing"):
             sink.finish()
