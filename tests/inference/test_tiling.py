@@ -70,7 +70,7 @@ def test_the_ramp_lies_in_the_middle_of_the_overlap():
 def test_a_plan_of_a_huge_scene_costs_nothing():
     layout = plan(3_000_000, 3_000_000, 512, 128)
     assert len(layout) == 7813**2
-    assert tiles_of(layout)[0].index == 0
+    assert layout.tile(0, 0).index == 0
 
 
 @pytest.mark.parametrize("arguments", [(0, 5, 4, 0), (5, 0, 4, 0), (5, 5, 4, 3), (5, 5, 4, -1), (5, 5, 0, 0)])
