@@ -80,11 +80,7 @@ class Area:
         return shapes
 
     def window(self, grid: Grid) -> tuple[int, int, int, int]:
-        """Return (row, col, height, width) of the pixels around all polygons.
-
-        Raises:
-            OutsideError: no pixel of the grid can belong to the area.
-        """
+        """Return (row, col, height, width) of the pixels around all polygons."""
         from shapely import MultiPoint, total_bounds
 
         columns, rows = (0.5, grid.width - 0.5), (0.5, grid.height - 0.5)

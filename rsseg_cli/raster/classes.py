@@ -87,11 +87,7 @@ class ClassRaster:
         self._stack.__exit__(kind, error, trace)
 
     def read(self, row: int, col: int, height: int, width: int) -> Labels:
-        """Return the classes (height, width) of any window, also of one that reaches beyond the raster.
-
-        Raises:
-            SceneError: a value is no class, or the pixels cannot be read.
-        """
+        """Return the classes (height, width) of any window, also of one that reaches beyond the raster."""
         top, left = max(row, 0), max(col, 0)
         bottom, right = min(row + height, self.grid.height), min(col + width, self.grid.width)
         if (top, left, bottom, right) == (row, col, row + height, col + width):
@@ -135,11 +131,7 @@ class ClassRaster:
 
 
 def class_band(info: SceneInfo) -> int:
-    """Return the band of a class raster.
-
-    Raises:
-        SceneError: it has several, or does not hold integers.
-    """
+    """Return the band of a class raster."""
     bands = info.colour_bands
     if len(bands) != 1 or np.dtype(info.dtypes[bands[0] - 1]).kind not in "iu":
         dtypes = ", ".join(dict.fromkeys(info.dtypes))

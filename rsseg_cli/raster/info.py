@@ -72,9 +72,6 @@ class SceneInfo:
         Args:
             path: anything GDAL opens: a file, VRT, https:// or s3:// address, /vsi path.
             nodata: value of pixels without data, over the file's own.
-
-        Raises:
-            SceneError: it cannot be opened, or has no bands.
         """
         name = gdal.display_name(path)
         advice = "Give a raster that GDAL can read (gdalinfo shows whether it can)."
@@ -86,7 +83,6 @@ class SceneInfo:
                 raise SceneError(
                     f"{name}: holds no bands itself. {f'Pass one of its parts: {parts}' if parts else advice}"
                 )
-            bands = range(1, dataset.count + 1)
             kinds = tuple(kind.name for kind in dataset.colorinterp)
             flags = [
                 mask for mask, kind in zip(dataset.mask_flag_enums, kinds, strict=True) if kind != "alpha"
@@ -105,7 +101,7 @@ class SceneInfo:
                 or "alpha" in kinds
                 or any(MaskFlags.all_valid not in mask for mask in flags),
                 block_shape=dataset.block_shapes[0],
-                overviews=tuple(dataset.overviews(1)) if bands else (),
+                overviews=tuple(dataset.overviews(1)),
                 files=tuple(_files_of(dataset)),
             )
 

@@ -153,11 +153,7 @@ class RowParts:
         return self._due[len(self.parts)][0] if len(self.parts) < len(self._due) else self.height
 
     def resume_from(self, rows: int) -> None:
-        """Take over the files of the first `rows` rows, which an earlier run completed.
-
-        Raises:
-            ValueError: no part ends there.
-        """
+        """Take over the files of the first `rows` rows, which an earlier run completed."""
         while self.rows_done < rows:
             first, end = self._due[len(self.parts)]
             if end > rows:
@@ -165,11 +161,7 @@ class RowParts:
             self.parts.append(RowPart(self._name(first), first, end - first))
 
     def read(self) -> Iterator[Rows]:
-        """Yield the rows in complete files, a row of blocks at a time.
-
-        Raises:
-            OutputError: a file is not the one that was written.
-        """
+        """Yield the rows in complete files, a row of blocks at a time."""
         for part in self.parts:
             yield from _rows_of(part, self._count, self.width)
 

@@ -236,9 +236,6 @@ def sheets_of(path: str | Path) -> list[str]:
     """Return the rasters that a VRT joins, each once, if that is all it does; else none.
 
     It must show all bands of whole files, at their own resolution and in their own order.
-
-    Raises:
-        SceneError: it cannot be read.
     """
     path = Path(path)
     try:

@@ -56,10 +56,6 @@ class RasterWriter:
         temporary: path of the temporary file with an ending; by default beside the target, with a name of
             this process. The "tif" must be on the target's file system.
         finished: an earlier run finished the temporary "tif": it is only published.
-
-    Raises:
-        OutputError: the target exists or cannot be written.
-        UsageError: an option is unknown or changes pixels.
     """
 
     def __init__(
@@ -103,11 +99,7 @@ class RasterWriter:
 
     @staticmethod
     def check_options(options: Mapping[str, str]) -> None:
-        """Refuse creation options that GDAL does not know, would ignore, or that change pixels.
-
-        Raises:
-            UsageError: naming the option and why.
-        """
+        """Refuse creation options that GDAL does not know, would ignore, or that change pixels."""
         for key, value in options.items():
             if key.upper() in FORBIDDEN_OPTIONS:
                 raise UsageError(
@@ -166,11 +158,7 @@ class RasterWriter:
             self._pyramid.push(rows)
 
     def resume_from(self, rows: int) -> Iterator[tuple[int, Rows]]:
-        """Continue below the first `rows` rows, which an earlier run wrote with the same cuts; yield those.
-
-        Raises:
-            OutputError: its files are missing or differ.
-        """
+        """Continue below the first `rows` rows, which a run with the same cuts wrote; yield them."""
         where, advice = f"{self.path}: its temporary files are damaged", "Run again without --resume."
         with gdal.env(), gdal.errors(OutputError, where, advice):
             self._parts.resume_from(rows)
@@ -189,12 +177,7 @@ class RasterWriter:
         self.publish()
 
     def finish(self) -> None:
-        """Build the file under its temporary name, on disk; the target stays as it is.
-
-        Raises:
-            ValueError: rows are missing.
-            OutputError: it cannot be written.
-        """
+        """Build the file under its temporary name, on disk; the target stays as it is."""
         if self._rows != self.grid.height:
             raise ValueError(f"{self.path}: {self._rows} of {self.grid.height} rows written")
         finished, described = self._temporary("tif"), self._temporary("vrt")
@@ -218,11 +201,7 @@ class RasterWriter:
             path.unlink(missing_ok=True)
 
     def publish(self) -> None:
-        """Give the finished file its name, and remove what belonged to the file that it replaces.
-
-        Raises:
-            OutputError: its name cannot be changed.
-        """
+        """Give the finished file its name, and remove what belonged to the file that it replaces."""
         replace_all(self.renames(), self.leftovers())
         self.discard()
 
