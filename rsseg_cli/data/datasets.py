@@ -1,7 +1,4 @@
-"""Labelled data of every kind: found, checked, split by scene, told in a table.
-
-Benchmark data sets are in `benchmark_data`, reading in `scene_load`, pairing of files in `scene_files`.
-"""
+"""Labelled data of every kind: opened, checked, split by scene, counted in a table."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.data.class_table import ClassTable, read_classes
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
-from rsseg_cli.data.label_vector import check_vector, is_vector
+from rsseg_cli.data.label_vector import check_vector, is_vector, vector_crs
 from rsseg_cli.data.pairs import find_scenes, named, read_scene_list
 from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.split import labelled_areas, unique_names, with_validation
@@ -31,6 +28,7 @@ __all__ = [
     "named",
     "open_data",
     "read_classes",
+    "vector_crs",
 ]
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 COUNT_PX = 1 << 24  # labels counted at a time

@@ -1,4 +1,4 @@
-"""Label rasters: class numbers, raw values, colours or palettes, brought to a grid."""
+"""Label rasters: class numbers, raw values, colours or palettes, read on a grid."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def most_frequent(labels: Labels, down: csr_matrix, across: csr_matrix) -> Label
 
 
 class RasterLabels:
-    """Blocks of a label raster on a grid. The constructor checks what can be told without pixels.
+    """Blocks of a label raster on a grid. The constructor checks what needs no pixels.
 
     Args:
         image_grid: the image's own grid; labels without CRS and of its size lie on it.

@@ -16,12 +16,23 @@ from rsseg_cli.raster import Grid, gdal
 
 logger = logging.getLogger(__name__)
 VECTOR_SUFFIXES = {".gpkg", ".geojson", ".json", ".shp", ".fgb"}
-BOX_POINTS = 21  # a side, when a box is brought to another CRS
+BOX_POINTS = 21  # a side, when a box is transformed to another CRS
 
 
 def is_vector(path: Path) -> bool:
-    """Whether a label file is read as polygons; its name tells."""
+    """Whether a label file is read as polygons, by its suffix."""
     return path.suffix.lower() in VECTOR_SUFFIXES
+
+
+def vector_crs(path: Path | str) -> str:
+    """CRS of a vector file's first layer, as text; "" if it has none or cannot be read."""
+    import pyogrio
+    from pyogrio.errors import DataSourceError
+
+    try:
+        return str(pyogrio.read_info(path, layer=gdal.first_layer(path))["crs"] or "")
+    except (DataSourceError, OSError, ValueError):
+        return ""
 
 
 class VectorLabels:
@@ -108,7 +119,7 @@ def _field_of(path: Path, fields: Sequence[str], format: LabelFormat) -> str:
 
 
 def _box_in(crs: str | None, grid: Grid) -> tuple[float, float, float, float] | None:
-    """The grid's bounding box in a layer's CRS, None where it cannot be told."""
+    """The grid's bounding box in a layer's CRS, None where it is unknown."""
     from pyproj import CRS, Transformer
     from pyproj.exceptions import ProjError
 
@@ -141,18 +152,18 @@ def _classes(path: Path, frame: Any, format: LabelFormat) -> Any:
             raise DataError(f"{path}: {err}") from err
     known: dict[Any, int] = {}
     classes = np.empty(len(frame), np.uint8)
-    for place, (number, value) in enumerate(frame[field].items()):
+    for index, (number, value) in enumerate(frame[field].items()):
         value = value if isinstance(value, Hashable) else str(value)
         if value not in known:
-            index = format.index_of(value)
-            if index is None:
+            label = format.index_of(value)
+            if label is None:
                 raise DataError(
                     f"{path}: feature {number} has {field} {_shown(value)}, which is no class; needs one of "
                     f"{', '.join(format.class_names)}, or 0 to {len(format.class_names) - 1}. Pass "
                     "--label-field for another attribute, or --vector-class if all polygons are of one class"
                 )
-            known[value] = index
-        classes[place] = known[value]
+            known[value] = label
+        classes[index] = known[value]
     return classes
 
 
@@ -181,7 +192,7 @@ def _polygons(path: Path, frame: Any, grid: Grid) -> Any:
         try:
             flat = flat.to_crs(CRS.from_wkt(grid.crs.to_wkt()))
         except ProjError as err:
-            raise DataError(f"{path}: cannot be brought to its image's CRS ({err})") from err
+            raise DataError(f"{path}: cannot be transformed to its image's CRS ({err})") from err
     flat = flat.make_valid()
     finite = np.isfinite(flat.bounds.to_numpy()).all(axis=1)
     if not finite.all():

@@ -1,4 +1,4 @@
-"""Labels of a scene, rasters or polygons, brought to its grid window by window."""
+"""Labels of a scene, rasters or polygons, read on a grid window by window."""
 
 from __future__ import annotations
 

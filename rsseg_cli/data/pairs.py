@@ -124,12 +124,12 @@ def _pairs(
     # the way that leaves fewest files alone is the one that was meant
     keys = min(keyed, key=lambda keys: len(set(keys[0]) ^ set(keys[1])))
     alone = [sorted(set(keys[0]) - set(keys[1])), sorted(set(keys[1]) - set(keys[0]))]
-    told = [
+    problems = [
         f"{len(names)} of {pattern} have no partner: {named(names)}"
         for names, (pattern, _) in zip(alone, (images, masks), strict=True)
         if names
     ]
-    raise DataError(f"{folder}: {'; '.join(told)}{_advice(images, masks)}")
+    raise DataError(f"{folder}: {'; '.join(problems)}{_advice(images, masks)}")
 
 
 def _keys(folder: Path, pattern: str, paths: Sequence[Path]) -> list[str]:

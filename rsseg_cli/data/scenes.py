@@ -259,7 +259,7 @@ def array_in(folder: Path | None, name: str, shape: tuple[int, ...]) -> NDArray[
 
 
 def release_pages(array: NDArray[np.uint8]) -> None:
-    """Let go of the pages of a memory-mapped array; what was written is on its way to the file."""
+    """Release the pages of a memory-mapped array; writes still reach the file."""
     base: Any = array.base
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         base.madvise(mmap.MADV_DONTNEED)

@@ -111,7 +111,7 @@ def open_torchgeo(name: str, config: DataConfig) -> OpenedData:
 
     Raises:
         UsageError: no such class.
-        DataError: it cannot be opened, or its samples have no image and mask; what was found is told.
+        DataError: it cannot be opened, or its samples have no image and mask.
     """
     kind = data_class(name)
     parts = _parts(kind, name, config)
@@ -204,7 +204,7 @@ def arrays_of(sample: Any, where: str) -> tuple[NDArray[np.generic], NDArray[np.
     """Image (bands, rows, cols) and mask (rows, cols) of a sample.
 
     Raises:
-        DataError: they are missing or of other shapes; what was found is told.
+        DataError: they are missing or of other shapes.
     """
     items = sample if isinstance(sample, dict) else {}
     found = {key: tuple(getattr(value, "shape", ())) for key, value in items.items()}

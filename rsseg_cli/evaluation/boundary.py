@@ -12,7 +12,7 @@ Boundary IoU: Cheng et al., CVPR 2021, equation 4: per class, the IoU of those p
 within d px of its own contour.
 Trimap accuracy: Kohli et al., IJCV 2009: of the labelled pixels within d px of a border between two true
 classes, those that are mapped rightly.
-Weighted F-measure: see `edge_weights`.
+Weighted F-measure: Margolin et al., CVPR 2014, on edges by the Sobel gradient.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ HALF_WINDOW = 3  # px; Margolin's Gaussian is 7 x 7 px
 SIGMA_PX = 5.0
 HALF_WEIGHT_PX = 5.0  # from an edge, where a false edge pixel weighs half of what it gains with distance
 FAR_PX = 128  # false edge pixels farther from an edge weigh 2 in full: at most 2e-8 more than they should
+MAX_WIDTH_PX = 256
 HALO_PX = FAR_PX + 2  # an edge pixel needs two more pixels on each side to be known as one
 
 
@@ -137,12 +138,6 @@ def false_weight(edge: Mask, found: Mask, core: tuple[slice, slice]) -> float:
     distance = distance_transform_edt(~edge)[core][false]
     weights = 2 - np.exp2(-distance / HALF_WEIGHT_PX)
     return float(np.where(distance <= FAR_PX, weights, 2.0).sum())
-
-
-Mask = NDArray[np.bool_]
-Labels = NDArray[np.uint8]
-
-MAX_WIDTH_PX = 256
 
 
 def halo_px(widths: Sequence[int]) -> int:

@@ -11,7 +11,7 @@ from rsseg_cli.data import LabelFormat, datasets
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation.config import PairConfig
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
-from rsseg_cli.raster import Area, Grid, SceneInfo, classes, gdal
+from rsseg_cli.raster import Area, Grid, SceneInfo, classes
 from rsseg_cli.weights import ClassSpec
 
 logger = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def _check_crs(grid: Grid, truth: str) -> None:
     from pyproj import CRS, Transformer
     from pyproj.exceptions import ProjError
 
-    text = _vector_crs(truth) if datasets.is_vector(Path(truth)) else _wkt(SceneInfo.of(truth).grid)
+    text = datasets.vector_crs(truth) if datasets.is_vector(Path(truth)) else _wkt(SceneInfo.of(truth).grid)
     ours = _wkt(grid)
     if not text or not ours:
         return
@@ -169,17 +169,6 @@ def _check_crs(grid: Grid, truth: str) -> None:
 
 def _wkt(grid: Grid) -> str:
     return "" if grid.crs is None else str(grid.crs.to_wkt())
-
-
-def _vector_crs(path: str) -> str:
-    """ "" where it cannot be told; whoever reads the polygons says why."""
-    import pyogrio
-    from pyogrio.errors import DataSourceError
-
-    try:
-        return str(pyogrio.read_info(path, layer=gdal.first_layer(path))["crs"] or "")
-    except (DataSourceError, OSError, ValueError):
-        return ""
 
 
 def _part(grid: Grid, config: PairConfig) -> tuple[tuple[int, int, int, int], Area | None]:
