@@ -210,11 +210,7 @@ class RasterLabels:
         return bounds[0], bounds[1]
 
     def _classes(self, rows: slice, cols: slice) -> Labels:
-        """Class numbers of stored pixels.
-
-        Raises:
-            DataError: a value or colour is no class.
-        """
+        """Class numbers of stored pixels."""
         window = Window.from_slices(rows, cols)
         where = f"{self._path}: rows {rows.start} to {rows.stop - 1} cannot be read"
         with gdal.errors(DataError, where, "The file may be cut short or damaged."):
@@ -270,11 +266,7 @@ def _palette(dataset: Any) -> dict[int, tuple[int, ...]]:
 
 
 def _table_of(dataset: Any, path: Path, format: LabelFormat) -> tuple[list[int], Labels]:
-    """The bands to read and what their values mean.
-
-    Raises:
-        DataError: bands of another number or kind than labels have.
-    """
+    """The bands to read and what their values mean."""
     bands = [band for band, kind in enumerate(dataset.colorinterp, 1) if kind.name != "alpha"]
     kinds = {np.dtype(dataset.dtypes[band - 1]) for band in bands}
     shown = f"{path}: {dataset.count} bands of {', '.join(sorted(map(str, kinds)))}"

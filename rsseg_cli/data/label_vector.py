@@ -139,11 +139,7 @@ def _box_in(crs: str | None, grid: Grid) -> tuple[float, float, float, float] | 
 
 
 def _classes(path: Path, frame: Any, format: LabelFormat) -> Any:
-    """uint8 class numbers of all features.
-
-    Raises:
-        DataError: a value is no class; the feature is named.
-    """
+    """uint8 class numbers of all features."""
     field = frame.attrs["field"]
     if not field:
         try:

@@ -104,11 +104,7 @@ def _matching(folder: Path, pattern: str, suffixes: set[str]) -> list[Path]:
 def _pairs(
     folder: Path, images: tuple[str, list[Path]], masks: tuple[str, list[Path]]
 ) -> list[tuple[Path, Path]]:
-    """Images with their masks, in the images' order.
-
-    Raises:
-        DataError: a file has no partner, or two have the same name.
-    """
+    """Images with their masks, in the images' order."""
     keyed = [[_keys(folder, *side) for side in (images, masks)]]
     keyed.append([[path.stem for path in side[1]] for side in (images, masks)])
     for keys in keyed:

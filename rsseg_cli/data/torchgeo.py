@@ -271,11 +271,7 @@ def _pixel_values(dataset: Any, name: str) -> tuple[float, str, int]:
 def _band_names(
     dataset: Any, channels: int, name: str, config: DataConfig
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names of the bands in the order of the samples', and those to use.
-
-    Raises:
-        UsageError: the bands asked for are neither some of them nor as many.
-    """
+    """Names of the bands in the order of the samples', and those to use."""
     own = getattr(dataset, "all_bands", ())
     own = tuple(map(str, own)) if isinstance(own, (list, tuple)) and len(own) == channels else ()
     own = own or BANDS.get(channels) or tuple(f"band{k + 1}" for k in range(channels))

@@ -84,11 +84,7 @@ def _table_of_map(path: str, names: dict[int, str]) -> datasets.ClassTable:
 
 
 def _check_names(path: str, found: list[str], wanted: tuple[str, ...]) -> None:
-    """Every class of `--classes` is one of the map's.
-
-    Raises:
-        DataError: the map has no such class.
-    """
+    """Every class of `--classes` is one of the map's."""
     known = {classes.plain(name) for name in found}
     missing = [name for name in wanted if classes.plain(name) not in known]
     if missing:
@@ -120,11 +116,7 @@ def _truth_format(truth: str, table: datasets.ClassTable, config: PairConfig) ->
 
 
 def _values_by_name(truth: str, named: dict[int, str], names: tuple[str, ...]) -> dict[int, int]:
-    """Class number by the truth's values.
-
-    Raises:
-        DataError: a name is none of the classes.
-    """
+    """Class number by the truth's values."""
     known = {classes.plain(name): index for index, name in enumerate(names)}
     unknown = [
         f"{name} ({value})"
@@ -145,11 +137,7 @@ def _values_by_name(truth: str, named: dict[int, str], names: tuple[str, ...]) -
 
 
 def _check_crs(grid: Grid, truth: str) -> None:
-    """Coordinates of the truth can be brought to the map's, where both have a CRS.
-
-    Raises:
-        DataError: they cannot.
-    """
+    """Coordinates of the truth can be brought to the map's, where both have a CRS."""
     from pyproj import CRS, Transformer
     from pyproj.exceptions import ProjError
 
@@ -172,11 +160,7 @@ def _wkt(grid: Grid) -> str:
 
 
 def _part(grid: Grid, config: PairConfig) -> tuple[tuple[int, int, int, int], Area | None]:
-    """The window of the map that is looked at, and the area in it.
-
-    Raises:
-        UsageError: they lie outside the map, or do not overlap.
-    """
+    """The window of the map that is looked at, and the area in it."""
     top, left, bottom, right = 0, 0, grid.height, grid.width
     area = Area.read(config.aoi, grid) if config.aoi is not None else None
     windows = [grid.window_of_bbox(config.bbox)] if config.bbox is not None else []
