@@ -111,7 +111,7 @@ class NoiseSchedule(nn.Module):
         return (noisy - signal * clean) / spread
 
     def step(self, noisy: Tensor, clean: Tensor, time: Tensor, next_time: Tensor) -> Tensor:
-        """DDIM without new noise: from x_t and the x_0 found at t to x at an earlier step."""
+        """DDIM without new noise: from x_t and the x_0 predicted at t to x at an earlier step."""
         return self.add_noise(clean, self.noise_of(noisy, clean, time), next_time)
 
 

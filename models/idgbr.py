@@ -1,4 +1,4 @@
-"""IDGBR: a diffusion model that redraws the boundaries of a rough label map, guided by the image.
+"""IDGBR: a diffusion model that redraws the boundaries of a coarse label map, guided by the image.
 
 Source: arXiv 2507.01573 and its released program (Apache-2.0), on Stable Diffusion 1.5's networks through
 diffusers; released checkpoints are read by `rsseg models import`.

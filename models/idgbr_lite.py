@@ -1,4 +1,4 @@
-"""IDGBR at a size for the CPU: a diffusion model that moves a rough label map's boundaries onto the image's.
+"""IDGBR at a size for the CPU: a diffusion model that moves a coarse label map's boundaries onto the image's.
 
 The parts are those of IDGBR (arXiv 2507.01573): a label embedding and codec, a denoising network with an
 encoder of its own, conditions from image and coarse map that are encoded once, and guidance blocks that add
@@ -19,7 +19,7 @@ their residuals to the denoising network's skips. What differs, each for a reaso
     paper                here
     z, z_rough           clean, rough       (B, K, h, w), h = H / 4
     CG Net               GuidanceBlock, one for each skip and the middle
-    conditions           Conditions: image and rough features of each level, joined
+    conditions           Conditions: image and coarse features of each level, joined
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from .idgbr_lite_codec import CODE_CHANNELS, STRIDE, LabelCodec
 from .losses import IGNORE
 
 MIN_PROBABILITY = 1e-6
-PROBABILITY_SCALE = 254  # stands for a probability of 1 in uint8
+PROBABILITY_SCALE = 254  # a probability of 1 in uint8
 OUTSIDE_WEIGHT = 0.1  # of pixels away from boundaries in the loss
 LATENT_WEIGHT = 0.25
 START_SHARE = 0.5  # of the times in training that are the sampler's first; fewer made it worse

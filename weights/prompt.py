@@ -51,10 +51,10 @@ def empty_prompt(folder: Path) -> Tensor:
 
     try:
         with torch.no_grad():
-            places = encoder.read(f"{start}{POSITIONS}")
+            positions = encoder.read(f"{start}{POSITIONS}")
             words = encoder.read(f"{start}embeddings.token_embedding.weight")
             # the vocabulary's last two words mark start and end; the end also fills the rest
-            x = torch.cat([words[-2:-1], words[-1:].expand(len(places) - 1, -1)]) + places
+            x = torch.cat([words[-2:-1], words[-1:].expand(len(positions) - 1, -1)]) + positions
             for layer in range(MAX_LAYERS):
                 name = f"encoder.layers.{layer}"
                 if f"{start}{name}.layer_norm1.weight" not in encoder.shapes:

@@ -59,7 +59,7 @@ class TrainedModel:
 
 
 class BundledModel(NamedTuple):
-    """A model that comes with the program: its file in this folder and the file's SHA-256."""
+    """A bundled model: its file in this folder and the file's SHA-256."""
 
     file: str
     sha256: str
@@ -82,7 +82,7 @@ MODELS = {
 
 
 def list_models() -> tuple[str, ...]:
-    """Names of the models that come with the program."""
+    """Names of the bundled models."""
     return tuple(sorted(MODELS))
 
 

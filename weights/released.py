@@ -38,12 +38,9 @@ ENCODERS: dict[tuple[tuple[int, ...], int], str] = {  # (blocks a stage, width o
     ((3, 3, 27, 3), 256): "convnext_xlarge",
 }
 BLOCK_PARTS = {
-    "conv_dw": "block.0",
-    "norm": "block.2",
-    "mlp.fc1": "block.3",
-    "mlp.fc2": "block.5",
+    "conv_dw": "block.0", "norm": "block.2", "mlp.fc1": "block.3", "mlp.fc2": "block.5",
     "gamma": "layer_scale",
-}
+}  # fmt: skip
 BRIDGE_PARTS = {
     "query": "dict_to_feat",
     "value": "feat_to_dict",
@@ -90,7 +87,7 @@ def read_bicor_seg(path: Path, *, topk_ratio: float, layers: int | None = None) 
         if stored[name].squeeze().shape != tensor.squeeze().shape:
             shapes = f"{list(stored[name].shape)}, the network needs {list(tensor.shape)}"
             raise ModelError(f"{path}: tensor {name} is {shapes}")
-        # linear layers and 1 x 1 convolutions differ in trailing axes of length 1 alone
+        # linear layers and 1 x 1 convolutions differ only in trailing axes of length 1
         renamed[own] = to_float32(stored[name].reshape(tensor.shape), name, path)
     network.load_state_dict(renamed, strict=True, assign=True)
     return network.eval()
@@ -105,9 +102,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         )
     for name, value in tensors.items():
         check_plain(path, name, value)
-    if (
-        f"{CLASS_TABLE}.weight" in tensors
-    ):  # an embedding layer in the released program, one parameter in ours
+    # an embedding layer in the released program, one parameter in ours
+    if f"{CLASS_TABLE}.weight" in tensors:
         tensors[CLASS_TABLE] = tensors.pop(f"{CLASS_TABLE}.weight")
     return tensors
 

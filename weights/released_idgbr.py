@@ -90,8 +90,8 @@ def read_idgbr(path: Path, stable_diffusion: Path, classes: int, prompt: Path | 
     embedding_names = _embedding_names(embedding)
     table = embedding.shapes.get(embedding_names["table"], [])
     if table != [classes, 3]:
-        found = f"{embedding_names['table']} is {table or 'not there'}"
-        raise ModelError(f"{embedding.path}: {found}; --classes names {classes}, which needs {[classes, 3]}")
+        given = f"{embedding_names['table']} is {table or 'not there'}"
+        raise ModelError(f"{embedding.path}: {given}; --classes names {classes}, which needs {[classes, 3]}")
     config = _config(stable_diffusion, classes, prompt, **_guidance_sizes(interact))
     network = _empty(config, stable_diffusion)
     _check_config(generator, network.denoiser)
@@ -151,10 +151,10 @@ def _config(folder: Path, classes: int, prompt: Path | None, **more: Any) -> Idg
 
 
 def _check_schedule(path: Path) -> None:
-    found = read_json(path)
+    given = read_json(path)
     for key, needed in SCHEDULE.items():
-        if found.get(key, needed) != needed:
-            raise ModelError(f"{path}: {key} is {found[key]!r:.80}; needs {needed!r}")
+        if given.get(key, needed) != needed:
+            raise ModelError(f"{path}: {key} is {given[key]!r:.80}; needs {needed!r}")
 
 
 def _guidance_sizes(interact: TensorFolder) -> dict[str, int]:
@@ -223,8 +223,8 @@ def _check_names(network: nn.Module, folder: TensorFolder, name_of: Callable[[st
 def _prompt_state(config: IdgbrConfig, folder: Path, prompt: Path | None) -> dict[str, Tensor]:
     embedding = _read_prompt(folder, prompt)
     if embedding.shape != (config.text_tokens, config.text_channels):
-        found = f"{prompt or folder / 'text_encoder'}: prompt embedding {list(embedding.shape)}"
-        raise ModelError(f"{found}; needs {[config.text_tokens, config.text_channels]}")
+        given = f"{prompt or folder / 'text_encoder'}: prompt embedding {list(embedding.shape)}"
+        raise ModelError(f"{given}; needs {[config.text_tokens, config.text_channels]}")
     return {"prompt": embedding.unsqueeze(0)}
 
 
