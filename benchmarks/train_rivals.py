@@ -162,7 +162,7 @@ def main() -> None:
         for name in args.networks.split(","):
             network = build(name, len(spec.classes), seed)
             config = dataclasses.replace(base, seed=seed)
-            crops = CropDataset(loaded[0], training.crop_config(spec, config), loaded[2])
+            crops = CropDataset(loaded.train, config, loaded.drawn, gsd_m=spec.gsd_m or 1.0)
             seconds = seconds_a_step(network, spec, crops, config)
             steps = int(args.cpu_minutes * 60 / seconds)
             config = dataclasses.replace(
@@ -181,7 +181,7 @@ def main() -> None:
                 "cpu_minutes": round((time.process_time() - used) / 60, 1),
                 "best_epoch": result.epoch,
             }
-            for part, scenes in (("val", loaded[1]), ("test", tests)):
+            for part, scenes in (("val", loaded.val), ("test", tests)):
                 scores = evaluate(network, spec, scenes)
                 row[part] = {
                     "miou": round(scores["miou"], 4),

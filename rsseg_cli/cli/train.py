@@ -156,7 +156,7 @@ def train_idgbr(
         kinds.ModelInfo(**{"name": output.stem, "gsd_m": data.gsd_m, **info}),
         coarse=coarse or (),
         closer_maps=closer_maps or (),
-        behind=behind,
+        base_model=behind,
         show=lambda table: None if quiet else typer.echo(table, err=True),
         command=_command_line(ctx),
         overwrite=overwrite,

@@ -12,14 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from rsseg_cli.data import datasets
-from rsseg_cli.training.module import protocol_scores
-from rsseg_cli.training.recipes import Settings
+from rsseg_cli.training.recipes import RunSettings, Settings
 from rsseg_cli.training.train_model import TrainResult
 from rsseg_cli.weights import ModelSpec, save_model
 
@@ -32,63 +28,29 @@ def round_to_stored(network: nn.Module) -> None:
                 tensor.copy_(tensor.half())
 
 
-def finish(
+def save_trained(
     network: nn.Module,
     spec: ModelSpec,
-    settings: Settings,
+    settings: RunSettings,
     result: TrainResult,
-    test: NDArray[np.integer] | None,
+    scores: Mapping[str, Any],
     output: Path,
     *,
-    protocol: datasets.ScoringProtocol | None = None,
-    found: str = "",
+    table: str = "",
     command: str = "",
     overwrite: bool = False,
 ) -> ModelSpec:
-    """Write the model file and its card, `<output>.md`; return the spec with settings and scores.
-
-    Args:
-        test: confusion matrix of the test scenes, (N, N) or (N, N + 1).
-    """
-    scores: dict[str, Any] = {
-        "val": {
-            "val_miou": result.score,
-            "epoch": result.epoch,
-            "seconds": result.seconds,
-            "processor_seconds": result.processor_seconds,
-            "steps": result.steps,
-        }
-    }
-    if test is not None:
-        scores["test"] = protocol_scores(test, spec.class_names, protocol or datasets.ScoringProtocol())
-        scores["test"]["confusion"] = test.tolist()
-    values = trained_with(settings, result) | {"recipe": settings.recipe}
-    saved = dataclasses.replace(spec, training=values, scores=scores)
-    save_with_card(saved, network, result, output, found=found, command=command, overwrite=overwrite)
-    return saved
-
-
-def trained_with(settings: Any, result: TrainResult) -> dict[str, Any]:
-    """Return a run's settings, with what was chosen as it ran."""
+    """Write the model file and its card, `<output>.md`; return the spec with settings and `scores`."""
     values = {key: value for part in settings.values().values() for key, value in part.items()}
-    values |= {"crops_per_epoch": result.crops_per_epoch}
-    return values | {"computed_in": result.precision, "computed_on": result.device}
-
-
-def save_with_card(
-    saved: ModelSpec,
-    network: nn.Module,
-    result: TrainResult,
-    output: Path,
-    *,
-    found: str,
-    command: str,
-    overwrite: bool,
-) -> None:
-    """Write the model file, and its card beside it."""
+    values |= {"crops_per_epoch": result.crops_per_epoch, "computed_in": result.precision}
+    values |= {"computed_on": result.device}
+    if isinstance(settings, Settings):
+        values["recipe"] = settings.recipe
+    saved = dataclasses.replace(spec, training=values, scores=scores)
     save_model(output, network, saved, overwrite=overwrite)
-    card = model_card(saved, history=result.history, found=found, command=command)
+    card = model_card(saved, history=result.history, table=table, command=command)
     output.with_suffix(".md").write_text(card, encoding="utf-8")
+    return saved
 
 
 MAX_EPOCH_ROWS = 40
@@ -98,9 +60,9 @@ FINAL_SHARE = 0.1  # a best epoch in this last part of a run: validation still r
 
 
 def model_card(
-    spec: ModelSpec, *, history: Sequence[Mapping[str, Any]] = (), found: str = "", command: str = ""
+    spec: ModelSpec, *, history: Sequence[Mapping[str, Any]] = (), table: str = "", command: str = ""
 ) -> str:
-    """Fill in a model card, Markdown."""
+    """Return a model card, Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rsseg_cli.training", ""),
         autoescape=False,  # Markdown; `text` escapes
@@ -126,7 +88,7 @@ def model_card(
     return environment.get_template("card.md.j2").render(
         spec=spec,
         network=_network(spec),
-        data_table=found,
+        data_table=table,
         test=test,
         val=val,
         absent=absent,
@@ -141,7 +103,7 @@ def model_card(
 def _network(spec: ModelSpec) -> str:
     sizes, refining = spec.network, spec.refinement
     if spec.is_refiner:
-        model = f", behind {refining['model']}" if refining.get("model") else ""
+        model = f", for maps of {refining['model']}" if refining.get("model") else ""
         steps, band_m = refining.get("steps"), refining.get("band_m")
         return f"{spec.architecture}, {steps} steps, a band of {band_m} m around boundaries{model}"
     return (
@@ -151,7 +113,7 @@ def _network(spec: ModelSpec) -> str:
 
 
 def _curve(spec: ModelSpec, history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Return what the card says of validation, epoch by epoch."""
+    """Describe validation, epoch by epoch."""
     val = spec.scores.get("val", {})
     if not history or "epoch" not in val:
         return None

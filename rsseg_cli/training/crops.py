@@ -6,7 +6,6 @@ Every crop follows from (seed, index) alone, so a resumed run sees the crops tha
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,36 +17,12 @@ from torch.utils.data import Dataset, Sampler
 from rsseg_cli.data import LoadedScene
 from rsseg_cli.errors import DataError
 from rsseg_cli.raster import classes as class_values
+from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.weights import ModelSpec
 
 ONE_CROP_PX = 1024 * 1024  # an image of up to this area gives one crop a pass
+Window = tuple[slice, slice]
 ROWS = 1024  # read at once of a scene on disk
-
-
-@dataclass(frozen=True, kw_only=True)
-class CropConfig:
-    """How crops are drawn.
-
-    Attributes:
-        crop_size: px; a multiple of 32.
-        gsd_m: resolution of a crop at scale 1, m a pixel.
-        scales: smallest and largest random scale; 2 shows things twice as large.
-        mosaic: share of crops put together from four.
-        redraw_above: crops are drawn again while one class fills more than this share of their labels.
-        colour: strength of random brightness, contrast, saturation, blur and noise; 0 leaves colours alone.
-        drawn_share: share of crops from drawn scenes, which stand last in the list.
-    """
-
-    crop_size: int = 256
-    gsd_m: float = 1.0
-    scales: tuple[float, float] = (0.75, 1.5)
-    mosaic: float = 0.25
-    turns: bool = True
-    redraw_above: float = 0.75
-    redraws: int = 11
-    colour: float = 1.0
-    drawn_share: float = 0.0
-    seed: int = 0
 
 
 class CropDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -56,13 +31,18 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     Args:
         scenes: real scenes, drawn in proportion to the square root of their labelled area on the ground.
         drawn: drawn scenes, each as likely as the others, `config.drawn_share` of all crops.
+        gsd_m: resolution of a crop at scale 1, m a pixel.
     """
 
     def __init__(
-        self, scenes: Sequence[LoadedScene], config: CropConfig, drawn: Sequence[LoadedScene] = ()
+        self,
+        scenes: Sequence[LoadedScene],
+        config: TrainConfig,
+        drawn: Sequence[LoadedScene] = (),
+        *,
+        gsd_m: float = 1.0,
     ) -> None:
-        self.scenes = [*scenes, *drawn]
-        self.config = config
+        self.scenes, self.config, self.gsd_m = [*scenes, *drawn], config, gsd_m
         weights = np.sqrt([_labelled_px(scene) * scene.gsd_m**2 for scene in scenes])
         if not weights.sum():
             raise DataError("no labelled pixel in the training scenes")
@@ -76,30 +56,27 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         return image, planes[0].long()
 
     def crop(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Image float32 (bands, crop, crop) in [0, 1], and the planes of `planes` uint8 (P, crop, crop)."""
+        """Return an image float32 (bands, crop, crop) in [0, 1], and its `planes` uint8 (P, crop, crop)."""
         size = self.config.crop_size
         if rng.random() < self.config.mosaic:
-            image, planes = self._mosaic(rng)
+            parts = [self._varied_crop(rng, size // 2) for _ in range(4)]
+            image, planes = (
+                torch.cat([torch.cat(quarters[:2], 2), torch.cat(quarters[2:], 2)], 1)
+                for quarters in zip(*parts, strict=True)
+            )
         else:
             image, planes = self._varied_crop(rng, size)
         if self.config.turns:
-            image, planes = _turn(image, planes, rng)
+            quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
+            image, planes = (torch.rot90(item, quarters, (1, 2)) for item in (image, planes))
+            image, planes = (image.flip(2), planes.flip(2)) if flip else (image, planes)
         if self.config.colour:
             image = jitter_colours(image, rng, self.config.colour)
         return image.contiguous(), planes.contiguous()
 
-    def planes(self, scene: int, window: tuple[slice, slice], rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Class planes of a window of a scene, (P, rows, cols); the first holds the labels."""
+    def planes(self, scene: int, window: Window, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """Return class planes of a window of a scene, (P, rows, cols); the first holds the labels."""
         return self.scenes[scene].labels[None, *window]
-
-    def _mosaic(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        half = self.config.crop_size // 2
-        parts = [self._varied_crop(rng, half) for _ in range(4)]
-        image, planes = (
-            torch.cat([torch.cat(quarters[:2], 2), torch.cat(quarters[2:], 2)], 1)
-            for quarters in zip(*parts, strict=True)
-        )
-        return image, planes
 
     def _varied_crop(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
         for _ in range(self.config.redraws):
@@ -115,7 +92,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
         scene = self.scenes[index]
         low, high = self.config.scales
         scale = float(np.exp(rng.uniform(np.log(low), np.log(high))))
-        side = max(8, round(size * self.config.gsd_m / scene.gsd_m / scale))
+        side = max(8, round(size * self.gsd_m / scene.gsd_m / scale))
         height, width = scene.labels.shape
         row = int(rng.integers(0, max(height - side, 0) + 1))
         col = int(rng.integers(0, max(width - side, 0) + 1))
@@ -126,7 +103,7 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
 def pad_to(
     image: NDArray[np.uint8], planes: NDArray[np.uint8], side: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Both at `side` x `side` px: what lacks on the right and below is the image's edge and no class."""
+    """Pad both on the right and below to `side` x `side` px: with the image's edge, with no class."""
     short = (0, 0), (0, side - image.shape[1]), (0, side - image.shape[2])
     if image.shape[1:] == (side, side):
         return image, planes
@@ -134,9 +111,7 @@ def pad_to(
 
 
 def _resize(image: NDArray[np.uint8], planes: NDArray[np.uint8], size: int) -> tuple[Tensor, Tensor]:
-    pixels = (
-        torch.from_numpy(np.array(image))[None].float() / 255
-    )  # copies: a scene's own files are read-only
+    pixels = torch.from_numpy(np.array(image))[None].float() / 255  # a copy: a scene's files are read-only
     classes = torch.from_numpy(np.array(planes))[None]
     if pixels.shape[-1] != size:
         pixels = F.interpolate(
@@ -146,19 +121,10 @@ def _resize(image: NDArray[np.uint8], planes: NDArray[np.uint8], size: int) -> t
     return pixels[0], classes[0]
 
 
-def _turn(image: Tensor, planes: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
-    image, planes = torch.rot90(image, quarters, (1, 2)), torch.rot90(planes, quarters, (1, 2))
-    return (image.flip(2), planes.flip(2)) if flip else (image, planes)
-
-
 def jitter_colours(image: Tensor, rng: np.random.Generator, strength: float) -> Tensor:
-    """Random gain a band, gamma, saturation, contrast, blur and noise: another sensor, another hour, another
-    country.
+    """Vary gain by band, saturation, contrast, gamma, blur and noise of an image (bands, H, W) in [0, 1].
 
     Args:
-        image: (bands, H, W) in [0, 1].
-        rng: source of the random numbers.
         strength: 0 changes nothing, 1 is strong.
     """
     bands = image.shape[0]
@@ -181,33 +147,26 @@ def jitter_colours(image: Tensor, rng: np.random.Generator, strength: float) -> 
 
 
 def _labelled_px(scene: LoadedScene) -> int:
-    height = scene.labels.shape[0]
-    return sum(
-        int(np.count_nonzero(scene.labels[row : row + ROWS] != class_values.IGNORE))
-        for row in range(0, height, ROWS)
-    )
+    rows = range(0, scene.labels.shape[0], ROWS)
+    return sum(int(np.count_nonzero(scene.labels[row : row + ROWS] != class_values.IGNORE)) for row in rows)
 
 
-def crops_per_pass_of(scenes: Sequence[LoadedScene], config: CropConfig) -> int:
-    """Crops that make one pass over the scenes: one of an image of up to 1024 x 1024 px, as the released
-    program draws them of LoveDA; of a larger one as many as fill its area."""
+def crops_per_pass_of(scenes: Sequence[LoadedScene], config: TrainConfig, gsd_m: float = 1.0) -> int:
+    """Count the crops of one pass over the scenes: as many as fill the area of an image, one for an image of
+    up to 1024 x 1024 px, as the released program draws them of LoveDA."""
     total = 0
     for scene in scenes:
-        height, width = scene.labels.shape
-        crop_px = (config.crop_size * config.gsd_m / scene.gsd_m) ** 2
-        native_px = height * width
-        total += 1 if native_px <= ONE_CROP_PX else max(1, round(native_px / crop_px))
+        crop_px = (config.crop_size * gsd_m / scene.gsd_m) ** 2
+        is_small = scene.labels.size <= ONE_CROP_PX
+        total += 1 if is_small else max(1, round(scene.labels.size / crop_px))
     return total
 
 
 class EpochSampler(Sampler[int]):
     """Indices that never repeat: epoch e yields e * length to (e + 1) * length - 1.
 
-    Of several processes each takes its own batches, so that `world` of them with batches of B see in a step
-    what one alone sees with batches of world * B.
-
-    Args:
-        length: crops an epoch, of all processes together; a multiple of `batch_size` * `world`.
+    `length` counts the crops of all processes. `world` processes with batches of B see in a step what one
+    sees with batches of world * B.
     """
 
     def __init__(self, length: int, batch_size: int = 1, rank: int = 0, world: int = 1) -> None:
@@ -229,45 +188,63 @@ class EpochSampler(Sampler[int]):
         return self.length // self.world
 
 
-class TileDataset(Dataset[tuple[Tensor, Tensor]]):
+class TileDataset(Dataset[tuple[Tensor, ...]]):
     """Whole scenes in tiles without overlap, for validation: image (bands, tile, tile), labels (tile, tile).
 
-    Of several processes (`rank` of `world`) each takes every world-th tile; one for which none is left gets a
-    tile without labels, as all of them have to take part.
+    Process `rank` of `world` takes every world-th tile. A process without a tile, which has to take part too,
+    takes one without labels.
     """
 
     def __init__(self, scenes: Sequence[LoadedScene], tile_size: int, rank: int = 0, world: int = 1) -> None:
-        self.tile_size = tile_size
-        tiles = [
-            (scene, row, col)
-            for scene in scenes
-            for row in range(0, scene.labels.shape[0], tile_size)
-            for col in range(0, scene.labels.shape[1], tile_size)
-        ]
+        self.scenes, self.tile_size = scenes, tile_size
+        tiles = self.choose(
+            [
+                (index, (slice(row, row + tile_size), slice(col, col + tile_size)))
+                for index, scene in enumerate(scenes)
+                for row in range(0, scene.labels.shape[0], tile_size)
+                for col in range(0, scene.labels.shape[1], tile_size)
+            ]
+        )
         self.tiles = tiles[rank::world] or tiles[:1]
         self.blank = rank >= len(tiles)
+
+    def choose(self, tiles: list[tuple[int, Window]]) -> list[tuple[int, Window, int]]:
+        """Return the tiles (scene, window) of all processes, with a number each."""
+        return [(*tile, number) for number, tile in enumerate(tiles)]
 
     def __len__(self) -> int:
         return len(self.tiles)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        scene, row, col = self.tiles[index]
-        window = slice(row, row + self.tile_size), slice(col, col + self.tile_size)
-        image, planes = pad_to(scene.image[:, *window], scene.labels[None, *window], self.tile_size)
-        labels = np.full_like(planes[0], class_values.IGNORE) if self.blank else np.array(planes[0])
-        return torch.from_numpy(np.array(image)).float() / 255, torch.from_numpy(labels).long()
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        image, planes = self.tile(index)
+        return image, planes[0].long()
+
+    def planes(self, scene: int, window: Window) -> NDArray[np.uint8]:
+        """Return class planes of a window of a scene, (P, rows, cols); the first holds the labels."""
+        return self.scenes[scene].labels[None, *window]
+
+    def tile(self, index: int) -> tuple[Tensor, Tensor]:
+        """Return a tile's image in [0, 1] and its `planes` uint8."""
+        scene, window, _ = self.tiles[index]
+        image, planes = pad_to(
+            self.scenes[scene].image[:, *window], self.planes(scene, window), self.tile_size
+        )
+        image, planes = np.array(image), np.array(planes)  # copies: a scene's files are read-only
+        if self.blank:
+            planes[0] = class_values.IGNORE
+        return torch.from_numpy(image).float() / 255, torch.from_numpy(planes)
 
 
 def draw_training_scenes(
     spec: ModelSpec, *, count: int, gsd_m: float, size: int = 1024, seed: int = 1000
 ) -> list[LoadedScene]:
-    """Drawn scenes with the model's classes: classes of one name are the same, others become `background` or
-    unlabelled. Resolutions finer or coarser than can be drawn become the nearest that can.
+    """Draw scenes with the model's classes, matched by name; others become `background`, else unlabelled.
+
+    A resolution that cannot be drawn becomes the nearest that can.
     """
     from rsseg_cli.data import synthetic
 
     gsd_m = min(max(gsd_m, synthetic.GSD_RANGE_M[0]), synthetic.GSD_RANGE_M[1])
-
     names, drawn = spec.class_names, [name for name, _ in synthetic.CLASSES]
     other = names.index("background") if "background" in names else class_values.IGNORE
     if not set(names) & set(drawn):

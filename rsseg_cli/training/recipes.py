@@ -1,15 +1,17 @@
-"""Settings of a training run, put together: defaults < recipe < TOML file < options of the command line."""
+"""Settings of a training run, merged: defaults < recipe < TOML file < options of the command line."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import tomllib
 import typing
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -23,19 +25,14 @@ from rsseg_cli.training.config import (
 )
 
 MAX_CONFIG_BYTES = 1_000_000
-SECTIONS = {
-    "network": tuple(item.name for item in dataclasses.fields(NetworkSettings)),
-    "training": (
-        "epochs", "crops_per_epoch", "batch_size", "accumulate", "precision", "learning_rate", "end_rate",
-        "encoder_rate", "schedule", "warmup", "weight_decay", "decay_vectors", "lookahead",
-        "lookahead_alpha", "clip", "ema", "patience", "tile_size", "workers", "seed",
-    ),
-    "crops": (
-        "crop_size", "scales", "mosaic", "turns", "redraw_above", "redraws", "colour", "drawn_share",
-        "drawn_scenes",
-    ),
-    "losses": ("smoothing", "auxiliary", "heatmaps", "fisher", "fisher_last"),
-}  # fmt: skip
+CROPS = (
+    "crop_size", "scales", "mosaic", "turns", "redraw_above", "redraws", "colour", "drawn_share",
+    "drawn_scenes",
+)  # fmt: skip
+LOSSES = ("smoothing", "auxiliary", "heatmaps", "fisher", "fisher_last")
+NOT_FOR_REFINERS = (
+    "encoder_rate", "schedule", "decay_vectors", "lookahead", "lookahead_alpha", "mosaic", "redraws",
+)  # fmt: skip
 
 # Source: arXiv 2512.20255 and its released program. Where neither says anything: Lookahead's k and alpha are
 # those of its paper (arXiv 1907.08610), an epoch is one pass over the scenes, gradients are not clipped.
@@ -61,68 +58,140 @@ RECIPES: dict[str, dict[str, Any]] = {
 PUBLISHED_FOR = ("loveda", "vaihingen", "potsdam")
 
 
+def _names(settings: type, *without: str) -> tuple[str, ...]:
+    return tuple(item.name for item in dataclasses.fields(settings) if item.name not in without)
+
+
+class RunSettings:
+    """Base of all settings of a run: a field for each dataclass in `PARTS`, written by section."""
+
+    PARTS: ClassVar[tuple[type, ...]]
+    SECTIONS: ClassVar[Mapping[str, tuple[str, ...]]]
+    HAS_RECIPE: ClassVar[bool] = False
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Folders of the run's stages within its own, in order."""
+        return ("",)
+
+    @classmethod
+    @functools.cache
+    def types(cls) -> dict[str, Any]:
+        """Setting -> its type."""
+        kinds = ChainMap(*map(typing.get_type_hints, cls.PARTS))
+        return {key: kinds[key] for keys in cls.SECTIONS.values() for key in keys}
+
+    def values(self) -> dict[str, dict[str, Any]]:
+        """Section -> key -> value."""
+        flat = ChainMap(*(vars(part) for part in vars(self).values() if isinstance(part, self.PARTS)))
+        return {section: {key: flat[key] for key in keys} for section, keys in self.SECTIONS.items()}
+
+    def to_toml(self) -> str:
+        """Return a file that `--config` reads back as these settings."""
+        parts = [
+            "\n".join([f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in items.items())])
+            for section, items in self.values().items()
+        ]
+        return "\n\n".join(parts) + "\n"
+
+
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """All settings of a run.
+class Settings(RunSettings):
+    """All settings of a segmentation network's run."""
 
-    Attributes:
-        training: everything else.
-    """
-
+    PARTS = (NetworkSettings, TrainConfig)
+    SECTIONS: ClassVar = {
+        "network": _names(NetworkSettings),
+        "training": _names(TrainConfig, *CROPS, *LOSSES),
+        "crops": CROPS,
+        "losses": LOSSES,
+    }
+    HAS_RECIPE = True
     recipe: str = "default"
     network: NetworkSettings = field(default_factory=NetworkSettings)
     training: TrainConfig = field(default_factory=TrainConfig)
 
-    def values(self) -> dict[str, dict[str, Any]]:
-        """Section -> key -> value, in the order of `SECTIONS`."""
-        flat = vars(self.network) | vars(self.training)
-        return {section: {key: flat[key] for key in keys} for section, keys in SECTIONS.items()}
-
     def to_toml(self) -> str:
-        """A file that `--config` reads back and that gives these settings again."""
-        return "\n".join([f"recipe = {_toml(self.recipe)}", *toml_lines(self.values())]) + "\n"
+        return f"recipe = {_toml(self.recipe)}\n\n{super().to_toml()}"
 
 
-def toml_lines(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Sections with their settings as lines of TOML, an empty one before each."""
-    lines = []
-    for section, items in values.items():
-        lines += ["", f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in items.items())]
-    return lines
+@dataclass(frozen=True, kw_only=True)
+class RefinerSettings(RunSettings):
+    """All settings of a refiner's run."""
+
+    PARTS = (RefinerNetworkSettings, TrainConfig, RefiningConfig)
+    SECTIONS: ClassVar = {
+        "network": _names(RefinerNetworkSettings),
+        "training": _names(TrainConfig, *CROPS, *LOSSES, *NOT_FOR_REFINERS),
+        "crops": tuple(key for key in CROPS if key not in NOT_FOR_REFINERS),
+        "refining": _names(RefiningConfig),
+    }
+    network: RefinerNetworkSettings = field(default_factory=RefinerNetworkSettings)
+    training: TrainConfig = REFINER_TRAINING
+    refining: RefiningConfig = field(default_factory=RefiningConfig)
+
+    def __post_init__(self) -> None:
+        if self.refining.stage == "refiner" and not self.network.init:
+            raise UsageError(
+                "--stage refiner: needs a trained codec; pass --init with the first stage's file"
+            )
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return ("codec", "refiner") if self.refining.stage == "all" else (self.refining.stage,)
 
 
 def resolve_settings(
     given: Mapping[str, Any] | None = None, *, recipe: str = "", config: Path | None = None, dataset: str = ""
 ) -> Settings:
-    """Settings of a run: defaults, then the recipe's, then the file's, then those given.
+    """Merge defaults, the recipe's settings, the file's, and those given.
 
     Args:
-        given: setting -> value, as options name them.
-        recipe: a key of `RECIPES`, or "paper" with a `dataset` that it was published for. Without one, the
-            file's; without that, "finetune" where a model to start from is given.
-        config: TOML file, flat or in sections, with an optional `recipe`.
+        recipe: a key of `RECIPES`, or "paper" with a `dataset` that it was published for; "" takes the
+            file's, else "finetune" with a model to start from, else "default".
+        config: TOML file, flat or in sections.
         dataset: name of the data set, "" for one's own data.
-
-    Raises:
-        UsageError: an unknown recipe or key, a wrong type, a value out of bounds.
     """
     from_file = read_config(config) if config else {}
     given = {key: checked(key, value, "option") for key, value in (given or {}).items()}
     own_recipe = from_file.pop("recipe", "")
-    starts = given.get("init", from_file.get("init", ""))
-    name = recipe_name(recipe or own_recipe or ("finetune" if starts else "default"), dataset)
+    init = given.get("init", from_file.get("init", ""))
+    name = recipe_name(recipe or own_recipe or ("finetune" if init else "default"), dataset)
     merged = {**RECIPES[name], **from_file, **given}
-    network = {key: merged.pop(key) for key in SECTIONS["network"] if key in merged}
-    _check_start(network.get("init", ""), given, ("arch", "neck", "layers", "channels"))
+    _check_start(merged.get("init", ""), given, ("arch", "neck", "layers", "channels"))
     try:
-        return Settings(recipe=name, network=NetworkSettings(**network), training=TrainConfig(**merged))
+        return Settings(
+            recipe=name, network=_part(NetworkSettings, merged), training=_part(TrainConfig, merged)
+        )
     except UsageError as err:
         where = f"recipe {name}" + (f" with {config}" if config else "")
         raise UsageError(f"{err} ({where})") from err
 
 
+def resolve_refiner_settings(
+    given: Mapping[str, Any] | None = None, *, config: Path | None = None
+) -> RefinerSettings:
+    """Merge a refiner's defaults, the file's settings, and those given."""
+    merged = read_config(config, RefinerSettings) if config else {}
+    given = {key: checked(key, value, "option", RefinerSettings) for key, value in (given or {}).items()}
+    merged |= given
+    sizes = _names(RefinerNetworkSettings, "init", "closer", "sd", "align", "encoder_weights", "mean", "std")
+    _check_start(merged.get("init", ""), given, sizes)
+    return RefinerSettings(
+        network=_part(RefinerNetworkSettings, merged),
+        training=dataclasses.replace(
+            REFINER_TRAINING, **{key: merged[key] for key in _names(TrainConfig) if key in merged}
+        ),
+        refining=_part(RefiningConfig, merged),
+    )
+
+
+def _part(kind: type, merged: Mapping[str, Any]) -> Any:
+    return kind(**{key: merged[key] for key in _names(kind) if key in merged})
+
+
 def _check_start(init: str, given: Mapping[str, Any], sizes: Iterable[str]) -> None:
-    """Refuse sizes beside a model to start from: its own count."""
+    """Refuse sizes together with a model to start from, whose sizes count."""
     wrong = sorted(set(sizes) & given.keys())
     if init and wrong:
         option = wrong[0].replace("_", "-")
@@ -130,7 +199,7 @@ def _check_start(init: str, given: Mapping[str, Any], sizes: Iterable[str]) -> N
 
 
 def recipe_name(recipe: str, dataset: str) -> str:
-    """The full name of a recipe; "paper" takes the data set's."""
+    """Return the full name of a recipe; "paper" takes the data set's."""
     if recipe == "paper":
         if dataset not in PUBLISHED_FOR:
             listed = ", ".join(f"paper:{name}" for name in PUBLISHED_FOR)
@@ -144,65 +213,46 @@ def recipe_name(recipe: str, dataset: str) -> str:
     return recipe
 
 
-class Known(NamedTuple):
-    """Settings that a file may hold: keys by section, and their types."""
-
-    sections: Mapping[str, tuple[str, ...]]
-    kinds: Mapping[str, Any]
-    recipes: bool
-
-
-def read_config(path: Path, known: Known | None = None) -> dict[str, Any]:
-    """Settings of a TOML file, flat: keys may stand at its top or in their sections.
-
-    Args:
-        known: what it may hold; those of a segmentation network's run by default.
-    """
+def read_config(path: Path, kind: type[RunSettings] = Settings) -> dict[str, Any]:
+    """Read settings from a TOML file, flat: keys are at its top or in their sections."""
     try:
         if path.stat().st_size > MAX_CONFIG_BYTES:
             raise UsageError(f"{path}: {path.stat().st_size} bytes; at most {MAX_CONFIG_BYTES} are read")
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as err:
         raise UsageError(f"{path}: cannot be read as TOML ({err})") from err
     values: dict[str, Any] = {}
-    known = known or SEGMENTATION
-    for key, value in found.items():
-        if key == "recipe" and known.recipes and isinstance(value, str):
+    for key, value in content.items():
+        if key == "recipe" and kind.HAS_RECIPE and isinstance(value, str):
             values[key] = value
         elif isinstance(value, dict):
-            values |= _section(path, key, value, known)
+            values |= _section(path, key, value, kind)
         else:
-            values[key] = checked(key, value, str(path), known)
+            values[key] = checked(key, value, str(path), kind)
     return values
 
 
-def _section(path: Path, section: str, values: dict[str, Any], known: Known) -> dict[str, Any]:
-    sections = known.sections
-    if section not in sections:
-        raise UsageError(f"{path}: section [{section:.80}] is unknown; needs one of {', '.join(sections)}")
-    wrong = sorted(set(values) - set(sections[section]))
-    if wrong:
-        allowed = ", ".join(sections[section])
-        raise UsageError(f"{path}: [{section}] has no setting {wrong[0]!r:.80}; needs {allowed}")
-    return {key: checked(key, value, f"{path}: [{section}]", known) for key, value in values.items()}
+def _section(path: Path, section: str, values: dict[str, Any], kind: type[RunSettings]) -> dict[str, Any]:
+    allowed = kind.SECTIONS.get(section)
+    if allowed is None:
+        raise UsageError(
+            f"{path}: section [{section:.80}] is unknown; needs one of {', '.join(kind.SECTIONS)}"
+        )
+    if wrong := sorted(values.keys() - set(allowed)):
+        raise UsageError(f"{path}: [{section}] has no setting {wrong[0]!r:.80}; needs {', '.join(allowed)}")
+    return {key: checked(key, value, f"{path}: [{section}]", kind) for key, value in values.items()}
 
 
-def setting_types() -> dict[str, Any]:
-    """Setting -> its type."""
-    return typing.get_type_hints(NetworkSettings) | typing.get_type_hints(TrainConfig)
-
-
-def checked(key: str, value: Any, where: str, known: Known | None = None) -> Any:
-    """The value in the setting's type; whole numbers serve as decimal ones, lists as tuples."""
-    known = known or SEGMENTATION
-    kinds = known.kinds
-    if key not in kinds:
-        names = ", ".join([*(["recipe"] if known.recipes else []), *kinds])
+def checked(key: str, value: Any, where: str, kind: type[RunSettings] = Settings) -> Any:
+    """Return the value in the setting's type; whole numbers serve as decimal ones, lists as tuples."""
+    types = kind.types()
+    if key not in types:
+        names = ", ".join(["recipe"] * kind.HAS_RECIPE + [*types])
         raise UsageError(f"{where}: unknown setting {key!r:.80}; needs one of {names}")
     try:
-        return msgspec.convert(value, kinds[key])
+        return msgspec.convert(value, types[key])
     except msgspec.ValidationError as err:
-        raise UsageError(f"{where}: {key} = {value!r:.80}; needs {_words(kinds[key])}") from err
+        raise UsageError(f"{where}: {key} = {value!r:.80}; needs {_words(types[key])}") from err
 
 
 def _words(kind: Any) -> str:
@@ -225,93 +275,3 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     return repr(value)
-
-
-SEGMENTATION = Known(SECTIONS, setting_types(), recipes=True)
-
-
-REFINER_SECTIONS = {
-    "network": tuple(item.name for item in dataclasses.fields(RefinerNetworkSettings)),
-    "training": (
-        "epochs", "crops_per_epoch", "batch_size", "accumulate", "precision", "learning_rate", "end_rate",
-        "warmup", "weight_decay", "clip", "ema", "patience", "tile_size", "workers", "seed",
-    ),
-    "crops": ("crop_size", "scales", "turns", "redraw_above", "colour", "drawn_share", "drawn_scenes"),
-    "refining": tuple(item.name for item in dataclasses.fields(RefiningConfig)),
-}  # fmt: skip
-
-
-SIZES = (
-    "encoder",
-    "widths",
-    "middle",
-    "window_px",
-    "latent_channels",
-    "codec_channels",
-    "noise",
-    "band_px",
-    "steps",
-    "time_sampling",
-)  # fmt: skip; of the network, which --init takes from its model
-
-
-@dataclass(frozen=True, kw_only=True)
-class RefinerSettings:
-    """All settings of a refiner's run.
-
-    Attributes:
-        refining: everything else.
-    """
-
-    network: RefinerNetworkSettings = field(default_factory=RefinerNetworkSettings)
-    training: TrainConfig = REFINER_TRAINING
-    refining: RefiningConfig = field(default_factory=RefiningConfig)
-
-    def __post_init__(self) -> None:
-        if self.refining.stage == "refiner" and not self.network.init:
-            raise UsageError(
-                "--stage refiner: needs a trained codec; pass --init with the first stage's file"
-            )
-
-    def values(self) -> dict[str, dict[str, Any]]:
-        """Section -> key -> value, in the order of `REFINER_SECTIONS`."""
-        flat = vars(self.network) | vars(self.training) | vars(self.refining)
-        return {section: {key: flat[key] for key in keys} for section, keys in REFINER_SECTIONS.items()}
-
-    def to_toml(self) -> str:
-        """As `Settings.to_toml`."""
-        return "\n".join(toml_lines(self.values())[1:]) + "\n"
-
-
-def refiner_setting_types() -> dict[str, Any]:
-    """Setting -> its type."""
-    parts = (RefinerNetworkSettings, TrainConfig, RefiningConfig)
-    kinds = {key: kind for part in parts for key, kind in typing.get_type_hints(part).items()}
-    return {key: kinds[key] for keys in REFINER_SECTIONS.values() for key in keys}
-
-
-REFINER_KNOWN = Known(REFINER_SECTIONS, refiner_setting_types(), recipes=False)
-
-
-def resolve_refiner_settings(
-    given: Mapping[str, Any] | None = None, *, config: Path | None = None
-) -> RefinerSettings:
-    """Settings of a refiner's run: defaults, then the file's, then those given.
-
-    Raises:
-        UsageError: an unknown key, a wrong type, a value out of bounds.
-    """
-    merged = read_config(config, REFINER_KNOWN) if config else {}
-    given = {key: checked(key, value, "option", REFINER_KNOWN) for key, value in (given or {}).items()}
-    merged |= given
-    _check_start(merged.get("init", ""), given, ("arch", *SIZES))
-    course = _of(merged, REFINER_SECTIONS["training"] + REFINER_SECTIONS["crops"])
-    return RefinerSettings(
-        network=RefinerNetworkSettings(**_of(merged, REFINER_SECTIONS["network"])),
-        training=dataclasses.replace(REFINER_TRAINING, **course),
-        refining=RefiningConfig(**_of(merged, REFINER_SECTIONS["refining"])),
-    )
-
-
-def _of(values: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
-    return {key: values[key] for key in keys if key in values}

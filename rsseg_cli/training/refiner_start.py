@@ -1,10 +1,9 @@
-"""Refiners before training: described, built, and filled from another refiner or from published weights."""
+"""Describe and build refiners to train, and fill them from another refiner or from published weights."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,16 @@ from torch import nn
 from rsseg_cli.data import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models import LiteRefiner, LiteRefinerConfig
-from rsseg_cli.training.config import RefinerNetworkSettings
+from rsseg_cli.training.config import ModelInfo, RefinerNetworkSettings
 from rsseg_cli.training.recipes import RefinerSettings
-from rsseg_cli.training.start import LITE, imagenet_lite0, input_statistics, load_encoder
+from rsseg_cli.training.start import (
+    LITE,
+    described,
+    imagenet_lite0,
+    input_statistics,
+    load_encoder,
+    pretrained,
+)
 from rsseg_cli.weights import ModelSpec, load_model, read_spec, registry
 
 logger = logging.getLogger("rsseg_cli")
@@ -27,28 +33,11 @@ CODEC_RANGE = 0.5  # mean and deviation that bring [0, 1] to the [-1, 1] of Stab
 
 
 def describe_refiner(
-    settings: RefinerSettings,
-    *,
-    name: str,
-    data: LabelledData,
-    behind: str = "",
-    gsd_m: float | None = None,
-    gsd_range_m: tuple[float, float] | None = None,
-    texts: Mapping[str, str] | None = None,
+    settings: RefinerSettings, data: LabelledData, info: ModelInfo, base_model: str = ""
 ) -> ModelSpec:
-    """The ModelSpec of the refiner to train.
-
-    Args:
-        gsd_m: m a pixel; None takes that of the refiner to start from, else the data's.
-        gsd_range_m: run without resampling; None: `gsd_m` over the random scales.
-    """
+    """Return the ModelSpec of the refiner to train, for the maps of `base_model`."""
     chosen = settings.network
     start = _start_spec(chosen.init, data) if chosen.init else None
-    gsd_m = gsd_m or (start.gsd_m if start else None) or data.gsd_m
-    if gsd_m and not gsd_range_m:
-        low, high = settings.training.scales
-        gsd_range_m = start.gsd_range_m if start and start.gsd_m == gsd_m else None
-        gsd_range_m = gsd_range_m or (gsd_m / max(high, 1), gsd_m / min(low, 1))
     architecture, network = (start.architecture, start.network) if start else _network_of(chosen, data)
     looking = _closer_spec(chosen.closer, data, architecture, network) if chosen.closer else None
     if looking:
@@ -64,26 +53,17 @@ def describe_refiner(
     if looking:
         mean, std = looking.mean, looking.std  # the encoder is that model's
     refinement = {"steps": network.get("steps", 1), "band_m": settings.refining.band_m}
-    refinement |= _model_behind(behind, looking, start)
-    spec = ModelSpec(
-        name=name,
-        architecture=architecture,
-        classes=data.classes,
-        bands=data.bands,
-        network=network,
-        mean=mean,
-        std=std,
-        gsd_m=gsd_m,
-        gsd_range_m=gsd_range_m,
-        refinement=refinement,
-    )
-    return dataclasses.replace(spec, **dict[str, Any](texts or {}))
+    refinement |= _base_model(base_model, looking, start)
+    return described(
+        data, info, start, settings.training.scales,
+        architecture=architecture, network=network, mean=mean, std=std, refinement=refinement,
+    )  # fmt: skip
 
 
-def _model_behind(behind: str, looking: ModelSpec | None, start: ModelSpec | None) -> dict[str, Any]:
-    """Name of the model whose maps are repaired, and the ground resolution that it works at."""
+def _base_model(model: str, looking: ModelSpec | None, start: ModelSpec | None) -> dict[str, Any]:
+    """Return the name of the model whose maps are refined, and its ground resolution."""
     before = start.refinement if start else {}
-    model = behind or str(before.get("model", ""))
+    model = model or str(before.get("model", ""))
     if model in registry.list_models():
         gsd_m = read_spec(model).gsd_m
     elif looking is not None:
@@ -109,11 +89,11 @@ def _start_spec(init: str, data: LabelledData) -> ModelSpec:
 
 
 def _closer_spec(model: str, data: LabelledData, architecture: str, network: dict[str, Any]) -> ModelSpec:
-    """Of the model that looks closer, which has to share classes, bands and encoder with the refiner."""
+    """Read the model that looks closer, which has to share classes, bands and encoder with the refiner."""
     spec = read_spec(model)
     encoder, own = network.get("encoder"), spec.network.get("encoder")
-    found = spec.architecture, spec.class_names, spec.bands, own
-    if architecture != "idgbr-lite" or found != ("bicor-seg", data.class_names, data.bands, encoder):
+    needed = ("bicor-seg", data.class_names, data.bands, encoder)
+    if architecture != "idgbr-lite" or (spec.architecture, spec.class_names, spec.bands, own) != needed:
         raise ModelError(
             f"--closer {model}: {spec.architecture} of {', '.join(spec.class_names)} on {own}; needs a "
             f"BiCoR-Seg model of {', '.join(data.class_names)} on {encoder}, and --arch lite"
@@ -122,7 +102,7 @@ def _closer_spec(model: str, data: LabelledData, architecture: str, network: dic
 
 
 def _network_of(chosen: RefinerNetworkSettings, data: LabelledData) -> tuple[Any, dict[str, Any]]:
-    """Architecture and sizes as a ModelSpec holds them."""
+    """Return architecture and sizes as a ModelSpec holds them."""
     given = {key: value for key, value in vars(chosen).items() if key in SIZES and value}
     try:
         if chosen.arch == "lite":
@@ -143,7 +123,7 @@ def _network_of(chosen: RefinerNetworkSettings, data: LabelledData) -> tuple[Any
 
 
 def build_refiner(spec: ModelSpec, chosen: RefinerNetworkSettings, seed: int) -> tuple[nn.Module, ModelSpec]:
-    """A refiner for `spec`, started as the settings say, and the spec with its sizes."""
+    """Build a refiner for `spec`, started as the settings say; return it and the spec with its sizes."""
     torch.manual_seed(seed)
     if spec.architecture == "idgbr" and not chosen.init:
         return _build_paper(spec, chosen)
@@ -151,17 +131,18 @@ def build_refiner(spec: ModelSpec, chosen: RefinerNetworkSettings, seed: int) ->
         network = load_model(chosen.init).network
         logger.info("all tensors taken from %s", chosen.init)
     else:
-        weights = "none" if chosen.closer else chosen.encoder_weights  # it brings its own
-        begun = dataclasses.replace(chosen, encoder_weights=weights)
-        network = _build_lite(LiteRefinerConfig(**spec.network), begun)
+        weights = "none" if chosen.closer else chosen.encoder_weights  # `closer` has its own
+        network = _build_lite(LiteRefinerConfig(**spec.network), weights)
     if chosen.closer:
         network = _with_closer(network, LiteRefinerConfig(**spec.network), chosen.closer)
     return network, spec
 
 
 def _with_closer(network: nn.Module, config: LiteRefinerConfig, model: str) -> LiteRefiner:
-    """A refiner that carries a model along, filled from one with or without; what the closer look adds to the
-    conditions begins at 0."""
+    """Build a refiner that includes a model, filled from one with or without it.
+
+    The weights from the closer look to the conditions start at 0.
+    """
     wider = LiteRefiner(config)
     given, own = network.state_dict(), wider.state_dict()
     key = "conditions.rough_in.weight"
@@ -177,18 +158,10 @@ def _with_closer(network: nn.Module, config: LiteRefinerConfig, model: str) -> L
     return wider
 
 
-def _build_lite(config: LiteRefinerConfig, chosen: RefinerNetworkSettings) -> LiteRefiner:
-    """With the encoder's weights that the settings name."""
-    if chosen.encoder_weights == "imagenet" and config.encoder != LITE:
-        try:
-            return LiteRefiner(config, pretrained=True)
-        except (OSError, RuntimeError) as err:
-            raise ModelError(
-                f"ImageNet weights of {config.encoder} cannot be fetched ({err}); pass --encoder-weights "
-                "none, or a file"
-            ) from err
+def _build_lite(config: LiteRefinerConfig, weights: str) -> LiteRefiner:
+    if weights == "imagenet" and config.encoder != LITE:
+        return pretrained(LiteRefiner, config)
     refiner = LiteRefiner(config)
-    weights = chosen.encoder_weights
     if weights in registry.list_models() or weights.endswith(".safetensors"):
         _take_encoder(refiner.conditions.encoder, weights)
     elif weights != "none":
@@ -229,7 +202,7 @@ def _build_paper(spec: ModelSpec, chosen: RefinerNetworkSettings) -> tuple[nn.Mo
 
 
 def build_alignment(network: nn.Module, weights: str) -> nn.Module | None:
-    """The alignment of a paper-size refiner's features to DINOv2's tokens, None without `weights`."""
+    """Return the alignment of a paper-size refiner's features to DINOv2's tokens; None without `weights`."""
     if not weights:
         return None
     from rsseg_cli.models import Idgbr, losses

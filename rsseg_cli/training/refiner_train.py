@@ -1,10 +1,10 @@
-"""Train a refiner: scenes with coarse maps, two stages, the model file."""
+"""Train a refiner in two stages: scenes with coarse maps, codec, denoiser."""
 
 from __future__ import annotations
 
 import dataclasses
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -16,24 +16,20 @@ from torch.utils.data import Dataset
 from rsseg_cli.data import LabelledData, LoadedScene
 from rsseg_cli.errors import UsageError
 from rsseg_cli.models import diffusion
-from rsseg_cli.training.card import save_with_card, trained_with
 from rsseg_cli.training.coarse_maps import CoarseMaker, Maps, closer_looks
-from rsseg_cli.training.config import RefiningConfig, TrainConfig
+from rsseg_cli.training.config import RunOptions, TrainConfig
 from rsseg_cli.training.crops import crops_per_pass_of
-from rsseg_cli.training.recipes import RefinerSettings, resolve_refiner_settings
+from rsseg_cli.training.recipes import RefinerSettings
 from rsseg_cli.training.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
-from rsseg_cli.training.refiner_module import CodecModule, RefinerModule
+from rsseg_cli.training.refiner_module import CodecModule, RefinerModule, StageModule
 from rsseg_cli.training.refiner_start import build_alignment
-from rsseg_cli.training.train_model import TrainResult, crop_config, fit, load_training_scenes, save_settings
-from rsseg_cli.training.trainer import RunOptions, environment_rank
+from rsseg_cli.training.train_model import TrainResult, fit, load_training_scenes
 from rsseg_cli.weights import ModelSpec
-
-STAGES: tuple[diffusion.Stage, ...] = ("codec", "refiner")
 
 
 class RefinerScenes(NamedTuple):
-    """Scenes of a run, with their coarse maps; without maps where only the codec is trained, and with closer
-    looks at the training scenes where these are given."""
+    """`TrainingScenes` with their coarse maps, () where only the codec is trained, and with closer looks at
+    the training scenes, if given."""
 
     train: list[LoadedScene]
     val: list[LoadedScene]
@@ -41,34 +37,6 @@ class RefinerScenes(NamedTuple):
     train_maps: list[Maps]
     val_maps: list[Maps]
     closer: Sequence[NDArray[np.uint8]] = ()
-
-    def by_split(self) -> dict[str, list[LoadedScene]]:
-        """Scenes for `found_table`."""
-        return {"train": self.train, "val": self.val, "drawn": self.drawn}
-
-
-def stages_of(refining: RefiningConfig) -> tuple[diffusion.Stage, ...]:
-    """Return the stages of a run, in order."""
-    return STAGES if refining.stage == "all" else (refining.stage,)
-
-
-def kept_maps(run: RunOptions, *, resume: bool) -> Path:
-    """Return this process's folder for coarse maps; empty it unless the run is resumed."""
-    folder = run.run_dir / f"coarse-{environment_rank()}"
-    if not resume:
-        shutil.rmtree(folder, ignore_errors=True)
-    return folder
-
-
-def save_refiner_settings(run_dir: Path, settings: RefinerSettings, *, resume: bool) -> None:
-    """As `training.save_settings`."""
-    save_settings(
-        run_dir,
-        settings,
-        resume=resume,
-        read=lambda path: resolve_refiner_settings(config=path),
-        stages=stages_of(settings.refining),
-    )
 
 
 def load_refiner_scenes(
@@ -79,13 +47,12 @@ def load_refiner_scenes(
     folder: Path,
     closer: Sequence[str] = (),
 ) -> RefinerScenes:
-    """Training and validation scenes as a segmentation network gets them, and their coarse maps.
+    """Load scenes as for a segmentation network, with their coarse maps.
 
     Args:
-        data: found by `open_data`.
         maker: of the coarse maps; None where only the codec is trained.
-        folder: where arrays are kept as files.
-        closer: rasters of closer looks at the training scenes, see `coarse_maps.closer_looks`.
+        folder: for arrays as files.
+        closer: see `coarse_maps.closer_looks`.
     """
     loaded = load_training_scenes(data, spec, settings.training, folder)
     train = list(zip(data.split("train"), loaded.train, strict=True))
@@ -105,113 +72,73 @@ def check_sizes(network: nn.Module, config: TrainConfig) -> None:
 
 def fit_refiner(
     network: nn.Module, spec: ModelSpec, scenes: RefinerScenes, settings: RefinerSettings, run: RunOptions
-) -> dict[diffusion.Stage, TrainResult]:
-    """Train the stages of a run in place; the network ends with the best weights on validation.
+) -> dict[str, TrainResult]:
+    """Train the stages of a run in place, the network to its best weights on validation.
 
-    A resumed run continues in its stage: each stage has a folder in `run.run_dir`.
-
-    Args:
-        network: a `diffusion.RefinerNetwork`.
-        scenes: see `load_refiner_scenes`.
-        run: where and on what.
+    A resumed run continues in its stage: each has a folder in `run.run_dir`.
     """
     check_sizes(network, settings.training)
-    results: dict[diffusion.Stage, TrainResult] = {}
-    for stage in stages_of(settings.refining):
+    results = {}
+    for stage in settings.stages:
         folder = run.run_dir / stage
         resume = run.resume and (folder / "last.ckpt").exists()
         stage_run = dataclasses.replace(run, run_dir=folder, resume=resume)
-        train_stage = _train_codec if stage == "codec" else _train_denoiser
-        results[stage] = train_stage(network, spec, scenes, settings, stage_run)
+        results[stage] = _train_stage(stage, network, spec, scenes, settings, stage_run)
     return results
 
 
-def _train_codec(
-    network: nn.Module, spec: ModelSpec, scenes: RefinerScenes, settings: RefinerSettings, run: RunOptions
-) -> TrainResult:
-    refining = settings.refining
-    config = dataclasses.replace(
-        settings.training, epochs=refining.codec_epochs, learning_rate=refining.codec_rate, end_rate=0.0
-    )
-    crops = LabelCrops(
-        scenes.train,
-        crop_config(spec, config),
-        scenes.drawn,
-        refining=refining,
-        classes=len(spec.classes),
-    )
-    labels = [scene.labels for scene in scenes.val]  # in place of coarse maps, which the codec does not see
-    return fit(
-        CodecModule.monitored,
-        lambda steps: CodecModule(network, spec, config, steps),
-        crops,
-        lambda rank, world: _tiles(scenes.val, labels, settings, rank, world),
-        config,
-        run,
-        crops_per_pass=crops_per_pass_of(scenes.train, crops.crops.config),
-    )
-
-
-def _train_denoiser(
-    network: nn.Module, spec: ModelSpec, scenes: RefinerScenes, settings: RefinerSettings, run: RunOptions
-) -> TrainResult:
-    config, refining = settings.training, settings.refining
-    how = crop_config(spec, config)
-    crops = RefinerCrops(scenes.train, scenes.train_maps, how, refining, scenes.drawn, scenes.closer)
-    maps = [versions[0] for versions in scenes.val_maps]
-    align = build_alignment(network, settings.network.align)
-    band_px = max(1, round(refining.band_m / (spec.gsd_m or 1.0)))
-    return fit(
-        RefinerModule.monitored,
-        lambda steps: RefinerModule(network, spec, config, steps, band_px, align),
-        crops,
-        lambda rank, world: _tiles(scenes.val, maps, settings, rank, world),
-        config,
-        run,
-        crops_per_pass=crops_per_pass_of(scenes.train, crops.config),
-    )
-
-
-def _tiles(
-    scenes: Sequence[LoadedScene], maps: Sequence[Any], settings: RefinerSettings, rank: int, world: int
-) -> Dataset[Any]:
-    return RefinerTiles(scenes, maps, settings.training.tile_size, settings.refining.val_tiles, rank, world)
-
-
-def finish_refiner(
+def _train_stage(
+    stage: str,
     network: nn.Module,
     spec: ModelSpec,
+    scenes: RefinerScenes,
     settings: RefinerSettings,
-    results: dict[diffusion.Stage, TrainResult],
-    output: Path,
-    *,
-    found: str = "",
-    command: str = "",
-    overwrite: bool = False,
-) -> ModelSpec:
-    """Write the model file and its card `<output>.md` beside it.
+    run: RunOptions,
+) -> TrainResult:
+    config, refining, gsd_m = settings.training, settings.refining, spec.gsd_m or 1.0
+    crops: Dataset[Any]
+    build: Callable[[int], StageModule]
+    if stage == "codec":
+        config = dataclasses.replace(
+            config, epochs=refining.codec_epochs, learning_rate=refining.codec_rate, end_rate=0.0
+        )
+        crops = LabelCrops(
+            scenes.train, config, refining, scenes.drawn, classes=len(spec.classes), gsd_m=gsd_m
+        )
+        maps = [scene.labels for scene in scenes.val]  # instead of coarse maps, which the codec does not see
+        monitored, build = CodecModule.monitored, partial(CodecModule, network, spec, config)
+    else:
+        crops = RefinerCrops(
+            scenes.train, scenes.train_maps, config, refining, scenes.drawn, scenes.closer, gsd_m=gsd_m
+        )
+        maps = [versions[0] for versions in scenes.val_maps]
+        align = build_alignment(network, settings.network.align)
+        band_px = max(1, round(refining.band_m / gsd_m))
+        monitored = RefinerModule.monitored
+        build = partial(RefinerModule, network, spec, config, band_px=band_px, align=align)
+    return fit(
+        monitored,
+        build,
+        crops,
+        lambda rank, world: RefinerTiles(scenes.val, maps, config.tile_size, refining.val_tiles, rank, world),
+        config,
+        run,
+        crops_per_pass=crops_per_pass_of(scenes.train, config, gsd_m),
+    )
 
-    Args:
-        results: of `fit_refiner`.
 
-    Returns:
-        the spec that was saved: with the run's settings and scores.
-    """
-    last = results[stages_of(settings.refining)[-1]]
-    val: dict[str, Any] = {"epoch": last.epoch}
-    val |= {"seconds": sum(item.seconds for item in results.values())}
-    val |= {"steps": sum(item.steps for item in results.values())}
+def validation_scores(results: Mapping[str, TrainResult]) -> dict[str, Any]:
+    """Merge the best scores of all stages, with their time and steps."""
+    val: dict[str, Any] = {"epoch": [*results.values()][-1].epoch}
+    val |= {key: sum(getattr(item, key) for item in results.values()) for key in ("seconds", "steps")}
     for result in results.values():
         best = next((item for item in result.history if item["epoch"] == result.epoch), {})
         val |= {key: value for key, value in best.items() if key.endswith(("iou", "codec_loss"))}
-    saved = dataclasses.replace(spec, training=trained_with(settings, last), scores={"val": val})
-    save_with_card(saved, network, last, output, found=found, command=command, overwrite=overwrite)
-    return saved
+    return val
 
 
-def validation_text(spec: ModelSpec) -> str:
-    """What the saved refiner's validation came to, in words."""
-    val = spec.scores["val"]
+def validation_text(val: Mapping[str, Any]) -> str:
+    """Return the validation scores in words."""
     if "boundary_iou" not in val:
         return f"validation codec loss {val['codec_loss']:.4f}"
     return (

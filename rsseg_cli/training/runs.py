@@ -4,31 +4,48 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.data import DataConfig, LabelledData, datasets
+from rsseg_cli.data import DataConfig, LabelledData, LoadedScene, datasets
 from rsseg_cli.errors import UsageError
 from rsseg_cli.evaluation import evaluate
 from rsseg_cli.system import keep_memory
-from rsseg_cli.training import refiner_train, train_model
-from rsseg_cli.training.card import finish, round_to_stored
+from rsseg_cli.training.card import round_to_stored, save_trained
 from rsseg_cli.training.coarse_maps import CoarseMaker, coarse_sources
 from rsseg_cli.training.config import ModelInfo, RunOptions
-from rsseg_cli.training.recipes import RefinerSettings, Settings
+from rsseg_cli.training.module import protocol_scores
+from rsseg_cli.training.recipes import RefinerSettings, RunSettings, Settings
 from rsseg_cli.training.refiner_start import build_refiner, describe_refiner
+from rsseg_cli.training.refiner_train import (
+    check_sizes,
+    fit_refiner,
+    load_refiner_scenes,
+    validation_scores,
+    validation_text,
+)
 from rsseg_cli.training.start import build_network, describe_model
+from rsseg_cli.training.train_model import (
+    TrainingScenes,
+    TrainResult,
+    check_run,
+    fit_segmenter,
+    load_training_scenes,
+    save_settings,
+    scene_folder,
+)
 from rsseg_cli.training.trainer import environment_rank
 from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec, registry
 
 
 class TrainedFile(NamedTuple):
-    """What a run saved: the spec with its scores, and in words how the (last) stage went."""
+    """A saved run: the spec with its scores, and the (last) stage's result, also in words."""
 
     spec: ModelSpec
-    result: train_model.TrainResult
+    result: TrainResult
     scores: str
 
     def __str__(self) -> str:
@@ -46,58 +63,34 @@ def train(
     command: str = "",
     overwrite: bool = False,
 ) -> TrainedFile | None:
-    """Train BiCoR-Seg and write the model file, with its card beside it.
+    """Train BiCoR-Seg and write the model file and its card, `<output>.md`.
 
     Returns:
         None in all processes of a run but the first.
     """
     registry.check_target(output, overwrite)
     labelled = _open(data, settings.network.init)
-    spec = describe_model(
-        settings,
-        name=info.name,
-        data=labelled,
-        gsd_m=info.gsd_m,
-        gsd_range_m=info.gsd_range_m,
-        texts=info.texts,
-    )
-    is_main = environment_rank() == 0
-    if is_main:
-        train_model.check_run(run.run_dir, resume=run.resume, overwrite=overwrite)
-    keep_memory()
-    network, spec = build_network(
-        spec,
-        init=settings.network.init,
-        encoder_weights=settings.network.encoder_weights,
-        seed=settings.training.seed,
-    )
-    with train_model.scene_folder(run.run_dir) as folder:
-        scenes = train_model.load_training_scenes(labelled, spec, settings.training, folder)
+    spec = describe_model(settings, labelled, info)
+    _start(run, settings, overwrite=overwrite)
+    network, spec = build_network(spec, settings.network, settings.training.seed)
+    with scene_folder(run.run_dir) as folder:
+        scenes = load_training_scenes(labelled, spec, settings.training, folder)
         tests = [source.load(spec, folder) for source in labelled.split("test")]
-        table = datasets.found_table({**scenes._asdict(), "test": tests}, spec.class_names)
-        if is_main:
-            show(table)
-            train_model.save_settings(run.run_dir, settings, resume=run.resume)
-        result = train_model.fit_segmenter(network, spec, scenes, settings.training, run, labelled.protocol)
+        table = _describe_data(scenes, tests, spec, settings, run, show)
+        result = fit_segmenter(network, spec, scenes, settings.training, run, labelled.protocol)
     if not result.is_main:
         return None
     round_to_stored(network)
-    confusion = None
-    if labelled.split("test"):
+    val = {key: getattr(result, key) for key in ("epoch", "seconds", "processor_seconds", "steps")}
+    scores: dict[str, Any] = {"val": {"val_miou": result.score, **val}}
+    if tests:
         model = TrainedModel(copy.deepcopy(network), spec)
         config = PredictConfig(device=run.device)
         confusion = evaluate(model, labelled, "test", config=config, pictures=False).result.confusion
-    saved = finish(
-        network,
-        spec,
-        settings,
-        result,
-        confusion,
-        output,
-        protocol=labelled.protocol,
-        found=table,
-        command=command,
-        overwrite=overwrite,
+        scores["test"] = protocol_scores(confusion, spec.class_names, labelled.protocol)
+        scores["test"]["confusion"] = confusion.tolist()
+    saved = save_trained(
+        network, spec, settings, result, scores, output, table=table, command=command, overwrite=overwrite
     )
     return TrainedFile(saved, result, f"validation mIoU {result.score:.3f}")
 
@@ -111,65 +104,55 @@ def train_refiner(
     *,
     coarse: Sequence[str] = (),
     closer_maps: Sequence[str] = (),
-    behind: str = "",
+    base_model: str = "",
     show: Callable[[str], object] = lambda _: None,
     command: str = "",
     overwrite: bool = False,
 ) -> TrainedFile | None:
-    """Train an IDGBR refiner, codec first, and write the model file with its card.
+    """Train an IDGBR refiner and write the model file and its card, as `train`.
 
     Args:
         coarse: models, folders or patterns of coarse maps, see `coarse_maps.coarse_sources`.
         closer_maps: rasters of closer looks at the training scenes, see `coarse_maps.closer_looks`.
-        behind: the model whose maps the refiner repairs; "" for the first model of `coarse`.
-        show, command: as in `train`.
+        base_model: the model whose maps are refined; "" for the first model of `coarse`.
     """
     registry.check_target(output, overwrite)
-    stages = refiner_train.stages_of(settings.refining)
     labelled = _open(data, settings.network.init)
-    sources = coarse_sources(coarse, labelled.class_names) if "refiner" in stages else []
-    spec = describe_refiner(
-        settings,
-        name=info.name,
-        data=labelled,
-        behind=behind or next((source.model.name for source in sources if source.model), ""),
-        gsd_m=info.gsd_m,
-        gsd_range_m=info.gsd_range_m,
-        texts=info.texts,
-    )
+    sources = coarse_sources(coarse, labelled.class_names) if "refiner" in settings.stages else []
+    base_model = base_model or next((source.model.name for source in sources if source.model), "")
+    spec = describe_refiner(settings, labelled, info, base_model)
     if closer_maps and not spec.network.get("closer"):
         raise UsageError("--closer-maps: needs --closer MODEL, or --init with such a refiner")
-    is_main = environment_rank() == 0
-    if is_main:
-        train_model.check_run(run.run_dir, resume=run.resume, overwrite=overwrite, stages=stages)
-    keep_memory()
+    _start(run, settings, overwrite=overwrite)
     network, spec = build_refiner(spec, settings.network, settings.training.seed)
-    refiner_train.check_sizes(network, settings.training)
-    with train_model.scene_folder(run.run_dir) as folder:
+    check_sizes(network, settings.training)
+    kept = run.run_dir / f"coarse-{environment_rank()}"
+    if not run.resume:
+        shutil.rmtree(kept, ignore_errors=True)
+    with scene_folder(run.run_dir) as folder:
         maker = CoarseMaker(
             sources=sources,
             class_names=labelled.class_names,
             folder=folder,
-            kept=refiner_train.kept_maps(run, resume=run.resume),
+            kept=kept,
             gsds=settings.refining.coarse_gsds,
             device=run.device,
         )
-        scenes = refiner_train.load_refiner_scenes(
+        scenes = load_refiner_scenes(
             labelled, spec, settings, maker if sources else None, folder, closer_maps
         )
-        table = datasets.found_table(scenes.by_split(), spec.class_names)
-        if is_main:
-            show(table)
-            refiner_train.save_refiner_settings(run.run_dir, settings, resume=run.resume)
-        results = refiner_train.fit_refiner(network, spec, scenes, settings, run)
-    last = results[stages[-1]]
+        loaded = TrainingScenes(scenes.train, scenes.val, scenes.drawn)
+        table = _describe_data(loaded, [], spec, settings, run, show)
+        results = fit_refiner(network, spec, scenes, settings, run)
+    last = results[settings.stages[-1]]
     if not last.is_main:
         return None
     round_to_stored(network)
-    saved = refiner_train.finish_refiner(
-        network, spec, settings, results, output, found=table, command=command, overwrite=overwrite
+    val = validation_scores(results)
+    saved = save_trained(
+        network, spec, settings, last, {"val": val}, output, table=table, command=command, overwrite=overwrite
     )
-    return TrainedFile(saved, last, refiner_train.validation_text(saved))
+    return TrainedFile(saved, last, validation_text(val))
 
 
 def _open(data: DataConfig, init: str) -> LabelledData:
@@ -178,3 +161,25 @@ def _open(data: DataConfig, init: str) -> LabelledData:
     if start and not data.dataset and not data.bands:
         data = dataclasses.replace(data, bands=start.bands)
     return datasets.open_data(data, default_classes=start.classes if start else ())
+
+
+def _start(run: RunOptions, settings: RunSettings, *, overwrite: bool) -> None:
+    if environment_rank() == 0:
+        check_run(run.run_dir, resume=run.resume, overwrite=overwrite, stages=settings.stages)
+    keep_memory()
+
+
+def _describe_data(
+    scenes: TrainingScenes,
+    tests: Sequence[LoadedScene],
+    spec: ModelSpec,
+    settings: RunSettings,
+    run: RunOptions,
+    show: Callable[[str], object],
+) -> str:
+    """Return the table of the data; the first process shows it and saves the settings."""
+    table = datasets.found_table({**scenes._asdict(), "test": tests}, spec.class_names)
+    if environment_rank() == 0:
+        show(table)
+        save_settings(run.run_dir, settings, resume=run.resume)
+    return table

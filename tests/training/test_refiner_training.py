@@ -25,8 +25,7 @@ from rsseg_cli.training.coarse_maps import (
     coarse_sources,
     match_files,
 )
-from rsseg_cli.training.config import RefinerNetworkSettings, RefiningConfig
-from rsseg_cli.training.crops import CropConfig
+from rsseg_cli.training.config import ModelInfo, RefinerNetworkSettings, RefiningConfig, TrainConfig
 from rsseg_cli.training.degrade import degrade, dilate, drop_patches, random_map, smooth_labels, warp
 from rsseg_cli.training.recipes import RefinerSettings, resolve_refiner_settings
 from rsseg_cli.training.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
@@ -146,20 +145,20 @@ def test_image_rough_map_and_labels_of_a_crop_have_one_geometry():
     scene = LoadedScene("s", np.repeat(labels[None] * 200, 3, 0), labels, 1.0)
     other = (labels ^ 1).astype(np.uint8)
     plain = RefiningConfig(degrade=0.0, from_labels=0.0)
-    config = CropConfig(crop_size=64, mosaic=0.0, colour=0.0, scales=(1.0, 1.0))
+    config = TrainConfig(crop_size=64, mosaic=0.0, colour=0.0, scales=(1.0, 1.0))
     crops = RefinerCrops([scene], [(other,)], config, plain)
     for index in range(10):
         image, coarse, found = crops[index]
         assert torch.equal(coarse.long(), found ^ 1)
         assert torch.equal((image[0] > 0.5).long(), found)
-    scaled = RefinerCrops([scene], [(other,)], CropConfig(crop_size=64, mosaic=0.0), plain)
+    scaled = RefinerCrops([scene], [(other,)], TrainConfig(crop_size=64, mosaic=0.0), plain)
     assert all(torch.equal(part[1].long(), part[2] ^ 1) for part in (scaled[index] for index in range(10)))
 
 
 def test_a_crop_takes_one_version_and_too_good_maps_are_degraded():
     scene, _ = squares()
     flat = [np.full_like(scene.labels, value) for value in (0, 1)]
-    config = CropConfig(crop_size=64, mosaic=0.0)
+    config = TrainConfig(crop_size=64, mosaic=0.0)
     plain = RefiningConfig(degrade=0.0, from_labels=0.0)
     crops = RefinerCrops([scene], [tuple(flat)], config, plain)
     found = {int(value) for index in range(20) for value in crops[index][1].unique()}
@@ -173,7 +172,7 @@ def test_a_crop_takes_one_version_and_too_good_maps_are_degraded():
 def test_a_closer_look_has_the_crops_geometry_and_drawn_scenes_have_none():
     scene, _ = squares()
     looked = np.stack([(scene.labels == 0) * 254, (scene.labels == 1) * 254]).astype(np.uint8)
-    config = CropConfig(crop_size=64, mosaic=0.0, drawn_share=0.5)
+    config = TrainConfig(crop_size=64, mosaic=0.0, drawn_share=0.5)
     drawn, plain = squares(1)[0], RefiningConfig(degrade=0.0)
     crops = RefinerCrops([scene], [(scene.labels,)], config, plain, [drawn], [looked])
     kinds = set()
@@ -191,7 +190,7 @@ def test_unlabelled_pixels_take_the_models_class_where_labels_are_the_rough_map(
     labels = scene.labels.copy()
     labels[:48] = class_values.IGNORE
     blank = LoadedScene("s", scene.image, labels, 1.0)
-    config = CropConfig(crop_size=64, mosaic=0.0, redraw_above=1.0)
+    config = TrainConfig(crop_size=64, mosaic=0.0, redraw_above=1.0)
     crops = RefinerCrops([blank], [(scene.labels,)], config, RefiningConfig(from_labels=1.0))
     assert all((crops[index][1] != class_values.IGNORE).all() for index in range(10))
     assert any((crops[index][2] == class_values.IGNORE).any() for index in range(10))
@@ -199,10 +198,10 @@ def test_unlabelled_pixels_take_the_models_class_where_labels_are_the_rough_map(
 
 def test_label_maps_of_the_first_stage():
     scene, _ = squares()
-    config = CropConfig(crop_size=64, mosaic=0.0)
-    drawn = LabelCrops([scene], config, refining=RefiningConfig(random_maps=1.0), classes=6)
+    config = TrainConfig(crop_size=64, mosaic=0.0)
+    drawn = LabelCrops([scene], config, RefiningConfig(random_maps=1.0), classes=6)
     assert max(int(drawn[index][0].max()) for index in range(10)) > 1
-    real = LabelCrops([scene], config, refining=RefiningConfig(random_maps=0.0), classes=6)
+    real = LabelCrops([scene], config, RefiningConfig(random_maps=0.0), classes=6)
     assert max(int(real[index][0].max()) for index in range(10)) == 1
     assert real[3][0].dtype == torch.int64
 
@@ -496,16 +495,16 @@ def test_a_refiner_of_other_classes_is_no_start(tmp_path, sheets):
     save_model(path, LiteRefiner(TINY_NETWORK), spec())
     chosen = resolve_refiner_settings({"init": str(path)})
     data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
-    described = describe_refiner(chosen, name="tuned", data=data, gsd_m=0.5)
+    described = describe_refiner(chosen, data, ModelInfo(name="tuned", gsd_m=0.5))
     assert (described.network, described.gsd_m) == (load_model(path).spec.network, 0.5)
     network, _ = build_refiner(described, chosen.network, 0)
     stored = load_model(path).network.state_dict()
     assert all(torch.equal(value, stored[key]) for key, value in network.state_dict().items())
     other = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="ground,roof"))
     with pytest.raises(ModelError, match="classes dark, bright, the data has ground, roof"):
-        describe_refiner(chosen, name="tuned", data=other)
+        describe_refiner(chosen, other, ModelInfo(name="tuned"))
     with pytest.raises(ModelError, match="needs a refiner"):
-        describe_refiner(resolve_refiner_settings({"init": "buildings"}), name="x", data=data)
+        describe_refiner(resolve_refiner_settings({"init": "buildings"}), data, ModelInfo(name="x"))
 
 
 def test_the_encoder_starts_as_a_segmentation_models(tmp_path):
@@ -552,18 +551,18 @@ def test_a_refiner_takes_a_model_along(tmp_path, sheets):
     stored = load_model(path).network.state_dict()
     for given in ({"init": str(plain)}, {"encoder": "test_efficientnet", "widths": (16, 16, 16)}):
         chosen = resolve_refiner_settings({"closer": str(path), **given})
-        described = describe_refiner(chosen, name="both", data=data, gsd_m=1.0)
+        described = describe_refiner(chosen, data, ModelInfo(name="both", gsd_m=1.0))
         assert described.mean == (0.1, 0.2, 0.3)
         network, _ = build_refiner(described, chosen.network, 0)
         assert torch.equal(network.closer.decoder.class_table, stored["decoder.class_table"])
         assert torch.equal(network.conditions.encoder.conv_stem.weight, stored["encoder.conv_stem.weight"])
     other = load_model(plain).network
     chosen = resolve_refiner_settings({"closer": str(path), "init": str(plain)})
-    network, _ = build_refiner(describe_refiner(chosen, name="both", data=data), chosen.network, 0)
+    network, _ = build_refiner(describe_refiner(chosen, data, ModelInfo(name="both")), chosen.network, 0)
     assert torch.equal(network.conditions.rough_in.weight[:, :16], other.conditions.rough_in.weight)
     assert not network.conditions.rough_in.weight[:, 16:].any()
     with pytest.raises(ModelError, match=r"--closer buildings: .* needs a BiCoR-Seg model of dark, bright"):
-        describe_refiner(resolve_refiner_settings({"closer": "buildings"}), name="x", data=data)
+        describe_refiner(resolve_refiner_settings({"closer": "buildings"}), data, ModelInfo(name="x"))
 
 
 def test_closer_looks_come_to_the_training_grid(sheets):
@@ -592,10 +591,10 @@ def test_closer_looks_come_to_the_training_grid(sheets):
 def test_sizes_of_the_paper_are_its_own(sheets):
     data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
     with pytest.raises(UsageError, match="--widths: is a size of --arch lite"):
-        describe_refiner(settings(arch="paper", widths=(16, 16, 16)), name="x", data=data)
+        describe_refiner(settings(arch="paper", widths=(16, 16, 16)), data, ModelInfo(name="x"))
     with pytest.raises(UsageError, match="--sd"):
         RefinerNetworkSettings(arch="lite", sd="folder")
-    described = describe_refiner(settings(arch="paper", steps=3), name="x", data=data, behind="roofs")
+    described = describe_refiner(settings(arch="paper", steps=3), data, ModelInfo(name="x"), "roofs")
     assert described.architecture == "idgbr"
     assert described.mean == described.std == (0.5, 0.5, 0.5)
     assert described.refinement == {"steps": 3, "band_m": 3.0, "model": "roofs"}
@@ -603,9 +602,9 @@ def test_sizes_of_the_paper_are_its_own(sheets):
 
 def test_a_refiner_knows_the_resolution_of_its_model(sheets):
     data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
-    described = describe_refiner(settings(), name="x", data=data, behind="landcover", gsd_m=0.5)
+    described = describe_refiner(settings(), data, ModelInfo(name="x", gsd_m=0.5), "landcover")
     assert described.refinement["model_gsd_m"] == described.assumed_gsd_m == 1.0
     assert described.gsd_m == 0.5
-    unknown = describe_refiner(settings(), name="x", data=data, behind="roofs", gsd_m=0.5)
+    unknown = describe_refiner(settings(), data, ModelInfo(name="x", gsd_m=0.5), "roofs")
     assert "model_gsd_m" not in unknown.refinement
     assert unknown.assumed_gsd_m == 0.5

@@ -104,7 +104,7 @@ def test_sizes_by_arch():
         network_sizes(NetworkSettings(channels=40), 3, 3)
     spec = dataclasses.replace(spec_of(["road"]), network={"classes": 1, "encoder": "vit_tiny_patch16_224"})
     with pytest.raises(UsageError, match="--arch vit_tiny"):
-        build_network(spec, encoder_weights="none")
+        build_network(spec, NetworkSettings(encoder_weights="none"), 0)
 
 
 def test_mean_and_deviation_of_each_band():
@@ -120,6 +120,8 @@ def test_imagenet_weights_for_four_bands(tmp_path):
 
     torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "weights.pth")
     network, _ = build_network(
-        spec_of(["road"], ("nir", "red", "green", "blue")), encoder_weights=str(tmp_path / "weights.pth")
+        spec_of(["road"], ("nir", "red", "green", "blue")),
+        NetworkSettings(encoder_weights=str(tmp_path / "weights.pth")),
+        0,
     )
     assert next(iter(network.encoder.state_dict().values())).shape[1] == 4

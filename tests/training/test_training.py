@@ -291,7 +291,7 @@ def test_settings_of_a_run(tmp_path, caplog):
         training.check_run(tmp_path, resume=False, overwrite=False)
     training.check_run(tmp_path, resume=True, overwrite=False)
     training.save_settings(tmp_path, resolve_settings({"epochs": 5}), resume=True)
-    assert "epochs was 3, is 5 now" in caplog.text
+    assert "epochs was 3 and is now 5" in caplog.text
     training.check_run(tmp_path, resume=False, overwrite=True)
     training.save_settings(tmp_path, settings, resume=False)
     assert not (tmp_path / "last.ckpt").exists()
