@@ -121,7 +121,7 @@ def alternatives(kind: Any) -> tuple[Any, ...]:
 
 def check_bounds(settings: Any) -> None:
     """Check numbers and choices of a settings object against their options; `__post_init__` calls it."""
-    for name, (known, kind) in options_of(type(settings)).items():
+    for name, (known, kind) in options_of(type(settings)).items():  # type: ignore[arg-type]
         value = getattr(settings, name)
         if value is None or (known.unset is not None and value == known.unset):
             continue

@@ -35,7 +35,7 @@ class Options:
         known = {
             name: _Item(name, self.help.get(name, option.help), option, kind, values[name], bool(self.of))
             for source, values in sources
-            for name, (option, kind) in options_of(source).items()
+            for name, (option, kind) in options_of(source).items()  # type: ignore[arg-type]
         }
         return [known[name] for name in self.names.split() or known]
 

@@ -131,7 +131,8 @@ class Engine:
         for part, training in self._modes:
             part.training = training
         if len(self._devices) == 1 and self._devices != {self.device}:
-            self._network.to(*self._devices)
+            (device,) = self._devices
+            self._network.to(device)
         for name, tensor in _tensors(self._network).items():
             if name in self._contiguous:
                 tensor.data = tensor.data.contiguous()

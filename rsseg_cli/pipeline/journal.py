@@ -11,7 +11,6 @@ from msgspec import Meta
 
 from rsseg_cli import files as files_
 
-VERSION = 1
 MAX_BYTES = 64 << 20
 VALUES = 256  # that a uint8 pixel may have
 
@@ -72,7 +71,7 @@ class Journal(msgspec.Struct, kw_only=True):
     """
 
     fingerprint: dict[str, Any]
-    version: Literal[1] = VERSION
+    version: Literal[1] = 1
     passes: dict[str, Checkpoint] = {}
     batches: dict[str, Annotated[int, Meta(ge=1)]] = {}
     finished: list[Text] = []

@@ -89,7 +89,11 @@ def draw_preview(
 
 
 def _check(image: NDArray[np.uint8], labels: NDArray[np.uint8], count: int) -> None:
-    if (image.dtype, labels.dtype, labels.ndim, image.shape) != (np.uint8, np.uint8, 2, (3, *labels.shape)):
+    if (
+        labels.ndim != 2
+        or image.shape != (3, *labels.shape)
+        or {image.dtype, labels.dtype} != {np.dtype(np.uint8)}
+    ):
         given = f"{image.dtype} {image.shape} and {labels.dtype} {labels.shape}"
         raise ValueError(f"needs uint8 (3, h, w) and (h, w), got {given}")
     if labels.size == 0:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import ModelError, UsageError
@@ -100,7 +101,7 @@ def prepare_for_job(job: Job, model: Model, config: RefineConfig) -> tuple[Job, 
 
 def refiner_of(spec: ModelSpec, model: Model, config: RefineConfig) -> Model:
     """Return the refiner that is asked for, or else the one that belongs to the model."""
-    return config.refiner if config.refiner is not None else _refiner_of(spec, model)
+    return cast("Model", config.refiner) if config.refiner is not None else _refiner_of(spec, model)
 
 
 def with_refiner(spec: ModelSpec, model: Model, config: RefineConfig) -> RefineConfig:
@@ -126,7 +127,8 @@ def prepare(
     """Check scene, map, refiner, outputs and settings, without loading weights or writing."""
     map_info = SceneInfo.of(labels)
     made_by = _model_of_map(labels)
-    refiner = config.refiner if config.refiner is not None else _refiner_of_map(map_info.name, made_by)
+    refiner = cast("Model | None", config.refiner)
+    refiner = _refiner_of_map(map_info.name, made_by) if refiner is None else refiner
     spec = _refiner_spec(refiner)
     band = classes.class_band(map_info)
     names = classes.read_names(labels)

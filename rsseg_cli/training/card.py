@@ -46,7 +46,7 @@ def save_trained(
     values |= {"computed_on": result.device}
     if isinstance(settings, Settings):
         values["recipe"] = settings.recipe
-    saved = dataclasses.replace(spec, training=values, scores=scores)
+    saved = dataclasses.replace(spec, training=values, scores=dict(scores))
     save_model(output, network, saved, overwrite=overwrite)
     card = model_card(saved, history=result.history, table=table, command=command)
     output.with_suffix(".md").write_text(card, encoding="utf-8")

@@ -70,7 +70,7 @@ class Joiner:
         decided = one | (junctions.objects == NONE).any(axis=1)
         gathered, chains = self._chained(self._waiting, decided)
         self._waiting, self._whole = [gathered], len(gathered)
-        self._junctions = junctions.take(~chains.linked.all(axis=1))
+        self._junctions = junctions.take(np.asarray(~chains.linked.all(axis=1)))
 
     def _put_away(self) -> None:
         """Move the waiting points to a file once there are many."""

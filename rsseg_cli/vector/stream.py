@@ -144,6 +144,7 @@ def serve(connection: Connection) -> None:
     """Run functions for the process at the other end until it closes the connection."""
     keep_memory()
     shared = None
+    answer: tuple[Exception | None, Any]
     with suppress(EOFError, OSError):
         while True:
             pickled, function, item = connection.recv()

@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -53,7 +53,7 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
 
     count = size = 0
 
-    def batches() -> Iterator[pa.RecordBatch]:
+    def batches() -> Generator[pa.RecordBatch, None, None]:
         nonlocal count, size
         try:
             for part in polygons:
@@ -106,7 +106,8 @@ def _batches(
         end = max(first + 1, min(limit, first + BATCH, *in_file[in_file > first][:1].tolist(), len(sizes)))
         end = first + 1 if first in in_file else end
         arrays = [_array(values[first:end]) for values in attributes]
-        arrays.append(_binary(pa.large_binary(), polygons.wkb[first:end], sizes[first:end]))
+        blobs = polygons.wkb[first:end].tolist()
+        arrays.append(_binary(pa.large_binary(), blobs, sizes[first:end]))
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
         first = end
 
@@ -130,7 +131,7 @@ def _binary(kind: pa.DataType, blobs: Sequence[Blob], sizes: NDArray[np.int64]) 
     import pyarrow as pa
 
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    data = blobs[0] if len(blobs) == 1 else b"".join(blobs)
+    data = blobs[0] if len(blobs) == 1 else b"".join(map(bytes, blobs))
     return pa.Array.from_buffers(kind, len(blobs), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
