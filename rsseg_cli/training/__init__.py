@@ -2,13 +2,7 @@
 
 from rsseg_cli._lazy import lazy_names
 
-__all__ = [
-    "config",
-    "resolve_refiner_settings",
-    "resolve_settings",
-    "train",
-    "train_refiner",
-]
+__all__ = ["config", "resolve_refiner_settings", "resolve_settings", "train", "train_refiner"]
 __getattr__ = lazy_names(
     __name__,
     {

@@ -1,8 +1,8 @@
-"""Coarse maps of training scenes: made by a model beforehand or found as rasters, on the scenes' grids.
+"""Coarse maps of training scenes on the scenes' grids: made by a model beforehand, or given as rasters.
 
-A model maps scenes that it was trained on better than any others; a refiner that learns from such maps finds
-little to repair. Maps by models that were trained without the scene ("out of fold") come as rasters; those of
-a model itself are made at several ground resolutions and are degraded as crops are drawn (`coarse_degrade`).
+A model maps the scenes that it was trained on too well for a refiner to learn from. Maps by models that were
+trained without the scene ("out of fold") are given as rasters; those of the model itself are made at several
+ground resolutions, and `degrade` makes them worse as crops are drawn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rsseg_cli.pipeline import predict
 from rsseg_cli.raster import SceneInfo, SceneReader, classes
 from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec, registry
 
-logger = logging.getLogger("rsseg_cli")
+logger = logging.getLogger(__name__)
 Maps = tuple[NDArray[np.uint8], ...]
 
 UNSEEN = 255  # in a closer look
@@ -34,11 +34,7 @@ MARGIN_PX = 128  # around the labelled part of a scene that a model maps
 
 @dataclass(frozen=True, kw_only=True)
 class CoarseSource:
-    """One `--coarse`: a model, or rasters.
-
-    Attributes:
-        model: description of the model; None: rasters.
-    """
+    """One `--coarse`: a model, or rasters if `model` is None."""
 
     given: str
     model: ModelSpec | None = None
@@ -46,22 +42,21 @@ class CoarseSource:
 
 
 def coarse_sources(given: Sequence[str], class_names: Sequence[str]) -> list[CoarseSource]:
-    """What `--coarse` names, checked."""
+    """Check what `--coarse` names."""
     if not given:
         raise UsageError("no coarse maps: pass --coarse MODEL, or --coarse FOLDER with label rasters")
-    return [_source(item, class_names) for item in given]
-
-
-def _source(given: str, class_names: Sequence[str]) -> CoarseSource:
-    path = Path(given)
-    if given in registry.list_models() or path.suffix == ".safetensors":
-        spec = read_spec(given)
+    models, sources = registry.list_models(), []
+    for item in given:
+        if item not in models and Path(item).suffix != ".safetensors":
+            otherwise = f", and no model ({', '.join(models)}, or a file .safetensors)"
+            sources.append(_rasters(item, "--coarse", otherwise))
+            continue
+        spec = read_spec(item)
         if spec.is_refiner:
-            raise ModelError(f"--coarse {given}: is a refiner; needs a model that segments")
-        _values(dict(enumerate(spec.class_names)), class_names, f"--coarse {given}")
-        return CoarseSource(given=given, model=spec)
-    models = f", and no model ({', '.join(registry.list_models())}, or a file .safetensors)"
-    return _rasters(given, "--coarse", models)
+            raise ModelError(f"--coarse {item}: is a refiner; needs a model that segments")
+        _values(dict(enumerate(spec.class_names)), class_names, f"--coarse {item}")
+        sources.append(CoarseSource(given=item, model=spec))
+    return sources
 
 
 def _rasters(given: str, option: str, otherwise: str = "") -> CoarseSource:
@@ -72,45 +67,39 @@ def _rasters(given: str, option: str, otherwise: str = "") -> CoarseSource:
     return CoarseSource(given=given, files=tuple(files))
 
 
-def _values(found: Mapping[int, str], class_names: Sequence[str], where: str) -> dict[int, int]:
-    """Pixel value of a map -> class number of the data, by the classes' names."""
+def _values(names: Mapping[int, str], class_names: Sequence[str], where: str) -> dict[int, int]:
+    """Return pixel value of a map -> class number of the data, by the classes' names."""
     numbers = {classes.plain(name): index for index, name in enumerate(class_names)}
-    unknown = [name for name in found.values() if classes.plain(name) not in numbers]
+    unknown = [name for name in names.values() if classes.plain(name) not in numbers]
     if unknown:
         raise ModelError(
             f"{where}: class {unknown[0]!r:.80} is none of the data's ({', '.join(class_names)}); needs maps "
             "of the same classes"
         )
-    return {value: numbers[classes.plain(name)] for value, name in found.items()}
+    return {value: numbers[classes.plain(name)] for value, name in names.items()}
 
 
 def match_files(scenes: Sequence[tuple[str, str]], sources: Sequence[CoarseSource]) -> dict[str, list[Path]]:
-    """Rasters by scene: a file {stem}.tif or {stem}_*.tif belongs to the scene with the longest such stem.
+    """Return rasters by scene: {stem}.tif or {stem}_*.tif belongs to the scene with the longest such stem.
 
-    Args:
-        scenes: (name, stem of the image); the name goes before the stem.
+    `scenes` are (name, stem of the image); the name goes before the stem.
     """
     stems: dict[str, list[str]] = {}
     for name, stem in scenes:
         for known in dict.fromkeys((name, stem)):
             stems.setdefault(known, []).append(name)
-    found: dict[str, list[Path]] = {name: [] for name, _ in scenes}
+    matched: dict[str, list[Path]] = {name: [] for name, _ in scenes}
     for file in (file for source in sources for file in source.files):
         matching = [stem for stem in stems if file.stem == stem or file.stem.startswith(f"{stem}_")]
         if matching:
             for name in stems[max(matching, key=len)]:
-                found[name].append(file)
-    return found
+                matched[name].append(file)
+    return matched
 
 
 @dataclass(frozen=True, kw_only=True)
 class CoarseMaker:
-    """Coarse maps of scenes.
-
-    Attributes:
-        sources: as `coarse_sources` found them.
-        folder: memory-mapped arrays, beside those of the scenes.
-    """
+    """Coarse maps of scenes: memory-mapped arrays in `folder`, and a model's rasters in `kept`."""
 
     sources: Sequence[CoarseSource]
     class_names: tuple[str, ...]
@@ -120,9 +109,7 @@ class CoarseMaker:
     device: str = "auto"
 
     def maps(self, scenes: Sequence[tuple[datasets.Source, LoadedScene]], data: LabelledData) -> list[Maps]:
-        """Maps of each scene on its training grid, those of models first: all of them of a training scene,
-        the first one of others.
-        """
+        """Return each scene's maps on its training grid, models' first; only one of a validation scene."""
         files = match_files([(source.name, source.stem) for source in data.sources], self.sources)
         models = [source for source in self.sources if source.model is not None]
         lacking = [source.name for source, _ in scenes if not files[source.name] and not models]
@@ -139,17 +126,14 @@ class CoarseMaker:
                 if source.split == "train" or not paths:
                     gsds = self.gsds if source.split == "train" else self.gsds[:1]
                     paths += [self._predicted(loaded, scene, picture, times) for times in gsds]
-        found = []
+        maps = []
         for (source, scene), picture, paths in zip(scenes, pictures, made, strict=True):
-            chosen = [*paths, *files[source.name]]
-            chosen = chosen if source.split == "train" else chosen[:1]
-            found.append(
-                tuple(self._read(path, scene, picture, number) for number, path in enumerate(chosen))
-            )
-        return found
+            chosen = [*paths, *files[source.name]][: None if source.split == "train" else 1]
+            maps.append(tuple(self._read(path, scene, picture, n) for n, path in enumerate(chosen)))
+        return maps
 
     def _predicted(self, model: TrainedModel, scene: LoadedScene, picture: str, times: float) -> Path:
-        """The map of a scene by a model, made unless an earlier part of the run did."""
+        """Return a model's map of a scene; make it unless an earlier part of the run did."""
         name = f"{scene_arrays.safe_name(scene.name)}.{scene_arrays.safe_name(model.spec.name)}.{times:g}.tif"
         path = self.kept / name
         if path.exists():
@@ -158,22 +142,19 @@ class CoarseMaker:
         spec, grid = model.spec, scene.grid
         bbox = None
         if grid is not None and grid.crs is not None:
-            bbox = grid.window(
-                -MARGIN_PX, -MARGIN_PX, grid.height + 2 * MARGIN_PX, grid.width + 2 * MARGIN_PX
-            ).bounds
+            sides = grid.height + 2 * MARGIN_PX, grid.width + 2 * MARGIN_PX
+            bbox = grid.window(-MARGIN_PX, -MARGIN_PX, *sides).bounds
         gsd_m = spec.gsd_m * times if spec.gsd_m and times != 1 and bbox else None
         predict(picture, path, model=model, config=PredictConfig(device=self.device, bbox=bbox, gsd_m=gsd_m))
         return path
 
     def _read(self, path: Path, scene: LoadedScene, picture: str, number: int) -> NDArray[np.uint8]:
-        """A map on the scene's training grid: most frequent class where pixels shrink, else nearest."""
+        """Read a map on the scene's training grid: most frequent class where pixels shrink, else nearest."""
         if scene.grid is None:
             raise ValueError(f"{scene.name}: a coarse map needs a grid")
         names = classes.read_names(path)
-        values = (
-            _values(names, self.class_names, str(path)) | {classes.IGNORE: classes.IGNORE} if names else None
-        )
-        format = LabelFormat(class_names=self.class_names, values=values)
+        values = _values(names, self.class_names, str(path)) | {classes.IGNORE: classes.IGNORE}
+        format = LabelFormat(class_names=self.class_names, values=values if names else None)
         name = f"{scene_arrays.safe_name(scene.name)}.coarse{number}"
         array = scene_arrays.array_in(self.folder, name, scene.labels.shape)
         with LabelReader(path, scene.grid, format, image_grid=SceneInfo.of(picture).grid) as reader:
@@ -194,16 +175,14 @@ def closer_looks(
     data: LabelledData,
     folder: Path,
 ) -> list[NDArray[np.uint8]]:
-    """Class probabilities (N, height, width) of scenes on their training grids, 0 to 254, 255 unknown.
+    """Read class probabilities (N, height, width) on the scenes' training grids: 0 to 254, `UNSEEN` unknown.
 
-    Args:
-        given: folders or glob patterns of rasters as `rsseg predict --probabilities` writes them, of models
-            that were trained without the scenes; STEM.tif or STEM_*.tif of a scene's image.
-        folder: memory-mapped arrays, beside those of the scenes.
+    `given` are folders or glob patterns of rasters STEM.tif or STEM_*.tif, as `rsseg predict --probabilities`
+    writes them. The arrays are memory-mapped files in `folder`.
     """
     sources = [_rasters(item, "--closer-maps") for item in given]
     files = match_files([(source.name, source.stem) for source in data.sources], sources)
-    found = []
+    looks = []
     for source, scene in scenes:
         paths = files[source.name]
         if len(paths) != 1:
@@ -211,8 +190,8 @@ def closer_looks(
                 f"{source.name}: {len(paths)} rasters in --closer-maps {' '.join(given)}; needs one, "
                 "STEM.tif or STEM_*.tif"
             )
-        found.append(_look(paths[0], scene, len(data.classes), folder))
-    return found
+        looks.append(_look(paths[0], scene, len(data.classes), folder))
+    return looks
 
 
 def _look(path: Path, scene: LoadedScene, classes: int, folder: Path) -> NDArray[np.uint8]:

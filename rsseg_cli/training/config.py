@@ -1,4 +1,4 @@
-"""Settings of training runs: what they are, their defaults and bounds. Light: no torch."""
+"""Settings of training runs, with defaults and bounds. Does not import torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ RATE = {"metavar": "RATE", "minimum": 1e-12, "maximum": 10}
 
 
 def _bands(help: str) -> Any:
-    """A number for each band of the scaled input."""
+    """Declare a number for each band of the scaled input."""
     return option((), help, metavar="X,Y,Z", example="0.5,0.5,0.5")
 
 
@@ -27,9 +27,7 @@ def _bands(help: str) -> Any:
 class NetworkSettings:
     """The network and what it starts from. `channels` is a multiple of 16."""
 
-    arch: str = option(
-        "lite", "Size: lite, published, or a timm encoder.", metavar="lite|paper|ENCODER"
-    )
+    arch: str = option("lite", "Size: lite, published, or a timm encoder.", metavar="lite|paper|ENCODER")
     neck: str = option(
         "", "How to join scales. Default: conv for lite, else published.", metavar="published|conv",
         choices=("published", "conv"),
@@ -144,7 +142,7 @@ class TrainConfig:
 
 
 def _lite(default: Any, help: str, **known: Any) -> Any:
-    """A size of the lite network; 0 for the arch's own."""
+    """Declare a size of the lite network; 0 for the arch's own."""
     return option(default, f"{help}. Default: the arch's.", **known)
 
 
@@ -162,9 +160,7 @@ class RefinerNetworkSettings:
         "resolution; encoder and its weights are that model's. Default: none.",
         metavar="MODEL",
     )
-    sd: str = option(
-        "", "Stable Diffusion 1.5 in diffusers' layout, to start paper from.", metavar="DIR"
-    )
+    sd: str = option("", "Stable Diffusion 1.5 in diffusers' layout, to start paper from.", metavar="DIR")
     align: str = option(
         "",
         "DINOv2 (timm's vit_small_patch14_dinov2, safetensors) with which paper's features are aligned in "
@@ -188,9 +184,7 @@ class RefinerNetworkSettings:
     latent_channels: int = _lite(0, "Channels of lite's label embedding", metavar="N")
     codec_channels: int = _lite(0, "Channels of lite's codec", metavar="N")
     noise: float = _lite(0.0, "Noise of lite at the sampler's start", metavar="X")
-    band_px: int = _lite(
-        0, "Distance from boundaries within which lite's loss counts in full, px", unit="px"
-    )
+    band_px: int = _lite(0, "Distance from boundaries within which lite's loss counts in full, px", unit="px")
     steps: int = _lite(0, "Steps of the sampler", metavar="N", minimum=0, maximum=1000)
     time_sampling: str = _lite(
         "", "Noise levels in training; cubic favours noisy steps", choices=("cubic", "uniform")
@@ -222,9 +216,7 @@ class RefiningConfig:
         0.5, "Share of crops whose coarse map is degraded: moved, warped, smoothed.", **SHARE
     )
     from_labels: float = option(0.15, "Share of crops whose coarse map is the degraded labels.", **SHARE)
-    degrade_px: int = option(
-        6, "Maximum shift of a degraded boundary, px.", unit="px", minimum=1, maximum=64
-    )
+    degrade_px: int = option(6, "Maximum shift of a degraded boundary, px.", unit="px", minimum=1, maximum=64)
     coarse_gsds: tuple[float, ...] = option(
         (1.0, 1.4),
         "Resolutions at which a --coarse model maps training scenes, as multiples of its own; one version "
@@ -263,9 +255,7 @@ class RunOptions:
         "1", "How many, which, or all; each takes --batch-size crops per step.", metavar="N|0,1|auto"
     )
     num_nodes: int = option(1, "Machines that take part.", metavar="N", minimum=1)
-    strategy: str = option(
-        "auto", "Lightning's strategy, such as ddp; auto suits most.", metavar="NAME"
-    )
+    strategy: str = option("auto", "Lightning's strategy, such as ddp; auto suits most.", metavar="NAME")
     run_dir: Path = option(
         MISSING, "Checkpoints, logs and settings.toml. Default: runs/NAME.", metavar="FOLDER"
     )
@@ -278,7 +268,7 @@ class RunOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a model file says besides what training decides.
+    """Metadata of a model file that training does not decide.
 
     `gsd_m` of None is that of the starting model, else of the data, metres a pixel.
     """
@@ -291,9 +281,7 @@ class ModelInfo:
     name: str = option(MISSING, "The model's name. Default: the output's.", metavar="NAME")
     description: str = option("", "One line for the model card.", metavar="TEXT")
     license: str = option("", "Licence of the weights, for the card.", metavar="TEXT")
-    data: str = option(
-        "", "Source and licence of the data, for the card.", "--data-note", metavar="TEXT"
-    )
+    data: str = option("", "Source and licence of the data, for the card.", "--data-note", metavar="TEXT")
 
     @property
     def texts(self) -> dict[str, str]:

@@ -84,7 +84,15 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
             counts = np.bincount(planes[0].ravel(), minlength=256)[: class_values.IGNORE]
             if counts.sum() and counts.max() <= self.config.redraw_above * counts.sum():
                 break
-        return _resize(image, planes, size)
+        # copies: a scene's files are read-only
+        pixels, classes = torch.from_numpy(np.array(image))[None], torch.from_numpy(np.array(planes))
+        pixels = pixels.float() / 255
+        if pixels.shape[-1] == size:
+            return pixels[0], classes
+        pixels = F.interpolate(
+            pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True
+        )
+        return pixels[0], F.interpolate(classes[None], size=(size, size), mode="nearest-exact")[0]
 
     def _crop(
         self, index: int, rng: np.random.Generator, size: int
@@ -108,17 +116,6 @@ def pad_to(
     if image.shape[1:] == (side, side):
         return image, planes
     return np.pad(image, short, mode="edge"), np.pad(planes, short, constant_values=class_values.IGNORE)
-
-
-def _resize(image: NDArray[np.uint8], planes: NDArray[np.uint8], size: int) -> tuple[Tensor, Tensor]:
-    pixels = torch.from_numpy(np.array(image))[None].float() / 255  # a copy: a scene's files are read-only
-    classes = torch.from_numpy(np.array(planes))[None]
-    if pixels.shape[-1] != size:
-        pixels = F.interpolate(
-            pixels, size=(size, size), mode="bilinear", align_corners=False, antialias=True
-        )
-        classes = F.interpolate(classes, size=(size, size), mode="nearest-exact")
-    return pixels[0], classes[0]
 
 
 def jitter_colours(image: Tensor, rng: np.random.Generator, strength: float) -> Tensor:

@@ -1,7 +1,6 @@
-"""Coarse maps made worse as crops are drawn: moved, bent, blunted boundaries, and a few blots.
+"""Degrade coarse maps as crops are drawn: mostly their boundaries, which a refiner can repair.
 
-A refiner repairs boundaries within its band, so most of what is done here moves them by a few pixels; what it
-cannot repair (whole objects that lack or are too many) is rare and small.
+Missing and additional objects, which it cannot repair, are rare and small.
 """
 
 from __future__ import annotations
@@ -16,16 +15,11 @@ from rsseg_cli.raster import classes as class_values
 Labels = NDArray[np.uint8]
 
 WARP_PX = 24  # minimum distance over which a boundary's displacement changes
-MOST_CLASSES = 8  # whose boundaries are blunted smoothly
+MAX_CLASSES = 8  # of a map that is smoothed, and of random blobs
 
 
 def degrade(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
-    """A worse map of the same classes, unknown where `labels` are.
-
-    Args:
-        labels: uint8 (rows, cols), 255 unknown.
-        rng: source of the random numbers.
-    """
+    """Return a worse map of the same classes, IGNORE where `labels`, uint8 (rows, cols), are."""
     present = np.flatnonzero(np.bincount(labels.ravel(), minlength=256)[: class_values.IGNORE])
     if len(present) < 2:
         return labels
@@ -56,7 +50,7 @@ def warp(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:
 
 
 def dilate(labels: Labels, index: int, radius_px: int) -> Labels:
-    """One class larger by `radius_px`, at the cost of the others."""
+    """Grow one class by `radius_px`, at the cost of the others."""
     own = labels == index
     for turned in (own, own.T):  # a square, one axis after the other, in place
         done = 0
@@ -70,21 +64,21 @@ def dilate(labels: Labels, index: int, radius_px: int) -> Labels:
 
 
 def smooth_labels(labels: Labels, factor: int, *, smooth: bool) -> Labels:
-    """A map as of pixels `factor` times as large: stairs, or where `smooth` rounded corners."""
+    """Coarsen a map to pixels `factor` times as large: stairs, or where `smooth` rounded corners."""
     height, width = labels.shape
     small = labels[factor // 2 :: factor, factor // 2 :: factor]
-    found = np.flatnonzero(np.bincount(small.ravel(), minlength=256)[: class_values.IGNORE])
-    if smooth and 2 <= len(found) <= MOST_CLASSES:
-        planes = torch.from_numpy(small[None] == found[:, None, None].astype(np.uint8))[None].float()
+    present = np.flatnonzero(np.bincount(small.ravel(), minlength=256)[: class_values.IGNORE])
+    if smooth and 2 <= len(present) <= MAX_CLASSES:
+        planes = torch.from_numpy(small[None] == present[:, None, None].astype(np.uint8))[None].float()
         scores = F.interpolate(planes, size=(height, width), mode="bilinear", align_corners=False)[0]
-        return found.astype(np.uint8)[scores.max(0).indices.numpy()]
+        return present.astype(np.uint8)[scores.max(0).indices.numpy()]
     rows = np.minimum(np.arange(height) // factor, small.shape[0] - 1)
     cols = np.minimum(np.arange(width) // factor, small.shape[1] - 1)
     return small[rows[:, None], cols]
 
 
 def drop_patches(labels: Labels, classes: NDArray[np.integer], rng: np.random.Generator) -> Labels:
-    """One to three discs of 2 to 6 px in one of `classes` each."""
+    """Draw one to three discs of radius 2 to 6 px, of one of `classes` each."""
     blotted = labels.copy()
     for _ in range(int(rng.integers(1, 4))):
         row, col = (int(rng.integers(0, side)) for side in labels.shape)
@@ -97,9 +91,9 @@ def drop_patches(labels: Labels, classes: NDArray[np.integer], rng: np.random.Ge
 
 
 def random_map(rng: np.random.Generator, classes: int, size: int) -> Labels:
-    """A drawn label map uint8 (size, size): smooth blobs or rotated rectangles of random classes."""
+    """Draw a label map uint8 (size, size): smooth blobs or rotated rectangles of random classes."""
     if rng.random() < 0.5:
-        count = min(classes, int(rng.integers(2, MOST_CLASSES + 1)))
+        count = min(classes, int(rng.integers(2, MAX_CLASSES + 1)))
         chosen = rng.choice(classes, count, replace=False).astype(np.uint8)
         cells = int(rng.integers(4, max(5, size // 8)))
         fields = torch.from_numpy(rng.standard_normal((1, count, cells, cells)).astype(np.float32))

@@ -33,14 +33,10 @@ class MonitoredMetric(NamedTuple):
 
 
 class TrainingModule(L.LightningModule):
-    """Base of all runs: loss, optimiser, checkpoints, history.
+    """Base of all runs: loss, optimiser, checkpoints, history; `network` expects normalised images.
 
-    Args:
-        network: to be trained; expects normalised images.
-
-    Attributes:
-        history: of each finished epoch: epoch (from 1), loss, rate (of the head, at its start), seconds, and
-            scores.
+    `history` has a dict for each finished epoch: epoch (from 1), loss, rate (of the head, at its start),
+    seconds, and scores.
     """
 
     monitored: ClassVar[MonitoredMetric]
@@ -78,21 +74,17 @@ class TrainingModule(L.LightningModule):
         loss, parts = self.losses(batch)
         self.step_loss = loss.item()
         if not torch.isfinite(loss.detach()):
-            raise ModelError(self._not_finite())
+            kept = f"epoch {len(self.history)} is kept" if self.history else "no epoch was finished"
+            more = ", or --precision 32" if self.config.precision == "16" else ""
+            raise ModelError(
+                f"step {self.global_step + 1} (epoch {self.current_epoch + 1}): the loss is {self.step_loss}"
+                f", training stops; {kept}. Pass a lower --lr than {self.config.learning_rate:g}{more}"
+            )
         self.loss_sum, self.loss_count = self.loss_sum + self.step_loss, self.loss_count + 1
         self.log("loss", loss, on_step=True, on_epoch=True)
         for name, part in parts.items():
             self.log(f"loss_{name}", part.detach(), on_step=True, on_epoch=False)
         return loss
-
-    def _not_finite(self) -> str:
-        step = f"step {self.global_step + 1} (epoch {self.current_epoch + 1})"
-        kept = f"epoch {len(self.history)} is kept" if self.history else "no epoch was finished"
-        more = ", or --precision 32" if self.config.precision == "16" else ""
-        return (
-            f"{step}: the loss is {self.step_loss}, training stops; {kept}. Pass a lower --lr than "
-            f"{self.config.learning_rate:g}{more}"
-        )
 
     def on_train_epoch_start(self) -> None:
         self.loss_sum, self.loss_count, self.epoch_started = 0.0, 0, time.perf_counter()
@@ -131,9 +123,6 @@ class SegmentationModule(TrainingModule):
 
     A `BicorSeg` is trained with its own losses; other networks with the main one, cross-entropy and Dice.
     Scores in the history: miou, mean_f1, overall_accuracy and iou by class.
-
-    Args:
-        network: to be trained; expects normalised images.
     """
 
     monitored = MonitoredMetric("miou", "max")
@@ -149,13 +138,8 @@ class SegmentationModule(TrainingModule):
         super().__init__(network, spec, config, total_steps)
         self.class_names = spec.class_names
         self.protocol = protocol or datasets.ScoringProtocol()
-        self.loss_weights = losses.BicorLossWeights(
-            smoothing=config.smoothing,
-            auxiliary=config.auxiliary,
-            heatmaps=config.heatmaps,
-            fisher=config.fisher,
-            fisher_last=config.fisher_last,
-        )
+        weights = ("smoothing", "auxiliary", "heatmaps", "fisher", "fisher_last")
+        self.loss_weights = losses.BicorLossWeights(**{key: getattr(config, key) for key in weights})
         self.confusion = torch.zeros(len(spec.classes), len(spec.classes), dtype=torch.int64)
 
     def losses(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -167,7 +151,7 @@ class SegmentationModule(TrainingModule):
         return f"val mIoU {scores['miou']:.3f}"
 
     def _loss_parts(self, image: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Losses in float32 also where the network computes in halves."""
+        """Compute the losses in float32 also where the network computes in half precision."""
         if not isinstance(self.network, BicorSeg):
             logits = self.network(image).float()
             with torch.autocast(image.device.type, enabled=False):
@@ -191,11 +175,11 @@ class SegmentationModule(TrainingModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         image, labels = batch
-        found = self(self.normalise(image)).max(1).indices
-        self.confusion += metrics.confusion_matrix(found, labels, len(self.confusion)).cpu()
+        classes = self(self.normalise(image)).max(1).indices
+        self.confusion += metrics.confusion_matrix(classes, labels, len(self.confusion)).cpu()
 
     def on_validation_epoch_end(self) -> None:
-        """Scores of all ranks' tiles together."""
+        """Score the tiles of all ranks together."""
         total = self.trainer.strategy.reduce(self.confusion.to(self.device), reduce_op="sum")
         scores = protocol_scores(total.cpu(), self.class_names, self.protocol)
         for name in ("miou", "mean_f1", "overall_accuracy"):
@@ -208,6 +192,6 @@ class SegmentationModule(TrainingModule):
 def protocol_scores(
     confusion: Tensor | NDArray[np.integer], class_names: tuple[str, ...], protocol: datasets.ScoringProtocol
 ) -> dict[str, Any]:
-    """`scores_of` with means over the classes that count in the protocol."""
+    """Return `scores_of` with means over the classes that count in the protocol."""
     left_out = [index for index, name in enumerate(class_names) if name in protocol.out_of_means]
     return dict(metrics.scores_of(confusion, left_out))

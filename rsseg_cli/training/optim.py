@@ -1,4 +1,4 @@
-"""The optimiser of a training run: AdamW, alone or inside Lookahead, and its learning rate's course."""
+"""Optimiser and learning-rate schedule of a training run."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ END_SHARE = 0.01  # of the highest rate, where `end_rate` is 0
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
-    """AdamW, inside Lookahead (arXiv 1907.08610) where `config.lookahead` says after how many steps.
+    """Build AdamW, inside Lookahead (arXiv 1907.08610) of `config.lookahead` steps if not 0.
 
-    The slow weights start where the first `lookahead` steps end, not where they began: timm's way.
+    As in timm, the slow weights start as the weights after the first `lookahead` steps.
     """
     optimizer: Optimizer = AdamW(parameter_groups(network, config), lr=config.learning_rate)
     if config.lookahead:
@@ -30,7 +30,7 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
 
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig, total_steps: int) -> dict[str, Any]:
-    """Lightning's description of the learning rate's course over a run."""
+    """Return a run's learning-rate schedule for Lightning."""
     total = config.epochs if config.schedule == "epoch" else total_steps
     end = config.end_rate / config.learning_rate if config.end_rate else END_SHARE
     schedule = LambdaLR(
@@ -40,7 +40,7 @@ def build_schedule(optimizer: Optimizer, config: TrainConfig, total_steps: int) 
 
 
 def learning_rate_factor(count: int, total: int, warmup: float, end: float = END_SHARE) -> float:
-    """Linear rise over the share `warmup` of all steps or epochs, then a cosine from 1 to `end`."""
+    """Rise linearly over the share `warmup` of all steps or epochs, then fall as a cosine from 1 to `end`."""
     rise = round(total * warmup) if warmup == 0 else max(1, round(total * warmup))
     if count < rise:
         return (count + 1) / rise
@@ -49,8 +49,7 @@ def learning_rate_factor(count: int, total: int, warmup: float, end: float = END
 
 
 def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, Any]]:
-    """Encoder and head with their own rates; norms, biases and vectors decay only with `decay_vectors`. What
-    is frozen is left out."""
+    """Group the parameters that are not frozen by rate (encoder, head) and weight decay."""
     groups = []
     for is_encoder in (True, False):
         for is_vector in (True, False):
@@ -68,8 +67,7 @@ def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, 
 
 
 def averaged_weights(decay: float) -> WeightAveraging:
-    """Exponential average of weights and statistics; its decay rises to `decay`, so that the start is soon
-    forgotten."""
+    """Average weights and statistics exponentially; the decay rises to `decay`, to forget the start."""
 
     def average(means: Any, values: Any, count: Tensor | int) -> None:
         step = int(count)  # one synchronisation with the device a step, not one a tensor
@@ -84,7 +82,7 @@ def averaged_weights(decay: float) -> WeightAveraging:
 
 
 def mixed_precision(precision: str, device: torch.device | str) -> str:
-    """Lightning's name of `TrainConfig.precision` on a device; "auto" is bf16 on CUDA that computes in it."""
+    """Return Lightning's name of a precision; "auto" is bf16 on CUDA devices that have it, else 32."""
     on_cuda = torch.device(device).type == "cuda"
     if precision == "auto":
         precision = "bf16" if on_cuda and torch.cuda.is_bf16_supported(including_emulation=False) else "32"

@@ -22,16 +22,16 @@ BOUNDARY_PX = 3  # of the Boundary IoU that chooses the epoch
 
 
 class StageModule(TrainingModule):
-    """A stage of a refiner's training: what it does not train is frozen, and its noise follows from seed,
-    epoch, step and process alone, so that a resumed run sees that of an uninterrupted one."""
+    """A stage of a refiner's training, with the rest of the network frozen.
+
+    Its noise follows from seed, epoch, step and process, so a resumed run sees that of an uninterrupted one.
+    """
 
     stage: diffusion.Stage
 
     def __init__(self, network: nn.Module, spec: ModelSpec, config: TrainConfig, total_steps: int) -> None:
-        trained = {
-            id(parameter)
-            for parameter in cast(diffusion.RefinerNetwork, network).stage_parameters(self.stage)
-        }
+        parameters = cast(diffusion.RefinerNetwork, network).stage_parameters(self.stage)
+        trained = set(map(id, parameters))
         for parameter in network.parameters():
             parameter.requires_grad_(id(parameter) in trained)
         super().__init__(network, spec, config, total_steps)
@@ -41,13 +41,13 @@ class StageModule(TrainingModule):
         return cast(diffusion.RefinerNetwork, self.network)
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
-        place = (self.config.seed, self.current_epoch, batch_index, self.global_rank)
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+        entropy = (self.config.seed, self.current_epoch, batch_index, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
         return super().training_step(batch, batch_index)
 
 
 def split_losses(losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss, and its parts."""
+    """Split the loss from its parts."""
     return losses["loss"], {name: part for name, part in losses.items() if name != "loss"}
 
 
@@ -73,7 +73,7 @@ class CodecModule(StageModule):
             self.val_losses.append(self.refiner.codec_losses(labels)["loss"].float())
 
     def on_validation_epoch_end(self) -> None:
-        """Mean over the batches of all ranks."""
+        """Average over the batches of all ranks."""
         losses = torch.stack([*self.val_losses, torch.zeros((), device=self.device)])
         both = torch.stack([losses.sum(), losses.new_tensor(float(len(self.val_losses)))])
         total, count = self.trainer.strategy.reduce(both, reduce_op="sum").tolist()
@@ -88,9 +88,8 @@ class RefinerModule(StageModule):
     Scores in the history: boundary_iou (mean over classes at 3 px) and miou of refined tiles,
     coarse_boundary_iou and coarse_miou of their coarse maps.
 
-    Args:
-        band_px: distance from the coarse map's boundaries within which labels may change.
-        align: further loss of the first `ALIGN_STEPS` steps, see `losses.DinoAlignment`; None without.
+    Labels may change within `band_px` of the coarse map's boundaries. `align` is an additional loss of the
+    first `ALIGN_STEPS` steps, see `losses.DinoAlignment`.
     """
 
     monitored = MonitoredMetric("boundary_iou", "max")
@@ -139,20 +138,20 @@ class RefinerModule(StageModule):
         height, width = image.shape[-2:]
         noise = self.noise(numbers, (height, width)).to(image.device)
         logits = self(self.normalise(image), coarse, noise)
-        found = logits.max(1).indices.to(torch.uint8).cpu().numpy()
+        classes = logits.max(1).indices.to(torch.uint8).cpu().numpy()
         truth = labels.to(torch.uint8).cpu().numpy()
-        for before, refined, known in zip(coarse.cpu().numpy(), found, truth, strict=True):
+        for before, refined, known in zip(coarse.cpu().numpy(), classes, truth, strict=True):
             self.tallies[""].add(merge_in_band(before, refined, self.band_px), known)
             self.tallies["coarse_"].add(before, known)
 
     def noise(self, numbers: Tensor, size: tuple[int, int]) -> Tensor:
-        """The same for a tile in every epoch, (B, latent_channels, h, w)."""
+        """Return noise (B, latent_channels, h, w), the same for a tile in every epoch."""
         shape = self.refiner.latent_channels, *(side // self.refiner.latent_stride for side in size)
         drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(int(n))) for n in numbers]
         return torch.stack(drawn)
 
     def on_validation_epoch_end(self) -> None:
-        """Scores of all ranks' tiles together."""
+        """Score the tiles of all ranks together."""
         scores: dict[str, float] = {}
         for key, tally in self.tallies.items():
             total = self.trainer.strategy.reduce(tally.counts().to(self.device), reduce_op="sum")
@@ -163,7 +162,7 @@ class RefinerModule(StageModule):
 
 
 def merge_in_band(coarse: NDArray[np.uint8], refined: NDArray[np.uint8], band_px: int) -> NDArray[np.uint8]:
-    """Refined labels within the band around the coarse map's boundaries, coarse ones elsewhere."""
+    """Take refined labels within the band around the coarse map's boundaries, coarse ones elsewhere."""
     return np.where(boundary.near_border(coarse, band_px), refined, coarse)
 
 
@@ -182,18 +181,16 @@ class Tally:
         self.boundary.add_bands(np.minimum(mapped, classes).astype(np.uint8), labels, whole)
 
     def counts(self) -> Tensor:
-        """int64 (N, N + 4)."""
+        """Return all counts, int64 (N, N + 4)."""
         bands = (self.boundary.truth, self.boundary.mapped, self.boundary.both)
         return torch.from_numpy(np.concatenate([self.confusion, *bands], 1))
 
     def scores(self, counts: NDArray[np.int64]) -> dict[str, float]:
-        """boundary_iou and miou of `counts` of any number of tallies, 0 where there is nothing to score."""
+        """Score the sum of any number of tallies' `counts`; 0 where there is nothing to score."""
         classes = len(counts)
         total = Tally(classes)
         total.confusion, rest = counts[:, : classes + 1], counts[:, classes + 1 :]
         total.boundary.truth, total.boundary.mapped, total.boundary.both = np.split(rest, 3, 1)
-        found = (
-            metrics.mean_of(total.boundary.boundary_iou()[:, 0]),
-            metrics.scores_of(total.confusion)["miou"],
-        )
-        return dict(zip(("boundary_iou", "miou"), np.nan_to_num(found).tolist(), strict=True))
+        boundary_iou = metrics.mean_of(total.boundary.boundary_iou()[:, 0])
+        scores = {"boundary_iou": boundary_iou, "miou": metrics.scores_of(total.confusion)["miou"]}
+        return {key: float(np.nan_to_num(score)) for key, score in scores.items()}

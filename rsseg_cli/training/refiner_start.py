@@ -26,7 +26,7 @@ from rsseg_cli.training.start import (
 )
 from rsseg_cli.weights import ModelSpec, load_model, read_spec, registry
 
-logger = logging.getLogger("rsseg_cli")
+logger = logging.getLogger(__name__)
 SIZES = {item.name for item in dataclasses.fields(LiteRefinerConfig)} - {"closer"}  # that names a model
 CLOSER_SIZES = ("channels", "layers", "topk_ratio", "neck")
 CODEC_RANGE = 0.5  # mean and deviation that bring [0, 1] to the [-1, 1] of Stable Diffusion's codec

@@ -21,7 +21,7 @@ from rsseg_cli.training.config import ModelInfo, NetworkSettings, RefinerNetwork
 from rsseg_cli.training.recipes import Settings
 from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec
 
-logger = logging.getLogger("rsseg_cli")
+logger = logging.getLogger(__name__)
 
 LITE = "tf_efficientnet_lite0"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -80,11 +80,7 @@ def describe_model(settings: Settings, data: LabelledData, info: ModelInfo) -> M
 
 
 def described(
-    data: LabelledData,
-    info: ModelInfo,
-    start: ModelSpec | None,
-    scales: tuple[float, float],
-    **network: Any,
+    data: LabelledData, info: ModelInfo, start: ModelSpec | None, scales: tuple[float, float], **network: Any
 ) -> ModelSpec:
     """Return a ModelSpec; its range of resolutions is by default that of `start`, else that of `scales`."""
     gsd_m = info.gsd_m or (start.gsd_m if start else None) or data.gsd_m

@@ -41,7 +41,7 @@ from rsseg_cli.training.trainer import (
 )
 from rsseg_cli.weights import ModelSpec
 
-logger = logging.getLogger("rsseg_cli")
+logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "settings.toml"
 
@@ -59,7 +59,7 @@ class TrainResult:
     """Outcome of a run: score and number (from 1) of its best epoch, and what all epochs took.
 
     `history` holds the dict of each epoch that `TrainingModule` describes; `seconds` counts the epochs before
-    a resume too; `crops_per_epoch` is a count where the settings say "auto".
+    a resume too; `crops_per_epoch` is the number that "auto" became.
     """
 
     score: float

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +26,8 @@ from rsseg_cli.inference import choose_device
 from rsseg_cli.training.config import RunOptions, Show, TrainConfig
 from rsseg_cli.training.optim import averaged_weights, mixed_precision
 
+logger = logging.getLogger(__name__)
 REFRESH_S = 0.5
-
-
-class TimeLeft:
-    """Estimate of the time left of a whole run, from the steps and epochs that are done.
-
-    Epochs done so far carry their validation with them; within the first one the pace of its steps counts.
-
-    Args:
-        epochs: of the whole run.
-        clock: seconds.
-    """
-
-    def __init__(self, epochs: int, done: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
-        self.epochs, self.first, self.clock = epochs, done, clock
-        self.finished = done
-        self.started = self.epoch_started = clock()
-
-    def epoch_done(self) -> None:
-        self.finished += 1
-        self.epoch_started = self.clock()
-
-    def seconds(self, share: float) -> float | None:
-        """Seconds left when `share` of the running epoch's steps is done; None before the first step."""
-        now = self.clock()
-        if self.finished > self.first:
-            an_epoch = (self.epoch_started - self.started) / (self.finished - self.first)
-            running = min(max(now - self.epoch_started, share * an_epoch), an_epoch) if share else 0.0
-            return (self.epochs - self.finished) * an_epoch - running
-        if share <= 0:
-            return None
-        return (now - self.started) / share * (self.epochs - self.first - share)
 
 
 def hours_and_minutes(seconds: float | None) -> str:
@@ -69,20 +39,19 @@ def hours_and_minutes(seconds: float | None) -> str:
 
 
 class RunProgress(L.Callback):
-    """Progress on stderr: loss, validation scores, time left of the whole run as h:mm."""
+    """Progress on stderr: loss, validation scores, time left of the whole run at the pace so far as h:mm."""
 
-    def __init__(self, show: Show, write: Callable[[str], None] | None = None) -> None:
+    def __init__(self, show: Show) -> None:
         self.show = show
-        self.write = write or (lambda line: print(line, file=sys.stderr, flush=True))
         self.bar: tqdm[Any] | None = None
-        self.left = TimeLeft(1)
+        self.started, self.first = 0.0, 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        epochs, batches = trainer.max_epochs or 1, int(trainer.num_training_batches)
-        self.left = TimeLeft(epochs, trainer.current_epoch)
+        self.started, self.first = time.monotonic(), trainer.current_epoch
         if self.show == "bar" and trainer.is_global_zero:
+            batches = int(trainer.num_training_batches)
             self.bar = tqdm(
-                total=epochs * batches,
+                total=(trainer.max_epochs or 1) * batches,
                 initial=trainer.current_epoch * batches,
                 file=sys.stderr,
                 mininterval=REFRESH_S,
@@ -90,45 +59,45 @@ class RunProgress(L.Callback):
                 bar_format="{percentage:3.0f}%|{bar:20}| {desc}",
             )
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if self.bar is not None:
-            share = (batch_idx + 1) / int(trainer.num_training_batches)
-            epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-            self.bar.set_description_str(f"{epoch}  {self._progress_text(module, share)}", False)
-            self.bar.update()
+    def _eta(self, trainer: L.Trainer, done: float) -> str:
+        """Return the time left after `done` epochs of the whole run."""
+        here = time.monotonic() - self.started, done - self.first
+        left = (trainer.max_epochs or 1) - done
+        return hours_and_minutes(here[0] / here[1] * left if here[1] > 0 else None)
 
-    def _progress_text(self, module: Any, share: float) -> str:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.bar is None:
+            return
         scores, monitored = "", module.monitored
         if module.history:
             best = monitored.best([item[monitored.key] for item in module.history])
             scores = f"  {module.progress_text(module.history[-1])} (best {best:.3f})"
-        return f"loss {module.step_loss:.3f}{scores}  ETA {hours_and_minutes(self.left.seconds(share))}"
+        done = trainer.current_epoch + (batch_idx + 1) / int(trainer.num_training_batches)
+        self.bar.set_description_str(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  loss {module.step_loss:.3f}{scores}  "
+            f"ETA {self._eta(trainer, done)}",
+            False,
+        )
+        self.bar.update()
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: Any) -> None:
-        self.left.epoch_done()
         if self.show == "lines" and trainer.is_global_zero and module.history:
             last = module.history[-1]
-            eta = hours_and_minutes(self.left.seconds(0))
-            self.write(
+            print(
                 f"epoch {last['epoch']}/{trainer.max_epochs}  loss {last['loss']:.3f}  "
-                f"{module.progress_text(last)}  ETA {eta}"
+                f"{module.progress_text(last)}  ETA {self._eta(trainer, trainer.current_epoch + 1)}",
+                file=sys.stderr,
+                flush=True,
             )
 
-    def on_train_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._close()
-
-    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
-        self._close()
-
-    def _close(self) -> None:
+    def teardown(self, trainer: L.Trainer, module: L.LightningModule, stage: str) -> None:
         if self.bar is not None:
             self.bar.close()
-            self.bar = None
 
-
-logger = logging.getLogger("rsseg_cli")
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        self.teardown(trainer, module, "fit")
 
 
 class _Patience(EarlyStopping):
@@ -140,7 +109,7 @@ class _Patience(EarlyStopping):
 
 
 def build_trainer(config: TrainConfig, run: RunOptions, best: ModelCheckpoint) -> L.Trainer:
-    """Lightning's Trainer with the callbacks and logs of a run."""
+    """Build Lightning's Trainer with the callbacks and logs of a run."""
     device = choose_device(run.device)
     last = ModelCheckpoint(run.run_dir, "last", every_n_epochs=1, enable_version_counter=False)
     callbacks: list[L.Callback] = [best, last, RunProgress(run.show)]
@@ -182,15 +151,10 @@ def _devices(wanted: str, device: torch.device) -> Any:
     if device.index is not None and wanted in ("1", "auto"):
         return [device.index]
     try:
-        return (
-            wanted
-            if wanted == "auto"
-            else [int(part) for part in wanted.split(",")]
-            if "," in wanted
-            else int(wanted)
-        )
+        numbers = [int(part) for part in wanted.split(",")] if wanted != "auto" else []
     except ValueError as err:
         raise UsageError(f"--devices {wanted}: needs a number, numbers as in 0,2, or auto") from err
+    return numbers if len(numbers) > 1 else numbers[0] if numbers else wanted
 
 
 def checkpoint(run_dir: Path) -> Path:
@@ -231,28 +195,23 @@ def quiet_libraries() -> Iterator[None]:
 
 @contextlib.contextmanager
 def readable_memory_errors(config: TrainConfig) -> Iterator[None]:
+    """Raise a ModelError that says what to change where torch or Python is out of memory."""
     try:
         yield
-    except torch.OutOfMemoryError as err:
-        raise ModelError(_out_of_memory(config, "the GPU")) from err
-    except MemoryError as err:
-        raise ModelError(_out_of_memory(config, "the machine")) from err
-    except RuntimeError as err:
-        if "can't allocate memory" not in str(err) and "not enough memory" not in str(err):
+    except (MemoryError, RuntimeError) as err:
+        on_gpu = isinstance(err, torch.OutOfMemoryError)
+        words = ("can't allocate memory", "not enough memory")
+        if not (on_gpu or isinstance(err, MemoryError) or any(word in str(err) for word in words)):
             raise
-        raise ModelError(_out_of_memory(config, "the machine")) from err
-
-
-def _out_of_memory(config: TrainConfig, where: str) -> str:
-    found = (
-        f"{where} is out of memory with --batch-size {config.batch_size} and crops of {config.crop_size} px"
-    )
-    if config.batch_size == 1:
-        smaller = max(64, config.crop_size // 2 // 64 * 64)
-        return f"{found}; pass --crop-size {smaller}, or a smaller --arch"
-    half = config.batch_size // 2
-    more = -(-config.batch_size * config.accumulate // half)
-    return f"{found}; pass --batch-size {half}, with --accumulate {more} for steps of as many crops"
+        half, smaller = config.batch_size // 2, max(64, config.crop_size // 2 // 64 * 64)
+        remedy = f"--crop-size {smaller}, or a smaller --arch"
+        if half:
+            more = -(-config.batch_size * config.accumulate // half)
+            remedy = f"--batch-size {half}, with --accumulate {more} for steps of as many crops"
+        raise ModelError(
+            f"{'the GPU' if on_gpu else 'the machine'} is out of memory with --batch-size "
+            f"{config.batch_size} and crops of {config.crop_size} px; pass {remedy}"
+        ) from err
 
 
 @contextlib.contextmanager

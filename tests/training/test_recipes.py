@@ -11,13 +11,7 @@ from hypothesis import strategies as st
 
 from rsseg_cli.errors import UsageError
 from rsseg_cli.training.config import NetworkSettings, TrainConfig
-from rsseg_cli.training.recipes import (
-    RECIPES,
-    Settings,
-    read_config,
-    recipe_name,
-    resolve_settings,
-)
+from rsseg_cli.training.recipes import RECIPES, Settings, read_config, recipe_name, resolve_settings
 
 PUBLISHED = [
     ("loveda", {"layers": 2, "topk_ratio": 0.02, "epochs": 30, "batch_size": 8, "learning_rate": 8e-5}),

@@ -1,44 +1,31 @@
-"""What a run tells: the time left of all of it, a line an epoch."""
+"""Progress of a run: the time left as h:mm."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from rsseg_cli.training.trainer import TimeLeft, hours_and_minutes
+from rsseg_cli.training import trainer
+from rsseg_cli.training.trainer import RunProgress, hours_and_minutes
 
 
-class Clock:
-    now = 0.0
+class Module:
+    history = ({"epoch": 9, "loss": 0.5},)
 
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_time_left_of_the_whole_run():
-    clock = Clock()
-    left = TimeLeft(epochs=10, clock=clock)
-    assert left.seconds(0) is None
-    clock.now = 30
-    assert left.seconds(0.25) == pytest.approx(120 * 10 - 30)  # within the first epoch by its steps
-    clock.now = 150  # 120 of steps and 30 of validation
-    left.epoch_done()
-    assert left.seconds(0) == pytest.approx(9 * 150)
-    clock.now = 180
-    assert left.seconds(0.2) == pytest.approx(9 * 150 - 30)
-    clock.now = 300
-    left.epoch_done()
-    assert left.seconds(0) == pytest.approx(8 * 150)
+    def progress_text(self, scores):
+        return "val mIoU 0.250"
 
 
-def test_a_resumed_run_counts_its_own_pace():
-    clock = Clock()
-    left = TimeLeft(epochs=10, done=8, clock=clock)
-    clock.now = 50
-    left.epoch_done()
-    assert left.seconds(0) == pytest.approx(50)
-    clock.now = 100
-    left.epoch_done()
-    assert left.seconds(0) == 0
+def test_a_resumed_run_counts_its_own_pace(monkeypatch, capsys):
+    """Epochs 9 and 10 of 10 at 50 s each: after the first 50 s are left, as h:mm rounded up."""
+    seconds = iter([1000.0, 1050.0])
+    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    run = SimpleNamespace(max_epochs=10, current_epoch=8, is_global_zero=True)
+    progress = RunProgress("lines")
+    progress.on_train_start(run, None)
+    progress.on_train_epoch_end(run, Module())
+    assert capsys.readouterr().err == "epoch 9/10  loss 0.500  val mIoU 0.250  ETA 0:01\n"
 
 
 @pytest.mark.parametrize(
