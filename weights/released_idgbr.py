@@ -80,8 +80,6 @@ def read_idgbr(path: Path, stable_diffusion: Path, classes: int, prompt: Path | 
     """Read a released checkpoint; the network is float32, in evaluation mode.
 
     Args:
-        path: folder with unet_gen, interact_net and label_embed_net.
-        stable_diffusion: folder with unet, vae, scheduler and text_encoder.
         classes: N, which the checkpoint must have.
         prompt: safetensors of the empty prompt's embedding, where there is no text_encoder.
     """

@@ -52,11 +52,9 @@ class ModelSpec:
         bands: names in the order of the network's channels.
         scaling: "unit" divides integers by their type's largest value and takes floats as they are; "stretch"
             does so for 8-bit scenes and stretches others between each band's 2nd and 98th percentile.
-        mean, std: subtracted and divided after scaling, one a band.
         gsd_m: ground resolution of the training data, m a pixel; None runs any scene as it is.
         gsd_range_m: resolutions that are run without resampling.
         license, data, training, scores: for the model card and `rsseg models show`.
-        refiner: name of the model's refiner.
         refinement: how to use a refiner: "steps" of the sampler, "band_m" around boundaries that may change,
             "model" whose maps it was trained on, "model_gsd_m" that model's resolution.
     """

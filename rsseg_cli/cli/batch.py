@@ -78,7 +78,6 @@ def run_scenes(
 
     Args:
         jobs: worker processes on this machine; 0 for a suitable number, None for one, or one per GPU.
-        ray: a cluster to use instead.
     """
     from rsseg_cli.batch import LocalEngine, list_scenes, run_batch
 

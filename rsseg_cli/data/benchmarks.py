@@ -35,12 +35,7 @@ SYNONYMS = {"near-infrared": "nir", "near infrared": "nir", "infrared": "nir", "
 
 
 def open_benchmark(config: DataConfig) -> LabelledData:
-    """Find a published data set in `config.root`; nothing is downloaded.
-
-    Raises:
-        DataError: the folder has another layout, or images or masks are missing, which are named.
-        UsageError: no such data set, or options that do not fit it.
-    """
+    """Find a published data set in `config.root`; nothing is downloaded."""
     if config.root is None:
         raise UsageError(f"--dataset {config.dataset}: needs --root, the folder that holds it")
     if not config.root.is_dir():
@@ -212,11 +207,7 @@ KNOWN: dict[str, Callable[[DataConfig], OpenedData]] = {
 
 
 def choose_bands(wanted: Iterable[str], own: tuple[str, ...], title: str) -> tuple[tuple[int, str], ...]:
-    """(1-based band, name) of the wanted bands, all of the data set's own by default.
-
-    Raises:
-        UsageError: it has no such band.
-    """
+    """(1-based band, name) of the wanted bands, all of the data set's own by default."""
     plain = [SYNONYMS.get(name.strip().lower(), name.strip().lower()) for name in wanted] or list(own)
     unknown = [name for name in plain if name not in own]
     if unknown or len(set(plain)) < len(plain):

@@ -53,7 +53,6 @@ class ClassTable:
     """Classes, and what stands for them in masks.
 
     Attributes:
-        classes: class k is classes[k].
         colours: colour in masks to class number or 255; None where no colour was given.
         values: raw value to class number or 255; None where values are class numbers.
     """

@@ -42,7 +42,6 @@ def found_table(loaded: Mapping[str, Sequence[LoadedScene]], names: Sequence[str
 
     Args:
         loaded: scenes by part ("train", "val", "test"; others keep their name); empty parts are left out.
-        names: of the classes.
     """
     shown = {part: scenes for part, scenes in loaded.items() if scenes}
     counts = {part: np.sum([class_counts(scene) for scene in scenes], 0) for part, scenes in shown.items()}
@@ -96,12 +95,7 @@ def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()
     """Find labelled data, pair images with labels, check polygons' classes, and split by scene.
 
     Args:
-        config: what to look for.
         default_classes: where `config` names none, for instance of the model to start from.
-
-    Raises:
-        DataError: images or labels are missing, which are named, or classes are unknown.
-        UsageError: no classes, or options that fit nothing.
     """
     if config.dataset:
         from rsseg_cli.data.benchmarks import open_benchmark
@@ -148,11 +142,7 @@ def _check_patterns(config: DataConfig, scenes: Sequence[LabelledScene]) -> None
 
 
 def ground_resolution(scenes: Sequence[LabelledScene]) -> float:
-    """Metres a pixel on the ground of the first training scene.
-
-    Raises:
-        DataError: it carries no CRS.
-    """
+    """Metres a pixel on the ground of the first training scene."""
     first = next((scene for scene in scenes if scene.split == "train"), None)
     if first is None:
         raise DataError("no training scene among those found")

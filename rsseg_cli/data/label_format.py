@@ -26,7 +26,6 @@ class LabelFormat:
     """What the values of a label file mean. Class numbers count from 0; 255 is unlabelled.
 
     Attributes:
-        class_names: class k is class_names[k].
         colours: (red, green, blue) to class number or 255: for masks of three or four bands, and for one
             band with a palette unless `values` are given.
         values: raw value to class number or 255, for masks of one band and numbers in a vector attribute;

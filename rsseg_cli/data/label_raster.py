@@ -35,9 +35,7 @@ def source_pixels(start: int, count: int, scale: float, offset: float, size: int
     """Label pixels along one axis that lie under target pixels `start` to `start + count`; maybe none.
 
     Args:
-        scale: label pixels a target pixel.
         offset: where target pixel 0 starts, label px.
-        size: number of label pixels.
     """
     first = max(0, math.floor(offset + start * scale))
     return slice(first, max(first, min(size, math.ceil(offset + (start + count) * scale))))

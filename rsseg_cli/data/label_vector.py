@@ -39,9 +39,6 @@ class VectorLabels:
     """Polygons of the first layer of a file, painted by pixel centre, later ones over earlier ones.
 
     Memory: the polygons that reach into the grid's bounding box.
-
-    Raises:
-        DataError: the file cannot be read, holds no polygons, or names an unknown class.
     """
 
     direct = False

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 
@@ -26,7 +25,6 @@ class LabelReader:
     Args:
         path: any raster that GDAL reads, or GPKG, GeoJSON, Shapefile, FlatGeobuf; in any CRS.
         grid: where labels are wanted.
-        format: what the file's values mean.
         image_grid: the image's own grid, `grid` by default. Label rasters of its size lie on it where either
             has no CRS.
 
@@ -52,9 +50,7 @@ class LabelReader:
         self._env.__enter__()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
         self._env.__exit__(None, None, None)
 

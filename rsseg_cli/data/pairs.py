@@ -29,15 +29,6 @@ def find_scenes(
 ) -> list[LabelledScene]:
     """Pair images and labels by what the `*` of the patterns matched, else by their stem; or all images with
     the one vector file that `masks` matches.
-
-    Args:
-        folder: holds both.
-        images, masks: glob patterns inside it.
-        val, test: patterns of image names that are held out.
-        format: what the labels' values mean.
-
-    Raises:
-        DataError: no pair, or images and masks without a partner, which are named.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: is no folder; needs one with {images} and {masks}")
@@ -59,9 +50,6 @@ def find_scenes(
 def read_scene_list(path: Path, format: LabelFormat | None = None) -> list[LabelledScene]:
     """Read a CSV with the columns image, labels, and maybe split (train, val, test; train where empty) and
     classes_field (the vector attribute that names the class); paths relative to the file.
-
-    Raises:
-        DataError: a column is missing, a split unknown, a file absent; the line is named.
     """
     scenes = []
     try:

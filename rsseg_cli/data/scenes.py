@@ -40,7 +40,6 @@ class LabelledScene:
 
     Attributes:
         image: raster; labels: raster or polygons on any grid and CRS.
-        split: train, val or test.
         name: unique within the data; by default the image's stem.
         format: what the labels' values mean; None: numbers of the model's classes.
         bands: (1-based band, name) of the image's bands that are used, with names for them; () chooses by the
@@ -72,13 +71,7 @@ class LabelledScene:
         model's resolution, never finer than the scene.
 
         Args:
-            spec: bands, classes, scaling, resolution.
             folder: where the arrays are kept as files; None keeps them in memory.
-            finest_gsd_m: m a pixel.
-
-        Raises:
-            DataError: labels cannot be aligned, or hold values that are no class.
-            SceneError: the image cannot be read or lacks bands.
         """
         info = SceneInfo.of(self.picture(folder))
         chosen = info.select_bands(spec.bands, None, spec.name)
@@ -134,9 +127,6 @@ class LabelledScene:
 
         Returns:
             what GDAL opens as the image; the label raster (uint8, 255 unlabelled or without image data).
-
-        Raises:
-            DataError: as `load`.
         """
         image = self.picture(folder)
         info, target = SceneInfo.of(image), folder / f"{safe_name(self.name)}.labels.tif"

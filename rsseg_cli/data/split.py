@@ -40,10 +40,6 @@ def with_validation(
 
     Scenes are taken in an order that the seed alone decides; of a single one, its last rows. Which ones is
     said in the log.
-
-    Args:
-        scenes: dataclasses with name and split.
-        areas: labelled area of each of some scenes.
     """
     train = sorted((scene for scene in scenes if scene.split == "train"), key=lambda scene: scene.name)
     if any(scene.split == "val" for scene in scenes) or not train:

@@ -41,7 +41,6 @@ class TorchSample:
     Attributes:
         dataset, index: where it is.
         scale: 255 where pixel values are from 0 to 1, else 1.
-        bands, dtype: of the file that it becomes.
     """
 
     dataset: Any
@@ -107,12 +106,7 @@ class TorchSample:
 
 
 def open_torchgeo(name: str, config: DataConfig) -> OpenedData:
-    """A TorchGeo data set with its own splits.
-
-    Raises:
-        UsageError: no such class.
-        DataError: it cannot be opened, or its samples have no image and mask.
-    """
+    """A TorchGeo data set with its own splits."""
     kind = data_class(name)
     parts = _parts(kind, name, config)
     for part, dataset in list(parts.items()):
@@ -135,11 +129,7 @@ def open_torchgeo(name: str, config: DataConfig) -> OpenedData:
 
 
 def data_class(name: str) -> Any:
-    """A class of torchgeo.datasets, and nothing else.
-
-    Raises:
-        UsageError: there is none of that name, or it has no images of their own size (a GeoDataset).
-    """
+    """A class of torchgeo.datasets, and nothing else."""
     import torchgeo.datasets
     from torchgeo.datasets import NonGeoDataset
 
@@ -201,11 +191,7 @@ def _construct(kind: Any, name: str, options: dict[str, Any]) -> Any:
 
 
 def arrays_of(sample: Any, where: str) -> tuple[NDArray[np.generic], NDArray[np.integer]]:
-    """Image (bands, rows, cols) and mask (rows, cols) of a sample.
-
-    Raises:
-        DataError: they are missing or of other shapes.
-    """
+    """Image (bands, rows, cols) and mask (rows, cols) of a sample."""
     items = sample if isinstance(sample, dict) else {}
     found = {key: tuple(getattr(value, "shape", ())) for key, value in items.items()}
     shown = (

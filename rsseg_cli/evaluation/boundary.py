@@ -150,12 +150,10 @@ class BoundaryCounts:
     """Counts of one map that add up over its blocks; scores from them.
 
     Attributes:
-        classes: N.
         widths: W distances from a border, px, ascending.
         truth, mapped, both: int64 (N, W), pixels within each width of the contour of a class: in the
             labels, in the map, and in both at once.
         correct: int64 (N, W), of `truth` those that are mapped rightly.
-        edge_pixels: of the labels.
         missed: what edge pixels that the map lacks weigh together.
         false: what edge pixels of the map alone weigh together.
     """
@@ -181,7 +179,6 @@ class BoundaryCounts:
         Args:
             mapped, labels: uint8 (rows, cols) of the block and `halo_px` around it; `mapped` with N where
                 the map has none of the classes, `labels` with 255 where unlabelled and beyond the map.
-            core: the block's rows and columns in them.
         """
         known = labels != class_values.IGNORE
         if not known[core].any() or (_is_plain(labels, known) and _is_plain(mapped, known)):
@@ -243,11 +240,7 @@ class BoundaryCounts:
 
 
 def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
-    """Widths in ascending order, each once.
-
-    Raises:
-        ValueError: there is none, or one that is no whole number from 1 to 256 px.
-    """
+    """Widths in ascending order, each once."""
     if not widths or any(int(width) != width or not 1 <= width <= MAX_WIDTH_PX for width in widths):
         raise ValueError(f"widths {list(widths)}; needs whole numbers from 1 to {MAX_WIDTH_PX} px")
     return tuple(sorted({int(width) for width in widths}))

@@ -27,7 +27,6 @@ class CompareConfig:
     Attributes:
         resamples: of the tiles, with replacement, the same for both models.
         level: share of resamples inside the interval.
-        seed: of the resampling.
     """
 
     resamples: int = 2000
@@ -40,8 +39,6 @@ class Difference:
     """A score of two models; NaN where a class occurs in neither truth nor map.
 
     Attributes:
-        name: class, or what the score is of.
-        first, second: scores of the models.
         interval: of `difference`, lower and upper end.
     """
 
@@ -66,11 +63,7 @@ class Comparison:
     """Scores of two models on the same tiles.
 
     Attributes:
-        first, second: names of the models.
-        tiles: that hold labels.
-        iou, f1: by class.
         overall: mIoU, mean F1 and overall accuracy.
-        config: of the intervals.
     """
 
     first: str
@@ -142,12 +135,7 @@ def compare(
 
     Args:
         first, second: tiles of both, in any order, with the classes in the same order.
-        class_names: of them.
-        names: of the models.
         out_of_means: classes that do not enter mIoU and mean F1.
-
-    Raises:
-        DataError: the tiles are not the same, or none holds labels.
     """
     config = config or CompareConfig()
     pair = _paired(first, second, names)

@@ -35,11 +35,7 @@ class SourceDone:
     """A scene that was mapped and scored.
 
     Attributes:
-        model: its name.
-        name: of the scene.
         number, sources: it is the first, second, ... of so many.
-        pixels: of the map.
-        seconds: wall time, s.
     """
 
     model: str
@@ -79,14 +75,8 @@ def evaluate(
     worst tiles so far are kept in memory, so that none is needed twice.
 
     Args:
-        model: network and spec.
         data: of `open_data`.
-        split: train, val, test or all.
-        config: how scenes are tiled and run.
-        refine: refine the maps before they are scored.
         score: classes in the order of the data, protocol, widths; `score_config(data)` by default.
-        pictures: read pictures of the worst tiles.
-        progress: called after every scene.
 
     Raises:
         DataError: the part is empty, or the data have classes that the model does not know.
@@ -145,11 +135,7 @@ def score_config(
 
 
 def sources_of(data: LabelledData, split: str) -> tuple[datasets.Source, ...]:
-    """Scenes of a part of the data; "all" is every scene.
-
-    Raises:
-        DataError: there are none.
-    """
+    """Scenes of a part of the data; "all" is every scene."""
     sources = tuple(data.sources if split == "all" else data.split(split))
     if sources:
         return sources
@@ -172,11 +158,7 @@ def with_colours(data: LabelledData, spec: ModelSpec) -> LabelledData:
 
 
 def check_classes(spec: ModelSpec, data: LabelledData) -> None:
-    """Every class of the data must be one of the model's, by name; more classes of the model are warned of.
-
-    Raises:
-        DataError: the data have classes that the model does not know.
-    """
+    """Check that the model has every class of the data; warn of classes that only the model has."""
     of_model, of_data = (
         {classes.plain(name) for name in names} for names in (spec.class_names, data.class_names)
     )

@@ -24,7 +24,6 @@ def confusion_matrix(found: Tensor, labels: Tensor, classes: int) -> Tensor:
 
     Args:
         found, labels: integers of the same shape; `labels` may hold 255, unlabelled.
-        classes: N.
 
     Returns:
         int64 (N, N).
@@ -42,7 +41,6 @@ def count_confusion(
     Args:
         mapped: any shape; values from 0 to `classes` - 1, all others are none of the classes.
         labels: of the same shape, 0 to `classes` - 1, 255 unlabelled.
-        classes: N.
 
     Returns:
         int64 (N, N + 1); the last column counts labelled pixels mapped as none of the classes.

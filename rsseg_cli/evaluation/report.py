@@ -64,15 +64,9 @@ def write_report(
     """Write FOLDER/index.html and FOLDER/scores.json, and return the path of the page.
 
     Args:
-        folder: created if it does not exist.
         classes: in the order of the result.
-        settings: what was scored and how, a line each.
         tiles: the worst ones; None reads them from the files that the result names.
         out_of_means: classes to mark as left out of the means.
-
-    Raises:
-        OutputError: a report exists already, or cannot be written.
-        SceneError, DataError: a map or its truth cannot be read again.
     """
     check_report_folder(folder, overwrite=overwrite)
     scenes = len({tile.scene for tile in result.tiles})

@@ -34,7 +34,6 @@ class EvaluationRun:
         split: train, val, test, or all for every scene; "" for test, or all for a folder without parts.
         erode_px: None for the data set's protocol.
         boundary_widths_px: () for the default ones.
-        progress: called after every scene.
     """
 
     def __init__(

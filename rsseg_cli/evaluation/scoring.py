@@ -35,7 +35,6 @@ class ScoreConfig:
     """What is scored, and how.
 
     Attributes:
-        classes: N; class k of the labels is classes[k].
         protocol: what counts in the means, and how far labels are eroded. Boundaries are scored on the labels
             as they are: where those near borders are left out, there is nothing to score.
         boundary_widths_px: distances from a border, px.
@@ -138,19 +137,13 @@ class Scorer:
         """Score a map on its own grid.
 
         Args:
-            name: of the scene.
-            predicted: class raster.
             truth: label raster or polygons, in any CRS; where they end, ground is unlabelled.
             truth_format: what the labels mean; class numbers by default.
-            image: the scene, for pictures of it.
             window: (row, col, height, width) of the map, px; what lies outside is not looked at.
             area: in the map's CRS; pixels outside are not looked at.
 
         Returns:
             the map's tiles.
-
-        Raises:
-            SceneError, DataError: the map or the labels cannot be read, or do not fit the classes.
         """
         format = truth_format or LabelFormat(class_names=self.config.names)
         if format.class_names != self.config.names:
@@ -196,11 +189,7 @@ class Scorer:
         return self._tiles.scores_of(name)
 
     def result(self) -> ScoreResult:
-        """Scores of all maps added so far.
-
-        Raises:
-            DataError: no pixel of them has a label.
-        """
+        """Scores of all maps added so far."""
         if not self._confusion.any():
             raise DataError(
                 "no pixel of the map has a label: truth and map do not overlap, or all of it is unlabelled. "

@@ -24,10 +24,8 @@ class TileScore:
     """A tile of a scored map, and what is needed to look at it again.
 
     Attributes:
-        scene: its name.
         image: the scene that was mapped, None where it is not known.
         predicted, truth: the map, and the labels that it was scored against.
-        truth_format: what the labels' values mean.
         class_table: uint8 (256,): class number of the map's values, N for none of the classes.
         area: pixels outside were not looked at; None is all.
         row, col, height, width: window of the map, px.
@@ -130,8 +128,6 @@ class TileBook:
 
     Args:
         size: side of a tile at first, px.
-        classes: N.
-        most: tiles.
     """
 
     def __init__(self, size: int, classes: int, most: int = MAX_TILES) -> None:

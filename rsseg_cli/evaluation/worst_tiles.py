@@ -30,12 +30,10 @@ class WorstTile:
     """A part of a map that is far from the truth, ready to be shown.
 
     Attributes:
-        scene: its name.
         row, col, height, width: window of the map, px.
         image: uint8 (h, w, 3), None where there is none to show; `truth`, `found`: uint8 (h, w), class or
             255. All of one size, at most PICTURE_PX a side.
         crs: as "EPSG:32633", "" without; `centre`: x, y in it; `lonlat`: degrees; None without.
-        width_m: ground that the pictures' width shows.
         labelled, wrong: pixels of the whole tile, of which the window may be a part.
         confusions: (class, mapped as, pixels) of the tile, most first; "mapped as" is the number of classes
             where nothing was mapped.
@@ -69,11 +67,6 @@ def worst_tiles(tiles: Sequence[TileScore], scenes: int, limit: int = MAX_TILES)
     At most 2 a scene, or `limit` divided by the number of scenes where that is more, so that one bad scene
     does not hide the others. So much can be said scene by scene: what is not among the worst of those seen
     so far is not among the worst of all.
-
-    Args:
-        tiles: of any number of scenes.
-        scenes: number of scenes in all.
-        limit: tiles to return.
     """
     a_scene = max(2, math.ceil(limit / max(1, scenes)))
     taken: dict[str, int] = {}
@@ -89,11 +82,7 @@ def worst_tiles(tiles: Sequence[TileScore], scenes: int, limit: int = MAX_TILES)
 
 
 class WorstTiles:
-    """The worst tiles of the scenes seen so far, read at once, so that the maps may be deleted.
-
-    Args:
-        scenes: number of scenes in all.
-    """
+    """The worst tiles of the scenes seen so far, read at once, so that the maps may be deleted."""
 
     def __init__(self, scenes: int) -> None:
         self._scenes = scenes
@@ -114,9 +103,6 @@ def read_worst_tile(tile: TileScore) -> WorstTile:
     """Read a tile's pictures: of a large tile, the part with most wrong pixels.
 
     Memory: a strip of the tile, and the pictures.
-
-    Raises:
-        SceneError, DataError: map or truth cannot be read.
     """
     info = SceneInfo.of(tile.predicted)
     with (

@@ -57,8 +57,6 @@ class Engine:
     Args:
         network: (B, bands, H, W) scaled pixels -> logits (B, classes, H, W).
         classes: number of classes the network must give.
-        scaling: from the scene's values to the network's input.
-        config: device, dtype, batch_size and tta are used.
         heatmaps: also give the network's last class heatmaps, by its method `explain`.
         probabilities: always give probabilities, not logits where one view is run.
     """

@@ -129,7 +129,6 @@ class Span:
 
     Attributes:
         first, end: tile rows whose finished rows, from cuts[first] to cuts[end], are handed on.
-        run_first, run_end: tile rows that are run for them.
         together: a new batch begins at tile rows that are multiples of this. On some devices a result depends
             on the rest of its batch, so a tile must be in the same batch wherever a run begins.
     """

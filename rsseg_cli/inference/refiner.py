@@ -66,9 +66,7 @@ class RefinerEngine(Engine):
     Args:
         network: a `models.diffusion.RefinerNetwork`.
         order: the network's class of each class of the map.
-        config: steps and seed are used.
         samples: number of draws of noise whose probabilities are averaged.
-        run: device, dtype and batch_size are used.
         probabilities: always give probabilities, not logits where one sample is drawn.
         uncertainty: also give the disagreement of the samples, as a last channel.
     """

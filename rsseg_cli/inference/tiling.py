@@ -37,7 +37,6 @@ class Axis:
 
     Attributes:
         length: px of the scene; `size` of each tile is at most that.
-        starts: first pixel of each tile.
         cuts: tile i finishes the pixels from cuts[i] to cuts[i + 1]; cuts[0] = 0, the last cut = length.
         ramp: tiles i - 1 and i are blended from cuts[i] to cuts[i] + ramp.
     """

@@ -124,7 +124,6 @@ class Frame:
     else the labels'.
 
     Attributes:
-        seen: grid that the refiner sees.
         scale: (rows, cols) of `seen` a pixel of the labels.
         offset: (row, col) of `seen`'s extent, in pixels of the labels, where these begin.
         labels: (height, width) of the label raster.

@@ -79,12 +79,10 @@ class ResumablePass:
 
     Args:
         run: where its checkpoints are kept.
-        name: of the pass there.
         cuts: rows that tile row i alone finishes are cuts[i] to cuts[i + 1].
 
     Attributes:
         first: tile row to begin with: the first that finished none of the rows in the files.
-        complete: the earlier run finished the pass.
     """
 
     def __init__(self, run: RunState, name: str, cuts: Sequence[int], sink: RowSink) -> None:
@@ -141,9 +139,6 @@ class RunState:
     another run may get past: then finished rows are kept.
 
     Args:
-        paths: outputs by kind.
-        fingerprint: all that decides the pixels.
-        height: rows of the map.
         resume: continue where an earlier run of the same fingerprint stopped.
     """
 
@@ -236,7 +231,6 @@ class RunState:
 
         Args:
             checkpoint: without its files.
-            files: complete since the last call.
         """
         before = self._journal.passes.get(name)
         sizes = {**(before.files if before else {}), **{file.name: file.stat().st_size for file in files}}

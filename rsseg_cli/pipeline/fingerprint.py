@@ -35,7 +35,6 @@ def fingerprint(
 
     Args:
         arithmetic: kind of device and dtype with which the models run.
-        labels: the map that is refined.
     """
     grid = job.grid
     marks: dict[str, Any] = {

@@ -29,7 +29,6 @@ class ScenePlan:
     """A run that was checked and may begin.
 
     Attributes:
-        inputs: files that the outputs depend on.
         model: that maps the scene; None where a map is refined.
         refinement: None where the map is not refined.
         labels: the map to refine, where this run does not make it.
@@ -54,7 +53,6 @@ def run_scene(
     """Check a run, do what an earlier one left of it, and publish its outputs.
 
     Args:
-        paths: of the outputs by kind.
         prepare: checks the run without loading weights or writing.
         passes: None for those in this process.
     """

@@ -27,8 +27,6 @@ class Grids:
 
     Attributes:
         frame: the map's pixels and those that the refiner sees.
-        map: the grid of the refined map.
-        info: the scene, readable on the frame's grid.
         vrt_owner: of the file behind `info`; must live as long as the scene is read.
     """
 
@@ -51,10 +49,8 @@ def find_grids(
     """Align scene and map, and choose the resolution that the refiner sees.
 
     Args:
-        bands: that are read.
         labels: the map's grid; `window` of it is refined.
         asked_gsd_m: resolution to see, in place of the refiner's own.
-        notes: gets what differs from what one might expect.
     """
     by_pixel = (labels.crs is None or info.grid.crs is None) and _size(labels) == _size(info.grid)
     offset = (0, 0) if by_pixel else _offset(info.grid, labels)

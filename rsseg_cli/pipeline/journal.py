@@ -24,7 +24,6 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """How far a pass over the rows has come.
 
     Attributes:
-        rows: that are in complete files.
         complete: the pass is through, with all that it counts.
         files: names and sizes of these, bytes.
         pixels, areas_m2: of each value in these rows, by `AreaCounter`; empty where they are not counted.
@@ -50,7 +49,6 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         renames: file and name, in order.
-        leftovers: files to remove.
         result: `PredictResult.as_dict` of the run.
     """
 
@@ -63,11 +61,8 @@ class Journal(msgspec.Struct, kw_only=True):
     """The state of a run.
 
     Attributes:
-        fingerprint: all that decides its pixels.
-        passes: by name.
         batches: tiles a batch, by pass, where that was measured.
         finished: kinds of outputs that are complete under their temporary names.
-        publication: once everything is.
     """
 
     fingerprint: dict[str, Any]
@@ -89,11 +84,7 @@ class Journal(msgspec.Struct, kw_only=True):
 
 
 def read_journal(path: Path) -> Journal | None:
-    """Read the journal of an earlier run; None if there is none.
-
-    Raises:
-        ValueError: it is damaged or of another version.
-    """
+    """Read the journal of an earlier run; None if there is none."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

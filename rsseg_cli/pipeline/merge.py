@@ -32,11 +32,8 @@ class Merger:
     map's own pixels.
 
     Args:
-        coarse: the map.
-        layers: of the map's rows, by what they hold.
         refined: of the refined rows, whose class is 255 outside what was run.
         write: called with a first row and uint8 (layers, rows, width), in order.
-        stack: closes the scene.
     """
 
     def __init__(
@@ -93,7 +90,6 @@ class CoarseFile:
 
     Args:
         cuts: rows at which it may be interrupted, from 0 to the height.
-        stack: closes the files.
     """
 
     def __init__(self, job: Job, run: RunState, cuts: Sequence[int], stack: ExitStack) -> None:

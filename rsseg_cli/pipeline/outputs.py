@@ -32,7 +32,6 @@ class Target:
 
     Args:
         cuts: rows at which it may be interrupted, from 0 to the height.
-        stack: closes the files; inside the run.
         holes: resampled rows lose the holes of the map's own grid; not where they have lost them already.
     """
 
@@ -81,11 +80,7 @@ class Target:
         return self.counter.counts
 
     def commit(self, result: Callable[[], PredictResult]) -> PredictResult:
-        """Finish all outputs, then publish them: until all are finished, none appears or is replaced.
-
-        Args:
-            result: of the run; called once all are finished.
-        """
+        """Finish all outputs, then publish them: until all are finished, none appears or is replaced."""
         renames: dict[Path, Path] = {}
         leftovers: list[Path] = []
         if self._thumbnail is not None:

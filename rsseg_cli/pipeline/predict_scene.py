@@ -66,8 +66,6 @@ def predict(
         output: GeoTIFF of class indices: uint8, 255 where the scene has no data.
         model: name of a bundled model, path of a model file, or a network with its spec.
         confidence: GeoTIFF of the probability of the class in the map, 0-254 for 0-1, 255 no data.
-        probabilities: the same of every class, a band each.
-        heatmaps: the same of BiCoR-Seg's last class heatmaps.
         preview: PNG of the scene with the map over it.
         vector: the map's polygons: GeoPackage, FlatGeobuf, GeoParquet, GeoJSON or Shapefile.
         vector_config: settings of the polygons; `overwrite` is that of `config`.

@@ -39,14 +39,12 @@ def refine(
         scene: anything that GDAL reads; on another grid or in another CRS than the map it is warped to it.
         labels: class raster of any model whose classes are the refiner's, matched by name.
         output: GeoTIFF of the refined map, on the grid of `labels`.
-        config: the refiner and its settings.
         run: how the scene is read and the network run; tiling, `tta`, `gsd_m` and `aoi` are not used, `bbox`
             is in the CRS of `labels`.
         uncertainty: GeoTIFF of the samples' disagreement, 0-254 for 0-1, 255 no data: the mutual information
             between class and sample, as a share of the largest that so many samples can have. 0 where all
             samples agree or none was drawn, 1 where each is certain of another class.
         preview: PNG of the scene with the map over it.
-        progress: called with windows done and windows in all.
         resume: continue an earlier run of the same call, see `predict`.
         settings: fields of `run`, in place of its own.
     """

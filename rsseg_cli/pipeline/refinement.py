@@ -29,8 +29,6 @@ class Refinement(Grids):
         bands: of the scene, 1-based, in the refiner's order.
         order: the refiner's class of each class of the map.
         band_m: half the width of the band that may change.
-        samples: to average.
-        run: device, dtype, batch size and threads.
     """
 
     refiner: Model
@@ -67,7 +65,6 @@ class LabelSource:
     """A class raster that is refined.
 
     Attributes:
-        bands: its classes, then layers of the same map.
         table: class of a value, see `ClassMatch`.
         window: (row, col, height, width) that is mapped.
     """

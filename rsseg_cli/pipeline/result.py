@@ -37,15 +37,8 @@ class Refined:
     """What refining did to a map.
 
     Attributes:
-        refiner: its name.
-        steps: of the sampler.
         band_m: half the width of the band around boundaries that may change.
-        ensemble: samples averaged.
-        seed: of the noise.
-        windows: of the map.
-        windows_run: of these, with a boundary.
         band_pixels: of the map, that may change.
-        changed_pixels: of these, with another class now.
     """
 
     refiner: str
@@ -70,9 +63,6 @@ class PredictResult:
     Attributes:
         paths: of the outputs, by kind: "labels", "confidence", "probabilities", "heatmaps", "preview",
             "vector", "uncertainty".
-        seconds: wall time.
-        pixels: of the map.
-        valid_pixels: of these, with data.
         classes: extent by class name, in the model's order.
         notes: what differs from what one might expect, one sentence each; logged as warnings too.
         refined: None where the map was not refined.

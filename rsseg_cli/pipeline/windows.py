@@ -68,7 +68,6 @@ def refine_pass(
     """Stream scene and map through the refiner into rows of the refined map.
 
     Args:
-        rows: its tile rows are rows of windows.
         state: to resume from; its `counts` are those of `refined_of`.
     """
     frame, region = refinement.frame, windows.region

@@ -108,10 +108,6 @@ class OutputLock:
     again does not matter. On network file systems it holds between machines where the server keeps locks
     (NFS 4, SMB, Lustre with flock). On file systems without locks a file with the owner's host and process
     takes its part, and is taken over once that process is gone, if it was on this host.
-
-    Args:
-        folder: that is made.
-        output: how messages call what is locked.
     """
 
     def __init__(self, folder: Path, output: Path) -> None:

@@ -34,14 +34,6 @@ def select_bands(
     if there are as many as the model wants. GDAL calls the last of four bytes alpha by default: an alpha
     band given by `bidx`, or needed to have enough and with values between empty and full, is data, and no
     longer marks pixels.
-
-    Args:
-        wanted: names of the model's bands.
-        model: its name, for messages.
-
-    Raises:
-        SceneError: bands are missing, or hold palette indices or complex numbers.
-        UsageError: `bidx` does not fit.
     """
     if bidx is not None:
         chosen = _check_bidx(info, tuple(wanted), tuple(bidx))

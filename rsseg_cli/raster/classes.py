@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, cast
 from xml.etree import ElementTree as ET
 
@@ -66,9 +65,6 @@ class ClassRaster:
         """Return the raster with its values matched to N classes by name; without names, values are classes.
 
         What is none of the classes, or without data, is N.
-
-        Raises:
-            DataError: none of its classes is one of `class_names`.
         """
         info = SceneInfo.of(path)
         return cls(info, _table_of(info.name, read_names(path), class_names), none=len(class_names))
@@ -81,10 +77,8 @@ class ClassRaster:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stack.__exit__(kind, error, trace)
+    def __exit__(self, *exc: Any) -> None:
+        self._stack.__exit__(*exc)
 
     def read(self, row: int, col: int, height: int, width: int) -> Labels:
         """Return the classes (height, width) of any window, also of one that reaches beyond the raster."""
@@ -177,7 +171,6 @@ class ClassMatch:
 
     Attributes:
         table: uint8 (256,): class of a value, numbered as in the refined map; NODATA or INVALID for others.
-        order: the refiner's class of each of the map's.
         note: message for the user, "" for none.
     """
 
@@ -190,13 +183,6 @@ def match(where: str, names: Mapping[int, str], refiner: str, known: Sequence[st
     """Match a raster's classes with a refiner's by name; without names, values are the refiner's numbers.
 
     The map keeps the raster's numbers where they are 0 to N - 1, else it takes the refiner's.
-
-    Args:
-        names: by value.
-        known: the refiner's classes.
-
-    Raises:
-        SceneError: a class of one side is none of the other's.
     """
     table = np.full(MAX_VALUES, INVALID, np.uint8)
     table[NODATA] = NODATA

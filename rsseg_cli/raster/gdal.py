@@ -79,7 +79,6 @@ def env(path: str = "", cache_mib: int = CACHE_MIB) -> Iterator[None]:
     Environment variables take precedence.
 
     Args:
-        path: what is going to be opened.
         cache_mib: size of the block cache, which all threads share: the largest one requested counts.
     """
     network = NETWORK | (REMOTE_ONLY if is_remote(path) else {})
@@ -117,12 +116,7 @@ def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
 def retrying(
     path: str | Path, attempt: Callable[[], Result], kind: type[Exception], final: tuple[str, ...] = ()
 ) -> Result:
-    """Return the result of `attempt`, tried up to REMOTE_TRIES times if `path` is remote.
-
-    Args:
-        kind: errors after which to try again.
-        final: beginnings of messages after which not to.
-    """
+    """Return the result of `attempt`, tried up to REMOTE_TRIES times if `path` is remote."""
     for left in reversed(range(REMOTE_TRIES if is_remote(str(path)) else 1)):
         try:
             return attempt()
@@ -161,12 +155,7 @@ def display_name(path: str | Path) -> str:
 
 
 def first_layer(path: str | Path) -> str:
-    """Return the first layer with geometries; GeoPackages keep styles and the like in further tables.
-
-    Raises:
-        pyogrio.errors.DataSourceError: not a vector file.
-        ValueError: it has no such layer.
-    """
+    """Return the first layer with geometries; GeoPackages keep styles and the like in further tables."""
     import pyogrio
 
     layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]

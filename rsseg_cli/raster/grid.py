@@ -65,10 +65,6 @@ class Grid:
 
         On a rotated grid this is the window around the box.
 
-        Args:
-            bbox: left, bottom, right, top in the CRS.
-            name: what messages call the box.
-
         Raises:
             OutsideError: the box lies outside the grid.
         """

@@ -31,13 +31,10 @@ class SceneInfo:
 
     Attributes:
         path: as given; `name` is the same for messages.
-        dtypes, colour_interpretations, descriptions: one a band.
         nodata: the value for all bands, given by the user or the file's; None without.
-        band_nodata: the same, band by band.
         nodata_given: the user gave it, so it holds besides alpha and masks.
         has_mask: some pixels may be without data (alpha, mask band, .msk, nodata).
         block_shape: (height, width) of a block as stored, px.
-        overviews: reduction factors stored.
         files: what the raster is read from: itself, its sidecars, the sources of a VRT.
     """
 

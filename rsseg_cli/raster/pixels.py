@@ -26,7 +26,6 @@ def axis_weights(
     where they more than double.
 
     Args:
-        scale: source pixels a target pixel.
         offset: where target pixel 0 starts, source px.
 
     Returns:

@@ -7,7 +7,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -53,7 +52,6 @@ class SceneReader:
             Where pixels do not coincide they are resampled, from overviews where these are at least twice as
             fine.
         nodata: value of pixels without data; None takes that of `info`.
-        region_mask: pixels outside are invalid.
     """
 
     def __init__(
@@ -94,9 +92,7 @@ class SceneReader:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
         self._env.__exit__(None, None, None)
 

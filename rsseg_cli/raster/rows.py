@@ -105,11 +105,7 @@ class TiledFile:
             self._dataset.close()
 
     def complete(self) -> None:
-        """Close, once all rows are written.
-
-        Raises:
-            OutputError: the directory, written last, is not there (on a full disk closing is silent).
-        """
+        """Close, once all rows are written."""
         self.close()
         with gdal.open_raster(self.path) as dataset:
             last = (self.width - 1) // BLOCK, (self.height - 1) // self._block

@@ -31,12 +31,9 @@ class RasterMeta:
     """What an output raster says besides its pixels.
 
     Attributes:
-        count: bands.
         overviews: "mode" for classes, "average" for numbers; pixels without data do not count in either.
         colours: class -> (red, green, blue), 0 to 255; makes a colour table, NODATA transparent.
         category_names: of class 0, 1, ...; as tags CLASS_0, ... and, for GIS programs, in `<path>.aux.xml`.
-        band_names: descriptions.
-        tags: what made it.
     """
 
     count: int = 1
@@ -136,7 +133,6 @@ def of_bands(info: SceneInfo, bands: Sequence[tuple[int, str]], grid: Grid, srs:
     """Return a VRT of chosen bands of a file, renamed.
 
     Args:
-        bands: number and name.
         srs: WKT in place of the grid's CRS.
     """
     path = str(Path(info.path).resolve())

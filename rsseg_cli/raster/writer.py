@@ -10,7 +10,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 from xml.etree import ElementTree as ET
 
@@ -48,9 +47,6 @@ class RasterWriter:
     As a context manager it removes what was written unless committed, or `temporary` says where that lies.
 
     Args:
-        path: the target, a GeoTIFF.
-        meta: what the raster says besides its pixels.
-        options: creation options of GDAL's COG driver.
         cuts: rows at which temporary files begin, and the height at the end: all rows above a cut that was
             passed are in complete files. One file by default.
         temporary: path of the temporary file with an ending; by default beside the target, with a name of
@@ -118,9 +114,7 @@ class RasterWriter:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.discard()
 
     def write(self, row: int, array: Rows) -> None:

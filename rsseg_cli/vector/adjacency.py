@@ -115,14 +115,12 @@ class RegionAdjacency:
     """Regions and the edges that they share.
 
     Attributes:
-        classes: of each region.
         areas: int64.
         firsts: int64, decides between equal neighbours: the lowest wins.
         is_nodata: regions without data, or outside the raster.
         low, high: int64, regions of each pair, the lower number first, each pair once.
         edges: int64 (k, 2), their horizontal and vertical pixel edges; sums of integers do not depend on
             order.
-        root: the region that each has become part of.
     """
 
     classes: Labels

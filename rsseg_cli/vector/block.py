@@ -27,7 +27,6 @@ class BlockResult:
         top, bottom: int32 (width,), open object of each pixel in the row above the block and in its last row;
             -1 none.
         columns, upper_ends: columns in which an edge leaves the block straight down, and its upper end.
-        seconds: by stage.
     """
 
     polygons: Polygons

@@ -30,7 +30,6 @@ def count_inside(
 
     Args:
         corners: rows and columns of the three corners of each triangle.
-        positions: of all vertices, ascending.
         counts: int64 (len(positions) + 1,), number of vertices that count before each.
         margin: by which triangles are enlarged, px.
     """
@@ -86,7 +85,6 @@ class Curves:
 
     Args:
         graph: of the rows and `SimplifyOptions.reach` rows around.
-        first, end: corner rows whose corners are rounded.
     """
 
     def __init__(self, graph: Graph, radius_px: float, first: int, end: int) -> None:

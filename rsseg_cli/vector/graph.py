@@ -99,7 +99,6 @@ def build_graph(
     Args:
         labels: (n + 1, columns), with n corner rows between them.
         first_row: number of the upper corner row in the raster.
-        nodata: class left and right of the raster.
         first_col: number of the first pixel column in the raster.
         width: of the raster, that of `labels` by default.
     """
@@ -166,7 +165,6 @@ class Objects:
         run_of: int32 (rows, width), the run (pixels of one class side by side in a row) of each pixel.
         starts: int64 (R,), first pixel of each run, in row-major order.
         of_run: int32 (R,), the object of each run.
-        classes: class of each object.
     """
 
     run_of: NDArray[np.int32]

@@ -191,7 +191,6 @@ class Chains:
     """How fragments follow one another.
 
     Attributes:
-        order: the fragments chain by chain.
         begins: begin of each chain in `order`, with the total at the end.
         closed: bool, which chains are whole rings.
         linked: bool (k, 2), arrivals at junctions that a fragment follows.

@@ -34,11 +34,7 @@ def colour_of(value: int, colours: Mapping[int, Colour]) -> Colour:
 
 
 def make_qml(names: Mapping[int, str], colours: Mapping[int, Colour], field: str = "class_index") -> str:
-    """Return a QGIS style.
-
-    Args:
-        field: attribute that holds the class value.
-    """
+    """Return a QGIS style."""
     root = ET.Element("qgis", version="3.28.0", styleCategories="Symbology")
     renderer = ET.SubElement(root, "renderer-v2", type="categorizedSymbol", attr=field, enableorderby="0")
     categories, symbols = ET.SubElement(renderer, "categories"), ET.SubElement(renderer, "symbols")
@@ -93,9 +89,6 @@ class Layer:
     Attributes:
         format: "GeoParquet", which pyarrow writes, or a key of DRIVERS.
         crs: WKT, "" for none.
-        names, colours: of classes by value.
-        confidence: whether polygons have its attributes.
-        max_geometry_bytes: of a GeoPackage, SQLite's limit.
     """
 
     path: Path

@@ -56,10 +56,8 @@ class BlockPlan:
     """Settings that hold for all blocks.
 
     Attributes:
-        source, confidence: rasters of class and confidence.
         classes: those that become polygons; None for all.
         reproject: WKT of the raster's and the output's CRS, None if equal.
-        boundaries: simplified ones, if there is a tolerance.
     """
 
     source: ClassSource | StoredSource

@@ -55,7 +55,6 @@ class Polygons(Table):
     """Finished polygons in the order of their last pixels.
 
     Attributes:
-        wkb: a Blob each.
         areas_m2, perimeters_m: on the ground; NaN without CRS.
         vertices: without the one that closes each ring.
     """
@@ -282,8 +281,6 @@ def _measure(
 
     Args:
         ring_ends: one after each ring's last point, which no edge leaves.
-        begins: of the polygons.
-        tops: row from which each point's polygon is measured.
     """
     if not len(begins) or not ground.known:
         return np.full(len(begins), np.nan), np.full(len(begins), np.nan)

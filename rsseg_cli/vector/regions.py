@@ -21,7 +21,6 @@ class BlockRegions:
     Attributes:
         members: int32, number of each region in the block.
         islands: int32 (k, 2), number of each in the block, and the region here that it becomes part of.
-        classes: of each region.
         areas: int64, in FINE-ths of a mean pixel, without the row above.
         firsts: int64, index of the first pixel.
         pairs: int32 (k, 2), regions that share edges; -1 for the outside of the raster.
@@ -48,7 +47,6 @@ class RegionPlan:
         min_area: regions or holes below it are merged, in FINE-ths of a mean pixel.
         holes: whether holes are merged, and not regions. Regions without data are part of holes, and
             otherwise lie outside.
-        mean_m2: area of a mean pixel.
     """
 
     block: BlockPlan

@@ -123,13 +123,7 @@ def _graph(vertices: NDArray[Any], width: int) -> Graph:
 def _link_straight(
     twin: NDArray[np.int32], slots: NDArray[np.uint8], by_line: Ints, lines: NDArray[np.int32], slot: int
 ) -> None:
-    """Set the ends that no part knew: edges that run straight to the next vertex in their row or column.
-
-    Args:
-        by_line: vertices row by row, or column by column.
-        lines: row or column of each vertex.
-        slot: RIGHT or DOWN.
-    """
+    """Set the ends that no part knew: edges that run straight to the next vertex in their row or column."""
     here, ahead = by_line[:-1], by_line[1:]
     same = lines[here] == lines[ahead]
     for one, other, way in ((here, ahead, slot), (ahead, here, _OPPOSITE[slot])):
@@ -172,7 +166,6 @@ class Simplifier:
     """Takes corners out round by round.
 
     Args:
-        graph: its twins are changed.
         rows, cols: first and last corner row and column of the graph.
         cell: side of the cells, px.
     """

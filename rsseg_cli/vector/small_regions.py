@@ -29,11 +29,9 @@ class _Live:
     """Regions that are open or undecided.
 
     Attributes:
-        classes, areas, firsts: of each, as in BlockRegions.
         pairs, edges: int64 (k, 2), as in BlockRegions; each pair once.
         numbers: int64 (k, 2), small regions, and their number in the raster; several for those of several
             blocks.
-        bottom: regions of the last row.
     """
 
     classes: NDArray[np.uint16]
@@ -50,7 +48,6 @@ class SmallRegionResolver:
 
     Args:
         pixel_m: lengths of a pixel along a row and along a column.
-        folder: for decisions.
     """
 
     def __init__(self, plan: RegionPlan, pixel_m: tuple[float, float], folder: Path) -> None:

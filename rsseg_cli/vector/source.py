@@ -65,9 +65,7 @@ class ClassSource:
     Attributes:
         nodata: value of pixels without data, and outside the raster.
         wide: values are uint16, as 256 are not enough with no data.
-        tile_rows: rows of the file's tiles.
         store: beginning of the path for decoded rows of tiles; "" decodes a tile for each read.
-        chunk_px: decoded at a time.
     """
 
     path: str
@@ -82,11 +80,7 @@ class ClassSource:
     chunk_px: int = 3 << 19
 
     def read(self, row: int, count: int, col: int = 0, columns: int | None = None) -> NDArray[Any]:
-        """Read (count, columns) from `col` on, uint8 or uint16, by default up to the raster's right edge.
-
-        Raises:
-            DataError: a value is no class index.
-        """
+        """Read (count, columns) from `col` on, uint8 or uint16, by default up to the raster's right edge."""
         if self.store and columns is None and col == 0:
             return self._stored(row, count)
         rows, cols = inside(row, count, self.height), inside(col, columns, self.width)

@@ -28,7 +28,6 @@ class Limits:
         points: processed together, some 100 bytes each.
         held_points: waiting in memory, 8 bytes each.
         fragments, blocks: waiting until they are joined.
-        blob_bytes: of well-known binary in memory.
     """
 
     points: int = 1 << 17

@@ -84,9 +84,6 @@ class WorkerPool:
         """Yield function(shared, *item) for each item, in order.
 
         Args:
-            function: of a module's top level.
-            shared: sent once to each process.
-            arguments: taken as workers become free.
             last: end the workers before the last result is used, so that their memory is free.
         """
         if not self._workers:
@@ -164,11 +161,7 @@ GIVEN, MERGED = ".given.bin", ".merged.bin"  # in the scratch folder: classes wi
 
 
 class PolygonStream:
-    """Vectorises a task block by block, each stage over all blocks.
-
-    Args:
-        folder: for arrays that would not fit in memory.
-    """
+    """Vectorises a task block by block, each stage over all blocks."""
 
     def __init__(self, task: VectorTask, pool: WorkerPool, folder: Path) -> None:
         self._task, self._pool, self._folder = task, pool, folder

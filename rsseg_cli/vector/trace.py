@@ -129,7 +129,6 @@ class Tracer:
     Args:
         graph: may reach beyond the block.
         objects: in the block's rows, and the row above if there is one.
-        first, end: corner rows of the block.
         nodata: class without rings.
     """
 

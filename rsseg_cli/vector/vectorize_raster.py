@@ -51,7 +51,6 @@ class VectorResult:
     """A finished vector file.
 
     Attributes:
-        classes: polygons by class name.
         stages: seconds by stage, summed over the worker processes.
         notes: unexpected properties of the result; logged as warnings too.
     """
@@ -93,9 +92,7 @@ def vectorize(
     Args:
         labels: raster of class indices, with nodata or a mask where there is no class. Names and colours come
             from its tags and palette.
-        output: vector file; its ending determines the format.
         confidence: raster of the same size, 0-254 for 0-1; adds its mean and minimum to each polygon.
-        progress: called with rows done and rows in all.
 
     Raises:
         UsageError, SceneError, DataError, OutputError: nothing was written.
@@ -129,8 +126,6 @@ def check_output(
 
     Args:
         crs: WKT of the raster's CRS, "" for none.
-        names: of its classes by value.
-        where: name of the raster in messages.
         inputs: files that must not be replaced.
     """
     path = Path(output)
@@ -177,12 +172,7 @@ def prepare(
 
 
 class VectorJob:
-    """A checked vectorisation; leaving its context removes what was not published.
-
-    Attributes:
-        features: polygons written.
-        classes: polygons by class name.
-    """
+    """A checked vectorisation; leaving its context removes what was not published."""
 
     def __init__(self, task: VectorTask, layer: Layer, scratch: Path | None) -> None:
         self.task, self.layer = task, layer

@@ -41,9 +41,6 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
     """Write polygons to a new file, in order and batch by batch.
 
     Memory: a batch; of a large polygon some copies that GDAL makes.
-
-    Raises:
-        OutputError: the format cannot hold the polygons, or the disk is full.
     """
     import pyarrow as pa
 

@@ -56,9 +56,6 @@ def draw_scene(
 
     Returns:
         image uint8 (3, size, size), red green blue; labels uint8 (size, size): index into CLASSES.
-
-    Raises:
-        UsageError: an argument outside its range.
     """
     _check(size, seed, gsd_m)
     image = np.empty((3, size, size), np.uint8)
@@ -82,10 +79,6 @@ def write_scene(
     """Draw a scene into a tiled GeoTIFF (UTM zone 32N), and its label map into another on the same grid.
 
     Drawn and written block by block: memory does not grow with `size`. Both files appear whole or not at all.
-
-    Raises:
-        UsageError: an argument outside its range.
-        OutputError: a file is there already and `overwrite` is False, or cannot be written.
     """
     _check(size, seed, gsd_m)
     target = Path(path)
