@@ -22,7 +22,7 @@ NOT_IN_OUTPUTS = {"device", "batch_size", "overwrite", "readers", "jobs", "block
 RESUMABLE = {
     "started": "not finished",
     "failed": "failed before",
-}  # why a scene is gone on with, not begun anew
+}  # reasons to resume a scene
 
 
 def provenance_of(settings: BatchSettings) -> Record:

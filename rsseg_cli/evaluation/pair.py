@@ -30,7 +30,7 @@ def score_pair(
 ) -> PairScore:
     """Score the class raster `predicted` against labels or polygons.
 
-    Classes of map and truth are brought together by name where both carry names.
+    Classes of map and truth are matched by name if both have names.
 
     Raises:
         SceneError, DataError: a file cannot be read, or map and truth do not fit each other.
@@ -137,7 +137,7 @@ def _values_by_name(truth: str, named: dict[int, str], names: tuple[str, ...]) -
 
 
 def _check_crs(grid: Grid, truth: str) -> None:
-    """Coordinates of the truth can be brought to the map's, where both have a CRS."""
+    """Check that the truth can be transformed to the map's CRS, if both have one."""
     from pyproj import CRS, Transformer
     from pyproj.exceptions import ProjError
 

@@ -199,7 +199,7 @@ class OutputBlock(NamedTuple):
 
 
 class Assembler:
-    """Scores of tiles to finished rectangles of the map: blended, brought to its grid, classified.
+    """Turn scores of tiles into finished rectangles of the map: blended, resampled to its grid, classified.
 
     Channels of scores behind the classes go to "heatmaps" or "uncertainty".
 

@@ -82,7 +82,7 @@ class Eater:
             fill(self.disk)
 
 
-def test_on_a_disk_without_a_byte_all_that_fails_is_told(make_raster, model_file, small_disk, tmp_path):
+def test_on_a_disk_without_a_byte_all_that_fails_is_reported(make_raster, model_file, small_disk, tmp_path):
     scenes = [BatchScene(path=str(make_raster(f"{name}.tif")), stem=name) for name in "abcdef"]
     disk = small_disk(4_000_000)
     config = PredictConfig(tile_size=64, overlap=16)

@@ -136,7 +136,7 @@ def test_groups_holes_polygons_and_the_manifest(sheet, drawn, run):
         ({"kind": "value"}, "b.tif: nodata 0.0, a.tif has None"),
     ],
 )
-def test_sheets_that_do_not_fit_are_told(sheet, drawn, run, change, message):
+def test_sheets_that_do_not_fit_are_reported(sheet, drawn, run, change, message):
     array = drawn[:, :50, :50]
     sheet("a.tif", array)
     array = np.concatenate([array, array[:1]]) if change.pop("bands", 3) == 4 else array

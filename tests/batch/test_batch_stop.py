@@ -146,7 +146,7 @@ def test_an_interrupt_stops_all_processes(scenes, start, run):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError])
-def test_what_is_kept_of_a_scene_is_told(scenes, model_file, tmp_path, monkeypatch, caplog, error):
+def test_what_is_kept_of_a_scene_is_reported(scenes, model_file, tmp_path, monkeypatch, caplog, error):
     """As for single scenes: of one that was stopped, and of one that failed and may be gone on with."""
     caplog.set_level(logging.INFO)
     monkeypatch.setattr(work_folder, "CHECKPOINT_S", 0.0)

@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 CASES = ("holes", "resampled", "refined", "small", "missing", "two bands")
 
 
-def test_no_cluster_is_told():
+def test_no_cluster_is_reported():
     """First in this file, and nowhere else: "auto" finds any cluster of the machine, this file's too."""
     with (
         pytest.raises(
@@ -113,7 +113,7 @@ def test_a_scene_fails_alone_with_the_words_of_this_process(batch):
     assert not list(batch["missing", "there"][0].outputs["labels"].parent.glob("*4.tif"))
 
 
-def test_what_a_worker_does_not_see_is_told(cluster, make_raster, models, tmp_path):
+def test_what_a_worker_does_not_see_is_reported(cluster, make_raster, models, tmp_path):
     task = absolute(task_of(make_raster(), tmp_path / "out", models[0]))
     needed = files_of(task)
     assert needed == (task.scene, task.model, str(tmp_path / "out"))

@@ -18,7 +18,7 @@ from rsseg_cli.errors import UsageError
         ("ray://127.0.0.1:10001", "run rsseg on a machine of the cluster"),
     ],
 )
-def test_no_cluster_is_told_at_once(address, words):
+def test_no_cluster_is_reported_at_once(address, words):
     pytest.importorskip("ray")
     start = time.monotonic()
     with pytest.raises(UsageError) as caught, connected(address, None):
@@ -28,7 +28,7 @@ def test_no_cluster_is_told_at_once(address, words):
     assert time.monotonic() - start < 30
 
 
-def test_without_ray_the_command_that_installs_it_is_told(monkeypatch):
+def test_without_ray_the_command_that_installs_it_is_reported(monkeypatch):
     monkeypatch.setattr(ray_cluster.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"Ray is not installed; pip install 'rsseg\[ray\]'"):
         RayEngine()

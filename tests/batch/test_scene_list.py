@@ -121,7 +121,7 @@ def test_stac_assets_by_name_or_role(here):
         ('{"type": "Feature", "id": 7, "assets": {}}', "an item without id"),
     ],
 )
-def test_what_is_no_collection_is_told(here, text, message):
+def test_what_is_no_collection_is_reported(here, text, message):
     Path("items.json").write_text(text)
     with pytest.raises(DataError, match=message):
         list(read_items(Path("items.json")))

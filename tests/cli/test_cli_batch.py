@@ -169,7 +169,7 @@ def test_further_outputs_have_the_maps_name_and_an_ending(make_raster, run):
         (["s0.tif", "s1.tif", "-o", "maps", "--device", "cuda:77"], 2, "--device cuda:77"),
     ],
 )
-def test_what_is_wrong_is_told_before_work_starts(make_raster, run, arguments, code, message):
+def test_what_is_wrong_is_reported_before_work_starts(make_raster, run, arguments, code, message):
     Path("sub").mkdir()
     for name in ("s0.tif", "s1.tif", "sub/S0.tif"):
         make_raster(name)
@@ -180,7 +180,7 @@ def test_what_is_wrong_is_told_before_work_starts(make_raster, run, arguments, c
     assert not list(Path().rglob("*_tiny.tif"))
 
 
-def test_scenes_of_one_name_are_told_apart():
+def test_scenes_of_one_name_are_reported_apart():
     assert short_names(["/a/x/1.tif", "/a/2.tif"]) == ["1.tif", "2.tif"]
     assert short_names(["/a/x/1.tif", "/a/1.tif", "/a/y z/1.tif"]) == ["x/1.tif", "1.tif", "y z/1.tif"]
     assert short_names(["s3://b/1.tif", "/a/1.tif"]) == ["s3://b/1.tif", "/a/1.tif"]

@@ -39,7 +39,7 @@ def run(*arguments):
     return CliRunner().invoke(app, ["predict", *map(str, arguments)])
 
 
-def test_a_map_is_written_beside_the_scene_and_told(make_raster, model_file, tmp_path):
+def test_a_map_is_written_beside_the_scene_and_reported(make_raster, model_file, tmp_path):
     scene = make_raster(shape=(70, 90))
     done = run(scene, "--model", model_file, *SMALL)
     assert done.exit_code == 0, done.stderr

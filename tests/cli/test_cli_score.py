@@ -235,7 +235,7 @@ def test_options_of_polygons_with_a_raster(pair: tuple[Path, Path]) -> None:
     assert "--vector-class: for truth of polygons" in message
 
 
-def test_pixels_without_data_are_told(pair: tuple[Path, Path], make_raster: MakeRaster) -> None:
+def test_pixels_without_data_are_reported(pair: tuple[Path, Path], make_raster: MakeRaster) -> None:
     array = MAPPED.copy()
     array[0, :, :6] = 255
     holes = make_raster("holes.tif", array=array, nodata=255)

@@ -149,7 +149,7 @@ def test_dissolving_does_not_depend_on_blocks(label_file, make_raster, tmp_path,
     assert list(found[0].confidence) == pytest.approx(np.array([100, 101, 102]) / 254, abs=1e-4)
 
 
-def test_what_is_told_and_printed(label_file, tmp_path):
+def test_what_is_reported_and_printed(label_file, tmp_path):
     source, target = label_file(), tmp_path / "out.gpkg"
     done = run("vectorize", source, "-o", target, "--classes", "Road,water")
     assert done.exit_code == 0, done.stderr

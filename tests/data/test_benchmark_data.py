@@ -155,7 +155,7 @@ class TestMissing:
         with pytest.raises(DataError, match=message):
             open_data(config_of(name, tmp_path))
 
-    def test_absent_images_of_the_official_list_are_told(self, tmp_path, caplog):
+    def test_absent_images_of_the_official_list_are_reported(self, tmp_path, caplog):
         make_vaihingen(tmp_path)
         open_data(config_of("vaihingen", tmp_path))
         assert "12 of 16 images of the official train part are absent: top_mosaic_09cm_area17" in caplog.text
@@ -170,7 +170,7 @@ class TestMissing:
             ("torchgeo:DeepGlobeLandCover", "torchgeo cannot open DeepGlobeLandCover there"),
         ],
     )
-    def test_a_wrong_layout_is_told(self, tmp_path, name, message):
+    def test_a_wrong_layout_is_reported(self, tmp_path, name, message):
         with pytest.raises(DataError, match=message) as caught:
             open_data(config_of(name, tmp_path))
         assert "nothing is downloaded" in str(caught.value)
@@ -281,7 +281,7 @@ class TestAnyOther:
         with pytest.raises(UsageError, match="is none of the NonGeoDataset classes"):
             open_data(DataConfig(dataset=f"torchgeo:{name}", root=tmp_path))
 
-    def test_classification_data_are_told(self):
+    def test_classification_data_are_reported(self):
         sample = {"image": torch.zeros(3, 8, 8), "label": torch.tensor(1)}
         with pytest.raises(
             DataError, match=r"found image \(3, 8, 8\), label Tensor; needs image .* and mask"

@@ -299,7 +299,7 @@ class TestClasses:
             ([{"name": "a"}, {"name": "a"}], "needs different names, found a"),
         ],
     )
-    def test_a_wrong_file_is_told(self, tmp_path, listed, message):
+    def test_a_wrong_file_is_reported(self, tmp_path, listed, message):
         with pytest.raises(DataError, match=message):
             read_classes(self.write(tmp_path, listed))
 

@@ -302,7 +302,7 @@ class TestPolygons:
         path = polygons(tmp_path / "a.gpkg", shapes, label=[1, 0] * 250 + [2])
         assert (read(path, self.GRID) == 2).all()
 
-    def test_outside_is_background_or_as_told(self, tmp_path):
+    def test_outside_is_background_or_as_reported(self, tmp_path):
         path = polygons(tmp_path / "a.gpkg", [self.LEFT], label=[1])
         assert read(path, self.GRID).tolist() == [[1, 1, 1, 0, 0, 0]] * 4
         for outside, value in (("road", 2), ("unlabelled", 255)):
@@ -344,7 +344,7 @@ class TestPolygons:
         far, near = [1, 0, 0, 0, 0, 1], [1, 1, 0, 0, 1, 1]
         assert found.tolist() == [far, near, near, far]
 
-    def test_lines_are_told(self, tmp_path, caplog):
+    def test_lines_are_reported(self, tmp_path, caplog):
         line = LineString([(500000, 5000000), (500004, 4999996)])
         path = polygons(tmp_path / "a.gpkg", [line], label=[1])
         with pytest.raises(DataError, match="holds LineString; needs polygons"):

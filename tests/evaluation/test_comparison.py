@@ -74,7 +74,7 @@ def test_the_same_seed_gives_the_same_interval_and_chunks_do_not_matter(monkeypa
     assert compare(first, second, NAMES) == found
 
 
-def test_few_tiles_are_told():
+def test_few_tiles_are_reported():
     tiles = [tile(k, [[5, 1], [1, 5]]) for k in range(20)]
     assert "few" not in compare(tiles, tiles, NAMES).explanation
     few = compare(tiles[:19], tiles[:19], NAMES, names=("old", "new"))

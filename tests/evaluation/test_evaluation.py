@@ -196,7 +196,7 @@ def test_maps_are_gone_afterwards(labelled, tmp_path, monkeypatch):
     assert not any(Path(tile.predicted).exists() for tile in done.result.tiles)
 
 
-def test_a_note_of_many_scenes_is_told_once(labelled, caplog):
+def test_a_note_of_many_scenes_is_reported_once(labelled, caplog):
     scenes = [labelled(name, blocks(), crs=None) for name in "abc"]
     spec = ModelSpec(**{**oracle().spec.__dict__, "gsd_m": 0.5, "gsd_range_m": (0.4, 0.6)})
     with caplog.at_level(logging.WARNING, logger=LOG):

@@ -227,7 +227,7 @@ def test_curves_are_drawn_to_scale(scored, tmp_path):
     assert [x for x, _ in points] == sorted(x for x, _ in points)
 
 
-def test_a_comparison_is_told_and_drawn(scored, tmp_path):
+def test_a_comparison_is_reported_and_drawn(scored, tmp_path):
     result, *_ = scored
     comparison = compare(result.tiles, result.tiles, NAMES, names=("tiny", "<old>"))
     source = write_report(

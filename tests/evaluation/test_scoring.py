@@ -129,7 +129,7 @@ def test_classes_come_together_by_name(tmp_path: Path, pair: tuple[Path, Path]) 
     assert result.tiles[0].class_table[:5].tolist() == [1, 3, 2, 0, 3]
 
 
-def test_a_strange_class_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_strange_class_is_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     classes.ClassRaster.matching(write_map(tmp_path / "map.tif", MAPPED, ("land", "building", "sea")), NAMES)
     assert "sea is none of land, building, water; pixels mapped so count as wrong" in caplog.text
     with pytest.raises(DataError, match="its classes are sky, sea; none of them is one of land"):

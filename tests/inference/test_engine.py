@@ -223,7 +223,7 @@ def test_memory_that_runs_out_beside_the_network_is_one_line(make_raster, tmp_pa
         predict(make_raster(shape=(64, 64)), tmp_path / "map.tif", model=trained(Local(), 5), device="cpu")
 
 
-def test_a_network_that_does_not_fit_is_told():
+def test_a_network_that_does_not_fit_is_reported():
     class Heavy(nn.Conv2d):
         def to(self, *args, **more):
             raise WORDS["CUDA"]
@@ -271,7 +271,7 @@ def test_other_runtime_errors_are_not_hidden():
 @pytest.mark.parametrize(
     "network", [nn.Conv2d(3, 2, 1), nn.MaxPool2d(2), nn.Flatten()], ids=["classes", "size", "dimensions"]
 )
-def test_a_network_of_the_wrong_shape_is_told_what_is_needed(network):
+def test_a_network_of_the_wrong_shape_is_reported_what_is_needed(network):
     with pytest.raises(ModelError, match=r"needs \(1, 3, 32, 32\): \(batch, 3 classes, height, width\)"):
         make_engine(network).run(tiles(1))
 

@@ -257,7 +257,7 @@ def test_a_signal_leaves_nothing_and_exits_with_130(
     ("dtype", "value", "colour"), [("uint8", 0, "black"), ("uint8", 255, "white"), ("uint16", 65535, "white")]
 )
 @pytest.mark.parametrize("gsd_m", [None, 1.0])
-def test_unmarked_holes_are_told_once(
+def test_unmarked_holes_are_reported_once(
     make_raster: MakeRaster, tmp_path: Path, caplog, dtype, value, colour, gsd_m
 ) -> None:
     array = make_noise(dtype)
@@ -276,7 +276,7 @@ def test_unmarked_holes_are_told_once(
 
 
 @pytest.mark.parametrize("case", ["few", "one band", "marked", "given", "float"])
-def test_extreme_pixels_without_need_are_not_told(
+def test_extreme_pixels_without_need_are_not_reported(
     make_raster: MakeRaster, tmp_path: Path, caplog, case
 ) -> None:
     array = make_noise("uint8")

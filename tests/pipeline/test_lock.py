@@ -34,7 +34,7 @@ def lock_of(folder):
     return OutputLock(folder, folder.with_name("map.tif"))
 
 
-def test_the_second_is_told_who_is_at_work_until_the_first_has_ended(folder):
+def test_the_second_is_reported_who_is_at_work_until_the_first_has_ended(folder):
     first = lock_of(folder)
     first.acquire()
     with pytest.raises(OutputError, match=rf"map\.tif: is being written by process {os.getpid()} on .*Wait"):

@@ -542,7 +542,7 @@ def test_overwrite_replaces(make_raster, tmp_path):
     np.testing.assert_array_equal(read(output)[0], array[0])
 
 
-def test_an_unknown_model_is_told_before_the_scene_is_read(tmp_path):
+def test_an_unknown_model_is_reported_before_the_scene_is_read(tmp_path):
     with pytest.raises(ModelError, match="no-such-model"):
         predict(tmp_path / "none.tif", tmp_path / "m.tif", model="no-such-model")
 

@@ -392,7 +392,7 @@ def test_without_crs_a_scene_is_taken_to_be_at_the_models_resolution(make_raster
     assert result.refined.band_pixels == near(read(labels), 2.0, gsd=1.0).sum()
 
 
-def test_what_cannot_be_refined_is_told_before_anything_is_written(make_raster, make_labels, tmp_path):
+def test_what_cannot_be_refined_is_reported_before_anything_is_written(make_raster, make_labels, tmp_path):
     from networks import one_hot
 
     scene, labels = make_raster(), make_labels(blobs((60, 80)))
@@ -478,7 +478,7 @@ def test_what_stops_a_run_leaves_nothing_behind(make_raster, make_labels, tmp_pa
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_windows_that_share_too_little_are_told(make_raster, make_labels, tmp_path):
+def test_windows_that_share_too_little_are_reported(make_raster, make_labels, tmp_path):
     scene, labels = make_raster(shape=(96, 96)), make_labels(blobs((96, 96)))
     config = RefineConfig(refiner=refiner(LocalRefiner()), band_m=1.0, tile_size=32, overlap=0)
     result = refine(scene, labels, tmp_path / "r.tif", config=config)

@@ -60,7 +60,7 @@ def test_outputs_that_cannot_fit_are_refused(make_raster, tmp_path, small_disk):
     check_space(job_of(scene, tmp_path, creation_options={"compress": "none"}))
 
 
-def test_what_may_not_fit_is_told_and_tried(make_raster, small_disk, caplog):
+def test_what_may_not_fit_is_reported_and_tried(make_raster, small_disk, caplog):
     """An empty map takes next to nothing."""
     caplog.set_level(logging.WARNING)
     scene = make_raster(array=np.full((3, 900, 900), 7, np.uint8))
@@ -70,7 +70,7 @@ def test_what_may_not_fit_is_told_and_tried(make_raster, small_disk, caplog):
     assert (folder / "map.tif").exists()
 
 
-def test_what_small_objects_and_holes_take_is_told(make_raster, small_disk, caplog):
+def test_what_small_objects_and_holes_take_is_reported(make_raster, small_disk, caplog):
     caplog.set_level(logging.WARNING)
     scene, folder = make_raster(shape=(900, 900)), small_disk(1_500_000)
     paths = {"labels": folder / "map.tif", "vector": folder / "map.gpkg"}

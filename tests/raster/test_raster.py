@@ -195,7 +195,7 @@ def test_alpha_is_no_colour(make_raster: MakeRaster) -> None:
     assert info.select_bands(RGB, (1, 2, 4)) == (1, 2, 4)  # whoever names it means it
 
 
-def test_missing_bands_are_told_with_what_to_do(make_raster: MakeRaster) -> None:
+def test_missing_bands_are_reported_with_what_to_do(make_raster: MakeRaster) -> None:
     path = make_raster(bands=1, dtype="uint16")
     with pytest.raises(SceneError) as caught:
         SceneInfo.of(path).select_bands(RGB, model="landcover")

@@ -312,7 +312,7 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert (tmp_path / "map.tif").read_bytes() == (tmp_path / "b.tif").read_bytes()
 
 
-def test_damaged_parts_are_told(tmp_path: Path) -> None:
+def test_damaged_parts_are_reported(tmp_path: Path) -> None:
     def writer() -> RasterWriter:
         return RasterWriter(
             tmp_path / "map.tif",
@@ -422,7 +422,7 @@ def test_where_a_name_cannot_be_given_all_stays_as_it_was(
 
 
 @pytest.mark.parametrize("limit", [20_000, 300_000])
-def test_a_full_disk_is_told(tmp_path: Path, limit: int) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path, limit: int) -> None:
     labels = np.random.default_rng(0).integers(0, 200, (1, 1100, 600)).astype(np.uint8)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

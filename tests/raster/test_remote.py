@@ -95,7 +95,7 @@ def test_only_the_window_is_fetched(make_raster, server: Server, tmp_path: Path)
     assert 3 * 256**2 <= sent < scene.stat().st_size / 8
 
 
-def test_a_missing_object_is_told(in_bucket: Server, tmp_path: Path) -> None:
+def test_a_missing_object_is_reported(in_bucket: Server, tmp_path: Path) -> None:
     with pytest.raises(SceneError, match=r"s3://bucket/none\.tif"):
         predict("s3://bucket/none.tif", tmp_path / "m.tif", model=one_hot())
     assert not (tmp_path / "m.tif").exists()
@@ -138,7 +138,7 @@ def test_answers_that_fail_or_are_cut_are_asked_for_again(
         ("elsewhere", 'Protocol "file"'),
     ],
 )
-def test_what_never_works_is_told_without_secrets(
+def test_what_never_works_is_reported_without_secrets(
     make_raster, server: Server, tmp_path: Path, hasty: None, mood: str, words: str, capfd
 ) -> None:
     make_raster("served/scene.tif", array=bands(300))
@@ -176,7 +176,7 @@ def test_warnings_and_json_hold_no_secrets(make_raster, server: Server, tmp_path
     "arguments",
     [("scene.tif", "--aoi", "{0}"), ("scene.tif", "--model", "{0}"), ("{0}", "--model", "buildings")],
 )
-def test_addresses_where_none_is_taken_are_told_without_secrets(
+def test_addresses_where_none_is_taken_are_reported_without_secrets(
     make_raster, tmp_path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
 ) -> None:
     make_raster()

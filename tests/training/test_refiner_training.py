@@ -280,7 +280,7 @@ def test_maps_come_to_the_training_grid(sheets):
     assert (maps["a_1"][0] == 1).all()
 
 
-def test_what_is_wrong_with_rough_maps_is_told(sheets):
+def test_what_is_wrong_with_rough_maps_is_reported(sheets):
     with pytest.raises(UsageError, match="--coarse MODEL"):
         coarse_sources([], ["dark", "bright"])
     with pytest.raises(DataError, match=r"maps: no rasters there.*buildings"):

@@ -63,7 +63,7 @@ def test_kept_rows_are_those_of_the_file(tiled, tmp_path, monkeypatch, rows):
         assert rows >= 2 * TILE
 
 
-def test_a_value_that_is_no_class_is_told_with_its_place(tmp_path):
+def test_a_value_that_is_no_class_is_reported_with_its_place(tmp_path):
     path, labels = tmp_path / "labels.tif", np.zeros((HEIGHT, WIDTH), np.float32)
     labels[41, 700] = 0.5
     profile = {"driver": "GTiff", "height": HEIGHT, "width": WIDTH, "count": 1, "dtype": "float32"}
@@ -75,7 +75,7 @@ def test_a_value_that_is_no_class_is_told_with_its_place(tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["labels.tif"]
 
 
-def test_a_full_disk_is_told(tiled, small_disk):
+def test_a_full_disk_is_reported(tiled, small_disk):
     task = make_task(tiled, None, VectorConfig(block_rows=5))
     folder = small_disk(20_000) / "out.tmp"
     folder.mkdir()

@@ -225,7 +225,7 @@ def test_sizes_that_disagree_with_the_bytes_are_refused(model_path: Path) -> Non
         ({"layers": 3}, "tensors missing"),
     ],
 )
-def test_networks_that_do_not_fit_are_told(
+def test_networks_that_do_not_fit_are_reported(
     model_path: Path, network_values: dict[str, Any], words: str
 ) -> None:
     rewrite(model_path, network={**asdict(CONFIG), **network_values})
@@ -261,7 +261,7 @@ def test_tensors_missing_or_too_many_are_named(model_path: Path) -> None:
         load_model(model_path)
 
 
-def test_unknown_names_and_paths_are_told() -> None:
+def test_unknown_names_and_paths_are_reported() -> None:
     for name in ("nosuch", "nosuch.safetensors", "/nosuch/model.safetensors", "."):
         with pytest.raises(ModelError, match="neither a file nor"):
             load_model(name)
