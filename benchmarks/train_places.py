@@ -1,0 +1,610 @@
+"""Train a model further on partly labelled scenes of many places.
+
+    python benchmarks/train_places.py pack DATA --task buildings -o buildings.npz
+    python benchmarks/train_places.py train buildings.npz --init buildings --minutes 50 -o mine.safetensors
+    (the same with --resume goes on with a run that was stopped)
+
+`pack` puts every source, as a pyramid of resolutions, into one file: pixels and, a byte a pixel, the set of
+classes that it may be (bit k: class k; 0: nothing is known). Drone scenes say building or one of the others,
+weak labels vegetation or one of the others, marks by eye what a scene lacks, satellite tiles and drawn scenes
+all classes. The loss is minus the log of the summed probabilities of the classes that a pixel may be. `train`
+runs on a GPU as it does on a CPU; the model file holds the average of the weights over steps and is written
+every few minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import io
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.enums import Resampling
+from scipy import ndimage
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from rsseg_cli.models.bicor_seg import BicorExplanation, BicorSeg
+from rsseg_cli.models.losses import fisher_discriminative
+from rsseg_cli.synthetic import draw_scene
+from rsseg_cli.weights import ModelSpec, load_model, save_model
+
+LANDCOVER = ("building", "land", "road", "vegetation", "water")
+ALL = 31
+BUILDING, LAND, ROAD, VEGETATION, WATER = (1 << index for index in range(5))
+CROP = 256
+FIRST_ROOF = 8  # patch numbers below are classes, those from here on single roofs
+GSD_M = {"buildings": (0.15, 0.6), "landcover": (0.3, 1.5)}
+SHARES = {
+    "buildings": {"oam": 0.48, "drawn": 0.32, "naip": 0.07, "dubai": 0.06, "spain": 0.07},
+    "landcover": {"oam": 0.17, "drawn": 0.25, "naip": 0.13, "dubai": 0.38, "spain": 0.07},
+}
+SPAIN = {  # left out, as it has buildings or water: left, top, right, bottom, shares of width and height
+    "0345_6-4_0": (),
+    "0398_3-1_0": (
+        (0, 0, 0.72, 0.25),
+        (0.86, 0, 1, 0.18),
+        (0.80, 0.40, 0.96, 0.52),
+        (0.16, 0.75, 0.24, 0.81),
+    ),
+    "0425_1-1_1": ((0, 0, 0.16, 0.16),),
+    "0425_2-1_0": (
+        (0.74, 0.28, 1, 0.75),
+        (0.45, 0.84, 0.56, 0.96),
+        (0.57, 0.71, 0.64, 0.79),
+        (0.93, 0.08, 1, 0.22),
+    ),
+    "test_raster": (),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Pixels of a place: image (3, H, W), allowed classes of LANDCOVER as bits (H, W), m a pixel."""
+
+    place: str
+    group: str
+    gsd_m: float
+    image: NDArray[np.uint8]
+    allowed: NDArray[np.uint8]
+
+
+# What is known of each place
+
+
+def sources(data: Path, finest_m: float, drawn: int) -> Iterator[Source]:
+    """Every training source; scenes finer than `finest_m` are brought to it."""
+    for name in ("zanzibar_z21_0", "nepal_z21_0", "nepal_z21_1"):
+        image, labels, gsd_m = _read(
+            data / f"oam_buildings/images/{name}.tif", data / f"oam_buildings/masks/{name}.tif", finest_m
+        )
+        yield Source(place=name.split("_")[0], group="oam", gsd_m=gsd_m, image=image, allowed=_roofs(labels))
+    image, labels, gsd_m = _read(data / "banepa/scene.tif", data / "banepa/building_mask.tif", finest_m)
+    rows, cols = np.nonzero(labels != 255)
+    block = slice(rows.min(), rows.max() + 1), slice(cols.min(), cols.max() + 1)
+    yield Source(
+        place="banepa", group="oam", gsd_m=gsd_m, image=image[:, *block], allowed=_roofs(labels[block])
+    )
+    for path in sorted((data / "dubai/images").glob("tile[12567]_*.jpg")):
+        image, labels, _ = _read(path, data / f"dubai/masks/{path.stem}.png", 0.0)
+        table = np.zeros(256, np.uint8)
+        table[:5] = 1 << np.arange(5)
+        yield Source(place="dubai", group="dubai", gsd_m=1.0, image=image, allowed=table[labels])
+    yield from _naip(data)
+    for name, unknown in SPAIN.items():
+        image, _, gsd_m = _read(data / f"unlabelled/spain_pnoa25_{name}.tif", None, finest_m)
+        allowed = np.full(image.shape[1:], LAND | ROAD | VEGETATION, np.uint8)
+        height, width = allowed.shape
+        for left, top, right, bottom in unknown:
+            allowed[
+                int(top * height) : int(bottom * height) + 1, int(left * width) : int(right * width) + 1
+            ] = 0
+        yield Source(place="spain", group="spain", gsd_m=gsd_m, image=image, allowed=allowed)
+    rng = np.random.default_rng(0)
+    for seed in range(2000, 2000 + drawn):
+        gsd_m = float(np.exp(rng.uniform(np.log(finest_m), np.log(min(1.0, 4 * finest_m)))))
+        image, labels = draw_scene(640, seed, gsd_m)
+        yield Source(
+            place="drawn", group="drawn", gsd_m=gsd_m, image=image, allowed=(1 << labels).astype(np.uint8)
+        )
+
+
+def _naip(data: Path) -> Iterator[Source]:
+    """Chips of a city, four side by side."""
+    table = np.zeros(256, np.uint8)
+    table[1:4] = VEGETATION, VEGETATION, ALL - VEGETATION
+    for city in ("chico", "claremont", "riverside", "long_beach"):
+        paths = sorted((data / "naip_trees/images").glob(f"{city}_*.tif"))
+        for first in range(0, len(paths) - 3, 4):
+            chips = [
+                _read(path, data / f"naip_trees/masks/{path.stem}.png", 0.0)
+                for path in paths[first : first + 4]
+            ]
+            image = np.concatenate(
+                [
+                    np.concatenate([chip[0] for chip in chips[:2]], 2),
+                    np.concatenate([chip[0] for chip in chips[2:]], 2),
+                ],
+                1,
+            )
+            labels = np.concatenate(
+                [
+                    np.concatenate([chip[1] for chip in chips[:2]], 1),
+                    np.concatenate([chip[1] for chip in chips[2:]], 1),
+                ],
+                0,
+            )
+            yield Source(place=city, group="naip", gsd_m=0.6, image=image, allowed=table[labels])
+
+
+def _roofs(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    table = np.zeros(256, np.uint8)
+    table[:2] = ALL - BUILDING, BUILDING
+    return table[labels]
+
+
+def _read(
+    image: Path, mask: Path | None, finest_m: float
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8], float]:
+    """Red, green and blue, labels, m a pixel; not finer than `finest_m`."""
+    with rasterio.open(image) as scene:
+        gsd_m = float(scene.res[0])
+        if scene.crs is not None and scene.crs.to_epsg() == 3857:
+            gsd_m /= float(np.cosh((scene.bounds.top + scene.bounds.bottom) / 2 / 6378137.0))
+        shrink = min(1.0, gsd_m / finest_m) if finest_m else 1.0
+        height, width = round(scene.height * shrink), round(scene.width * shrink)
+        pixels = scene.read([1, 2, 3], out_shape=(3, height, width), resampling=Resampling.average)
+    if mask is None:
+        return pixels, np.full((height, width), 255, np.uint8), gsd_m / shrink
+    with rasterio.open(mask) as labels:
+        return (
+            pixels,
+            labels.read(1, out_shape=(height, width), resampling=Resampling.nearest),
+            gsd_m / shrink,
+        )
+
+
+# The packed file
+
+
+def pack(data: Path, task: str, output: Path, drawn: int) -> None:
+    """Write every source's pyramid: image, allowed classes of the task, patches that can be painted anew."""
+    arrays: dict[str, NDArray[Any]] = {}
+    levels = []
+    finest, coarsest = GSD_M[task]
+    for source in sources(data, finest, drawn):
+        image, allowed = source.image, _for_task(source, task)
+        patches = _patches(source)
+        gsd_m = source.gsd_m
+        while True:
+            key = f"{len(levels):04d}"
+            arrays |= {f"{key}_image": image, f"{key}_allowed": allowed, f"{key}_patches": patches}
+            known = float(np.sqrt(np.count_nonzero(allowed)) * gsd_m)
+            levels.append({"place": source.place, "group": source.group, "gsd_m": gsd_m, "weight": known})
+            if gsd_m * 1.5 > coarsest or min(image.shape[1:]) < 1.5 * CROP:
+                break
+            image, allowed, patches = (_shrunk(array) for array in (image, allowed, patches))
+            gsd_m *= np.sqrt(2)
+    arrays["levels"] = np.frombuffer(json.dumps(levels).encode(), np.uint8)
+    arrays["task"] = np.frombuffer(task.encode(), np.uint8)
+    np.savez(output, **arrays)
+
+
+def _for_task(source: Source, task: str) -> NDArray[np.uint8]:
+    """Bits of background and building, or those of LANDCOVER. Blocks of villas are no roofs."""
+    allowed = source.allowed
+    if task == "landcover":
+        return allowed
+    may, must = (allowed & BUILDING) > 0, allowed == BUILDING
+    known = must & (source.group != "dubai")
+    return np.where(known, 2, np.where(~may & (allowed > 0), 1, 0)).astype(np.uint8)
+
+
+def _patches(source: Source) -> NDArray[np.uint8]:
+    """Numbers of what can be painted anew: classes (1 to 4), single roofs (from FIRST_ROOF); 0 stays."""
+    patches = np.zeros(source.allowed.shape, np.uint8)
+    if source.group in ("dubai", "drawn"):
+        for number, bit in enumerate((LAND, ROAD, VEGETATION, WATER), 1):
+            patches[source.allowed == bit] = number
+    if source.group in ("oam", "drawn"):
+        numbers, _ = ndimage.label(source.allowed == BUILDING)
+        roofs = numbers > 0
+        patches[roofs] = FIRST_ROOF + numbers[roofs] % (256 - FIRST_ROOF)
+    return patches
+
+
+def _shrunk(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """By the square root of two: pixels averaged, labels picked."""
+    tensor = torch.from_numpy(np.atleast_3d(array) if array.ndim == 3 else array[None])[None]
+    size = tuple(round(side / 2**0.5) for side in tensor.shape[-2:])
+    if array.ndim == 2:
+        return F.interpolate(tensor, size=size, mode="nearest-exact")[0, 0].numpy()
+    smaller = F.interpolate(tensor.float(), size=size, mode="bilinear", antialias=True)
+    return smaller[0].round().byte().numpy()
+
+
+# Crops
+
+
+class Crops(Dataset[tuple[Tensor, Tensor]]):
+    """Crop `index`, from (seed, index) alone: image (3, CROP, CROP), allowed classes (CROP, CROP)."""
+
+    def __init__(self, path: Path, seed: int) -> None:
+        stored = np.load(path)
+        self.seed = seed
+        self.task = stored["task"].tobytes().decode()
+        self.levels = json.loads(stored["levels"].tobytes())
+        self.arrays = [
+            tuple(stored[f"{index:04d}_{kind}"] for kind in ("image", "allowed", "patches"))
+            for index in range(len(self.levels))
+        ]
+        shares = SHARES[self.task]
+        weights = np.array([level["weight"] for level in self.levels])
+        for group, share in shares.items():
+            members = np.array([level["group"] == group for level in self.levels])
+            weights[members] *= share / max(weights[members].sum(), 1e-9)
+        self.weights = weights / weights.sum()
+        self.places = sorted({level["place"] for level in self.levels})
+
+    def __len__(self) -> int:
+        return 1 << 30
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        rng = np.random.default_rng((self.seed, index))
+        for _ in range(6):
+            image, allowed, patches = self._cut(rng)
+            counts = np.bincount(allowed.ravel(), minlength=256)[1:]
+            if counts.sum() > 0.2 * allowed.size and (
+                counts.max() < 0.93 * counts.sum() or rng.random() < 0.25
+            ):
+                break
+        if rng.random() < 0.5:
+            image = repaint(image, patches, rng)
+        pixels = np.clip(image, 0, 255).astype(np.uint8)
+        if rng.random() < 0.2:
+            pixels = _jpeg(pixels, int(rng.integers(25, 90)))
+        return torch.from_numpy(pixels), torch.from_numpy(allowed)
+
+    def _cut(
+        self, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
+        """A crop turned by any angle, mirrored or not, at 0.8 to 1.5 times its level's size."""
+        number = int(rng.choice(len(self.levels), p=self.weights))
+        image, allowed, patches = self.arrays[number]
+        zoom = float(np.exp(rng.uniform(np.log(0.8), np.log(1.5))))
+        angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else rng.integers(4) * np.pi / 2
+        cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
+        flip = -1.0 if rng.random() < 0.5 else 1.0
+        reach = CROP / 2 * (abs(cos) + abs(sin))
+        height, width = allowed.shape
+        row, col = (
+            rng.uniform(reach, side - reach) if side > 2 * reach else side / 2 + rng.uniform(-0.2, 0.2) * side
+            for side in (height, width)
+        )
+        top, left = max(0, int(row - reach) - 2), max(0, int(col - reach) - 2)
+        window = slice(top, int(row + reach) + 3), slice(left, int(col + reach) + 3)
+        rows, cols = (
+            side.stop - side.start
+            for side in (slice(top, min(height, window[0].stop)), slice(left, min(width, window[1].stop)))
+        )
+        line = np.arange(CROP, dtype=np.float32) - (CROP - 1) / 2
+        y = row - top + flip * sin * line[None, :] + cos * line[:, None]
+        x = col - left + flip * cos * line[None, :] - sin * line[:, None]
+        grid = torch.from_numpy(
+            np.stack([(2 * x + 1) / cols - 1, (2 * y + 1) / rows - 1], -1).astype(np.float32)
+        )[None]
+        part = torch.from_numpy(np.ascontiguousarray(image[:, *window])).float()[None]
+        pixels = F.grid_sample(part, grid, mode="bilinear", padding_mode="reflection", align_corners=False)[
+            0
+        ].numpy()
+        inside = (y >= 0) & (y < rows) & (x >= 0) & (x < cols)
+        index = np.clip(y, 0, rows - 1).astype(np.intp), np.clip(x, 0, cols - 1).astype(np.intp)
+        return pixels, np.where(inside, allowed[window][index], 0).astype(np.uint8), patches[window][index]
+
+
+def repaint(
+    image: NDArray[np.float32], patches: NDArray[np.uint8], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Give roofs, and sometimes whole classes, other colours, with the texture they have."""
+    count = np.bincount(patches.ravel(), minlength=256).astype(np.float32)
+    if count[1:].sum() == 0:
+        return image
+    flat = patches.ravel()
+    means = np.stack([np.bincount(flat, band.ravel(), 256) for band in image]) / np.maximum(count, 1)
+    colours = means.copy()
+    texture = np.ones(256)
+    for number in np.flatnonzero(count):
+        if number == 0 or rng.random() > (0.6 if number >= FIRST_ROOF else 0.35):
+            continue
+        mix = rng.uniform(0.4, 1.0)
+        colours[:, number] += mix * (_paint(int(number), rng) - means[:, number])
+        texture[number] = np.exp(rng.uniform(-0.9, 0.3))
+    shift = (colours - means * texture).astype(np.float32)
+    soft = image * texture.astype(np.float32)[patches] + shift[:, patches]
+    return soft
+
+
+def _paint(number: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """A colour, 0 to 255, that a patch could have somewhere."""
+    light = rng.uniform(0.05, 0.95) * 255
+    grey = np.full(3, light) + rng.normal(0, 8, 3)
+    kind = rng.random()
+    if number >= FIRST_ROOF:
+        tint = (1.25, 0.85, 0.7) if kind < 0.35 else (0.85, 0.98, 1.15) if kind < 0.5 else (1, 1, 1)
+        return np.clip(grey * tint, 5, 250)
+    if number == 1:  # land: soil, sand, straw
+        return np.clip(light * np.array([1.15, 1.0, rng.uniform(0.6, 0.95)]), 15, 245)
+    if number == 2:
+        return np.clip(grey * (1.03, 1.0, 0.97), 25, 230)
+    if number == 3:  # vegetation: dark woods to pale grass
+        green = rng.uniform(0.1, 0.6) * 255
+        return np.clip(green * np.array([rng.uniform(0.6, 1.05), 1.0, rng.uniform(0.45, 0.85)]), 5, 240)
+    bright = rng.uniform(0.05, 0.6) * 255  # water: deep, green, muddy, shallow
+    tint = ((0.4, 0.75, 1.0), (0.7, 1.0, 0.8), (1.1, 1.0, 0.75), (0.6, 1.0, 1.05))[int(rng.integers(4))]
+    return np.clip(bright * np.array(tint), 3, 240)
+
+
+def _jpeg(image: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    buffer = io.BytesIO()
+    Image.fromarray(image.transpose(1, 2, 0)).save(buffer, "JPEG", quality=quality)
+    return np.ascontiguousarray(np.asarray(Image.open(buffer)).transpose(2, 0, 1))
+
+
+def vary(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Another sensor, hour, season, for (B, 3, H, W) in [0, 1]; a tenth is left as it is."""
+
+    def chance(share: float) -> Tensor:
+        return (torch.rand(len(image), 1, 1, 1, generator=generator) < share).to(image.device)
+
+    def uniform(low: float, high: float, bands: int = 1) -> Tensor:
+        return (low + (high - low) * torch.rand(len(image), bands, 1, 1, generator=generator)).to(
+            image.device
+        )
+
+    given = image
+    mean, std = image.mean((2, 3), keepdim=True), image.std((2, 3), keepdim=True) + 0.02
+    order = torch.randperm(len(image), generator=generator)  # colours of another place
+    share = uniform(0.0, 0.9) * chance(0.35)
+    image = (image - mean) / std * (std + share * (std[order] - std)) + mean + share * (mean[order] - mean)
+    image = image * torch.exp(uniform(-0.35, 0.35) + uniform(-0.15, 0.15, 3))
+    grey = image.mean(1, keepdim=True)
+    image = grey + (image - grey) * torch.where(chance(0.1), uniform(0.0, 0.2), torch.exp(uniform(-0.6, 0.5)))
+    mean = image.mean((1, 2, 3), keepdim=True)
+    image = mean + (image - mean) * torch.exp(uniform(-0.45, 0.4))
+    image = image.clamp(0, 1) ** torch.exp(uniform(-0.45, 0.45) + uniform(-0.1, 0.1, 3))
+    haze = uniform(0.0, 0.45) * chance(0.2)
+    image = image * (1 - haze) + haze * uniform(0.6, 0.95, 3)
+    soft = F.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
+    softer = F.avg_pool2d(soft, 3, 1, 1, count_include_pad=False)
+    blur = torch.where(chance(0.5), soft, softer)
+    image = image + (blur - image) * uniform(-0.7, 1.0) * chance(0.45)  # below 0 it sharpens
+    noise = torch.randn(image.shape, generator=generator).to(image.device)
+    image = image + noise * uniform(0.0, 0.05) * chance(0.3)
+    return torch.where(chance(0.1), given, image).clamp(0, 1)
+
+
+# Loss
+
+
+def set_loss(logits: Tensor, allowed: Tensor, smoothing: float = 0.03) -> Tensor:
+    """Minus the log of the summed probabilities of the allowed classes, mean over known pixels; and Dice.
+
+    Args:
+        logits: (B, N, H, W).
+        allowed: bool (B, N, H, W); all False where nothing is known.
+        smoothing: share of the loss that any class of a pixel of one class may have.
+    """
+    known = allowed.any(1)
+    logs = logits.log_softmax(1)
+    loss = -torch.where(allowed, logs, logs.new_full((), -1e4)).logsumexp(1)
+    single = allowed.sum(1) == 1
+    loss = torch.where(single, (1 - smoothing) * loss - smoothing * logs.mean(1), loss)
+    entropy = (loss * known).sum() / known.sum().clamp(min=1)
+    told = known.unsqueeze(1) & (~allowed | single.unsqueeze(1))  # whether a pixel is of a class is known
+    truth = allowed & told
+    probability = logs.exp() * told
+    overlap = (probability * truth).sum((0, 2, 3))
+    count = truth.sum((0, 2, 3))
+    dice = 1 - (2 * overlap + 0.05) / (probability.sum((0, 2, 3)) + count + 0.05)
+    present = count > 0
+    return entropy + (dice * present).sum() / present.sum().clamp(min=1)
+
+
+def total_loss(output: BicorExplanation, allowed: Tensor) -> Tensor:
+    """The published loss without its auxiliary head, `set_loss` in place of cross-entropy and Dice."""
+    size = output.heatmaps[0].shape[-2:]
+    small = F.interpolate(allowed.to(torch.uint8), size=size, mode="nearest-exact") > 0
+    loss = set_loss(output.logits.float(), allowed)
+    for heatmaps, embeddings in zip(output.heatmaps, output.class_embeddings, strict=True):
+        loss = (
+            loss + 0.1 * set_loss(heatmaps.float(), small) + 0.1 * fisher_discriminative(embeddings.float())
+        )
+    return loss
+
+
+# The run
+
+
+def train(args: argparse.Namespace) -> None:
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    crops = Crops(args.pack, args.seed)
+    start = load_model(args.init)
+    network = start.network.to(device=device, memory_format=torch.channels_last).train()
+    if not isinstance(network, BicorSeg):
+        raise SystemExit(f"--init {args.init}: needs a BiCoR-Seg model")
+    frozen_parts(network, args.freeze)
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)
+        depthwise_in_float32(network)
+    average = {key: value.detach().float().clone() for key, value in network.state_dict().items()}
+    trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
+    encoder = [value for name, value in trained if name.startswith("encoder.")]
+    rest = [value for name, value in trained if not name.startswith("encoder.")]
+    groups = [{"params": encoder, "rate": args.lr * 0.4}, {"params": rest, "rate": args.lr}]
+    optimizer = torch.optim.AdamW(groups, lr=args.lr, weight_decay=0.01)
+    state = {"step": 0, "seconds": 0.0}
+    kept = args.output.with_suffix(".ckpt")
+    if args.resume:
+        saved = torch.load(kept, map_location=device, weights_only=True)
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        average, state = saved["average"], saved["state"]
+    mean = torch.tensor(start.spec.mean, device=device).view(1, -1, 1, 1)
+    std = torch.tensor(start.spec.std, device=device).view(1, -1, 1, 1)
+    bits = (1 << torch.arange(len(start.spec.classes), device=device)).view(1, -1, 1, 1)
+    order = range(state["step"] * args.batch, len(crops))
+    batches = DataLoader(
+        crops, args.batch, sampler=order, num_workers=args.workers, pin_memory=device.type == "cuda"
+    )
+    began = last = time.perf_counter()
+    before, losses = state["seconds"], []
+    for pixels, allowed in batches:
+        image = vary(
+            pixels.to(device, non_blocking=True).float() / 255,
+            torch.Generator().manual_seed(args.seed * 1_000_003 + state["step"]),
+        )
+        allowed = (allowed.to(device).unsqueeze(1) & bits) > 0
+        done = state["seconds"] / (args.minutes * 60)
+        rate = min(1.0, (state["step"] + 1) / 50) * min(
+            1.0, max(0.02, (1 - done) / 0.25)
+        )  # flat, then down to nothing
+        for group in optimizer.param_groups:
+            group["lr"] = group["rate"] * rate
+        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+            output = network.explain(((image - mean) / std).contiguous(memory_format=torch.channels_last))
+        loss = total_loss(output, allowed)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        state["step"] += 1
+        decay = min(args.ema, (1 + state["step"]) / (10 + state["step"]))
+        with torch.no_grad():
+            for key, value in network.state_dict().items():
+                average[key].lerp_(value.float(), 1 - decay)
+        losses.append(loss.detach())
+        now = time.perf_counter()
+        state["seconds"] = before + now - began
+        finished = state["seconds"] >= args.minutes * 60
+        if state["step"] % 50 == 0 or finished:
+            told = torch.stack(losses).mean().item()
+            print(f"step {state['step']}, {state['seconds']:.0f} s, loss {told:.3f}", flush=True)
+            losses = []
+        if finished or now - last > args.save_minutes * 60:
+            last = now
+            saved = {
+                "network": network.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "average": average,
+                "state": state,
+            }
+            torch.save(saved, kept.with_suffix(".tmp"))
+            kept.with_suffix(".tmp").replace(kept)
+            write(args, start.spec, average, crops, state)
+        if finished:
+            break
+
+
+def frozen_parts(network: BicorSeg, blocks: int) -> None:
+    """Leave the encoder's first convolution and stages as they are, their batch statistics too."""
+    if not blocks:
+        return
+    encoder = network.encoder
+    for part in (encoder.conv_stem, encoder.bn1, *list(encoder.blocks)[:blocks]):
+        part.requires_grad_(False).eval()
+
+
+def depthwise_in_float32(network: nn.Module) -> None:
+    """On CPUs autocast's bfloat16 makes convolutions of single channels three times slower."""
+
+    def exact(convolution: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+        given = convolution.forward
+
+        def forward(image: Tensor) -> Tensor:
+            with torch.autocast(image.device.type, enabled=False):
+                return given(image.float())
+
+        return forward
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.groups > 1:
+            module.forward = exact(module)  # type: ignore[method-assign]
+
+
+def write(
+    args: argparse.Namespace, spec: ModelSpec, average: dict[str, Tensor], crops: Crops, state: dict[str, Any]
+) -> None:
+    """The averaged weights as a model file."""
+    network = load_model(args.init).network
+    own = network.state_dict()
+    network.load_state_dict({key: value.to(own[key].dtype).cpu() for key, value in average.items()})
+    low, high = GSD_M[crops.task]
+    seen = set(crops.places) | set(spec.training.get("places", ()))
+    training = {
+        "init": Path(args.init).stem,
+        "minutes": round(state["seconds"] / 60, 1),
+        "steps": state["step"],
+        "batch_size": args.batch,
+        "learning_rate": args.lr,
+        "ema": args.ema,
+        "seed": args.seed,
+        "crop_size": CROP,
+        "shares": SHARES[crops.task],
+        "places": sorted(seen),
+    }
+    if spec.gsd_range_m:
+        low, high = min(low, spec.gsd_range_m[0]), max(high, spec.gsd_range_m[1])
+    new = dataclasses.replace(spec, training=training, scores={}, gsd_range_m=(low, high))
+    save_model(args.output, network, new, overwrite=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    packing = commands.add_parser("pack")
+    packing.add_argument("data", type=Path)
+    packing.add_argument("--task", choices=tuple(GSD_M), required=True)
+    packing.add_argument("--drawn", type=int, default=96, help="drawn scenes")
+    packing.add_argument("-o", "--output", type=Path, required=True)
+    training = commands.add_parser("train")
+    training.add_argument("pack", type=Path)
+    training.add_argument("--init", required=True, help="model to go on from: name or file")
+    training.add_argument("--minutes", type=float, required=True)
+    training.add_argument("--batch", type=int, default=4)
+    training.add_argument("--lr", type=float, default=5e-4)
+    training.add_argument("--ema", type=float, default=0.997)
+    training.add_argument(
+        "--freeze", type=int, default=2, help="first stages of the encoder left as they are"
+    )
+    training.add_argument("--seed", type=int, default=0)
+    training.add_argument("--device")
+    training.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    training.add_argument("--threads", type=int)
+    training.add_argument("--workers", type=int, default=0)
+    training.add_argument("--save-minutes", type=float, default=3)
+    training.add_argument("--resume", action="store_true")
+    training.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args(argv)
+    if args.command == "pack":
+        pack(args.data, args.task, args.output, args.drawn)
+    else:
+        train(args)
+
+
+if __name__ == "__main__":
+    main()
