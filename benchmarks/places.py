@@ -6,8 +6,8 @@
 DATA holds `oam_buildings`, `banepa`, `dubai`, `naip_trees`, `far_test` and `unlabelled`. Scenes are cut to
 parts of at most a few megapixels, brought to the resolutions in the table and mapped by `rsseg_cli.predict`;
 `--cache` keeps the parts. `buildings` is scored by the IoU of building, `landcover` by the mean IoU over what
-a place's labels can tell apart (`KINDS`). A place that a model was trained on has a star and is left out of the
-mean over unseen places; models say which in `training["places"]`. `spain` has no labels, but is marked by
+a place's labels can tell apart (`KINDS`). A place that a model was trained on has a star and is left out of
+the mean over unseen places; models say which in `training["places"]`. `spain` has no labels, but is marked by
 eye: the share of pixels mapped as building (or water) where there is none.
 """
 

@@ -46,6 +46,7 @@ BUILDING, LAND, ROAD, VEGETATION, WATER = (1 << index for index in range(5))
 CROP = 256
 FIRST_ROOF = 8  # patch numbers below are classes, those from here on single roofs
 GSD_M = {"buildings": (0.15, 0.6), "landcover": (0.3, 1.5)}
+RUN_M = {"buildings": (0.15, 0.35), "landcover": (0.3, 1.5)}  # run as they are; others are resampled
 SHARES = {
     "buildings": {"oam": 0.48, "drawn": 0.32, "naip": 0.07, "dubai": 0.06, "spain": 0.07},
     "landcover": {"oam": 0.17, "drawn": 0.25, "naip": 0.13, "dubai": 0.38, "spain": 0.07},
@@ -389,7 +390,10 @@ def vary(image: Tensor, generator: torch.Generator) -> Tensor:
     softer = F.avg_pool2d(soft, 3, 1, 1, count_include_pad=False)
     blur = torch.where(chance(0.5), soft, softer)
     image = image + (blur - image) * uniform(-0.7, 1.0) * chance(0.45)  # below 0 it sharpens
-    noise = torch.randn(image.shape, generator=generator).to(image.device)
+    if image.device.type == "cpu":
+        noise = torch.randn(image.shape, generator=generator)
+    else:
+        noise = torch.randn_like(image)
     image = image + noise * uniform(0.0, 0.05) * chance(0.3)
     return torch.where(chance(0.1), given, image).clamp(0, 1)
 
@@ -551,7 +555,6 @@ def write(
     network = load_model(args.init).network
     own = network.state_dict()
     network.load_state_dict({key: value.to(own[key].dtype).cpu() for key, value in average.items()})
-    low, high = GSD_M[crops.task]
     seen = set(crops.places) | set(spec.training.get("places", ()))
     training = {
         "init": Path(args.init).stem,
@@ -565,9 +568,7 @@ def write(
         "shares": SHARES[crops.task],
         "places": sorted(seen),
     }
-    if spec.gsd_range_m:
-        low, high = min(low, spec.gsd_range_m[0]), max(high, spec.gsd_range_m[1])
-    new = dataclasses.replace(spec, training=training, scores={}, gsd_range_m=(low, high))
+    new = dataclasses.replace(spec, training=training, scores={}, gsd_range_m=RUN_M[crops.task])
     save_model(args.output, network, new, overwrite=True)
 
 
