@@ -46,7 +46,7 @@ BUILDING, LAND, ROAD, VEGETATION, WATER = (1 << index for index in range(5))
 CROP = 256
 FIRST_ROOF = 8  # patch numbers below are classes, those from here on single roofs
 GSD_M = {"buildings": (0.15, 0.6), "landcover": (0.3, 1.5)}
-RUN_M = {"buildings": (0.15, 0.35), "landcover": (0.3, 1.5)}  # run as they are; others are resampled
+RUN_M = {"buildings": (0.15, 0.35), "landcover": (0.6, 1.5)}  # run as they are; others are resampled
 SHARES = {
     "buildings": {"oam": 0.48, "drawn": 0.32, "naip": 0.07, "dubai": 0.06, "spain": 0.07},
     "landcover": {"oam": 0.17, "drawn": 0.25, "naip": 0.13, "dubai": 0.38, "spain": 0.07},

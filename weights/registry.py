@@ -67,7 +67,7 @@ class BundledModel(NamedTuple):
 
 MODELS = {
     "buildings": BundledModel(
-        "buildings.safetensors", "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9"
+        "buildings.safetensors", "927c7b9f6180ceba9c68760615ce6ea1a8ab1c0a9b0232946ec68d8a0c94741d"
     ),
     "buildings-refiner": BundledModel(
         "buildings-refiner.safetensors", "2bbc58b3b07fa3d1fa7031883c46d7bd6e19a2db1740c973b7d024ae7f2fe4ac"
