@@ -28,7 +28,7 @@ from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 
 from rsseg_cli import predict
-from rsseg_cli.synthetic import draw_scene
+from rsseg_cli.data.synthetic import draw_scene
 from rsseg_cli.weights import TrainedModel, load_model
 
 NONE = 255

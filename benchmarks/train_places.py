@@ -35,9 +35,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from rsseg_cli.data.synthetic import draw_scene
 from rsseg_cli.models.bicor_seg import BicorExplanation, BicorSeg
 from rsseg_cli.models.losses import fisher_discriminative
-from rsseg_cli.synthetic import draw_scene
 from rsseg_cli.weights import ModelSpec, load_model, save_model
 
 LANDCOVER = ("building", "land", "road", "vegetation", "water")
