@@ -2,7 +2,7 @@
 
     python benchmarks/train_places.py pack DATA --task buildings -o buildings.npz
     python benchmarks/train_places.py train buildings.npz --init buildings --minutes 50 -o mine.safetensors
-    (the same with --resume goes on with a run that was stopped)
+    (the same with --resume continues a stopped run)
 
 `pack` puts every source, as a pyramid of resolutions, into one file: pixels and, a byte a pixel, the set of
 classes that it may be (bit k: class k; 0: nothing is known). Drone scenes say building or one of the others,
