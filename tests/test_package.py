@@ -76,8 +76,8 @@ def test_installed_package_uses_its_own_networks(wheel: Path, tmp_path: Path) ->
 
 def test_checkout_works_uninstalled(tmp_path: Path) -> None:
     networks, weights = python(FIND, tmp_path, ROOT).splitlines()
-    assert networks == str(ROOT / "models" / "bicor_seg.py")
-    assert weights == str(ROOT / "weights" / "__init__.py")
+    assert Path(networks).resolve() == ROOT / "models" / "bicor_seg.py"
+    assert Path(weights).resolve() == ROOT / "weights" / "__init__.py"
 
 
 def test_library_loads_its_parts_on_first_use(tmp_path: Path) -> None:

@@ -154,15 +154,20 @@ class RunState:
 
     def __enter__(self) -> Self:
         existed = self.dir.folder.exists()
-        self.dir.lock.acquire()
         try:
+            self.dir.lock.acquire()
             earlier = self._earlier_journal() if existed and self._resume else None
             if earlier is not None:
                 self._journal, self._saved, self._resumed = earlier, True, True
             if existed and self._clean(keep=earlier is not None) and earlier is None:
                 _log.info("%s: removed temporary files of a run that had died", self.dir.output)
-        except BaseException:
-            self.dir.lock.release()
+        except BaseException:  # an interrupt too: nobody else removes what was just made
+            if self.dir.lock.held and not existed:
+                self.dir.remove()
+            else:
+                self.dir.lock.release()
+                with suppress(OSError):
+                    self.dir.folder.rmdir()
             raise
         self._last = time.monotonic()
         return self

@@ -137,6 +137,10 @@ class OutputLock:
             return
         raise OutputError(f"{self._output}: other runs write it in turn. Try again.")
 
+    @property
+    def held(self) -> bool:
+        return self._lock is not None
+
     def release(self) -> None:
         if self._lock is not None:
             self._lock.release()

@@ -66,7 +66,7 @@ def batch(cluster, models, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("batch")
     model, refiner = models
-    from conftest import make_raster as factory
+    from rasters import make_raster as factory
 
     make = factory.__wrapped__(folder)
     large = {"kind": "value", "hole": (120, 0, 90, 70), "shape": (290, 100)}

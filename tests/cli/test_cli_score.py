@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from affine import Affine
-from conftest import MakeRaster
+from rasters import MakeRaster
 from typer.testing import CliRunner, Result
 
 from rsseg_cli.cli import app

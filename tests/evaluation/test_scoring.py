@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import MakeRaster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rasterio.warp import transform as transform_points
+from rasters import MakeRaster
 from scipy import ndimage
 
 from rsseg_cli.data import LabelFormat

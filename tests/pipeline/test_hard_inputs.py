@@ -81,7 +81,7 @@ FILES = {
     "damaged overview, read through it": bad(
         scenes.damaged_overview, "cannot be read", "scene.tif", "--gsd", "2.1"
     ),
-    "folder as scene": bad(scenes.directory, "many scenes need a folder for their maps", code=2),
+    "folder as scene": bad(scenes.directory, "several scenes need a folder for their maps", code=2),
     "empty folder as scenes": bad(scenes.directory, "scene.tif: holds no scene", code=2, output="maps"),
     "no such scene": bad(scenes.plain, "none.tif: No such file", "none.tif"),
     "symlink loop": bad(scenes.symlink_loop, "scene.tif"),
@@ -227,7 +227,7 @@ MODELS = {
     ),
     "description of wrong types": bad_model(models.spec_fields(bands=5), "wrong value"),
     "means of infinity": bad_model(
-        models.with_spec(lambda spec: '{"spec_version": 1, "mean": [1e999]}'), "wrong value"
+        models.with_spec(lambda spec: '{"spec_version": 1, "mean": [1e999]}'), "model description is no JSON"
     ),
     "a number of 5,000 digits": bad_model(
         models.with_spec(lambda spec: '{"spec_version": 1' + "0" * 5000 + "}"), "bad.safetensors"
@@ -346,7 +346,7 @@ AREAS = {
         vectors.aoi(vectors.collection(SQUARE), crs=None), "the scene has none"
     ),
     "area for a local CRS": bad_area(
-        vectors.aoi(vectors.collection(SQUARE), crs=scenes.LOCAL_CRS), "cannot be brought"
+        vectors.aoi(vectors.collection(SQUARE), crs=scenes.LOCAL_CRS), "cannot be reprojected"
     ),
 }
 

@@ -7,8 +7,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import MakeRaster
 from rasterio.env import get_gdal_config
+from rasters import MakeRaster
 
 from rsseg_cli.raster import gdal
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import MakeRaster, coordinate_array
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, Resampling
+from rasters import MakeRaster, coordinate_array
 
 from rsseg_cli.errors import SceneError, UsageError, redact
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader

@@ -8,9 +8,9 @@ import geopandas
 import numpy as np
 import pytest
 from affine import Affine
-from conftest import MakeRaster
 from rasterio.crs import CRS
 from rasterio.features import geometry_mask
+from rasters import MakeRaster
 from shapely import LineString, Point, Polygon, box
 
 from rsseg_cli.errors import UsageError

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import rasterio
 from affine import Affine
-from conftest import MakeRaster
 from rasterio.crs import CRS
+from rasters import MakeRaster
 from rio_cogeo import cog_validate
 
 from rsseg_cli.errors import OutputError, UsageError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-from conftest import MakeRaster
+from rasters import MakeRaster
 
 from rsseg_cli.errors import SceneError
 from rsseg_cli.raster import SceneInfo, vrt
