@@ -22,7 +22,8 @@ TYPES = {"uint8": "Byte", "int8": "Int8"} | {
     name: name.replace("u", "U").replace("int", "Int").replace("float", "Float")
     for name in ("uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
 }
-COLOURS = ("gray", "palette", "red", "green", "blue", "alpha")  # GDAL's names begin with a capital
+RGB = ("red", "green", "blue")
+COLOURS = ("gray", "palette", *RGB, "alpha")  # GDAL's names begin with a capital
 Window = tuple[int, int, int, int]
 
 
@@ -80,6 +81,7 @@ def of_parts(parts: Sequence[RowPart], grid: Grid, meta: RasterMeta, overviews: 
     """Return a VRT of files of rows, any number of them, and of overviews; it must lie beside them."""
     classes = {f"CLASS_{index}": name for index, name in enumerate(meta.category_names)}
     colour = "Palette" if meta.colours else "Gray" if meta.count == 1 else "Undefined"
+    coloured = tuple(meta.band_names) == RGB
     bands = [
         _Band(
             dtype="uint8",
@@ -89,7 +91,7 @@ def of_parts(parts: Sequence[RowPart], grid: Grid, meta: RasterMeta, overviews: 
             ],
             description=meta.band_names[band - 1] if meta.band_names else None,
             nodata=meta.nodata,
-            colour=colour,
+            colour=RGB[band - 1].capitalize() if coloured else colour,
             palette=meta.colours,
             overviews=overviews,
         )

@@ -17,7 +17,6 @@ from rsseg_cli.data.synthetic.plan import Body, Content, Plan, Surface
 from rsseg_cli.data.synthetic.style import CAR, LAND, ROAD, VEGETATION, WATER, make_style
 from rsseg_cli.data.synthetic.zones import ZonedCell
 
-BLOCK_PX = 2048
 TALLEST_M = 34.0
 Index = NDArray[np.int64]
 

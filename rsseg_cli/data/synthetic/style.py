@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import tomllib
-from dataclasses import dataclass, field, fields
 from functools import cache
 from importlib.resources import files
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,81 +25,8 @@ def shade(colour: Colour, factor: float) -> Colour:
     return (colour[0] * factor, colour[1] * factor, colour[2] * factor)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Style:
-    """Settings of a whole scene. Lengths in m, colours 0 to 1, angles in radians."""
-
-    name: str
-    green: bool = True
-    zones: tuple[tuple[str, float], ...]
-    fixed_zones: dict[tuple[int, int], str] = field(default_factory=dict)
-    river_zones: tuple[str, ...] = ("park", "park", "forest", "fields")
-    rotation: float
-    origin: tuple[float, float]
-    phases: tuple[float, float, float, float]
-    bend_m: float
-    cell_m: tuple[float, float]
-    river_every: int
-    river_column: int
-    river_share: float
-    coast_u: float | None = None
-    sun_azimuth: float
-    sun_elevation: float
-    haze: float
-    exposure: float = 1.0
-    contrast: float = 1.0
-    balance: Colour = (1.0, 1.0, 1.0)
-    saturation: float = 0.84  # air and sensors mute colours
-    softness: float = 1.0
-    noise: float = 0.008
-    arterial_m: float
-    street_m: float
-    lane_m: float
-    block_depth_m: float
-    lot_m: tuple[float, float] = (15.0, 23.0)
-    house_scale: float
-    setback_m: float
-    empty_blocks: float = 0.05
-    vacant_lots: float = 0.05
-    parked: float
-    headway_m: float = 55.0
-    pools: float
-    solar: float
-    tree_density: float
-    park_trees: float = 1.0
-    street_trees: float = 0.7
-    ponds: bool = True
-    parcels: int
-    building_sites: float = 0.5
-    bare_yards: float = 0.08
-    paved_yards: float = 0.08
-    asphalt: Colour
-    side_asphalt: Colour
-    pavement: Colour
-    concrete: Colour
-    drive: Colour
-    marking: Colour = (0.86, 0.86, 0.83)
-    centre_line: Colour = (0.86, 0.86, 0.83)
-    soil: Colour
-    gravel: Colour
-    track: Colour
-    sand: Colour
-    lawn: Colour
-    meadow: Colour
-    verge: Colour
-    pitch: Colour
-    tree_dark: Colour
-    tree_light: Colour
-    flat_roof: Colour
-    water: Colour
-    shallow: Colour
-    pond: Colour
-    roofs: tuple[tuple[int, Colour, float], ...]
-    city_roofs: tuple[tuple[int, Colour, float], ...]
-    halls: tuple[Colour, ...]
-    crops: tuple[tuple[int, Colour, float, float], ...]
-    car_colours: tuple[Colour, ...]
-    container_colours: tuple[Colour, ...]
+class Style(SimpleNamespace):
+    """Settings of a whole scene, those of places.toml. Lengths in m, colours 0 to 1, angles in radians."""
 
     def zone_of(self, i: int, j: int, river: bool, rng: Rng) -> str:
         """Choose the use of cell (i, j)."""
@@ -145,15 +72,13 @@ def make_style(seed: int) -> Style:
     for table in (tables["base"], tables[place]):
         for key, item in table.items():
             settings[key] = _value(rng, item, names | settings)
-    if "coast_m" in settings:
-        settings["coast_u"] = settings["origin"][0] + settings["coast_m"]
+    settings["coast_u"] = settings["origin"][0] + settings["coast_m"] if "coast_m" in settings else None
     settings["fixed_zones"] = {
         (i, j + k): zone for i, j, *zones in settings.get("fixed_zones", ()) for k, zone in enumerate(zones)
     }
     if seed:
         settings |= _camera(rng) | {name: _vary(rng, settings[name], 0.08) for name in tables["materials"]}
-    known = {item.name for item in fields(Style)}
-    return Style(**{key: item for key, item in settings.items() if key in known}, name=place)
+    return Style(**settings, name=place)
 
 
 @cache
