@@ -38,8 +38,7 @@ class BicorSegConfig:
         encoder: any timm `features_only` encoder with strides 4 to 32.
         channels: C, width of features and class embeddings; a multiple of 16.
         topk_ratio: share of a class's pixels that update its embedding; 1 takes all.
-        neck: "published" joins the scales by linear maps alone; "conv" adds normalisation and a 3 x 3
-            convolution a scale.
+        neck: "published" joins the scales by linear maps; "conv" adds norms and a 3 x 3 convolution a scale.
     """
 
     classes: int
@@ -51,16 +50,11 @@ class BicorSegConfig:
     neck: Literal["published", "conv"] = "published"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.classes <= 254:
-            raise ValueError(f"classes {self.classes}: needs 1 to 254")
-        if not 16 <= self.channels <= 4096 or self.channels % 16:
+        check_whole_numbers(self, classes=254, channels=4096, layers=32, in_channels=1024)
+        if self.channels % 16:
             raise ValueError(f"channels {self.channels}: needs a multiple of 16 up to 4096")
-        if not 1 <= self.layers <= 32:
-            raise ValueError(f"layers {self.layers}: needs 1 to 32")
         if not 0 < self.topk_ratio <= 1:
             raise ValueError(f"topk_ratio {self.topk_ratio}: needs 0 < ratio <= 1")
-        if not 1 <= self.in_channels <= 1024:
-            raise ValueError(f"in_channels {self.in_channels}: needs 1 to 1024")
         if self.neck not in ("published", "conv"):
             raise ValueError(f"neck {self.neck!r}: needs published or conv")
 
@@ -76,8 +70,15 @@ class BicorSegConfig:
         return sizes if published else replace(sizes, neck="conv")
 
     def build(self) -> BicorSeg:
-        """The network with random weights."""
         return BicorSeg(self)
+
+
+def check_whole_numbers(config: object, **limits: int) -> None:
+    """Raise ValueError where a field is no whole number from 1 to its limit."""
+    for name, limit in limits.items():
+        value = getattr(config, name)
+        if type(value) is not int or not 1 <= value <= limit:
+            raise ValueError(f"{name} {value!r:.40}: needs 1 to {limit}")
 
 
 class BicorExplanation(NamedTuple):
@@ -114,16 +115,16 @@ class BicorSeg(nn.Module):
 
     def explain(self, image: Tensor) -> BicorExplanation:
         """Logits with every layer's heatmap logits and class embeddings, in one pass."""
-        features, heatmaps, embeddings = self.decoder.co_refine(self._features(image))
-        return BicorExplanation(self.decoder.classify(features, embeddings[-1]), heatmaps, embeddings)
+        return self._explain(self._features(image))
 
     def forward_training(self, image: Tensor) -> BicorTrainingOutput:
         """As `explain`, with the auxiliary head on the features before co-refinement."""
-        first_features = self._features(image)
-        features, heatmaps, embeddings = self.decoder.co_refine(first_features)
-        logits = self.decoder.classify(features, embeddings[-1])
-        auxiliary_logits = self.decoder.classify_auxiliary(first_features)
-        return BicorTrainingOutput(logits, heatmaps, embeddings, auxiliary_logits)
+        features = self._features(image)
+        return BicorTrainingOutput(*self._explain(features), self.decoder.classify_auxiliary(features))
+
+    def _explain(self, features: Tensor) -> BicorExplanation:
+        features, heatmaps, embeddings = self.decoder.co_refine(features)
+        return BicorExplanation(self.decoder.classify(features, embeddings[-1]), heatmaps, embeddings)
 
     def _features(self, image: Tensor) -> Tensor:
         if image.shape[-2] % STRIDE or image.shape[-1] % STRIDE:
@@ -169,20 +170,16 @@ class Neck(nn.Module):
 
     def forward(self, scales: list[Tensor]) -> Tensor:
         size = scales[0].shape[-2:]
+        columns = self.fuse.weight.chunk(len(scales), 1)
         joined = None
         for index, (proj, scale) in enumerate(zip(self.proj, scales, strict=True)):
             # The 1 x 1 convolution is linear, so each scale goes through its columns before it is resized:
             # the same sum as on the concatenation (deepest first), without holding 4C channels at stride 4.
-            columns = self._columns(len(scales) - 1 - index)
-            part = F.conv2d(proj(scale), columns)
+            part = F.conv2d(proj(scale), columns[-1 - index])
             if part.shape[-2:] != size:
                 part = F.interpolate(part, size=size, mode="bilinear", align_corners=False)
             joined = part if joined is None else joined + part
         return self.norm(joined)
-
-    def _columns(self, position: int) -> Tensor:
-        channels = self.fuse.weight.shape[0]
-        return self.fuse.weight[:, position * channels : (position + 1) * channels]
 
 
 def _projection(width: int, channels: int, kind: str) -> nn.Module:
@@ -237,10 +234,8 @@ class HeatmapBridge(nn.Module):
         self.feature_norm = nn.LayerNorm(channels)
         self.query = nn.Linear(channels, channels, bias=False)
         self.value = nn.Conv2d(channels, channels, 1, bias=False)
-        self.gate = nn.Sequential(nn.Linear(2 * channels, channels), nn.GELU(), nn.Linear(channels, channels))
-        self.candidate = nn.Sequential(
-            nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels)
-        )
+        self.gate = _mlp(2 * channels, channels)
+        self.candidate = _mlp(channels, channels)
         self.scale = nn.Linear(channels, channels)
         self.shift = nn.Linear(channels, channels)
 
@@ -276,6 +271,10 @@ class HeatmapBridge(nn.Module):
         mixed_scale = (scale.transpose(1, 2) @ heat).view_as(features)
         mixed_shift = (shift.transpose(1, 2) @ heat).view_as(features)
         return 0.5 * features + 0.5 * torch.addcmul(mixed_shift, mixed_scale, features)
+
+
+def _mlp(width: int, channels: int) -> nn.Module:
+    return nn.Sequential(nn.Linear(width, channels), nn.GELU(), nn.Linear(channels, channels))
 
 
 class PixelShuffleUpsampler(nn.Module):

@@ -23,10 +23,8 @@ Stage = Literal["codec", "refiner"]
 class RefinerNetwork(Protocol):
     """What refining and training ask of a network.
 
-    Attributes:
-        latent_stride: image px a latent px.
-        alignment_px: height, width and origin of a window in its scene are multiples of it.
-        halo_px: how far away pixels may change a pixel's result.
+    Windows' height, width and origin are multiples of `alignment_px`; pixels up to `halo_px` away may change
+    a pixel's result; a latent pixel is `latent_stride` image pixels.
     """
 
     latent_stride: int
@@ -36,13 +34,11 @@ class RefinerNetwork(Protocol):
     default_steps: int
 
     def __call__(self, image: Tensor, coarse: Tensor, noise: Tensor, *, steps: int | None = None) -> Tensor:
-        """Return class logits (B, N, H, W).
+        """Return class logits (B, N, H, W) of a normalised image (B, bands, H, W).
 
-        Args:
-            image: (B, bands, H, W), normalised.
-            coarse: whole numbers (B, H, W), 255 where unknown.
-            noise: standard normal (B, latent_channels, H / latent_stride, W / latent_stride).
-            steps: of the sampler; None for `default_steps`.
+        `coarse` are whole numbers (B, H, W), 255 where unknown; `noise` is standard normal (B,
+        latent_channels, H / latent_stride, W / latent_stride); `steps` are of the sampler, by default
+        `default_steps`.
         """
 
     def codec_losses(self, labels: Tensor) -> dict[str, Tensor]:
@@ -78,10 +74,7 @@ class NoiseSchedule(nn.Module):
     def scaled_linear(
         cls, steps: int = 1000, start: float = 0.00085, end: float = 0.012, *, zero_end: bool = False
     ) -> NoiseSchedule:
-        """Make Stable Diffusion's: the square root of beta rises evenly from `start` to `end`.
-
-        `zero_end` shifts and scales it so that the last step is pure noise.
-        """
+        """Make Stable Diffusion's, whose root of beta rises evenly; `zero_end` ends in pure noise."""
         root = torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float64)
         amplitude = torch.cumprod(1 - root**2, 0).sqrt()
         if zero_end:

@@ -28,6 +28,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .bicor_seg import check_whole_numbers
 from .diffusion import NoiseSchedule, Stage, TimeSampling, sample_times, sampler_times
 from .idgbr_guidance import GuidanceNetwork, LabelEmbedding
 from .losses import IGNORE, cross_entropy, dice
@@ -47,14 +48,11 @@ class IdgbrConfig:
         channels, layers, heads, groups: of the U-Net; all levels but the last attend to the text.
         text_tokens, text_channels: size of the prompt's embedding.
         codec_channels, codec_layers, codec_groups: of the codec; it halves once less than it has levels.
-        latent_channels, latent_scale: of the codec; latents are multiplied by `latent_scale`.
-        guidance_width, guidance_heads: of the guidance network's attention.
+        latent_scale: factor of the codec's latents.
         grid: side of the latents that positions are stored for.
         prediction: the denoiser's output, the noise or the clean latent x0.
         start_time: time step up to which the coarse map is noised for the sampler's start; None starts from
             pure noise.
-        steps: of the sampler.
-        time_sampling: in training; "cubic" favours noisy steps.
         guidance_dropout: share of training samples without conditions.
     """
 
@@ -82,20 +80,16 @@ class IdgbrConfig:
     def __post_init__(self) -> None:
         for name in ("channels", "codec_channels"):  # lists where they come from JSON
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        problem = self._size_problem() or self._sampling_problem()
+        check_whole_numbers(
+            self, classes=254, layers=8, heads=64, groups=64, text_tokens=1024, text_channels=4096,
+            codec_layers=8, codec_groups=64, latent_channels=64, guidance_width=4096, guidance_heads=64,
+            grid=256, steps=self.last_time,
+        )  # fmt: skip
+        problem = self._problem()
         if problem:
             raise ValueError(problem)
 
-    def _size_problem(self) -> str | None:
-        limits = {
-            "classes": 254, "layers": 8, "heads": 64, "groups": 64, "text_tokens": 1024,
-            "text_channels": 4096, "codec_layers": 8, "codec_groups": 64, "latent_channels": 64,
-            "guidance_width": 4096, "guidance_heads": 64, "grid": 256,
-        }  # fmt: skip
-        for name, limit in limits.items():
-            value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= limit:
-                return f"{name} {value!r:.40}: needs a whole number from 1 to {limit}"
+    def _problem(self) -> str | None:
         for name, groups in (("channels", self.groups), ("codec_channels", self.codec_groups)):
             widths = getattr(self, name)
             whole = all(type(width) is int and 1 <= width <= 4096 and width % groups == 0 for width in widths)
@@ -105,16 +99,10 @@ class IdgbrConfig:
             return "channels and guidance_width must be multiples of their heads"
         if self.grid % 2 ** (len(self.channels) - 1):
             return f"grid {self.grid}: needs a multiple of {2 ** (len(self.channels) - 1)}"
-        return None
-
-    def _sampling_problem(self) -> str | None:
         if self.prediction not in ("noise", "clean"):
             return f"prediction {self.prediction!r:.40}: needs noise or clean"
-        start = self.start_time
-        if start is not None and (type(start) is not int or not 1 <= start < TIME_STEPS):
-            return f"start_time {start!r:.40}: needs a whole number from 1 to {TIME_STEPS - 1}"
-        if type(self.steps) is not int or not 1 <= self.steps <= self.last_time:
-            return f"steps {self.steps!r:.40}: needs a whole number from 1 to {self.last_time}"
+        if self.start_time is not None and not 1 <= self.start_time < TIME_STEPS:
+            return f"start_time {self.start_time!r:.40}: needs a whole number from 1 to {TIME_STEPS - 1}"
         if self.time_sampling not in ("uniform", "cubic"):
             return f"time_sampling {self.time_sampling!r:.40}: needs uniform or cubic"
         if not 0 <= self.guidance_dropout < 1 or not 0 < self.latent_scale < 100:
@@ -127,13 +115,9 @@ class IdgbrConfig:
         return cls(classes=classes)
 
     def build(self) -> Idgbr:
-        """The network, with random weights."""
         return Idgbr(self)
 
-    @property
-    def in_channels(self) -> int:
-        """Bands of the image: the codec takes three."""
-        return 3
+    in_channels = 3  # bands of the image: the codec takes three
 
     @property
     def last_time(self) -> int:
@@ -183,10 +167,9 @@ class Idgbr(nn.Module):
     def forward(
         self, image: Tensor, coarse: Tensor, noise: Tensor, *, steps: int | None = None, guidance: float = 1.0
     ) -> Tensor:
-        """Return class logits of the refined map, float32 (B, N, H, W).
+        """Return class logits, float32 (B, N, H, W), of an image (B, 3, H, W) in [-1, 1].
 
-        The image is (B, 3, H, W) in [-1, 1], H and W multiples of `alignment_px`. `guidance` extrapolates
-        from the prediction without conditions to the one with them; 1 needs the latter alone.
+        `guidance` extrapolates from the prediction without conditions to that with them; 1 takes the latter.
         """
         self._check_size(image)
         coarse_latent = self.encode(self.label_embedding(coarse))
@@ -234,10 +217,7 @@ class Idgbr(nn.Module):
         return free + guidance * (bound - free)
 
     def codec_losses(self, labels: Tensor) -> dict[str, Tensor]:
-        """Return cross-entropy and Dice of label maps (B, H, W) through the codec; 255 is ignored.
-
-        Decoded pictures get noise, as the denoiser's will not be exact.
-        """
+        """See `RefinerNetwork`; decoded pictures get noise, as the denoiser's will not be exact."""
         self._check_size(labels)
         picture = self._picture(self.encode(self.label_embedding(labels)))
         logits = self.label_embedding.classify(picture + CODEC_NOISE * torch.randn_like(picture)).float()
@@ -250,8 +230,8 @@ class Idgbr(nn.Module):
         """Return the mean squared error of one prediction at a random time step.
 
         Where labels are ignored the coarse map replaces them on the way into the codec; latent pixels with
-        any such label do not count. `align` is a further loss of (image, mid features (B, C, h, w)), taken
-        with weight 0.5: see `losses.DinoAlignment`.
+        any such label do not count. `align` is a loss of (image, mid features (B, C, h, w)), see
+        `losses.DinoAlignment`.
         """
         self._check_size(image)
         known = torch.where(labels == IGNORE, coarse.to(labels.dtype), labels)
@@ -263,10 +243,8 @@ class Idgbr(nn.Module):
         noise = torch.randn_like(clean)
         noisy, text = self.schedule.add_noise(clean, noise, time), self._text(len(image))
         embedding, features = self.denoiser.encode(noisy.to(text.dtype), time, text)
-        kept = (torch.rand(len(image), 1, 1, 1, device=image.device) >= config.guidance_dropout).to(
-            text.dtype
-        )
-        guided = _sum(features, [kept * item for item in self.guidance(features, conditions)])
+        kept = torch.rand(len(image), 1, 1, 1, device=image.device) >= config.guidance_dropout
+        guided = _sum(features, [kept.to(text.dtype) * item for item in self.guidance(features, conditions)])
         predicted = self.denoiser.decode(embedding, guided, text).float()
         error = (predicted - (noise if config.prediction == "noise" else clean)).square().mean(1)
         counts = 1 - F.max_pool2d((labels == IGNORE).float(), self.latent_stride)

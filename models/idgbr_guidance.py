@@ -74,8 +74,7 @@ def spread_codes(count: int) -> Tensor:
 class GuidanceBlock(nn.Module):
     """What the conditions add to one skip, of C `channels`, of the denoising network.
 
-    Attention has `width` channels, a multiple of `heads`. Positions are stored for a skip of `grid` x `grid`
-    and resized for other sizes.
+    Attention has `width` channels. Positions are stored for `grid` x `grid` px and resized for other sizes.
     """
 
     def __init__(self, channels: int, width: int, heads: int, grid: int) -> None:

@@ -11,15 +11,17 @@ their residuals to the denoising network's skips. What differs, each for a reaso
 - Nothing looks at the whole tile: norms are a pixel's own, attention stays in windows that lie at multiples
   of `window_px`. Tiles that overlap far enough therefore agree; deep features see further than `halo_px`, and
   what they see there changes few pixels.
-- A refiner may carry the segmentation model along whose maps it repairs (`closer`), which looks at the image
-  once more at the refiner's finer resolution, on the same encoder's features. What it finds is a further
+- A refiner may hold the segmentation model whose maps it repairs (`closer`), which segments the image again
+  at the refiner's finer resolution, on the same encoder's features. Its probabilities are a further
   condition, the map that the network changes, and may have a share in the result. Its class embeddings gather
-  over the whole tile, so that tiles agree nearly, no longer exactly.
+  over the whole tile, so that tiles then agree nearly, not exactly.
 
     paper                here
-    z, z_rough           clean, rough       (B, K, h, w), h = H / 4
+    z, z_rough           clean, coarse      (B, K, h, w), h = H / 4
     CG Net               GuidanceBlock, one for each skip and the middle
     conditions           Conditions: image and coarse features of each level, joined
+
+Attributes `rough` and `rough_in` are names in stored weights.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .bicor_seg import BicorDecoder, BicorSegConfig, Neck
+from .bicor_seg import BicorDecoder, BicorSegConfig, Neck, check_whole_numbers
 from .diffusion import Stage, TimeSampling
 from .idgbr_lite_blocks import Denoiser, Pyramid
 from .idgbr_lite_codec import CODE_CHANNELS, STRIDE, LabelCodec
@@ -56,11 +58,9 @@ class LiteRefinerConfig:
     Attributes:
         encoder: any timm `features_only` encoder whose first scales have strides 2, 4, 8 and 16.
         latent_channels: K of the label codec; 0 takes 16 for two classes and 48 for more, which lose nothing.
-        codec_channels: width of the decoder.
         widths: channels at strides 4, 8 and 16.
         window_px: side of the attention windows in image px; a multiple of 16.
         noise: strength of the noise at the start, in units of the latents.
-        steps: of the sampler.
         time_sampling: in training; "cubic" favours the start.
         band_px: distance from boundaries within which the loss counts in full.
         closer: sizes of a BiCoR-Seg network on the refiner's encoder that segments the image too.
@@ -88,29 +88,29 @@ class LiteRefinerConfig:
         object.__setattr__(self, "widths", tuple(self.widths))
         object.__setattr__(self, "closer_scales", tuple(self.closer_scales))
         if self.latent_channels == 0:
-            object.__setattr__(
-                self, "latent_channels", STRIDE**2 * (1 if self.classes <= 2 else CODE_CHANNELS)
-            )
-        if not 1 <= self.classes <= 254:
-            raise ValueError(f"classes {self.classes}: needs 1 to 254")
-        if not 1 <= self.in_channels <= 1024:
-            raise ValueError(f"in_channels {self.in_channels}: needs 1 to 1024")
+            codes = 1 if self.classes <= 2 else CODE_CHANNELS
+            object.__setattr__(self, "latent_channels", STRIDE**2 * codes)
+        check_whole_numbers(
+            self,
+            classes=254,
+            in_channels=1024,
+            latent_channels=64,
+            codec_channels=1024,
+            steps=100,
+            band_px=256,
+        )
         if len(self.widths) != 3 or not all(16 <= width <= 1024 and width % 16 == 0 for width in self.widths):
             raise ValueError(f"widths {self.widths}: needs three multiples of 16 up to 1024")
-        if not 1 <= self.latent_channels <= 64 or not 8 <= self.codec_channels <= 1024:
-            raise ValueError("latent_channels needs 1 to 64, codec_channels 8 to 1024")
+        if self.codec_channels < 8:
+            raise ValueError(f"codec_channels {self.codec_channels}: needs 8 to 1024")
         if not 0 <= self.middle <= 16:
             raise ValueError(f"middle {self.middle}: needs 0 to 16")
         if not 16 <= self.window_px <= 256 or self.window_px % 16:
             raise ValueError(f"window_px {self.window_px}: needs a multiple of 16 up to 256")
         if not 0 < self.noise <= 10:
             raise ValueError(f"noise {self.noise}: needs a number above 0, up to 10")
-        if not 1 <= self.steps <= 100:
-            raise ValueError(f"steps {self.steps}: needs 1 to 100")
         if self.time_sampling not in ("uniform", "cubic"):
             raise ValueError(f"time_sampling {self.time_sampling!r}: needs uniform or cubic")
-        if not 1 <= self.band_px <= 256:
-            raise ValueError(f"band_px {self.band_px}: needs 1 to 256")
         if not 1 <= len(self.closer_scales) <= 8 or not all(0.1 <= part <= 1 for part in self.closer_scales):
             raise ValueError(f"closer_scales {self.closer_scales}: needs up to eight numbers from 0.1 to 1")
         if not 0 <= self.closer_share < 1 or (self.closer_share and self.closer is None):
@@ -119,19 +119,14 @@ class LiteRefinerConfig:
             self.closer_config()
 
     def closer_config(self) -> BicorSegConfig:
-        """Return the sizes of the network that looks closer; ValueError where one does not work."""
+        """Return the sizes of `closer`; ValueError where one does not work."""
+        shared = {"classes": self.classes, "in_channels": self.in_channels, "encoder": self.encoder}
         try:
-            return BicorSegConfig(
-                classes=self.classes,
-                in_channels=self.in_channels,
-                encoder=self.encoder,
-                **(self.closer or {}),
-            )
+            return BicorSegConfig(**shared, **(self.closer or {}))
         except TypeError as err:
             raise ValueError(f"closer {self.closer!s:.100}: {err}") from err
 
     def build(self) -> LiteRefiner:
-        """The network with random weights."""
         return LiteRefiner(self)
 
 
@@ -155,45 +150,46 @@ class LiteRefiner(nn.Module):
     def forward(self, image: Tensor, coarse: Tensor, noise: Tensor, *, steps: int | None = None) -> Tensor:
         """Return class logits (B, N, H, W); `coarse` is (B, H, W), 255 where unknown."""
         steps = steps or self.default_steps
-        rough = self.codec.encode(coarse)
+        coarse_latent = self.codec.encode(coarse)
         scales = self.conditions.see(image)
-        seen = None if self.closer is None else self._look(image, scales)
-        closer = None if seen is None else self.codec.blend(seen)
-        conditions = self.conditions(image, scales, rough, closer)
-        start = rough if closer is None else closer
-        mixed = rough + self.config.noise * noise
-        clean = rough
+        probabilities = None if self.closer is None else self._look(image, scales)
+        start = coarse_latent if probabilities is None else self.codec.blend(probabilities)
+        conditions = self.conditions(image, scales, self._maps(coarse_latent, start))
+        noisy = coarse_latent + self.config.noise * noise
+        clean = coarse_latent
         for index in range(steps):
             eta, after = 1 - index / steps, 1 - (index + 1) / steps
-            clean = self.denoiser(mixed, start, conditions, mixed.new_full((len(mixed),), eta))
+            clean = self.denoiser(noisy, start, conditions, noisy.new_full((len(noisy),), eta))
             if after > 0:
-                spread = (mixed - (1 - eta) * clean - eta * rough) * math.sqrt(after / eta)
-                mixed = (1 - after) * clean + after * rough + spread
+                spread = (noisy - (1 - eta) * clean - eta * coarse_latent) * math.sqrt(after / eta)
+                noisy = (1 - after) * clean + after * coarse_latent + spread
         logits = self.codec.decode(clean)
         share = self.config.closer_share
-        if seen is None or not share:
+        if probabilities is None or not share:
             return logits
-        return ((1 - share) * logits.softmax(1) + share * seen).clamp(min=MIN_PROBABILITY).log()
+        return ((1 - share) * logits.softmax(1) + share * probabilities).clamp(min=MIN_PROBABILITY).log()
+
+    def _maps(self, coarse: Tensor, start: Tensor) -> Tensor:
+        """Latents of the maps that are conditions: the coarse map, and the closer look's."""
+        return coarse if self.closer is None else torch.cat([coarse, start], 1)
 
     def _look(self, image: Tensor, scales: list[Tensor], known: Tensor | None = None) -> Tensor:
-        """Return the closer look's class probabilities (B, N, H, W).
+        """Return the class probabilities (B, N, H, W) of `closer`.
 
-        `scales` are the image's features by `Conditions.see`; uint8 probabilities in `known`, 0 to 254,
-        replace its own where they are not 255.
+        `scales` are the image's features; uint8 probabilities in `known`, 0 to 254, replace those of `closer`
+        where they are not 255.
         """
         if known is not None and not (known == IGNORE).any():
             return known.to(image.dtype) / PROBABILITY_SCALE
-        look = cast(CloserLook, self.closer)
-        found = torch.stack(
-            [
-                _resized(look(scales if size == 1 else self.conditions.see(_smaller(image, size))), image)
-                for size in self.config.closer_scales
-            ]
-        ).mean(0)
-        return found if known is None else torch.where(known == IGNORE, found, known / PROBABILITY_SCALE)
+        closer, views = cast(CloserLook, self.closer), []
+        for size in self.config.closer_scales:
+            view = closer(scales if size == 1 else self.conditions.see(_smaller(image, size)))
+            views.append(_resized(view, image))
+        own = torch.stack(views).mean(0)
+        return own if known is None else torch.where(known == IGNORE, own, known / PROBABILITY_SCALE)
 
     def codec_losses(self, labels: Tensor) -> dict[str, Tensor]:
-        """Return the cross-entropy of maps (B, H, W) after the codec with noise; boundaries count more."""
+        """See `RefinerNetwork`; latents get noise, and boundaries count more."""
         return {"loss": self._reconstruction(self.codec.encode(labels), labels)}
 
     def refiner_losses(
@@ -202,25 +198,28 @@ class LiteRefiner(nn.Module):
         """Return the losses of one denoising step at a random time: decoded labels, and latents.
 
         Unlabelled pixels take the coarse map's class on their way into the codec and count in no loss. The
-        decoder keeps learning, as predicted latents lie between those of label maps; true latents stay part
-        of the loss. `closer` are uint8 probabilities (B, N, H, W), 0 to 254, in place of the refiner's own
-        closer look, which is too good where it was trained; 255 takes its own.
+        decoder keeps learning, as predicted latents lie between those of label maps. `closer` are uint8
+        probabilities (B, N, H, W), 0 to 254, in place of those of `self.closer`, which are too good on the
+        scenes that it was trained on; 255 takes its own.
         """
         known = torch.where(labels == IGNORE, coarse.to(labels.dtype), labels)
         with torch.no_grad():
-            rough, clean = self.codec.encode(coarse), self.codec.encode(known)
+            coarse_latent, clean = self.codec.encode(coarse), self.codec.encode(known)
         time = self._times(len(image), image.device)
         eta = time.view(-1, 1, 1, 1)
-        mixed = (1 - eta) * clean + eta * rough + self.config.noise * eta.sqrt() * torch.randn_like(clean)
+        noise = self.config.noise * eta.sqrt() * torch.randn_like(clean)
+        noisy = (1 - eta) * clean + eta * coarse_latent + noise
         scales = self.conditions.see(image)
-        looked = None if self.closer is None else self.codec.blend(self._look(image, scales, closer))
-        conditions = self.conditions(image, scales, rough, looked)
-        found = self.denoiser(mixed, rough if looked is None else looked, conditions, time)
+        start = coarse_latent
+        if self.closer is not None:
+            start = self.codec.blend(self._look(image, scales, closer))
+        conditions = self.conditions(image, scales, self._maps(coarse_latent, start))
+        denoised = self.denoiser(noisy, start, conditions, time)
         near = torch.maximum(
             _near_boundaries(coarse, self.config.band_px), _near_boundaries(labels, self.config.band_px)
         )
-        entropy = _weighted_cross_entropy(self.codec.decode(found), labels, near)
-        latent = (found - clean).square().mean()
+        entropy = _weighted_cross_entropy(self.codec.decode(denoised), labels, near)
+        latent = (denoised - clean).square().mean()
         few = max(1, len(labels) // 4)  # the codec needs reminding, no more
         codec = self._reconstruction(clean[:few], labels[:few])
         loss = entropy + LATENT_WEIGHT * latent + codec
@@ -273,29 +272,27 @@ class Conditions(nn.Module):
         widths = config.widths
         self.image_in = nn.Conv2d(16 * config.in_channels + 4 * half + quarter, widths[0], 1)
         self.deeper_in = nn.ModuleList(
-            nn.Conv2d(found, width, 1) for found, width in zip(deeper, widths[1:], strict=True)
+            nn.Conv2d(channels, width, 1) for channels, width in zip(deeper, widths[1:], strict=True)
         )
         self.image = Pyramid(widths)
         maps = 1 if config.closer is None else 2
         self.rough_in = nn.Conv2d(maps * config.latent_channels, widths[0], 3, padding=1)
         self.rough = Pyramid(widths)
-        self.train()  # a module begins as one that trains, and Lightning does not say so again
+        self.train()  # modules start in training mode, and Lightning does not call this again
 
     def see(self, image: Tensor) -> list[Tensor]:
         """Features of the image at strides 2, 4, 8, 16 (and 32 where there is a closer look)."""
         with torch.no_grad():
             return self.encoder(image)
 
-    def forward(
-        self, image: Tensor, scales: Sequence[Tensor], rough: Tensor, closer: Tensor | None = None
-    ) -> list[Tensor]:
-        """Join features of an image, `scales` by `see`, and latents of the maps."""
+    def forward(self, image: Tensor, scales: Sequence[Tensor], maps: Tensor) -> list[Tensor]:
+        """Join features of an image, `scales` by `see`, and latents of maps."""
         half, quarter, *deeper = scales[:4]
         detail = torch.cat([F.pixel_unshuffle(image, 4), F.pixel_unshuffle(half, 2), quarter], 1)
-        deeper = [enter(found) for enter, found in zip(self.deeper_in, deeper, strict=True)]
-        seen = self.image(self.image_in(detail), deeper)
-        drawn = self.rough(self.rough_in(rough if closer is None else torch.cat([rough, closer], 1)))
-        return [torch.cat(pair, 1) for pair in zip(seen, drawn, strict=True)]
+        deeper = [layer(scale) for layer, scale in zip(self.deeper_in, deeper, strict=True)]
+        image_features = self.image(self.image_in(detail), deeper)
+        map_features = self.rough(self.rough_in(maps))
+        return [torch.cat(pair, 1) for pair in zip(image_features, map_features, strict=True)]
 
     def train(self, mode: bool = True) -> Conditions:
         """The encoder's batch statistics stay what they are: a pixel must not depend on its batch."""
@@ -331,10 +328,10 @@ def _smaller(image: Tensor, size: float) -> Tensor:
     return F.interpolate(image, (height, width), mode="bilinear", antialias=True)
 
 
-def _resized(found: Tensor, image: Tensor) -> Tensor:
-    if found.shape[-2:] == image.shape[-2:]:
-        return found
-    return F.interpolate(found, image.shape[-2:], mode="bilinear")
+def _resized(view: Tensor, image: Tensor) -> Tensor:
+    if view.shape[-2:] == image.shape[-2:]:
+        return view
+    return F.interpolate(view, image.shape[-2:], mode="bilinear")
 
 
 def _near_boundaries(labels: Tensor, distance_px: int) -> Tensor:

@@ -53,11 +53,13 @@ class GuidanceBlock(nn.Module):
         batch, channels, height, width = values.shape
         side = self.window
         position = self.position.repeat(1, height // side, width // side)
-        asked, keys = self._split(queries + position), self._split(self.keys(values) + position)
+        queries, keys = self._split(queries + position), self._split(self.keys(values) + position)
         # (B windows, heads, side^2, channels / heads)
-        found = F.scaled_dot_product_attention(asked, keys, self._split(values))
-        found = found.transpose(1, 2).reshape(batch, height // side, width // side, side, side, channels)
-        return found.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
+        attended = F.scaled_dot_product_attention(queries, keys, self._split(values))
+        attended = attended.transpose(1, 2).reshape(
+            batch, height // side, width // side, side, side, channels
+        )
+        return attended.permute(0, 5, 1, 3, 2, 4).reshape(batch, channels, height, width)
 
     def _split(self, features: Tensor) -> Tensor:
         batch, channels, height, width = features.shape
@@ -113,11 +115,8 @@ class PixelNorm(nn.LayerNorm):
 class Denoiser(nn.Module):
     """Latents at a time, and conditions, to clean latents.
 
-    Args:
-        latent_channels: K.
-        widths: channels at strides 4, 8 and 16.
-        middle: blocks at stride 16.
-        window_px: side of the attention windows, px of the image.
+    `widths` are channels at strides 4, 8 and 16, `middle` the number of blocks at stride 16, `window_px` is
+    the side of the attention windows, px of the image.
     """
 
     def __init__(self, latent_channels: int, widths: Sequence[int], middle: int, window_px: int) -> None:

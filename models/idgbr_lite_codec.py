@@ -20,7 +20,7 @@ class LabelCodec(nn.Module):
     """Label maps to latents a quarter as high and wide, and back to class logits.
 
     Both ways begin as one linear map that loses nothing: the codes of 4 x 4 px, side by side. Latents between
-    those of two maps then mean what lies between these maps. The decoder adds what it learns to that.
+    those of two maps then mean what lies between these maps. The decoder learns a correction.
     """
 
     def __init__(self, classes: int, channels: int, width: int) -> None:

@@ -102,11 +102,10 @@ def bicor_loss_parts(
 
 
 class DinoAlignment(nn.Module):
-    """Alignment of a refiner's features to DINOv2's patch tokens, in the first steps of training.
+    """Alignment of a refiner's `channels` features to DINOv2's patch tokens, by a trained projection.
 
-    A frozen encoder and a trained projection; called by `Idgbr.refiner_losses(..., align=...)`.
-    `weights` are safetensors of `encoder` as timm names them (DINOv2's are Apache-2.0), `channels` those of
-    the features.
+    For `Idgbr.refiner_losses`. `weights` are safetensors of `encoder` as timm names them (DINOv2's are
+    Apache-2.0); the encoder is frozen.
     """
 
     def __init__(self, weights: Path, channels: int, encoder: str = "vit_small_patch14_dinov2") -> None:
@@ -118,12 +117,10 @@ class DinoAlignment(nn.Module):
         except (OSError, SafetensorError, RuntimeError) as err:
             raise ValueError(f"{weights}: no weights of timm's {encoder} ({err})") from err
         self.projection = nn.Conv2d(channels, cast(Any, self.encoder).num_features, 1)
-        shape = (1, 3, 1, 1)
-        self.register_buffer("mean", torch.tensor(MEAN).view(shape), persistent=False)
-        self.register_buffer("std", torch.tensor(STD).view(shape), persistent=False)
 
-    mean: Tensor
-    std: Tensor
+    def _normalised(self, image: Tensor) -> Tensor:
+        mean, std = (torch.tensor(values, device=image.device).view(3, 1, 1) for values in (MEAN, STD))
+        return (image * 0.5 + 0.5 - mean) / std
 
     def forward(self, image: Tensor, features: Tensor) -> Tensor:
         """1 - cosine of projected features (B, C, h, w) and tokens of the image (B, 3, H, W) in [-1, 1]."""
@@ -137,7 +134,6 @@ class DinoAlignment(nn.Module):
         pixels = F.interpolate(
             image, size=(rows * patch, cols * patch), mode="bilinear", align_corners=False, antialias=True
         )
-        pixels = (pixels * 0.5 + 0.5 - self.mean) / self.std
         self.encoder.eval()
-        tokens = self.encoder.forward_features(pixels)[:, self.encoder.num_prefix_tokens :]
+        tokens = self.encoder.forward_features(self._normalised(pixels))[:, self.encoder.num_prefix_tokens :]
         return F.avg_pool2d(tokens.transpose(1, 2).unflatten(2, (rows, cols)), TOKENS)
