@@ -159,8 +159,8 @@ def average_models(first: str | Path, others: Sequence[str | Path]) -> TrainedMo
     """Average the weights of models; the result is described as the first, without its scores.
 
     Source: model soups, arXiv 2203.05482. Runs that start from the same weights and seed often end in one
-    valley, where the mean of their weights scores better than each of them and costs no more to run.
-    `others` are names or paths of models, or checkpoints of runs (best.ckpt, last.ckpt), of the same network.
+    valley, where the mean of their weights scores better than each. `others` are models or checkpoints of
+    runs.
     """
     if not others:
         raise UsageError("only one model: needs two or more to average")

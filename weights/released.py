@@ -1,8 +1,7 @@
-"""Checkpoints of the released programs, read without running their code: BiCoR-Seg here, IDGBR beside.
+"""Released BiCoR-Seg checkpoints (Lightning `.ckpt`), read without running their code.
 
-BiCoR-Seg's are Lightning `.ckpt` files. Every tensor of our network has one counterpart: a checkpoint either
-fits whole or is refused with the names that do not. Sizes come from the tensors: ConvNeXt of any known size,
-channels, layers and classes.
+Every tensor of our network has one counterpart: a checkpoint fits whole or is refused with the names that do
+not. Sizes come from the tensors: ConvNeXt of any known size, channels, layers and classes.
 """
 
 from __future__ import annotations
@@ -62,11 +61,9 @@ OTHER_PARTS = {
 
 
 def read_bicor_seg(path: Path, *, topk_ratio: float, layers: int | None = None) -> BicorSeg:
-    """Read a Lightning checkpoint or a plain state dict; the network is float32, in evaluation mode.
+    """Read a Lightning checkpoint or a plain state dict; float32, in evaluation mode.
 
-    Args:
-        topk_ratio: share of a class's pixels that update its embedding; no tensor holds it.
-        layers: required number of HBIS layers; None takes that of the file.
+    `topk_ratio` is held by no tensor; `layers` is the required number of HBIS layers.
     """
     import torch
 

@@ -77,11 +77,9 @@ def is_idgbr(path: Path) -> bool:
 
 
 def read_idgbr(path: Path, stable_diffusion: Path, classes: int, prompt: Path | None = None) -> Idgbr:
-    """Read a released checkpoint; the network is float32, in evaluation mode.
+    """Read a released checkpoint of N `classes`; float32, in evaluation mode.
 
-    Args:
-        classes: N, which the checkpoint must have.
-        prompt: safetensors of the empty prompt's embedding, where there is no text_encoder.
+    `prompt` are safetensors of the empty prompt's embedding, where there is no text_encoder.
     """
     generator, interact = TensorFolder(path / "unet_gen"), TensorFolder(path / "interact_net")
     embedding = TensorFolder(path / "label_embed_net")

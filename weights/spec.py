@@ -54,7 +54,6 @@ class ModelSpec:
             does so for 8-bit scenes and stretches others between each band's 2nd and 98th percentile.
         gsd_m: ground resolution of the training data, m a pixel; None runs any scene as it is.
         gsd_range_m: resolutions that are run without resampling.
-        license, data, training, scores: for the model card and `rsseg models show`.
         refinement: how to use a refiner: "steps" of the sampler, "band_m" around boundaries that may change,
             "model" whose maps it was trained on, "model_gsd_m" that model's resolution.
     """

@@ -49,16 +49,12 @@ class Scaling:
 
 
 class Engine:
-    """Run a network over tiles.
+    """Run a network (B, bands, H, W) -> logits (B, classes, H, W) over tiles.
 
     The network is in evaluation mode on the device until the engine is closed, which restores its modes,
-    device and memory format. Lower precision is by autocast: weights keep their type.
-
-    Args:
-        network: (B, bands, H, W) scaled pixels -> logits (B, classes, H, W).
-        classes: number of classes the network must give.
-        heatmaps: also give the network's last class heatmaps, by its method `explain`.
-        probabilities: always give probabilities, not logits where one view is run.
+    device and memory format. Lower precision is by autocast: weights keep their type. `heatmaps` also gives
+    the network's last class heatmaps, by its method `explain`; `probabilities` replaces logits where one view
+    is run.
     """
 
     def __init__(
@@ -141,7 +137,7 @@ class Engine:
         return self.classes * (2 if self.heatmaps else 1)
 
     def batch_size(self, height: int, width: int, *, beside_bytes: int = 0) -> int:
-        """Tiles of this size a batch; `beside_bytes` of the device's memory are left for other buffers."""
+        """Tiles a batch now; `beside_bytes` of the device's memory are left for other buffers."""
         if self._batch_size is None:
             self._batch_size = self._auto_batch(height, width, beside_bytes)
         return self._batch_size

@@ -1,7 +1,7 @@
-"""Tiles read ahead of the network, and finished rows written behind it.
+"""Tiles read ahead of the network, and finished rows written behind it, in threads.
 
-Both work in threads and hold a bounded number of arrays. An error in a thread is raised where the next tile
-is requested or the next block handed over; leaving either context ends its threads.
+Both hold a bounded number of arrays. An error in a thread is raised where the next tile is requested or the
+next block handed over; leaving either context ends its threads.
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ class TilePixels(NamedTuple):
 def first_read(plan: Plan, first_row: int) -> tuple[int, int]:
     """Return the tile row and the row where reading must begin for the tile row `first_row`.
 
-    Rows are read in the same windows wherever a run begins, as resampled or warped pixels may depend on
-    these.
+    Rows are read in the same windows wherever a run begins, as resampled pixels may depend on these.
     """
     rows = plan.rows
     wanted = rows.starts[first_row]
@@ -59,13 +58,9 @@ def first_read(plan: Plan, first_row: int) -> tuple[int, int]:
 class TileFeed:
     """The tiles of a plan in order, each pixel of the scene read once.
 
-    A tile row is read in chunks of columns, and only the rows that the tile row before it did not have;
-    shared rows are kept: bands x overlap x width values.
-
-    Args:
-        block_width: columns of the file's blocks; chunks are whole blocks.
-        first_row, end_row: tile rows to start with and to end before.
-        core_only: skip a tile without valid pixels where it has a weight; else one without any.
+    A tile row is read in chunks of columns, whole blocks of `block_width`, and only the rows that the tile
+    row before it did not have; shared rows are kept: bands x overlap x width values. `core_only` skips tiles
+    without valid pixels where they have a weight, else those without any.
     """
 
     def __init__(
@@ -202,9 +197,8 @@ def _join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
 class RowSink:
     """Blocks of rows in, whole rows out, handed to `write` in a thread of its own.
 
-    Args:
-        cuts: first rows of the bands that are written together, and the number of rows at the end.
-        write: called with a first row and uint8 (channels, rows, width), in order.
+    `cuts` are the first rows of the bands that are written together, and the end; `write` is called in order,
+    with a first row and uint8 (channels, rows, width).
     """
 
     def __init__(

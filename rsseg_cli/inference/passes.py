@@ -34,7 +34,7 @@ class Pass:
         layers: channels of the uint8 rows, by what they hold; "labels" come first.
         write: called in a thread of its own with a first row of the map and uint8 (channels, rows, width).
         progress: called with the number of tiles done, those above `first` included.
-        first, end: tile rows whose finished rows are wanted, the same as of all; None for the last.
+        first, end: tile rows whose finished rows are wanted; None for the last.
     """
 
     layers: Mapping[str, slice]
@@ -64,10 +64,9 @@ def run_pass(
     core_only: bool = False,
     input_of: Callable[[TilePixels], Any] = pixels_of,
 ) -> None:
-    """Stream tiles through the engine into finished rows.
+    """Stream tiles of `reader`, on the plan's grid, through the engine into finished rows.
 
-    `reader` reads the plan's grid; `input_of` turns a tile with pixels into the engine's input; for the other
-    options see `feed.TileFeed`.
+    `input_of` turns a tile with pixels into the engine's input; for the other options see `feed.TileFeed`.
     """
     span, waiting = assembler.span, list[OutputBlock]()
     done = span.run_first * assembler.columns
@@ -204,12 +203,9 @@ class Assembler:
     Channels of scores behind the classes go to "heatmaps" or "uncertainty".
 
     Args:
-        plan: the tiles of the engine that gives the scores.
         resampler: from the plan's grid to the map's, where they differ.
-        window: (row, col, height, width) of the plan that is the map, where it is not resampled; all of it by
-            default.
-        masked: where the map is resampled, pixels that are not valid have no weight; without it their scores
-            count as they are.
+        window: (row, col, height, width) of the plan that is the map, if not resampled; all of it by default.
+        masked: if resampled, pixels that are not valid have no weight; else their scores count as they are.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ def normal_noise(
 ) -> NDArray[np.float32]:
     """Return standard normal numbers of a window (channels, height, width).
 
-    They depend on the pixel, counted from the scene's origin, the seed and the sample, not on the window.
+    They depend on the pixel, counted from the scene's origin, on seed and sample, not on the window.
     """
     channels, height, width = shape
     rows = np.arange(row, row + height, dtype=np.uint64)[:, None] << _HALF
@@ -61,14 +61,11 @@ REFINER_ATTRIBUTES = ("latent_stride", "latent_channels", "alignment_px", "halo_
 
 
 class RefinerEngine(Engine):
-    """Run a refiner over windows.
+    """Run a `models.diffusion.RefinerNetwork` over windows.
 
-    Args:
-        network: a `models.diffusion.RefinerNetwork`.
-        order: the network's class of each class of the map.
-        samples: number of draws of noise whose probabilities are averaged.
-        probabilities: always give probabilities, not logits where one sample is drawn.
-        uncertainty: also give the disagreement of the samples, as a last channel.
+    Probabilities of `samples` draws of noise are averaged; `order` is the network's class of each class of
+    the map; `uncertainty` adds the samples' disagreement as a last channel; `probabilities` replaces logits
+    where one sample is drawn.
     """
 
     def __init__(

@@ -19,10 +19,7 @@ STRIP_VALUES = 2**22  # float32 values that leave at once: 16 MiB
 
 
 class AxisMap:
-    """Where `target` output pixels lie between `source` pixels along one axis.
-
-    An output pixel is `scale` source pixels wide, the first one begins at `start`, source px.
-    """
+    """Where `target` output pixels, `scale` source pixels wide, lie along an axis; the first at `start`."""
 
     def __init__(self, source: int, target: int, scale: float | None = None, start: float = 0.0) -> None:
         position = (np.arange(target) + 0.5) * (scale or source / target) - 0.5 + start
@@ -54,8 +51,8 @@ class AxisMap:
 class Resampler:
     """Blocks (channels, h, w) of the source grid, row-major, to blocks of the target grid.
 
-    Sizes are (height, width), `scale` is (rows, cols) source pixels a target pixel, by default that of grids
-    of the same extent; the target begins at `start`, (row, col) of the source.
+    Sizes are (height, width); the target begins at `start`, (row, col) of the source, and its pixels are
+    `scale` (rows, cols) source pixels, by default so that both have the same extent.
     """
 
     def __init__(

@@ -35,17 +35,14 @@ def buffer_bytes(plan: Plan, channels: int) -> int:
 
 
 class Stitcher:
-    """Blend overlapping tiles.
-
-    Where tiles agree the blend is their value, bit by bit (a linear interpolation of equal values).
+    """Blend overlapping tiles; where they agree the blend is their value, bit by bit.
 
     Args:
         ramp_weights: float32 (rows.ramp,) and (cols.ramp,), weights of the later tile.
         to_blend_space: maps (channels, h, w) to values that may be averaged, as logits to probabilities;
-            applied to pixels on ramps only, and must not change the order of a pixel's channels.
-        first_row: tile row to start with. To resume at a boundary of rows, start one tile row before it,
-        which
-            rebuilds the overlap, and drop its blocks, which lack the rows above them.
+            applied on ramps only, and must not change the order of a pixel's channels.
+        first_row: tile row to start with. To resume at a cut start one tile row before it, which rebuilds the
+            overlap, and drop its blocks, which lack the rows above them.
     """
 
     def __init__(
@@ -66,10 +63,7 @@ class Stitcher:
 
     @torch.inference_mode()
     def push(self, tile: Tile, values: torch.Tensor) -> Block:
-        """Add the next tile, float (channels, tile height, tile width), and return what it finishes.
-
-        The values are overwritten.
-        """
+        """Add the next tile, float (channels, height, width), which is overwritten; return what it ends."""
         self._expect(tile)
         plan = self._plan
         if tuple(values.shape[1:]) != (tile.height, tile.width):

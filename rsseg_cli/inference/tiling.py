@@ -33,10 +33,9 @@ class Tile:
 
 @dataclass(frozen=True)
 class Axis:
-    """Tiles along one axis.
+    """Tiles along one axis of `length` px.
 
     Attributes:
-        length: px of the scene; `size` of each tile is at most that.
         cuts: tile i finishes the pixels from cuts[i] to cuts[i + 1]; cuts[0] = 0, the last cut = length.
         ramp: tiles i - 1 and i are blended from cuts[i] to cuts[i] + ramp.
     """

@@ -34,8 +34,8 @@ class Window(NamedTuple):
 class RefineReader:
     """Reads windows of a region of the frame, reflected beyond the scene's edge.
 
-    Pixels are the scene's bands, then the class of the map and 1 where the scene has data, all in one array;
-    valid are the pixels that may change, those in `band`.
+    Pixels are the scene's bands, the class of the map, and 1 where the scene has data, in one array; valid
+    are the pixels that may change, those in `band`.
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class Frame:
     def region(self, reach_px: int, alignment_px: int) -> Region:
         """Return the part of `seen` that is run: the mapped window and `reach_px` around it.
 
-        It begins and ends at multiples of `alignment_px`, beyond the scene's edge if need be.
+        Its sides are multiples of `alignment_px`, beyond the scene's edge if need be.
         """
         sides = []
         for axis, length in enumerate((self.seen.height, self.seen.width)):
@@ -195,12 +195,12 @@ def reflected(first: int, count: int, length: int) -> Integers:
 
 
 class Band:
-    """The pixels within a distance of a class boundary.
+    """The pixels within a distance of a class boundary, on both sides of it.
 
-    A pixel beside another class (above, below, left or right) lies at a boundary, half a pixel away from it;
-    any other pixel lies half a pixel further away than its centre from that of the nearest pixel at a
-    boundary. Pixels at a boundary are always in the band. The edge to pixels without a class is no boundary.
-    The band is twice `distance_m` wide; `gsd_m` are metres a pixel along a row and along a column.
+    A pixel beside another class (above, below, left or right) lies half a pixel from a boundary; any other
+    half a pixel further away than its centre from that of the nearest such pixel. Pixels at a boundary are
+    always in the band. The edge to pixels without a class is no boundary. `gsd_m` are metres a pixel along a
+    row and a column.
     """
 
     def __init__(self, distance_m: float, gsd_m: tuple[float, float]) -> None:

@@ -22,10 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Area:
-    """Polygons in a grid's CRS; only pixels whose centre lies inside one belong to the area.
-
-    Memory: the polygons; masks are made window by window.
-    """
+    """Polygons in a grid's CRS; pixels whose centre lies inside one belong to the area."""
 
     def __init__(self, polygons: Sequence[Any], name: str = "--aoi") -> None:
         from shapely import STRtree
@@ -36,11 +33,9 @@ class Area:
 
     @classmethod
     def read(cls, path: Path, grid: Grid) -> Self:
-        """Read the polygons of the first layer of a vector file, reprojected to the grid's CRS.
+        """Read the polygons of a vector file's first layer, reprojected to the grid's CRS.
 
-        Raises:
-            OutsideError: no polygon lies inside the grid.
-            UsageError: the file cannot be read or has no polygons; or only one of both has a CRS.
+        OutsideError where none lies inside the grid; UsageError for other faults.
         """
         from pyproj import CRS as ProjCRS
         from pyproj.exceptions import ProjError
@@ -62,7 +57,7 @@ class Area:
 
     @staticmethod
     def read_polygons(path: Path) -> GeoSeries:
-        """Read the polygons of the first layer of a vector file, in its CRS."""
+        """Read the polygons of a vector file's first layer, in its CRS."""
         import geopandas
         from pyogrio.errors import DataSourceError
         from shapely.errors import ShapelyError

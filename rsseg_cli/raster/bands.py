@@ -29,11 +29,10 @@ def select_bands(
 ) -> tuple[int, ...]:
     """Return 1-based bands of the scene in the order of the model's.
 
-    By `bidx`; else each by its description or colour interpretation; else, without such names and if the
-    model wants red, green, blue (and nir), the first three (four) bands that are not alpha, or all bands
-    if there are as many as the model wants. GDAL calls the last of four bytes alpha by default: an alpha
-    band given by `bidx`, or needed to have enough and with values between empty and full, is data, and no
-    longer marks pixels.
+    By `bidx`; else each by its description or colour interpretation; else, if the model wants red, green,
+    blue (and nir), the first bands that are not alpha; else all, if there are as many as the model wants.
+    GDAL calls the last of four bytes alpha by default: given by `bidx`, or needed and with values between
+    empty and full, it is data and marks no pixels.
     """
     if bidx is not None:
         chosen = _check_bidx(info, tuple(wanted), tuple(bidx))
@@ -119,7 +118,7 @@ def _all_bands(info: SceneInfo, wanted: Sequence[str]) -> tuple[int, ...]:
 
 
 def _holds_data(info: SceneInfo, band: int) -> bool:
-    """Whether a tenth of the values in some windows lie between 0 and the band's largest."""
+    """Whether a tenth of the values in some windows lie between 0 and the largest."""
     grid, parts = info.grid, []
     with gdal.reading(info.path) as dataset:
         for part in (0.25, 0.5, 0.75):

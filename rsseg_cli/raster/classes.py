@@ -38,9 +38,8 @@ class ClassRaster:
     Args:
         table: uint8 (256,): class of each value, INVALID for values that must not occur.
         bands: the classes, then what else `rows` reads; by default the only band that is not alpha.
-        window: (row, col, height, width) in which `rows` counts; by default the whole raster.
-        none: class of pixels without data or outside the raster, and of values beyond 0 to 255 unless the
-            table has INVALID.
+        window: (row, col, height, width) in which `rows` counts.
+        none: class of pixels without data or outside the raster, and of values beyond 0 to 255.
     """
 
     def __init__(
@@ -62,10 +61,7 @@ class ClassRaster:
 
     @classmethod
     def matching(cls, path: str | Path, class_names: Sequence[str]) -> Self:
-        """Return the raster with its values matched to N classes by name; without names, values are classes.
-
-        What is none of the classes, or without data, is N.
-        """
+        """Match values to N classes by name, else by number; none of them, or no data, is N."""
         info = SceneInfo.of(path)
         return cls(info, _table_of(info.name, read_names(path), class_names), none=len(class_names))
 
@@ -81,7 +77,7 @@ class ClassRaster:
         self._stack.__exit__(*exc)
 
     def read(self, row: int, col: int, height: int, width: int) -> Labels:
-        """Return the classes (height, width) of any window, also of one that reaches beyond the raster."""
+        """Return the classes (height, width) of a window, which may reach beyond the raster."""
         top, left = max(row, 0), max(col, 0)
         bottom, right = min(row + height, self.grid.height), min(col + width, self.grid.width)
         if (top, left, bottom, right) == (row, col, row + height, col + width):
@@ -167,11 +163,9 @@ def _numbers(names: Mapping[int, str], known: Sequence[str]) -> dict[int, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassMatch:
-    """How a raster's values and a refiner's classes belong together.
+    """How a raster's values and a refiner's classes belong together; `note` is for the user, or "".
 
-    Attributes:
-        table: uint8 (256,): class of a value, numbered as in the refined map; NODATA or INVALID for others.
-        note: message for the user, "" for none.
+    `table` is uint8 (256,): class of a value, numbered as in the refined map; NODATA or INVALID for others.
     """
 
     table: Labels
@@ -180,7 +174,7 @@ class ClassMatch:
 
 
 def match(where: str, names: Mapping[int, str], refiner: str, known: Sequence[str]) -> ClassMatch:
-    """Match a raster's classes with a refiner's by name; without names, values are the refiner's numbers.
+    """Match a raster's classes with a refiner's by name; without names values are the refiner's numbers.
 
     The map keeps the raster's numbers where they are 0 to N - 1, else it takes the refiner's.
     """
@@ -232,10 +226,7 @@ def is_unlabelled(name: str) -> bool:
 
 
 def read_names(path: str | Path) -> dict[int, str]:
-    """Return class names by pixel value, empty where the raster has none.
-
-    From the tags CLASS_0, CLASS_1, ... that `predict` writes, else from GDAL's category names.
-    """
+    """Return class names by pixel value: of the tags CLASS_0, ... that `predict` writes, else GDAL's."""
     with gdal.reading(path) as dataset:
         names = {
             int(number[1]): name
@@ -264,7 +255,7 @@ def read_scene_name(path: str | Path) -> str:
 
 
 def _categories(dataset: Any) -> dict[int, str]:
-    """Read GDAL's category names, which rasterio does not offer, from the raster's description as a VRT."""
+    """Read GDAL's category names, which rasterio does not offer, from the raster's VRT."""
     with MemoryFile(ext=".vrt") as described:
         copy(dataset, described.name, driver="VRT")
         root = ET.fromstring(described.read())

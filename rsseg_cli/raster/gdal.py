@@ -74,12 +74,9 @@ _cache = _BlockCache()
 
 @contextmanager
 def env(path: str = "", cache_mib: int = CACHE_MIB) -> Iterator[None]:
-    """Set up GDAL: a bounded block cache, retries on the network and, for remote paths, no folder listing.
+    """Set up GDAL: retries on the network and a block cache; environment variables take precedence.
 
-    Environment variables take precedence.
-
-    Args:
-        cache_mib: size of the block cache, which all threads share: the largest one requested counts.
+    All threads share one cache, as large as the largest one requested.
     """
     network = NETWORK | (REMOTE_ONLY if is_remote(path) else {})
     options = {key: value for key, value in network.items() if key not in os.environ}
@@ -109,7 +106,7 @@ def reading(path: str | Path, kind: type[RssegError] = SceneError, advice: str =
 
 
 def open_raster(path: str | Path, mode: str = "r", **options: Any) -> Any:
-    """Open a raster as `rasterio.open` does; a URL whose answer makes no sense is requested again."""
+    """Open a raster as `rasterio.open` does; a URL with a senseless answer is requested again."""
     return retrying(path, lambda: rasterio.open(path, mode, **options), RasterioError, final=ANSWERED)
 
 
@@ -128,8 +125,7 @@ def retrying(
 
 
 def _forget_answers(path: str | Path) -> None:
-    """Wait a little, and make GDAL request a URL again: it retries what it got no answer to, but takes half
-    an answer for the file's end and keeps it."""
+    """Wait, then make GDAL request a URL again: it takes half an answer for the file's end."""
     time.sleep(float(os.environ.get("GDAL_HTTP_RETRY_DELAY", NETWORK["GDAL_HTTP_RETRY_DELAY"])))
     forget = rasterio.Env(CPL_VSIL_CURL_NON_CACHED="/vsi")  # any path that begins so, once it closes
     with env(str(path)), forget, suppress(RasterioError):

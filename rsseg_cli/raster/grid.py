@@ -21,13 +21,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Where pixels lie.
-
-    Attributes:
-        crs: None where it is unknown.
-        transform: (col, row) to (x, y); may be rotated or south-up.
-        width, height: px.
-    """
+    """Where pixels lie: `transform` is (col, row) to (x, y), rotated or south-up or not; sizes are px."""
 
     crs: CRS | None
     transform: Affine
@@ -63,10 +57,7 @@ class Grid:
     def window_of_bbox(self, bbox: Sequence[float], name: str = "--bbox") -> tuple[int, int, int, int]:
         """Return (row, col, height, width) of the pixels that a box touches, clipped to the grid.
 
-        On a rotated grid this is the window around the box.
-
-        Raises:
-            OutsideError: the box lies outside the grid.
+        On a rotated grid this is the window around the box. OutsideError where they do not meet.
         """
         left, bottom, right, top = bbox
         corners = [
@@ -85,13 +76,13 @@ class Grid:
         return OutsideError(f"{name}: lies outside the scene, which covers {extent}")
 
     def pixel_sides(self, rows: ArrayLike, cols: ArrayLike) -> tuple[Floats, Floats, Floats] | None:
-        """Measure pixels around points on the ellipsoid, so that Mercator's stretch and degrees do not enter.
+        """Measure pixels on the ellipsoid, so that Mercator's stretch and degrees do not enter.
 
         Args:
-            rows, cols: centres of the pixels to measure, px; (0, 0) is the upper left corner of the grid.
+            rows, cols: centres of the pixels, px; (0, 0) is the upper left corner of the grid.
 
         Returns:
-            Metres per pixel along a row and along a column, and the angle between the two; None without a CRS
+            Metres a pixel along a row and along a column, and the angle between the two; None without a CRS
             that leads to degrees.
         """
         if self.crs is None:
@@ -132,8 +123,7 @@ class Grid:
     def row_areas_m2(self) -> Floats | None:
         """Return the area of a pixel in each row, m2, at the middle column; None if unknown.
 
-        Measured at up to AREA_NODES rows; linear interpolation between them is within 1e-6 for scenes up to
-        some degrees high.
+        Interpolated between up to AREA_NODES rows: within 1e-6 for scenes up to some degrees high.
         """
         nodes = np.unique(np.linspace(0, self.height - 1, min(self.height, AREA_NODES)).round().astype(int))
         sides = self.pixel_sides(nodes + 0.5, np.full(len(nodes), self.width // 2 + 0.5))

@@ -27,14 +27,11 @@ MAX_SIDE_PX = 2**24  # of a scene: 8,400 km at 0.5 m
 
 @dataclass(frozen=True, kw_only=True)
 class SceneInfo:
-    """What a raster is, without its pixels.
+    """What a raster is, without its pixels; `block_shape` is (height, width) as stored, px.
 
     Attributes:
-        path: as given; `name` is the same for messages.
-        nodata: the value for all bands, given by the user or the file's; None without.
-        nodata_given: the user gave it, so it holds besides alpha and masks.
+        nodata: the value for all bands, the user's (`nodata_given`: it holds besides masks) or the file's.
         has_mask: some pixels may be without data (alpha, mask band, .msk, nodata).
-        block_shape: (height, width) of a block as stored, px.
         files: what the raster is read from: itself, its sidecars, the sources of a VRT.
     """
 
@@ -64,12 +61,7 @@ class SceneInfo:
 
     @classmethod
     def of(cls, path: str | Path, nodata: float | None = None) -> SceneInfo:
-        """Inspect a raster without reading pixels.
-
-        Args:
-            path: anything GDAL opens: a file, VRT, https:// or s3:// address, /vsi path.
-            nodata: value of pixels without data, over the file's own.
-        """
+        """Inspect anything that GDAL opens, without reading pixels; `nodata` replaces the file's own."""
         name = gdal.display_name(path)
         advice = "Give a raster that GDAL can read (gdalinfo shows whether it can)."
         if gdal.is_remote(str(path)):
@@ -105,7 +97,7 @@ class SceneInfo:
     def select_bands(
         self, wanted: Sequence[str], bidx: Sequence[int] | None = None, model: str = ""
     ) -> tuple[int, ...]:
-        """Choose the scene's bands for a model; see `bands.select_bands`."""
+        """See `bands.select_bands`."""
         return select_bands(self, wanted, bidx, model)
 
     def type_ranges(self, bands: Sequence[int]) -> list[tuple[float, float]]:

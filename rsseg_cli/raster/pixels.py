@@ -19,18 +19,15 @@ COARSE_RELAXATIONS = 3
 def axis_weights(
     start: int, count: int, scale: float, offset: float, source_size: int
 ) -> tuple[int, int, csr_matrix]:
-    """Return weights that resample one axis of a source to target pixels `start` to `start + count`.
+    """Return weights that resample one axis to target pixels `start` to `start + count`.
 
-    A target pixel's weights depend only on its number, so that windows agree exactly where they overlap.
-    Bilinear, with the kernel as wide as a target pixel where pixels grow; the mean over the target pixel
-    where they more than double.
-
-    Args:
-        offset: where target pixel 0 starts, source px.
+    A target pixel's weights depend only on its number: windows agree exactly where they overlap. Bilinear,
+    the kernel as wide as a target pixel where pixels grow; the mean over the target pixel where they more
+    than double. Target pixel 0 starts at source pixel `offset`.
 
     Returns:
-        (first, length, weights): source pixels `first` to `first + length` are needed; weights (count,
-        length) sum to 1 a row.
+        (first, length, weights): source pixels `first` to `first + length` are needed; `weights` are
+        (count, length) and sum to 1 a row.
     """
     from scipy.sparse import csr_matrix  # 10 MB, which scenes on their own grid do not need
 
@@ -56,15 +53,9 @@ def axis_weights(
 
 
 def resample(array: Array, valid: Mask, down: csr_matrix, across: csr_matrix) -> tuple[Array, Mask]:
-    """Return weighted means of the valid pixels; a target pixel is valid where half of its weight is.
+    """Return weighted means of the valid pixels, and where half of a pixel's weight is valid.
 
-    Args:
-        array: (bands, rows, cols); values of invalid pixels do not matter.
-        valid: (rows, cols).
-        down, across: weights of the two axes, see `axis_weights`.
-
-    Returns:
-        the same dtype, integers rounded; and the valid mask.
+    Arrays are (bands, rows, cols), masks (rows, cols); integers are rounded.
     """
     wide = array.dtype.itemsize > 2 and array.dtype != np.float32
     work: type[np.floating] = np.float64 if wide else np.float32
@@ -113,15 +104,7 @@ def _as_stored(value: float | None, dtype: np.dtype[Any]) -> np.generic | None:
 
 
 def fill(array: Array, valid: Mask) -> Array:
-    """Fill invalid pixels from their surroundings, smoothly, as a membrane over each hole.
-
-    Args:
-        array: (bands, rows, cols).
-        valid: (rows, cols).
-
-    Returns:
-        `array` itself where every pixel is valid or none is, else a copy of the same dtype.
-    """
+    """Fill invalid pixels of (bands, rows, cols) smoothly, as a membrane over each hole; a copy if any."""
     if valid.all() or not valid.any():
         return array
     window = _surroundings(valid)

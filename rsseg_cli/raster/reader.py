@@ -42,16 +42,16 @@ def _all_valid(height: int, width: int) -> Mask:
 class SceneReader:
     """Reads windows of a scene on a grid, from any number of threads.
 
-    A pixel is valid where the mask band or alpha is not 0 (as rasterio's `dataset_mask`: they come before
-    nodata), where some chosen band differs from its nodata value (a nodata value given by the user holds
-    besides mask and alpha), where all chosen bands are finite, and inside `region_mask`.
+    A pixel is valid where the mask band or alpha is not 0 (they come before nodata, as in rasterio's
+    `dataset_mask`), some chosen band differs from its nodata value (one given by the user holds besides
+    masks), all chosen bands are finite, and inside `region_mask`.
 
     Args:
         bands: 1-based.
-        grid: in the scene's CRS, with axes parallel to the scene's: its own, a window of it, or one `scaled`.
-            Where pixels do not coincide they are resampled, from overviews where these are at least twice as
-            fine.
+        grid: parallel to the scene's: its own, a window of it, or one `scaled`. Where pixels do not coincide
+            they are resampled, from overviews where these are at least twice as fine.
         nodata: value of pixels without data; None takes that of `info`.
+        max_source_px: source pixels x bands that one resampled window may read at a time.
     """
 
     def __init__(
@@ -105,12 +105,7 @@ class SceneReader:
             handle.close()
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[Array, Mask]:
-        """Return (bands, height, width) in the scene's dtype, and the valid mask, which may be read-only.
-
-        Raises:
-            ValueError: the window does not lie inside the grid.
-            SceneError: the pixels cannot be read.
-        """
+        """Return (bands, height, width) in the scene's dtype, and the valid mask, perhaps read-only."""
         if not (0 <= row < row + height <= self.grid.height and 0 <= col < col + width <= self.grid.width):
             raise ValueError(
                 f"window {(row, col, height, width)} outside {self.grid.height} x {self.grid.width} px"
@@ -128,9 +123,9 @@ class SceneReader:
 
     @property
     def extreme_share(self) -> tuple[int, float]:
-        """0 or the type's largest value, whichever more pixels read so far have in all bands, and its share.
+        """0 or the type's largest value, whichever more pixels have in all bands, and its share.
 
-        Counted on a sample of the pixels, and only in a scene that marks no holes; else (0, 0.0).
+        Counted on a sample of the pixels read, in scenes that mark no holes; else (0, 0.0).
         """
         counts = self.extreme_counts.values()
         black, white, known = (sum(count[index] for count in counts) for index in range(3))
@@ -139,7 +134,7 @@ class SceneReader:
 
     @property
     def extreme_counts(self) -> dict[int, tuple[int, int, int]]:
-        """Pixels of 0, of the type's largest value, and all, by the first row of the windows."""
+        """Pixels of 0, of the largest value, and all, by the first row of the windows."""
         with self._lock:
             return dict(self._extremes)
 
@@ -163,10 +158,11 @@ class SceneReader:
         return fill(array, valid)
 
     def _dataset(self) -> Any:
-        """Return this thread's handle of a remote scene, as threads wait there; all threads' of a local one.
+        """Return this thread's handle of a remote scene, or that of all threads of a local one.
 
-        GDAL caches blocks by handle: two threads with a handle each decode every block twice. For 8192 x 8192
-        px (deflate, 441 tiles, two cores) that took 1.06 s instead of 0.72 s.
+        GDAL caches blocks by handle: with two handles every block is decoded twice. 8192 x 8192 px (deflate,
+            441
+        tiles, two cores) took 1.06 s instead of 0.72 s.
         """
         owner = self._local if gdal.is_remote(self.info.path) else self
         handle = getattr(owner, "handle", None)
@@ -244,12 +240,9 @@ class SceneReader:
 
     @classmethod
     def overview(cls, info: SceneInfo, bands: Sequence[int], max_size: int) -> tuple[Array, Mask, Grid]:
-        """Read the whole scene at `max_size` px a side or less.
+        """Read the whole scene at `max_size` px a side or less, through overviews if it has any.
 
-        Read through overviews; a scene without any is read once in full, in bounded pieces.
-
-        Returns:
-            (bands, rows, cols) in the scene's dtype, its valid mask, its grid.
+        Returns (bands, rows, cols) in the scene's dtype, its valid mask, its grid.
         """
         grid = _coarse_grid(info.grid, max_size)
         with cls(info, bands, grid) as reader:
@@ -260,10 +253,10 @@ class SceneReader:
     def percentile_ranges(
         cls, info: SceneInfo, bands: Sequence[int], sample_from_px: int = SAMPLE_FROM_PX
     ) -> list[tuple[float, float]]:
-        """Return the 2nd and 98th percentile of each band's valid pixels; the second is always larger.
+        """Return the 2nd and 98th percentile of each band's valid pixels, the second larger.
 
         Taken from an overview of SIZE_PX. Of a scene of more than `sample_from_px` px without overviews only
-        SAMPLE_BANDS bands of rows of that overview are read, each one block high.
+        SAMPLE_BANDS bands of rows are read, each one block high.
         """
         grid = _coarse_grid(info.grid, SIZE_PX)
         rows = [(0, grid.height)]

@@ -22,8 +22,7 @@ Rows = NDArray[np.uint8]
 def downsample2x(rows: Rows, resampling: Overviews) -> Rows:
     """Return (bands, rows, cols) at half the size, rounded up; NODATA only where all four pixels are.
 
-    "mode": the most frequent value of the valid pixels, the first of equals from the upper left. "average":
-    their mean, rounded.
+    "mode" takes the most frequent valid value, the first of equals; "average" the rounded mean.
     """
     _, height, width = rows.shape
     if height % 2 or width % 2:
@@ -130,9 +129,7 @@ class RowPart(NamedTuple):
 class RowParts:
     """Rows in one file after another, each complete as soon as its last row is written.
 
-    Args:
-        name: path of the part that begins at a row.
-        cuts: first rows of the parts, and the number of rows at the end; parts may be empty.
+    `name` is the path of the part that begins at a row; `cuts` are the first rows of the parts, and the end.
     """
 
     def __init__(self, name: Callable[[int], Path], count: int, width: int, cuts: Sequence[int]) -> None:
@@ -202,11 +199,7 @@ def _rows_of(part: RowPart, count: int, width: int) -> Iterator[Rows]:
 
 
 class Pyramid:
-    """Overviews, made from the full-resolution rows as they pass, each level half of the one above.
-
-    Args:
-        name: path of a level, from 1.
-    """
+    """Overviews, made from rows as they pass, each level half of the one above."""
 
     def __init__(
         self, name: Callable[[int], Path], count: int, height: int, width: int, resampling: Overviews

@@ -31,10 +31,8 @@ Window = tuple[int, int, int, int]
 class RasterMeta:
     """What an output raster says besides its pixels.
 
-    Attributes:
-        overviews: "mode" for classes, "average" for numbers; pixels without data do not count in either.
-        colours: class -> (red, green, blue), 0 to 255; makes a colour table, NODATA transparent.
-        category_names: of class 0, 1, ...; as tags CLASS_0, ... and, for GIS programs, in `<path>.aux.xml`.
+    `colours` are class -> (red, green, blue), NODATA transparent; `category_names` of class 0, 1, ... go to
+    tags CLASS_0, ... and to `<path>.aux.xml`.
     """
 
     count: int = 1
@@ -101,11 +99,10 @@ def of_parts(parts: Sequence[RowPart], grid: Grid, meta: RasterMeta, overviews: 
 
 
 def of_sheets(sheets: Sequence[Sheet], grid: Grid, *, nodata: float | None, masked: bool) -> str:
-    """Return a VRT of sheets that have the same bands; where they overlap the later one is seen.
+    """Return a VRT of sheets with the same bands; where they overlap the later one is seen.
 
-    Args:
-        nodata: value of pixels that no sheet covers, besides the sheets' own.
-        masked: add a mask band of the pixels that sheets cover and hold as valid.
+    `nodata` is the value of pixels that no sheet covers; `masked` adds a mask of those that sheets hold as
+    valid.
     """
     first = sheets[0].info
 
@@ -132,11 +129,7 @@ def of_sheets(sheets: Sequence[Sheet], grid: Grid, *, nodata: float | None, mask
 
 
 def of_bands(info: SceneInfo, bands: Sequence[tuple[int, str]], grid: Grid, srs: str | None = None) -> str:
-    """Return a VRT of chosen bands of a file, renamed.
-
-    Args:
-        srs: WKT in place of the grid's CRS.
-    """
+    """Return a VRT of chosen bands of a file, renamed; `srs` is WKT in place of the grid's CRS."""
     path = str(Path(info.path).resolve())
     chosen = [
         _Band(
@@ -231,10 +224,7 @@ def _gdal_name(info: SceneInfo) -> str:
 
 
 def sheets_of(path: str | Path) -> list[str]:
-    """Return the rasters that a VRT joins, each once, if that is all it does; else none.
-
-    It must show all bands of whole files, at their own resolution and in their own order.
-    """
+    """Return the rasters that a VRT joins, each once, if it only shows all bands of whole files."""
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:

@@ -41,16 +41,13 @@ _numbers = itertools.count()
 class RasterWriter:
     """Writes a raster from top to bottom; it appears under its name at `commit`, whole, or never.
 
-    `commit` is `finish` and then `publish`; several rasters that belong together are all finished before the
-    first is published. Overviews are made from the rows as they pass.
-
-    As a context manager it removes what was written unless committed, or `temporary` says where that lies.
+    `commit` is `finish` and then `publish`; rasters that belong together are all finished before one is
+    published. Leaving the context removes the temporary files, unless `temporary` says where they lie.
 
     Args:
-        cuts: rows at which temporary files begin, and the height at the end: all rows above a cut that was
-            passed are in complete files. One file by default.
-        temporary: path of the temporary file with an ending; by default beside the target, with a name of
-            this process. The "tif" must be on the target's file system.
+        cuts: rows at which temporary files begin, and the height: all rows above a cut that was passed are in
+            complete files. One file by default.
+        temporary: path of the temporary file with an ending, on the target's file system for "tif".
         finished: an earlier run finished the temporary "tif": it is only published.
     """
 
@@ -118,14 +115,9 @@ class RasterWriter:
         self.discard()
 
     def write(self, row: int, array: Rows) -> None:
-        """Write the next rows.
+        """Write the next rows, uint8 (bands, rows, width), from row `row` on.
 
-        Args:
-            row: first of them; the rows above have been written.
-            array: uint8 (bands, rows, width); any number of rows.
-
-        Raises:
-            ValueError: another shape, dtype or row is due (GDAL would resample or wrap in silence).
+        ValueError for any other array, as GDAL would resample or wrap it in silence.
         """
         if array.dtype != np.uint8:
             raise ValueError(f"{self.path}: array is {array.dtype}, needs uint8")
