@@ -35,6 +35,11 @@ class ScoringProtocol:
     out_of_means: tuple[str, ...] = ()
     erode_px: int = 0
 
+    def left_out(self, class_names: Sequence[str]) -> tuple[int, ...]:
+        """Numbers of the classes that the means leave out, by name without regard to capitals."""
+        names = {name.strip().casefold() for name in self.out_of_means}
+        return tuple(k for k, name in enumerate(class_names) if name.strip().casefold() in names)
+
 
 @dataclass(frozen=True)
 class OpenedData:

@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.evaluation.metrics import mean_of
 from rsseg_cli.raster import classes as class_values
 
 Mask = NDArray[np.bool_]
@@ -35,6 +34,11 @@ SIGMA_PX = 5.0
 HALF_WEIGHT_PX = 5.0  # from an edge, where a false edge pixel weighs half of what it gains with distance
 FAR_PX = 128  # false edge pixels farther from an edge weigh 2 in full: at most 2e-8 more than they should
 MAX_WIDTH_PX = 256
+_REACH = range(-HALF_WINDOW - 1, HALF_WINDOW + 2)
+_RINGS = [  # offsets (down, across) of equal length, from the shortest to the window's corner
+    [(down, across) for down in _REACH for across in _REACH if down**2 + across**2 == squared]
+    for squared in range(1, 2 * HALF_WINDOW**2 + 1)
+]
 HALO_PX = FAR_PX + 2  # an edge pixel needs two more pixels on each side to be known as one
 
 
@@ -103,19 +107,6 @@ def _nearest_is(these: Mask, others: Mask) -> Mask:
         nearest |= hit & ~decided
         decided |= hit | other
     return nearest
-
-
-def _rings() -> list[list[tuple[int, int]]]:
-    """Offsets (down, across) of equal length, from the shortest to the window's corner."""
-    rings: dict[int, list[tuple[int, int]]] = {}
-    reach = range(-HALF_WINDOW - 1, HALF_WINDOW + 2)
-    for down in reach:
-        for across in reach:
-            rings.setdefault(down**2 + across**2, []).append((down, across))
-    return [rings[length] for length in sorted(rings) if 0 < length <= 2 * HALF_WINDOW**2]
-
-
-_RINGS = _rings()
 
 
 def overlap(shift: int) -> tuple[slice, slice]:
@@ -244,11 +235,6 @@ def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
     if not widths or any(int(width) != width or not 1 <= width <= MAX_WIDTH_PX for width in widths):
         raise ValueError(f"widths {list(widths)}; needs whole numbers from 1 to {MAX_WIDTH_PX} px")
     return tuple(sorted({int(width) for width in widths}))
-
-
-def means(values: NDArray[np.float64], counted: NDArray[np.integer]) -> list[float]:
-    """Mean over the classes `counted` for each width; (N, W) to W values, NaN where no class has a value."""
-    return [mean_of(column) for column in values[counted].T]
 
 
 def near_border(labels: Labels, radius_px: int) -> Mask:

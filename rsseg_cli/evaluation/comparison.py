@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,36 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import DataError
-from rsseg_cli.evaluation.metrics import without_nan
+from rsseg_cli.evaluation.metrics import class_scores, without_nan
 
 if TYPE_CHECKING:
     from rsseg_cli.evaluation.tiles import TileScore
 
 FEW_TILES = 20  # below, an interval says little
+LEVEL = 0.95  # share of resamples inside an interval
 CHUNK_VALUES = 2**22  # of resampled matrices held at once: 32 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """How differences get their intervals.
-
-    Attributes:
-        resamples: of the tiles, with replacement, the same for both models.
-        level: share of resamples inside the interval.
-    """
-
-    resamples: int = 2000
-    level: float = 0.95
-    seed: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A score of two models; NaN where a class occurs in neither truth nor map.
-
-    Attributes:
-        interval: of `difference`, lower and upper end.
-    """
+    """A score of two models and the interval of their difference; NaN where a class occurs nowhere."""
 
     name: str
     first: float
@@ -60,11 +43,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Scores of two models on the same tiles.
-
-    Attributes:
-        overall: mIoU, mean F1 and overall accuracy.
-    """
+    """Scores of two models on the same tiles; `overall` are mIoU, mean F1 and overall accuracy."""
 
     first: str
     second: str
@@ -72,7 +51,8 @@ class Comparison:
     overall: tuple[Difference, ...]
     iou: tuple[Difference, ...]
     f1: tuple[Difference, ...]
-    config: CompareConfig
+    resamples: int
+    level: float = LEVEL
 
     def rows(self) -> tuple[Difference, ...]:
         """Overall scores, then the IoU of each class."""
@@ -85,8 +65,8 @@ class Comparison:
     @property
     def explanation(self) -> str:
         text = (
-            f"{self.first} minus {self.second}; above 0 {self.first} is better. {self.config.level:.0%} "
-            f"intervals by resampling {self.tiles} tiles {self.config.resamples} times, in pairs: pixels of "
+            f"{self.first} minus {self.second}; above 0 {self.first} is better. {self.level:.0%} "
+            f"intervals by resampling {self.tiles} tiles {self.resamples} times, in pairs: pixels of "
             "a tile are not independent. Where zero lies inside, no difference is shown. Rows of classes are "
             "IoU."
         )
@@ -103,23 +83,16 @@ class Comparison:
             "first": self.first,
             "second": self.second,
             "tiles": self.tiles,
-            "resamples": self.config.resamples,
-            "level": self.config.level,
+            "resamples": self.resamples,
+            "level": self.level,
             **{key: [_as_dict(item) for item in items] for key, items in groups.items()},
         }
 
 
 def _as_dict(item: Difference) -> dict[str, Any]:
-    values = {
-        "name": item.name,
-        "first": item.first,
-        "second": item.second,
-        "difference": item.difference,
-        "low": item.interval[0],
-        "high": item.interval[1],
-        "holds_zero": item.holds_zero,
-    }
-    return dict(without_nan(values))
+    low, high = item.interval
+    values = {"difference": item.difference, "low": low, "high": high, "holds_zero": item.holds_zero}
+    return dict(without_nan({"name": item.name, "first": item.first, "second": item.second, **values}))
 
 
 def compare(
@@ -129,20 +102,24 @@ def compare(
     *,
     names: tuple[str, str] = ("first", "second"),
     out_of_means: Sequence[str] = (),
-    config: CompareConfig | None = None,
+    resamples: int = 2000,
+    seed: int = 0,
+    chunk_values: int = CHUNK_VALUES,
 ) -> Comparison:
-    """Compare two models on the tiles of the same scenes.
+    """Compare two models on tiles of the same scenes and classes, resampled in pairs.
 
-    Args:
-        first, second: tiles of both, in any order, with the classes in the same order.
-        out_of_means: classes that do not enter mIoU and mean F1.
+    `out_of_means` are classes that do not enter mIoU and mean F1.
     """
-    config = config or CompareConfig()
     pair = _paired(first, second, names)
-    counted = np.array([name not in out_of_means for name in class_names])
-    whole = [_scores(matrices.sum(0), counted) for matrices in pair]
-    low, high = _interval(pair, counted, config)
-    differences = tuple(
+    left_out = [index for index, name in enumerate(class_names) if name in out_of_means]
+    whole = [_scores(matrices.sum(0), left_out) for matrices in pair]
+    tiles, *shape = pair[0].shape
+    differences = []
+    for drawn in resamples_of(tiles, resamples, seed, chunk_values // max(tiles, math.prod(shape))):
+        sums = [(drawn @ matrices.reshape(tiles, -1)).reshape(-1, *shape) for matrices in pair]
+        differences.append(_scores(sums[0], left_out) - _scores(sums[1], left_out))
+    low, high = interval_of(np.concatenate(differences, axis=1))
+    rows = tuple(
         Difference(name=name, first=float(a), second=float(b), interval=(float(lower), float(upper)))
         for name, a, b, lower, upper in zip(
             ("mIoU", "mean F1", "overall accuracy", *class_names, *class_names),
@@ -157,10 +134,10 @@ def compare(
         first=names[0],
         second=names[1],
         tiles=len(pair[0]),
-        overall=differences[:3],
-        iou=differences[3:split],
-        f1=differences[split:],
-        config=config,
+        overall=rows[:3],
+        iou=rows[3:split],
+        f1=rows[split:],
+        resamples=resamples,
     )
 
 
@@ -181,42 +158,27 @@ def _paired(
     return one, two
 
 
-def _scores(matrices: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _scores(matrices: NDArray[np.float64], left_out: Sequence[int]) -> NDArray[np.float64]:
     """(3 + 2 N, ...) of matrices (..., N, N + 1): mIoU, mean F1, overall accuracy, IoU and F1 by class."""
-    hit = np.diagonal(matrices, axis1=-2, axis2=-1)
-    truth, found = matrices.sum(-1), matrices[..., : matrices.shape[-2]].sum(-2)
-    with np.errstate(invalid="ignore"):
-        iou, f1 = hit / (truth + found - hit), 2 * hit / (truth + found)
-        accuracy = hit.sum(-1) / truth.sum(-1)
-    means = [_mean(values[..., counted]) for values in (iou, f1)]
-    return np.concatenate([[*means, accuracy], np.moveaxis(iou, -1, 0), np.moveaxis(f1, -1, 0)])
+    scores = class_scores(matrices, left_out)
+    means = [scores[name] for name in ("miou", "mean_f1", "overall_accuracy")]
+    return np.concatenate([means, *(np.moveaxis(scores[name], -1, 0) for name in ("iou", "f1"))])
 
 
-def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the last axis, without NaN; NaN of nothing."""
-    known = np.isfinite(values)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0).sum(-1) / known.sum(-1)
+def resamples_of(items: int, resamples: int, seed: int, at_once: int) -> Iterator[NDArray[np.float64]]:
+    """How often each item is drawn in bootstrap resamples, (up to `at_once`, items) at a time."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, resamples, max(1, at_once)):
+        size = min(max(1, at_once), resamples - start)
+        yield generator.multinomial(items, np.full(items, 1 / items), size).astype(np.float64)
 
 
-def _interval(
-    pair: tuple[NDArray[np.float64], NDArray[np.float64]], counted: NDArray[np.bool_], config: CompareConfig
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper end of each score's difference, (3 + 2 N) each."""
-    generator = np.random.default_rng(config.seed)
-    tiles, *shape = pair[0].shape
-    step = max(1, CHUNK_VALUES // max(tiles, math.prod(shape)))
-    found = []
-    for start in range(0, config.resamples, step):
-        size = min(step, config.resamples - start)
-        drawn = generator.multinomial(tiles, np.full(tiles, 1 / tiles), size).astype(np.float64)
-        sums = [(drawn @ matrices.reshape(tiles, -1)).reshape(size, *shape) for matrices in pair]
-        found.append(_scores(sums[0], counted) - _scores(sums[1], counted))
-    differences = np.concatenate(found, axis=1)
-    tail = (1 - config.level) / 2
-    ends = np.full((2, len(differences)), np.nan)
-    for row, values in enumerate(differences):
-        known = values[np.isfinite(values)]  # a rare class may be in none of the drawn tiles
+def interval_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lower and upper end of each row's interval; NaN of a row without a number."""
+    tail = (1 - LEVEL) / 2
+    ends = np.full((2, len(values)), np.nan)
+    for row, found in enumerate(values):
+        known = found[np.isfinite(found)]  # a rare class may be in none of the drawn tiles
         if known.size:
             ends[:, row] = np.quantile(known, (tail, 1 - tail))
     return ends[0], ends[1]

@@ -52,44 +52,47 @@ def count_confusion(
     return np.bincount(pairs, minlength=classes * (classes + 1)).reshape(classes, classes + 1)
 
 
-def scores_of(confusion: NDArray[np.integer] | Tensor, out_of_means: Sequence[int] = ()) -> dict[str, Any]:
-    """All scores of a confusion matrix.
+def class_scores(confusion: Any, out_of_means: Sequence[int] = ()) -> dict[str, NDArray[np.float64]]:
+    """All scores of confusion matrices (..., N, N) or (..., N, N + 1), in memory (not on a GPU).
 
     IoU and F1 of a class are NaN where neither labels nor map hold it; such a class is left out of the means.
     A class that only one of both holds has 0. Precision is NaN where the map never has the class, recall
     where the labels never have it; kappa where both hold one and the same class alone.
 
     Args:
-        confusion: (N, N) or (N, N + 1), in memory (not on a GPU).
         out_of_means: classes that are left out of `miou` and `mean_f1`, and of nothing else.
 
     Returns:
-        miou, mean_f1, overall_accuracy, kappa, and lists by class: iou, f1, precision, recall.
+        (...): miou, mean_f1, overall_accuracy, kappa; (..., N) by class: iou, f1, precision, recall.
     """
     matrix = np.asarray(confusion, np.float64)
-    classes, total = len(matrix), matrix.sum()
-    hits, truth, mapped = matrix.diagonal(), matrix.sum(1), matrix.sum(0)[:classes]
-    iou = _ratio(hits, truth + mapped - hits)
-    f1 = _ratio(2 * hits, truth + mapped)
+    classes = matrix.shape[-2]
+    hits, truth = np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1)
+    mapped, total = matrix.sum(-2)[..., :classes], truth.sum(-1)
+    iou, f1 = _ratio(hits, truth + mapped - hits), _ratio(2 * hits, truth + mapped)
     counted = np.setdiff1d(np.arange(classes), out_of_means)
-    agreement = float(_ratio(hits.sum(), total))
-    chance = float(_ratio((truth * mapped).sum(), total**2))
+    agreement, chance = _ratio(hits.sum(-1), total), _ratio((truth * mapped).sum(-1), total**2)
     return {
-        "miou": mean_of(iou[counted]),
-        "mean_f1": mean_of(f1[counted]),
+        "miou": mean_of(iou[..., counted]),
+        "mean_f1": mean_of(f1[..., counted]),
         "overall_accuracy": agreement,
-        "kappa": float(_ratio(agreement - chance, 1 - chance)),
-        "iou": iou.tolist(),
-        "f1": f1.tolist(),
-        "precision": _ratio(hits, mapped).tolist(),
-        "recall": _ratio(hits, truth).tolist(),
+        "kappa": _ratio(agreement - chance, 1 - chance),
+        "iou": iou,
+        "f1": f1,
+        "precision": _ratio(hits, mapped),
+        "recall": _ratio(hits, truth),
     }
 
 
-def mean_of(values: NDArray[np.floating]) -> float:
-    """Mean of those that are not NaN; NaN of none."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
+def scores_of(confusion: NDArray[np.integer] | Tensor, out_of_means: Sequence[int] = ()) -> dict[str, Any]:
+    """`class_scores` of one matrix as numbers and lists."""
+    return {name: values.tolist() for name, values in class_scores(confusion, out_of_means).items()}
+
+
+def mean_of(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Mean over the last axis of what is not NaN; NaN of none."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(-1), known.sum(-1))
 
 
 def without_nan(values: Any) -> Any:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,18 +14,22 @@ from numpy.typing import NDArray
 
 from rsseg_cli.data import LabelFormat, LabelReader, datasets
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, halo_px, means, near_border
-from rsseg_cli.evaluation.metrics import scores_of, without_nan
-from rsseg_cli.evaluation.tiles import MAX_TILES, SceneTiles, TileBook, TileScore
+from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, halo_px, near_border
+from rsseg_cli.evaluation.metrics import mean_of, scores_of, without_nan
+from rsseg_cli.evaluation.tiles import (
+    MAX_TILES,
+    MapAndTruth,
+    SceneTiles,
+    ScoredMap,
+    TileBook,
+    TileScore,
+    Window,
+)
 from rsseg_cli.raster import Area, classes
 from rsseg_cli.weights import ClassSpec, ModelSpec
 
-__all__ = ["ScoreConfig", "ScoreResult", "Scorer", "TileScore"]
-
 MAX_ERODE_PX = 64
 SAME_GSD = 0.01  # ground resolutions closer than this share their widths in metres
-Labels = NDArray[np.uint8]
-Window = tuple[int, int, int, int]
 Progress = Callable[[int, int], None]
 
 
@@ -38,17 +41,13 @@ class ScoreConfig:
         protocol: what counts in the means, and how far labels are eroded. Boundaries are scored on the labels
             as they are: where those near borders are left out, there is nothing to score.
         boundary_widths_px: distances from a border, px.
-        tile_size: side of the tiles that are scored one by one, px; doubles where there would be more than
-            `max_tiles`.
-        block_size: side of what is read at once, px; changes no score.
+        tile_size: side of the tiles that are scored one by one, px; doubles where there would be too many.
     """
 
     classes: tuple[ClassSpec, ...]
     protocol: datasets.ScoringProtocol = field(default_factory=datasets.ScoringProtocol)
     boundary_widths_px: tuple[int, ...] = (1, 3, 5, 10)
     tile_size: int = 512
-    max_tiles: int = MAX_TILES
-    block_size: int = 1024
 
     def __post_init__(self) -> None:
         names = [classes.plain(name) for name in self.names]
@@ -68,8 +67,6 @@ class ScoreConfig:
             )
         if not 0 <= self.protocol.erode_px <= MAX_ERODE_PX:
             raise UsageError(f"--erode {self.protocol.erode_px}: needs 0 to {MAX_ERODE_PX} px")
-        if min(self.tile_size, self.block_size, self.max_tiles) < 1:
-            raise UsageError("tile_size, block_size and max_tiles need 1 or more")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,8 +75,7 @@ class ScoreConfig:
     @property
     def out_of_means(self) -> tuple[int, ...]:
         """Numbers of the classes that the means leave out."""
-        left_out = {classes.plain(name) for name in self.protocol.out_of_means}
-        return tuple(index for index, name in enumerate(self.names) if classes.plain(name) in left_out)
+        return self.protocol.left_out(self.names)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,15 +106,23 @@ class Scorer:
 
     Args:
         progress: called with blocks done and blocks in all of the map at hand.
+        max_tiles: tiles kept of all maps together.
+        block_size: side of what is read at once, px; changes no score.
     """
 
-    def __init__(self, config: ScoreConfig, progress: Progress | None = None) -> None:
-        self.config = config
-        self._progress = progress
+    def __init__(
+        self,
+        config: ScoreConfig,
+        progress: Progress | None = None,
+        *,
+        max_tiles: int = MAX_TILES,
+        block_size: int = 1024,
+    ) -> None:
+        self.config, self._progress, self._block_size = config, progress, block_size
         count = len(config.classes)
         self._confusion = np.zeros((count, count + 1), np.int64)
         self._boundary = BoundaryCounts(classes=count, widths=config.boundary_widths_px)
-        self._tiles = TileBook(config.tile_size, count, config.max_tiles)
+        self._tiles = TileBook(config.tile_size, count, max_tiles)
         self._wfm: list[float] = []
         self._gsd_m: list[float | None] = []
         self._pixels = 0
@@ -152,37 +156,38 @@ class Scorer:
         with ExitStack() as stack:
             mapped = stack.enter_context(classes.ClassRaster.matching(predicted, self.config.names))
             labels = stack.enter_context(LabelReader(truth, mapped.grid, format))
-            window = window or (0, 0, mapped.grid.height, mapped.grid.width)
-            tiles = SceneTiles(
-                name=name, image=image, predicted=predicted, truth=truth, truth_format=format,
-                class_table=mapped.table, grid=mapped.grid, window=window, area=area,
-                size=self.config.tile_size,
+            pair = MapAndTruth(mapped, labels, window, area)
+            scored = ScoredMap(
+                scene=name, image=image, predicted=predicted, truth=truth, truth_format=format,
+                class_table=mapped.table, area=area,
             )  # fmt: skip
+            tiles = SceneTiles(scored=scored, window=pair.window, size=self.config.tile_size)
             self._tiles.open(tiles)
-            self._add_blocks(_Blocks(mapped, labels, window, area), tiles, counts)
+            self._add_blocks(pair, tiles, counts)
         self._boundary.merge(counts)
         self._wfm.append(_wfm(counts, tiles))
         gsd_m = mapped.grid.gsd_m
         self._gsd_m.append(None if gsd_m is None else math.sqrt(gsd_m[0] * gsd_m[1]))
         return list(tiles.scores())
 
-    def _add_blocks(self, blocks: _Blocks, tiles: SceneTiles, counts: BoundaryCounts) -> None:
+    def _add_blocks(self, pair: MapAndTruth, tiles: SceneTiles, counts: BoundaryCounts) -> None:
         erode = self.config.protocol.erode_px
         halo = max(halo_px(counts.widths), erode)
-        windows = list(blocks.windows(self.config.block_size))
-        for done, (row, col, height, width) in enumerate(windows, 1):
-            labels, pixels = blocks.labels(row, col, height, width, halo)
+        blocks = list(pair.blocks(self._block_size))
+        for done, block in enumerate(blocks, 1):
+            row, col, height, width = block
+            labels, pixels = pair.labels(block, halo)
             self._pixels += pixels
             core = slice(halo, halo + height), slice(halo, halo + width)
             if (labels[core] != classes.IGNORE).any():
-                mapped = blocks.mapped(row, col, height, width, halo)
+                mapped = pair.mapped(block, halo)
                 counts.add(mapped, labels, core)
                 kept = labels[core]
                 if erode:
                     kept = np.where(near_border(labels, erode)[core], np.uint8(classes.IGNORE), kept)
                 self._confusion += tiles.add(row, col, mapped[core], kept)
             if self._progress is not None:
-                self._progress(done, len(windows))
+                self._progress(done, len(blocks))
 
     def tiles_of(self, name: str) -> list[TileScore]:
         """Tiles of a map that was added, row-major, as large as they are at present."""
@@ -227,58 +232,13 @@ class Scorer:
     def _by_width(self, values: NDArray[np.float64]) -> dict[str, Any]:
         counted = np.setdiff1d(np.arange(len(values)), self.config.out_of_means)
         classes = {name: row.tolist() for name, row in zip(self.config.names, values, strict=True)}
-        return {"mean": means(values, counted), "classes": classes}
+        return {"mean": mean_of(values[counted].T).tolist(), "classes": classes}
 
     def _widths_m(self) -> list[float] | None:
         known = [gsd_m for gsd_m in self._gsd_m if gsd_m is not None]
         if len(known) < len(self._gsd_m) or max(known) > (1 + SAME_GSD) * min(known):
             return None
         return [width * sum(known) / len(known) for width in self.config.boundary_widths_px]
-
-
-class _Blocks:
-    """Labels and map of a window with what lies around, unknown beyond the window."""
-
-    def __init__(
-        self, mapped: classes.ClassRaster, labels: LabelReader, window: Window, area: Area | None
-    ) -> None:
-        self._mapped, self._labels, self._window, self._area = mapped, labels, window, area
-
-    def windows(self, size: int) -> Iterator[Window]:
-        """(row, col, height, width) from the window's upper left."""
-        _, _, height, width = self._window
-        for row, col in itertools.product(range(0, height, size), range(0, width, size)):
-            yield row, col, min(size, height - row), min(size, width - col)
-
-    def labels(self, row: int, col: int, height: int, width: int, halo: int) -> tuple[Labels, int]:
-        """Labels of a block and `halo` px around it; pixels of the block that lie in the area."""
-        part, place = self._part(row, col, height, width, halo)
-        labels = np.full((height + 2 * halo, width + 2 * halo), classes.IGNORE, np.uint8)
-        labels[place] = self._labels.read(*part)
-        if self._area is None:
-            return labels, height * width
-        inside = np.zeros(labels.shape, np.bool_)
-        inside[place] = self._area.mask(self._mapped.grid.window(*part))
-        labels[~inside] = classes.IGNORE
-        return labels, int(np.count_nonzero(inside[halo : halo + height, halo : halo + width]))
-
-    def mapped(self, row: int, col: int, height: int, width: int, halo: int) -> Labels:
-        """Class numbers of the map, likewise."""
-        part, place = self._part(row, col, height, width, halo)
-        mapped = np.full((height + 2 * halo, width + 2 * halo), self._mapped.none, np.uint8)
-        mapped[place] = self._mapped.read(*part)
-        return mapped
-
-    def _part(
-        self, row: int, col: int, height: int, width: int, halo: int
-    ) -> tuple[Window, tuple[slice, slice]]:
-        """What of a block with its halo lies in the window: where in the map, and where in the block."""
-        top, left, rows, cols = self._window
-        first_row, first_col = max(row - halo, 0), max(col - halo, 0)
-        size = min(row + height + halo, rows) - first_row, min(col + width + halo, cols) - first_col
-        down, across = first_row - row + halo, first_col - col + halo
-        part = top + first_row, left + first_col, *size
-        return part, (slice(down, down + size[0]), slice(across, across + size[1]))
 
 
 def _wfm(counts: BoundaryCounts, tiles: SceneTiles) -> float:

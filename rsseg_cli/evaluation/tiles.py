@@ -10,27 +10,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.data import LabelFormat
+from rsseg_cli.data import LabelFormat, LabelReader
 from rsseg_cli.evaluation.metrics import count_confusion
-from rsseg_cli.raster import Area, Grid
+from rsseg_cli.raster import Area, classes
 
 MAX_TILES = 4096
 MAX_BYTES = 64 << 20  # of all matrices together; 254 classes take half a megabyte each
 Matrix = NDArray[np.int64]
+Labels = NDArray[np.uint8]
+Window = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TileScore:
-    """A tile of a scored map, and what is needed to look at it again.
+class ScoredMap:
+    """A map that was scored, and what is needed to look at it again.
 
-    Attributes:
-        image: the scene that was mapped, None where it is not known.
-        predicted, truth: the map, and the labels that it was scored against.
-        class_table: uint8 (256,): class number of the map's values, N for none of the classes.
-        area: pixels outside were not looked at; None is all.
-        row, col, height, width: window of the map, px.
-        bounds: left, bottom, right, top in the map's CRS; None without.
-        confusion: (N, N + 1), see `metrics.count_confusion`.
+    `class_table` is uint8 (256,), the class number of the map's values, N for none of the classes. Pixels
+    outside `area` were not looked at.
     """
 
     scene: str
@@ -40,33 +36,75 @@ class TileScore:
     truth_format: LabelFormat
     class_table: NDArray[np.uint8]
     area: Area | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileScore(ScoredMap):
+    """A tile of a scored map: its window, px, and its confusion (N, N + 1)."""
+
     row: int
     col: int
     height: int
     width: int
-    bounds: tuple[float, float, float, float] | None
     confusion: Matrix
+
+
+class MapAndTruth:
+    """Both on the map's grid, unknown beyond `window` (row, col, height, width; px) and `area`."""
+
+    def __init__(
+        self,
+        mapped: classes.ClassRaster,
+        truth: LabelReader,
+        window: Window | None = None,
+        area: Area | None = None,
+    ) -> None:
+        self._mapped, self._truth, self._area = mapped, truth, area
+        self.window = window or (0, 0, mapped.grid.height, mapped.grid.width)
+
+    def blocks(self, size: int) -> Iterator[Window]:
+        """(row, col, height, width) from the window's upper left."""
+        _, _, height, width = self.window
+        for row, col in itertools.product(range(0, height, size), range(0, width, size)):
+            yield row, col, min(size, height - row), min(size, width - col)
+
+    def labels(self, block: Window, halo: int = 0) -> tuple[Labels, int]:
+        """Labels of a block and `halo` px around it; pixels of the block that lie in the area."""
+        _, _, height, width = block
+        part, inner = self._part(block, halo)
+        labels = np.full((height + 2 * halo, width + 2 * halo), classes.IGNORE, np.uint8)
+        labels[inner] = self._truth.read(*part)
+        if self._area is None:
+            return labels, height * width
+        inside = np.zeros(labels.shape, np.bool_)
+        inside[inner] = self._area.mask(self._mapped.grid.window(*part))
+        labels[~inside] = classes.IGNORE
+        return labels, int(np.count_nonzero(inside[halo : halo + height, halo : halo + width]))
+
+    def mapped(self, block: Window, halo: int = 0) -> Labels:
+        """Class numbers of the map, likewise."""
+        part, inner = self._part(block, halo)
+        mapped = np.full((block[2] + 2 * halo, block[3] + 2 * halo), self._mapped.none, np.uint8)
+        mapped[inner] = self._mapped.read(*part)
+        return mapped
+
+    def _part(self, block: Window, halo: int) -> tuple[Window, tuple[slice, slice]]:
+        """What of a block with its halo lies in the window: where in the map, and where in the block."""
+        row, col, height, width = block
+        top, left, rows, cols = self.window
+        first_row, first_col = max(row - halo, 0), max(col - halo, 0)
+        size = min(row + height + halo, rows) - first_row, min(col + width + halo, cols) - first_col
+        down, across = first_row - row + halo, first_col - col + halo
+        part = top + first_row, left + first_col, *size
+        return part, (slice(down, down + size[0]), slice(across, across + size[1]))
 
 
 @dataclass(kw_only=True)
 class SceneTiles:
-    """Tiles of one scene, from the upper left of the window that is scored.
+    """Tiles with labels of one scene by tile row and column, `size` px, from the upper left of `window`."""
 
-    Attributes:
-        window: (row, col, height, width) of the map, px.
-        size: side of a tile, px.
-        matrices: by tile row and column; tiles without labels are not kept.
-    """
-
-    name: str
-    image: Path | str | None
-    predicted: Path | str
-    truth: Path | str
-    truth_format: LabelFormat
-    class_table: NDArray[np.uint8]
-    grid: Grid
-    window: tuple[int, int, int, int]
-    area: Area | None
+    scored: ScoredMap
+    window: Window
     size: int
     matrices: dict[tuple[int, int], Matrix] = field(default_factory=dict)
 
@@ -77,16 +115,15 @@ class SceneTiles:
 
     def add(self, row: int, col: int, mapped: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Matrix:
         """Count a block that begins at `row`, `col` of the window; returns its confusion."""
-        classes = len(self.truth_format.class_names)
-        total = np.zeros((classes, classes + 1), np.int64)
+        count = len(self.scored.truth_format.class_names)
+        total = np.zeros((count, count + 1), np.int64)
         height, width = labels.shape
         for (down, rows), (across, cols) in itertools.product(
             self._cuts(row, height), self._cuts(col, width)
         ):
-            matrix = count_confusion(mapped[rows, cols], labels[rows, cols], classes)
+            matrix = count_confusion(mapped[rows, cols], labels[rows, cols], count)
             if matrix.any():
-                place = down, across
-                self.matrices[place] = self.matrices[place] + matrix if place in self.matrices else matrix
+                self.matrices[down, across] = self.matrices.get((down, across), 0) + matrix
                 total += matrix
         return total
 
@@ -102,8 +139,7 @@ class SceneTiles:
         """Twice as large tiles, each made of up to four."""
         merged: dict[tuple[int, int], Matrix] = {}
         for (down, across), matrix in self.matrices.items():
-            place = down // 2, across // 2
-            merged[place] = merged[place] + matrix if place in merged else matrix
+            merged[down // 2, across // 2] = merged.get((down // 2, across // 2), 0) + matrix
         self.matrices, self.size = merged, 2 * self.size
 
     def scores(self) -> Iterator[TileScore]:
@@ -111,13 +147,9 @@ class SceneTiles:
         top, left, height, width = self.window
         for (down, across), matrix in sorted(self.matrices.items()):
             row, col = down * self.size, across * self.size
-            size = min(self.size, height - row), min(self.size, width - col)
-            window = self.grid.window(top + row, left + col, *size)
             yield TileScore(
-                scene=self.name, image=self.image, predicted=self.predicted, truth=self.truth,
-                truth_format=self.truth_format, class_table=self.class_table, area=self.area,
-                row=top + row, col=left + col, height=size[0], width=size[1],
-                bounds=None if self.grid.crs is None else window.bounds, confusion=matrix,
+                **vars(self.scored), row=top + row, col=left + col, height=min(self.size, height - row),
+                width=min(self.size, width - col), confusion=matrix,
             )  # fmt: skip
 
 
@@ -125,9 +157,6 @@ class TileBook:
     """Tiles of any number of scenes, all of one size, which doubles while there are too many.
 
     A scene keeps one tile at least.
-
-    Args:
-        size: side of a tile at first, px.
     """
 
     def __init__(self, size: int, classes: int, most: int = MAX_TILES) -> None:
@@ -153,4 +182,4 @@ class TileBook:
 
     def scores_of(self, name: str) -> list[TileScore]:
         """Tiles of the scenes of that name."""
-        return [tile for scene in self._scenes if scene.name == name for tile in scene.scores()]
+        return [tile for scene in self._scenes if scene.scored.scene == name for tile in scene.scores()]

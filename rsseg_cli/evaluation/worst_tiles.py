@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from rsseg_cli.data import LabelReader
 from rsseg_cli.errors import RssegError
-from rsseg_cli.raster import Area, Grid, SceneInfo, SceneReader, classes
-
-if TYPE_CHECKING:
-    from rsseg_cli.evaluation.tiles import TileScore
+from rsseg_cli.evaluation.tiles import MapAndTruth, TileScore, Window
+from rsseg_cli.raster import Grid, SceneInfo, SceneReader, classes
 
 MAX_TILES = 12
 MIN_LABELLED = 0.05  # share of a tile; of less one cannot tell how good the map is there
@@ -105,13 +104,14 @@ def read_worst_tile(tile: TileScore) -> WorstTile:
     Memory: a strip of the tile, and the pictures.
     """
     info = SceneInfo.of(tile.predicted)
+    table = np.where(tile.class_table < len(tile.confusion), tile.class_table, np.uint8(classes.IGNORE))
     with (
-        classes.ClassRaster(info, _map_table(tile)) as mapped,
+        classes.ClassRaster(info, table) as mapped,
         LabelReader(tile.truth, info.grid, tile.truth_format) as truth_reader,
     ):
-        pair = _Pair(mapped, truth_reader, tile.area)
+        pair = MapAndTruth(mapped, truth_reader, area=tile.area)
         window = _densest(pair, tile)
-        found, truth = pair.read(*window)
+        found, truth = pair.mapped(window), pair.labels(window)[0]
     grid = info.grid.window(*window)
     shrink = min(1.0, PICTURE_PX / max(truth.shape))
     size = max(1, round(truth.shape[0] * shrink)), max(1, round(truth.shape[1] * shrink))
@@ -135,42 +135,16 @@ def read_worst_tile(tile: TileScore) -> WorstTile:
     )
 
 
-def _map_table(tile: TileScore) -> NDArray[np.uint8]:
-    """Class number of the map's values, 255 for none of the classes."""
-    return np.where(tile.class_table < len(tile.confusion), tile.class_table, np.uint8(classes.IGNORE))
-
-
-@dataclass(frozen=True)
-class _Pair:
-    """A map and its truth, read window by window."""
-
-    mapped: classes.ClassRaster
-    truth_reader: LabelReader
-    area: Area | None
-
-    def read(
-        self, row: int, col: int, height: int, width: int
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Classes of map and truth, uint8 (height, width), 255 for none."""
-        found = self.mapped.read(row, col, height, width)
-        truth = self.truth_reader.read(row, col, height, width)
-        if self.area is not None:
-            inside = self.area.mask(self.mapped.grid.window(row, col, height, width))
-            truth = np.where(inside, truth, np.uint8(classes.IGNORE))
-        return found, truth
-
-
-def _densest(pair: _Pair, tile: TileScore) -> tuple[int, int, int, int]:
+def _densest(pair: MapAndTruth, tile: TileScore) -> Window:
     """The window of at most SHOWN_PX a side with most wrong pixels, in steps of CELL_PX."""
     rows, cols = min(tile.height, SHOWN_PX), min(tile.width, SHOWN_PX)
     if (rows, cols) == (tile.height, tile.width):
         return tile.row, tile.col, rows, cols
-    counts = np.concatenate(
-        [
-            _cells(*pair.read(tile.row + top, tile.col, min(SHOWN_PX, tile.height - top), tile.width))
-            for top in range(0, tile.height, SHOWN_PX)
-        ]
-    )
+    strips = [
+        (tile.row + top, tile.col, min(SHOWN_PX, tile.height - top), tile.width)
+        for top in range(0, tile.height, SHOWN_PX)
+    ]
+    counts = np.concatenate([_cells(pair.mapped(strip), pair.labels(strip)[0]) for strip in strips])
     down, across = min(len(counts), SHOWN_PX // CELL_PX), min(counts.shape[1], SHOWN_PX // CELL_PX)
     sums = np.pad(counts.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     windows = sums[down:, across:] - sums[:-down, across:] - sums[down:, :-across] + sums[:-down, :-across]
@@ -187,11 +161,9 @@ def _cells(found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int
     return np.add.reduceat(np.add.reduceat(wrong, rows, 0), cols, 1)
 
 
-def _shrunk(classes: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _shrunk(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
     """Nearest pixels; classes have no average."""
-    rows = ((np.arange(size[0]) + 0.5) * classes.shape[0] / size[0]).astype(int)
-    cols = ((np.arange(size[1]) + 0.5) * classes.shape[1] / size[1]).astype(int)
-    return classes[rows[:, None], cols]
+    return np.asarray(Image.fromarray(labels).resize(size[::-1], Image.Resampling.NEAREST))
 
 
 def _picture(path: Any, grid: Grid) -> NDArray[np.uint8] | None:

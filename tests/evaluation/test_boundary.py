@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, edges, halo_px, means, near_border
+from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, edges, halo_px, near_border
+from rsseg_cli.evaluation.metrics import mean_of
 
 HALO = 130
 
@@ -128,7 +129,7 @@ def test_edge_of_the_map_is_no_contour() -> None:
     assert np.isnan(counts.boundary_iou()).all()
     assert np.isnan(counts.trimap_accuracy()).all()
     assert math.isnan(counts.wfm())
-    assert np.isnan(means(counts.boundary_iou(), np.arange(2))).all()
+    assert np.isnan(mean_of(counts.boundary_iou().T)).all()
 
 
 def test_border_of_unlabelled_ground_is_none() -> None:
@@ -162,8 +163,8 @@ def test_a_class_of_one_side_has_no_overlap() -> None:
 
 def test_means_over_chosen_classes() -> None:
     values = np.array([[0.5, np.nan], [0.7, np.nan], [0.1, 0.4]])
-    assert means(values, np.array([0, 1])) == pytest.approx([0.6, math.nan], nan_ok=True)
-    assert means(values, np.array([0, 1, 2])) == pytest.approx([1.3 / 3, 0.4])
+    assert mean_of(values[:2].T) == pytest.approx([0.6, math.nan], nan_ok=True)
+    assert mean_of(values.T) == pytest.approx([1.3 / 3, 0.4])
 
 
 @pytest.mark.parametrize("widths", [(), (0,), (1.5,), (257,), (-1, 3)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rsseg_cli.errors import DataError
-from rsseg_cli.evaluation.comparison import CompareConfig, compare
+from rsseg_cli.evaluation.comparison import compare
 
 NAMES = ("roof", "ground")
 
@@ -59,19 +59,18 @@ def test_classes_out_of_the_means_and_classes_that_do_not_occur():
     assert math.isnan(found.iou[2].interval[0])
     assert found.iou[2].holds_zero
     assert (found.overall[0].first, found.overall[0].second) == (1, 0.5)  # roof alone
-    told = json.loads(json.dumps(found.as_dict(), allow_nan=False))
-    assert told["iou"][2]["difference"] is None
-    assert told["tiles"] == 1
+    stored = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    assert stored["iou"][2]["difference"] is None
+    assert stored["tiles"] == 1
 
 
-def test_the_same_seed_gives_the_same_interval_and_chunks_do_not_matter(monkeypatch):
+def test_the_same_seed_gives_the_same_interval_and_chunks_do_not_matter():
     generator = np.random.default_rng(1)
     first, second = ([tile(k, generator.integers(1, 90, (2, 2))) for k in range(25)] for _ in range(2))
     found = compare(first, second, NAMES)
     assert compare(first, second, NAMES) == found
-    assert compare(first, second, NAMES, config=CompareConfig(seed=1)) != found
-    monkeypatch.setattr("rsseg_cli.evaluation.comparison.CHUNK_VALUES", 7000)
-    assert compare(first, second, NAMES) == found
+    assert compare(first, second, NAMES, seed=1) != found
+    assert compare(first, second, NAMES, chunk_values=7000) == found
 
 
 def test_few_tiles_are_reported():
@@ -110,6 +109,6 @@ def test_intervals_hold_the_true_difference_as_often_as_they_say():
         models = [
             [tile(k, [[count, pixels - count], [0, 0]]) for k, count in enumerate(counts)] for counts in right
         ]
-        low, high = compare(*models, NAMES, config=CompareConfig(resamples=500)).overall[2].interval
+        low, high = compare(*models, NAMES, resamples=500).overall[2].interval
         held += low <= truth <= high
     assert 0.90 <= held / rounds <= 0.99

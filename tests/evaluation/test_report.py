@@ -31,7 +31,7 @@ VOID = {"meta", "img", "br", "link", "input", "hr"}
 def tile_score(scene, predicted, truth, image, row, col, height, width, confusion, area=None):
     return TileScore(
         scene=scene, predicted=predicted, truth=truth, image=image, row=row, col=col, height=height,
-        width=width, confusion=confusion, bounds=None, area=area, truth_format=LabelFormat(class_names=NAMES),
+        width=width, confusion=confusion, area=area, truth_format=LabelFormat(class_names=NAMES),
         class_table=np.minimum(np.arange(256), 2).astype(np.uint8),
     )  # fmt: skip
 
