@@ -6,9 +6,8 @@ from rsseg_cli._lazy import lazy_names
 
 if TYPE_CHECKING:
     from rsseg_cli.evaluation.config import PairConfig
-    from rsseg_cli.evaluation.evaluate_model import SourceDone, evaluate
+    from rsseg_cli.evaluation.evaluate_model import EvaluationRun, SourceDone, evaluate
     from rsseg_cli.evaluation.pair import score_pair
-    from rsseg_cli.evaluation.runs import EvaluationRun
 
 __all__ = [
     "EvaluationRun",
@@ -23,7 +22,7 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     {
-        "EvaluationRun": "runs",
+        "EvaluationRun": "evaluate_model",
         "PairConfig": "config",
         "SourceDone": "evaluate_model",
         "evaluate": "evaluate_model",

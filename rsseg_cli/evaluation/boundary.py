@@ -140,13 +140,9 @@ def halo_px(widths: Sequence[int]) -> int:
 class BoundaryCounts:
     """Counts of one map that add up over its blocks; scores from them.
 
-    Attributes:
-        widths: W distances from a border, px, ascending.
-        truth, mapped, both: int64 (N, W), pixels within each width of the contour of a class: in the
-            labels, in the map, and in both at once.
-        correct: int64 (N, W), of `truth` those that are mapped rightly.
-        missed: what edge pixels that the map lacks weigh together.
-        false: what edge pixels of the map alone weigh together.
+    `truth`, `mapped` and `both` count pixels (N, W) within each of W widths of the contour of a class: in the
+    labels, in the map, in both at once; `correct` those of `truth` that are mapped rightly. `missed` and
+    `false` are the weights of edge pixels that only the labels or only the map have.
     """
 
     classes: int
@@ -165,11 +161,9 @@ class BoundaryCounts:
             setattr(self, name, np.zeros((self.classes, len(self.widths)), np.int64))
 
     def add(self, mapped: Labels, labels: Labels, core: tuple[slice, slice]) -> None:
-        """Count the pixels of a block.
+        """Count the `core` of a block (rows, cols), which has `halo_px` around it.
 
-        Args:
-            mapped, labels: uint8 (rows, cols) of the block and `halo_px` around it; `mapped` with N where
-                the map has none of the classes, `labels` with 255 where unlabelled and beyond the map.
+        `mapped` is N where the map has none of the classes, `labels` 255 where unlabelled and beyond the map.
         """
         known = labels != class_values.IGNORE
         if not known[core].any() or (_is_plain(labels, known) and _is_plain(mapped, known)):
@@ -178,11 +172,10 @@ class BoundaryCounts:
         self._add_edges(mapped, labels, known, core)
 
     def add_bands(self, mapped: Labels, labels: Labels, core: tuple[slice, slice]) -> None:
-        """As `add`, but for `wfm`: in a hundredth of the time."""
+        """Do as `add`, but for `wfm`: in a hundredth of the time."""
         self._add_bands(mapped, labels, labels != class_values.IGNORE, core)
 
     def merge(self, other: BoundaryCounts) -> None:
-        """Add the counts of another map."""
         for name in ("truth", "mapped", "both", "correct", "edge_pixels", "missed", "false"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
@@ -217,7 +210,6 @@ class BoundaryCounts:
         return _share(self.correct, self.truth)
 
     def overall_trimap_accuracy(self) -> NDArray[np.float64]:
-        """(W,), of the pixels of all classes."""
         return _share(self.correct.sum(0), self.truth.sum(0))
 
     def wfm(self) -> float:

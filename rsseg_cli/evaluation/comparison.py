@@ -55,7 +55,6 @@ class Comparison:
     level: float = LEVEL
 
     def rows(self) -> tuple[Difference, ...]:
-        """Overall scores, then the IoU of each class."""
         return (*self.overall, *self.iou)
 
     @property

@@ -12,19 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rsseg_cli.config import PredictConfig, RefineConfig
-from rsseg_cli.data import LabelFormat
+from rsseg_cli.data import DataConfig, LabelFormat, datasets
 from rsseg_cli.errors import DataError
+from rsseg_cli.evaluation.comparison import Comparison, compare
+from rsseg_cli.evaluation.report import write_report
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
 from rsseg_cli.evaluation.worst_tiles import WorstTile, WorstTiles
-from rsseg_cli.pipeline import predict
+from rsseg_cli.pipeline import predict, refinement
 from rsseg_cli.raster import classes
+from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec
 
 if TYPE_CHECKING:
-    from rsseg_cli.data import LabelledData, datasets
-    from rsseg_cli.weights import ModelSpec, TrainedModel
+    from rsseg_cli.data import LabelledData
 
 PREFIX, MAP = "rsseg-eval-", "map.tif"  # of temporary folders; of the map in one
 logger = logging.getLogger(__name__)
@@ -32,11 +34,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SourceDone:
-    """A scene that was mapped and scored.
-
-    Attributes:
-        number, sources: it is the first, second, ... of so many.
-    """
+    """A scene that was mapped and scored: the `number`th, from 1, of so many `sources`."""
 
     model: str
     name: str
@@ -70,13 +68,9 @@ def evaluate(
 ) -> Evaluation:
     """Map every scene of a part of the data as `predict` does, and score the maps.
 
-    Classes of model and data are matched by name; scores stand in the order of the data. Of the maps one at
-    a time lies on disk, in the system's folder for temporary files, with its labels; the pictures of the
-    worst tiles so far are kept in memory, so that none is needed twice.
-
-    Args:
-        data: of `open_data`.
-        score: classes in the order of the data, protocol, widths; `score_config(data)` by default.
+    Classes are matched by name, in the order of the data. One map at a time lies on disk, in the folder for
+    temporary files; the pictures of the worst tiles are kept in memory. `score` is `score_config(data)` by
+    default.
 
     Raises:
         DataError: the part is empty, or the data have classes that the model does not know.
@@ -94,15 +88,11 @@ def evaluate(
                 if pictures:
                     worst.add(scorer.tiles_of(source.name))
             if progress is not None:
-                done = SourceDone(
-                    model=model.spec.name if refine is None else f"{model.spec.name}, refined",
-                    name=source.name,
-                    number=number,
-                    sources=len(sources),
-                    pixels=pixels,
+                name = model.spec.name if refine is None else f"{model.spec.name}, refined"
+                progress(SourceDone(
+                    model=name, name=source.name, number=number, sources=len(sources), pixels=pixels,
                     seconds=time.monotonic() - start,
-                )
-                progress(done)
+                ))  # fmt: skip
     return Evaluation(result=scorer.result(), worst=worst.shown)
 
 
@@ -114,7 +104,7 @@ def _map_and_score(
     refine: RefineConfig | None,
     scorer: Scorer,
 ) -> int:
-    """Add a scene to the scores; returns the pixels of its map, which lies in `folder`."""
+    """Add a scene to the scores; return the pixels of its map, which lies in `folder`."""
     image, truth = source.rasters(folder)
     found = folder / MAP
     pixels = predict(image, found, model=model, config=config, refine=refine).pixels
@@ -174,15 +164,128 @@ def check_classes(spec: ModelSpec, data: LabelledData) -> None:
     if unused:
         logger.warning(
             "model %r has classes that the data do not have: %s; what is mapped so counts as wrong",
-            spec.name,
-            ", ".join(unused),
+            spec.name, ", ".join(unused),
+        )  # fmt: skip
+
+
+class EvaluationRun:
+    """An evaluation of one model, of two, or of refined maps against those of the model.
+
+    `split` is train, val, test, or all for every scene; "" for test, or all for a folder without parts.
+    `erode_px` is None for the data set's protocol, `boundary_widths_px` () for the default ones.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str],
+        data: DataConfig,
+        split: str = "",
+        *,
+        config: PredictConfig,
+        refine: RefineConfig | None = None,
+        erode_px: int | None = None,
+        boundary_widths_px: Sequence[int] = (),
+        progress: Progress | None = None,
+    ) -> None:
+        has_parts = data.dataset or data.scenes or data.val or data.test
+        self.split, self.config = split or ("test" if has_parts else "all"), config
+        self._progress = progress
+        self._entries: list[tuple[TrainedModel, RefineConfig | None]] = []
+        specs = [read_spec(name) for name in models]
+        if self.split in ("test", "all"):  # its notes on the validation part do not matter here
+            logging.getLogger("rsseg_cli.data.split").setLevel(logging.ERROR)
+        chosen = for_split(data, self.split, specs[0].bands)
+        opened = datasets.open_data(chosen, default_classes=specs[0].classes)
+        self.data = with_colours(opened, specs[0])
+        self._score = score_config(self.data, erode_px=erode_px, widths_px=boundary_widths_px)
+        sources_of(self.data, self.split)
+        for spec in specs:
+            check_classes(spec, self.data)
+        self._load(models, specs, refine)
+
+    def _load(self, models: Sequence[str], specs: Sequence[ModelSpec], refine: RefineConfig | None) -> None:
+        """Load the models. With `refine`, the first one's maps are refined; a single model is then compared
+        with itself.
+        """
+        names = [spec.name for spec in specs]
+        self.names = names if len(set(names)) == len(names) else list(models)
+        if refine is None:
+            self._entries = [(load_model(name), None) for name in models]
+            return
+        refine = refinement.with_refiner(specs[0], models[0], refine)
+        loaded = [load_model(name) for name in models]
+        self._entries = [(loaded[0], refine), (loaded[-1], None)]
+        self.names = [f"{self.names[0]}, refined", self.names[-1]]
+
+    def run(self) -> tuple[Evaluation, Comparison | None]:
+        """Score each model; only the first gets pictures of its worst tiles."""
+        shared: dict[str, Any] = {"config": self.config, "score": self._score, "progress": self._progress}
+        first, *others = [
+            evaluate(model, self.data, self.split, refine=refine, pictures=index == 0, **shared)
+            for index, (model, refine) in enumerate(self._entries)
+        ]
+        if not others:
+            return first, None
+        comparison = compare(
+            first.result.tiles, others[0].result.tiles, self._score.names,
+            names=(self.names[0], self.names[1]), out_of_means=self._score.protocol.out_of_means,
+        )  # fmt: skip
+        if comparison.few_tiles:
+            logger.warning(
+                "%d tiles hold labels; under 20 the intervals are rough, and too narrow", comparison.tiles
+            )
+        return first, comparison
+
+    def write_report(
+        self, folder: Path, done: Evaluation, comparison: Comparison | None, *, overwrite: bool
+    ) -> Path:
+        part = "" if self.split == "all" else f", {self.split} part"
+        return write_report(
+            folder,
+            done.result,
+            title=f"{self.names[0]} on {self.data.name}{part}",
+            classes=self.data.classes,
+            model=self.names[0],
+            settings=self._settings(),
+            tiles=done.worst,
+            comparison=comparison,
+            out_of_means=self._score.protocol.out_of_means,
+            overwrite=overwrite,
         )
+
+    def _settings(self) -> dict[str, Any]:
+        protocol, config, spec = self._score.protocol, self.config, self._entries[0][0].spec
+        settings = {
+            "against": self.names[1] if len(self.names) > 1 else "",
+            "data": self.data.name,
+            "part": self.split,
+            "protocol": protocol.name or "every class counts",
+            "not in the means": ", ".join(protocol.out_of_means),
+            "labels left out near borders": f"{protocol.erode_px} px" if protocol.erode_px else "",
+            "ground resolution of the network": f"{config.gsd_m or spec.gsd_m or 'as the scenes'} m",
+            "tiles": f"{config.tile_size} px, {config.overlap} px shared",
+            "test-time augmentation": config.tta,
+            "device and arithmetic": f"{config.device}, {config.dtype}",
+            "data the model was trained on": spec.data,
+        }
+        return {name: value for name, value in settings.items() if value}
+
+
+def for_split(config: DataConfig, split: str, bands: tuple[str, ...]) -> DataConfig:
+    """Take the model's bands, and leave a folder whole where no validation part is needed."""
+    if config.dataset:
+        return dataclasses.replace(config, bands=config.bands or bands)
+    if split == "all" and config.folders:
+        return dataclasses.replace(config, test=("*",), val=())
+    if split == "test" and config.folders and not config.val:
+        return dataclasses.replace(config, val=("*",))
+    return config
 
 
 class _FirstOfEachKind(logging.Filter):
-    """Passes the first of several warnings that differ only in names and numbers, and counts the rest.
+    """Pass the first of several warnings that differ only in names and numbers, and count the rest.
 
-    Drops notes below warnings, and warnings about temporary maps: `check_classes` has given those before.
+    Drop notes below warnings, and warnings about temporary maps: `check_classes` has given those before.
     """
 
     def __init__(self) -> None:
@@ -206,9 +309,10 @@ class _FirstOfEachKind(logging.Filter):
         self._counts[kind] += 1
         return self._counts[kind] == 1
 
-    def more(self) -> list[tuple[str, int]]:
-        """Messages that passed, and how many others like them did not."""
-        return [(self._first[kind], count - 1) for kind, count in self._counts.items() if count > 1]
+    def log_counts(self) -> None:
+        for kind, count in self._counts.items():
+            if count > 1:
+                logger.warning("%d more scenes like this: %s", count - 1, self._first[kind])
 
 
 @contextmanager
@@ -228,5 +332,4 @@ def _each_note_once() -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.removeFilter(once)
-    for message, count in once.more():
-        logger.warning("%d more scenes like this: %s", count, message)
+    once.log_counts()

@@ -19,32 +19,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def confusion_matrix(found: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """Count pixels by true class (rows) and found class (columns), unlabelled ones left out.
-
-    Args:
-        found, labels: integers of the same shape; `labels` may hold 255, unlabelled.
-
-    Returns:
-        int64 (N, N).
-    """
+def confusion_matrix(mapped: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Count pixels by true (rows) and mapped class (columns), int64 (N, N); 255 in `labels` is left out."""
     valid = labels != class_values.IGNORE
-    pairs = labels[valid] * classes + found[valid]
+    pairs = labels[valid] * classes + mapped[valid]
     return pairs.bincount(minlength=classes**2).view(classes, classes)
 
 
 def count_confusion(
     mapped: NDArray[np.integer], labels: NDArray[np.uint8], classes: int
 ) -> NDArray[np.int64]:
-    """The same of arrays, where a pixel may be mapped as none of the classes.
-
-    Args:
-        mapped: any shape; values from 0 to `classes` - 1, all others are none of the classes.
-        labels: of the same shape, 0 to `classes` - 1, 255 unlabelled.
-
-    Returns:
-        int64 (N, N + 1); the last column counts labelled pixels mapped as none of the classes.
-    """
+    """Count the same of arrays, int64 (N, N + 1); the last column counts values beyond N - 1 in `mapped`."""
     labelled = labels != class_values.IGNORE
     columns = mapped[labelled].astype(np.int32)
     columns[(columns < 0) | (columns > classes)] = classes

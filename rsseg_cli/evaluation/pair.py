@@ -31,10 +31,6 @@ def score_pair(
     """Score the class raster `predicted` against labels or polygons.
 
     Classes of map and truth are matched by name if both have names.
-
-    Raises:
-        SceneError, DataError: a file cannot be read, or map and truth do not fit each other.
-        UsageError: an option does not fit.
     """
     grid = SceneInfo.of(predicted).grid
     names = {
@@ -174,7 +170,6 @@ def _part(grid: Grid, config: PairConfig) -> tuple[tuple[int, int, int, int], Ar
 
 
 def _scene_of(predicted: str) -> str | None:
-    """The scene that a map says it was made of, if that is a file here."""
     scene = classes.read_scene_name(predicted)
     paths = [Path(scene), Path(predicted).parent / Path(scene).name] if scene else []
     return next((str(path) for path in paths if path.is_file()), None)

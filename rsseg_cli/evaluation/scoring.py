@@ -37,11 +37,8 @@ Progress = Callable[[int, int], None]
 class ScoreConfig:
     """What is scored, and how.
 
-    Attributes:
-        protocol: what counts in the means, and how far labels are eroded. Boundaries are scored on the labels
-            as they are: where those near borders are left out, there is nothing to score.
-        boundary_widths_px: distances from a border, px.
-        tile_size: side of the tiles that are scored one by one, px; doubles where there would be too many.
+    Boundaries are scored on the labels as they are: where those near borders are left out, there is nothing
+    to score. `tile_size` is the side of the tiles scored one by one, px; doubles where these are too many.
     """
 
     classes: tuple[ClassSpec, ...]
@@ -83,15 +80,9 @@ class ScoreResult:
     """Scores of one or more maps.
 
     Attributes:
-        scores: in types that JSON has, None where a score is not defined (of a class that occurs nowhere):
-            `miou`, `mean_f1`, `overall_accuracy`, `kappa`;
-            `classes`: a list, in order, of `name`, `iou`, `f1`, `precision`, `recall`, `pixels` (true ones);
-            `boundary`: `wfm`, `widths_px`, `widths_m` (None without a ground resolution, or with several),
-            `boundary_iou` and `trimap_accuracy`, each with `mean` (over classes; a value for each width) and
-            `classes` (name to a value for each width), the latter also with `overall` (of all pixels);
-            `pixels`: that were scored; `pixels_outside_classes`: of these, mapped as none of the classes;
-            `unlabelled_share`: of all pixels looked at, 0 to 1.
-            WFm is the mean over maps; all else is from counts over all maps together.
+        scores: as `rsseg score --help` lists them, in types that JSON has; None where a score is not defined.
+            `widths_m` are None without a ground resolution, or with several. WFm is the mean over maps; all
+            else is from counts over all maps together.
         confusion: int64 (N, N + 1), true classes by mapped ones; the last column is none of the classes.
         tiles: in the order of the maps, row-major.
     """
@@ -138,16 +129,12 @@ class Scorer:
         window: Window | None = None,
         area: Area | None = None,
     ) -> list[TileScore]:
-        """Score a map on its own grid.
+        """Score a map on its own grid, and return its tiles.
 
         Args:
-            truth: label raster or polygons, in any CRS; where they end, ground is unlabelled.
             truth_format: what the labels mean; class numbers by default.
             window: (row, col, height, width) of the map, px; what lies outside is not looked at.
             area: in the map's CRS; pixels outside are not looked at.
-
-        Returns:
-            the map's tiles.
         """
         format = truth_format or LabelFormat(class_names=self.config.names)
         if format.class_names != self.config.names:
@@ -208,9 +195,10 @@ class Scorer:
         matrix, config = self._confusion, self.config
         scores: dict[str, Any] = scores_of(matrix, config.out_of_means)
         by_class = {key: scores.pop(key) for key in ("iou", "f1", "precision", "recall")}
+        by_class |= {"pixels": matrix.sum(1).tolist()}
         scores["classes"] = [
-            {"name": name, **{key: values[index] for key, values in by_class.items()}, "pixels": int(pixels)}
-            for index, (name, pixels) in enumerate(zip(config.names, matrix.sum(1), strict=True))
+            {"name": name, **{key: values[index] for key, values in by_class.items()}}
+            for index, name in enumerate(config.names)
         ]
         known = [wfm for wfm in self._wfm if not math.isnan(wfm)]
         scores["boundary"] = {
@@ -224,10 +212,10 @@ class Scorer:
             },
         }
         pixels = int(matrix.sum())
-        scores["pixels"] = pixels
-        scores["pixels_outside_classes"] = int(matrix[:, -1].sum())
-        scores["unlabelled_share"] = 1 - pixels / self._pixels
-        return scores
+        outside, unlabelled = int(matrix[:, -1].sum()), 1 - pixels / self._pixels
+        return scores | {
+            "pixels": pixels, "pixels_outside_classes": outside, "unlabelled_share": unlabelled
+        }  # fmt: skip
 
     def _by_width(self, values: NDArray[np.float64]) -> dict[str, Any]:
         counted = np.setdiff1d(np.arange(len(values)), self.config.out_of_means)

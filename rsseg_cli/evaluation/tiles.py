@@ -154,10 +154,7 @@ class SceneTiles:
 
 
 class TileBook:
-    """Tiles of any number of scenes, all of one size, which doubles while there are too many.
-
-    A scene keeps one tile at least.
-    """
+    """Tiles of any number of scenes, all of one size, which doubles while there are too many; one a scene."""
 
     def __init__(self, size: int, classes: int, most: int = MAX_TILES) -> None:
         self.size = size
@@ -166,7 +163,6 @@ class TileBook:
         self._number = 0
 
     def open(self, scene: SceneTiles) -> None:
-        """Take a scene in before its first block."""
         scene.size = self.size
         self._scenes.append(scene)
         self._number += scene.number
@@ -177,9 +173,7 @@ class TileBook:
             self._number = sum(other.number for other in self._scenes)
 
     def scores(self) -> list[TileScore]:
-        """All tiles, scene by scene."""
         return [tile for scene in self._scenes for tile in scene.scores()]
 
     def scores_of(self, name: str) -> list[TileScore]:
-        """Tiles of the scenes of that name."""
         return [tile for scene in self._scenes if scene.scored.scene == name for tile in scene.scores()]

@@ -64,8 +64,7 @@ def worst_tiles(tiles: Sequence[TileScore], scenes: int, limit: int = MAX_TILES)
     """The tiles with most wrong pixels, the worst first.
 
     At most 2 a scene, or `limit` divided by the number of scenes where that is more, so that one bad scene
-    does not hide the others. So much can be said scene by scene: what is not among the worst of those seen
-    so far is not among the worst of all.
+    does not hide the others. What is not among the worst of some scenes is not among the worst of all.
     """
     a_scene = max(2, math.ceil(limit / max(1, scenes)))
     taken: dict[str, int] = {}
@@ -88,7 +87,6 @@ class WorstTiles:
         self._read: list[tuple[TileScore, WorstTile]] = []
 
     def add(self, tiles: Sequence[TileScore]) -> None:
-        """Take in the tiles of a scene while its files lie there."""
         read = {id(tile): shown for tile, shown in self._read}
         worst = worst_tiles([*(tile for tile, _ in self._read), *tiles], self._scenes)
         self._read = [(tile, read.get(id(tile)) or read_worst_tile(tile)) for tile in worst]

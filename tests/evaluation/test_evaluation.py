@@ -14,8 +14,7 @@ from rsseg_cli.data import DataConfig, LabelFormat
 from rsseg_cli.data.datasets import LabelledScene
 from rsseg_cli.data.types import LabelledData, ScoringProtocol
 from rsseg_cli.errors import DataError
-from rsseg_cli.evaluation.evaluate_model import evaluate, score_config
-from rsseg_cli.evaluation.runs import for_split
+from rsseg_cli.evaluation.evaluate_model import evaluate, for_split, score_config
 from rsseg_cli.evaluation.scoring import Scorer
 from rsseg_cli.pipeline import predict
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
