@@ -18,7 +18,7 @@ from rsseg_cli.data.label_format import IGNORE, LabelFormat
 from rsseg_cli.data.pairs import named
 from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.split import with_validation
-from rsseg_cli.data.types import DataConfig, LabelledData, OpenedData, ScoringProtocol, clean_names
+from rsseg_cli.data.types import DataConfig, LabelledData, ScoringProtocol, clean_names
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.weights import ClassSpec
 
@@ -54,14 +54,12 @@ def open_benchmark(config: DataConfig) -> LabelledData:
     sources = with_validation(
         sources, lambda scenes: [1.0] * len(scenes), share=config.val_share, seed=config.seed
     )
-    return LabelledData(
-        found.name, tuple(sources), found.classes, found.bands, config.gsd_m or found.gsd_m, found.protocol
-    )
+    return replace(found, sources=tuple(sources), gsd_m=config.gsd_m or found.gsd_m)
 
 
-def _find(config: DataConfig) -> OpenedData:
+def _find(config: DataConfig) -> LabelledData:
     name = config.dataset.strip()
-    opener = KNOWN.get(name.lower().removeprefix(PREFIX))
+    opener = KNOWN.get(name.lower().removeprefix(PREFIX).removesuffix("2d"))
     if opener is not None:
         if config.classes:
             raise UsageError(f"--classes: {name} has classes of its own; leave it out")
@@ -73,7 +71,7 @@ def _find(config: DataConfig) -> OpenedData:
     return open_torchgeo(name[len(PREFIX) :], config)
 
 
-def open_loveda(config: DataConfig) -> OpenedData:
+def open_loveda(config: DataConfig) -> LabelledData:
     """LoveDA: train as training part, val as test part; label 0 is no data."""
     from torchgeo.datasets import LoveDA
 
@@ -88,7 +86,7 @@ def open_loveda(config: DataConfig) -> OpenedData:
         values={0: IGNORE, **{value + 1: value for value in range(7)}},
     )  # fmt: skip
     bands = choose_bands(config.bands, ("red", "green", "blue"), "loveda")
-    scenes = []
+    scenes: list[LabelledScene] = []
     for theirs, ours in LOVEDA_SPLITS.items():
         folders = [root / theirs.capitalize() / domain.capitalize() for domain in domains]
         if not (root / theirs.capitalize()).is_dir():
@@ -97,7 +95,8 @@ def open_loveda(config: DataConfig) -> OpenedData:
         for folder in folders:
             if not folder.is_dir():
                 raise _wrong_layout(root, "LoveDA", LOVEDA_LAYOUT, f"{folder} is missing (see --domains)")
-            _check_pairs(folder, _stems(folder / "images_png"), _stems(folder / "masks_png"))
+            files = ((folder / name).glob("*.png") for name in ("images_png", "masks_png"))
+            _check_pairs(folder, *({path.stem for path in paths} for paths in files))
         dataset = LoveDA(root=str(root), split=theirs, scene=list(domains), download=False, checksum=False)
         for pair in dataset.files:
             image = Path(pair["image"])
@@ -108,10 +107,10 @@ def open_loveda(config: DataConfig) -> OpenedData:
     logger.info(
         "loveda: the test part is its val part, as in published ablations; its own test part has no labels"
     )
-    return OpenedData("loveda", scenes, classes, _names(bands), 0.3, ScoringProtocol(name="LoveDA"))
+    return LabelledData("loveda", tuple(scenes), classes, _names(bands), 0.3, ScoringProtocol(name="LoveDA"))
 
 
-def open_vaihingen(config: DataConfig) -> OpenedData:
+def open_vaihingen(config: DataConfig) -> LabelledData:
     """ISPRS Vaihingen: near-infrared, red, green at 0.09 m."""
     from torchgeo.datasets import Vaihingen2D
 
@@ -119,7 +118,7 @@ def open_vaihingen(config: DataConfig) -> OpenedData:
     return _open_isprs(config, Vaihingen2D, "vaihingen", bands, 0.09, ("{}", "{}"))
 
 
-def open_potsdam(config: DataConfig) -> OpenedData:
+def open_potsdam(config: DataConfig) -> LabelledData:
     """ISPRS Potsdam: red, green, blue at 0.05 m unless `config.bands` says otherwise; nir is there too."""
     from torchgeo.datasets import Potsdam2D
 
@@ -131,11 +130,10 @@ def open_potsdam(config: DataConfig) -> OpenedData:
 def _open_isprs(
     config: DataConfig, kind: Any, title: str, bands: tuple[tuple[int, str], ...], gsd_m: float,
     files: tuple[str, str],
-) -> OpenedData:  # fmt: skip
+) -> LabelledData:  # fmt: skip
     """Both ISPRS sets: images in a folder, colour masks beside it, splits as TorchGeo lists them.
 
-    Args:
-        files: patterns of the image's and the mask's file name.
+    `files` are patterns of the image's and the mask's file name.
     """
     root = Path(config.root or "")
     layout = f"{kind.image_root}/{files[0].format('*')} and {files[1].format('*')} beside that folder"
@@ -165,10 +163,10 @@ def _open_isprs(
     if not scenes:
         raise _wrong_layout(root, title, layout, "no image of the official list found")
     protocol = ScoringProtocol(name=f"ISPRS {title.capitalize()}", out_of_means=("clutter",))
-    return OpenedData(title, scenes, classes, _names(bands), gsd_m, protocol)
+    return LabelledData(title, tuple(scenes), classes, _names(bands), gsd_m, protocol)
 
 
-def open_inria(config: DataConfig) -> OpenedData:
+def open_inria(config: DataConfig) -> LabelledData:
     """Inria aerial image labelling: images 1 to 5 of a city are the validation part; its test has no labels.
 
     Paired by name: TorchGeo 0.8 pairs by order and takes the image's number from the whole path.
@@ -192,15 +190,13 @@ def open_inria(config: DataConfig) -> OpenedData:
         number = re.search(r"(\d+)$", stem)
         split = "val" if number and int(number[1]) <= INRIA_VAL else "train"
         scenes.append(LabelledScene(image, masks[stem], split, stem, format, bands, 0.3))
-    return OpenedData("inria", scenes, classes, _names(bands), 0.3, ScoringProtocol(name="Inria"))
+    return LabelledData("inria", tuple(scenes), classes, _names(bands), 0.3, ScoringProtocol(name="Inria"))
 
 
-KNOWN: dict[str, Callable[[DataConfig], OpenedData]] = {
+KNOWN: dict[str, Callable[[DataConfig], LabelledData]] = {
     "loveda": open_loveda,
     "vaihingen": open_vaihingen,
-    "vaihingen2d": open_vaihingen,
     "potsdam": open_potsdam,
-    "potsdam2d": open_potsdam,
     "inria": open_inria,
     "inriaaerialimagelabeling": open_inria,
 }
@@ -219,10 +215,6 @@ def choose_bands(wanted: Iterable[str], own: tuple[str, ...], title: str) -> tup
 
 def _names(bands: tuple[tuple[int, str], ...]) -> tuple[str, ...]:
     return tuple(name for _, name in bands)
-
-
-def _stems(folder: Path) -> set[str]:
-    return {path.stem for path in folder.glob("*.png")}
 
 
 def _check_pairs(where: Path, images: Iterable[str], masks: Iterable[str]) -> None:

@@ -50,12 +50,7 @@ class _Item(msgspec.Struct, forbid_unknown_fields=True):
 
 @dataclass(frozen=True)
 class ClassTable:
-    """Classes, and what stands for them in masks.
-
-    Attributes:
-        colours: colour in masks to class number or 255; None where no colour was given.
-        values: raw value to class number or 255; None where values are class numbers.
-    """
+    """Classes, and the class number or 255 of colours and raw values in masks; None where none were given."""
 
     classes: tuple[ClassSpec, ...]
     colours: Mapping[Colour, int] | None = None

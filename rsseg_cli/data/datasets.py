@@ -39,9 +39,6 @@ def found_table(loaded: Mapping[str, Sequence[LoadedScene]], names: Sequence[str
     """A table of scenes, megapixels, labelled share, and labelled pixels of each class, a column a part.
 
     Beneath it, warnings: of classes that a part lacks, and of classes that hardly occur in training.
-
-    Args:
-        loaded: scenes by part ("train", "val", "test"; others keep their name); empty parts are left out.
     """
     shown = {part: scenes for part, scenes in loaded.items() if scenes}
     counts = {part: np.sum([class_counts(scene) for scene in scenes], 0) for part, scenes in shown.items()}
@@ -94,8 +91,7 @@ def _warnings(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> 
 def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()) -> LabelledData:
     """Find labelled data, pair images with labels, check polygons' classes, and split by scene.
 
-    Args:
-        default_classes: where `config` names none, for instance of the model to start from.
+    `default_classes` are those where `config` names none, for instance of the model to start from.
     """
     if config.dataset:
         from rsseg_cli.data.benchmarks import open_benchmark
@@ -104,7 +100,10 @@ def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()
     if not config.classes and not default_classes:
         raise UsageError("no classes: pass --classes a,b,c or a JSON file")
     table = read_classes(config.classes) if config.classes else ClassTable(default_classes)
-    format = label_format(config, table)
+    format = LabelFormat(
+        class_names=tuple(item.name for item in table.classes), colours=table.colours, values=table.values,
+        field=config.field, vector_class=config.vector_class, outside=config.outside,
+    )  # fmt: skip
     found = [scene for path in config.scenes for scene in read_scene_list(path, format)]
     for folder in config.folders:
         found += find_scenes(
@@ -116,20 +115,8 @@ def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()
             check_vector(scene.labels, scene.label_format(()))
     scenes = with_validation(unique_names(found), labelled_areas, share=config.val_share, seed=config.seed)
     name = next(path.stem for path in (*config.folders, *config.scenes))
-    gsd_m = config.gsd_m or _first_gsd_m(scenes)
+    gsd_m = config.gsd_m or ground_resolution(scenes)
     return LabelledData(name, tuple(scenes), table.classes, config.bands or LabelledData.bands, gsd_m)
-
-
-def label_format(config: DataConfig, table: ClassTable) -> LabelFormat:
-    """What labels mean, by the classes and the options for vector labels."""
-    return LabelFormat(
-        class_names=tuple(item.name for item in table.classes),
-        colours=table.colours,
-        values=table.values,
-        field=config.field,
-        vector_class=config.vector_class,
-        outside=config.outside,
-    )
 
 
 def _check_patterns(config: DataConfig, scenes: Sequence[LabelledScene]) -> None:
@@ -141,19 +128,11 @@ def _check_patterns(config: DataConfig, scenes: Sequence[LabelledScene]) -> None
                 raise DataError(f"{option} {pattern}: matches none of the {len(scenes)} images ({names})")
 
 
-def ground_resolution(scenes: Sequence[LabelledScene]) -> float:
-    """Metres a pixel on the ground of the first training scene."""
+def ground_resolution(scenes: Sequence[LabelledScene]) -> float | None:
+    """Metres a pixel on the ground of the first training scene, if it can be known."""
     first = next((scene for scene in scenes if scene.split == "train"), None)
-    if first is None:
-        raise DataError("no training scene among those found")
-    ground = SceneInfo.of(first.image).grid.gsd_m
-    if ground is None:
-        raise DataError(f"{first.image}: has no CRS, so its ground resolution is unknown; pass --gsd")
-    return float(np.sqrt(ground[0] * ground[1]))
-
-
-def _first_gsd_m(scenes: Sequence[LabelledScene]) -> float | None:
     try:
-        return ground_resolution(scenes)
-    except (DataError, SceneError):
+        ground = None if first is None else SceneInfo.of(first.image).grid.gsd_m
+    except SceneError:
         return None
+    return None if ground is None else float(np.sqrt(ground[0] * ground[1]))

@@ -32,11 +32,7 @@ FLIP = Affine(1, 0, 1, 0, -1, 1)  # off the origin: GDAL takes (0, 1, 0, 0, 0, -
 
 
 def source_pixels(start: int, count: int, scale: float, offset: float, size: int) -> slice:
-    """Label pixels along one axis that lie under target pixels `start` to `start + count`; maybe none.
-
-    Args:
-        offset: where target pixel 0 starts, label px.
-    """
+    """Label pixels along one axis under target pixels `start` to `start + count`; 0 begins at `offset`."""
     first = max(0, math.floor(offset + start * scale))
     return slice(first, max(first, min(size, math.ceil(offset + (start + count) * scale))))
 
@@ -56,12 +52,7 @@ def box_weights(start: int, count: int, scale: float, offset: float, pixels: sli
 
 
 def most_frequent(labels: Labels, down: csr_matrix, across: csr_matrix) -> Labels:
-    """The label with the largest area under each target pixel, of several the smallest; 255 without any.
-
-    Args:
-        labels: (rows, cols); 255 votes as any other.
-        down, across: of `box_weights`.
-    """
+    """The label with the largest area under each target pixel, of several the smallest; 255 votes too."""
     largest = np.zeros((down.shape[0], across.shape[0]), np.float32)
     found = np.full(largest.shape, IGNORE, np.uint8)
     (present,) = np.nonzero(np.bincount(labels.ravel(), minlength=256))
@@ -73,11 +64,7 @@ def most_frequent(labels: Labels, down: csr_matrix, across: csr_matrix) -> Label
 
 
 class RasterLabels:
-    """Blocks of a label raster on a grid. The constructor checks what needs no pixels.
-
-    Args:
-        image_grid: the image's own grid; labels without CRS and of its size lie on it.
-    """
+    """Blocks of a label raster on a grid; labels without CRS and of the image's size lie on `image_grid`."""
 
     def __init__(self, path: Path, grid: Grid, format: LabelFormat, image_grid: Grid) -> None:
         self._path, self._format, self.grid = path, format, grid
@@ -144,7 +131,7 @@ class RasterLabels:
 
     @property
     def direct(self) -> bool:
-        """Pixels coincide, so that any window may be read as it is."""
+        """Whether pixels coincide, so that any window may be read as it is."""
         return self._offset is not None
 
     @property

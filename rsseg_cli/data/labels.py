@@ -19,14 +19,9 @@ class LabelReader:
     """Reads windows of labels on a grid; the same pixels for any windowing. Not for several threads.
 
     Where pixels do not coincide: the most frequent label where they shrink (unlabelled ones vote too), else
-    the nearest; polygons by pixel centre. Blocks of fixed places on the grid are made and kept for a while,
-    so that neither windows nor their order change a pixel.
-
-    Args:
-        path: any raster that GDAL reads, or GPKG, GeoJSON, Shapefile, FlatGeobuf; in any CRS.
-        grid: where labels are wanted.
-        image_grid: the image's own grid, `grid` by default. Label rasters of its size lie on it where either
-            has no CRS.
+    the nearest; polygons by pixel centre. Blocks of the grid are made and kept for a while, so that neither
+    windows nor their order change a pixel. Label rasters of the size of `image_grid`, the image's own, lie on
+    it where either has no CRS.
 
     Raises:
         DataError: the file cannot be read or aligned; from `read`, also a value that is no class.
@@ -64,12 +59,7 @@ class LabelReader:
         return self._source.unknown_px
 
     def read(self, row: int, col: int, height: int, width: int) -> Labels:
-        """uint8 (height, width): class numbers, 255 where unlabelled or outside the file.
-
-        Raises:
-            ValueError: the window does not lie inside the grid.
-            DataError: a value is no class, or the pixels cannot be read.
-        """
+        """uint8 (height, width): class numbers, 255 where unlabelled or outside the file."""
         if not (0 <= row < row + height <= self.grid.height and 0 <= col < col + width <= self.grid.width):
             raise ValueError(
                 f"window {(row, col, height, width)} outside {self.grid.height} x {self.grid.width} px"

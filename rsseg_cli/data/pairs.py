@@ -150,7 +150,6 @@ def _common_start(texts: Sequence[str]) -> str:
 
 
 def named(names: Sequence[str]) -> str:
-    """The first few of many names."""
     return ", ".join(names[:MAX_NAMED]) + (" ..." if len(names) > MAX_NAMED else "")
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import mmap
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,7 @@ from rsseg_cli.raster import Grid, SceneInfo, SceneReader, gdal, vrt
 from rsseg_cli.weights import ModelSpec
 
 logger = logging.getLogger(__name__)
-BLOCK_ROWS = 512
-BLOCK_PX = 1 << 22  # pixels read at a time: 50 MB a float32 copy of three bands
+BLOCK = 512, 8192  # rows, columns read at a time: 50 MB a float32 copy of three bands
 SAME_GSD = 0.02  # resolutions closer than this share are the same
 LOCAL_METRES = (
     'PROJCS["metres from the upper left corner",GEOGCS["WGS 84",DATUM["WGS_1984",SPHEROID["WGS 84",6378137,'
@@ -31,21 +31,20 @@ LOCAL_METRES = (
     '"Transverse_Mercator"],PARAMETER["latitude_of_origin",0],PARAMETER["central_meridian",0],PARAMETER['
     '"scale_factor",1],PARAMETER["false_easting",0],PARAMETER["false_northing",0],UNIT["metre",1]]'
 )
-Block = tuple[slice, slice]
+Block = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class LabelledScene:
-    """An image and its labels.
+    """An image and its labels, a raster or polygons on any grid and CRS.
 
     Attributes:
-        image: raster; labels: raster or polygons on any grid and CRS.
         name: unique within the data; by default the image's stem.
         format: what the labels' values mean; None: numbers of the model's classes.
-        bands: (1-based band, name) of the image's bands that are used, with names for them; () chooses by the
-            names and colours in the file.
+        bands: (1-based band, name) of those that are used; () chooses by the names and colours in the file.
         gsd_m: ground resolution of an image without CRS, m a pixel; None takes the model's.
         rows: first and last + 1 of the image's rows whose labels count; None: all.
+        block: rows and columns read at a time.
     """
 
     image: Path
@@ -56,6 +55,7 @@ class LabelledScene:
     bands: tuple[tuple[int, str], ...] = ()
     gsd_m: float | None = None
     rows: tuple[int, int] | None = None
+    block: tuple[int, int] = BLOCK
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "val", "test"):
@@ -68,32 +68,28 @@ class LabelledScene:
 
     def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
         """Read image and labels, cut to the box that holds all labels, at the finer of `finest_gsd_m` and the
-        model's resolution, never finer than the scene.
-
-        Args:
-            folder: where the arrays are kept as files; None keeps them in memory.
+        model's resolution, never finer than the scene; as files in `folder`, or in memory.
         """
         info = SceneInfo.of(self.picture(folder))
         chosen = info.select_bands(spec.bands, None, spec.name)
         grid, gsd_m = training_grid(info.grid, spec.gsd_m, finest_gsd_m)
-        labels, box = self._load_labels(info.grid, grid, spec, folder)
-        labels = labels[box]
+        labels, (top, left) = self._load_labels(info.grid, grid, spec, folder)
         ranges = stretch_ranges(info, chosen, spec)
         image = array_in(folder, f"{safe_name(self.name)}.image", (len(chosen), *labels.shape))
-        row, col = box[0].start, box[1].start
         with SceneReader(info, chosen, grid) as reader:
-            for rows, cols in blocks(*labels.shape):
-                size = rows.stop - rows.start, cols.stop - cols.start
-                pixels, valid = reader.read(row + rows.start, col + cols.start, *size)
-                image[:, rows, cols] = to_uint8(reader.fill(pixels, valid), ranges)
-                labels[rows, cols][~valid] = IGNORE
-                release_pages(image)
-        return LoadedScene(self.name, image, labels, gsd_m, grid.window(row, col, *labels.shape))
+
+            def read(row: int, col: int, height: int, width: int) -> NDArray[np.uint8]:
+                pixels, valid = reader.read(top + row, left + col, height, width)
+                labels[row : row + height, col : col + width][~valid] = IGNORE
+                return to_uint8(reader.fill(pixels, valid), ranges)
+
+            fill(image, read, self.block)
+        return LoadedScene(self.name, image, labels, gsd_m, grid.window(top, left, *labels.shape))
 
     def _load_labels(
         self, image_grid: Grid, grid: Grid, spec: ModelSpec, folder: Path | None
-    ) -> tuple[NDArray[np.uint8], Block]:
-        """Labels on `grid`, and the smallest box that holds all; a scene may be labelled in a corner only."""
+    ) -> tuple[NDArray[np.uint8], tuple[int, int]]:
+        """The smallest part of `grid` that holds all labels, and its first row and column."""
         format = self.label_format(spec.class_names)
         if len(format.class_names) != len(spec.classes):
             raise DataError(
@@ -104,29 +100,23 @@ class LabelledScene:
         with_label = np.zeros(grid.height, np.bool_), np.zeros(grid.width, np.bool_)
         scale = grid.height / image_grid.height
         with LabelReader(self.labels, grid, format, image_grid=image_grid) as reader:
-            for rows, cols in blocks(grid.height, grid.width):
-                found = _read_part(reader, rows, cols, self.rows, scale)
-                labels[rows, cols] = found
-                release_pages(labels)
-                with_label[0][rows] |= (found != IGNORE).any(1)
-                with_label[1][cols] |= (found != IGNORE).any(0)
+
+            def read(row: int, col: int, height: int, width: int) -> NDArray[np.uint8]:
+                part = _read_part(reader, (row, col, height, width), self.rows, scale)
+                with_label[0][row : row + height] |= (part != IGNORE).any(1)
+                with_label[1][col : col + width] |= (part != IGNORE).any(0)
+                return part
+
+            fill(labels, read, self.block)
             self._note_unknown(reader)
-        ends = []
-        for labelled in with_label:
-            (places,) = np.nonzero(labelled)
-            first, last = (int(places[0]), int(places[-1]) + 1) if places.size else (0, len(labelled))
-            ends.append(slice(first, last))
-        return labels, (ends[0], ends[1])
+        rows, cols = (np.flatnonzero(one) if one.any() else np.arange(len(one)) for one in with_label)
+        return labels[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1], (int(rows[0]), int(cols[0]))
 
     def rasters(self, folder: Path, class_names: tuple[str, ...] = ()) -> tuple[str, Path]:
-        """The image for prediction, and its labels on the image's own grid.
+        """What GDAL opens as the image, and its labels on its own grid: uint8, 255 unlabelled or no data.
 
-        Args:
-            folder: the label raster goes there, and a VRT where bands are chosen or the CRS is missing.
-            class_names: the model's, for labels without a format of their own.
-
-        Returns:
-            what GDAL opens as the image; the label raster (uint8, 255 unlabelled or without image data).
+        `folder` gets the labels, and a VRT where bands are chosen or the CRS is missing. `class_names` are
+        for labels without a format of their own.
         """
         image = self.picture(folder)
         info, target = SceneInfo.of(image), folder / f"{safe_name(self.name)}.labels.tif"
@@ -144,11 +134,12 @@ class LabelledScene:
             gdal.env(), where, gdal.open_raster(target, "w", **profile) as written,
             LabelReader(self.labels, grid, format) as truth, SceneReader(info, bands) as reader,
         ):  # fmt: skip
-            for rows, cols in blocks(grid.height, grid.width):
-                labels = _read_part(truth, rows, cols, self.rows, 1.0)
+            for window in blocks(grid.height, grid.width, self.block):
+                labels = _read_part(truth, window, self.rows, 1.0)
                 if holes:
-                    labels[~reader.read(rows.start, cols.start, *labels.shape)[1]] = IGNORE
-                written.write(labels, 1, window=Window.from_slices(rows, cols))
+                    labels[~reader.read(*window)[1]] = IGNORE
+                row, col, height, width = window
+                written.write(labels, 1, window=Window(col, row, width, height))
             self._note_unknown(truth)
         return image, target
 
@@ -179,10 +170,8 @@ def training_grid(
 ) -> tuple[Grid, float]:
     """The grid that a scene is read on for training, and its ground resolution, m a pixel.
 
-    Args:
-        grid: the image's own; without CRS taken to be at the model's resolution.
-        model_gsd_m: None keeps every scene's own grid.
-        finest_gsd_m: wanted where the scene is as fine.
+    An image without CRS is taken to be at the model's resolution; `model_gsd_m` of None keeps its own grid.
+    `finest_gsd_m` is wanted where the scene is as fine.
     """
     if model_gsd_m is None:
         return grid, 1.0
@@ -199,8 +188,7 @@ def stretch_ranges(
     info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec
 ) -> list[tuple[float, float]] | None:
     """Values that become 0 and 255, band by band, as prediction scales them; None: 8 bits stay as is."""
-    dtypes = [info.dtypes[band - 1] for band in bands]
-    if all(dtype == "uint8" for dtype in dtypes):
+    if all(info.dtypes[band - 1] == "uint8" for band in bands):
         return None
     if spec.scaling == "unit":
         return info.type_ranges(bands)
@@ -218,25 +206,32 @@ def to_uint8(pixels: NDArray[np.generic], ranges: list[tuple[float, float]] | No
     return stretched
 
 
-def blocks(height: int, width: int) -> Iterator[Block]:
-    """Rows and columns of blocks that cover an array, row by row."""
-    across = min(width, BLOCK_PX // BLOCK_ROWS)
-    for row in range(0, height, BLOCK_ROWS):
-        for col in range(0, width, across):
-            yield slice(row, min(row + BLOCK_ROWS, height)), slice(col, min(col + across, width))
+def blocks(height: int, width: int, block: tuple[int, int] = BLOCK) -> Iterator[Block]:
+    """(row, col, height, width) of blocks that cover an array, row by row."""
+    for row, col in itertools.product(range(0, height, block[0]), range(0, width, block[1])):
+        yield row, col, min(block[0], height - row), min(block[1], width - col)
+
+
+def fill(
+    array: NDArray[np.uint8], read: Callable[..., NDArray[np.uint8]], block: tuple[int, int] = BLOCK
+) -> None:
+    """Fill (..., rows, cols) by blocks: `read(row, col, height, width)` returns (..., height, width)."""
+    for row, col, height, width in blocks(*array.shape[-2:], block):
+        array[..., row : row + height, col : col + width] = read(row, col, height, width)
+        release_pages(array)
 
 
 def _read_part(
-    reader: LabelReader, rows: slice, cols: slice, part: tuple[int, int] | None, scale: float
+    reader: LabelReader, window: Block, part: tuple[int, int] | None, scale: float
 ) -> NDArray[np.uint8]:
     """Labels of a block, unlabelled outside the rows that count."""
-    height, width = rows.stop - rows.start, cols.stop - cols.start
+    row, col, height, width = window
     first, last = 0, height
     if part is not None:
-        first, last = (min(max(round(edge * scale) - rows.start, 0), height) for edge in part)
+        first, last = (min(max(round(edge * scale) - row, 0), height) for edge in part)
     labels = np.full((height, width), IGNORE, np.uint8)
     if first < last:
-        labels[first:last] = reader.read(rows.start + first, cols.start, last - first, width)
+        labels[first:last] = reader.read(row + first, col, last - first, width)
     return labels
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rsseg_cli.data.class_table import read_classes
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
 from rsseg_cli.data.scenes import LabelledScene
-from rsseg_cli.data.types import LoadedScene, OpenedData, clean_names
+from rsseg_cli.data.types import LabelledData, LoadedScene, clean_names
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster import gdal
 from rsseg_cli.weights import ClassSpec, ModelSpec
@@ -38,9 +38,7 @@ BANDS = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", 
 class TorchSample:
     """A sample of a TorchGeo data set; it is written to files to be read as any other scene.
 
-    Attributes:
-        dataset, index: where it is.
-        scale: 255 where pixel values are from 0 to 1, else 1.
+    `scale` is 255 where pixel values are from 0 to 1, else 1.
     """
 
     dataset: Any
@@ -57,17 +55,14 @@ class TorchSample:
         return self.name
 
     def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
-        """Read for training; see `LabelledScene.load`."""
         with tempfile.TemporaryDirectory() as kept:
             return self._write(Path(kept)).load(spec, folder, finest_gsd_m=finest_gsd_m)
 
     def picture(self, folder: Path) -> str:
-        """The image, in `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         return self._write(folder).picture(folder)
 
     def rasters(self, folder: Path) -> tuple[str, Path]:
-        """Image and label raster, both in `folder`; see `LabelledScene.rasters`."""
         folder.mkdir(parents=True, exist_ok=True)
         scene = self._write(folder)
         rasters = scene.rasters(folder)
@@ -105,7 +100,7 @@ class TorchSample:
                 )
 
 
-def open_torchgeo(name: str, config: DataConfig) -> OpenedData:
+def open_torchgeo(name: str, config: DataConfig) -> LabelledData:
     """A TorchGeo data set with its own splits."""
     kind = data_class(name)
     parts = _parts(kind, name, config)
@@ -125,7 +120,7 @@ def open_torchgeo(name: str, config: DataConfig) -> OpenedData:
         for part, dataset in parts.items()
         for index in range(len(dataset))
     ]
-    return OpenedData(name, sources, classes, bands)
+    return LabelledData(name, tuple(sources), classes, bands)
 
 
 def data_class(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rsseg_cli.config import check_bounds, option
 from rsseg_cli.errors import UsageError
@@ -20,15 +20,10 @@ if TYPE_CHECKING:  # the command line reads the options of `DataConfig`, without
 
 @dataclass(frozen=True, kw_only=True)
 class ScoringProtocol:
-    """What of a data set counts, as its published results count it.
+    """What of a data set counts, as its published results count it; without a name, for one's own data.
 
-    Attributes:
-        name: of the data set whose protocol this is; "" for one's own data.
-        out_of_means: names of classes whose scores do not enter the means over classes (ISPRS: clutter).
-            Their pixels count all the same: in overall accuracy and kappa, and as errors of the classes that
-            they are mistaken for.
-        erode_px: labels within this distance of a border between classes are left out (ISPRS also
-            publishes labels eroded by 3 px).
+    Scores of the classes `out_of_means` (ISPRS: clutter) do not enter the means over classes; their pixels
+    count all the same. Labels within `erode_px` of a border between classes are left out.
     """
 
     name: str = ""
@@ -39,18 +34,6 @@ class ScoringProtocol:
         """Numbers of the classes that the means leave out, by name without regard to capitals."""
         names = {name.strip().casefold() for name in self.out_of_means}
         return tuple(k for k, name in enumerate(class_names) if name.strip().casefold() in names)
-
-
-@dataclass(frozen=True)
-class OpenedData:
-    """A data set as it lies in its folder, before a validation part is split off."""
-
-    name: str
-    sources: Sequence[Any]
-    classes: tuple[ClassSpec, ...]
-    bands: tuple[str, ...]
-    gsd_m: float | None = None
-    protocol: ScoringProtocol = field(default_factory=ScoringProtocol)
 
 
 def clean_names(names: Iterable[str]) -> tuple[str, ...]:
@@ -65,13 +48,9 @@ def clean_names(names: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class LoadedScene:
-    """A scene on its training grid, in memory or in memory-mapped files.
+    """A scene on its training grid, in memory or in memory-mapped files; a drawn one has no grid.
 
-    Attributes:
-        image: uint8 (bands, height, width).
-        labels: uint8 (height, width), 255 unlabelled or without data.
-        gsd_m: ground resolution of both, m a pixel.
-        grid: where both lie; None of a drawn scene.
+    `image` is uint8 (bands, height, width), `labels` uint8 (height, width) with 255 where unlabelled.
     """
 
     name: str
@@ -82,22 +61,16 @@ class LoadedScene:
 
 
 class Source(Protocol):
-    """A labelled image of a data set."""
+    """A labelled image of the part `split` (train, val, test), with a `name` unique in its data."""
 
     @property
-    def name(self) -> str:
-        """Unique in its data."""
-        ...
+    def name(self) -> str: ...
 
     @property
-    def stem(self) -> str:
-        """The image's file name without its ending."""
-        ...
+    def stem(self) -> str: ...
 
     @property
-    def split(self) -> str:
-        """train, val or test."""
-        ...
+    def split(self) -> str: ...
 
     def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
         """Read for training; the arrays are memory-mapped files in `folder`."""
@@ -204,15 +177,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Labelled images in three parts.
-
-    Attributes:
-        sources: all of them, with different names.
-        classes: class k is classes[k].
-        bands: names of the bands to use.
-        gsd_m: ground resolution to train at, m a pixel; None: unknown.
-        protocol: what of the scores counts.
-    """
+    """Labelled images in three parts, the bands to use, and the resolution to train at, if known."""
 
     name: str
     sources: tuple[Source, ...]
@@ -222,7 +187,6 @@ class LabelledData:
     protocol: ScoringProtocol = field(default_factory=ScoringProtocol)
 
     def split(self, name: str) -> tuple[Source, ...]:
-        """The sources of one part: train, val or test."""
         return tuple(source for source in self.sources if source.split == name)
 
     @property

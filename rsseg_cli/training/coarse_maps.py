@@ -27,7 +27,6 @@ from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec, re
 logger = logging.getLogger(__name__)
 Maps = tuple[NDArray[np.uint8], ...]
 
-UNSEEN = 255  # in a closer look
 RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img")
 MARGIN_PX = 128  # around the labelled part of a scene that a model maps
 
@@ -158,10 +157,7 @@ class CoarseMaker:
         name = f"{scene_arrays.safe_name(scene.name)}.coarse{number}"
         array = scene_arrays.array_in(self.folder, name, scene.labels.shape)
         with LabelReader(path, scene.grid, format, image_grid=SceneInfo.of(picture).grid) as reader:
-            for rows, cols in scene_arrays.blocks(*array.shape):
-                size = rows.stop - rows.start, cols.stop - cols.start
-                array[rows, cols] = reader.read(rows.start, cols.start, *size)
-                scene_arrays.release_pages(array)
+            scene_arrays.fill(array, reader.read)
         if not np.count_nonzero((array != classes.IGNORE) & (scene.labels != classes.IGNORE)):
             raise DataError(
                 f"{path}: has no class where {scene.name} is labelled; is it a map of that scene?"
@@ -175,7 +171,7 @@ def closer_looks(
     data: LabelledData,
     folder: Path,
 ) -> list[NDArray[np.uint8]]:
-    """Read class probabilities (N, height, width) on the scenes' training grids: 0 to 254, `UNSEEN` unknown.
+    """Read class probabilities (N, height, width) on the scenes' training grids: 0 to 254, 255 unknown.
 
     `given` are folders or glob patterns of rasters STEM.tif or STEM_*.tif, as `rsseg predict --probabilities`
     writes them. The arrays are memory-mapped files in `folder`.
@@ -194,22 +190,22 @@ def closer_looks(
     return looks
 
 
-def _look(path: Path, scene: LoadedScene, classes: int, folder: Path) -> NDArray[np.uint8]:
+def _look(path: Path, scene: LoadedScene, count: int, folder: Path) -> NDArray[np.uint8]:
     if scene.grid is None:
         raise ValueError(f"{scene.name}: a closer look needs a grid")
     info = SceneInfo.of(path)
-    if info.count != classes or set(info.dtypes) != {"uint8"}:
+    if info.count != count or set(info.dtypes) != {"uint8"}:
         raise DataError(
-            f"{path}: {info.count} bands of {', '.join(sorted(set(info.dtypes)))}; needs {classes} of uint8, "
+            f"{path}: {info.count} bands of {', '.join(sorted(set(info.dtypes)))}; needs {count} of uint8, "
             "a class each, as rsseg predict --probabilities writes them"
         )
-    array = scene_arrays.array_in(
-        folder, f"{scene_arrays.safe_name(scene.name)}.closer", (classes, *scene.labels.shape)
-    )
-    with SceneReader(info, tuple(range(1, classes + 1)), scene.grid) as reader:
-        for rows, cols in scene_arrays.blocks(*scene.labels.shape):
-            size = rows.stop - rows.start, cols.stop - cols.start
-            values, valid = reader.read(rows.start, cols.start, *size)
-            array[:, rows, cols] = np.where(valid, values, UNSEEN)
-            scene_arrays.release_pages(array)
+    name = f"{scene_arrays.safe_name(scene.name)}.closer"
+    array = scene_arrays.array_in(folder, name, (count, *scene.labels.shape))
+    with SceneReader(info, tuple(range(1, count + 1)), scene.grid) as reader:
+
+        def read(*window: int) -> NDArray[np.uint8]:
+            values, valid = reader.read(*window)
+            return np.where(valid, values, np.uint8(classes.IGNORE))
+
+        scene_arrays.fill(array, read)
     return array

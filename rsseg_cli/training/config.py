@@ -228,6 +228,7 @@ class RefiningConfig:
         maximum=1e4,
     )
     val_tiles: int = option(64, "Maximum number of validation tiles.", **COUNT)
+    align_steps: int = 200  # in which --align takes part; the released program's
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -282,7 +283,3 @@ class ModelInfo:
     description: str = option("", "One line for the model card.", metavar="TEXT")
     license: str = option("", "Licence of the weights, for the card.", metavar="TEXT")
     data: str = option("", "Source and licence of the data, for the card.", "--data-note", metavar="TEXT")
-
-    @property
-    def texts(self) -> dict[str, str]:
-        return {"description": self.description, "license": self.license, "data": self.data}

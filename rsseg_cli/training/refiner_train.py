@@ -1,4 +1,4 @@
-"""Train a refiner in two stages: scenes with coarse maps, codec, denoiser."""
+"""Train a refiner in two stages: label embedding and codec, then denoiser and guidance."""
 
 from __future__ import annotations
 
@@ -9,22 +9,204 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from rsseg_cli.data import LabelledData, LoadedScene
 from rsseg_cli.errors import UsageError
+from rsseg_cli.evaluation import boundary, metrics
 from rsseg_cli.models import diffusion
+from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.coarse_maps import CoarseMaker, Maps, closer_looks
 from rsseg_cli.training.config import RunOptions, TrainConfig
 from rsseg_cli.training.crops import crops_per_pass_of
+from rsseg_cli.training.module import MonitoredMetric, TrainingModule
 from rsseg_cli.training.recipes import RefinerSettings
 from rsseg_cli.training.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
-from rsseg_cli.training.refiner_module import CodecModule, RefinerModule, StageModule
 from rsseg_cli.training.refiner_start import build_alignment
 from rsseg_cli.training.train_model import TrainResult, fit, load_training_scenes
 from rsseg_cli.weights import ModelSpec
+
+BOUNDARY_PX = 3  # of the Boundary IoU that chooses the epoch
+
+
+class StageModule(TrainingModule):
+    """A stage of a refiner's training, with the rest of the network frozen.
+
+    Its noise follows from seed, epoch, step and process, so a resumed run sees that of an uninterrupted one.
+    """
+
+    stage: diffusion.Stage
+
+    def __init__(self, network: nn.Module, spec: ModelSpec, config: TrainConfig, total_steps: int) -> None:
+        parameters = cast(diffusion.RefinerNetwork, network).stage_parameters(self.stage)
+        trained = set(map(id, parameters))
+        for parameter in network.parameters():
+            parameter.requires_grad_(id(parameter) in trained)
+        super().__init__(network, spec, config, total_steps)
+
+    @property
+    def refiner(self) -> diffusion.RefinerNetwork:
+        return cast(diffusion.RefinerNetwork, self.network)
+
+    def training_step(self, batch: Any, batch_index: int) -> Tensor:
+        entropy = (self.config.seed, self.current_epoch, batch_index, self.global_rank)
+        torch.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+        return super().training_step(batch, batch_index)
+
+
+def split_losses(losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Split the loss from its parts."""
+    return losses["loss"], {name: part for name, part in losses.items() if name != "loss"}
+
+
+class CodecModule(StageModule):
+    """Label embedding and codec, validated by their loss. Scores in the history: codec_loss."""
+
+    monitored = MonitoredMetric("codec_loss", "min")
+    stage: diffusion.Stage = "codec"
+
+    def losses(self, batch: tuple[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        return split_losses(self.refiner.codec_losses(batch[0]))
+
+    def progress_text(self, scores: Mapping[str, Any]) -> str:
+        return f"val codec loss {scores['codec_loss']:.4f}"
+
+    def on_validation_epoch_start(self) -> None:
+        self.val_losses: list[Tensor] = []
+
+    def validation_step(self, batch: tuple[Tensor, ...], batch_index: int) -> None:
+        labels, numbers = batch[-2:]
+        if (labels != class_values.IGNORE).any():
+            torch.manual_seed(int(numbers[0]))
+            self.val_losses.append(self.refiner.codec_losses(labels)["loss"].float())
+
+    def on_validation_epoch_end(self) -> None:
+        """Average over the batches of all ranks."""
+        losses = torch.stack([*self.val_losses, torch.zeros((), device=self.device)])
+        both = torch.stack([losses.sum(), losses.new_tensor(float(len(self.val_losses)))])
+        total, count = self.trainer.strategy.reduce(both, reduce_op="sum").tolist()
+        loss = total / max(count, 1.0)
+        self.log("val_codec_loss", loss)
+        self.end_epoch({"codec_loss": loss})
+
+
+class RefinerModule(StageModule):
+    """Denoiser and guidance, validated by refining tiles.
+
+    Scores in the history: boundary_iou (mean over classes at 3 px) and miou of refined tiles,
+    coarse_boundary_iou and coarse_miou of their coarse maps.
+
+    Labels may change within `band_px` of the coarse map's boundaries. `align` is an additional loss of the
+    first `align_steps` steps, see `losses.DinoAlignment`.
+    """
+
+    monitored = MonitoredMetric("boundary_iou", "max")
+    stage: diffusion.Stage = "refiner"
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: ModelSpec,
+        config: TrainConfig,
+        total_steps: int,
+        band_px: int,
+        align: nn.Module | None = None,
+        align_steps: int = 200,
+    ) -> None:
+        super().__init__(network, spec, config, total_steps)
+        self.classes, self.band_px, self.align = len(spec.classes), band_px, align
+        self.align_steps = align_steps
+        self.tallies = {"": Tally(self.classes), "coarse_": Tally(self.classes)}
+
+    def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        image, *others = batch  # coarse map, labels, and the closer look where there is one
+        inputs: Any = (self.normalise(image), *others)
+        if self.align is None:
+            return split_losses(self.refiner.refiner_losses(*inputs))
+        if self.global_step < self.align_steps:
+            return split_losses(cast(Any, self.network).refiner_losses(*inputs, align=self.align))
+        loss, parts = split_losses(self.refiner.refiner_losses(*inputs))
+        unused = [item.sum() for item in self.align.parameters() if item.requires_grad]
+        return loss + 0 * torch.stack(unused).sum(), parts  # several processes wait for every gradient
+
+    @property
+    def trained(self) -> nn.Module:
+        return self.network if self.align is None else self
+
+    def progress_text(self, scores: Mapping[str, Any]) -> str:
+        pairs = (("boundary_iou", f"val Boundary IoU {BOUNDARY_PX} px"), ("miou", "mIoU"))
+        return ", ".join(f"{name} {scores[f'coarse_{key}']:.3f} -> {scores[key]:.3f}" for key, name in pairs)
+
+    def forward(self, image: Tensor, coarse: Tensor, noise: Tensor) -> Tensor:
+        return self.refiner(image, coarse, noise)
+
+    def on_validation_epoch_start(self) -> None:
+        self.tallies = {key: Tally(self.classes) for key in self.tallies}
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, Tensor, Tensor], batch_index: int) -> None:
+        image, coarse, labels, numbers = batch
+        height, width = image.shape[-2:]
+        noise = self.noise(numbers, (height, width)).to(image.device)
+        logits = self(self.normalise(image), coarse, noise)
+        classes = logits.max(1).indices.to(torch.uint8).cpu().numpy()
+        truth = labels.to(torch.uint8).cpu().numpy()
+        for before, refined, known in zip(coarse.cpu().numpy(), classes, truth, strict=True):
+            self.tallies[""].add(merge_in_band(before, refined, self.band_px), known)
+            self.tallies["coarse_"].add(before, known)
+
+    def noise(self, numbers: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return noise (B, latent_channels, h, w), the same for a tile in every epoch."""
+        shape = self.refiner.latent_channels, *(side // self.refiner.latent_stride for side in size)
+        drawn = [torch.randn(shape, generator=torch.Generator().manual_seed(int(n))) for n in numbers]
+        return torch.stack(drawn)
+
+    def on_validation_epoch_end(self) -> None:
+        """Score the tiles of all ranks together."""
+        scores: dict[str, float] = {}
+        for key, tally in self.tallies.items():
+            total = self.trainer.strategy.reduce(tally.counts().to(self.device), reduce_op="sum")
+            scores |= {f"{key}{name}": value for name, value in tally.scores(total.cpu().numpy()).items()}
+        for name, value in scores.items():
+            self.log(f"val_{name}", value)
+        self.end_epoch(scores)
+
+
+def merge_in_band(coarse: NDArray[np.uint8], refined: NDArray[np.uint8], band_px: int) -> NDArray[np.uint8]:
+    """Take refined labels within the band around the coarse map's boundaries, coarse ones elsewhere."""
+    return np.where(boundary.near_border(coarse, band_px), refined, coarse)
+
+
+class Tally:
+    """Counts of mapped tiles that add up over tiles and processes."""
+
+    def __init__(self, classes: int) -> None:
+        self.confusion = np.zeros((classes, classes + 1), np.int64)
+        self.boundary = boundary.BoundaryCounts(classes=classes, widths=(BOUNDARY_PX,))
+
+    def add(self, mapped: NDArray[np.uint8], labels: NDArray[np.uint8]) -> None:
+        """Count a tile (rows, cols); 255 in `labels` counts nowhere, in `mapped` as wrong."""
+        classes = len(self.confusion)
+        self.confusion += metrics.count_confusion(mapped, labels, classes)
+        whole = slice(0, labels.shape[0]), slice(0, labels.shape[1])
+        self.boundary.add_bands(np.minimum(mapped, classes).astype(np.uint8), labels, whole)
+
+    def counts(self) -> Tensor:
+        """Return all counts, int64 (N, N + 4)."""
+        bands = (self.boundary.truth, self.boundary.mapped, self.boundary.both)
+        return torch.from_numpy(np.concatenate([self.confusion, *bands], 1))
+
+    def scores(self, counts: NDArray[np.int64]) -> dict[str, float]:
+        """Score the sum of any number of tallies' `counts`; 0 where there is nothing to score."""
+        classes = len(counts)
+        total = Tally(classes)
+        total.confusion, rest = counts[:, : classes + 1], counts[:, classes + 1 :]
+        total.boundary.truth, total.boundary.mapped, total.boundary.both = np.split(rest, 3, 1)
+        boundary_iou = metrics.mean_of(total.boundary.boundary_iou()[:, 0])
+        scores = {"boundary_iou": boundary_iou, "miou": metrics.scores_of(total.confusion)["miou"]}
+        return {key: float(np.nan_to_num(score)) for key, score in scores.items()}
 
 
 class RefinerScenes(NamedTuple):
@@ -115,7 +297,8 @@ def _train_stage(
         align = build_alignment(network, settings.network.align)
         band_px = max(1, round(refining.band_m / gsd_m))
         monitored = RefinerModule.monitored
-        build = partial(RefinerModule, network, spec, config, band_px=band_px, align=align)
+        aligned = {"align": align, "align_steps": refining.align_steps}
+        build = partial(RefinerModule, network, spec, config, band_px=band_px, **aligned)
     return fit(
         monitored,
         build,

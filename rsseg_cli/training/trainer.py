@@ -24,7 +24,7 @@ from tqdm import tqdm
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.inference import choose_device
 from rsseg_cli.training.config import RunOptions, Show, TrainConfig
-from rsseg_cli.training.optim import averaged_weights, mixed_precision
+from rsseg_cli.training.module import averaged_weights, mixed_precision
 
 logger = logging.getLogger(__name__)
 REFRESH_S = 0.5

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rsseg_cli.training.config import TrainConfig
-from rsseg_cli.training.optim import build_optimizer, build_schedule, learning_rate_factor, parameter_groups
+from rsseg_cli.training.module import build_optimizer, build_schedule, learning_rate_factor, parameter_groups
 from rsseg_cli.training.recipes import resolve_settings
 
 

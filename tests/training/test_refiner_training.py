@@ -18,7 +18,6 @@ from rsseg_cli.models import LiteRefiner, LiteRefinerConfig
 from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training import refiner_train as refiners
 from rsseg_cli.training.coarse_maps import (
-    UNSEEN,
     CoarseMaker,
     CoarseSource,
     closer_looks,
@@ -26,11 +25,20 @@ from rsseg_cli.training.coarse_maps import (
     match_files,
 )
 from rsseg_cli.training.config import ModelInfo, RefinerNetworkSettings, RefiningConfig, TrainConfig
-from rsseg_cli.training.degrade import degrade, dilate, drop_patches, random_map, smooth_labels, warp
 from rsseg_cli.training.recipes import RefinerSettings, resolve_refiner_settings
-from rsseg_cli.training.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
-from rsseg_cli.training.refiner_module import RefinerModule, StageModule, Tally, merge_in_band
+from rsseg_cli.training.refiner_crops import (
+    LabelCrops,
+    RefinerCrops,
+    RefinerTiles,
+    degrade,
+    dilate,
+    drop_patches,
+    random_map,
+    smooth_labels,
+    warp,
+)
 from rsseg_cli.training.refiner_start import build_refiner, describe_refiner
+from rsseg_cli.training.refiner_train import RefinerModule, StageModule, Tally, merge_in_band
 from rsseg_cli.training.trainer import RunOptions
 from rsseg_cli.weights import ClassSpec, ModelSpec, load_model, save_model
 
@@ -178,8 +186,8 @@ def test_a_closer_look_has_the_crops_geometry_and_drawn_scenes_have_none():
     kinds = set()
     for index in range(12):
         _, _, labels, closer = crops[index]
-        known = bool((closer != UNSEEN).all())
-        assert known or (closer == UNSEEN).all()
+        known = bool((closer != class_values.IGNORE).all())
+        assert known or (closer == class_values.IGNORE).all()
         assert not known or torch.equal(closer[1] == 254, labels == 1)
         kinds.add(known)
     assert kinds == {True, False}
@@ -418,12 +426,11 @@ def test_the_image_encoder_stays_what_it_was(tmp_path):
 
 
 def test_alignment_is_trained_in_the_first_steps(tmp_path, monkeypatch):
-    monkeypatch.setattr("rsseg_cli.training.refiner_module.ALIGN_STEPS", 3)
     align = Projection()
     monkeypatch.setattr(refiners, "build_alignment", lambda network, weights: align)
     before = align.projection.weight.clone()
     refiners.fit_refiner(
-        Aligned(TINY_NETWORK), spec(), scenes(), settings(codec_epochs=1, epochs=2, ema=0.0),
+        Aligned(TINY_NETWORK), spec(), scenes(), settings(codec_epochs=1, epochs=2, ema=0.0, align_steps=3),
         RunOptions(run_dir=tmp_path, device="cpu"),
     )  # fmt: skip
     assert align.calls == 3
