@@ -24,14 +24,6 @@ from rsseg_cli.data.datasets import (
 from rsseg_cli.data.label_format import IGNORE
 from rsseg_cli.data.types import DataConfig, LoadedScene
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.training.config import TrainConfig
-from rsseg_cli.training.crops import (
-    CropDataset,
-    EpochSampler,
-    TileDataset,
-    draw_training_scenes,
-    jitter_colours,
-)
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
 
 
@@ -66,9 +58,8 @@ def random_image(height, width, bands=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (bands, height, width), dtype=np.uint8)
 
 
-def loaded(labels: np.ndarray, gsd_m: float = 1.0) -> LoadedScene:
-    """A scene whose image is its label times 60, so that crops can be checked against each other."""
-    return LoadedScene("scene", np.repeat((labels * 60)[None], 3, 0).astype(np.uint8), labels, gsd_m)
+def drawn(labels: np.ndarray) -> LoadedScene:
+    return LoadedScene("scene", np.zeros((3, *labels.shape), np.uint8), labels, 1.0)
 
 
 class TestFinding:
@@ -487,8 +478,8 @@ class TestReading:
 
 
 def test_table_of_what_was_found():
-    train = loaded(np.array([[0, 0, 0], [1, 255, 255]], np.uint8))
-    val = loaded(np.zeros((1, 2), np.uint8))
+    train = drawn(np.array([[0, 0, 0], [1, 255, 255]], np.uint8))
+    val = drawn(np.zeros((1, 2), np.uint8))
     lines = found_table(
         {"train": [train, train], "val": [val], "test": []}, ["land", "water", "ice"]
     ).splitlines()
@@ -503,85 +494,3 @@ def test_table_of_what_was_found():
         "warning: ice: no labels in the training part, nothing to learn from",
         "warning: water, ice: no labels in the validation part, no say in the choice of the epoch",
     ]
-
-
-class TestCrops:
-    def labels(self):
-        return np.random.default_rng(1).integers(0, 3, (300, 260), dtype=np.uint8)
-
-    def test_a_crop_follows_from_seed_and_index(self):
-        first = CropDataset([loaded(self.labels())], TrainConfig(crop_size=64, seed=3))
-        second = CropDataset([loaded(self.labels())], TrainConfig(crop_size=64, seed=3))
-        assert all(torch.equal(a, b) for a, b in zip(first[17], second[17], strict=True))
-        assert not torch.equal(first[17][0], first[18][0])
-
-    @pytest.mark.parametrize("mosaic", [0.0, 1.0])
-    def test_image_and_labels_stay_together(self, mosaic):
-        crops = CropDataset(
-            [loaded(self.labels())], TrainConfig(crop_size=64, scales=(1, 1), mosaic=mosaic, colour=0)
-        )
-        for index in range(20):
-            image, labels = crops[index]
-            assert image.shape == (3, 64, 64)
-            torch.testing.assert_close(image[0], labels.float() * 60 / 255)
-
-    def test_scale_follows_the_ground(self):
-        """Stripes 16 m wide: at 1 m a pixel they are 16 px wide, from a scene at 0.5 m as from one at 1 m."""
-        for gsd_m in (0.5, 1.0):
-            cols = np.arange(int(400 / gsd_m))
-            labels = np.tile(((cols * gsd_m) // 16 % 2).astype(np.uint8), (int(400 / gsd_m), 1))
-            crops = CropDataset(
-                [loaded(labels, gsd_m)], TrainConfig(crop_size=128, scales=(1, 1), mosaic=0, colour=0)
-            )
-            _, crop = crops[0]
-            changes = max((crop[0, 1:] != crop[0, :-1]).sum(), (crop[1:, 0] != crop[:-1, 0]).sum())
-            assert changes in (7, 8)
-
-    def test_a_scene_smaller_than_a_crop_is_filled_up_with_ignore(self):
-        image, labels = CropDataset(
-            [loaded(self.labels()[:40, :50])], TrainConfig(crop_size=64, scales=(1, 1), mosaic=0)
-        )[0]
-        assert image.shape == (3, 64, 64)
-        assert (labels == IGNORE).sum() == 64 * 64 - 40 * 50
-
-    def test_crops_of_one_class_are_redrawn(self):
-        labels = np.zeros((512, 512), np.uint8)
-        labels[:, 400:] = 1
-        crops = CropDataset([loaded(labels)], TrainConfig(crop_size=64, scales=(1, 1), mosaic=0))
-        mixed = sum(len(crops[index][1].unique()) == 2 for index in range(40))
-        assert mixed > 25  # 12 % of all positions are mixed
-
-    def test_drawn_share(self):
-        real, drawn = loaded(np.zeros((200, 200), np.uint8)), loaded(np.ones((200, 200), np.uint8))
-        crops = CropDataset([real], TrainConfig(crop_size=64, drawn_share=0.3, mosaic=0), [drawn])
-        share = np.mean([bool(crops[index][1].max() == 1) for index in range(300)])
-        assert share == pytest.approx(0.3, abs=0.08)
-
-    def test_colours_stay_in_range_and_zero_strength_changes_nothing(self):
-        image = torch.rand(3, 32, 32)
-        for seed in range(20):
-            changed = jitter_colours(image, np.random.default_rng(seed), 1.0)
-            assert changed.shape == image.shape
-            assert 0 <= changed.min() <= changed.max() <= 1
-        torch.testing.assert_close(jitter_colours(image, np.random.default_rng(0), 0.0), image)
-
-    def test_epochs_do_not_repeat_crops(self):
-        sampler = EpochSampler(5)
-        sampler.set_epoch(2)
-        assert list(sampler) == [10, 11, 12, 13, 14]
-
-
-def test_validation_tiles_cover_every_label_once():
-    labels = np.random.default_rng(0).integers(0, 3, (70, 130), dtype=np.uint8)
-    tiles = TileDataset([loaded(labels)], 64)
-    counted = sum(
-        np.bincount(tiles[index][1].numpy().ravel(), minlength=256)[:3] for index in range(len(tiles))
-    )
-    np.testing.assert_array_equal(counted, np.bincount(labels.ravel(), minlength=3)[:3])
-
-
-def test_drawn_scenes_take_the_models_classes_by_name():
-    (scene,) = draw_training_scenes(spec_at(0.3, "background", "building"), count=1, gsd_m=0.5, size=256)
-    assert set(np.unique(scene.labels)) <= {0, 1}
-    with pytest.raises(DataError, match="leave --drawn-share at 0"):
-        draw_training_scenes(spec_at(0.3, "ship", "plane"), count=1, gsd_m=0.5)
