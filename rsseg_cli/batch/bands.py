@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections import Counter, deque
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -74,14 +74,9 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BandRows:
-    """Finished rows of a band, from top to bottom. Can be pickled.
-
-    Attributes:
-        extremes: `SceneReader.extreme_counts` of what was read.
-    """
+    """Finished rows of a band, from top to bottom. Can be pickled."""
 
     blocks: tuple[Block, ...]
-    extremes: Mapping[int, Sequence[int]] = field(default_factory=dict)
     refined: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -118,17 +113,11 @@ class SharedPasses(passes.Passes):
         """See `passes.map_pass`."""
         band = Band(task=self._task_of(state), job=job, layers=dict(rows.layers), first=rows.first)
         plan = passes.plan_tiles(job)
-        extremes = dict(state.extremes)
-        state.counts = lambda _: (extremes, {})
         with closing(self._run(band, plan.rows, _row_bytes(rows, job.grid, plan.rows))) as bands:
             for end, finished in bands:
-                extremes |= finished.extremes
                 for block in finished.blocks:
                     rows.write(block.row, block.values())
                 rows.progress(end * len(plan.cols))
-        reader = job.reader(job.network_grid)  # not opened: it takes the counts of the workers' readers
-        reader.add_extreme_counts(extremes)
-        job.note_unmarked_holes(reader)
 
     def refine(
         self,
@@ -144,7 +133,7 @@ class SharedPasses(passes.Passes):
         band = Band(task=self._task_of(state), refine=job, layers=dict(rows.layers), first=rows.first)
         plan = windows.plan
         above, here = Counter(state.refined), Counter[str]()
-        state.counts = lambda _: ({}, dict(above + here))
+        state.counts = lambda _: dict(above + here)
         with closing(self._run(band, plan.rows, _row_bytes(rows, refinement.map, plan.rows))) as bands:
             for end, finished in bands:
                 for block in finished.blocks:
@@ -195,7 +184,7 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
     state = passes.PassState()
 
     def keep(row: int, rows: NDArray[np.uint8]) -> None:
-        refined = state.counted(row + rows.shape[1])[1]
+        refined = state.counted(row + rows.shape[1])
         blocks.append(Block(row, rows.shape, zlib.compress(rows.tobytes(), ZLIB_LEVEL), refined))
 
     rows = Pass(layers=band.layers, write=keep, progress=lambda _: None, first=band.first, end=band.end)
@@ -210,8 +199,7 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
         passes.map_pass(job, model, rows, state)
     else:
         raise ValueError("a band of neither pass")
-    extremes, refined = state.counted()
-    return BandRows(blocks=tuple(blocks), extremes=dict(extremes), refined=dict(refined))
+    return BandRows(blocks=tuple(blocks), refined=dict(state.counted()))
 
 
 def _row_bytes(rows: Pass, grid: Grid, axis: tiling.Axis) -> int:

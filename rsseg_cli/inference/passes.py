@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rsseg_cli.errors import ModelError
 from rsseg_cli.inference import stitch, tiling
 from rsseg_cli.inference.engine import Engine, memory_errors
-from rsseg_cli.inference.feed import Reader, RowSink, TileFeed, TilePixels, first_read
+from rsseg_cli.inference.feed import Reader, RowSink, TileFeed, TilePixels
 from rsseg_cli.inference.resample import Resampler
 from rsseg_cli.raster import classes
 
@@ -83,7 +83,7 @@ def run_pass(
             core_only=core_only,
         ) as feed,
     ):
-        for batch in _batches(feed, engine, span.together):
+        for batch in _batches(feed, engine, assembler.columns):
             inputs = [input_of(item) for item in batch if item.pixels is not None]
             scores = iter(engine.run(inputs) if inputs else ())
             finished = [
@@ -102,41 +102,49 @@ def run_pass(
         sink.finish()
 
 
-def _batches(feed: TileFeed, engine: Engine, together: int) -> Iterator[list[TilePixels]]:
+def _batches(feed: TileFeed, engine: Engine, columns: int) -> Iterator[list[TilePixels]]:
     """Group tiles in order, as many with pixels as the device takes at once, and those without between them.
 
-    A batch ends before a tile row that is a multiple of `together`.
+    A batch ends before a tile row that is a multiple of `rows_together`.
     """
     batch: list[TilePixels] = []
     filled = 0
     for item in feed:
-        if batch and item.tile.col_index == 0 and item.tile.row_index % together == 0:
+        size = engine.batch_size(item.tile.height, item.tile.width)
+        if batch and item.tile.col_index == 0 and item.tile.row_index % rows_together(size, columns) == 0:
             yield batch
             batch, filled = [], 0
         batch.append(item)
         filled += item.pixels is not None
-        if filled == engine.batch_size(item.tile.height, item.tile.width) or len(batch) == MAX_EMPTY_TILES:
+        if filled >= size or len(batch) == MAX_EMPTY_TILES:
             yield batch
             batch, filled = [], 0
     if batch:
         yield batch
 
 
-@dataclass(frozen=True, kw_only=True)
-class Span:
+def rows_together(batch_size: int, columns: int) -> int:
+    """Return of which number tile rows are multiples that begin a new batch.
+
+    On some devices a result depends on the rest of its batch, so a tile must be in the same batch wherever a
+    run begins. The number is a power of two, so that it divides that of any larger batch: out of memory, a
+    pass goes on with smaller batches, and another may continue it with these.
+    """
+    if batch_size == 1:
+        return 1
+    return 1 << (-(-BATCHES_TOGETHER * batch_size // columns) - 1).bit_length()
+
+
+class Span(NamedTuple):
     """Tile rows of a pass over part of a plan, which gives the same pixels as one over the whole.
 
-    Attributes:
-        first, end: tile rows whose finished rows, from cuts[first] to cuts[end], are handed on.
-        together: a new batch begins at tile rows that are multiples of this. On some devices a result depends
-            on the rest of its batch, so a tile must be in the same batch wherever a run begins.
+    Finished rows from cuts[first] to cuts[end] are handed on.
     """
 
     first: int
     end: int
     run_first: int
     run_end: int
-    together: int
 
 
 def span_of(
@@ -155,14 +163,9 @@ def span_of(
     needed = next(index for index in range(first + 1) if rows.extent(index)[1] > top)
     beside = stitch.buffer_bytes(plan, engine.channels)
     batch = engine.batch_size(rows.size, plan.cols.size, beside_bytes=beside)
-    together = 1 if batch == 1 else -(-BATCHES_TOGETHER * batch // len(plan.cols))
-    return Span(
-        first=first,
-        end=end,
-        run_first=needed // together * together,
-        run_end=min(-(-end // together) * together, len(rows)),
-        together=together,
-    )
+    together = rows_together(batch, len(plan.cols))
+    run_end = min(-(-end // together) * together, len(rows))
+    return Span(first, end, needed // together * together, run_end)
 
 
 def row_cuts(
@@ -237,11 +240,6 @@ class Assembler:
         self.width = len(resampler.cols) if resampler is not None else self._window[3]
         cuts = row_cuts(plan, resampler, self._window[0], self._window[2])
         self.row_cuts: Sequence[int] = cuts[self.span.first : self.span.end + 1]
-
-    @property
-    def first_source_row(self) -> int:
-        """The first row of the plan's grid that is read."""
-        return first_read(self.plan, self.span.run_first)[1]
 
     def push(self, item: TilePixels, scores: torch.Tensor | None) -> Iterator[OutputBlock]:
         """Yield what a tile finishes; `scores` (channels, h, w) is None where the tile was not run."""

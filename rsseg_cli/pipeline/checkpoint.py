@@ -27,8 +27,7 @@ from rsseg_cli.pipeline.workdir import PUBLISHED, WorkDir
 from rsseg_cli.raster import gdal
 
 CHECKPOINT_S = 5.0  # at least, between two; shorter runs are not worth keeping
-Extremes = Mapping[int, Sequence[int]]
-Counts = tuple[Extremes, Mapping[str, int]]
+Counts = Mapping[str, int]
 Rows = NDArray[np.uint8]
 _log = logging.getLogger(__name__)
 
@@ -38,15 +37,15 @@ class PassState:
     """What a pass counts beside the pixels of its rows.
 
     Attributes:
-        batch_size: tiles a batch that an earlier run measured, as pixels may depend on it; set by the pass.
-        extremes: `SceneReader.extreme_counts` of an earlier run.
+        batch_size: tiles a batch at the end of an earlier run, as pixels may depend on it.
+        current_batch_size: set by the pass; falls where memory runs out.
         refined: counts of refining by an earlier run, by name.
-        counts: set by the pass: both, that run's included, of the rows above one, or of all at its end.
+        counts: set by the pass: these, that run's included, of the rows above one, or of all at its end.
     """
 
     batch_size: int | None = None
-    extremes: Extremes = field(default_factory=dict)
-    refined: Mapping[str, int] = field(default_factory=dict)
+    current_batch_size: Callable[[], int] | None = None
+    refined: Counts = field(default_factory=dict)
     counts: Callable[[int | None], Counts] | None = None
 
     def config(self, config: PredictConfig) -> PredictConfig:
@@ -55,7 +54,7 @@ class PassState:
 
     def counted(self, rows: int | None = None) -> Counts:
         """Return what was counted in the rows above one, or in all."""
-        return (self.extremes, self.refined) if self.counts is None else self.counts(rows)
+        return self.refined if self.counts is None else self.counts(rows)
 
 
 class RowSink(Protocol):
@@ -94,9 +93,7 @@ class ResumablePass:
             sink.resume_from(checkpoint)
             self.first = bisect_left(cuts, checkpoint.rows)
             self.complete = checkpoint.complete or self.first == len(cuts) - 1
-            self.state = PassState(
-                batch_size=run.batches.get(name), extremes=checkpoint.extremes, refined=checkpoint.refined
-            )
+            self.state = PassState(batch_size=run.batches.get(name), refined=checkpoint.refined)
 
     def rest(self, layers: Mapping[str, slice], progress: Callable[[int], object]) -> Pass:
         """Return what is left to run."""
@@ -117,17 +114,15 @@ class ResumablePass:
         self._checkpoint(None)
 
     def _checkpoint(self, rows: int | None) -> None:
-        if self.state.batch_size is not None:
-            self._run.batches[self._name] = self.state.batch_size
-        extremes, refined = self.state.counted(rows)
+        if self.state.current_batch_size is not None:
+            self._run.batches[self._name] = self.state.current_batch_size()
         pixels, areas_m2 = self._sink.counted()
         checkpoint = Checkpoint(
             rows=self._height if rows is None else rows,
             complete=rows is None,
             pixels=pixels,
             areas_m2=areas_m2,
-            extremes={row: (counts[0], counts[1], counts[2]) for row, counts in extremes.items()},
-            refined=dict(refined),
+            refined=dict(self.state.counted(rows)),
         )
         self._run.add_checkpoint(self._name, checkpoint, self._sink.new_files())
 

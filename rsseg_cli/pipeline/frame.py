@@ -114,7 +114,7 @@ def _run_passes(
             rest = rows.rest(job.layers, lambda done: progress and progress(tiles + done, total))
             passes.refine(refinement, windows, source, rest, rows.state)
             rows.finish()
-        refined = refined_of(refinement, network, len(windows.plan), rows.state.counted()[1])
+        refined = refined_of(refinement, network, len(windows.plan), rows.state.counted())
         if coarse is not None:
             coarse.drop()
         return target.commit(lambda: target.counter.result(job.paths, start, job.notes, refined))
@@ -129,10 +129,8 @@ def _map(
     total: int,
 ) -> None:
     """Run what is left of the first pass."""
+    job.note_unmarked_holes()
     if rows.complete:
-        reader = job.reader(job.network_grid)
-        reader.add_extreme_counts(rows.state.counted()[0])
-        job.note_unmarked_holes(reader)
         return
     passes.map(job, rows.rest(layers, lambda done: progress and progress(done, total)), rows.state)
     rows.finish()

@@ -62,9 +62,9 @@ class Job:
         """Return a reader of the chosen bands on a grid; pixels outside the area have no data."""
         return SceneReader(self.info, self.bands, grid, region_mask=self.area)
 
-    def note_unmarked_holes(self, reader: SceneReader) -> None:
-        """Warn where a scene that was read has much of pure black or white and no nodata value."""
-        value, share = reader.extreme_share
+    def note_unmarked_holes(self) -> None:
+        """Warn where a scene has much of pure black or white and no nodata value."""
+        value, share = self.info.unmarked_holes(self.bands)
         if share > HOLE_SHARE:
             colour = "white" if value else "black"
             self.warn(
@@ -216,7 +216,7 @@ def scaling_of(info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec, notes: 
     ranges = info.type_ranges(bands)
     stretched = spec.scaling == "stretch" and any(info.dtypes[band - 1] != "uint8" for band in bands)
     if stretched:
-        ranges = SceneReader.percentile_ranges(info, bands)
+        ranges = info.percentile_ranges(bands)
         shown = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in ranges)
         dtype = info.dtypes[bands[0] - 1]
         notes.append(f"{info.name}: {dtype} values are stretched to 0 to 1, band by band from {shown}")

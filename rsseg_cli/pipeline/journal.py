@@ -27,7 +27,6 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
         complete: the pass is through, with all that it counts.
         files: names and sizes of these, bytes.
         pixels, areas_m2: of each value in these rows, by `AreaCounter`; empty where they are not counted.
-        extremes: `SceneReader.extreme_counts`.
         refined: counts of `Refined` by name.
     """
 
@@ -36,7 +35,6 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[FileName, Count] = {}
     pixels: list[Count] = []
     areas_m2: list[Area] = []
-    extremes: dict[Count, tuple[Count, Count, Count]] = {}
     refined: dict[str, Count] = {}
 
     def __post_init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.inference import Engine, Pass, passes, tiling
 from rsseg_cli.pipeline.checkpoint import PassState
@@ -71,12 +73,9 @@ def map_pass(job: Job, model: TrainedModel, rows: Pass, state: PassState | None 
     with engine:
         plan = plan_tiles(job)
         assembler = passes.Assembler(engine, plan, rows, resampler=_resampler(job))
-        state.batch_size = engine.batch_size(plan.rows.size, plan.cols.size)
+        state.current_batch_size = partial(engine.batch_size, plan.rows.size, plan.cols.size)
         give_back_memory()
         with job.reader(job.network_grid) as reader:
-            above = assembler.first_source_row
-            reader.add_extreme_counts({row: counts for row, counts in state.extremes.items() if row < above})
-            state.counts = lambda _: (reader.extreme_counts, {})
             striped = _is_striped(job.info)
             passes.run_pass(
                 engine,
@@ -87,7 +86,6 @@ def map_pass(job: Job, model: TrainedModel, rows: Pass, state: PassState | None 
                 threads=1 if striped else job.config.readers,
                 block_width=1 if job.resampled or striped else job.info.block_shape[1],
             )
-            job.note_unmarked_holes(reader)
 
 
 def _resampler(job: Job) -> passes.Resampler | None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 from torch import nn
 
@@ -93,7 +94,8 @@ def refine_pass(
             window=None if frame.resampled else (row - region.row, col - region.col, *frame.window[2:]),
             masked=True,
         )
-        state.batch_size = engine.batch_size(windows.plan.rows.size, windows.plan.cols.size)
+        sides = windows.plan.rows.size, windows.plan.cols.size
+        state.current_batch_size = partial(engine.batch_size, *sides)
         give_back_memory()
         coarse = stack.enter_context(source.open())
         scene = stack.enter_context(refinement.scene_reader())
@@ -106,7 +108,7 @@ def refine_pass(
             end = span.end if rows is None else bisect_left(cuts, rows)
             done = sum(count for row, count in list(windows_run.items()) if span.first <= row < end)
             counted = zip(COUNTED, (done, merger.band_pixels, merger.changed_pixels), strict=True)
-            return {}, {name: before.get(name, 0) + count for name, count in counted}
+            return {name: before.get(name, 0) + count for name, count in counted}
 
         def window_of(item: passes.TilePixels) -> geometry.Window:
             windows_run[item.tile.row_index] += 1

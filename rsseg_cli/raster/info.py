@@ -100,6 +100,18 @@ class SceneInfo:
         """See `bands.select_bands`."""
         return select_bands(self, wanted, bidx, model)
 
+    def percentile_ranges(self, bands: Sequence[int]) -> list[tuple[float, float]]:
+        """See `Sample.percentile_ranges`."""
+        from rsseg_cli.raster.sample import Sample
+
+        return Sample.read(self, bands).percentile_ranges()
+
+    def unmarked_holes(self, bands: Sequence[int]) -> tuple[int, float]:
+        """See `sample.unmarked_holes`."""
+        from rsseg_cli.raster.sample import unmarked_holes
+
+        return unmarked_holes(self, bands)
+
     def type_ranges(self, bands: Sequence[int]) -> list[tuple[float, float]]:
         """Return what becomes 0 and 1 without stretching: all of an integer type, floats as they are."""
         kinds = [np.dtype(self.dtypes[band - 1]) for band in bands]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, Self
@@ -22,14 +21,8 @@ from rsseg_cli.raster.grid import Grid
 from rsseg_cli.raster.info import SceneInfo
 from rsseg_cli.raster.pixels import Array, Mask, axis_weights, differs_from, fill, resample
 
-PERCENTILES = (2.0, 98.0)
-SIZE_PX = 1024  # longest side of the overview that percentiles are taken from
-SAMPLE_FROM_PX = 64 << 20  # larger scenes without overviews are sampled for it
-SAMPLE_BANDS = 32
 MAX_CACHE_MIB = 512
-MAX_SOURCE_PX = 32 << 20  # source pixels x bands that one resampled window may read at a time
 ALIGNED_PX = 1e-3
-COUNTED_PX = 2048  # of each window, counted to find unmarked holes
 
 
 @lru_cache(maxsize=32)
@@ -61,6 +54,7 @@ class SceneReader:
         grid: Grid | None = None,
         nodata: float | None = None,
         region_mask: Area | None = None,
+        max_source_px: int = 32 << 20,
     ) -> None:
         self.info = info
         self.bands = tuple(bands)
@@ -68,13 +62,11 @@ class SceneReader:
         self.dtype = np.result_type(*(info.dtypes[band - 1] for band in self.bands))
         self._nodata_given = info.nodata_given or nodata is not None
         self._nodata = tuple(info.band_nodata[band - 1] if nodata is None else nodata for band in self.bands)
-        self._region = region_mask
+        self._region, self._max_source_px = region_mask, max_source_px
         self._alpha_is_data = any(info.colour_interpretations[band - 1] == "alpha" for band in self.bands)
         self._scale, self._offset = _scale_and_offset(info.grid, self.grid)
         self._direct = _is_aligned(self._scale, self._offset, self.grid)
         self._level = None if self._direct else _overview_level(info, min(self._scale))
-        self._unmarked = not info.has_mask and self.dtype in (np.uint8, np.uint16)
-        self._extremes: dict[int, tuple[int, int, int]] = {}
         self._cache_mib = _cache_mib(info)
         self._local = threading.local()
         self._lock = threading.Lock()
@@ -117,40 +109,7 @@ class SceneReader:
             array, valid = self._read_resampled(row, col, height, width)
         if self._region is not None:
             valid = valid & self._region.mask(self.grid.window(row, col, height, width))
-        if self._unmarked:
-            self._count_extremes(row, array, valid)
         return array, valid
-
-    @property
-    def extreme_share(self) -> tuple[int, float]:
-        """0 or the type's largest value, whichever more pixels have in all bands, and its share.
-
-        Counted on a sample of the pixels read, in scenes that mark no holes; else (0, 0.0).
-        """
-        counts = self.extreme_counts.values()
-        black, white, known = (sum(count[index] for count in counts) for index in range(3))
-        value = int(np.iinfo(self.dtype).max) if white > black else 0
-        return value, max(black, white) / max(1, known)
-
-    @property
-    def extreme_counts(self) -> dict[int, tuple[int, int, int]]:
-        """Pixels of 0, of the largest value, and all, by the first row of the windows."""
-        with self._lock:
-            return dict(self._extremes)
-
-    def add_extreme_counts(self, counts: Mapping[int, Sequence[int]]) -> None:
-        """Add what another reader counted in other rows."""
-        with self._lock:
-            for row, (black, white, known) in counts.items():
-                before = self._extremes.get(row, (0, 0, 0))
-                self._extremes[row] = (before[0] + black, before[1] + white, before[2] + known)
-
-    def _count_extremes(self, row: int, array: Array, valid: Mask) -> None:
-        step = max(1, math.isqrt(valid.size // COUNTED_PX))
-        pixels, known = np.ascontiguousarray(array[:, ::step, ::step]), valid[::step, ::step]
-        extremes = 0, np.iinfo(self.dtype).max
-        counts = [np.count_nonzero((pixels == value).all(0) & known) for value in extremes]
-        self.add_extreme_counts({row: [int(count) * step**2 for count in (*counts, np.count_nonzero(known))]})
 
     @staticmethod
     def fill(array: Array, valid: Mask) -> Array:
@@ -222,7 +181,8 @@ class SceneReader:
         dataset = self._dataset()
         ratio = self.info.grid.height / dataset.height, self.info.grid.width / dataset.width
         scale = self._scale[0] / ratio[0], self._scale[1] / ratio[1]
-        if len(self.bands) * height * width * scale[0] * scale[1] > MAX_SOURCE_PX and height * width > 1:
+        source_px = height * scale[0] * width * scale[1]
+        if len(self.bands) * source_px > self._max_source_px and height * width > 1:
             return self._read_halves(row, col, height, width)
         top, rows, down = axis_weights(row, height, scale[0], self._offset[0] / ratio[0], dataset.height)
         left, cols, across = axis_weights(col, width, scale[1], self._offset[1] / ratio[1], dataset.width)
@@ -244,47 +204,15 @@ class SceneReader:
 
         Returns (bands, rows, cols) in the scene's dtype, its valid mask, its grid.
         """
-        grid = _coarse_grid(info.grid, max_size)
+        grid = coarse_grid(info.grid, max_size)
         with cls(info, bands, grid) as reader:
             array, valid = reader.read(0, 0, grid.height, grid.width)
         return array, valid, grid
 
-    @classmethod
-    def percentile_ranges(
-        cls, info: SceneInfo, bands: Sequence[int], sample_from_px: int = SAMPLE_FROM_PX
-    ) -> list[tuple[float, float]]:
-        """Return the 2nd and 98th percentile of each band's valid pixels, the second larger.
 
-        Taken from an overview of SIZE_PX. Of a scene of more than `sample_from_px` px without overviews only
-        SAMPLE_BANDS bands of rows are read, each one block high.
-        """
-        grid = _coarse_grid(info.grid, SIZE_PX)
-        rows = [(0, grid.height)]
-        if not info.overviews and info.grid.height * info.grid.width > sample_from_px:
-            rows = _sample_rows(info, grid)
-        with cls(info, bands, grid) as reader:
-            parts = [reader.read(row, 0, height, grid.width) for row, height in rows]
-        ranges = []
-        for band in range(len(bands)):
-            values = np.concatenate([pixels[band][valid] for pixels, valid in parts])
-            low, high = np.percentile(values, PERCENTILES) if values.size else (0.0, 1.0)
-            ranges.append((float(low), float(high) if high > low else float(low) + 1))
-        return ranges
-
-
-def _coarse_grid(grid: Grid, max_size: int) -> Grid:
+def coarse_grid(grid: Grid, max_size: int) -> Grid:
     shrink = max(1.0, max(grid.width, grid.height) / max_size)
     return grid.scaled(height=max(1, round(grid.height / shrink)), width=max(1, round(grid.width / shrink)))
-
-
-def _sample_rows(info: SceneInfo, coarse: Grid) -> list[tuple[int, int]]:
-    """Return (row, height) of evenly spaced bands of a coarse grid, each inside a row of stored blocks."""
-    block = info.block_shape[0] * coarse.height / info.grid.height
-    count = max(1, math.ceil(coarse.height / block))
-    chosen = np.unique(np.linspace(0, count - 1, SAMPLE_BANDS).round().astype(int))
-    rows = sorted({min(math.ceil(number * block), coarse.height - 1) for number in chosen})
-    ends = [*rows[1:], coarse.height]
-    return [(row, min(max(1, int(block)), end - row)) for row, end in zip(rows, ends, strict=True)]
 
 
 def _scale_and_offset(scene: Grid, grid: Grid) -> tuple[tuple[float, float], tuple[float, float]]:

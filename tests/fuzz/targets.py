@@ -150,7 +150,7 @@ def journal_seeds(folder: Path) -> list[bytes]:
     path = folder / "seed.json"
     passed = Checkpoint(
         rows=512, files={"level0.tif": 9}, pixels=[1] * 256, areas_m2=[0.5] * 256,
-        extremes={0: [1, 2, 3]}, refined={"windows": 2},
+        refined={"windows": 2},
     )  # fmt: skip
     told = Publication(renames=[(".m.tif.rsseg/m.tif", "m.tif")], leftovers=["m.tif.ovr"], result={"a": 1})
     Journal(fingerprint={"scene": "s"}).save(path)

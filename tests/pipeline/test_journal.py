@@ -19,7 +19,6 @@ JOURNAL = Journal(
             files={"labels.0.tif": 1200},
             pixels=list(range(256)),
             areas_m2=[value / 3 for value in range(256)],
-            extremes={0: (1, 2, 3), 512: (4, 5, 6)},
             refined={"windows_run": 3},
         )
     },
@@ -56,8 +55,6 @@ def test_what_is_saved_is_read(tmp_path):
         (["passes", "map", "areas_m2", 3], float("nan"), "Expected `float` >= 0"),
         (["passes", "map", "files"], {"../../x": 1}, "`key` in .*files"),
         (["passes", "map", "files"], {"..": 1}, "`key` in .*files"),
-        (["passes", "map", "extremes"], {"-1": [1, 2, 3]}, "`key` in .*extremes"),
-        (["passes", "map", "extremes"], {"1": [1, 2]}, "length 3"),
         (["finished"], [3], "Expected `str`, got `int`"),
         (["publication", "renames"], [["a"]], "length 2"),
         (["batches"], {"map": 0}, "Expected `int` >= 1"),

@@ -48,13 +48,12 @@ def job_of(scene, tmp_path, kinds, network=None, **settings):
     return prepare(str(scene), paths, model, config), model
 
 
-def mapped(job, model, first=0, end=None, notes=None):
+def mapped(job, model, first=0, end=None, state=None):
     channels = max(part.stop for part in job.layers.values())
     rows = Rows((channels, job.grid.height, job.grid.width))
     calls = []
-    map_pass(
-        job, model, Pass(layers=job.layers, write=rows.write, progress=calls.append, first=first, end=end)
-    )
+    rest = Pass(layers=job.layers, write=rows.write, progress=calls.append, first=first, end=end)
+    map_pass(job, model, rest, state)
     return rows, calls
 
 
@@ -121,6 +120,33 @@ def test_tiles_are_in_the_same_batch_wherever_a_run_begins(make_raster, tmp_path
         np.testing.assert_array_equal(part.values[:, rows], whole.values[:, rows])
 
 
+def test_a_pass_may_continue_with_the_batches_that_memory_left(make_raster, tmp_path):
+    class Growing(BatchCounts):
+        """Has memory for two batches of eight tiles, then for four at a time."""
+
+        def forward(self, pixels):
+            self.calls += 1
+            if self.calls > 2 and len(pixels) > 4:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(pixels)
+
+    scene = make_raster(shape=(1100, 150))
+    network = Growing()
+    network.calls = 0
+    job, model = job_of(scene, tmp_path, [], network=network, tile_size=64, overlap=16, batch_size=8)
+    assert len(plan_tiles(job).cols) == 3
+    state = PassState()
+    whole, _ = mapped(job, model, state=state)
+    assert state.current_batch_size() == 4
+    job, model = job_of(scene, tmp_path, [], network=BatchCounts(), tile_size=64, overlap=16, batch_size=8)
+    before, _ = mapped(job, model)
+    assert (before.values != whole.values).any()
+    for first in (9, 13, 17):
+        part, _ = mapped(job, model, first, state=PassState(batch_size=4))
+        rows = part.seen == 1
+        np.testing.assert_array_equal(part.values[:, rows], whole.values[:, rows])
+
+
 @pytest.mark.parametrize(("resampled", "most"), [(False, 1), (True, 2)])
 def test_few_tile_rows_are_run_again(resampled, most):
     for length, overlap in itertools.product(range(64, 700, 13), (0, 8, 20, 32)):
@@ -157,7 +183,7 @@ def test_a_refining_pass_may_be_cut_anywhere(make_raster, tmp_path, gsd_m):
         state = PassState()
         wanted = Pass(layers=job.layers, write=rows.write, progress=int, first=first, end=end)
         refine_pass(refinement, network, windows, source, wanted, state)
-        return rows, state.counted()[1]
+        return rows, state.counted()
 
     whole, told = refined()
     count = len(windows.plan.rows)

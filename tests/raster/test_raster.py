@@ -20,6 +20,7 @@ from rasters import MakeRaster, coordinate_array
 
 from rsseg_cli.errors import SceneError, UsageError, redact
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader
+from rsseg_cli.raster.sample import Sample
 
 RGB = ("red", "green", "blue")
 ROTATED = Affine.translation(500000, 5000000) * Affine.rotation(30) * Affine.scale(0.5, -0.5)
@@ -430,12 +431,12 @@ def test_windows_agree_exactly_where_they_overlap(
             assert (values[:, valid] == whole[(slice(None), *inside)][:, valid]).all()
 
 
-def test_large_windows_are_read_in_pieces(make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_windows_are_read_in_pieces(make_raster: MakeRaster) -> None:
     info = SceneInfo.of(make_raster(shape=(200, 300), kind="value"))
     grid = info.grid.scaled(height=20, width=30)
     with SceneReader(info, (1, 2, 3), grid) as reader:
         whole = reader.read(0, 0, 20, 30)
-        monkeypatch.setattr("rsseg_cli.raster.reader.MAX_SOURCE_PX", 2000)
+    with SceneReader(info, (1, 2, 3), grid, max_source_px=2000) as reader:
         pieces = reader.read(0, 0, 20, 30)
     assert (whole[0] == pieces[0]).all()
     assert (whole[1] == pieces[1]).all()
@@ -495,28 +496,17 @@ def test_overview_is_small_and_masked(make_raster: MakeRaster, kind: str) -> Non
     assert SceneReader.overview(SceneInfo.of(path), (1,), 1000)[0].shape == (1, 90, 300)
 
 
-class CountingReader(SceneReader):
-    """Counts the source rows that are read."""
-
-    rows_read = 0
-
-    def _read_source(self, row: int, col: int, height: int, width: int) -> tuple[Any, Any]:
-        type(self).rows_read += height
-        return super()._read_source(row, col, height, width)
-
-
 @pytest.mark.parametrize("profile", [{}, {"tiled": True, "blockxsize": 32, "blockysize": 32}])
 def test_a_large_scene_without_overviews_is_sampled_for_its_percentiles(
-    make_raster: MakeRaster, profile: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    make_raster: MakeRaster, profile: dict[str, Any]
 ) -> None:
     rows, cols = np.mgrid[:3000, :400]
     array = (rows % 500 + cols).astype("uint16")[None]
     info = SceneInfo.of(make_raster(array=array, **profile))
     assert not info.overviews
-    ((low, high),) = SceneReader.percentile_ranges(info, (1,))
-    monkeypatch.setattr(CountingReader, "rows_read", 0)
-    ((sampled_low, sampled_high),) = CountingReader.percentile_ranges(info, (1,), sample_from_px=1000)
-    assert CountingReader.rows_read < (1500 if profile else 500)
+    whole, part = Sample.read(info, (1,)), Sample.read(info, (1,), whole_px=1000)
+    assert part.pixels.size < whole.pixels.size / (2 if profile else 6)
+    ((low, high),), ((sampled_low, sampled_high),) = whole.percentile_ranges(), part.percentile_ranges()
     assert abs(sampled_low - low) < 15
     assert abs(sampled_high - high) < 15
 
@@ -526,5 +516,4 @@ def test_a_scene_with_overviews_is_never_sampled(make_raster: MakeRaster) -> Non
     with rasterio.open(path, "r+") as dataset:
         dataset.build_overviews([2, 4], rasterio.enums.Resampling.average)
     info = SceneInfo.of(path)
-    ranges = SceneReader.percentile_ranges(info, (1, 2))
-    assert ranges == SceneReader.percentile_ranges(info, (1, 2), sample_from_px=0)
+    assert Sample.read(info, (1, 2), whole_px=0).pixels.shape == (2, 1024 * 1024)
