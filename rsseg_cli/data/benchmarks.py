@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
-from rsseg_cli.data.pairs import named
+from rsseg_cli.data.pairs import named, with_validation
 from rsseg_cli.data.scenes import LabelledScene
-from rsseg_cli.data.split import with_validation
 from rsseg_cli.data.types import DataConfig, LabelledData, ScoringProtocol, clean_names
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.weights import ClassSpec

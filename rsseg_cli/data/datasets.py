@@ -8,12 +8,17 @@ from fnmatch import fnmatch
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.data.class_table import ClassTable, read_classes
-from rsseg_cli.data.label_format import IGNORE, LabelFormat
+from rsseg_cli.data.label_format import IGNORE, ClassTable, LabelFormat, read_classes
 from rsseg_cli.data.label_vector import check_vector, is_vector, vector_crs
-from rsseg_cli.data.pairs import find_scenes, named, read_scene_list
+from rsseg_cli.data.pairs import (
+    find_scenes,
+    labelled_areas,
+    named,
+    read_scene_list,
+    unique_names,
+    with_validation,
+)
 from rsseg_cli.data.scenes import LabelledScene
-from rsseg_cli.data.split import labelled_areas, unique_names, with_validation
 from rsseg_cli.data.types import DataConfig, LabelledData, LoadedScene, ScoringProtocol, Source
 from rsseg_cli.errors import DataError, SceneError, UsageError
 from rsseg_cli.raster import SceneInfo

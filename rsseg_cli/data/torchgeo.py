@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.data.class_table import read_classes
-from rsseg_cli.data.label_format import IGNORE, LabelFormat
+from rsseg_cli.data.label_format import IGNORE, LabelFormat, read_classes
 from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.types import LabelledData, LoadedScene, clean_names
 from rsseg_cli.errors import DataError, UsageError

@@ -193,7 +193,7 @@ class EvaluationRun:
         self._entries: list[tuple[TrainedModel, RefineConfig | None]] = []
         specs = [read_spec(name) for name in models]
         if self.split in ("test", "all"):  # its notes on the validation part do not matter here
-            logging.getLogger("rsseg_cli.data.split").setLevel(logging.ERROR)
+            logging.getLogger("rsseg_cli.data.pairs").setLevel(logging.ERROR)
         chosen = for_split(data, self.split, specs[0].bands)
         opened = datasets.open_data(chosen, default_classes=specs[0].classes)
         self.data = with_colours(opened, specs[0])

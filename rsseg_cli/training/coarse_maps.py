@@ -12,6 +12,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,13 +27,13 @@ from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec, re
 
 logger = logging.getLogger(__name__)
 Maps = tuple[NDArray[np.uint8], ...]
+Pair = tuple[datasets.Source, LoadedScene]
 
 RASTERS = (".tif", ".tiff", ".png", ".vrt", ".img")
 MARGIN_PX = 128  # around the labelled part of a scene that a model maps
 
 
-@dataclass(frozen=True, kw_only=True)
-class CoarseSource:
+class CoarseSource(NamedTuple):
     """One `--coarse`: a model, or rasters if `model` is None."""
 
     given: str
@@ -107,7 +108,7 @@ class CoarseMaker:
     gsds: tuple[float, ...] = (1.0,)
     device: str = "auto"
 
-    def maps(self, scenes: Sequence[tuple[datasets.Source, LoadedScene]], data: LabelledData) -> list[Maps]:
+    def maps(self, scenes: Sequence[Pair], data: LabelledData) -> list[Maps]:
         """Return each scene's maps on its training grid, models' first; only one of a validation scene."""
         files = match_files([(source.name, source.stem) for source in data.sources], self.sources)
         models = [source for source in self.sources if source.model is not None]
@@ -166,15 +167,11 @@ class CoarseMaker:
 
 
 def closer_looks(
-    given: Sequence[str],
-    scenes: Sequence[tuple[datasets.Source, LoadedScene]],
-    data: LabelledData,
-    folder: Path,
+    given: Sequence[str], scenes: Sequence[Pair], data: LabelledData, folder: Path
 ) -> list[NDArray[np.uint8]]:
     """Read class probabilities (N, height, width) on the scenes' training grids: 0 to 254, 255 unknown.
 
-    `given` are folders or glob patterns of rasters STEM.tif or STEM_*.tif, as `rsseg predict --probabilities`
-    writes them. The arrays are memory-mapped files in `folder`.
+    `given` are folders or patterns of what `rsseg predict --probabilities` writes; `folder` gets the arrays.
     """
     sources = [_rasters(item, "--closer-maps") for item in given]
     files = match_files([(source.name, source.stem) for source in data.sources], sources)

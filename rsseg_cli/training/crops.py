@@ -28,10 +28,8 @@ ROWS = 1024  # read at once of a scene on disk
 class CropDataset(Dataset[tuple[Tensor, Tensor]]):
     """Augmented crops: image float32 (bands, crop, crop) in [0, 1], labels int64 (crop, crop).
 
-    Args:
-        scenes: real scenes, drawn in proportion to the square root of their labelled area on the ground.
-        drawn: drawn scenes, each as likely as the others, `config.drawn_share` of all crops.
-        gsd_m: resolution of a crop at scale 1, m a pixel.
+    Real scenes are as likely as the square root of their labelled area on the ground, drawn ones equally;
+    `gsd_m` is the resolution of a crop at scale 1.
     """
 
     def __init__(
@@ -119,11 +117,7 @@ def pad_to(
 
 
 def jitter_colours(image: Tensor, rng: np.random.Generator, strength: float) -> Tensor:
-    """Vary gain by band, saturation, contrast, gamma, blur and noise of an image (bands, H, W) in [0, 1].
-
-    Args:
-        strength: 0 changes nothing, 1 is strong.
-    """
+    """Vary gain by band, saturation, contrast, gamma, blur and noise of an image (bands, H, W) in [0, 1]."""
     bands = image.shape[0]
     common = rng.uniform(-0.25, 0.25) * strength
     gains = np.exp(common + rng.uniform(-0.12, 0.12, bands) * strength)
@@ -173,7 +167,6 @@ class EpochSampler(Sampler[int]):
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -188,22 +181,20 @@ class EpochSampler(Sampler[int]):
 class TileDataset(Dataset[tuple[Tensor, ...]]):
     """Whole scenes in tiles without overlap, for validation: image (bands, tile, tile), labels (tile, tile).
 
-    Process `rank` of `world` takes every world-th tile. A process without a tile, which has to take part too,
-    takes one without labels.
+    Process `rank` of `world` takes every world-th tile; one without a tile takes one without labels.
     """
 
     def __init__(self, scenes: Sequence[LoadedScene], tile_size: int, rank: int = 0, world: int = 1) -> None:
         self.scenes, self.tile_size = scenes, tile_size
-        tiles = self.choose(
-            [
-                (index, (slice(row, row + tile_size), slice(col, col + tile_size)))
-                for index, scene in enumerate(scenes)
-                for row in range(0, scene.labels.shape[0], tile_size)
-                for col in range(0, scene.labels.shape[1], tile_size)
-            ]
-        )
-        self.tiles = tiles[rank::world] or tiles[:1]
-        self.blank = rank >= len(tiles)
+        tiles = [
+            (index, (slice(row, row + tile_size), slice(col, col + tile_size)))
+            for index, scene in enumerate(scenes)
+            for row in range(0, scene.labels.shape[0], tile_size)
+            for col in range(0, scene.labels.shape[1], tile_size)
+        ]
+        chosen = self.choose(tiles)
+        self.tiles = chosen[rank::world] or chosen[:1]
+        self.blank = rank >= len(chosen)
 
     def choose(self, tiles: list[tuple[int, Window]]) -> list[tuple[int, Window, int]]:
         """Return the tiles (scene, window) of all processes, with a number each."""
@@ -217,7 +208,6 @@ class TileDataset(Dataset[tuple[Tensor, ...]]):
         return image, planes[0].long()
 
     def planes(self, scene: int, window: Window) -> NDArray[np.uint8]:
-        """Return class planes of a window of a scene, (P, rows, cols); the first holds the labels."""
         return self.scenes[scene].labels[None, *window]
 
     def tile(self, index: int) -> tuple[Tensor, Tensor]:

@@ -41,8 +41,7 @@ class MonitoredMetric(NamedTuple):
 class TrainingModule(L.LightningModule):
     """Base of all runs: loss, optimiser, checkpoints, history; `network` expects normalised images.
 
-    `history` has a dict for each finished epoch: epoch (from 1), loss, rate (of the head, at its start),
-    seconds, and scores.
+    `history` has a dict an epoch: epoch (from 1), loss, rate (of the head, at its start), seconds, scores.
     """
 
     monitored: ClassVar[MonitoredMetric]
@@ -60,7 +59,7 @@ class TrainingModule(L.LightningModule):
 
     @property
     def trained(self) -> nn.Module:
-        """Return the network whose parameters are trained, frozen ones excepted."""
+        """What the optimiser trains, frozen parameters excepted."""
         return self.network
 
     @abstractmethod
@@ -99,7 +98,6 @@ class TrainingModule(L.LightningModule):
         self.log("rate", self.epoch_rate, on_step=False, on_epoch=True)
 
     def end_epoch(self, scores: Mapping[str, Any]) -> None:
-        """Append an epoch to the history."""
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
@@ -185,7 +183,6 @@ class SegmentationModule(TrainingModule):
         self.confusion += metrics.confusion_matrix(classes, labels, len(self.confusion)).cpu()
 
     def on_validation_epoch_end(self) -> None:
-        """Score the tiles of all ranks together."""
         total = self.trainer.strategy.reduce(self.confusion.to(self.device), reduce_op="sum")
         scores = protocol_scores(total.cpu(), self.class_names, self.protocol)
         for name in ("miou", "mean_f1", "overall_accuracy"):
@@ -198,16 +195,11 @@ class SegmentationModule(TrainingModule):
 def protocol_scores(
     confusion: Tensor | NDArray[np.integer], class_names: tuple[str, ...], protocol: datasets.ScoringProtocol
 ) -> dict[str, Any]:
-    """Return `scores_of` with means over the classes that count in the protocol."""
-    left_out = [index for index, name in enumerate(class_names) if name in protocol.out_of_means]
-    return dict(metrics.scores_of(confusion, left_out))
+    return dict(metrics.scores_of(confusion, protocol.left_out(class_names)))
 
 
 def build_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
-    """Build AdamW, inside Lookahead (arXiv 1907.08610) of `config.lookahead` steps if not 0.
-
-    As in timm, the slow weights start as the weights after the first `lookahead` steps.
-    """
+    """Build AdamW, inside Lookahead (arXiv 1907.08610) if asked for; its slow weights start as in timm."""
     optimizer: Optimizer = AdamW(parameter_groups(network, config), lr=config.learning_rate)
     if config.lookahead:
         optimizer = Lookahead(optimizer, alpha=config.lookahead_alpha, k=config.lookahead)
@@ -215,7 +207,6 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> Optimizer:
 
 
 def build_schedule(optimizer: Optimizer, config: TrainConfig, total_steps: int) -> dict[str, Any]:
-    """Return a run's learning-rate schedule for Lightning."""
     total = config.epochs if config.schedule == "epoch" else total_steps
     end = config.end_rate / config.learning_rate if config.end_rate else END_SHARE
     schedule = LambdaLR(

@@ -77,12 +77,10 @@ class RunSettings:
     @classmethod
     @functools.cache
     def types(cls) -> dict[str, Any]:
-        """Setting -> its type."""
         kinds = ChainMap(*map(typing.get_type_hints, cls.PARTS))
         return {key: kinds[key] for keys in cls.SECTIONS.values() for key in keys}
 
     def values(self) -> dict[str, dict[str, Any]]:
-        """Section -> key -> value."""
         flat = ChainMap(*(vars(part) for part in vars(self).values() if isinstance(part, self.PARTS)))
         return {section: {key: flat[key] for key in keys} for section, keys in self.SECTIONS.items()}
 
@@ -97,8 +95,6 @@ class RunSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(RunSettings):
-    """All settings of a segmentation network's run."""
-
     PARTS = (NetworkSettings, TrainConfig)
     SECTIONS: ClassVar = {
         "network": _names(NetworkSettings),
@@ -117,8 +113,6 @@ class Settings(RunSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class RefinerSettings(RunSettings):
-    """All settings of a refiner's run."""
-
     PARTS = (RefinerNetworkSettings, TrainConfig, RefiningConfig)
     SECTIONS: ClassVar = {
         "network": _names(RefinerNetworkSettings),
@@ -146,11 +140,8 @@ def resolve_settings(
 ) -> Settings:
     """Merge defaults, the recipe's settings, the file's, and those given.
 
-    Args:
-        recipe: a key of `RECIPES`, or "paper" with a `dataset` that it was published for; "" takes the
-            file's, else "finetune" with a model to start from, else "default".
-        config: TOML file, flat or in sections.
-        dataset: name of the data set, "" for one's own data.
+    `recipe` is a key of `RECIPES`, or "paper" with a `dataset` that it was published for; "" takes that of
+    the file, else "finetune" with a model to start from, else "default".
     """
     from_file = read_config(config) if config else {}
     given = {key: checked(key, value, "option") for key, value in (given or {}).items()}
@@ -171,7 +162,6 @@ def resolve_settings(
 def resolve_refiner_settings(
     given: Mapping[str, Any] | None = None, *, config: Path | None = None
 ) -> RefinerSettings:
-    """Merge a refiner's defaults, the file's settings, and those given."""
     merged = read_config(config, RefinerSettings) if config else {}
     given = {key: checked(key, value, "option", RefinerSettings) for key, value in (given or {}).items()}
     merged |= given
@@ -199,7 +189,6 @@ def _check_start(init: str, given: Mapping[str, Any], sizes: Iterable[str]) -> N
 
 
 def recipe_name(recipe: str, dataset: str) -> str:
-    """Return the full name of a recipe; "paper" takes the data set's."""
     if recipe == "paper":
         if dataset not in PUBLISHED_FOR:
             listed = ", ".join(f"paper:{name}" for name in PUBLISHED_FOR)

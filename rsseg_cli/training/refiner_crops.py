@@ -60,11 +60,7 @@ class LabelCrops(Dataset[tuple[Tensor]]):
 
 class RefinerCrops(CropDataset):
     """Augmented crops: image float32 (bands, crop, crop) in [0, 1], coarse map uint8 and labels int64 (crop,
-    crop); with closer looks also these, uint8 (N, crop, crop).
-
-    Args:
-        maps: coarse maps of each scene, of which a crop takes one at random.
-        closer: class probabilities of each scene, uint8 (N, height, width), 255 where unknown; or empty.
+    crop); with closer looks also these, uint8 (N, crop, crop). A crop takes one of its scene's `maps`.
     """
 
     def __init__(
@@ -96,7 +92,6 @@ class RefinerCrops(CropDataset):
         return (*crop, planes[2:]) if closer else crop
 
     def planes(self, scene: int, window: Window, rng: np.random.Generator) -> NDArray[np.uint8]:
-        """Return labels, one of the scene's coarse maps, and its closer look."""
         maps = self.maps[scene]
         planes = [self.scenes[scene].labels[window], maps[int(rng.integers(len(maps)))][window]]
         if self.closer:
@@ -107,10 +102,7 @@ class RefinerCrops(CropDataset):
 
 
 class RefinerTiles(TileDataset):
-    """Validation tiles as in `TileDataset`: image, coarse map, labels, and a number for the tile's noise.
-
-    Takes at most `max_tiles`, evenly over all that hold a label.
-    """
+    """Image, coarse map, labels and a number of at most `max_tiles`, evenly over those that hold a label."""
 
     def __init__(
         self,

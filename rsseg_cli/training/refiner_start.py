@@ -35,7 +35,6 @@ CODEC_RANGE = 0.5  # mean and deviation that bring [0, 1] to the [-1, 1] of Stab
 def describe_refiner(
     settings: RefinerSettings, data: LabelledData, info: ModelInfo, base_model: str = ""
 ) -> ModelSpec:
-    """Return the ModelSpec of the refiner to train, for the maps of `base_model`."""
     chosen = settings.network
     start = _start_spec(chosen.init, data) if chosen.init else None
     architecture, network = (start.architecture, start.network) if start else _network_of(chosen, data)
@@ -61,7 +60,6 @@ def describe_refiner(
 
 
 def _base_model(model: str, looking: ModelSpec | None, start: ModelSpec | None) -> dict[str, Any]:
-    """Return the name of the model whose maps are refined, and its ground resolution."""
     before = start.refinement if start else {}
     model = model or str(before.get("model", ""))
     if model in registry.list_models():
@@ -102,7 +100,6 @@ def _closer_spec(model: str, data: LabelledData, architecture: str, network: dic
 
 
 def _network_of(chosen: RefinerNetworkSettings, data: LabelledData) -> tuple[Any, dict[str, Any]]:
-    """Return architecture and sizes as a ModelSpec holds them."""
     given = {key: value for key, value in vars(chosen).items() if key in SIZES and value}
     try:
         if chosen.arch == "lite":
@@ -139,10 +136,7 @@ def build_refiner(spec: ModelSpec, chosen: RefinerNetworkSettings, seed: int) ->
 
 
 def _with_closer(network: nn.Module, config: LiteRefinerConfig, model: str) -> LiteRefiner:
-    """Build a refiner that includes a model, filled from one with or without it.
-
-    The weights from the closer look to the conditions start at 0.
-    """
+    """Build a refiner that includes a model; the weights from its look to the conditions start at 0."""
     wider = LiteRefiner(config)
     given, own = network.state_dict(), wider.state_dict()
     key = "conditions.rough_in.weight"

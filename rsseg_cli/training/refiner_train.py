@@ -35,7 +35,7 @@ BOUNDARY_PX = 3  # of the Boundary IoU that chooses the epoch
 class StageModule(TrainingModule):
     """A stage of a refiner's training, with the rest of the network frozen.
 
-    Its noise follows from seed, epoch, step and process, so a resumed run sees that of an uninterrupted one.
+    Noise follows from seed, epoch, step and process, so a resumed run sees that of an uninterrupted one.
     """
 
     stage: diffusion.Stage
@@ -58,7 +58,6 @@ class StageModule(TrainingModule):
 
 
 def split_losses(losses: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Split the loss from its parts."""
     return losses["loss"], {name: part for name, part in losses.items() if name != "loss"}
 
 
@@ -84,7 +83,6 @@ class CodecModule(StageModule):
             self.val_losses.append(self.refiner.codec_losses(labels)["loss"].float())
 
     def on_validation_epoch_end(self) -> None:
-        """Average over the batches of all ranks."""
         losses = torch.stack([*self.val_losses, torch.zeros((), device=self.device)])
         both = torch.stack([losses.sum(), losses.new_tensor(float(len(self.val_losses)))])
         total, count = self.trainer.strategy.reduce(both, reduce_op="sum").tolist()
@@ -94,13 +92,11 @@ class CodecModule(StageModule):
 
 
 class RefinerModule(StageModule):
-    """Denoiser and guidance, validated by refining tiles.
+    """Denoiser and guidance, validated by refining tiles within `band_px` of the coarse map's boundaries.
 
     Scores in the history: boundary_iou (mean over classes at 3 px) and miou of refined tiles,
-    coarse_boundary_iou and coarse_miou of their coarse maps.
-
-    Labels may change within `band_px` of the coarse map's boundaries. `align` is an additional loss of the
-    first `align_steps` steps, see `losses.DinoAlignment`.
+    coarse_boundary_iou and coarse_miou of their coarse maps. `align` is an additional loss of the first
+    `align_steps` steps, see `losses.DinoAlignment`.
     """
 
     monitored = MonitoredMetric("boundary_iou", "max")
@@ -164,7 +160,6 @@ class RefinerModule(StageModule):
         return torch.stack(drawn)
 
     def on_validation_epoch_end(self) -> None:
-        """Score the tiles of all ranks together."""
         scores: dict[str, float] = {}
         for key, tally in self.tallies.items():
             total = self.trainer.strategy.reduce(tally.counts().to(self.device), reduce_op="sum")
@@ -229,13 +224,7 @@ def load_refiner_scenes(
     folder: Path,
     closer: Sequence[str] = (),
 ) -> RefinerScenes:
-    """Load scenes as for a segmentation network, with their coarse maps.
-
-    Args:
-        maker: of the coarse maps; None where only the codec is trained.
-        folder: for arrays as files.
-        closer: see `coarse_maps.closer_looks`.
-    """
+    """Load scenes as for a segmentation network, with coarse maps unless only the codec is trained."""
     loaded = load_training_scenes(data, spec, settings.training, folder)
     train = list(zip(data.split("train"), loaded.train, strict=True))
     pairs = [*train, *zip(data.split("val"), loaded.val, strict=True)]
@@ -255,10 +244,7 @@ def check_sizes(network: nn.Module, config: TrainConfig) -> None:
 def fit_refiner(
     network: nn.Module, spec: ModelSpec, scenes: RefinerScenes, settings: RefinerSettings, run: RunOptions
 ) -> dict[str, TrainResult]:
-    """Train the stages of a run in place, the network to its best weights on validation.
-
-    A resumed run continues in its stage: each has a folder in `run.run_dir`.
-    """
+    """Train the stages of a run in place to the best weights; each has a folder in `run.run_dir`."""
     check_sizes(network, settings.training)
     results = {}
     for stage in settings.stages:
@@ -321,7 +307,6 @@ def validation_scores(results: Mapping[str, TrainResult]) -> dict[str, Any]:
 
 
 def validation_text(val: Mapping[str, Any]) -> str:
-    """Return the validation scores in words."""
     if "boundary_iou" not in val:
         return f"validation codec loss {val['codec_loss']:.4f}"
     return (

@@ -1,20 +1,27 @@
-"""Training runs from settings to a model file: data, network, stages, card."""
+"""Training runs from settings to a model file and its card: data, network, stages."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+import math
+import platform
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import jinja2
+import torch
+from torch import nn
 
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.data import DataConfig, LabelledData, LoadedScene, datasets
 from rsseg_cli.errors import UsageError
 from rsseg_cli.evaluation import evaluate
 from rsseg_cli.system import keep_memory
-from rsseg_cli.training.card import round_to_stored, save_trained
 from rsseg_cli.training.coarse_maps import CoarseMaker, coarse_sources
 from rsseg_cli.training.config import ModelInfo, RunOptions
 from rsseg_cli.training.module import protocol_scores
@@ -38,7 +45,12 @@ from rsseg_cli.training.train_model import (
     scene_folder,
 )
 from rsseg_cli.training.trainer import environment_rank
-from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec, registry
+from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec, registry, save_model
+
+MAX_EPOCH_ROWS = 40
+MAX_CONFUSION_CLASSES = 30
+CHOSEN_BY = {"boundary_iou": "Boundary IoU at 3 px", "codec_loss": "codec loss", "miou": "mIoU"}
+FINAL_SHARE = 0.1  # a best epoch in this last part of a run: validation still rose
 
 
 class TrainedFile(NamedTuple):
@@ -63,11 +75,7 @@ def train(
     command: str = "",
     overwrite: bool = False,
 ) -> TrainedFile | None:
-    """Train BiCoR-Seg and write the model file and its card, `<output>.md`.
-
-    Returns:
-        None in all processes of a run but the first.
-    """
+    """Train BiCoR-Seg and write model file and card; None in all processes of a run but the first."""
     registry.check_target(output, overwrite)
     labelled = _open(data, settings.network.init)
     spec = describe_model(settings, labelled, info)
@@ -109,13 +117,7 @@ def train_refiner(
     command: str = "",
     overwrite: bool = False,
 ) -> TrainedFile | None:
-    """Train an IDGBR refiner and write the model file and its card, as `train`.
-
-    Args:
-        coarse: models, folders or patterns of coarse maps, see `coarse_maps.coarse_sources`.
-        closer_maps: rasters of closer looks at the training scenes, see `coarse_maps.closer_looks`.
-        base_model: the model whose maps are refined; "" for the first model of `coarse`.
-    """
+    """Train an IDGBR refiner, as `train`, on the maps of `base_model`, by default the first of `coarse`."""
     registry.check_target(output, overwrite)
     labelled = _open(data, settings.network.init)
     sources = coarse_sources(coarse, labelled.class_names) if "refiner" in settings.stages else []
@@ -183,3 +185,114 @@ def _describe_data(
         show(table)
         save_settings(run.run_dir, settings, resume=run.resume)
     return table
+
+
+def round_to_stored(network: nn.Module) -> None:
+    """Round weights to half precision, as a model file stores them."""
+    with torch.no_grad():
+        for tensor in network.state_dict().values():
+            if tensor.is_floating_point() and tensor.ndim > 1:
+                tensor.copy_(tensor.half())
+
+
+def save_trained(
+    network: nn.Module,
+    spec: ModelSpec,
+    settings: RunSettings,
+    result: TrainResult,
+    scores: Mapping[str, Any],
+    output: Path,
+    *,
+    table: str = "",
+    command: str = "",
+    overwrite: bool = False,
+) -> ModelSpec:
+    """Write the model file and its card, `<output>.md`; return the spec with settings and `scores`."""
+    values = {key: value for part in settings.values().values() for key, value in part.items()}
+    values |= {"crops_per_epoch": result.crops_per_epoch, "computed_in": result.precision}
+    values |= {"computed_on": result.device}
+    if isinstance(settings, Settings):
+        values["recipe"] = settings.recipe
+    saved = dataclasses.replace(spec, training=values, scores=dict(scores))
+    save_model(output, network, saved, overwrite=overwrite)
+    card = model_card(saved, history=result.history, table=table, command=command)
+    output.with_suffix(".md").write_text(card, encoding="utf-8")
+    return saved
+
+
+def model_card(
+    spec: ModelSpec, *, history: Sequence[Mapping[str, Any]] = (), table: str = "", command: str = ""
+) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("rsseg_cli.training", ""),
+        autoescape=False,  # Markdown; `text` escapes
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "text": lambda value: " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;"),
+        "text_raw": lambda value: " ".join(value.splitlines()),
+        "code": lambda value: value.replace("```", ""),
+        "score": lambda value: "absent" if _is_absent(value) else f"{value:.3f}",
+    }
+    test, val = spec.scores.get("test"), spec.scores.get("val", {})
+    absent = (
+        [name for name, iou in zip(spec.class_names, test["iou"], strict=True) if _is_absent(iou)]
+        if test
+        else []
+    )
+    versions = [f"Python {platform.python_version()}"]
+    versions += [f"{name} {metadata.version(name)}" for name in ("torch", "lightning", "timm")]
+    return environment.get_template("card.md.j2").render(
+        spec=spec,
+        network=_network(spec),
+        data_table=table,
+        test=test,
+        val=val,
+        absent=absent,
+        max_classes=MAX_CONFUSION_CLASSES,
+        curve=_curve(spec, history),
+        versions=", ".join(versions),
+        command=command,
+        settings=json.dumps(spec.training, indent=1, ensure_ascii=False),
+    )
+
+
+def _network(spec: ModelSpec) -> str:
+    sizes, refining = spec.network, spec.refinement
+    if spec.is_refiner:
+        model = f", for maps of {refining['model']}" if refining.get("model") else ""
+        steps, band_m = refining.get("steps"), refining.get("band_m")
+        return f"{spec.architecture}, {steps} steps, a band of {band_m} m around boundaries{model}"
+    return (
+        f"{sizes.get('encoder')}, {sizes.get('channels')} channels, {sizes.get('layers')} HBIS layers, top-k "
+        f"share {sizes.get('topk_ratio')}"
+    )
+
+
+def _curve(spec: ModelSpec, history: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Describe validation, epoch by epoch."""
+    val = spec.scores.get("val", {})
+    if not history or "epoch" not in val:
+        return None
+    best, last = int(val["epoch"]), history[-1]
+    step = -(-len(history) // MAX_EPOCH_ROWS)
+    key, name = next((key, name) for key, name in CHOSEN_BY.items() if key in last)
+    return {
+        "name": name,
+        "key": key,
+        "best": best,
+        "best_score": val.get("val_miou", val.get(key)),
+        "last": last,
+        "planned": spec.training.get("epochs", last["epoch"]),
+        "still_rising": best > last["epoch"] - max(1, round(last["epoch"] * FINAL_SHARE)),
+        "rows": [
+            item for item in history if item["epoch"] % step == 0 or item["epoch"] in (1, best, last["epoch"])
+        ],
+    }
+
+
+def _is_absent(score: float | None) -> bool:
+    return score is None or math.isnan(score)

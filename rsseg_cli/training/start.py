@@ -29,7 +29,6 @@ CLASS_TABLE = "decoder.class_table"
 
 
 def network_sizes(settings: NetworkSettings, classes: int, bands: int) -> dict[str, Any]:
-    """Return the sizes of a `BicorSegConfig`."""
     sizes: dict[str, Any] = {"layers": settings.layers, "topk_ratio": settings.topk_ratio}
     sizes |= {"classes": classes, "in_channels": bands, "neck": settings.neck or "published"}
     if settings.arch == "lite":
@@ -63,7 +62,6 @@ def input_statistics(
 
 
 def describe_model(settings: Settings, data: LabelledData, info: ModelInfo) -> ModelSpec:
-    """Return the ModelSpec of the network to train."""
     chosen = settings.network
     start = read_spec(chosen.init) if chosen.init else None
     mean, std = input_statistics(chosen, len(data.bands))
@@ -187,11 +185,7 @@ def imagenet_lite0() -> Path:
 
 
 def load_encoder(encoder: nn.Module, name: str, path: Path) -> None:
-    """Load a classification checkpoint into a timm `features_only` encoder of any number of bands.
-
-    Args:
-        path: plain state dict, its tensors in the order of timm's classifier of that name.
-    """
+    """Load a plain state dict, in the order of timm's classifier `name`, into an encoder of any bands."""
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as err:

@@ -58,8 +58,7 @@ class TrainingScenes(NamedTuple):
 class TrainResult:
     """Outcome of a run: score and number (from 1) of its best epoch, and what all epochs took.
 
-    `history` holds the dict of each epoch that `TrainingModule` describes; `seconds` counts the epochs before
-    a resume too; `crops_per_epoch` is the number that "auto" became.
+    `seconds` counts the epochs before a resume too; `crops_per_epoch` is the number that "auto" became.
     """
 
     score: float
@@ -77,7 +76,6 @@ class TrainResult:
 def load_training_scenes(
     data: LabelledData, spec: ModelSpec, config: TrainConfig, folder: Path | None = None
 ) -> TrainingScenes:
-    """Load the scenes of a run; `folder` keeps their arrays as files, None keeps them in memory."""
     finest = spec.gsd_m / config.scales[1] if spec.gsd_m else None
     sources, vals = data.split("train"), data.split("val")
     if not sources or not vals:
@@ -169,10 +167,8 @@ def fit(
 ) -> TrainResult:
     """Train a module's network in place to the weights of its best epoch.
 
-    Args:
-        build: module for a number of optimiser steps.
-        tiles: validation tiles of process `rank` of `world`.
-        crops_per_pass: crops an epoch where the settings say "auto".
+    `build` makes the module for a number of optimiser steps, `tiles` the validation tiles of a rank of so
+    many; `crops_per_pass` are the crops an epoch where the settings say "auto".
     """
     L.seed_everything(config.seed, verbose=False, workers=True)
     best = ModelCheckpoint(
@@ -229,7 +225,6 @@ def _load_best(module: TrainingModule, path: Path) -> int:
 
 
 def check_run(run_dir: Path, *, resume: bool, overwrite: bool, stages: Sequence[str] = ("",)) -> None:
-    """Refuse a folder that holds another run, or none to resume."""
     begun = any((run_dir / stage / "last.ckpt").exists() for stage in stages)
     if resume and not begun:
         checkpoint(run_dir / stages[0])

@@ -60,7 +60,6 @@ class RunProgress(L.Callback):
             )
 
     def _eta(self, trainer: L.Trainer, done: float) -> str:
-        """Return the time left after `done` epochs of the whole run."""
         here = time.monotonic() - self.started, done - self.first
         left = (trainer.max_epochs or 1) - done
         return hours_and_minutes(here[0] / here[1] * left if here[1] > 0 else None)
@@ -109,7 +108,6 @@ class _Patience(EarlyStopping):
 
 
 def build_trainer(config: TrainConfig, run: RunOptions, best: ModelCheckpoint) -> L.Trainer:
-    """Build Lightning's Trainer with the callbacks and logs of a run."""
     device = choose_device(run.device)
     last = ModelCheckpoint(run.run_dir, "last", every_n_epochs=1, enable_version_counter=False)
     callbacks: list[L.Callback] = [best, last, RunProgress(run.show)]
@@ -183,7 +181,6 @@ def environment_rank() -> int:
 
 @contextlib.contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Silence Lightning's tips for its own users."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     with warnings.catch_warnings():
@@ -238,7 +235,6 @@ def device_name(trainer: L.Trainer) -> str:
 
 
 def _processor() -> str:
-    """Return the processor's name, from /proc/cpuinfo if there."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             if line.startswith("model name"):

@@ -12,7 +12,6 @@ from PIL import Image
 from rasterio.transform import from_origin
 from shapely.geometry import box
 
-from rsseg_cli.data.class_table import read_classes
 from rsseg_cli.data.datasets import (
     LabelledScene,
     find_scenes,
@@ -21,7 +20,7 @@ from rsseg_cli.data.datasets import (
     open_data,
     read_scene_list,
 )
-from rsseg_cli.data.label_format import IGNORE
+from rsseg_cli.data.label_format import IGNORE, read_classes
 from rsseg_cli.data.types import DataConfig, LoadedScene
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
