@@ -41,8 +41,8 @@ def open_benchmark(config: DataConfig) -> LabelledData:
         raise DataError(f"--root {config.root}: is no folder; nothing is downloaded")
     if config.test:
         raise UsageError(f"--test: the test part of {config.dataset} is its own; leave it out")
-    found = _find(config)
-    sources = list(found.sources)
+    opened = _find(config)
+    sources = list(opened.sources)
     for pattern in config.val:
         chosen = [item for item in sources if item.split in ("train", "val") and fnmatch(item.name, pattern)]
         if not chosen:
@@ -53,7 +53,7 @@ def open_benchmark(config: DataConfig) -> LabelledData:
     sources = with_validation(
         sources, lambda scenes: [1.0] * len(scenes), share=config.val_share, seed=config.seed
     )
-    return replace(found, sources=tuple(sources), gsd_m=config.gsd_m or found.gsd_m)
+    return replace(opened, sources=tuple(sources), gsd_m=config.gsd_m or opened.gsd_m)
 
 
 def _find(config: DataConfig) -> LabelledData:
@@ -227,5 +227,5 @@ def _check_pairs(where: Path, images: Iterable[str], masks: Iterable[str]) -> No
         raise DataError(f"{where}: {'; '.join(problems)}. Copy what is missing, or take the others away")
 
 
-def _wrong_layout(root: Path, title: str, layout: str, found: str) -> DataError:
-    return DataError(f"--root {root}: {found}. {title} needs {layout}; nothing is downloaded")
+def _wrong_layout(root: Path, title: str, layout: str, problem: str) -> DataError:
+    return DataError(f"--root {root}: {problem}. {title} needs {layout}; nothing is downloaded")

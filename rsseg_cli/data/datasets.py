@@ -26,9 +26,10 @@ from rsseg_cli.weights import ClassSpec
 
 __all__ = [
     "ClassTable",
+    "LabelledScene",
     "ScoringProtocol",
     "Source",
-    "found_table",
+    "data_table",
     "is_vector",
     "named",
     "open_data",
@@ -40,7 +41,7 @@ COUNT_PX = 1 << 24  # labels counted at a time
 RARE_SHARE = 0.001
 
 
-def found_table(loaded: Mapping[str, Sequence[LoadedScene]], names: Sequence[str]) -> str:
+def data_table(loaded: Mapping[str, Sequence[LoadedScene]], names: Sequence[str]) -> str:
     """A table of scenes, megapixels, labelled share, and labelled pixels of each class, a column a part.
 
     Beneath it, warnings: of classes that a part lacks, and of classes that hardly occur in training.
@@ -79,8 +80,8 @@ def _share(counts: NDArray[np.int64], index: int) -> str:
 
 def _warnings(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> list[str]:
     warnings = []
-    for part, found in counts.items():
-        absent = [name for index, name in enumerate(names) if not found[index]]
+    for part, labelled in counts.items():
+        absent = [name for index, name in enumerate(names) if not labelled[index]]
         if absent:
             effects = {"train": "nothing to learn from", "val": "no say in the choice of the epoch"}
             lack = f"no labels in the {PARTS.get(part, part)} part, {effects.get(part, 'no score')}"
@@ -109,16 +110,16 @@ def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()
         class_names=tuple(item.name for item in table.classes), colours=table.colours, values=table.values,
         field=config.field, vector_class=config.vector_class, outside=config.outside,
     )  # fmt: skip
-    found = [scene for path in config.scenes for scene in read_scene_list(path, format)]
+    listed = [scene for path in config.scenes for scene in read_scene_list(path, format)]
     for folder in config.folders:
-        found += find_scenes(
+        listed += find_scenes(
             folder, images=config.images, masks=config.masks, val=config.val, test=config.test, format=format
         )
-    _check_patterns(config, found)
-    for scene in {(scene.labels, scene.label_format(()).field): scene for scene in found}.values():
+    _check_patterns(config, listed)
+    for scene in {(scene.labels, scene.label_format(()).field): scene for scene in listed}.values():
         if is_vector(scene.labels):
             check_vector(scene.labels, scene.label_format(()))
-    scenes = with_validation(unique_names(found), labelled_areas, share=config.val_share, seed=config.seed)
+    scenes = with_validation(unique_names(listed), labelled_areas, share=config.val_share, seed=config.seed)
     name = next(path.stem for path in (*config.folders, *config.scenes))
     gsd_m = config.gsd_m or ground_resolution(scenes)
     return LabelledData(name, tuple(scenes), table.classes, config.bands or LabelledData.bands, gsd_m)

@@ -38,12 +38,7 @@ class LabelFormat:
             band with a palette unless `values` are given.
         values: raw value to class number or 255, for masks of one band and numbers in a vector attribute;
             without it values are class numbers. A value named here counts even if it is the file's nodata.
-        field: vector attribute that names the class, by name or number. "": one called class, class_name,
-            label or class_index; without any of these, or with `vector_class`, all polygons are of one class.
-        vector_class: class of polygons without attribute. "": of two classes the one that is not called
-            background or other.
-        outside: class of ground outside all polygons, or "unlabelled". "": the class called background or
-            other, else unlabelled.
+        field, vector_class, outside: of polygons, as the options of `DataConfig` explain them.
         by_pixel: a label raster of the image's size lies on the image's pixels, whatever its georeferencing.
         unknown: what a colour outside `colours` does: "error", or "unlabelled", which is counted.
     """
@@ -86,11 +81,7 @@ class LabelFormat:
 
     @cached_property
     def polygon_index(self) -> int:
-        """Class number of polygons without attribute.
-
-        Raises:
-            UsageError: it is not named and does not follow from the classes.
-        """
+        """Class number of polygons without attribute; UsageError where it does not follow."""
         if self.vector_class:
             return self._index_by_name[classes.plain(self.vector_class)]
         drawn = [index for name, index in self._index_by_name.items() if name not in OTHER_NAMES]

@@ -54,13 +54,13 @@ def box_weights(start: int, count: int, scale: float, offset: float, pixels: sli
 def most_frequent(labels: Labels, down: csr_matrix, across: csr_matrix) -> Labels:
     """The label with the largest area under each target pixel, of several the smallest; 255 votes too."""
     largest = np.zeros((down.shape[0], across.shape[0]), np.float32)
-    found = np.full(largest.shape, IGNORE, np.uint8)
+    winners = np.full(largest.shape, IGNORE, np.uint8)
     (present,) = np.nonzero(np.bincount(labels.ravel(), minlength=256))
     for label in present:
         area = (across @ np.ascontiguousarray((down @ (labels == label).astype(np.float32)).T)).T
         wins = area > largest * np.float32(1 + 1e-5)
-        found[wins], largest[wins] = label, area[wins]
-    return found
+        winners[wins], largest[wins] = label, area[wins]
+    return winners
 
 
 class RasterLabels:
@@ -89,14 +89,14 @@ class RasterLabels:
         """Bring both grids into one plane; find whether pixels coincide and how much they shrink."""
         dataset, grid, path = self._dataset, self.grid, self._path
         same_size = (dataset.height, dataset.width) == (image_grid.height, image_grid.width)
-        found = f"{path}: {dataset.width} x {dataset.height} px"
+        shown = f"{path}: {dataset.width} x {dataset.height} px"
         needs = f"its image has {image_grid.width} x {image_grid.height} px"
         crs = None if dataset.transform == Affine.identity() else dataset.crs
         by_pixel = self._format.by_pixel or crs is None or image_grid.crs is None
         if by_pixel and not same_size:
             if crs is not None and image_grid.crs is None:
-                raise DataError(f"{found} with a CRS; {needs} and none, so that they cannot be aligned")
-            raise DataError(f"{found} without CRS, {needs}; needs the same size or georeferencing")
+                raise DataError(f"{shown} with a CRS; {needs} and none, so that they cannot be aligned")
+            raise DataError(f"{shown} without CRS, {needs}; needs the same size or georeferencing")
         if by_pixel:
             plane = CRS.from_string(PIXEL_PLANE)
             self._source, self._target = (plane, FLIP), (plane, FLIP * ~image_grid.transform * grid.transform)

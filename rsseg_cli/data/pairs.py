@@ -41,16 +41,16 @@ def find_scenes(
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: is no folder; needs one with {images} and {masks}")
-    found = _matching(folder, images, IMAGE_SUFFIXES)
+    pictures = _matching(folder, images, IMAGE_SUFFIXES)
     labels = _matching(folder, masks, IMAGE_SUFFIXES | VECTOR_SUFFIXES)
-    if not found or not labels:
-        missing = " and ".join(name for name, some in ((images, found), (masks, labels)) if not some)
+    if not pictures or not labels:
+        missing = " and ".join(name for name, some in ((images, pictures), (masks, labels)) if not some)
         raise DataError(f"{folder}: nothing matches {missing}; pass --images and --masks, globs inside it")
-    literal = not set("*?[") & set(images + masks) and len(found) == len(labels)
+    literal = not set("*?[") & set(images + masks) and len(pictures) == len(labels)
     if literal or (len(labels) == 1 and is_vector(labels[0])):
-        pairs = [(image, labels[0]) for image in found]  # two files by name, or one of polygons for all
+        pairs = [(image, labels[0]) for image in pictures]  # two files by name, or one of polygons for all
     else:
-        pairs = _pairs(folder, (images, found), (masks, labels))
+        pairs = _pairs(folder, (images, pictures), (masks, labels))
     return [
         LabelledScene(image, mask, _split_of(image.stem, val, test), format=format) for image, mask in pairs
     ]
@@ -153,9 +153,8 @@ def _advice(images: tuple[str, list[Path]], masks: tuple[str, list[Path]]) -> st
 
 
 def _common_start(texts: Sequence[str]) -> str:
-    first, last = min(texts), max(texts)
-    differs = (place for place, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1])
-    return first[: next(differs, min(len(first), len(last)))]
+    pairs = enumerate(zip(min(texts), max(texts), strict=False))
+    return texts[0][: next((place for place, (one, other) in pairs if one != other), min(map(len, texts)))]
 
 
 def named(names: Sequence[str]) -> str:

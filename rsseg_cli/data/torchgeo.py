@@ -89,8 +89,8 @@ class TorchSample:
 
     def _check_mask(self, mask: NDArray[np.integer], where: str) -> None:
         if self.format.values is None:
-            found = np.unique(mask)
-            wrong = found[(found < 0) | (found >= len(self.format.class_names)) & (found != IGNORE)]
+            values = np.unique(mask)
+            wrong = values[(values < 0) | (values >= len(self.format.class_names)) & (values != IGNORE)]
             if wrong.size:
                 raise DataError(
                     f"{where}: label value {wrong[0]} is no class; the classes are 0 to "
@@ -187,11 +187,11 @@ def _construct(kind: Any, name: str, options: dict[str, Any]) -> Any:
 def arrays_of(sample: Any, where: str) -> tuple[NDArray[np.generic], NDArray[np.integer]]:
     """Image (bands, rows, cols) and mask (rows, cols) of a sample."""
     items = sample if isinstance(sample, dict) else {}
-    found = {key: tuple(getattr(value, "shape", ())) for key, value in items.items()}
+    shapes = {key: tuple(getattr(value, "shape", ())) for key, value in items.items()}
     shown = (
-        ", ".join(f"{key} {shape or type(items[key]).__name__}" for key, shape in found.items()) or "nothing"
+        ", ".join(f"{key} {shape or type(items[key]).__name__}" for key, shape in shapes.items()) or "nothing"
     )
-    image, mask = found.get("image", ()), found.get("mask", ())
+    image, mask = shapes.get("image", ()), shapes.get("mask", ())
     mask = mask[1:] if len(mask) == 3 and mask[0] == 1 else mask
     if len(image) != 3 or len(mask) != 2 or image[1:] != mask:
         raise DataError(f"{where}: found {shown}; needs image (bands, rows, cols) and mask (rows, cols)")

@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli.errors import UsageError
 from rsseg_cli.raster import classes as class_values
 
 Mask = NDArray[np.bool_]
@@ -71,19 +72,19 @@ def _grow(mask: Mask) -> Mask:
     return grown
 
 
-def missed_weight(edge: Mask, found: Mask, known: Mask, core: tuple[slice, slice]) -> float:
+def missed_weight(edge: Mask, mapped_edge: Mask, known: Mask, core: tuple[slice, slice]) -> float:
     """Sum over missed edge pixels of their error, softened by that of the edge around them.
 
     Margolin's code: a pixel that is no edge takes the error of the nearest edge pixel (of equally near ones
     an error counts), errors are smoothed, zero where unknown, and the smaller of an edge pixel's error and
     its smoothed error stands.
     """
-    missed = edge & ~found
+    missed = edge & ~mapped_edge
     if not missed[core].any():
         return 0.0
     from scipy.ndimage import correlate1d
 
-    error = (_nearest_is(missed, edge & found) & known).astype(np.float64)
+    error = (_nearest_is(missed, edge & mapped_edge) & known).astype(np.float64)
     offsets = np.arange(-HALF_WINDOW, HALF_WINDOW + 1)
     kernel = np.exp(-(offsets**2) / (2 * SIGMA_PX**2))
     kernel /= kernel.sum()
@@ -116,9 +117,9 @@ def overlap(shift: int) -> tuple[slice, slice]:
     return slice(-shift, None), slice(None, shift)
 
 
-def false_weight(edge: Mask, found: Mask, core: tuple[slice, slice]) -> float:
+def false_weight(edge: Mask, mapped_edge: Mask, core: tuple[slice, slice]) -> float:
     """Sum over false edge pixels of 2 - 0.5 ** (distance from the nearest edge / 5 px)."""
-    false = found[core] & ~edge[core]
+    false = mapped_edge[core] & ~edge[core]
     count = np.count_nonzero(false)
     if count == 0:
         return 0.0
@@ -180,15 +181,15 @@ class BoundaryCounts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def _add_bands(self, mapped: Labels, labels: Labels, known: Mask, core: tuple[slice, slice]) -> None:
-        here, found, count = labels[core], mapped[core], len(self.widths)
-        level, found_level = (_first_width(values, known, self.widths)[core] for values in (labels, mapped))
-        right = known[core] & (here == found)
-        is_class = known[core] & (found < self.classes)
-        self._count(self.truth, here, level, level < count)
-        self._count(self.correct, here, level, right & (level < count))
-        self._count(self.mapped, found, found_level, is_class & (found_level < count))
-        last = np.maximum(level, found_level)
-        self._count(self.both, here, last, right & (last < count))
+        true, other, count = labels[core], mapped[core], len(self.widths)
+        level, other_level = (_first_width(values, known, self.widths)[core] for values in (labels, mapped))
+        right = known[core] & (true == other)
+        is_class = known[core] & (other < self.classes)
+        self._count(self.truth, true, level, level < count)
+        self._count(self.correct, true, level, right & (level < count))
+        self._count(self.mapped, other, other_level, is_class & (other_level < count))
+        last = np.maximum(level, other_level)
+        self._count(self.both, true, last, right & (last < count))
 
     def _count(self, counts: NDArray[np.int64], values: Labels, level: Labels, chosen: Mask) -> None:
         pairs = values[chosen] * np.int32(len(self.widths)) + level[chosen]
@@ -196,10 +197,10 @@ class BoundaryCounts:
         counts += binned.cumsum(1)  # what lies within a width lies within the wider ones too
 
     def _add_edges(self, mapped: Labels, labels: Labels, known: Mask, core: tuple[slice, slice]) -> None:
-        edge, found = edges(labels, known), edges(mapped, known)
+        edge, mapped_edge = edges(labels, known), edges(mapped, known)
         self.edge_pixels += int(np.count_nonzero(edge[core]))
-        self.missed += missed_weight(edge, found, known, core)
-        self.false += false_weight(edge, found, core)
+        self.missed += missed_weight(edge, mapped_edge, known, core)
+        self.false += false_weight(edge, mapped_edge, core)
 
     def boundary_iou(self) -> NDArray[np.float64]:
         """(N, W); NaN where neither labels nor map have a contour of the class."""
@@ -225,7 +226,8 @@ class BoundaryCounts:
 def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
     """Widths in ascending order, each once."""
     if not widths or any(int(width) != width or not 1 <= width <= MAX_WIDTH_PX for width in widths):
-        raise ValueError(f"widths {list(widths)}; needs whole numbers from 1 to {MAX_WIDTH_PX} px")
+        shown = f"--boundary-widths: widths {list(widths)}"
+        raise UsageError(f"{shown}; needs whole numbers from 1 to {MAX_WIDTH_PX} px")
     return tuple(sorted({int(width) for width in widths}))
 
 

@@ -176,8 +176,8 @@ def interval_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArr
     """Lower and upper end of each row's interval; NaN of a row without a number."""
     tail = (1 - LEVEL) / 2
     ends = np.full((2, len(values)), np.nan)
-    for row, found in enumerate(values):
-        known = found[np.isfinite(found)]  # a rare class may be in none of the drawn tiles
+    for row, drawn in enumerate(values):
+        known = drawn[np.isfinite(drawn)]  # a rare class may be in none of the drawn tiles
         if known.size:
             ends[:, row] = np.quantile(known, (tail, 1 - tail))
     return ends[0], ends[1]

@@ -106,10 +106,10 @@ def _map_and_score(
 ) -> int:
     """Add a scene to the scores; return the pixels of its map, which lies in `folder`."""
     image, truth = source.rasters(folder)
-    found = folder / MAP
-    pixels = predict(image, found, model=model, config=config, refine=refine).pixels
+    map_path = folder / MAP
+    pixels = predict(image, map_path, model=model, config=config, refine=refine).pixels
     truth_format = LabelFormat(class_names=scorer.config.names)
-    scorer.add(source.name, found, truth, truth_format=truth_format, image=image)
+    scorer.add(source.name, map_path, truth, truth_format=truth_format, image=image)
     return pixels
 
 
@@ -130,9 +130,9 @@ def sources_of(data: LabelledData, split: str) -> tuple[datasets.Source, ...]:
     if sources:
         return sources
     counts = Counter(source.split for source in data.sources)
-    found = ", ".join(f"{name} {number}" for name, number in sorted(counts.items())) or "none at all"
+    listed = ", ".join(f"{name} {number}" for name, number in sorted(counts.items())) or "none at all"
     raise DataError(
-        f"{data.name or 'data'}: no scene in the part {split!r} (scenes found: {found}). Pass another "
+        f"{data.name or 'data'}: no scene in the part {split!r} (scenes found: {listed}). Pass another "
         "--split (all: every scene), or name scenes with --val or --test"
     )
 

@@ -79,13 +79,13 @@ def _table_of_map(path: str, names: dict[int, str]) -> datasets.ClassTable:
     )
 
 
-def _check_names(path: str, found: list[str], wanted: tuple[str, ...]) -> None:
+def _check_names(path: str, names: list[str], wanted: tuple[str, ...]) -> None:
     """Every class of `--classes` is one of the map's."""
-    known = {classes.plain(name) for name in found}
+    known = {classes.plain(name) for name in names}
     missing = [name for name in wanted if classes.plain(name) not in known]
     if missing:
         raise DataError(
-            f"{path}: its classes are {', '.join(found)}; --classes names {', '.join(missing)}. Name them "
+            f"{path}: its classes are {', '.join(names)}; --classes names {', '.join(missing)}. Name them "
             "as the map does, or leave --classes out"
         )
 
@@ -142,7 +142,7 @@ def _check_crs(grid: Grid, truth: str) -> None:
     if not text or not ours:
         return
     try:
-        Transformer.from_crs(CRS.from_user_input(text), CRS.from_wkt(ours), always_xy=True)
+        Transformer.from_crs(text, ours, always_xy=True)
     except ProjError as err:
         names = [CRS.from_user_input(crs).name for crs in (text, ours)]
         raise DataError(

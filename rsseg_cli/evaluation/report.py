@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from rsseg_cli.evaluation.scoring import ScoreResult
 
 PAGE, SCORES = "index.html", "scores.json"
-MIN_SHOWN = 0.0005  # share of a row from which a cell of the confusion matrix is written out
 HATCH = ((190, 190, 190), (151, 151, 151))
 JPEG_QUALITY = 84
 WIDTH, HEIGHT = 460, 290  # of a chart
@@ -66,10 +65,7 @@ def write_report(
 ) -> Path:
     """Write FOLDER/index.html and FOLDER/scores.json, and return the path of the page.
 
-    Args:
-        classes: in the order of the result.
-        tiles: the worst ones; None reads them from the files that the result names.
-        out_of_means: classes to mark as left out of the means.
+    `tiles` are the worst ones; None reads them from the files that the result names.
     """
     check_report_folder(folder, overwrite=overwrite)
     scenes = len({tile.scene for tile in result.tiles})
@@ -96,18 +92,22 @@ def write_report(
         .render(
             title=title,
             lead=_lead(int(confusion.sum()), scenes, model),
+            pixels=int(confusion.sum()),
             scores=result.scores,
             cards=_cards(result.scores),
             classes=classes,
             out_of_means=out_of_means,
-            class_rows=_class_rows(result.scores, classes, confusion),
+            rows=list(zip(classes, result.scores["classes"], confusion.tolist(), strict=True)),
             columns=len(classes) + bool(confusion[:, len(classes) :].sum()),
-            matrix=_matrix(confusion, classes),
             charts=[boundary_chart(boundary, kind, name, classes) for kind, name in kinds],
             comparison=comparison,
             intervals=interval_chart(comparison) if comparison else None,
             tiles=[_shown_tile(tile, classes) for tile in tiles],
-            hatched=_hatched(tiles),
+            hatched=[
+                words
+                for words, name in (("unlabelled in the truth", "truth"), ("no class in the map", "mapped"))
+                if any((getattr(tile, name) == class_values.NODATA).any() for tile in tiles)
+            ],
             facts=facts,
             version=__version__,
         )
@@ -161,59 +161,22 @@ def _cards(scores: Mapping[str, Any]) -> list[tuple[str, float | None]]:
     return cards
 
 
-def _class_rows(
-    scores: Mapping[str, Any], classes: Sequence[ClassSpec], confusion: NDArray[np.int64]
-) -> list[dict[str, Any]]:
-    truth, total = confusion.sum(1), max(1, int(confusion.sum()))
-    return [
-        {**row, "item": item, "pixels": int(pixels), "share": int(pixels) / total}
-        for item, row, pixels in zip(classes, scores["classes"], truth, strict=True)
-    ]
-
-
-def _matrix(confusion: NDArray[np.int64], classes: Sequence[ClassSpec]) -> list[dict[str, Any]]:
-    """Rows of truth; the last column, pixels outside all classes, only where there are any."""
-    columns = len(classes) + bool(confusion[:, len(classes) :].sum())
-    rows = []
-    for truth, item in enumerate(classes):
-        pixels, cells = int(confusion[truth].sum()), []
-        for found in range(columns):
-            count = int(confusion[truth, found])
-            share = count / pixels if pixels else 0.0
-            text = "" if share < MIN_SHOWN else f"{100 * share:.1f}"
-            strength = 0.1 + 0.75 * share if truth == found else min(0.9, 0.06 + 1.4 * share)
-            cells.append(
-                {
-                    "kind": "right" if truth == found else "wrong",
-                    "strength": strength if text else 0.0,
-                    "text": text,
-                    "count": count,
-                    "name": _class_name(classes, found),
-                }
-            )
-        rows.append({"item": item, "pixels": pixels, "cells": cells})
-    return rows
-
-
 def _class_name(classes: Sequence[ClassSpec], index: int) -> str:
     return classes[index].name if index < len(classes) else "none of these"
 
 
 def _tile_numbers(tile: WorstTile, classes: Sequence[ClassSpec]) -> dict[str, Any]:
+    window = {key: getattr(tile, key) for key in ("scene", "row", "col", "height", "width")}
     return {
-        "scene": tile.scene,
-        "row": tile.row,
-        "col": tile.col,
-        "height": tile.height,
-        "width": tile.width,
+        **window,
         "crs": tile.crs or None,
         "centre": tile.centre,
         "lonlat": tile.lonlat,
         "labelled_pixels": tile.labelled,
         "wrong_pixels": tile.wrong,
         "confusions": [
-            {"truth": classes[truth].name, "map": _class_name(classes, found), "pixels": pixels}
-            for truth, found, pixels in tile.confusions
+            {"truth": classes[truth].name, "map": _class_name(classes, mapped), "pixels": pixels}
+            for truth, mapped, pixels in tile.confusions
         ],
     }
 
@@ -237,20 +200,11 @@ def _shown_tile(tile: WorstTile, classes: Sequence[ClassSpec]) -> dict[str, Any]
         "bar": (f"{bar_m / 1000:g} km" if bar_m >= 1000 else f"{bar_m:g} m") if bar_m else "",
         "bar_percent": 100 * bar_m / (tile.width_m or 1),
         "truth": _uri(_drawn(tile.truth, classes), "PNG", optimize=True),
-        "mapped": _uri(_drawn(tile.found, classes), "PNG", optimize=True),
+        "mapped": _uri(_drawn(tile.mapped, classes), "PNG", optimize=True),
         "right": 1 - tile.wrong / max(1, tile.labelled),
         "labelled": tile.labelled,
         "confusions": tile.confusions,
     }
-
-
-def _hatched(tiles: Sequence[WorstTile]) -> list[str]:
-    """What hatched ground means in the pictures of these tiles."""
-    kinds = {
-        "unlabelled in the truth": [tile.truth for tile in tiles],
-        "no class in the map": [tile.found for tile in tiles],
-    }
-    return [words for words, planes in kinds.items() if any((p == class_values.NODATA).any() for p in planes)]
 
 
 def _drawn(labels: NDArray[np.uint8], classes: Sequence[ClassSpec]) -> Image.Image:

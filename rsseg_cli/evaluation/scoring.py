@@ -52,10 +52,7 @@ class ScoreConfig:
             raise UsageError(
                 f"classes {', '.join(self.names)}: needs 1 to {ModelSpec.MAX_CLASSES}, each once"
             )
-        try:
-            object.__setattr__(self, "boundary_widths_px", check_widths(self.boundary_widths_px))
-        except ValueError as err:
-            raise UsageError(f"--boundary-widths: {err}") from err
+        object.__setattr__(self, "boundary_widths_px", check_widths(self.boundary_widths_px))
         unknown = [name for name in self.protocol.out_of_means if classes.plain(name) not in names]
         if unknown or len(self.protocol.out_of_means) >= len(names):
             raise UsageError(

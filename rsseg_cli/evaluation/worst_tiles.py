@@ -28,14 +28,9 @@ CONFUSIONS = 3  # named below a tile
 class WorstTile:
     """A part of a map that is far from the truth, ready to be shown.
 
-    Attributes:
-        row, col, height, width: window of the map, px.
-        image: uint8 (h, w, 3), None where there is none to show; `truth`, `found`: uint8 (h, w), class or
-            255. All of one size, at most PICTURE_PX a side.
-        crs: as "EPSG:32633", "" without; `centre`: x, y in it; `lonlat`: degrees; None without.
-        labelled, wrong: pixels of the whole tile, of which the window may be a part.
-        confusions: (class, mapped as, pixels) of the tile, most first; "mapped as" is the number of classes
-            where nothing was mapped.
+    `image` is uint8 (h, w, 3), None where there is none; `truth` and `mapped` are uint8 (h, w), class or 255;
+    all of one size, at most PICTURE_PX a side. The window may be a part of the tile, of which `labelled`,
+    `wrong` and `confusions` (class, mapped as, pixels; most first) are.
     """
 
     scene: str
@@ -45,7 +40,7 @@ class WorstTile:
     width: int
     image: NDArray[np.uint8] | None
     truth: NDArray[np.uint8]
-    found: NDArray[np.uint8]
+    mapped: NDArray[np.uint8]
     crs: str
     centre: tuple[float, float] | None
     lonlat: tuple[float, float] | None
@@ -104,12 +99,12 @@ def read_worst_tile(tile: TileScore) -> WorstTile:
     info = SceneInfo.of(tile.predicted)
     table = np.where(tile.class_table < len(tile.confusion), tile.class_table, np.uint8(classes.IGNORE))
     with (
-        classes.ClassRaster(info, table) as mapped,
+        classes.ClassRaster(info, table) as raster,
         LabelReader(tile.truth, info.grid, tile.truth_format) as truth_reader,
     ):
-        pair = MapAndTruth(mapped, truth_reader, area=tile.area)
+        pair = MapAndTruth(raster, truth_reader, area=tile.area)
         window = _densest(pair, tile)
-        found, truth = pair.mapped(window), pair.labels(window)[0]
+        mapped, truth = pair.mapped(window), pair.labels(window)[0]
     grid = info.grid.window(*window)
     shrink = min(1.0, PICTURE_PX / max(truth.shape))
     size = max(1, round(truth.shape[0] * shrink)), max(1, round(truth.shape[1] * shrink))
@@ -122,7 +117,7 @@ def read_worst_tile(tile: TileScore) -> WorstTile:
         width=window[3],
         image=_picture(tile.image, grid.scaled(height=size[0], width=size[1])) if tile.image else None,
         truth=_shrunk(truth, size),
-        found=_shrunk(found, size),
+        mapped=_shrunk(mapped, size),
         crs=_crs_name(grid.crs),
         centre=None if grid.crs is None else centre,
         lonlat=_lonlat(grid.crs, centre),
@@ -152,9 +147,9 @@ def _densest(pair: MapAndTruth, tile: TileScore) -> Window:
     return tile.row + row, tile.col + col, rows, cols
 
 
-def _cells(found: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
+def _cells(mapped: NDArray[np.uint8], truth: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Wrong pixels by cells of CELL_PX a side."""
-    wrong = ((truth != classes.IGNORE) & (truth != found)).astype(np.int64)
+    wrong = ((truth != classes.IGNORE) & (truth != mapped)).astype(np.int64)
     rows, cols = (np.arange(0, side, CELL_PX) for side in wrong.shape)
     return np.add.reduceat(np.add.reduceat(wrong, rows, 0), cols, 1)
 
@@ -206,14 +201,11 @@ def _crs_name(crs: Any) -> str:
 def _lonlat(crs: Any, point: tuple[float, float]) -> tuple[float, float] | None:
     if crs is None:
         return None
-    from pyproj import CRS as ProjCRS
     from pyproj import Transformer
     from pyproj.exceptions import ProjError
 
     try:
-        lon, lat = Transformer.from_crs(ProjCRS.from_wkt(crs.to_wkt()), 4326, always_xy=True).transform(
-            *point
-        )
+        lon, lat = Transformer.from_crs(crs.to_wkt(), 4326, always_xy=True).transform(*point)
     except ProjError:
         return None
     return (lon, lat) if math.isfinite(lon) and math.isfinite(lat) else None
@@ -224,4 +216,4 @@ def _confusions(confusion: NDArray[np.int64]) -> tuple[tuple[int, int, int], ...
     np.fill_diagonal(wrong, 0)
     order = np.argsort(wrong, axis=None, kind="stable")[::-1][:CONFUSIONS]
     pairs = [(int(flat // wrong.shape[1]), int(flat % wrong.shape[1])) for flat in order]
-    return tuple((truth, found, int(wrong[truth, found])) for truth, found in pairs if wrong[truth, found])
+    return tuple((*pair, int(wrong[pair])) for pair in pairs if wrong[pair])

@@ -26,7 +26,7 @@ from rsseg_cli.training.module import MonitoredMetric, TrainingModule
 from rsseg_cli.training.recipes import RefinerSettings
 from rsseg_cli.training.refiner_crops import LabelCrops, RefinerCrops, RefinerTiles
 from rsseg_cli.training.refiner_start import build_alignment
-from rsseg_cli.training.train_model import TrainResult, fit, load_training_scenes
+from rsseg_cli.training.train_model import FitData, TrainResult, fit, load_training_scenes
 from rsseg_cli.weights import ModelSpec
 
 BOUNDARY_PX = 3  # of the Boundary IoU that chooses the epoch
@@ -281,19 +281,12 @@ def _train_stage(
         )
         maps = [versions[0] for versions in scenes.val_maps]
         align = build_alignment(network, settings.network.align)
-        band_px = max(1, round(refining.band_m / gsd_m))
-        monitored = RefinerModule.monitored
+        band_px, monitored = max(1, round(refining.band_m / gsd_m)), RefinerModule.monitored
         aligned = {"align": align, "align_steps": refining.align_steps}
         build = partial(RefinerModule, network, spec, config, band_px=band_px, **aligned)
-    return fit(
-        monitored,
-        build,
-        crops,
-        lambda rank, world: RefinerTiles(scenes.val, maps, config.tile_size, refining.val_tiles, rank, world),
-        config,
-        run,
-        crops_per_pass=crops_per_pass_of(scenes.train, config, gsd_m),
-    )
+    tiles = partial(RefinerTiles, scenes.val, maps, config.tile_size, refining.val_tiles)
+    crops_per_pass = crops_per_pass_of(scenes.train, config, gsd_m)
+    return fit(monitored, build, FitData(crops, tiles, config), run, crops_per_pass)
 
 
 def validation_scores(results: Mapping[str, TrainResult]) -> dict[str, Any]:

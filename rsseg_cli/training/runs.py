@@ -133,13 +133,9 @@ def train_refiner(
         shutil.rmtree(kept, ignore_errors=True)
     with scene_folder(run.run_dir) as folder:
         maker = CoarseMaker(
-            sources=sources,
-            class_names=labelled.class_names,
-            folder=folder,
-            kept=kept,
-            gsds=settings.refining.coarse_gsds,
-            device=run.device,
-        )
+            sources=sources, class_names=labelled.class_names, folder=folder, kept=kept,
+            gsds=settings.refining.coarse_gsds, device=run.device,
+        )  # fmt: skip
         scenes = load_refiner_scenes(
             labelled, spec, settings, maker if sources else None, folder, closer_maps
         )
@@ -180,7 +176,7 @@ def _describe_data(
     show: Callable[[str], object],
 ) -> str:
     """Return the table of the data; the first process shows it and saves the settings."""
-    table = datasets.found_table({**scenes._asdict(), "test": tests}, spec.class_names)
+    table = datasets.data_table({**scenes._asdict(), "test": tests}, spec.class_names)
     if environment_rank() == 0:
         show(table)
         save_settings(run.run_dir, settings, resume=run.resume)

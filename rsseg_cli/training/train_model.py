@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,12 +108,12 @@ def scene_folder(run_dir: Path) -> Iterator[Path]:
 Tiles = Callable[[int, int], Dataset[Any]]
 
 
-class _Data(L.LightningDataModule):
-    """Loaders of this process, made once Lightning knows its rank."""
+class FitData(L.LightningDataModule):
+    """Loaders of this process, made once Lightning knows its rank; `tiles` of a rank of so many."""
 
-    def __init__(self, crops: Dataset[Any], tiles: Tiles, config: TrainConfig, length: int) -> None:
+    def __init__(self, crops: Dataset[Any], tiles: Tiles, config: TrainConfig) -> None:
         super().__init__()
-        self.crops, self.tiles, self.config, self.length = crops, tiles, config, length
+        self.crops, self.tiles, self.config, self.length = crops, tiles, config, 0
 
     def _rank(self) -> tuple[int, int]:
         trainer = self.trainer
@@ -144,32 +145,26 @@ def fit_segmenter(
 ) -> TrainResult:
     """Train `network`, (B, C, H, W) -> (B, N, H, W), in place to its best weights on validation."""
     gsd_m = spec.gsd_m or 1.0
-    return fit(
-        SegmentationModule.monitored,
-        lambda steps: SegmentationModule(network, spec, config, steps, protocol),
-        CropDataset(scenes.train, config, scenes.drawn, gsd_m=gsd_m),
-        lambda rank, world: TileDataset(scenes.val, config.tile_size, rank, world),
-        config,
-        run,
-        crops_per_pass=crops_per_pass_of(scenes.train, config, gsd_m),
-    )
+    crops = CropDataset(scenes.train, config, scenes.drawn, gsd_m=gsd_m)
+    data = FitData(crops, partial(TileDataset, scenes.val, config.tile_size), config)
+    build = partial(SegmentationModule, network, spec, config, protocol=protocol)
+    crops_per_pass = crops_per_pass_of(scenes.train, config, gsd_m)
+    return fit(SegmentationModule.monitored, build, data, run, crops_per_pass)
 
 
 def fit(
     monitored: MonitoredMetric,
     build: Callable[[int], TrainingModule],
-    crops: Dataset[Any],
-    tiles: Tiles,
-    config: TrainConfig,
+    data: FitData,
     run: RunOptions,
-    *,
     crops_per_pass: int,
 ) -> TrainResult:
     """Train a module's network in place to the weights of its best epoch.
 
-    `build` makes the module for a number of optimiser steps, `tiles` the validation tiles of a rank of so
-    many; `crops_per_pass` are the crops an epoch where the settings say "auto".
+    `build` makes the module for a number of optimiser steps; `crops_per_pass` are the crops an epoch where
+    the settings say "auto".
     """
+    config = data.config
     L.seed_everything(config.seed, verbose=False, workers=True)
     best = ModelCheckpoint(
         run.run_dir, "best", monitor=f"val_{monitored.key}", mode=monitored.mode, enable_version_counter=False
@@ -179,11 +174,11 @@ def fit(
         trainer = build_trainer(config, run, best)
         wanted, steps = _length(config, crops_per_pass, trainer.world_size)
         module = build(steps * config.epochs)
-        length = steps * config.batch_size * config.accumulate * trainer.world_size
+        data.length = steps * config.batch_size * config.accumulate * trainer.world_size
         with readable_memory_errors(config), interrupts_raised(trainer, run):
             trainer.fit(
                 module,
-                datamodule=_Data(crops, tiles, config, length),
+                datamodule=data,
                 ckpt_path=str(checkpoint(run.run_dir)) if run.resume else None,
                 weights_only=True,
             )

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +41,13 @@ def hours_and_minutes(seconds: float | None) -> str:
 class RunProgress(L.Callback):
     """Progress on stderr: loss, validation scores, time left of the whole run at the pace so far as h:mm."""
 
-    def __init__(self, show: Show) -> None:
-        self.show = show
+    def __init__(self, show: Show, clock: Callable[[], float] = time.monotonic) -> None:
+        self.show, self.clock = show, clock
         self.bar: tqdm[Any] | None = None
         self.started, self.first = 0.0, 0
 
     def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self.started, self.first = time.monotonic(), trainer.current_epoch
+        self.started, self.first = self.clock(), trainer.current_epoch
         if self.show == "bar" and trainer.is_global_zero:
             batches = int(trainer.num_training_batches)
             self.bar = tqdm(
@@ -60,7 +60,7 @@ class RunProgress(L.Callback):
             )
 
     def _eta(self, trainer: L.Trainer, done: float) -> str:
-        here = time.monotonic() - self.started, done - self.first
+        here = self.clock() - self.started, done - self.first
         left = (trainer.max_epochs or 1) - done
         return hours_and_minutes(here[0] / here[1] * left if here[1] > 0 else None)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rsseg_cli.data import benchmarks as benchmark_known
 from rsseg_cli.data.benchmarks import choose_bands
-from rsseg_cli.data.datasets import found_table, open_data
+from rsseg_cli.data.datasets import data_table, open_data
 from rsseg_cli.data.torchgeo import arrays_of
 from rsseg_cli.data.types import DataConfig, clean_names
 from rsseg_cli.errors import DataError, UsageError
@@ -62,7 +62,7 @@ def test_every_pixel_to_arrays_and_rasters(tmp_path, name):
             assert (written.transform, written.crs) == (opened.transform, opened.crs)
             assert opened.descriptions == data.bands
         loaded.setdefault(source.split, []).append(scene)
-    assert "training" in found_table(loaded, data.class_names)
+    assert "training" in data_table(loaded, data.class_names)
 
 
 @pytest.mark.parametrize(
@@ -211,9 +211,9 @@ def make_deepglobe(root, count=4):
             (root / "data" / folder / sub).mkdir(parents=True)
         for number in range(count):
             image, labels = draw(32, 7, number)
-            place = root / "data" / folder
-            Image.fromarray(image[:3].transpose(1, 2, 0)).save(place / "images" / f"{number}_sat.jpg")
-            Image.fromarray(colours[labels]).save(place / "masks" / f"{number}_mask.png")
+            where = root / "data" / folder
+            Image.fromarray(image[:3].transpose(1, 2, 0)).save(where / "images" / f"{number}_sat.jpg")
+            Image.fromarray(colours[labels]).save(where / "masks" / f"{number}_mask.png")
             truth[f"{part}-{number}"] = labels
     return truth
 

@@ -14,8 +14,8 @@ from shapely.geometry import box
 
 from rsseg_cli.data.datasets import (
     LabelledScene,
+    data_table,
     find_scenes,
-    found_table,
     ground_resolution,
     open_data,
     read_scene_list,
@@ -68,8 +68,8 @@ class TestFinding:
         for name in ("a1", "a2", "b1"):
             Image.new("RGB", (8, 8)).save(tmp_path / "images" / f"{name}.jpg")
             Image.new("L", (8, 8)).save(tmp_path / "masks" / f"{name}.png")
-        found = find_scenes(tmp_path, val=["a2"], test=["b*"])
-        assert [(scene.image.name, scene.labels.name, scene.split) for scene in found] == [
+        actual = find_scenes(tmp_path, val=["a2"], test=["b*"])
+        assert [(scene.image.name, scene.labels.name, scene.split) for scene in actual] == [
             ("a1.jpg", "a1.png", "train"),
             ("a2.jpg", "a2.png", "val"),
             ("b1.jpg", "b1.png", "test"),
@@ -198,13 +198,13 @@ class TestPairing:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_raster(path, random_image(8, 8, 1))
-        found = find_scenes(tmp_path, images=images, masks=masks)
-        assert {(scene.image, scene.labels) for scene in found} == {tuple(paths[::2]), tuple(paths[1::2])}
+        actual = find_scenes(tmp_path, images=images, masks=masks)
+        assert {(scene.image, scene.labels) for scene in actual} == {tuple(paths[::2]), tuple(paths[1::2])}
 
     def test_by_stem_where_patterns_do_not_tell(self, tmp_path):
         write_pairs(tmp_path, ["a1", "a2"])
-        found = find_scenes(tmp_path, images="images/a?.*", masks="masks/*.png")
-        assert [scene.labels.stem for scene in found] == ["a1", "a2"]
+        actual = find_scenes(tmp_path, images="images/a?.*", masks="masks/*.png")
+        assert [scene.labels.stem for scene in actual] == ["a1", "a2"]
 
     def test_names_that_differ_get_advice(self, tmp_path):
         write_pairs(tmp_path, ["t1", "t2"], suffix=("_rgb", "_gt"))
@@ -223,9 +223,9 @@ class TestPairing:
         geopandas.GeoDataFrame({"label": [1]}, geometry=shapes, crs="EPSG:32632").to_file(
             tmp_path / "all.gpkg"
         )
-        found = find_scenes(tmp_path, images="*.tif", masks="*.gpkg")
-        assert [scene.labels.name for scene in found] == ["all.gpkg"] * 3
-        shares = [scene.load(spec_at(0.5), None).labels.mean() for scene in found]
+        actual = find_scenes(tmp_path, images="*.tif", masks="*.gpkg")
+        assert [scene.labels.name for scene in actual] == ["all.gpkg"] * 3
+        shares = [scene.load(spec_at(0.5), None).labels.mean() for scene in actual]
         assert shares == [1.0, 0.5, 0.0]
 
     def test_two_files_by_name(self, tmp_path):
@@ -435,13 +435,13 @@ class TestReading:
         path = write_raster(tmp_path / "i.tif", image)
         scene = LabelledScene(path, write_raster(tmp_path / "l.tif", np.zeros((300, 200), np.uint8)), "train")
         spec = spec_at(0.5)
-        found = scene.load(spec, None).image / 255
+        actual = scene.load(spec, None).image / 255
         model = TrainedModel(network=torch.nn.Identity(), spec=spec)
         scaling = job.prepare(str(path), {"labels": tmp_path / "x.tif"}, model, PredictConfig()).scaling
         factors, offsets = (np.array(part)[:, None, None] for part in (scaling.factors, scaling.offsets))
         mean, std = (np.array(part)[:, None, None] for part in (spec.mean, spec.std))
         predicted = np.clip((image * factors + offsets) * std + mean, 0, 1)
-        np.testing.assert_allclose(found, predicted, atol=0.5 / 255 + 1e-5)
+        np.testing.assert_allclose(actual, predicted, atol=0.5 / 255 + 1e-5)
 
     @pytest.mark.parametrize("kind", ["value", "alpha", "mask"])
     def test_pixels_without_data_are_unlabelled_and_filled(self, tmp_path, make_raster, kind):
@@ -479,7 +479,7 @@ class TestReading:
 def test_table_of_what_was_found():
     train = drawn(np.array([[0, 0, 0], [1, 255, 255]], np.uint8))
     val = drawn(np.zeros((1, 2), np.uint8))
-    lines = found_table(
+    lines = data_table(
         {"train": [train, train], "val": [val], "test": []}, ["land", "water", "ice"]
     ).splitlines()
     assert lines == [

@@ -32,10 +32,10 @@ def grid_of(height, width, gsd=1.0, origin=(500000.0, 5000000.0), crs=UTM):
 
 def write(path, array, grid=None, **profile):
     array = array if array.ndim == 3 else array[None]
-    place = {} if grid is None else {"crs": grid.crs, "transform": grid.transform}
+    where = {} if grid is None else {"crs": grid.crs, "transform": grid.transform}
     with rasterio.open(
         path, "w", driver="GTiff", height=array.shape[1], width=array.shape[2], count=len(array),
-        dtype=array.dtype, **place, **profile,
+        dtype=array.dtype, **where, **profile,
     ) as dataset:  # fmt: skip
         dataset.write(array)
     return path
@@ -62,8 +62,8 @@ class TestNumbers:
         format = LabelFormat(class_names=NAMES, values={0: IGNORE, 1: 0, 20: 1, 21: 1, 30: 2})
         values = np.array([[0, 1, 20], [21, 30, 1]], dtype)
         grid = grid_of(2, 3)
-        found = read(write(tmp_path / "a.tif", values, grid), grid, format)
-        assert found.tolist() == [[255, 0, 1], [1, 2, 0]]
+        actual = read(write(tmp_path / "a.tif", values, grid), grid, format)
+        assert actual.tolist() == [[255, 0, 1], [1, 2, 0]]
 
     @pytest.mark.parametrize(("dtype", "value"), [("uint8", 7), ("uint16", 7000), ("int16", -1)])
     def test_an_unknown_value_stops_with_file_value_and_number(self, tmp_path, dtype, value):
@@ -184,7 +184,7 @@ class TestPlace:
         )
         path = write(tmp_path / "a.tif", values, grid_of(80, 80, 0.5, (500000.2, 4999999.9)))
         size = int(38 / scale)
-        found = read(path, grid_of(size, size, 0.5 * scale, (500001, 4999999)))
+        actual = read(path, grid_of(size, size, 0.5 * scale, (500001, 4999999)))
         for row, col in np.random.default_rng(4).integers(0, size, (20, 2)):
             areas = np.zeros(3)
             top, left = 1.8 + row * scale, 1.6 + col * scale
@@ -192,7 +192,7 @@ class TestPlace:
                 for x in range(int(left), min(80, int(left + scale) + 1)):
                     high = min(y + 1, top + scale) - max(y, top)
                     areas[values[y, x]] += max(0, high) * max(0, min(x + 1, left + scale) - max(x, left))
-            assert areas[found[row, col]] >= areas.max() - 1e-3
+            assert areas[actual[row, col]] >= areas.max() - 1e-3
 
     def test_nearest_where_they_grow_and_unlabelled_outside(self, tmp_path):
         values = np.array([[0, 1], [2, 0]], np.uint8)
@@ -204,10 +204,10 @@ class TestPlace:
     def test_aligned_with_an_offset(self, tmp_path):
         values = np.random.default_rng(0).integers(0, 3, (5, 7), dtype=np.uint8)
         path = write(tmp_path / "a.tif", values, grid_of(5, 7, 1.0, (499998, 5000003)))
-        found = read(path, grid_of(4, 9))
-        np.testing.assert_array_equal(found[:2, :5], values[3:, 2:])
-        assert (found[2:] == 255).all()
-        assert (found[:, 5:] == 255).all()
+        actual = read(path, grid_of(4, 9))
+        np.testing.assert_array_equal(actual[:2, :5], values[3:, 2:])
+        assert (actual[2:] == 255).all()
+        assert (actual[:, 5:] == 255).all()
 
     @pytest.mark.parametrize("georeferenced", [True, False])
     def test_without_crs_on_the_images_pixels(self, tmp_path, georeferenced):
@@ -218,8 +218,8 @@ class TestPlace:
         Image.fromarray(values).save(tmp_path / "a.png")
         np.testing.assert_array_equal(read(tmp_path / "a.png", image_grid), values)
         smaller = image_grid.scaled(width=4, height=2)
-        found = read(tmp_path / "a.png", smaller, image_grid=image_grid)
-        assert found.tolist() == [[0, 0, 1, 1], [2, 2, 0, 0]]
+        actual = read(tmp_path / "a.png", smaller, image_grid=image_grid)
+        assert actual.tolist() == [[0, 0, 1, 1], [2, 2, 0, 0]]
         with pytest.raises(DataError, match="8 x 8 px without CRS, its image has 8 x 9 px"):
             read(tmp_path / "a.png", Grid(crs=None, transform=Affine.identity(), width=8, height=9))
 
@@ -233,12 +233,12 @@ class TestPlace:
         other = grid_of(200, 200, 0.5, (xs[0] - 50, ys[0] + 50), CRS.from_epsg(3857))
         path = write(tmp_path / "a.tif", values, other)
         grid = grid_of(60, 60)
-        found = read(path, grid)
-        rows, cols = np.nonzero(found == 2)
+        actual = read(path, grid)
+        rows, cols = np.nonzero(actual == 2)
         assert rows.mean() == pytest.approx(29.5, abs=0.5)
         assert cols.mean() == pytest.approx(29.5, abs=0.5)
         side = 20 * np.cos(np.deg2rad(45.15))
-        assert np.sqrt((found == 2).sum()) == pytest.approx(side, abs=1.0)
+        assert np.sqrt((actual == 2).sum()) == pytest.approx(side, abs=1.0)
 
     @settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.data())
@@ -251,20 +251,20 @@ class TestPlace:
             path = path.with_suffix(".gpkg")
         if not path.exists():
             source = {"direct": 0.5, "shrinks": 0.2, "colours": 0.3}.get(kind, 0.4)
-            place = grid_of(640, 600, source)
+            where = grid_of(640, 600, source)
             if kind == "rotated":
-                place = Grid(crs=UTM, transform=place.transform * Affine.rotation(10), width=600, height=640)
+                where = Grid(crs=UTM, transform=where.transform * Affine.rotation(10), width=600, height=640)
             if kind == "crs":
-                place = grid_of(640, 600, 1e-5, (8.998, 45.152), CRS.from_epsg(4326))
+                where = grid_of(640, 600, 1e-5, (8.998, 45.152), CRS.from_epsg(4326))
             if kind == "polygons":
                 rng = np.random.default_rng(2)
                 starts = rng.uniform(0, 250, (300, 2))
                 shapes = [box(500000 + x, 4999750 + y, 500010.3 + x, 4999757.7 + y) for x, y in starts]
                 polygons(path, shapes, **{"class": list(np.array(NAMES)[rng.integers(0, 3, 300)])})
             elif kind == "colours":
-                write(path, np.array(list(COLOURED.colours)[:3], np.uint8)[values].transpose(2, 0, 1), place)
+                write(path, np.array(list(COLOURED.colours)[:3], np.uint8)[values].transpose(2, 0, 1), where)
             else:
-                write(path, values, place)
+                write(path, values, where)
         if kind == "colours":
             format = COLOURED
         whole = read(path, grid, format)
@@ -273,8 +273,8 @@ class TestPlace:
             for _ in range(3):
                 row, col = data.draw(st.integers(0, 559)), data.draw(st.integers(0, 529))
                 height, width = data.draw(st.integers(1, 560 - row)), data.draw(st.integers(1, 530 - col))
-                found = reader.read(row, col, height, width)
-                np.testing.assert_array_equal(found, whole[row : row + height, col : col + width])
+                actual = reader.read(row, col, height, width)
+                np.testing.assert_array_equal(actual, whole[row : row + height, col : col + width])
 
     def test_a_window_outside_is_a_slip(self, tmp_path):
         path = write(tmp_path / "a.tif", np.zeros((4, 4), np.uint8), grid_of(4, 4))
@@ -315,8 +315,8 @@ class TestPolygons:
         path = polygons(tmp_path / "a.gpkg", [self.LEFT], name=["x"])
         two = LabelFormat(class_names=("other", "building"))
         assert (read(path, self.GRID, two)[:, :3] == 1).all()
-        told = LabelFormat(class_names=NAMES, vector_class="road")
-        assert (read(path, self.GRID, told)[:, :3] == 2).all()
+        seen = LabelFormat(class_names=NAMES, vector_class="road")
+        assert (read(path, self.GRID, seen)[:, :3] == 2).all()
         with pytest.raises(
             DataError, match=r"a.gpkg: polygons carry no class .* --label-field or --vector-class"
         ):
@@ -340,9 +340,9 @@ class TestPolygons:
 
     def test_invalid_polygons_are_repaired(self, tmp_path):
         bow = Polygon([(500000, 5000000), (500006, 4999996), (500006, 5000000), (500000, 4999996)])
-        found = read(polygons(tmp_path / "a.gpkg", [bow], label=[1]), self.GRID)
+        actual = read(polygons(tmp_path / "a.gpkg", [bow], label=[1]), self.GRID)
         far, near = [1, 0, 0, 0, 0, 1], [1, 1, 0, 0, 1, 1]
-        assert found.tolist() == [far, near, near, far]
+        assert actual.tolist() == [far, near, near, far]
 
     def test_lines_are_reported(self, tmp_path, caplog):
         line = LineString([(500000, 5000000), (500004, 4999996)])

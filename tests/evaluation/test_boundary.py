@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from rsseg_cli.errors import UsageError
 from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, edges, halo_px, near_border
 from rsseg_cli.evaluation.metrics import mean_of
 
@@ -119,8 +120,8 @@ def test_agrees_with_the_released_code_where_the_edge_is_no_contour(width: int) 
             released_band(np.pad(values == index, 40, mode="edge"), width)[40:-40, 40:-40] & inner
             for values in (truth, mapped)
         ]
-        found = counts.truth[index, 0], counts.mapped[index, 0], counts.both[index, 0]
-        assert found == (bands[0].sum(), bands[1].sum(), (bands[0] & bands[1]).sum())
+        actual = counts.truth[index, 0], counts.mapped[index, 0], counts.both[index, 0]
+        assert actual == (bands[0].sum(), bands[1].sum(), (bands[0] & bands[1]).sum())
 
 
 def test_edge_of_the_map_is_no_contour() -> None:
@@ -169,7 +170,7 @@ def test_means_over_chosen_classes() -> None:
 
 @pytest.mark.parametrize("widths", [(), (0,), (1.5,), (257,), (-1, 3)])
 def test_widths_out_of_range(widths: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="1 to 256"):
+    with pytest.raises(UsageError, match="1 to 256"):
         check_widths(widths)
     assert check_widths((10, 1, 3, 3)) == (1, 3, 10)
 
@@ -180,8 +181,8 @@ def test_widths_out_of_range(widths: tuple[float, ...]) -> None:
 def test_edges_by_hand() -> None:
     """Sobel finds both columns beside a border, the 3 x 3 dilation one more on each side."""
     labels = padded(np.array([[0] * 5 + [1] * 5] * 7), 255)
-    found = edges(labels, labels != 255)[HALO:-HALO, HALO:-HALO]
-    assert found.sum(0).tolist() == [0, 0, 0, 7, 7, 7, 7, 0, 0, 0]
+    actual = edges(labels, labels != 255)[HALO:-HALO, HALO:-HALO]
+    assert actual.sum(0).tolist() == [0, 0, 0, 7, 7, 7, 7, 0, 0, 0]
 
 
 def test_no_edges_along_unlabelled_ground() -> None:
@@ -230,13 +231,13 @@ def edge_maps(mapped: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.nda
     return both[0], both[1], known
 
 
-def literal_wfm(found: np.ndarray, truth: np.ndarray, known: np.ndarray, ties: str = "worst") -> float:
+def literal_wfm(actual: np.ndarray, truth: np.ndarray, known: np.ndarray, ties: str = "worst") -> float:
     """Margolin's released MATLAB code line by line; `bwdist` pixel by pixel.
 
     `ties`: which of equally near edge pixels `bwdist` returns is its own affair.
     """
     points = np.argwhere(truth)
-    error = np.abs(found.astype(float) - truth)  # E
+    error = np.abs(actual.astype(float) - truth)  # E
     distance, nearest_error = np.zeros(truth.shape), error.copy()
     for row, col in np.argwhere(~truth):
         squared = ((points - (row, col)) ** 2).sum(1)
@@ -263,11 +264,11 @@ def literal_wfm(found: np.ndarray, truth: np.ndarray, known: np.ndarray, ties: s
 @pytest.mark.parametrize("classes", [2, 4])
 def test_wfm_agrees_with_the_released_code(seed: int, classes: int) -> None:
     mapped, truth = random_blobs(seed, classes, 40, 50)
-    found, true_edges, known = edge_maps(mapped, truth)
+    actual, true_edges, known = edge_maps(mapped, truth)
     assert 0.05 < true_edges.mean() < 0.8
     score = count(mapped, truth, classes).wfm()
-    assert score == pytest.approx(literal_wfm(found, true_edges, known), abs=1e-9)
-    assert score == pytest.approx(literal_wfm(found, true_edges, known, ties="first"), abs=0.02)
+    assert score == pytest.approx(literal_wfm(actual, true_edges, known), abs=1e-9)
+    assert score == pytest.approx(literal_wfm(actual, true_edges, known, ties="first"), abs=0.02)
 
 
 def test_far_false_edges_weigh_two() -> None:
@@ -278,9 +279,9 @@ def test_far_false_edges_weigh_two() -> None:
     mapped[:, 300:] = 0
     whole, cut = count(mapped, truth), count(mapped, truth, block=64)
     assert whole.false == cut.false == 2 * 6 * 4
-    found, true_edges, known = edge_maps(mapped, truth)
+    actual, true_edges, known = edge_maps(mapped, truth)
     # scipy's Sobel takes the image on beyond its edge, so that edges have the same four columns in all rows
-    assert whole.wfm() == pytest.approx(literal_wfm(found, true_edges, known), abs=1e-7)
+    assert whole.wfm() == pytest.approx(literal_wfm(actual, true_edges, known), abs=1e-7)
 
 
 @pytest.mark.parametrize("distance", [7, 40, 127])

@@ -24,14 +24,14 @@ def tile(index, matrix, scene="a"):
 def test_scores_of_both_and_their_difference_by_hand():
     first = [tile(0, [[3, 1], [0, 4]]), tile(1, [[3, 1], [0, 4]])]
     second = [tile(1, [[2, 2], [2, 2]]), tile(0, [[2, 2], [2, 2]])]
-    found = compare(first, second, NAMES)
-    assert [item.name for item in found.rows()] == ["mIoU", "mean F1", "overall accuracy", *NAMES]
-    roof, ground = found.iou
+    actual = compare(first, second, NAMES)
+    assert [item.name for item in actual.rows()] == ["mIoU", "mean F1", "overall accuracy", *NAMES]
+    roof, ground = actual.iou
     assert (roof.first, roof.second) == (3 / 4, 2 / 6)
     assert (ground.first, ground.second) == (4 / 5, 2 / 6)
-    assert found.f1[0].first == pytest.approx(6 / 7)
-    assert found.overall[0].difference == pytest.approx((3 / 4 + 4 / 5) / 2 - 1 / 3)
-    assert found.overall[2].difference == pytest.approx(7 / 8 - 4 / 8)
+    assert actual.f1[0].first == pytest.approx(6 / 7)
+    assert actual.overall[0].difference == pytest.approx((3 / 4 + 4 / 5) / 2 - 1 / 3)
+    assert actual.overall[2].difference == pytest.approx(7 / 8 - 4 / 8)
     # equal tiles: every resample is the same, the interval is the difference itself
     assert roof.interval == pytest.approx((roof.difference, roof.difference))
     assert not roof.holds_zero
@@ -40,26 +40,26 @@ def test_scores_of_both_and_their_difference_by_hand():
 def test_equal_models_hold_zero_everywhere():
     generator = np.random.default_rng(0)
     tiles = [tile(k, generator.integers(1, 50, (2, 2))) for k in range(30)]
-    found = compare(tiles, tiles, NAMES)
+    actual = compare(tiles, tiles, NAMES)
     assert all(
-        item.interval == (0, 0) and item.holds_zero for item in (*found.overall, *found.iou, *found.f1)
+        item.interval == (0, 0) and item.holds_zero for item in (*actual.overall, *actual.iou, *actual.f1)
     )
 
 
 def test_pixels_outside_the_classes_are_wrong():
-    found = compare([tile(0, [[3, 0, 1], [0, 4, 0]])], [tile(0, [[3, 1, 0], [0, 4, 0]])], NAMES)
-    assert found.iou[0].difference == 0  # roof lost one pixel in both
-    assert found.iou[1].difference == pytest.approx(4 / 4 - 4 / 5)  # but only the second called it ground
+    actual = compare([tile(0, [[3, 0, 1], [0, 4, 0]])], [tile(0, [[3, 1, 0], [0, 4, 0]])], NAMES)
+    assert actual.iou[0].difference == 0  # roof lost one pixel in both
+    assert actual.iou[1].difference == pytest.approx(4 / 4 - 4 / 5)  # but only the second called it ground
 
 
 def test_classes_out_of_the_means_and_classes_that_do_not_occur():
     first, second = [tile(0, np.diag([2, 2, 0]))], [tile(0, [[1, 1, 0], [0, 2, 0], [0, 0, 0]])]
-    found = compare(first, second, ("roof", "ground", "sea"), out_of_means=("ground",))
-    assert math.isnan(found.iou[2].first)
-    assert math.isnan(found.iou[2].interval[0])
-    assert found.iou[2].holds_zero
-    assert (found.overall[0].first, found.overall[0].second) == (1, 0.5)  # roof alone
-    stored = json.loads(json.dumps(found.as_dict(), allow_nan=False))
+    actual = compare(first, second, ("roof", "ground", "sea"), out_of_means=("ground",))
+    assert math.isnan(actual.iou[2].first)
+    assert math.isnan(actual.iou[2].interval[0])
+    assert actual.iou[2].holds_zero
+    assert (actual.overall[0].first, actual.overall[0].second) == (1, 0.5)  # roof alone
+    stored = json.loads(json.dumps(actual.as_dict(), allow_nan=False))
     assert stored["iou"][2]["difference"] is None
     assert stored["tiles"] == 1
 
@@ -67,10 +67,10 @@ def test_classes_out_of_the_means_and_classes_that_do_not_occur():
 def test_the_same_seed_gives_the_same_interval_and_chunks_do_not_matter():
     generator = np.random.default_rng(1)
     first, second = ([tile(k, generator.integers(1, 90, (2, 2))) for k in range(25)] for _ in range(2))
-    found = compare(first, second, NAMES)
-    assert compare(first, second, NAMES) == found
-    assert compare(first, second, NAMES, seed=1) != found
-    assert compare(first, second, NAMES, chunk_values=7000) == found
+    actual = compare(first, second, NAMES)
+    assert compare(first, second, NAMES) == actual
+    assert compare(first, second, NAMES, seed=1) != actual
+    assert compare(first, second, NAMES, chunk_values=7000) == actual
 
 
 def test_few_tiles_are_reported():

@@ -10,9 +10,7 @@ import torch
 from torch import nn
 
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.data import DataConfig, LabelFormat
-from rsseg_cli.data.datasets import LabelledScene
-from rsseg_cli.data.types import LabelledData, ScoringProtocol
+from rsseg_cli.data import DataConfig, LabelFormat, LabelledData, datasets
 from rsseg_cli.errors import DataError
 from rsseg_cli.evaluation.evaluate_model import evaluate, for_split, score_config
 from rsseg_cli.evaluation.scoring import Scorer
@@ -52,14 +50,14 @@ def labelled(make_raster):
         pixels = np.array([*LEVELS, *[0] * 253])[labels].astype(np.uint8)
         image = make_raster(f"{name}.tif", array=np.stack([pixels] * 3), crs=crs, **options)
         truth = make_raster(f"{name}_labels.tif", array=labels[None].astype(np.uint8), crs=crs)
-        return LabelledScene(image, truth, split, format=LabelFormat(class_names=names))
+        return datasets.LabelledScene(image, truth, split, format=LabelFormat(class_names=names))
 
     return make
 
 
 def data_of(*scenes, names=NAMES, protocol=None):
     return LabelledData(
-        "drawn", tuple(scenes), ClassSpec.from_names(names), protocol=protocol or ScoringProtocol()
+        "drawn", tuple(scenes), ClassSpec.from_names(names), protocol=protocol or datasets.ScoringProtocol()
     )
 
 
@@ -71,15 +69,15 @@ def blocks(seed=0, shape=(96, 128)):
 
 def test_a_perfect_network_scores_one_on_scenes_of_different_crs(labelled):
     scenes = [labelled("utm", blocks(0)), labelled("mercator", blocks(1, (70, 90)), crs="EPSG:3857")]
-    told = []
-    done = evaluate(oracle(), data_of(*scenes), "test", config=CONFIG, progress=told.append)
+    seen = []
+    done = evaluate(oracle(), data_of(*scenes), "test", config=CONFIG, progress=seen.append)
     scores = done.result.scores
     assert scores["miou"] == scores["mean_f1"] == scores["overall_accuracy"] == scores["kappa"] == 1
     assert scores["boundary"]["wfm"] == pytest.approx(1)
     assert scores["boundary"]["boundary_iou"]["mean"] == [1, 1, 1, 1]
     assert done.result.confusion.sum() == 96 * 128 + 70 * 90
     assert not done.worst
-    assert [(item.name, item.number, item.sources, item.pixels) for item in told] == [
+    assert [(item.name, item.number, item.sources, item.pixels) for item in seen] == [
         ("utm", 1, 2, 96 * 128),
         ("mercator", 2, 2, 70 * 90),
     ]
@@ -95,12 +93,12 @@ def test_a_shifted_network_scores_what_one_counts_by_hand(labelled):
     assert tree["iou"] is None
     assert done.result.scores["miou"] == pytest.approx((32 / 34 + 30 / 32) / 2)
     assert done.result.scores["overall_accuracy"] == pytest.approx(62 / 64)
-    (place,) = done.worst
-    assert (place.scene, place.wrong, place.labelled) == ("halves", 128, 4096)
-    assert place.confusions == ((1, 0, 128),)
-    assert (place.truth == labels).all()
-    assert (place.found == np.roll(labels, 2, 1) * (np.arange(64) >= 2)).all()
-    assert (place.image == np.array(LEVELS)[labels][..., None]).all()
+    (worst,) = done.worst
+    assert (worst.scene, worst.wrong, worst.labelled) == ("halves", 128, 4096)
+    assert worst.confusions == ((1, 0, 128),)
+    assert (worst.truth == labels).all()
+    assert (worst.mapped == np.roll(labels, 2, 1) * (np.arange(64) >= 2)).all()
+    assert (worst.image == np.array(LEVELS)[labels][..., None]).all()
 
 
 def test_the_same_as_predict_and_score(labelled, tmp_path):
@@ -134,7 +132,9 @@ def test_a_class_that_the_data_lack_is_warned_of_and_wrong(labelled, caplog):
     known[:10, :10] = 1
     image = labelled("image", labels)
     truth = labelled("truth", known, names=NAMES[:2])
-    scene = LabelledScene(image.image, truth.labels, "test", format=LabelFormat(class_names=NAMES[:2]))
+    scene = datasets.LabelledScene(
+        image.image, truth.labels, "test", format=LabelFormat(class_names=NAMES[:2])
+    )
     labels_of_trees = int((labels[:10, :10] == 2).sum())
     done = evaluate(oracle(), data_of(scene, names=NAMES[:2]), "test", config=CONFIG)
     assert done.result.scores["pixels_outside_classes"] == labels_of_trees
@@ -159,7 +159,7 @@ def test_a_part_without_scenes_is_an_error(labelled):
 
 def test_only_the_part_that_is_asked_for_counts(labelled):
     wrong = labelled("wrong", blocks(0), split="train")
-    wrong = LabelledScene(wrong.image, labelled("x", blocks(5)).labels, "train", format=wrong.format)
+    wrong = datasets.LabelledScene(wrong.image, labelled("x", blocks(5)).labels, "train", format=wrong.format)
     done = evaluate(oracle(), data_of(wrong, labelled("b", blocks(), split="val")), "val", config=CONFIG)
     assert done.result.scores["miou"] == 1
 
@@ -167,7 +167,7 @@ def test_only_the_part_that_is_asked_for_counts(labelled):
 def test_the_protocol_of_the_data_and_eroded_borders(labelled):
     labels = np.zeros((64, 64), np.uint8)
     labels[:, 32:] = 1
-    protocol = ScoringProtocol(name="drawn", out_of_means=("road",))
+    protocol = datasets.ScoringProtocol(name="drawn", out_of_means=("road",))
     data = data_of(labelled("halves", labels), protocol=protocol)
     plain = evaluate(oracle(shift=2), data, "test", config=CONFIG)
     assert plain.result.scores["miou"] == pytest.approx(32 / 34)
@@ -191,7 +191,7 @@ def test_maps_are_gone_afterwards(labelled, tmp_path, monkeypatch):
         progress=lambda _: sizes.append(list(folder.iterdir())),
     )
     assert sizes == [[], []]
-    assert {place.scene for place in done.worst} == {"a", "b"}  # their pictures were read before
+    assert {worst.scene for worst in done.worst} == {"a", "b"}  # their pictures were read before
     assert not any(Path(tile.predicted).exists() for tile in done.result.tiles)
 
 

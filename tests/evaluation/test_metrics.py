@@ -70,10 +70,10 @@ def test_no_pixels_and_one_class_alone() -> None:
 
 
 def test_tensors_give_the_same_as_arrays() -> None:
-    found, labels = np.random.default_rng(0).integers(0, 4, (2, 500))
+    actual, labels = np.random.default_rng(0).integers(0, 4, (2, 500))
     labels[::7] = 255
-    counted = confusion_matrix(torch.from_numpy(found), torch.from_numpy(labels), 4)
-    assert counted.tolist() == count_confusion(found, labels.astype(np.uint8), 4)[:, :4].tolist()
+    counted = confusion_matrix(torch.from_numpy(actual), torch.from_numpy(labels), 4)
+    assert counted.tolist() == count_confusion(actual, labels.astype(np.uint8), 4)[:, :4].tolist()
     assert scores_of(counted) == scores_of(counted.numpy())
 
 
@@ -98,11 +98,11 @@ def test_agrees_with_torchmetrics(seed: int) -> None:
     torchmetrics = pytest.importorskip("torchmetrics.classification")
     mapped, truth = random_maps(seed, 5)
     scores = scores_of(count_confusion(mapped, truth, 5))
-    found, labels = torch.from_numpy(mapped).long(), torch.from_numpy(truth).long()
+    actual, labels = torch.from_numpy(mapped).long(), torch.from_numpy(truth).long()
 
     def theirs(name: str, **options: str) -> np.ndarray:
         metric = getattr(torchmetrics, name)(num_classes=5, ignore_index=255, **options)
-        return metric(found, labels).numpy()
+        return metric(actual, labels).numpy()
 
     assert scores["iou"] == pytest.approx(theirs("MulticlassJaccardIndex", average="none"), abs=1e-6)
     assert scores["miou"] == pytest.approx(theirs("MulticlassJaccardIndex"), abs=1e-6)

@@ -40,9 +40,9 @@ def score_result(scores, confusion, tiles):
     return ScoreResult(scores=scores, confusion=confusion, tiles=tiles)
 
 
-def count(truth, found):
+def count(truth, actual):
     known = truth != 255
-    pairs = truth[known].astype(int) * 3 + np.minimum(found[known], 2)
+    pairs = truth[known].astype(int) * 3 + np.minimum(actual[known], 2)
     return np.bincount(pairs, minlength=6).reshape(2, 3)
 
 
@@ -67,15 +67,15 @@ def scored(make_raster):
     generator = np.random.default_rng(0)
     smooth = np.kron(generator.integers(0, 255, (3, 8, 16)), np.ones((1, 16, 16))).astype(np.uint8)
     truth = np.kron(generator.integers(0, 2, (8, 16)), np.ones((16, 16))).astype(np.uint8)
-    found = truth.copy()
-    found[:10, :20] ^= 1
-    found[:40, 140:] ^= 1
+    actual = truth.copy()
+    actual[:10, :20] ^= 1
+    actual[:40, 140:] ^= 1
     truth[100:, 200:] = 255
-    found[120:, :] = 255
+    actual[120:, :] = 255
     paths = {
         "image": make_raster("scene.tif", array=smooth),
         "truth": make_raster("truth.tif", array=truth[None], nodata=255),
-        "predicted": make_raster("map.tif", array=found[None], nodata=255),
+        "predicted": make_raster("map.tif", array=actual[None], nodata=255),
     }
     tiles = [
         tile_score(
@@ -84,13 +84,13 @@ def scored(make_raster):
             col=col,
             height=128,
             width=128,
-            confusion=count(truth[:, col : col + 128], found[:, col : col + 128]),
+            confusion=count(truth[:, col : col + 128], actual[:, col : col + 128]),
             **paths,
         )
         for col in (0, 128)
     ]
     confusion = sum(tile.confusion for tile in tiles)
-    return score_result(scores(confusion), confusion, tiles), smooth, truth, found
+    return score_result(scores(confusion), confusion, tiles), smooth, truth, actual
 
 
 class Page(HTMLParser):
@@ -165,7 +165,7 @@ def test_a_page_that_closes_its_tags_and_needs_nothing_else(scored, tmp_path):
 
 
 def test_pictures_show_image_truth_and_map_of_the_worst_tile_first(scored, tmp_path):
-    result, image, truth, found = scored
+    result, image, truth, actual = scored
     page = Page(write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8"))
     assert len(page.pictures) == 6
     photo, labels, mapped = (picture(uri) for uri in page.pictures[:3])
@@ -174,8 +174,8 @@ def test_pictures_show_image_truth_and_map_of_the_worst_tile_first(scored, tmp_p
     shown = np.asarray(photo.convert("RGB")).transpose(2, 0, 1).astype(int)
     assert np.abs(shown - image[:, :, 128:]).mean() < 6
     colours = np.array([*[item.colour for item in CLASSES], *[(190, 190, 190)] * 254])
-    drawn, classed = np.asarray(mapped.convert("RGB")), found[:, 128:] != 255
-    assert (drawn[classed] == colours[found[:, 128:][classed]]).all()
+    drawn, classed = np.asarray(mapped.convert("RGB")), actual[:, 128:] != 255
+    assert (drawn[classed] == colours[actual[:, 128:][classed]]).all()
     known = truth[:, 128:] != 255
     drawn = np.asarray(labels.convert("RGB"))
     assert (drawn[known] == colours[truth[:, 128:][known]]).all()
@@ -185,7 +185,7 @@ def test_pictures_show_image_truth_and_map_of_the_worst_tile_first(scored, tmp_p
 
 
 def test_places_tell_where_they_lie_and_what_is_confused(scored, tmp_path):
-    result, _, truth, found = scored
+    result, _, truth, actual = scored
     path = write_report(tmp_path / "r", result, title="t", classes=CLASSES)
     text = Page(path.read_text(encoding="utf-8")).text
     assert "1. north rows 0–127, columns 128–255 EPSG:32633: 500096.0, 4999968.0" in text
@@ -193,14 +193,14 @@ def test_places_tell_where_they_lie_and_what_is_confused(scored, tmp_path):
     assert "bar 20 m" in text
     part = (slice(None), slice(128, 256))
     known = truth[part] != 255
-    share = (truth[part] == found[part])[known].mean()
+    share = (truth[part] == actual[part])[known].mean()
     assert f"{share:.1%} of {known.sum():,} labelled px right" in text
     numbers = json.loads((path.parent / "scores.json").read_text(encoding="utf-8"))
-    place = numbers["worst_places"][0]
-    assert (place["scene"], place["row"], place["col"], place["crs"]) == ("north", 0, 128, "EPSG:32633")
-    assert place["wrong_pixels"] == (truth[part] != found[part])[known].sum()
-    assert sum(item["pixels"] for item in place["confusions"]) <= place["wrong_pixels"]
-    assert place["lonlat"] == pytest.approx((15.0012, 45.1530), abs=1e-3)
+    worst = numbers["worst_places"][0]
+    assert (worst["scene"], worst["row"], worst["col"], worst["crs"]) == ("north", 0, 128, "EPSG:32633")
+    assert worst["wrong_pixels"] == (truth[part] != actual[part])[known].sum()
+    assert sum(item["pixels"] for item in worst["confusions"]) <= worst["wrong_pixels"]
+    assert worst["lonlat"] == pytest.approx((15.0012, 45.1530), abs=1e-3)
 
 
 def test_scores_stand_beside_the_page_as_strict_json(scored, tmp_path):
@@ -248,8 +248,8 @@ def test_many_classes_stand_close(tmp_path):
     curve = {"mean": [0.5], "classes": {name: [0.5] for name in names}}
     rows = [{"name": name, "iou": 1.0, "f1": 1.0, "precision": 1.0, "recall": 1.0} for name in names]
     boundary = {"wfm": None, "widths_px": [3], "boundary_iou": curve, "trimap_accuracy": curve}
-    found = {"miou": 1.0, "mean_f1": 1.0, "overall_accuracy": 1.0, "kappa": 1.0, "classes": rows}
-    result = score_result({**found, "boundary": boundary}, confusion, [])
+    actual = {"miou": 1.0, "mean_f1": 1.0, "overall_accuracy": 1.0, "kappa": 1.0, "classes": rows}
+    result = score_result({**actual, "boundary": boundary}, confusion, [])
     path = write_report(tmp_path / "r", result, title="t", classes=ClassSpec.from_names(names), tiles=())
     source = path.read_text(encoding="utf-8")
     assert 'class="matrix dense"' in source
@@ -295,36 +295,36 @@ def test_worst_tiles_are_spread_over_scenes_and_need_labels():
 
 def test_of_a_large_tile_the_worst_part_is_shown(make_raster):
     truth = np.zeros((1, 1200, 1500), np.uint8)
-    found = truth.copy()
-    found[0, 700:760, 900:1000] = 1
-    found[0, 10, :] = 1
+    actual = truth.copy()
+    actual[0, 700:760, 900:1000] = 1
+    actual[0, 10, :] = 1
     image = make_raster("i.tif", shape=(1200, 1500), crs=None)
-    paths = [make_raster(f"{k}.tif", array=array, crs=None) for k, array in enumerate((found, truth))]
-    place = read_worst_tile(tile_score("a", *paths, image, 0, 0, 1200, 1500, count(truth[0], found[0])))
-    assert (place.height, place.width) == (512, 512)
-    assert 760 - 512 <= place.row <= 700
-    assert 1000 - 512 <= place.col <= 900
-    assert place.image.shape == (384, 384, 3)
-    assert place.found.shape == place.truth.shape == (384, 384)
-    assert place.found.mean() == pytest.approx(6000 / 512**2, rel=0.05)
-    assert (place.crs, place.centre, place.lonlat, place.width_m) == ("", None, None, None)
+    paths = [make_raster(f"{k}.tif", array=array, crs=None) for k, array in enumerate((actual, truth))]
+    worst = read_worst_tile(tile_score("a", *paths, image, 0, 0, 1200, 1500, count(truth[0], actual[0])))
+    assert (worst.height, worst.width) == (512, 512)
+    assert 760 - 512 <= worst.row <= 700
+    assert 1000 - 512 <= worst.col <= 900
+    assert worst.image.shape == (384, 384, 3)
+    assert worst.mapped.shape == worst.truth.shape == (384, 384)
+    assert worst.mapped.mean() == pytest.approx(6000 / 512**2, rel=0.05)
+    assert (worst.crs, worst.centre, worst.lonlat, worst.width_m) == ("", None, None, None)
 
 
 def test_ground_outside_the_scored_area_is_shown_as_unlabelled(make_raster):
     truth = np.zeros((1, 60, 80), np.uint8)
     paths = [make_raster(f"{k}.tif", array=truth + 1 - k) for k in range(2)]
     left = Area([box(500000, 4999970, 500010, 5000000)])  # the first 20 columns
-    place = read_worst_tile(
+    worst = read_worst_tile(
         tile_score("a", *paths, None, 0, 0, 60, 80, np.array([[0, 1200, 0], [0, 0, 0]]), left)
     )
-    assert (place.truth[:, :20] == 0).all()
-    assert (place.truth[:, 20:] == 255).all()
+    assert (worst.truth[:, :20] == 0).all()
+    assert (worst.truth[:, 20:] == 255).all()
 
 
 @pytest.mark.parametrize("kind", ["one band", "uint16", "five bands", "other grid", "no image"])
 def test_images_of_any_kind_are_shown_or_left_out(make_raster, tmp_path, kind):
     labels = np.zeros((1, 60, 80), np.uint8)
-    truth, found = make_raster("t.tif", array=labels), make_raster("m.tif", array=labels + 1)
+    truth, actual = make_raster("t.tif", array=labels), make_raster("m.tif", array=labels + 1)
     moved = Affine(0.5, 0, 0, 0, -0.5, 0)
     image = {
         "one band": lambda: make_raster("i.tif", bands=1),
@@ -333,16 +333,16 @@ def test_images_of_any_kind_are_shown_or_left_out(make_raster, tmp_path, kind):
         "other grid": lambda: make_raster("i.tif", transform=moved),
         "no image": lambda: None,
     }[kind]()
-    tile = tile_score("a", found, truth, image, 0, 0, 60, 80, count(labels[0], labels[0] + 1))
-    place = read_worst_tile(tile)
+    tile = tile_score("a", actual, truth, image, 0, 0, 60, 80, count(labels[0], labels[0] + 1))
+    worst = read_worst_tile(tile)
     if kind in ("other grid", "no image"):
-        assert place.image is None
+        assert worst.image is None
     else:
-        assert place.image.shape == (60, 80, 3)
-        assert place.image.max() > 200 > 60 > place.image.min()
+        assert worst.image.shape == (60, 80, 3)
+        assert worst.image.max() > 200 > 60 > worst.image.min()
     result = score_result(scores(tile.confusion), tile.confusion, [tile])
     page = Page(write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8"))
-    assert ("no image on the grid of the map" in page.text) == (place.image is None)
+    assert ("no image on the grid of the map" in page.text) == (worst.image is None)
 
 
 def test_a_perfect_map_has_no_worst_place(make_raster, tmp_path):

@@ -15,8 +15,7 @@ from rasterio.warp import transform as transform_points
 from rasters import MakeRaster
 from scipy import ndimage
 
-from rsseg_cli.data import LabelFormat
-from rsseg_cli.data.types import ScoringProtocol
+from rsseg_cli.data import LabelFormat, datasets
 from rsseg_cli.errors import DataError, SceneError, UsageError
 from rsseg_cli.evaluation.metrics import count_confusion
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
@@ -208,11 +207,11 @@ def test_blocks_and_tiles_change_nothing(
     mapped, truth = patches(height, width)
     truth[0, 0] = 0
     files = write_map(tmp_path / "map.tif", mapped), make_raster("truth.tif", array=truth[None])
-    protocol = ScoringProtocol(erode_px=0 if height * width < 400 else erode)
+    protocol = datasets.ScoringProtocol(erode_px=0 if height * width < 400 else erode)
     whole = score(*files, config(protocol=protocol))
     cut = score(*files, config(protocol=protocol, tile_size=tile), block_size=block)
     assert (whole.confusion == cut.confusion).all()
-    assert (sum(found.confusion for found in cut.tiles) == cut.confusion).all()
+    assert (sum(actual.confusion for actual in cut.tiles) == cut.confusion).all()
     if not protocol.erode_px:
         assert (whole.confusion == count_confusion(mapped, truth, 3)).all()
     assert cut.scores["boundary"].pop("wfm") == pytest.approx(
@@ -329,7 +328,7 @@ def test_eroded_labels_count_for_boundaries_alone(tmp_path: Path, make_raster: M
     mapped = truth.copy()
     mapped[:, 7:13] = 1 - mapped[:, 7:13]
     files = write_map(tmp_path / "map.tif", mapped), make_raster("truth.tif", array=truth[None])
-    plain, eroded = (score(*files, config(protocol=ScoringProtocol(erode_px=px))) for px in (0, 3))
+    plain, eroded = (score(*files, config(protocol=datasets.ScoringProtocol(erode_px=px))) for px in (0, 3))
     assert plain.scores["overall_accuracy"] == pytest.approx(14 / 20)
     assert eroded.scores["overall_accuracy"] == 1
     assert eroded.scores["pixels"] == 8 * 14
@@ -350,14 +349,14 @@ def test_labels_without_their_borders_have_no_wfm(tmp_path: Path, make_raster: M
 
 
 def test_clutter_out_of_means(pair: tuple[Path, Path]) -> None:
-    protocol = ScoringProtocol(out_of_means=("Building",))
+    protocol = datasets.ScoringProtocol(out_of_means=("Building",))
     scores, plain = score(*pair, config(protocol=protocol)).scores, score(*pair).scores
     assert scores["miou"] == pytest.approx(5 / 6)
     assert scores["classes"] == plain["classes"]
     assert scores["overall_accuracy"] == plain["overall_accuracy"]
     for kind in ("boundary_iou", "trimap_accuracy"):
-        found = scores["boundary"][kind]
-        assert found["mean"] == found["classes"]["land"]
+        actual = scores["boundary"][kind]
+        assert actual["mean"] == actual["classes"]["land"]
 
 
 def test_several_maps(tmp_path: Path, pair: tuple[Path, Path], make_raster: MakeRaster) -> None:
@@ -417,9 +416,9 @@ def test_progress_counts_blocks(pair: tuple[Path, Path]) -> None:
     [
         {"boundary_widths_px": (0, 3)},
         {"boundary_widths_px": ()},
-        {"protocol": ScoringProtocol(out_of_means=("sky",))},
-        {"protocol": ScoringProtocol(out_of_means=NAMES)},
-        {"protocol": ScoringProtocol(erode_px=-1)},
+        {"protocol": datasets.ScoringProtocol(out_of_means=("sky",))},
+        {"protocol": datasets.ScoringProtocol(out_of_means=NAMES)},
+        {"protocol": datasets.ScoringProtocol(erode_px=-1)},
         {"classes": ClassSpec.from_names(("a", "A"))},
         {"classes": ()},
     ],

@@ -39,11 +39,11 @@ def spec_of(*names: str) -> ModelSpec:
 
 def mapped(scene: LoadedScene, folder) -> LoadedScene:
     """The same scene in files that may only be read."""
-    found = []
+    actual = []
     for name in ("image", "labels"):
         np.save(folder / f"{name}.npy", getattr(scene, name))
-        found.append(np.load(folder / f"{name}.npy", mmap_mode="r"))
-    return LoadedScene(scene.name, *found, scene.gsd_m)
+        actual.append(np.load(folder / f"{name}.npy", mmap_mode="r"))
+    return LoadedScene(scene.name, *actual, scene.gsd_m)
 
 
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (0.75, 1.5)])
@@ -55,8 +55,8 @@ def test_crops_of_files_are_those_of_memory_and_leave_them_alone(tmp_path, scale
         of_files = CropDataset([mapped(scene, tmp_path)], config)
         of_memory = CropDataset([scene], config)
         for index in range(12):
-            for found, expected in zip(of_files[index], of_memory[index], strict=True):
-                assert torch.equal(found, expected)
+            for actual, expected in zip(of_files[index], of_memory[index], strict=True):
+                assert torch.equal(actual, expected)
         assert len(TileDataset([mapped(scene, tmp_path)], 64)[3][0]) == 3
     assert np.array_equal(np.load(tmp_path / "labels.npy"), scene.labels)
 

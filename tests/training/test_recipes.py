@@ -60,9 +60,9 @@ def flat(settings):
 
 @pytest.mark.parametrize(("dataset", "values"), PUBLISHED)
 def test_published_values(dataset, values):
-    found = flat(resolve_settings(recipe="paper", dataset=dataset))
+    actual = flat(resolve_settings(recipe="paper", dataset=dataset))
     expected = PUBLISHED_FOR_ALL | values
-    assert {key: found[key] for key in expected} == expected
+    assert {key: actual[key] for key in expected} == expected
 
 
 def test_sections_hold_every_setting_once():

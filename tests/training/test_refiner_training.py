@@ -156,9 +156,9 @@ def test_image_rough_map_and_labels_of_a_crop_have_one_geometry():
     config = TrainConfig(crop_size=64, mosaic=0.0, colour=0.0, scales=(1.0, 1.0))
     crops = RefinerCrops([scene], [(other,)], config, plain)
     for index in range(10):
-        image, coarse, found = crops[index]
-        assert torch.equal(coarse.long(), found ^ 1)
-        assert torch.equal((image[0] > 0.5).long(), found)
+        image, coarse, actual = crops[index]
+        assert torch.equal(coarse.long(), actual ^ 1)
+        assert torch.equal((image[0] > 0.5).long(), actual)
     scaled = RefinerCrops([scene], [(other,)], TrainConfig(crop_size=64, mosaic=0.0), plain)
     assert all(torch.equal(part[1].long(), part[2] ^ 1) for part in (scaled[index] for index in range(10)))
 
@@ -169,8 +169,8 @@ def test_a_crop_takes_one_version_and_too_good_maps_are_degraded():
     config = TrainConfig(crop_size=64, mosaic=0.0)
     plain = RefiningConfig(degrade=0.0, from_labels=0.0)
     crops = RefinerCrops([scene], [tuple(flat)], config, plain)
-    found = {int(value) for index in range(20) for value in crops[index][1].unique()}
-    assert found == {0, 1}
+    actual = {int(value) for index in range(20) for value in crops[index][1].unique()}
+    assert actual == {0, 1}
     perfect = RefinerCrops([scene], [(scene.labels,)], config, plain)
     assert not all(torch.equal(part[1].long(), part[2]) for part in (perfect[index] for index in range(8)))
     with pytest.raises(ValueError, match="every scene"):
@@ -242,11 +242,11 @@ def sheets(tmp_path):
     return tmp_path
 
 
-def write(path: Path, array, place=0, gsd=1.0, **tags):
+def write(path: Path, array, where=0, gsd=1.0, **tags):
     """A raster at a place of its own."""
     count, height, width = array.shape
     profile = {"driver": "GTiff", "count": count, "height": height, "width": width, "dtype": "uint8"}
-    transform = from_origin(500000 + 1000 * place, 5000000, gsd, gsd)
+    transform = from_origin(500000 + 1000 * where, 5000000, gsd, gsd)
     with rasterio.open(path, "w", crs="EPSG:32633", transform=transform, **profile) as written:
         written.write(array.astype(np.uint8))
         written.update_tags(**tags)
@@ -259,15 +259,15 @@ def coarse(sheets, given, gsds=(1.0,)):
     maker = CoarseMaker(
         sources=sources, class_names=data.class_names, folder=arrays, kept=kept, gsds=gsds, device="cpu"
     )
-    found = refiners.load_refiner_scenes(data, spec(), settings(scales=(1.0, 1.0)), maker, arrays)
-    named = dict(zip([item.name for item in found.train], found.train_maps, strict=True))
-    return found, {**named, "b": found.val_maps[0]}
+    actual = refiners.load_refiner_scenes(data, spec(), settings(scales=(1.0, 1.0)), maker, arrays)
+    named = dict(zip([item.name for item in actual.train], actual.train_maps, strict=True))
+    return actual, {**named, "b": actual.val_maps[0]}
 
 
 def test_versions_are_found_by_stem(sheets):
     """a_1.tif is the map of scene a_1, not a version of a; validation takes the first version."""
-    for name, place, value in (("a", 0, 0), ("a_x", 0, 1), ("a_1", 1, 1), ("b", 2, 0), ("b_2", 2, 1)):
-        write(sheets / "maps" / f"{name}.tif", np.full((1, 48, 48), value), place)
+    for name, where, value in (("a", 0, 0), ("a_x", 0, 1), ("a_1", 1, 1), ("b", 2, 0), ("b_2", 2, 1)):
+        write(sheets / "maps" / f"{name}.tif", np.full((1, 48, 48), value), where)
     _, maps = coarse(sheets, [sheets / "maps"])
     values = {name: [int(item[0, 0]) for item in versions] for name, versions in maps.items()}
     assert values == {"a": [0, 1], "a_1": [1], "b": [0]}
@@ -280,8 +280,8 @@ def test_versions_are_found_by_stem(sheets):
 def test_maps_come_to_the_training_grid(sheets):
     """A map at twice the pixel size, and one whose classes stand in another order."""
     half = np.kron(np.eye(2), np.ones((12, 12)))[None]
-    for name, place in (("a", 0), ("b", 2)):
-        write(sheets / "maps" / f"{name}.tif", half, place, gsd=2.0)
+    for name, where in (("a", 0), ("b", 2)):
+        write(sheets / "maps" / f"{name}.tif", half, where, gsd=2.0)
     write(sheets / "maps" / "a_1.tif", np.zeros((1, 48, 48)), 1, CLASS_0="bright", CLASS_1="Dark")
     _, maps = coarse(sheets, [sheets / "maps"])
     assert np.array_equal(maps["a"][0], half[0].repeat(2, 0).repeat(2, 1).astype(np.uint8))
@@ -319,14 +319,14 @@ def test_a_model_maps_the_scenes_beforehand(sheets):
         network=vars(config),
     )  # fmt: skip
     save_model(sheets / "own.safetensors", BicorSeg(config), own)
-    found, maps = coarse(sheets, [sheets / "own.safetensors"], gsds=(1.0, 2.0))
+    actual, maps = coarse(sheets, [sheets / "own.safetensors"], gsds=(1.0, 2.0))
     assert {name: len(versions) for name, versions in maps.items()} == {"a": 2, "a_1": 2, "b": 1}
     assert all(item.shape == (48, 48) and item.max() < 2 for item in maps["a"])
     made = {path: path.stat().st_mtime_ns for path in (sheets / "kept").glob("*.tif")}
     assert len(made) == 5
     coarse(sheets, [sheets / "own.safetensors"], gsds=(1.0, 2.0))
     assert {path: path.stat().st_mtime_ns for path in (sheets / "kept").glob("*.tif")} == made
-    assert [item.name for item in found.val] == ["b"]
+    assert [item.name for item in actual.val] == ["b"]
     save_model(
         sheets / "refiner.safetensors", LiteRefiner(TINY_NETWORK),
         ModelSpec(name="r", architecture="idgbr-lite", classes=own.classes, network=vars(TINY_NETWORK)),
@@ -386,8 +386,8 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(stage, stop, more, tmp_pat
         with pytest.raises(Stop):
             run(tmp_path / "parts", chosen)
     torch.rand(17)  # another state of the generator than the uninterrupted run had
-    parts, found = run(tmp_path / "parts", chosen, resume=True)
-    for key, value in found.items():
+    parts, actual = run(tmp_path / "parts", chosen, resume=True)
+    for key, value in actual.items():
         assert torch.equal(value, expected[key]), key
     for name in ("codec", "refiner"):
         for item, other in zip(parts[name].history, whole[name].history, strict=True):
@@ -579,13 +579,13 @@ def test_closer_looks_come_to_the_training_grid(sheets):
     write(looks / "a_1.tif", np.full((2, 48, 48), 127), 1)
     data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
     chosen = settings(scales=(1.0, 1.0))
-    found = refiners.load_refiner_scenes(data, spec(), chosen, None, folder, [str(looks)])
-    values = dict(zip([item.name for item in found.train], found.closer, strict=True))
+    actual = refiners.load_refiner_scenes(data, spec(), chosen, None, folder, [str(looks)])
+    values = dict(zip([item.name for item in actual.train], actual.closer, strict=True))
     assert (values["a"][0] == 254).all()
     assert not values["a"][1].any()
     assert values["a_1"].shape == (2, 48, 48)
     assert (values["a_1"] == 127).all()
-    scenes = list(zip(data.split("train"), found.train, strict=True))
+    scenes = list(zip(data.split("train"), actual.train, strict=True))
     write(looks / "a_1_again.tif", np.full((2, 48, 48), 127), 1)
     with pytest.raises(DataError, match=r"a_1: 2 rasters in --closer-maps .*; needs one"):
         closer_looks([str(looks)], scenes, data, folder)

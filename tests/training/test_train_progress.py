@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from rsseg_cli.training import trainer
 from rsseg_cli.training.trainer import RunProgress, hours_and_minutes
 
 
@@ -17,12 +16,11 @@ class Module:
         return "val mIoU 0.250"
 
 
-def test_a_resumed_run_counts_its_own_pace(monkeypatch, capsys):
+def test_a_resumed_run_counts_its_own_pace(capsys):
     """Epochs 9 and 10 of 10 at 50 s each: after the first 50 s are left, as h:mm rounded up."""
     seconds = iter([1000.0, 1050.0])
-    monkeypatch.setattr(trainer, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     run = SimpleNamespace(max_epochs=10, current_epoch=8, is_global_zero=True)
-    progress = RunProgress("lines")
+    progress = RunProgress("lines", lambda: next(seconds))
     progress.on_train_start(run, None)
     progress.on_train_epoch_end(run, Module())
     assert capsys.readouterr().err == "epoch 9/10  loss 0.500  val mIoU 0.250  ETA 0:01\n"
