@@ -41,8 +41,9 @@ def vectorize_command(
 
     Example: rsseg vectorize map.tif -o map.gpkg --min-area 20 --simplify 1 --smooth
     """
-    from rsseg_cli.vector import vectorize
+    from rsseg_cli.vector import load_pyogrio, vectorize
 
+    load_pyogrio()
     with Bar("row", hidden=quiet) as bar:
         result = vectorize(labels, output, config, confidence=confidence, progress=bar.show)
     opt.show(result, summary, as_json=as_json)

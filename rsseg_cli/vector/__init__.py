@@ -15,8 +15,17 @@ if TYPE_CHECKING:
         to_geodataframe,
         vectorize,
     )
+    from rsseg_cli.vector.write import load_pyogrio
 
-__all__ = ["VectorResult", "check_output", "chosen_classes", "prepare", "to_geodataframe", "vectorize"]
+__all__ = [
+    "VectorResult",
+    "check_output",
+    "chosen_classes",
+    "load_pyogrio",
+    "prepare",
+    "to_geodataframe",
+    "vectorize",
+]
 
 __getattr__ = lazy_names(
     __name__,
@@ -24,6 +33,7 @@ __getattr__ = lazy_names(
         "VectorResult": "vectorize_raster",
         "check_output": "vectorize_raster",
         "chosen_classes": "task",
+        "load_pyogrio": "write",
         "prepare": "vectorize_raster",
         "to_geodataframe": "vectorize_raster",
         "vectorize": "vectorize_raster",

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from rsseg_cli.vector.graph import NONE, Ints, Labels
+from rsseg_cli.vector.graph import NONE, Ints, Labels, components
 
 _ROOT = 0
 
@@ -22,18 +21,12 @@ def find_holes(
 ) -> tuple[Ints, Ints]:
     """Return regions in holes below an area, and the region that each hole belongs to.
 
-    Holes in holes go with the outer one; regions without data have no holes of their own.
-
-    Args:
-        low, high: regions that share edges; pairs of two regions above the area may be missing.
-        areas: of the regions; the outside of the raster counts as a large one.
+    Holes in holes go with the outer one; regions without data have no holes of their own. `low` and `high`
+    share edges (pairs of two large regions may be missing); the raster's outside counts as a large region.
     """
     small = areas < max_area
     inner, across = small[low] & small[high], small[low] != small[high]
-    graph = coo_array(
-        (np.ones(int(inner.sum()), np.bool_), (low[inner], high[inner])), shape=(len(areas),) * 2
-    )
-    group = connected_components(graph, directed=False)[1]
+    group = components(low[inner], high[inner], len(areas))
     inside = np.where(small[low], low, high)[across]
     outer = np.where(small[low], high, low)[across]
     first, last = np.full(len(areas), len(areas)), np.full(len(areas), NONE)
@@ -62,11 +55,7 @@ def find_holes(
 def _walk(
     one: Ints, other: Ints, areas: Ints, is_nodata: NDArray[np.bool_], max_area: float
 ) -> tuple[Ints, Ints]:
-    """Return nodes in holes, and the holes' owners.
-
-    Args:
-        one, other: linked nodes; node 0 is all that is large, nodes 1 ... have `areas` and `is_nodata`.
-    """
+    """Return nodes in holes, and the holes' owners; node 0 is all that is large, the others have `areas`."""
     count = len(areas) + 1
     links = coo_array(
         (np.ones(2 * len(one), np.bool_), (np.append(one, other), np.append(other, one))), (count,) * 2
@@ -115,12 +104,10 @@ class RegionAdjacency:
     """Regions and the edges that they share.
 
     Attributes:
-        areas: int64.
-        firsts: int64, decides between equal neighbours: the lowest wins.
+        firsts: decides between equal neighbours: the lowest wins.
         is_nodata: regions without data, or outside the raster.
-        low, high: int64, regions of each pair, the lower number first, each pair once.
-        edges: int64 (k, 2), their horizontal and vertical pixel edges; sums of integers do not depend on
-            order.
+        low, high: regions of each pair, the lower number first, each pair once.
+        edges: (k, 2), their horizontal and vertical pixel edges.
     """
 
     classes: Labels
@@ -136,10 +123,7 @@ class RegionAdjacency:
         """Merge regions below an area into the neighbour with the longest shared edge, until none can.
 
         A neighbour without data is none. The smallest go first, and with the neighbour's class they join all
-        that they touch of that class.
-
-        Args:
-            pixel_m: lengths of a pixel along a row and along a column.
+        that they touch of that class. `pixel_m`: lengths of a pixel along a row and along a column.
         """
         while self._eliminate_round(min_area, pixel_m):
             pass
@@ -149,10 +133,7 @@ class RegionAdjacency:
         self._move(*find_holes(self.low, self.high, self.areas, self.is_nodata, max_area))
 
     def _eliminate_round(self, min_area: float, pixel_m: tuple[float, float]) -> bool:
-        """Merge the regions that are smaller than all their small neighbours; return whether any was.
-
-        Edges between large regions are dropped.
-        """
+        """Merge the regions that are smaller than all their small neighbours; return whether any was."""
         small = (self.areas < min_area) & ~self.is_nodata
         kept = small[self.low] | small[self.high]
         self.low, self.high, self.edges = self.low[kept], self.high[kept], self.edges[kept]
@@ -185,11 +166,8 @@ class RegionAdjacency:
             return
         members = np.unique(np.concatenate([self.low[alike], self.high[alike]]))
         links = (np.searchsorted(members, self.low[alike]), np.searchsorted(members, self.high[alike]))
-        graph = coo_array((np.ones(len(links[0]), np.bool_), links), shape=(len(members), len(members)))
-        group = connected_components(graph, directed=False)[1]
-        lowest = np.full(int(group.max()) + 1, len(group), np.int64)
-        np.minimum.at(lowest, group, np.arange(len(group)))
-        leader = members[lowest[group]]
+        group = components(*links, len(members))
+        leader = members[np.unique(group, return_index=True)[1][group]]
         self._move(members[members != leader], leader[members != leader])
         self._sum_edges()
 
@@ -209,12 +187,7 @@ class RegionAdjacency:
 
 
 def summed(pairs: Ints, edges: Ints) -> tuple[Ints, Ints]:
-    """Return each pair of two regions once, the lower number first, with the sum of its edges.
-
-    Args:
-        pairs: int64 (k, 2), numbers from -1 on.
-        edges: int64 (k, 2).
-    """
+    """Return each pair (k, 2) of two regions once, the lower number first, and the sums of its edges."""
     across = pairs[:, 0] != pairs[:, 1]
     pairs = np.sort(pairs[across], axis=1) + 1
     width = int(pairs.max(initial=0)) + 1

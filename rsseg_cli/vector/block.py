@@ -20,12 +20,10 @@ from rsseg_cli.vector.plan import BlockPlan, Stopwatch
 
 @dataclass(frozen=True, kw_only=True)
 class BlockResult:
-    """Polygons of objects that lie in the block alone, and fragments of the open ones.
+    """Polygons of objects that lie in the block alone, and fragments of the open ones, those of `table`.
 
     Attributes:
-        table: of the open objects, which the fields below index.
-        top, bottom: int32 (width,), open object of each pixel in the row above the block and in its last row;
-            -1 none.
+        top, bottom: (width,), open object of each pixel in the row above and in the last row; -1 none.
         columns, upper_ends: columns in which an edge leaves the block straight down, and its upper end.
     """
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.vector.graph import DOWN, LEFT, NONE, RIGHT, UP, Graph, Ints
-from rsseg_cli.vector.trace import spans
+from rsseg_cli.vector.trace import portions, spans
 
 if TYPE_CHECKING:
     from rsseg_cli.vector.geometry import Floats
@@ -26,21 +26,15 @@ CORNER = np.array([slots in (5, 6, 9, 10) for slots in range(16)])
 def count_inside(
     corners: list[tuple[Floats, Floats]], positions: Ints, counts: Ints, width: int, margin: float
 ) -> Ints:
-    """Return the number of vertices in closed triangles.
+    """Return the number of vertices in closed triangles, enlarged by `margin` px.
 
-    Args:
-        corners: rows and columns of the three corners of each triangle.
-        counts: int64 (len(positions) + 1,), number of vertices that count before each.
-        margin: by which triangles are enlarged, px.
+    `corners`: rows and columns of each one's three corners; `counts`: (V + 1,), vertices that count before.
     """
     rows = np.stack([row for row, _ in corners])
     lows = np.ceil(rows.min(0) - margin).astype(np.int64)
     heights = np.floor(rows.max(0) + margin).astype(np.int64) - lows + 1
     totals = np.zeros(len(lows), np.int64)
-    ends = np.cumsum(heights)
-    start = 0
-    while start < len(lows):  # as many triangles at once as memory allows
-        stop = max(start + 1, int(np.searchsorted(ends, (ends[start - 1] if start else 0) + MAX_LOOKUPS)))
+    for start, stop in portions(heights, MAX_LOOKUPS):
         part = slice(start, stop)
         owner = np.repeat(np.arange(start, stop), heights[part])
         row = spans(lows[part], heights[part])
@@ -53,7 +47,6 @@ def count_inside(
         )
         inside = np.maximum(counts[last] - counts[first], 0)
         totals[part] = np.add.reduceat(inside, np.cumsum(heights[part]) - heights[part])
-        start = stop
     return totals
 
 
@@ -81,10 +74,7 @@ class Curves:
 
     It stays inside the triangle of the corner and its outer points. Corners stay sharp where another corner
     lies in that triangle, where three regions meet, and beside pixels without data: so boundaries do not
-    meet.
-
-    Args:
-        graph: of the rows and `SimplifyOptions.reach` rows around.
+    meet. The graph has `SimplifyOptions.reach` rows more above and below.
     """
 
     def __init__(self, graph: Graph, radius_px: float, first: int, end: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 
 from rsseg_cli.vector.geometry import Floats
 from rsseg_cli.vector.polygons import Polygons
-from rsseg_cli.vector.storage import MemmapStore, chunks, release_pages, writing
+from rsseg_cli.vector.storage import Column, release_pages
 
 _HEAD = 9  # bytes: order, type, number of parts
 _MULTIPOLYGON = 6
@@ -33,36 +32,26 @@ class _ClassFile:
     """A class so far: its polygons in a file, and sums of their attributes."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._count, self._size = folder, 0, 0
+        self._wkb, self._count = Column(folder, np.uint8), 0
+        self._wkb.append(np.zeros(_HEAD, np.uint8))
         self._sums: list[Polygons] = []
-        with writing(folder):
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 goes with this object
 
     def add(self, polygons: Polygons) -> None:
         """Append polygons of the class."""
-        with writing(self._folder):
-            for blob in polygons.wkb:
-                self._file.writelines(chunks(blob))
+        for blob in polygons.wkb:
+            self._wkb.append(np.frombuffer(blob, np.uint8))
+            release_pages(blob)
         self._count += len(polygons)
-        self._size += sum(map(len, polygons.wkb))
         self._sums.append(_sum(replace(polygons, wkb=np.full(len(polygons), b"", object))))
         if len(self._sums) > 64:
             self._sums = [_sum(Polygons.concat(self._sums))]
 
     def multipolygon(self) -> Polygons:
         """Return all polygons as one, in a file."""
-        whole = MemmapStore(self._folder).empty(_HEAD + self._size, np.uint8)
-        head = b"\x01" + _MULTIPOLYGON.to_bytes(4, "little") + self._count.to_bytes(4, "little")
-        whole[:_HEAD] = np.frombuffer(head, np.uint8)
-        self._file.seek(0)
-        position = _HEAD
-        while part := self._file.read(1 << 20):
-            whole[position : position + len(part)] = np.frombuffer(part, np.uint8)
-            position += len(part)
-            release_pages(whole)
-        self._file.close()
         wkb = np.empty(1, object)
-        wkb[0] = whole
+        wkb[0] = self._wkb.whole()
+        head = b"\x01" + _MULTIPOLYGON.to_bytes(4, "little") + self._count.to_bytes(4, "little")
+        wkb[0][:_HEAD] = np.frombuffer(head, np.uint8)
         return replace(_sum(Polygons.concat(self._sums)), wkb=wkb)
 
 

@@ -23,11 +23,8 @@ Floats = NDArray[np.float64]
 class PixelGeometry:
     """Squared lengths of steps along a row and a column, their product's cosine part, and pixel areas.
 
-    Each is a polynomial in row and column, both scaled to -1 ... 1: coefficients by power, m2.
-
-    Attributes:
-        height, width: of the raster, px.
-        known: False where the raster has no CRS, and one pixel counts as one metre.
+    Each is a polynomial in row and column, both scaled to -1 ... 1: coefficients by power, m2. `known` is
+    False where the raster has no CRS, and one pixel counts as one metre.
     """
 
     across: Floats

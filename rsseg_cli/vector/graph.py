@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
+from scipy.sparse import coo_array, csr_array
+from scipy.sparse.csgraph import connected_components, depth_first_order
 
 RIGHT, LEFT, DOWN, UP = range(4)
 NONE = -1
@@ -26,11 +26,7 @@ Labels = NDArray[Any]  # uint8 or uint16, the largest value is no data
 
 
 def _turns(step: int) -> NDArray[np.int8]:
-    """Return (16, 4), for a vertex's set of slots and the slot of arrival, the slot to leave by.
-
-    It is the first one present in the direction of rotation after the arrival: clockwise keeps to the region
-    on the left.
-    """
+    """Return (16, 4), for a vertex's set of slots and the slot of arrival, the next present in rotation."""
     table = np.full((16, 4), NONE, np.int8)
     for slots in range(16):
         for back in range(4):
@@ -42,7 +38,7 @@ def _turns(step: int) -> NDArray[np.int8]:
     return table
 
 
-LEAVE = _turns(1)  # round the region's own pixel
+LEAVE = _turns(1)  # clockwise round the region's own pixel
 LEAVE_ACROSS = _turns(-1)  # at a corner that two pixels of one region share: over to the other one
 
 
@@ -96,11 +92,7 @@ def build_graph(
 ) -> Graph:
     """Find the vertices between the rows of `labels`, and between its columns or at the raster's sides.
 
-    Args:
-        labels: (n + 1, columns), with n corner rows between them.
-        first_row: number of the upper corner row in the raster.
-        first_col: number of the first pixel column in the raster.
-        width: of the raster, that of `labels` by default.
+    `first_row` is the upper corner row, `first_col` the first pixel column, `width` that of the whole raster.
     """
     height, columns = labels.shape
     width = columns if width is None else width
@@ -157,14 +149,21 @@ def _link(rows: NDArray[np.int32], cols: NDArray[np.int32], slots: NDArray[np.ui
     return twin
 
 
+def components(one: NDArray[Any], other: NDArray[Any], count: int) -> NDArray[np.int32]:
+    """Return the component of each of `count` nodes, where pairs are linked; numbered by their first node."""
+    if not count:
+        return np.zeros(0, np.int32)
+    links = coo_array((np.ones(len(one), np.bool_), (one, other)), shape=(count, count))
+    return connected_components(links.tocsr(), directed=False)[1]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Objects:
-    """4-connected pixels of one class, in some rows.
+    """4-connected pixels of one class, in some rows; a run is pixels of one class side by side in a row.
 
     Attributes:
-        run_of: int32 (rows, width), the run (pixels of one class side by side in a row) of each pixel.
-        starts: int64 (R,), first pixel of each run, in row-major order.
-        of_run: int32 (R,), the object of each run.
+        run_of: (rows, width), the run of each pixel.
+        starts, of_run: (R,), first pixel of each run, in row-major order, and its object.
     """
 
     run_of: NDArray[np.int32]
@@ -192,26 +191,18 @@ def find_objects(labels: Labels) -> Objects:
     joined &= begins[1:] | begins[:-1]
     below = np.flatnonzero(joined) + width
     runs = run_of.ravel()
-    pairs = coo_array(
-        (np.ones(len(below), np.bool_), (runs[below], runs[below - width])), shape=(len(starts), len(starts))
-    )
-    _, of_run = connected_components(pairs.tocsr(), directed=False)
-    # scipy numbers them by their first run
+    of_run = components(runs[below], runs[below - width], len(starts))
     classes = np.empty(of_run.max(initial=-1) + 1, labels.dtype)
     classes[of_run] = labels.ravel()[starts]
     return Objects(run_of=run_of, starts=starts, of_run=of_run, classes=classes)
 
 
 def walk_chains(successors: NDArray[np.int32], heads: Ints) -> tuple[Ints, Ints]:
-    """Walk all chains of a linked list.
+    """Return elements chain by chain, and the begin of each chain, with the total at the end.
 
     Args:
         successors: (n,), the next of each element, -1 at a chain's end; no element is next of two.
-        heads: elements to begin at; visited ones are skipped. The first elements of open chains come before
-            at least one element of each closed chain.
-
-    Returns:
-        Elements chain by chain, and the begin of each chain, with the total at the end.
+        heads: the first elements of open chains, then at least one of each closed chain.
     """
     count, total = len(successors), len(successors) + len(heads)
     if not len(heads):
@@ -225,9 +216,6 @@ def walk_chains(successors: NDArray[np.int32], heads: Ints) -> tuple[Ints, Ints]
     indices[pointers[:count][follow]] = successors[follow]
     indices[pointers[count:total]] = heads
     indices[pointers[count : total - 1] + 1] = np.arange(count + 1, total)
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import depth_first_order
-
     graph = csr_array((np.ones(len(indices), np.float64), indices, pointers), shape=(total, total))
     walked = depth_first_order(graph, count, directed=True, return_predecessors=False)
     helper = walked >= count

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from rsseg_cli.vector.block import BlockResult
-from rsseg_cli.vector.graph import NONE, Ints, walk_chains
+from rsseg_cli.vector.graph import NONE, Ints, components, walk_chains
 from rsseg_cli.vector.plan import BlockPlan
 from rsseg_cli.vector.polygons import ObjectTable, Polygons, make_polygons
 from rsseg_cli.vector.storage import MemmapStore, in_file
@@ -82,17 +80,10 @@ class Joiner:
 
     def _groups(self, block: BlockResult) -> Ints:
         """Return the joined object of each object so far, then of each of the block's."""
-        before, total = len(self._table), len(self._table) + len(block.table)
-        if not total:
-            return np.zeros(0, np.int64)
+        before = len(self._table)
         met = (self._bottom != NONE) & (block.top != NONE)
-        links = (self._bottom[met], block.top[met] + before)
-        graph = coo_array((np.ones(len(links[0]), np.bool_), links), shape=(total, total))
-        return (
-            connected_components(graph, directed=False)[1].astype(np.int64)
-            if total
-            else np.zeros(0, np.int64)
-        )
+        links = self._bottom[met], block.top[met] + before
+        return components(*links, before + len(block.table)).astype(np.int64)
 
     def _take_in(self, block: BlockResult, before: int, group_of: Ints) -> None:
         groups = np.append(group_of, NONE)
@@ -203,11 +194,7 @@ class Chains:
 
 
 def chain(fragments: RingFragments, junctions: Junctions, decided: NDArray[np.bool_]) -> Chains:
-    """Find the fragments that follow one another.
-
-    Args:
-        decided: junctions of which it is known whether their objects are one.
-    """
+    """Find the fragments that follow one another; `decided` junctions are known to join objects or not."""
     whole = np.flatnonzero(fragments.start_keys == NO_KEY)
     parts = np.flatnonzero(fragments.start_keys != NO_KEY)
     starts, ends = fragments.start_keys[parts], fragments.end_keys[parts]

@@ -24,12 +24,7 @@ MIN_RADIUS_PX, MAX_RADIUS_PX = 2.0, 32.0
 
 @dataclass(frozen=True, kw_only=True)
 class SimplifyOptions:
-    """Shape of boundaries.
-
-    Attributes:
-        tolerance_m2: triangles below this area go; 0 for none.
-        radius_px: of rounded corners; 0 for none.
-    """
+    """Shape of boundaries: triangles below an area go, corners are rounded; 0 for neither."""
 
     tolerance_m2: float = 0.0
     radius_px: float = 0.0

@@ -13,7 +13,7 @@ from rsseg_cli.vector.geometry import Floats, PixelGeometry, to_xy
 from rsseg_cli.vector.graph import Ints
 from rsseg_cli.vector.plan import BlockPlan
 from rsseg_cli.vector.storage import MemmapStore, Table, release_pages
-from rsseg_cli.vector.trace import RingFragments, spans
+from rsseg_cli.vector.trace import RingFragments, portions, spans
 
 UNITS = 256  # of coordinates inside a pixel
 _POLYGON = b"\x01\x03\x00\x00\x00"  # well-known binary, little-endian
@@ -21,12 +21,7 @@ _POLYGON = b"\x01\x03\x00\x00\x00"  # well-known binary, little-endian
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectTable(Table):
-    """Attributes of objects beside their rings.
-
-    Attributes:
-        lasts: int64, last pixel in row-major order.
-        confidence_counts, confidence_sums, confidence_mins: of their pixels, 0-254.
-    """
+    """Attributes of objects: `lasts` is the last pixel in row-major order; confidence is 0-254."""
 
     classes: Ints
     lasts: Ints
@@ -52,11 +47,9 @@ class ObjectTable(Table):
 
 @dataclass(frozen=True, kw_only=True)
 class Polygons(Table):
-    """Finished polygons in the order of their last pixels.
+    """Finished polygons in the order of their last pixels; measures on the ground are NaN without CRS.
 
-    Attributes:
-        areas_m2, perimeters_m: on the ground; NaN without CRS.
-        vertices: without the one that closes each ring.
+    `vertices` does not count those that close rings.
     """
 
     wkb: NDArray[np.object_]
@@ -69,12 +62,9 @@ class Polygons(Table):
 def make_polygons(
     rings: RingFragments, table: ObjectTable, plan: BlockPlan, store: MemmapStore | None = None
 ) -> Polygons:
-    """Make a polygon of each object's whole rings, its exterior and its holes.
+    """Make a polygon of each object's whole rings, its exterior and its holes; large ones go to a store.
 
-    Args:
-        rings: are reordered in place.
-        table: that `rings.objects` index.
-        store: for large polygons; None for memory.
+    `rings` are reordered in place.
     """
     exterior = ring_areas(rings, plan.limits.points) < 0
     rings.reorder(np.lexsort((rings.positions, ~exterior, table.lasts[rings.objects])))
@@ -82,16 +72,11 @@ def make_polygons(
     begins = np.append(firsts, len(rings))
     vertices = np.add.reduceat(rings.lengths, firsts) if len(firsts) else np.zeros(0, np.int64)
     maker, at_once = _Maker(rings, plan, store), plan.limits.points
-    ends = np.cumsum(vertices)
-    start = 0
-    while start < len(firsts):  # some polygons at a time, a large one by itself
-        at = ends[start] - vertices[start]
-        stop = max(start + 1, int(np.searchsorted(ends, at + at_once, "right")))
+    for start, stop in portions(vertices, at_once):  # a large one by itself
         if vertices[start] > at_once:
             maker.make_large(int(begins[start]), int(begins[start + 1]))
         else:
             maker.make(begins[start : stop + 1])
-        start = stop
     return Polygons(
         wkb=np.concatenate([np.zeros(0, object), *maker.wkb]),
         table=table.take(rings.objects[firsts]),
@@ -204,14 +189,10 @@ class _Maker:
             belong to this part (a part of a long ring has one point more, to which its last edge leads).
         """
         counts, at_once = self._rings.lengths[first:end] + 1, self._limits.points
-        ends = np.cumsum(counts)
-        start = 0
-        while start < len(counts):
-            at = ends[start] - counts[start]
-            stop = max(start + 1, int(np.searchsorted(ends, at + at_once, "right")))
+        for start, stop in portions(counts, at_once):
             if stop > start + 1 or counts[start] <= at_once:
                 points = self._closed(first + start, first + stop)
-                yield counts[start:stop], points, ends[start:stop] - at, len(points)
+                yield counts[start:stop], points, np.cumsum(counts[start:stop]), len(points)
             else:
                 count = int(counts[start])
                 for begin in range(0, count, at_once):
@@ -220,17 +201,12 @@ class _Maker:
                     head = counts[start:stop] if begin == 0 else counts[:0]
                     closing = np.array([len(points)] if to == count else [], np.int64)
                     yield head, points, closing, to - begin
-            start = stop
 
 
 def ring_areas(rings: RingFragments, at_once: int) -> Ints:
     """Return twice the rings' areas in units, negative if the region lies inside (y points down)."""
     areas = np.zeros(len(rings), np.int64)
-    ends = np.cumsum(rings.lengths)
-    start = 0
-    while start < len(rings):
-        at = int(ends[start] - rings.lengths[start])
-        stop = max(start + 1, int(np.searchsorted(ends, at + at_once, "right")))
+    for start, stop in portions(rings.lengths, at_once):
         if stop == start + 1:
             begin = rings.begins[start]
             ring = rings.points[begin : begin + rings.lengths[start]]
@@ -248,19 +224,15 @@ def ring_areas(rings: RingFragments, at_once: int) -> Ints:
             crossed = x * y[following] - x[following] * y
             areas[start:stop] = np.add.reduceat(crossed, last - lengths)
         release_pages(rings.points)
-        start = stop
     return areas
 
 
 def _words(coordinates: Floats, counts: Ints, firsts: Ints) -> tuple[NDArray[np.uint32], Ints]:
-    """Return well-known binary of polygons but for its first five bytes.
+    """Return 32-bit words of polygons' well-known binary but for its first five bytes, and their begins.
 
     Args:
         counts: points of each ring that begins here; others continue it, or one begun before.
         firsts: first ring of each polygon, and the number of rings at the end; empty for rings alone.
-
-    Returns:
-        32-bit words, and the begin of each polygon among them.
     """
     extra = np.zeros(len(counts), np.int64)
     extra[firsts[:-1]] = 1  # the number of rings
@@ -277,11 +249,7 @@ def _words(coordinates: Floats, counts: Ints, firsts: Ints) -> tuple[NDArray[np.
 def _measure(
     points: NDArray[np.int32], ring_ends: Ints, begins: Ints, tops: Floats, ground: PixelGeometry
 ) -> tuple[Floats, Floats]:
-    """Return areas and perimeters of polygons whose closed rings follow one another.
-
-    Args:
-        ring_ends: one after each ring's last point, which no edge leaves.
-    """
+    """Return areas and perimeters of polygons whose closed rings, up to `ring_ends`, follow one another."""
     if not len(begins) or not ground.known:
         return np.full(len(begins), np.nan), np.full(len(begins), np.nan)
     cols, rows = points[:, 0] / UNITS, points[:, 1] / UNITS

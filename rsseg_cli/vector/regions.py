@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +40,9 @@ class BlockRegions:
 
 @dataclass(frozen=True, kw_only=True)
 class RegionPlan:
-    """Regions to be merged.
+    """Regions below `min_area`, in FINE-ths of a mean pixel, to be merged; or holes.
 
-    Attributes:
-        min_area: regions or holes below it are merged, in FINE-ths of a mean pixel.
-        holes: whether holes are merged, and not regions. Regions without data are part of holes, and
-            otherwise lie outside.
+    Regions without data are part of holes, and otherwise lie outside.
     """
 
     block: BlockPlan
@@ -102,10 +98,7 @@ def _islands(
     opened: NDArray[np.bool_],
     pairs: NDArray[np.int32],
 ) -> tuple[Ints, Ints]:
-    """Return small regions inside one large region each, and that region.
-
-    Whatever becomes of the others, they go to it: most small regions of a map need nothing else.
-    """
+    """Return small regions inside one large region each, and that region: most of a map need nothing else."""
     counts = np.bincount(pairs.ravel() + 1, minlength=len(areas) + 1)[1:]
     small = (areas < plan.min_area) & (plan.holes | ~is_nodata)
     alone = np.append(small & ~opened & (counts == 1), False)  # the last is the outside
@@ -169,16 +162,9 @@ def store_block(
     labels = block.source.read(above, end - above)
     if len(changed):
         objects = find_objects(labels)
-        of_object = objects.classes.copy()
-        of_object[changed] = classes
-        labels = np.ascontiguousarray(of_object[objects.of_run[objects.run_of[first - above :]]])
-    else:
-        labels = np.ascontiguousarray(labels[first - above :])
-    handle = os.open(path, os.O_WRONLY)
-    try:
-        rest, position = labels.data.cast("B"), first * labels.shape[1] * labels.itemsize
-        while rest:
-            written = os.pwrite(handle, rest, position)
-            rest, position = rest[written:], position + written
-    finally:
-        os.close(handle)
+        objects.classes[changed] = classes
+        labels = objects.classes[objects.of_run[objects.run_of]]
+    labels = labels[first - above :]
+    with open(path, "r+b") as file:
+        file.seek(first * labels.shape[1] * labels.itemsize)
+        file.write(labels.data)

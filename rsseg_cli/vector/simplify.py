@@ -36,10 +36,7 @@ _COUNT = np.dtype("<i8")
 class StoredBoundaries:
     """A graph in files, one for each part of the raster.
 
-    Attributes:
-        height, width: of the raster, px.
-        side: corner rows and columns of a part, a multiple of `cell`.
-        cell: side of the cells in which corners are removed, px.
+    A part has `side` corner rows and columns, a multiple of `cell`, in whose squares corners are removed.
     """
 
     folder: str
@@ -163,12 +160,7 @@ NEVER = np.iinfo(np.int64).max
 
 
 class Simplifier:
-    """Takes corners out round by round.
-
-    Args:
-        rows, cols: first and last corner row and column of the graph.
-        cell: side of the cells, px.
-    """
+    """Takes corners out round by round; `rows` and `cols` are the graph's first and last."""
 
     def __init__(
         self, graph: Graph, plan: BlockPlan, rows: tuple[int, int], cols: tuple[int, int], cell: int

@@ -12,11 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from rsseg_cli.vector.adjacency import RegionAdjacency, summed
-from rsseg_cli.vector.graph import NONE, Ints
+from rsseg_cli.vector.graph import NONE, Ints, components
 from rsseg_cli.vector.regions import BlockRegions, RegionPlan
 from rsseg_cli.vector.storage import Column, release_pages
 
@@ -28,10 +26,7 @@ DECISIONS = 1 << 18  # at a time
 class _Live:
     """Regions that are open or undecided.
 
-    Attributes:
-        pairs, edges: int64 (k, 2), as in BlockRegions; each pair once.
-        numbers: int64 (k, 2), small regions, and their number in the raster; several for those of several
-            blocks.
+    `numbers` (k, 2): small regions, and their number in the raster; several for those of several blocks.
     """
 
     classes: NDArray[np.uint16]
@@ -44,11 +39,7 @@ class _Live:
 
 
 class SmallRegionResolver:
-    """Takes the regions of blocks from top to bottom and decides their classes.
-
-    Args:
-        pixel_m: lengths of a pixel along a row and along a column.
-    """
+    """Takes the regions of blocks from top to bottom and decides their classes."""
 
     def __init__(self, plan: RegionPlan, pixel_m: tuple[float, float], folder: Path) -> None:
         self._min_area, self._holes, self._pixel_m = plan.min_area, plan.holes, pixel_m
@@ -101,8 +92,7 @@ class SmallRegionResolver:
         classes = np.concatenate([live.classes, block.classes])
         count = len(classes)
         links = (live.bottom, block.top + before)
-        graph = coo_array((np.ones(len(live.bottom), np.bool_), links), shape=(count, count))
-        group = np.append(connected_components(graph, directed=False)[1].astype(np.int64), OUTSIDE)
+        group = np.append(components(*links, count).astype(np.int64), OUTSIDE)
         total = int(group.max()) + 1
         joined = np.zeros(total, np.uint16)
         joined[group[:-1]] = classes
@@ -170,10 +160,7 @@ class SmallRegionResolver:
     def _settle(
         self, patch: Ints, is_nodata: NDArray[np.bool_], large: NDArray[np.bool_], decided: NDArray[np.bool_]
     ) -> None:
-        """Store the new classes of decided regions.
-
-        Each patch has large neighbours of its own, so that the set decided at once does not matter.
-        """
+        """Store the new classes of decided regions; each patch has large neighbours of its own."""
         live, objects = self._live, np.flatnonzero(decided)
         if not len(objects):
             return
@@ -210,8 +197,7 @@ class SmallRegionResolver:
 def _patches(pairs: Ints, large: NDArray[np.bool_]) -> Ints:
     """Return the patch of each region; large ones and the outside have one of their own."""
     inner = pairs[~large[pairs].any(axis=1)]
-    graph = coo_array((np.ones(len(inner), np.bool_), (inner[:, 0], inner[:, 1])), shape=(len(large),) * 2)
-    return connected_components(graph, directed=False)[1].astype(np.int64)
+    return components(inner[:, 0], inner[:, 1], len(large)).astype(np.int64)
 
 
 def _across(pairs: Ints, large: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,36 +28,44 @@ class StoredSource:
     nodata: int
     wide: bool
 
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        return np.dtype(np.uint16 if self.wide else np.uint8)
+
     def read(self, row: int, count: int, col: int = 0, columns: int | None = None) -> NDArray[Any]:
         """Read (count, columns); pixels outside the raster have no data."""
-        dtype = np.dtype(np.uint16 if self.wide else np.uint8)
-        rows, cols = inside(row, count, self.height), inside(col, columns, self.width)
-        whole = np.full((count, self.width - col if columns is None else columns), self.nodata, dtype)
-        part = whole[rows[0] - row : rows[1] - row, cols[0] - col : cols[1] - col]
+        whole, rows, cols, inside = _empty(self, row, count, col, columns)
         with open(self.path, "rb", buffering=0) as file:
-            if part.shape[1] == self.width:
-                values = np.fromfile(file, dtype, part.size, offset=rows[0] * self.width * dtype.itemsize)
-                part[:] = values.reshape(part.shape)
+            if cols == (0, self.width):
+                file.seek(rows[0] * self.width * self.dtype.itemsize)
+                whole[inside] = np.fromfile(file, self.dtype, whole[inside].size).reshape(whole[inside].shape)
                 return whole
-            for number, line in enumerate(part, rows[0]):
-                file.seek((number * self.width + cols[0]) * dtype.itemsize)
-                line[:] = np.fromfile(file, dtype, len(line))
+            for number, line in enumerate(whole[inside], rows[0]):
+                file.seek((number * self.width + cols[0]) * self.dtype.itemsize)
+                line[:] = np.fromfile(file, self.dtype, len(line))
         return whole
 
 
-def stored_source(source: Any, path: Path) -> StoredSource:
+def stored_source(source: ClassSource | StoredSource, path: Path) -> StoredSource:
     """Return a reader of the stored classes of another source."""
     return StoredSource(
         path=str(path), height=source.height, width=source.width, nodata=source.nodata, wide=source.wide
     )
 
 
+def _empty(
+    source: ClassSource | StoredSource, row: int, count: int, col: int, columns: int | None
+) -> tuple[NDArray[Any], tuple[int, int], tuple[int, int], tuple[slice, slice]]:
+    """Return pixels without data, the rows and columns of them in the raster, and where in them these lie."""
+    columns = source.width - col if columns is None else columns
+    rows = max(row, 0), min(row + count, source.height)
+    cols = max(col, 0), min(col + columns, source.width)
+    inside = slice(rows[0] - row, rows[1] - row), slice(cols[0] - col, cols[1] - col)
+    return np.full((count, columns), source.nodata, source.dtype), rows, cols, inside
+
+
 CACHE_MIB = 4  # a read needs each of GDAL's blocks once: more would only grow with the raster's width
-
-
-def inside(first: int, count: int | None, size: int) -> tuple[int, int]:
-    """Return first and end of `count` pixels, or of all from `first` on, that lie in a raster of `size`."""
-    return max(first, 0), size if count is None else min(first + count, size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,23 +89,29 @@ class ClassSource:
     store: str = ""
     chunk_px: int = 3 << 19
 
-    def read(self, row: int, count: int, col: int = 0, columns: int | None = None) -> NDArray[Any]:
-        """Read (count, columns) from `col` on, uint8 or uint16, by default up to the raster's right edge."""
-        if self.store and columns is None and col == 0:
-            return self._stored(row, count)
-        rows, cols = inside(row, count, self.height), inside(col, columns, self.width)
-        whole = np.full((count, self.width - col if columns is None else columns), self.nodata, self.dtype)
-        name = gdal.display_name(self.path)
-        env = gdal.env(self.path, CACHE_MIB)
-        with env, gdal.errors(SceneError, name), gdal.open_raster(self.path) as dataset:
-            part = self._decoded(dataset, rows, cols)
-        whole[rows[0] - row : rows[1] - row, cols[0] - col : cols[1] - col] = part
-        return whole
-
     @property
     def dtype(self) -> np.dtype[Any]:
         """Type of the values."""
         return np.dtype(np.uint16 if self.wide else np.uint8)
+
+    def read(self, row: int, count: int, col: int = 0, columns: int | None = None) -> NDArray[Any]:
+        """Read (count, columns) from `col` on, uint8 or uint16, by default up to the raster's right edge."""
+        whole, rows, cols, inside = _empty(self, row, count, col, columns)
+        if not self.store or columns is not None:
+            with self._opened() as dataset:
+                whole[inside] = self._decoded(dataset, rows, cols)
+            return whole
+        for top in range(rows[0] // self.tile_rows * self.tile_rows, rows[1], self.tile_rows):
+            first, end = max(rows[0], top), min(rows[1], top + self.tile_rows)
+            strip = stored_source(replace(self, height=self.tile_rows), self._strip(top))
+            whole[first - row : end - row] = strip.read(first - top, end - first)
+        return whole
+
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        env, errors = gdal.env(self.path, CACHE_MIB), gdal.errors(SceneError, gdal.display_name(self.path))
+        with env, errors, gdal.open_raster(self.path) as dataset:
+            yield dataset
 
     def _decoded(self, dataset: Any, rows: tuple[int, int], cols: tuple[int, int]) -> NDArray[Any]:
         """Decode rows and columns of the open raster."""
@@ -115,51 +131,24 @@ class ClassSource:
         labels[valid] = values[valid].astype(self.dtype)
         return labels
 
-    def _stored(self, row: int, count: int) -> NDArray[Any]:
-        """Read whole rows, from rows of tiles that are decoded once."""
-        whole = np.full((count, self.width), self.nodata, self.dtype)
-        low, high = inside(row, count, self.height)
-        for top in range(low // self.tile_rows * self.tile_rows, high, self.tile_rows):
-            first, end = max(low, top), min(high, top + self.tile_rows)
-            height = min(self.tile_rows, self.height - top)
-            with self._opened(top) as file:
-                for col, columns in self._column_spans():
-                    file.seek((height * col + (first - top) * columns) * self.dtype.itemsize)
-                    labels = np.fromfile(file, self.dtype, (end - first) * columns)
-                    whole[first - row : end - row, col : col + columns] = labels.reshape(-1, columns)
-        return whole
-
-    def _column_spans(self) -> list[tuple[int, int]]:
-        """Return first column and width of the chunks in which a row of tiles is stored."""
-        step = max(self.chunk_px // self.tile_rows // 512, 1) * 512
-        return [(col, min(step, self.width - col)) for col in range(0, self.width, step)]
-
-    def _opened(self, top: int) -> Any:
-        """Open the file of the row of tiles whose first row is `top`."""
-        path = self._strip(top)
-        try:
-            return open(path, "rb", buffering=0)
-        except FileNotFoundError:
-            pass
-        rows, name = (top, min(top + self.tile_rows, self.height)), gdal.display_name(self.path)
-        part = path.with_suffix(f".{os.getpid()}")  # another worker may be at the same
-        with (
-            gdal.env(self.path, CACHE_MIB),
-            gdal.errors(SceneError, name),
-            gdal.open_raster(self.path) as dataset,
-        ):
-            spans = self._column_spans()
-            chunks = (self._decoded(dataset, rows, (col, col + columns)) for col, columns in spans)
-            with open(part, "wb") as file:
-                for chunk in chunks:
-                    with writing(path.parent):
-                        file.write(np.ascontiguousarray(chunk).data)
-                        file.flush()
-        os.replace(part, path)
-        return open(path, "rb", buffering=0)
-
     def _strip(self, top: int) -> Path:
-        return Path(f"{self.store}-{top}.bin")
+        """Return the file of the row of tiles whose first row is `top`, decoded before if it was not."""
+        path = Path(f"{self.store}-{top}.bin")
+        if path.exists():
+            return path
+        end = min(top + self.tile_rows, self.height)
+        part = path.with_suffix(f".{os.getpid()}")  # another worker may be at the same
+        step = max(self.chunk_px // self.tile_rows // 512, 1) * 512
+        with writing(path.parent), open(part, "wb") as file, self._opened() as dataset:
+            for col in range(0, self.width, step):
+                chunk = self._decoded(dataset, (top, end), (col, min(col + step, self.width)))
+                with writing(path.parent):  # not an error of the raster
+                    for number, line in enumerate(chunk):
+                        file.seek((number * self.width + col) * self.dtype.itemsize)
+                        file.write(np.ascontiguousarray(line).data)
+                    file.flush()
+        os.replace(part, path)
+        return path
 
     def forget(self, first: int, end: int) -> None:
         """Remove stored rows of tiles that only the rows `first` to `end` need."""
@@ -168,7 +157,7 @@ class ClassSource:
         low = max(first - 1, 0) // self.tile_rows * self.tile_rows
         high = end if end == self.height else end - self.tile_rows
         for top in range(low, high, self.tile_rows):
-            self._strip(top).unlink(missing_ok=True)
+            Path(f"{self.store}-{top}.bin").unlink(missing_ok=True)
 
     def _check(self, values: NDArray[Any], valid: NDArray[np.bool_], row: int, col: int) -> None:
         max_value = 65534 if self.wide else 254

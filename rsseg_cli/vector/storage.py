@@ -22,17 +22,11 @@ COPY_BYTES = 1 << 20  # at a time
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Sizes above which work is split, or arrays leave memory.
+    """Sizes above which work is split, or arrays leave memory."""
 
-    Attributes:
-        points: processed together, some 100 bytes each.
-        held_points: waiting in memory, 8 bytes each.
-        fragments, blocks: waiting until they are joined.
-    """
-
-    points: int = 1 << 17
-    held_points: int = 1 << 20
-    fragments: int = 1 << 17
+    points: int = 1 << 17  # processed together, some 100 bytes each
+    held_points: int = 1 << 20  # waiting in memory, 8 bytes each
+    fragments: int = 1 << 17  # waiting until they are joined
     blocks: int = 256
     blob_bytes: int = 8 << 20
 
@@ -100,11 +94,7 @@ class MemmapStore:
 
 
 class Column:
-    """Rows of numbers in an unnamed file that goes with it; they are appended.
-
-    Args:
-        columns: numbers in a row; 0 for plain arrays.
-    """
+    """Appended rows of numbers, or plain ones with 0 columns, in an unnamed file that goes with it."""
 
     def __init__(self, folder: Path, dtype: DTypeLike, columns: int = 0) -> None:
         self._dtype, self._columns = np.dtype(dtype), columns
@@ -153,23 +143,14 @@ def in_file(array: NDArray[Any]) -> bool:
     return isinstance(_base(array), mmap.mmap)
 
 
-def release_pages(array: NDArray[Any]) -> None:
+def release_pages(array: bytes | NDArray[Any]) -> None:
     """Free the memory that an array in a file takes; its content stays."""
     base = _base(array)
     if isinstance(base, mmap.mmap) and hasattr(base, "madvise"):
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def _base(array: NDArray[Any]) -> Any:
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    return base
-
-
-def chunks(blob: Blob) -> Iterator[bytes]:
-    """Yield a blob's bytes, some at a time."""
-    for begin in range(0, len(blob), COPY_BYTES):
-        yield bytes(blob[begin : begin + COPY_BYTES])
-        if not isinstance(blob, bytes):
-            release_pages(blob)
+def _base(array: Any) -> Any:
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array

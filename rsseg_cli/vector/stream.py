@@ -38,11 +38,7 @@ PREFETCH_RESULTS = 1  # finished results that may wait for their turn
 
 
 class WorkerPool:
-    """Worker processes for one run; leaving the context ends them.
-
-    Args:
-        jobs: number of processes; with one all work is done in this process.
-    """
+    """Worker processes for one run; leaving the context ends them. One job is done in this process."""
 
     def __init__(self, jobs: int) -> None:
         self._jobs = max(jobs, 1)
@@ -81,11 +77,7 @@ class WorkerPool:
         *,
         last: bool = False,
     ) -> Iterator[Any]:
-        """Yield function(shared, *item) for each item, in order.
-
-        Args:
-            last: end the workers before the last result is used, so that their memory is free.
-        """
+        """Yield function(shared, *item) for each item, in order; `last` ends the workers before the end."""
         if not self._workers:
             for item in arguments:
                 yield function(shared, *item)
@@ -169,7 +161,7 @@ class PolygonStream:
     def polygons(self, progress: Progress | None = None) -> Iterator[Polygons]:
         """Yield finished polygons after each block, in the order of their last pixels."""
         task = self._task
-        plan = task.plan(self._folder)
+        plan = task.plan_in(self._folder)
         if task.config.min_area_m2 or task.config.fill_holes_m2:
             before = time.perf_counter()
             plan = replace(plan, source=self._merge(plan))
@@ -189,7 +181,7 @@ class PolygonStream:
             if number % TRIM_BLOCKS == 0:
                 give_back_memory()
             if progress is not None:
-                progress(end, task.source.height)
+                progress(end, plan.source.height)
 
     def _by_block(
         self,
@@ -243,7 +235,7 @@ class PolygonStream:
     def _merged(self, regions: RegionPlan, path: Path) -> StoredSource:
         """Store a source's classes after one kind of small regions was merged."""
         source, blocks = regions.block.source, self._task.blocks
-        resolver = SmallRegionResolver(regions, self._task.ground.pixel_m, path.parent)
+        resolver = SmallRegionResolver(regions, regions.block.ground.pixel_m, path.parent)
         for _, block in self._by_block(regions.block, find_block_regions, regions, blocks):
             resolver.add(block)
         resolver.finish()

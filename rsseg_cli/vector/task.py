@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.errors import SceneError, UsageError
@@ -23,18 +24,12 @@ MAX_JOBS = 8  # by default
 
 @dataclass(kw_only=True)
 class VectorTask:
-    """A checked vectorisation.
-
-    Attributes:
-        own_crs, crs: WKT of the raster's and of the output's CRS, "" for none.
-    """
+    """A checked vectorisation; CRS as WKT, "" for none, `own_crs` that of the raster."""
 
     info: SceneInfo
     name: str
     config: VectorConfig
-    source: ClassSource
-    confidence: ClassSource | None
-    ground: PixelGeometry
+    plan: BlockPlan
     names: Mapping[int, str]
     colours: Mapping[int, Colour]
     own_crs: str
@@ -45,38 +40,31 @@ class VectorTask:
     @property
     def workers(self) -> int:
         """Number of processes, no more than blocks."""
-        large = self.source.height * self.source.width >= PARALLEL_PX
+        large = self.info.grid.height * self.info.grid.width >= PARALLEL_PX
         jobs = self.config.jobs or (min(MAX_JOBS, cores()) if large else 1)
         return min(jobs, len(self.blocks))
 
     @property
     def block_rows(self) -> int:
         """Rows of a block."""
-        return self.config.block_rows or max(1, BLOCK_PX // self.source.width)
+        return self.config.block_rows or max(1, BLOCK_PX // self.info.grid.width)
 
     @property
     def blocks(self) -> list[tuple[int, int]]:
         """First and end row of each block."""
-        step, height = self.block_rows, self.source.height
+        step, height = self.block_rows, self.info.grid.height
         return [(first, min(first + step, height)) for first in range(0, height, step)]
 
-    def plan(self, folder: Path) -> BlockPlan:
-        """Return the settings of all blocks; rows of tiles that several blocks share are kept in `folder`."""
+    def plan_in(self, folder: Path) -> BlockPlan:
+        """Return the plan with rows of tiles that several blocks share kept in `folder`."""
 
-        def kept(source: ClassSource, name: str) -> ClassSource:
-            shared = self.block_rows < min(source.height, 2 * source.tile_rows)
-            return replace(source, store=str(folder / name)) if shared else source
-
-        options = simplify_options(self.config.simplify_m, self.config.smooth, self.ground)
-        return BlockPlan(
-            source=kept(self.source, ".labels"),
-            confidence=None if self.confidence is None else kept(self.confidence, ".confidence"),
-            transform=self.info.grid.transform,
-            ground=self.ground,
-            options=options,
-            classes=chosen_classes(self.config.classes, self.names, self.info.name),
-            reproject=None if self.crs == self.own_crs else (self.own_crs, self.crs),
-        )
+        kept: dict[str, Any] = {
+            name: replace(source, store=str(folder / f".{name}"))
+            for name in ("source", "confidence")
+            if isinstance(source := getattr(self.plan, name), ClassSource)
+            and self.block_rows < min(source.height, 2 * source.tile_rows)
+        }
+        return replace(self.plan, **kept)
 
 
 def make_task(
@@ -85,32 +73,32 @@ def make_task(
     config: VectorConfig,
     name: str = "",
 ) -> VectorTask:
-    """Check a request.
-
-    Args:
-        name: of the raster in messages; its file's by default.
-    """
+    """Check a request; `name` is that of the raster in messages, its file's by default."""
     info = SceneInfo.of(os.fspath(labels))
+    name = name or info.name
     source = _source(info)
     names = dict(classes.read_names(info.path))
     notes = []
     own = info.grid.crs.to_wkt() if info.grid.crs is not None else ""
-    crs = target_crs(own, config.dst_crs, name or info.name)
+    crs = target_crs(own, config.dst_crs, name)
     ground = PixelGeometry.of(info.grid)
     if not ground.known:
         given = [option for option, value in metres(config).items() if value]
         unit = f"; {' and '.join(given)} count in pixels" if given else ""
-        notes.append(
-            f"{name or info.name}: has no CRS, so areas and lengths on the ground are left empty{unit}"
-        )
-    chosen_classes(config.classes, names, info.name)
+        notes.append(f"{name}: has no CRS, so areas and lengths on the ground are left empty{unit}")
     return VectorTask(
         info=info,
-        name=name or info.name,
+        name=name,
         config=config,
-        source=source,
-        confidence=None if confidence is None else _confidence(os.fspath(confidence), info),
-        ground=ground,
+        plan=BlockPlan(
+            source=source,
+            confidence=None if confidence is None else _confidence(os.fspath(confidence), info),
+            transform=info.grid.transform,
+            ground=ground,
+            options=simplify_options(config.simplify_m, config.smooth, ground),
+            classes=chosen_classes(config.classes, names, info.name),
+            reproject=None if crs == own else (own, crs),
+        ),
         names=names,
         colours=classes.read_colours(info.path),
         own_crs=own,

@@ -9,6 +9,7 @@ raster decides whether they are one: their rings are cut there, and a junction h
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,11 +102,8 @@ def known_keys(keys: Ints, upper_ends: Ints) -> Ints:
 
 def put(target: NDArray[np.int32], at: Ints, points: NDArray[np.int32], begins: Ints, lengths: Ints) -> None:
     """Copy spans of `points` to the indices `at` of `target`."""
-    ends = np.cumsum(lengths)
     words, source = target.view(np.int64).ravel(), points.view(np.int64).ravel()  # faster than pairs
-    start = 0
-    while start < len(ends):  # some at a time: the numbers of points take more memory than the points
-        stop = max(start + 1, int(np.searchsorted(ends, ends[start] - lengths[start] + POINTS, "right")))
+    for start, stop in portions(lengths, POINTS):  # the numbers of points take more memory than the points
         if stop == start + 1:
             length = lengths[start]
             words[at[start] : at[start] + length] = source[begins[start] : begins[start] + length]
@@ -114,7 +112,6 @@ def put(target: NDArray[np.int32], at: Ints, points: NDArray[np.int32], begins: 
             words[spans(at[part], lengths[part])] = source[spans(begins[part], lengths[part])]
         release_pages(points)
         release_pages(target)
-        start = stop
 
 
 def spans(begins: Ints, lengths: Ints) -> Ints:
@@ -123,13 +120,20 @@ def spans(begins: Ints, lengths: Ints) -> Ints:
     return np.arange(ends[-1] if len(ends) else 0) + np.repeat(begins - ends + lengths, lengths)
 
 
-class Tracer:
-    """Follows the boundaries of a block.
+def portions(sizes: Ints, limit: int) -> Iterator[tuple[int, int]]:
+    """Yield first and end of items that follow one another, as many as fit the limit of their sum, or one."""
+    ends, start = np.cumsum(sizes), 0
+    while start < len(ends):
+        stop = int(np.searchsorted(ends, ends[start] - sizes[start] + limit, "right"))
+        stop = max(stop, start + 1)
+        yield start, stop
+        start = stop
 
-    Args:
-        graph: may reach beyond the block.
-        objects: in the block's rows, and the row above if there is one.
-        nodata: class without rings.
+
+class Tracer:
+    """Follows the boundaries of a block; the graph may reach beyond it.
+
+    `objects` are those in the block's rows, and the row above if there is one.
     """
 
     def __init__(

@@ -48,12 +48,7 @@ class ClassPolygons:
 
 @dataclass(frozen=True, kw_only=True)
 class VectorResult:
-    """A finished vector file.
-
-    Attributes:
-        stages: seconds by stage, summed over the worker processes.
-        notes: unexpected properties of the result; logged as warnings too.
-    """
+    """A finished vector file; `stages` has seconds by stage, `notes` what is unexpected, as was logged."""
 
     path: Path
     layer: str
@@ -122,17 +117,10 @@ def check_output(
     where: str,
     inputs: Sequence[str | Path] = (),
 ) -> None:
-    """Refuse an output that cannot be written before any work starts.
-
-    Args:
-        crs: WKT of the raster's CRS, "" for none.
-        inputs: files that must not be replaced.
-    """
+    """Refuse an output that cannot be written, before work starts; `crs` is the raster's WKT, "" for none."""
     path = Path(output)
     kind = format_of(path, config)
-    if kind == "GeoJSON" and not crs:
-        raise _no_geojson(path, where)
-    target_crs(crs, _with_crs(config, kind, path).dst_crs, where)
+    target_crs(crs, _with_crs(config, kind, path, known=bool(crs), where=where).dst_crs, where)
     chosen_classes(config.classes, names, where)
     for target in targets(path, kind, qml=config.qml):
         files.check_target(target, overwrite=config.overwrite, inputs=inputs)
@@ -147,18 +135,15 @@ def prepare(
     labels_name: str = "",
     scratch: Path | None = None,
 ) -> VectorJob:
-    """Check everything before work starts.
+    """Check everything before work starts; `labels_name` is the raster's name if it does not have it yet.
 
-    Args:
-        labels_name: final name of the raster, if it does not have it yet.
-        scratch: folder for temporary files, which the caller removes; by default one that the job removes.
+    The caller removes `scratch`, the folder for temporary files; by default the job makes and removes one.
     """
     path = Path(output)
     kind = format_of(path, config)
-    grid = SceneInfo.of(os.fspath(labels)).grid
-    if kind == "GeoJSON" and grid.crs is None:
-        raise _no_geojson(path, labels_name or os.fspath(labels))
-    task = make_task(labels, confidence, _with_crs(config, kind, path), labels_name)
+    known = SceneInfo.of(os.fspath(labels)).grid.crs is not None
+    config = _with_crs(config, kind, path, known=known, where=labels_name or os.fspath(labels))
+    task = make_task(labels, confidence, config, labels_name)
     inputs: list[str | Path] = [*task.info.files, *([Path(confidence)] if confidence is not None else [])]
     check_output(path, config, crs=task.own_crs, names=task.names, where=task.name, inputs=inputs)
     if kind == "Shapefile":
@@ -230,7 +215,7 @@ class VectorJob:
                 total[0] += int(np.count_nonzero(chosen))
                 total[1] += float(part.areas_m2[chosen].sum())
             yield part
-        known = self.task.ground.known
+        known = self.task.plan.ground.known
         self.classes = {
             self.layer.class_name(value): ClassPolygons(polygons=int(count), area_m2=area if known else None)
             for value, (count, area) in totals.items()
@@ -280,14 +265,12 @@ def format_of(path: Path, config: VectorConfig) -> str:
     return VECTOR_ENDINGS[path.suffix.lower()]
 
 
-def _no_geojson(path: Path, where: str) -> OutputError:
-    return OutputError(f"{path}: GeoJSON is in WGS 84 and {where} has no CRS. Write a GeoPackage (.gpkg).")
-
-
-def _with_crs(config: VectorConfig, kind: str, path: Path) -> VectorConfig:
-    """Reproject to WGS 84 for GeoJSON (RFC 7946)."""
+def _with_crs(config: VectorConfig, kind: str, path: Path, *, known: bool, where: str) -> VectorConfig:
+    """Reproject to WGS 84 for GeoJSON (RFC 7946); `known` tells whether the raster has a CRS."""
     if kind != "GeoJSON":
         return config
+    if not known:
+        raise OutputError(f"{path}: GeoJSON is in WGS 84 and {where} has no CRS. Write a GeoPackage (.gpkg).")
     if config.dst_crs and config.dst_crs.upper() not in (WGS84, "OGC:CRS84", "CRS84"):
         raise UsageError(
             f"--dst-crs {config.dst_crs}: GeoJSON is in WGS 84 (RFC 7946). Leave it out, or write "
@@ -316,7 +299,7 @@ def _layer(path: Path, kind: str, task: VectorTask) -> Layer:
         crs=task.crs,
         names=values,
         colours={value: colour_of(value, task.colours) for value in values},
-        confidence=task.confidence is not None,
+        confidence=task.plan.confidence is not None,
         metadata={key: text for key, text in metadata.items() if text},
         dissolve=config.dissolve,
         qml=config.qml,

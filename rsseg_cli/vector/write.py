@@ -5,13 +5,10 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
-import threading
 import warnings
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,11 +19,12 @@ from rsseg_cli.errors import OutputError
 from rsseg_cli.vector.layer import STYLES_TABLE, Layer, columns_of, make_qml
 from rsseg_cli.vector.polygons import Polygons
 from rsseg_cli.vector.storage import Blob
+from rsseg_cli.vector.trace import portions
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-BATCH, BATCH_BYTES = 1 << 16, 32 << 20  # polygons of an Arrow batch, and bytes of their geometries
+BATCH_BYTES, ROW_BYTES = 32 << 20, 400  # of an Arrow batch, and of a polygon beside its geometry
 PARQUET_GROUP = 40_000  # polygons; a group ends with the batch that fills it
 SHAPEFILE_RECORD = 400  # bytes of a polygon's attributes
 # A file that is not finished is thrown away, so no journal. The index of 8 million polygons fits the memory.
@@ -44,10 +42,8 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
     """
     import pyarrow as pa
 
-    _load_pyogrio()
     schema = _schema(layer)
     failures: list[BaseException] = []
-
     count = size = 0
 
     def batches() -> Generator[pa.RecordBatch, None, None]:
@@ -78,6 +74,19 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
             raise failures[0]
 
 
+def load_pyogrio() -> None:
+    """Import pyogrio as where pandas is not installed: it takes half the time of a small raster otherwise.
+
+    For programs of their own: geopandas would not find pyogrio complete later on.
+    """
+    absent = {"geopandas", "pandas"} - sys.modules.keys()
+    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None is "not installed"
+    import pyogrio  # noqa: F401
+
+    for name in absent:
+        del sys.modules[name]
+
+
 def _schema(layer: Layer) -> pa.Schema:
     import pyarrow as pa
 
@@ -95,18 +104,11 @@ def _batches(
     import pyarrow as pa
 
     attributes = list(columns_of(polygons, layer).values())
-    ends = np.cumsum(sizes)
-    in_file = np.flatnonzero([not isinstance(blob, bytes) for blob in polygons.wkb])
-    first = 0
-    while first < len(sizes):
-        limit = int(np.searchsorted(ends, ends[first] - sizes[first] + BATCH_BYTES, "right"))
-        end = max(first + 1, min(limit, first + BATCH, *in_file[in_file > first][:1].tolist(), len(sizes)))
-        end = first + 1 if first in in_file else end
+    in_file = np.array([not isinstance(blob, bytes) for blob in polygons.wkb], np.bool_)
+    for first, end in portions(np.where(in_file, BATCH_BYTES, sizes + ROW_BYTES), BATCH_BYTES):
         arrays = [_array(values[first:end]) for values in attributes]
-        blobs = polygons.wkb[first:end].tolist()
-        arrays.append(_binary(pa.large_binary(), blobs, sizes[first:end]))
+        arrays.append(_binary(pa.large_binary(), polygons.wkb[first:end].tolist()))
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-        first = end
 
 
 def _array(values: NDArray[Any]) -> pa.Array:
@@ -114,8 +116,7 @@ def _array(values: NDArray[Any]) -> pa.Array:
     import pyarrow as pa
 
     if values.dtype == object:
-        encoded = [text.encode() for text in values.tolist()]
-        return _binary(pa.large_string(), encoded, np.array([len(text) for text in encoded], np.int64))
+        return _binary(pa.large_string(), [text.encode() for text in values.tolist()])
     present = None
     if values.dtype.kind == "f":
         present = pa.py_buffer(np.packbits(~np.isnan(values), bitorder="little"))
@@ -123,40 +124,17 @@ def _array(values: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [present, data])
 
 
-def _binary(kind: pa.DataType, blobs: Sequence[Blob], sizes: NDArray[np.int64]) -> pa.Array:
+def _binary(kind: pa.DataType, blobs: Sequence[Blob]) -> pa.Array:
     """An Arrow array of bytes; a single one that lies in a file is not copied."""
     import pyarrow as pa
 
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    data = blobs[0] if len(blobs) == 1 else b"".join(map(bytes, blobs))
+    offsets = np.cumsum([0, *map(len, blobs)], dtype=np.int64)
+    data = blobs[0] if len(blobs) == 1 else b"".join(blobs)
     return pa.Array.from_buffers(kind, len(blobs), [None, pa.py_buffer(offsets), pa.py_buffer(data)])
 
 
-def _load_pyogrio() -> None:
-    """Import pyogrio without pandas, of which it needs the version alone as long as no frame is read.
-
-    It takes half of the processor time of a small raster otherwise.
-    """
-    absent = [name for name in ("geopandas", "pandas") if name not in sys.modules]
-    if "pyogrio" in sys.modules or threading.active_count() > 1:  # another thread may want pandas itself
-        return
-    for name in absent:
-        sys.modules[name] = ModuleType(name)
-        sys.modules[name].__version__ = version(name)  # type: ignore[attr-defined]
-    try:
-        import pyogrio  # noqa: F401
-    finally:
-        for name in absent:
-            del sys.modules[name]
-
-
 def _check_limits(layer: Layer, largest: int, count: int, size: int) -> None:
-    """Refuse what a format cannot hold.
-
-    Args:
-        largest: bytes of the largest geometry.
-        count, size: polygons so far, and bytes of their geometries.
-    """
+    """Refuse what a format cannot hold; `largest` geometry and `size` of all so far in bytes."""
     if layer.format == "GPKG" and largest > layer.max_geometry_bytes:
         raise OutputError(
             f"{layer.path}: a polygon of {largest // 16} vertices takes {largest / 1e9:.1f} GB, and a "

@@ -38,8 +38,8 @@ def test_kept_rows_are_those_of_the_file(tiled, tmp_path, monkeypatch, rows):
     decoded = []
     decode = vector_source.ClassSource._decoded
     task = make_task(tiled, None, VectorConfig(block_rows=rows))
-    source = replace(task.plan(folder).source, chunk_px=512 * TILE)  # three chunks
-    plain = task.source
+    source = replace(task.plan_in(folder).source, chunk_px=512 * TILE)  # three chunks
+    plain = task.plan.source
     monkeypatch.setattr(
         vector_source.ClassSource,
         "_decoded",
@@ -79,6 +79,6 @@ def test_a_full_disk_is_reported(tiled, small_disk):
     task = make_task(tiled, None, VectorConfig(block_rows=5))
     folder = small_disk(20_000) / "out.tmp"
     folder.mkdir()
-    source = task.plan(folder).source
+    source = task.plan_in(folder).source
     with pytest.raises(OutputError, match=r"cannot be written \(.*No space left.*full\?"):
         source.read(0, 5)

@@ -6,13 +6,11 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from shapely.geometry import box
 
-from rsseg_cli.data.synthetic.plan import PAVEMENT_M, Block, Body, Content, Plan, Surface
+from rsseg_cli.data.synthetic.plan import PAVEMENT_M, Array, Block, Body, Content, Plan, Surface
 from rsseg_cli.data.synthetic.style import CAR, LAND, ROAD, VEGETATION, Colour, Roof, shade
 
-Array = NDArray[np.float64]
 Point = tuple[float, float]
 
 
@@ -131,12 +129,10 @@ class CellBuilder:
         angle = self.angle(u, v, along_u) + turn + self.rng.normal(0, 0.02)
         self.out.cars.append(Body(x, y, a, b, angle, h, CAR, colour, None))
 
-    def tree(self, u: float, v: float, radius: float, height: float | None = None) -> None:
+    def tree(self, u: float, v: float, radius: float) -> None:
         if self.is_dry(u, v, 1.0):
             x, y = self.plan.point(u, v)
-            self.out.trees.append(
-                (x, y, radius, height or radius * self.rng.uniform(1.6, 2.6), self.rng.random())
-            )
+            self.out.trees.append((x, y, radius, radius * self.rng.uniform(1.6, 2.6), self.rng.random()))
 
     def trees(self, u: Array, v: Array, low: float, high: float) -> None:
         if len(u) == 0:
@@ -175,12 +171,11 @@ class CellBuilder:
         if self.rng.random() > self.style.street_trees:
             return
         m = 1.3 if urban else 3.0
-        for a, b in (
-            ((cell.u0 + 12, cell.v0 + m), (cell.u1 - 12, cell.v0 + m)),
-            ((cell.u0 + m, cell.v0 + 12), (cell.u0 + m, cell.v1 - 12)),
-            ((cell.u1 - m, cell.v0 + 12), (cell.u1 - m, cell.v1 - 12)),
-            ((cell.u0 + 12, cell.v1 - m), (cell.u1 - 12, cell.v1 - m)),
-        ):
+        u0, v0, u1, v1 = cell.u0 + m, cell.v0 + m, cell.u1 - m, cell.v1 - m
+        along, across = (cell.u0 + 12, cell.u1 - 12), (cell.v0 + 12, cell.v1 - 12)
+        rows = [[(u, v) for u in along] for v in (v0, v1)]
+        columns = [[(u, v) for v in across] for u in (u0, u1)]
+        for a, b in (rows[0], *columns, rows[1]):
             if self.rng.random() < 0.7:
                 self.row_of_trees(a, b, self.rng.uniform(8, 14), 1.6, 3.4)
 
@@ -197,7 +192,7 @@ class CellBuilder:
         white, length = self.style.marking, math.hypot(b[0] - a[0], b[1] - a[1])
         side = (0.0, 1.0) if along_u else (1.0, 0.0)
 
-        def at(distance: float, offset: float) -> tuple[float, float]:
+        def at(distance: float, offset: float) -> Point:
             w = distance / length
             return a[0] + (b[0] - a[0]) * w + side[0] * offset, a[1] + (b[1] - a[1]) * w + side[1] * offset
 

@@ -18,13 +18,14 @@ from rsseg_cli.data.synthetic.style import BUILDING, CAR, FLAT, GABLE, HALL, HIP
 
 PITCH = {FLAT: 0.0, GABLE: 0.7, HIP: 0.6, CAR: 0.0, HALL: 0.16}
 PAVEMENT_M = 2.2
+Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Surface:
     """A patch of ground. Polygon (n, 2) in x, y; roughness of 0.5, 3 and 15 m; furrows along `angle`."""
 
-    polygon: NDArray[np.float64]
+    polygon: Array
     label: int
     colour: Colour
     rough: tuple[float, float, float] = (0.03, 0.04, 0.04)
@@ -67,17 +68,13 @@ class Plan:
         self._cos, self._sin = math.cos(style.rotation), math.sin(style.rotation)
         self._lines: dict[tuple[int, int], float] = {}
 
-    def to_xy(
-        self, u: NDArray[np.float64], v: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def to_xy(self, u: Array, v: Array) -> tuple[Array, Array]:
         """(u, v) -> (x, y), m."""
         du, dv = self._bend(u, v)
         p, q = u + du - self.style.origin[0], v + dv - self.style.origin[1]
         return self._cos * p - self._sin * q, self._sin * p + self._cos * q
 
-    def to_uv(
-        self, x: NDArray[np.float64], y: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def to_uv(self, x: Array, y: Array) -> tuple[Array, Array]:
         """(x, y) -> (u, v), m, by fixed-point iteration: the bend is a contraction."""
         p = self._cos * x + self._sin * y + self.style.origin[0]
         q = -self._sin * x + self._cos * y + self.style.origin[1]
@@ -91,9 +88,7 @@ class Plan:
         x, y = self.to_xy(np.float64(u), np.float64(v))  # type: ignore[arg-type]
         return float(x), float(y)
 
-    def _bend(
-        self, u: NDArray[np.float64], v: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def _bend(self, u: Array, v: Array) -> tuple[Array, Array]:
         amount, (a, b, c, d) = self.style.bend_m, self.style.phases
         du = amount * np.sin(v / 95 + a) + 0.5 * amount * np.sin((0.6 * u + v) / 61 + b)
         dv = amount * np.sin(u / 107 + c) + 0.5 * amount * np.sin((u - 0.5 * v) / 67 + d)
@@ -135,12 +130,9 @@ class Plan:
         for centre, width in self.river_columns(float(np.min(u)), float(np.max(u))):
             half = width * style.river_share / 2
             swing = max(0.0, width / 2 - half - 22)
-            middle = centre + swing * (
-                0.75 * np.sin(v / 70 + style.phases[1]) + 0.25 * np.sin(v / 31 + style.phases[2])
-            )
-            distance = np.minimum(
-                distance, np.abs(u - middle) - half * (1 + 0.22 * np.sin(v / 53 + style.phases[3]))
-            )
+            wave = 0.75 * np.sin(v / 70 + style.phases[1]) + 0.25 * np.sin(v / 31 + style.phases[2])
+            width_here = half * (1 + 0.22 * np.sin(v / 53 + style.phases[3]))
+            distance = np.minimum(distance, np.abs(u - (centre + swing * wave)) - width_here)
         if style.coast_u is not None:
             wave = 26 * np.sin(v / 150 + style.phases[0]) + 9 * np.sin(v / 41 + style.phases[2])
             distance = np.minimum(distance, u - style.coast_u - wave)

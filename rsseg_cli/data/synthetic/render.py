@@ -56,10 +56,9 @@ class Renderer:
         margin = 6 + math.ceil(6 / self.gsd)
         reach = math.ceil(TALLEST_M / math.tan(self.style.sun_elevation) / self.gsd)
         sun_x, sun_y = math.sin(self.style.sun_azimuth), -math.cos(self.style.sun_azimuth)
-        left = margin + max(0, math.ceil(-sun_x * reach))
-        right = margin + max(0, math.ceil(sun_x * reach))
-        top = margin + max(0, math.ceil(-sun_y * reach))
-        bottom = margin + max(0, math.ceil(sun_y * reach))
+        left, right, top, bottom = (
+            margin + max(0, math.ceil(toward * reach)) for toward in (-sun_x, sun_x, -sun_y, sun_y)
+        )
         view = View(col - left, row - top, width + left + right, height + top + bottom, self.gsd)
         canvas = Canvas(self, view)
         canvas.paint()
@@ -78,14 +77,10 @@ class Renderer:
         return list(self._cells.values())
 
     def _touches(self, key: tuple[int, int], u: Plane, v: Plane, pad: float) -> bool:
-        (i, j), (cu, cv) = key, self.style.cell_m
-        near = (
-            (u > (i - 0.2) * cu - pad)
-            & (u < (i + 1.2) * cu + pad)
-            & (v > (j - 0.2) * cv - pad)
-            & (v < (j + 1.2) * cv + pad)
-        )
-        return bool(near.any())
+        near = True
+        for values, index, size in zip((u, v), key, self.style.cell_m, strict=True):
+            near &= (values > (index - 0.2) * size - pad) & (values < (index + 1.2) * size + pad)
+        return bool(np.any(near))
 
 
 class Canvas:
@@ -162,9 +157,8 @@ class Canvas:
         texture += rough[which, 1] * self.mottle
         texture += rough[which, 2] * self.patchy
         self._furrows(table, which, texture)
-        colours = np.array([s.colour for s in table], np.float32)
-        for band in range(3):
-            np.multiply(colours[:, band][which], texture, out=self.albedo[band])
+        for band, colours in enumerate(np.array([s.colour for s in table], np.float32).T):
+            np.multiply(colours[which], texture, out=self.albedo[band])
         grass = self.labels == VEGETATION  # greener here and drier there
         dry = (0.045 * self.patchy + 0.05 * self.broad + 0.04 * self.mottle)[grass]
         self.albedo[0][grass] *= 1 + dry
@@ -195,9 +189,8 @@ class Canvas:
         k = which[rows, cols] - 1
         strength = np.clip(0.85 + 0.25 * self.mottle[rows, cols], 0.2, 1)
         alpha = np.array([s.alpha for s in surfaces], np.float32)[k] * strength
-        for band in range(3):
-            colour = np.array([s.colour[band] for s in surfaces], np.float32)[k]
-            self.albedo[band][rows, cols] += alpha * (colour - self.albedo[band][rows, cols])
+        colours = np.array([s.colour for s in surfaces], np.float32)[k].T
+        self.albedo[:, rows, cols] += alpha * (colours - self.albedo[:, rows, cols])
 
     def _shore(self, u: Plane, v: Plane, step: int) -> None:
         """River and sea over whatever the cells hold, but under the bridges of main roads."""
@@ -219,14 +212,12 @@ class Canvas:
         wet = (shore < 0) & ~bridge
         depth = 1 - np.exp(np.minimum(shore[wet], 0) / (28.0 if sea else 7.0))
         ripple = 1 + 0.035 * self.grain[wet] + 0.05 * self.mottle[wet] + 0.05 * self.patchy[wet]
-        for band in range(3):
-            mix = style.shallow[band] + (style.water[band] - style.shallow[band]) * depth
-            self.albedo[band][wet] = mix * ripple
+        for plane, shallow, deep in zip(self.albedo, style.shallow, style.water, strict=True):
+            plane[wet] = (shallow + (deep - shallow) * depth) * ripple
         if sea:
             surf = np.clip(1 - np.abs(shore[wet] + 3.5 + 2 * self.patchy[wet]) / 1.4, 0, 1)
             surf = surf * np.clip(0.6 + 0.6 * self.mottle[wet], 0, 1)
-            for band in range(3):
-                self.albedo[band][wet] += 0.6 * surf * (0.92 - self.albedo[band][wet])
+            self.albedo[:, wet] += 0.6 * surf * (0.92 - self.albedo[:, wet])
         self.labels[wet] = WATER
 
     def _bridges(self, u: Plane, v: Plane) -> NDArray[np.bool_]:
@@ -243,8 +234,7 @@ class Canvas:
         self, mask: NDArray[np.bool_], colour: tuple[float, float, float], label: int, rough: float
     ) -> None:
         texture = 1 + rough * (0.5 * self.grain[mask] + 0.8 * self.mottle[mask])
-        for band in range(3):
-            self.albedo[band][mask] = colour[band] * texture
+        self.albedo[:, mask] = np.array(colour, np.float32)[:, None] * texture
         self.labels[mask] = label
 
     # roofs and cars
@@ -268,11 +258,9 @@ class Canvas:
         on = (edge_p >= 0) & (edge_q >= 0) & (z > self.height[window])
         if not on.any():
             return
-        texture = (
-            texture + (0.035 if body.roof != CAR else 0.0) * self.mottle[window] + 0.03 * self.grain[window]
-        )
-        for band in range(3):
-            self.albedo[band][window][on] = (body.colour[band] * texture)[on]
+        rough = 0.035 if body.roof != CAR else 0.0
+        texture = (texture + rough * self.mottle[window] + 0.03 * self.grain[window])[on]
+        self.albedo[:, *window][:, on] = np.array(body.colour, np.float32)[:, None] * texture
         self.light[window][on] = light[on]
         self.height[window][on] = z[on]
         if body.label is not None:
@@ -351,10 +339,8 @@ class Canvas:
         self.light[rows, cols] = np.clip(0.30 + 0.62 * slope + leaves, 0.12, 1.6)
         hue = trees[which, 4].astype(np.float32)
         level = (0.85 + 0.3 * ((hue * 7.3) % 1)).astype(np.float32)
-        for band in range(3):
-            dark, light = self.style.tree_dark[band], self.style.tree_light[band]
-            self.albedo[band][rows, cols] = (
-                (dark + (light - dark) * hue) * level * (1 + 0.10 * self.grain[rows, cols])
-            )
+        grain = 1 + 0.10 * self.grain[rows, cols]
+        for plane, dark, light in zip(self.albedo, self.style.tree_dark, self.style.tree_light, strict=True):
+            plane[rows, cols] = (dark + (light - dark) * hue) * level * grain
         self.height[rows, cols] = z
         self.labels[rows, cols] = VEGETATION
