@@ -29,13 +29,5 @@ __all__ = [
 
 __getattr__ = lazy_names(
     __name__,
-    {
-        "VectorResult": "vectorize_raster",
-        "check_output": "vectorize_raster",
-        "chosen_classes": "task",
-        "load_pyogrio": "write",
-        "prepare": "vectorize_raster",
-        "to_geodataframe": "vectorize_raster",
-        "vectorize": "vectorize_raster",
-    },
+    dict.fromkeys(__all__, "vectorize_raster") | {"chosen_classes": "task", "load_pyogrio": "write"},
 )
