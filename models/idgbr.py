@@ -328,7 +328,6 @@ def build_unet(config: IdgbrConfig, *, encoder_only: bool = False) -> SplitUNet:
 
 
 def build_codec(config: IdgbrConfig) -> AutoencoderKL:
-    """An image codec as Stable Diffusion 1.5's."""
     levels = len(config.codec_channels)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * levels,

@@ -39,8 +39,7 @@ from torch.nn import functional as F
 
 from .bicor_seg import BicorDecoder, BicorSegConfig, Neck, check_whole_numbers
 from .diffusion import Stage, TimeSampling
-from .idgbr_lite_blocks import Denoiser, Pyramid
-from .idgbr_lite_codec import CODE_CHANNELS, STRIDE, LabelCodec
+from .idgbr_lite_blocks import CODE_CHANNELS, STRIDE, Denoiser, LabelCodec, Pyramid
 from .losses import IGNORE
 
 MIN_PROBABILITY = 1e-6
@@ -120,7 +119,11 @@ class LiteRefinerConfig:
 
     def closer_config(self) -> BicorSegConfig:
         """Return the sizes of `closer`; ValueError where one does not work."""
-        shared = {"classes": self.classes, "in_channels": self.in_channels, "encoder": self.encoder}
+        shared: dict[str, Any] = {
+            "classes": self.classes,
+            "in_channels": self.in_channels,
+            "encoder": self.encoder,
+        }
         try:
             return BicorSegConfig(**shared, **(self.closer or {}))
         except TypeError as err:

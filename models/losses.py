@@ -42,10 +42,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.05) -> Te
 
 
 def dice(logits: Tensor, labels: Tensor, smooth: float = 0.05) -> Tensor:
-    """Return 1 - Dice coefficient, mean over the classes that occur in the batch; 255 does not count.
-
-    Logits are (B, N, H, W), labels int64 (B, H, W).
-    """
+    """1 - Dice of logits (B, N, H, W) and int64 labels, mean over the classes that occur; 255 is ignored."""
     valid = (labels != IGNORE).unsqueeze(1)
     probabilities = logits.softmax(1) * valid
     # gather instead of a one-hot tensor: an eighth of the memory at 512 px
@@ -79,10 +76,7 @@ def fisher_discriminative(embeddings: Tensor) -> Tensor:
 def bicor_loss_parts(
     output: BicorTrainingOutput, labels: Tensor, weights: BicorLossWeights
 ) -> dict[str, Tensor]:
-    """Return the weighted parts of the training loss: main, auxiliary, heatmaps, fisher.
-
-    Labels are int64 (B, H, W), 255 is ignored.
-    """
+    """Return the weighted parts of the training loss, of int64 labels (B, H, W); 255 is ignored."""
 
     def main(logits: Tensor) -> Tensor:
         return cross_entropy(logits, labels, weights.smoothing) + dice(logits, labels)

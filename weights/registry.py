@@ -58,31 +58,16 @@ class TrainedModel:
         return self._sha256[changes]
 
 
-class BundledModel(NamedTuple):
-    """A bundled model: its file in this folder and the file's SHA-256."""
-
-    file: str
-    sha256: str
-
-
+# Bundled models: the SHA-256 of NAME.safetensors in this folder.
 MODELS = {
-    "buildings": BundledModel(
-        "buildings.safetensors", "927c7b9f6180ceba9c68760615ce6ea1a8ab1c0a9b0232946ec68d8a0c94741d"
-    ),
-    "buildings-refiner": BundledModel(
-        "buildings-refiner.safetensors", "2bbc58b3b07fa3d1fa7031883c46d7bd6e19a2db1740c973b7d024ae7f2fe4ac"
-    ),
-    "landcover": BundledModel(
-        "landcover.safetensors", "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50"
-    ),
-    "landcover-refiner": BundledModel(
-        "landcover-refiner.safetensors", "2dccd797f924f494e7c4a8bbbb895ac857c2664d5e9f7cad542c138f3cd6ac45"
-    ),
+    "buildings": "927c7b9f6180ceba9c68760615ce6ea1a8ab1c0a9b0232946ec68d8a0c94741d",
+    "buildings-refiner": "2bbc58b3b07fa3d1fa7031883c46d7bd6e19a2db1740c973b7d024ae7f2fe4ac",
+    "landcover": "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50",
+    "landcover-refiner": "2dccd797f924f494e7c4a8bbbb895ac857c2664d5e9f7cad542c138f3cd6ac45",
 }
 
 
 def list_models() -> tuple[str, ...]:
-    """Names of the bundled models."""
     return tuple(sorted(MODELS))
 
 
@@ -90,7 +75,7 @@ def model_file(name_or_path: str | os.PathLike[str]) -> Path:
     """Return the file of a model; the name of a bundled model takes precedence over a file of that name."""
     name = os.fspath(name_or_path)
     if name in MODELS:
-        return FOLDER / MODELS[name].file
+        return FOLDER / f"{name}.safetensors"
     path = Path(name)
     if os.path.isfile(path):  # of a name that is too long Path.is_file raises an error
         return path
@@ -108,7 +93,7 @@ def load_model(name_or_path: str | os.PathLike[str]) -> TrainedModel:
     """Load a model, float32 on the CPU in evaluation mode; ModelError where the file is not to be trusted."""
     path = model_file(name_or_path)
     bundled = MODELS.get(os.fspath(name_or_path))
-    if bundled is not None and file_sha256(path) != bundled.sha256:
+    if bundled is not None and file_sha256(path) != bundled:
         raise ModelError(
             f"{path}: its SHA-256 is not the registered one; the file is damaged, reinstall rsseg"
         )
@@ -200,7 +185,6 @@ def _interface(model: TrainedModel) -> str:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    """Tensors of the network in a checkpoint of `rsseg train`."""
     from rsseg_cli.weights.tensor_folder import read_pickle
 
     prefix = "network."
@@ -225,7 +209,6 @@ def check_target(path: Path, overwrite: bool) -> None:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, hexadecimal."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -313,7 +296,6 @@ def _build_network(spec: ModelSpec, path: Path) -> nn.Module:
 
 
 def _network_config(spec: ModelSpec, path: Path) -> Any:
-    """Sizes of the description's network, checked."""
     import timm
 
     from rsseg_cli.models import BicorSegConfig, LiteRefinerConfig

@@ -91,7 +91,6 @@ def read_bicor_seg(path: Path, *, topk_ratio: float, layers: int | None = None) 
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of the network by their released names."""
     tensors = {name: value for name, value in read_pickle(path).items() if name.startswith(PREFIX)}
     if not tensors:
         raise ModelError(
@@ -148,7 +147,6 @@ def _neck_order(stored: Mapping[str, Tensor], path: Path) -> list[int]:
 
 
 def _released_name(own: str, neck_order: list[int]) -> str:
-    """Return the released program's name of one of our tensors."""
     if block := re.fullmatch(
         r"encoder\.stages_(\d)\.blocks\.(\d+)\.(conv_dw|norm|mlp\.fc[12]|gamma)(.*)", own
     ):

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsseg_cli.errors import ModelError
-from rsseg_cli.weights.prompt import POSITIONS, empty_prompt, start_of
 from rsseg_cli.weights.registry import check_names
 from rsseg_cli.weights.tensor_folder import TensorFolder, read_json
 
@@ -46,6 +45,8 @@ BLOCK_PARTS = {
     "output_norm": "attn.ln_post",
     "projection": "attn.proj",
 }
+POSITIONS = "embeddings.position_embedding.weight"  # of the text encoder
+MAX_LAYERS = 48
 UNUSED = {"sample_size", "force_upcast", "upcast_attention"}  # settings without effect on exact numbers
 SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -59,10 +60,7 @@ SCHEDULE = {
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the network, its prefix there, and the folder with its tensors.
-
-    `name_of` maps the part's name of a tensor to the folder's; with `whole` the folder may hold no others.
-    """
+    """A part of the network and its folder of tensors, which holds no others if `whole`."""
 
     network: nn.Module
     prefix: str
@@ -82,22 +80,23 @@ def read_idgbr(path: Path, stable_diffusion: Path, classes: int, prompt: Path | 
     `prompt` are safetensors of the empty prompt's embedding, where there is no text_encoder.
     """
     generator, interact = TensorFolder(path / "unet_gen"), TensorFolder(path / "interact_net")
-    embedding = TensorFolder(path / "label_embed_net")
-    embedding_names = _embedding_names(embedding)
-    table = embedding.shapes.get(embedding_names["table"], [])
+    labels = TensorFolder(path / "label_embed_net")
+    label_names = _embedding_names(labels)
+    table = labels.shapes.get(label_names["table"], [])
     if table != [classes, 3]:
-        given = f"{embedding_names['table']} is {table or 'not there'}"
-        raise ModelError(f"{embedding.path}: {given}; --classes names {classes}, which needs {[classes, 3]}")
-    config = _config(stable_diffusion, classes, prompt, **_guidance_sizes(interact))
+        given = f"{label_names['table']} is {table or 'not there'}"
+        raise ModelError(f"{labels.path}: {given}; --classes names {classes}, which needs {[classes, 3]}")
+    text = _read_prompt(stable_diffusion, prompt)
+    config = _config(stable_diffusion, text, classes=classes, **_guidance_sizes(interact))
     network = _empty(config, stable_diffusion)
     _check_config(generator, network.denoiser)
     parts = [
         *_shared_parts(network, stable_diffusion),
         Part(network.denoiser, "denoiser", generator),
         Part(network.guidance, "guidance", interact, _guidance_name(len(config.skip_shapes))),
-        Part(network.label_embedding, "label_embedding", embedding, embedding_names.__getitem__),
+        Part(network.label_embedding, "label_embedding", labels, label_names.__getitem__),
     ]
-    state = _read(parts) | _prompt_state(config, stable_diffusion, prompt)
+    state = _read(parts) | {"prompt": text.unsqueeze(0)}
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
 
@@ -107,26 +106,25 @@ def start_idgbr(stable_diffusion: Path, classes: int, prompt: Path | None = None
 
     The denoiser is to learn to predict x0, which takes fewer steps than noise does.
     """
-    config = _config(stable_diffusion, classes, prompt, prediction="clean")
+    text = _read_prompt(stable_diffusion, prompt)
+    config = _config(stable_diffusion, text, classes=classes, prediction="clean")
     network = _empty(config, stable_diffusion)
     unet = TensorFolder(stable_diffusion / "unet")
     parts = [*_shared_parts(network, stable_diffusion), Part(network.denoiser, "denoiser", unet)]
-    state = _read(parts) | _prompt_state(config, stable_diffusion, prompt)
+    state = _read(parts) | {"prompt": text.unsqueeze(0)}
     network.load_state_dict(state, strict=False, assign=True)
     network.start_conditions()
     return network.eval()
 
 
-def _config(folder: Path, classes: int, prompt: Path | None, **more: Any) -> IdgbrConfig:
-    """Sizes of a Stable Diffusion folder."""
+def _config(folder: Path, text: Tensor, **more: Any) -> IdgbrConfig:
     from rsseg_cli.models import IdgbrConfig
 
     _check_schedule(folder / "scheduler" / "scheduler_config.json")
     unet, codec = (read_json(folder / part / "config.json") for part in ("unet", "vae"))
-    tokens, channels = _prompt_shape(folder, prompt)
+    tokens, channels = text.shape
     try:
         return IdgbrConfig(
-            classes=classes,
             channels=unet["block_out_channels"],
             layers=unet["layers_per_block"],
             heads=unet["attention_head_dim"],
@@ -189,7 +187,6 @@ def _check_config(folder: TensorFolder, network: Any) -> None:
 
 
 def _shared_parts(network: Idgbr, folder: Path) -> list[Part]:
-    """The parts from Stable Diffusion."""
     unet = TensorFolder(folder / "unet")
     _check_names(network.denoiser, unet)  # the whole U-Net is there, of which the encoder is taken
     return [
@@ -216,14 +213,6 @@ def _check_names(network: nn.Module, folder: TensorFolder, name_of: Callable[[st
     check_names({name_of(name) for name in network.state_dict()}, set(folder.shapes), folder.path)
 
 
-def _prompt_state(config: IdgbrConfig, folder: Path, prompt: Path | None) -> dict[str, Tensor]:
-    embedding = _read_prompt(folder, prompt)
-    if embedding.shape != (config.text_tokens, config.text_channels):
-        given = f"{prompt or folder / 'text_encoder'}: prompt embedding {list(embedding.shape)}"
-        raise ModelError(f"{given}; needs {[config.text_tokens, config.text_channels]}")
-    return {"prompt": embedding.unsqueeze(0)}
-
-
 def _guidance_name(blocks: int) -> Callable[[str], str]:
     """Released name of a tensor of a guidance network whose last block is the mid block's."""
 
@@ -244,22 +233,6 @@ def _embedding_names(folder: TensorFolder) -> Mapping[str, str]:
     return names
 
 
-def _prompt_shape(folder: Path, prompt: Path | None) -> tuple[int, int]:
-    """Tokens and channels of the text, from shapes alone."""
-    if prompt is not None:
-        tokens, channels = _read_prompt(folder, prompt).shape
-        return tokens, channels
-    text = folder / "text_encoder"
-    if not text.is_dir():
-        raise ModelError(
-            f"{text}: no such folder; the empty prompt's embedding is computed from it once. Where it lacks, "
-            "pass --prompt-embedding FILE.safetensors"
-        )
-    encoder = TensorFolder(text)
-    tokens, channels = encoder.shapes[start_of(encoder) + POSITIONS]
-    return tokens, channels
-
-
 def _read_prompt(folder: Path, prompt: Path | None) -> Tensor:
     """The empty prompt's embedding (tokens, channels): of the text encoder, or the one tensor of a file."""
     import torch
@@ -267,7 +240,13 @@ def _read_prompt(folder: Path, prompt: Path | None) -> Tensor:
     from safetensors.torch import load_file
 
     if prompt is None:
-        return empty_prompt(folder / "text_encoder")
+        encoder = folder / "text_encoder"
+        if not encoder.is_dir():
+            raise ModelError(
+                f"{encoder}: no such folder; the empty prompt's embedding is computed from it once. Where it "
+                "lacks, pass --prompt-embedding FILE.safetensors"
+            )
+        return empty_prompt(encoder)
     try:
         tensors = list(load_file(prompt).values())
     except (OSError, SafetensorError) as err:
@@ -281,3 +260,55 @@ def _read_prompt(folder: Path, prompt: Path | None) -> Tensor:
     if not torch.isfinite(embedding).all():
         raise ModelError(f"{prompt}: values that are not finite")
     return embedding
+
+
+def empty_prompt(folder: Path) -> Tensor:
+    """Embed the empty prompt by the text encoder in `folder`: float32 (tokens, channels).
+
+    Source: CLIP's text transformer, arXiv 2103.00020, as in Hugging Face's CLIPTextModel.
+    """
+    import torch
+    from torch.nn import functional as F
+
+    encoder = TensorFolder(folder)
+    # older and newer programs write their names with a prefix or without
+    starts = [
+        start for start in ("text_model.", "") if len(encoder.shapes.get(f"{start}{POSITIONS}", [])) == 2
+    ]
+    if not starts:
+        raise ModelError(f"{folder}: no matrix text_model.{POSITIONS}; this is not a CLIP text encoder")
+    start, config = starts[0], encoder.config
+    heads, epsilon = config.get("num_attention_heads", 12), config.get("layer_norm_eps", 1e-5)
+    if config.get("hidden_act", "quick_gelu") != "quick_gelu" or type(heads) is not int or heads < 1:
+        raise ModelError(f"{folder / 'config.json'}: no CLIP text encoder as Stable Diffusion 1.5 has it")
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        weight, bias = (encoder.read(f"{start}{name}.{kind}") for kind in ("weight", "bias"))
+        return F.linear(x, weight, bias)
+
+    def norm(name: str, x: Tensor) -> Tensor:
+        weight, bias = (encoder.read(f"{start}{name}.{kind}") for kind in ("weight", "bias"))
+        return F.layer_norm(x, x.shape[-1:], weight, bias, epsilon)
+
+    def split(x: Tensor) -> Tensor:
+        return x.unflatten(1, (heads, -1)).transpose(0, 1)  # (heads, tokens, channels / heads)
+
+    try:
+        with torch.no_grad():
+            positions = encoder.read(f"{start}{POSITIONS}")
+            words = encoder.read(f"{start}embeddings.token_embedding.weight")
+            # the vocabulary's last two words mark start and end; the end also fills the rest
+            x = torch.cat([words[-2:-1], words[-1:].expand(len(positions) - 1, -1)]) + positions
+            for layer in range(MAX_LAYERS):
+                name = f"encoder.layers.{layer}"
+                if f"{start}{name}.layer_norm1.weight" not in encoder.shapes:
+                    break
+                y = norm(f"{name}.layer_norm1", x)
+                q, k, v = (split(linear(f"{name}.self_attn.{part}_proj", y)) for part in ("q", "k", "v"))
+                attended = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(0, 1).flatten(1)
+                x = x + linear(f"{name}.self_attn.out_proj", attended)
+                hidden = linear(f"{name}.mlp.fc1", norm(f"{name}.layer_norm2", x))
+                x = x + linear(f"{name}.mlp.fc2", hidden * torch.sigmoid(1.702 * hidden))
+            return norm("final_layer_norm", x)
+    except (RuntimeError, TypeError, IndexError) as err:
+        raise ModelError(f"{folder}: its tensors do not fit one another ({err})") from err

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,62 +38,58 @@ class TensorFolder:
                 f"{path}: no such folder; needs config.json and safetensors as diffusers saves them"
             )
         self.shapes: dict[str, list[int]] = {}
-        self._files: dict[str, tuple[Path, str]] = {}  # name -> file, name there
-        self._pickled: dict[str, Any] = {}
-        self._opened: dict[Path, Any] = {}
+        self._stored: dict[str, tuple[Path, str, Callable[[str], Any]]] = {}  # file, name there, reader
+        read: Callable[[str], Any]
         for file in _weight_files(path):
             if file.suffix == ".safetensors":
-                shapes = read_header(file).shapes
+                shapes, read = read_header(file).shapes, partial(_read_tensor, file)
             else:
-                self._pickled = read_pickle(file)
-                shapes = {name: list(getattr(value, "shape", [])) for name, value in self._pickled.items()}
+                pickled = read_pickle(file)
+                shapes = {name: list(getattr(value, "shape", [])) for name, value in pickled.items()}
+                read = pickled.__getitem__
             for name, shape in shapes.items():
-                self._add(name, shape, file)
+                self._add(name, shape, (file, name, read))
 
-    def _add(self, name: str, shape: list[int], file: Path) -> None:
+    def _add(self, name: str, shape: list[int], stored: tuple[Path, str, Callable[[str], Any]]) -> None:
         *parts, last, kind = ("", *name.split(".")) if "." in name else ("", "", name)
         old = OLD_NAMES.get(last) if "attentions" in parts else None
         current = ".".join([*parts[1:], old, kind]) if old else name
         if current in self.shapes:
-            raise ModelError(f"{file}: tensor {name} is there twice")
-        self.shapes[current], self._files[current] = shape, (file, name)
+            raise ModelError(f"{stored[0]}: tensor {name} is there twice")
+        self.shapes[current], self._stored[current] = shape, stored
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The folder's config.json."""
         return read_json(self.path / "config.json")
 
     def check(self, name: str, shape: list[int]) -> None:
         """Refuse a tensor that is missing or has another shape; axes of length 1 may differ."""
-        file, stored = self._file_of(name)
+        file, stored, _ = self._find(name)
         stored_shape = self.shapes[name]
         if [side for side in stored_shape if side != 1] != [side for side in shape if side != 1]:
             raise ModelError(f"{file}: tensor {stored} is {stored_shape}, the network needs {shape}")
 
-    def _file_of(self, name: str) -> tuple[Path, str]:
-        """The file that holds a tensor, and its name there."""
-        if name not in self._files:
+    def _find(self, name: str) -> tuple[Path, str, Callable[[str], Any]]:
+        if name not in self._stored:
             raise ModelError(f"{self.path}: 1 tensors missing: {name}")
-        return self._files[name]
+        return self._stored[name]
 
     def read(self, name: str) -> Tensor:
         """Read a tensor as float32; refuse values that are not finite."""
-        file, stored = self._file_of(name)
-        tensor = self._stored(file, stored)
+        file, stored, read = self._find(name)
+        tensor = read(stored)
         check_plain(file, stored, tensor)
         return to_float32(tensor, stored, file)
 
-    def _stored(self, file: Path, name: str) -> Any:
-        from safetensors import SafetensorError, safe_open
 
-        if file.suffix != ".safetensors":
-            return self._pickled[name]
-        try:
-            if file not in self._opened:
-                self._opened[file] = safe_open(file, framework="pt", device="cpu")
-            return self._opened[file].get_tensor(name)
-        except (SafetensorError, OSError, ValueError) as err:
-            raise ModelError(f"{file}: tensor {name} cannot be read ({err})") from err
+def _read_tensor(file: Path, name: str) -> Tensor:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            return opened.get_tensor(name)
+    except (SafetensorError, OSError, ValueError) as err:
+        raise ModelError(f"{file}: tensor {name} cannot be read ({err})") from err
 
 
 def read_pickle(path: Path) -> dict[str, Any]:

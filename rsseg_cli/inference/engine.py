@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class Scaling:
     limits: tuple[tuple[float, float], ...] | None = None
 
 
-class Engine:
+class Engine(AbstractContextManager):
     """Run a network (B, bands, H, W) -> logits (B, classes, H, W) over tiles.
 
     The network is in evaluation mode on the device until the engine is closed, which restores its modes,
@@ -108,9 +108,6 @@ class Engine:
         device = choose_device(config.device)
         return device.type, str(choose_dtype(config.dtype, device)).removeprefix("torch.")
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *error: object) -> None:
         self.close()
 
@@ -121,7 +118,6 @@ class Engine:
             network.to(device).to(memory_format=torch.channels_last)
 
     def close(self) -> None:
-        """Restore the network's modes, device and memory format."""
         for part, training in self._modes:
             part.training = training
         if len(self._devices) == 1 and self._devices != {self.device}:
@@ -159,10 +155,7 @@ class Engine:
 
     @torch.inference_mode()
     def run(self, tiles: Sequence[Any]) -> torch.Tensor:
-        """Return the scores of tiles (bands, h, w) of one size: float32 (B, channels, h, w) on the device.
-
-        Classes are logits if `gives_logits`, else probabilities; heatmaps are in [0, 1].
-        """
+        """Return float32 (B, channels, h, w) on the device, of tiles (bands, h, w) of one size."""
         height, width = tiles[0].shape[1:]
         try:
             return self._run(tiles)[..., :height, :width]
@@ -203,7 +196,6 @@ class Engine:
         return self._scaled(np.stack([pad_to_stride(tile) for tile in tiles]))
 
     def _scaled(self, batch: NDArray[Any]) -> torch.Tensor:
-        """Scale pixels (B, bands, h, w) on the device to the network's input."""
         if batch.dtype not in (np.uint8, np.float32):
             with np.errstate(over="ignore"):  # infinite, then cut to the limits
                 batch = batch.astype(np.float32)
@@ -259,7 +251,6 @@ class Engine:
         return max(1, min(MAX_AUTO_BATCH, (free_bytes - beside_bytes) // 2 // tile_bytes))
 
     def _blank(self, height: int, width: int) -> Any:
-        """A tile to measure memory with."""
         return np.zeros((len(self._factors), height, width), np.uint8)
 
     def _free(self) -> None:
@@ -303,7 +294,6 @@ def apply_view(pixels: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Ten
 
 
 def unapply_view(scores: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Tensor:
-    """Turn scores of a view back to the tile's own orientation."""
     flipped = _flip(scores, view)
     return flipped.transpose(-1, -2) if view[0] else flipped
 

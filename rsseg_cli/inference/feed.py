@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,7 +56,7 @@ def first_read(plan: Plan, first_row: int) -> tuple[int, int]:
     return begin, rows.starts[begin - 1] + rows.size if begin else 0
 
 
-class TileFeed:
+class TileFeed(AbstractContextManager):
     """The tiles of a plan in order, each pixel of the scene read once.
 
     A tile row is read in chunks of columns, whole blocks of `block_width`, and only the rows that the tile
@@ -83,9 +84,6 @@ class TileFeed:
         self._chunks_ahead = threads + 1
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="rsseg-read")
         self._assembler = ThreadPoolExecutor(1, thread_name_prefix="rsseg-assemble")
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._readers.shutdown(wait=True, cancel_futures=True)
@@ -121,7 +119,6 @@ class TileFeed:
         return TilePixels(tile, pixels if valid.all() else self._reader.fill(pixels, valid), valid)
 
     def _core(self, tile: Tile) -> tuple[slice, slice]:
-        """Return the part of a tile in which it has a weight."""
         top, bottom = self._plan.rows.extent(tile.row_index)
         left, right = self._plan.cols.extent(tile.col_index)
         return slice(top - tile.row, bottom - tile.row), slice(left - tile.col, right - tile.col)
@@ -169,8 +166,6 @@ class TileFeed:
 
 
 class _Piece(NamedTuple):
-    """Columns first to end of a tile row."""
-
     first: int
     end: int
     pixels: NDArray[Any]
@@ -194,7 +189,7 @@ def _join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
-class RowSink:
+class RowSink(AbstractContextManager):
     """Blocks of rows in, whole rows out, handed to `write` in a thread of its own.
 
     `cuts` are the first rows of the bands that are written together, and the end; `write` is called in order,
@@ -212,9 +207,6 @@ class RowSink:
         self._missing_px = 0
         self._pending: deque[Future[None]] = deque()
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="rsseg-write")
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, kind: object, *error: object) -> None:
         self._writer.shutdown(wait=True, cancel_futures=kind is not None)

@@ -49,7 +49,6 @@ class Pass:
 
 
 def pixels_of(item: TilePixels) -> Any:
-    """What an `Engine` takes of a tile."""
     return item.pixels
 
 
@@ -103,10 +102,7 @@ def run_pass(
 
 
 def _batches(feed: TileFeed, engine: Engine, columns: int) -> Iterator[list[TilePixels]]:
-    """Group tiles in order, as many with pixels as the device takes at once, and those without between them.
-
-    A batch ends before a tile row that is a multiple of `rows_together`.
-    """
+    """Group tiles in order: with as many to run as the device takes at once, and those without between."""
     batch: list[TilePixels] = []
     filled = 0
     for item in feed:
@@ -136,10 +132,7 @@ def rows_together(batch_size: int, columns: int) -> int:
 
 
 class Span(NamedTuple):
-    """Tile rows of a pass over part of a plan, which gives the same pixels as one over the whole.
-
-    Finished rows from cuts[first] to cuts[end] are handed on.
-    """
+    """Tile rows whose finished rows are handed on, and those to run for the pixels of a whole pass."""
 
     first: int
     end: int
@@ -171,10 +164,7 @@ def span_of(
 def row_cuts(
     plan: tiling.Plan, resampler: Resampler | None = None, top: int = 0, height: int | None = None
 ) -> tuple[int, ...]:
-    """Return the rows of the map that tile row i finishes: cuts[i] to cuts[i + 1].
-
-    Without a resampler the map is `height` rows of the plan from `top` on.
-    """
+    """Return the rows of the map that tile row i finishes, cuts[i] to cuts[i + 1]; `top` is its first row."""
     if resampler is not None:
         return resampler.rows.cuts(plan.rows.cuts)
     height = plan.height if height is None else height
@@ -266,7 +256,6 @@ class Assembler:
             yield OutputBlock(row, col, self._engine.to_host(self._classify(strip)))
 
     def _in_map(self, block: stitch.Block, valid: NDArray[np.bool_]) -> Iterator[OutputBlock]:
-        """The part of a block that lies in the map."""
         top, left, height, width = self._window
         rows = slice(max(top - block.row, 0), min(top + height - block.row, block.height))
         cols = slice(max(left - block.col, 0), min(left + width - block.col, block.width))

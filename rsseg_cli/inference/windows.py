@@ -148,10 +148,7 @@ class Frame:
         return self.gsd_m[0] / self.scale[1], self.gsd_m[1] / self.scale[0]
 
     def region(self, reach_px: int, alignment_px: int) -> Region:
-        """Return the part of `seen` that is run: the mapped window and `reach_px` around it.
-
-        Its sides are multiples of `alignment_px`, beyond the scene's edge if need be.
-        """
+        """Return the mapped window and `reach_px` around it; sides are multiples of `alignment_px`."""
         sides = []
         for axis, length in enumerate((self.seen.height, self.seen.width)):
             scale, offset = self.scale[axis], self.offset[axis]

@@ -33,10 +33,7 @@ class Area:
 
     @classmethod
     def read(cls, path: Path, grid: Grid) -> Self:
-        """Read the polygons of a vector file's first layer, reprojected to the grid's CRS.
-
-        OutsideError where none lies inside the grid; UsageError for other faults.
-        """
+        """Read a vector file's polygons in the grid's CRS; OutsideError if none lies inside."""
         from pyproj import CRS as ProjCRS
         from pyproj.exceptions import ProjError
         from shapely import make_valid
@@ -57,7 +54,6 @@ class Area:
 
     @staticmethod
     def read_polygons(path: Path) -> GeoSeries:
-        """Read the polygons of a vector file's first layer, in its CRS."""
         import geopandas
         from pyogrio.errors import DataSourceError
         from shapely.errors import ShapelyError

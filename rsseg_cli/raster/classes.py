@@ -55,8 +55,7 @@ class ClassRaster:
         self.window = window or (0, 0, info.grid.height, info.grid.width)
         self._strict = bool((table == INVALID).any())
         bands = bands or (class_band(info),)
-        self._classes = SceneReader(info, bands[:1])
-        self._others = SceneReader(info, bands[1:]) if len(bands) > 1 else None
+        self._readers = [SceneReader(info, part) for part in (bands[:1], bands[1:]) if part]
         self._stack = ExitStack()
 
     @classmethod
@@ -67,9 +66,8 @@ class ClassRaster:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            stack.enter_context(self._classes)
-            if self._others is not None:
-                stack.enter_context(self._others)
+            for reader in self._readers:
+                stack.enter_context(reader)
             self._stack = stack.pop_all()
         return self
 
@@ -91,11 +89,11 @@ class ClassRaster:
     def rows(self, row: int, height: int) -> tuple[Labels, NDArray[np.uint8] | None]:
         """Return classes (height, width) of rows of `window`, and (bands, height, width) of the others."""
         top, left, _, width = self.window
-        others = None if self._others is None else self._others.read(top + row, left, height, width)[0]
-        return self.read(top + row, left, height, width), cast("NDArray[np.uint8] | None", others)
+        others = [reader.read(top + row, left, height, width)[0] for reader in self._readers[1:]]
+        return self.read(top + row, left, height, width), cast("Labels", others[0]) if others else None
 
     def _read(self, row: int, col: int, height: int, width: int) -> Labels:
-        (values,), valid = self._classes.read(row, col, height, width)
+        (values,), valid = self._readers[0].read(row, col, height, width)
         if values.dtype == np.uint8:
             labels = self.table[values]
         else:
@@ -121,7 +119,6 @@ class ClassRaster:
 
 
 def class_band(info: SceneInfo) -> int:
-    """Return the band of a class raster."""
     bands = info.colour_bands
     if len(bands) != 1 or np.dtype(info.dtypes[bands[0] - 1]).kind not in "iu":
         dtypes = ", ".join(dict.fromkeys(info.dtypes))
@@ -221,7 +218,6 @@ def plain(name: str) -> str:
 
 
 def is_unlabelled(name: str) -> bool:
-    """Whether a class name means pixels without a label."""
     return plain(name) in UNLABELLED_NAMES
 
 

@@ -74,10 +74,7 @@ _cache = _BlockCache()
 
 @contextmanager
 def env(path: str = "", cache_mib: int = CACHE_MIB) -> Iterator[None]:
-    """Set up GDAL: retries on the network and a block cache; environment variables take precedence.
-
-    All threads share one cache, as large as the largest one requested.
-    """
+    """Set up GDAL: network retries, and one block cache, as large as the largest one requested."""
     network = NETWORK | (REMOTE_ONLY if is_remote(path) else {})
     options = {key: value for key, value in network.items() if key not in os.environ}
     with rasterio.Env(**options):
@@ -146,7 +143,6 @@ def is_remote(path: str) -> bool:
 
 
 def display_name(path: str | Path) -> str:
-    """Return a path as messages show it, without credentials."""
     return redact(str(path))
 
 

@@ -34,7 +34,6 @@ class Grid:
         return Grid(crs=self.crs, transform=self.transform * steps, width=width, height=height)
 
     def window(self, row: int, col: int, height: int, width: int) -> Grid:
-        """Return the grid of a window, px."""
         return Grid(
             crs=self.crs, transform=self.transform * Affine.translation(col, row), width=width, height=height
         )
@@ -50,15 +49,11 @@ class Grid:
         return min(xs), min(ys), max(xs), max(ys)
 
     def xy(self, cols: Floats, rows: Floats) -> tuple[Floats, Floats]:
-        """Return the x and y of points in the grid, px."""
         steps = self.transform
         return steps.a * cols + steps.b * rows + steps.c, steps.d * cols + steps.e * rows + steps.f
 
     def window_of_bbox(self, bbox: Sequence[float], name: str = "--bbox") -> tuple[int, int, int, int]:
-        """Return (row, col, height, width) of the pixels that a box touches, clipped to the grid.
-
-        On a rotated grid this is the window around the box. OutsideError where they do not meet.
-        """
+        """Return (row, col, height, width) of the pixels that a box touches; OutsideError without any."""
         left, bottom, right, top = bbox
         corners = [
             ~self.transform * point for point in ((left, top), (right, top), (left, bottom), (right, bottom))
@@ -71,7 +66,6 @@ class Grid:
         return first_row, first_col, last_row - first_row, last_col - first_col
 
     def outside(self, name: str) -> OutsideError:
-        """Return the error for an area that lies outside the grid."""
         extent = f"{_numbers(self.bounds)} (left, bottom, right, top)"
         return OutsideError(f"{name}: lies outside the scene, which covers {extent}")
 
@@ -121,10 +115,7 @@ class Grid:
         return (across, down) if all(math.isfinite(m) and m > 0 for m in (across, down)) else None
 
     def row_areas_m2(self) -> Floats | None:
-        """Return the area of a pixel in each row, m2, at the middle column; None if unknown.
-
-        Interpolated between up to AREA_NODES rows: within 1e-6 for scenes up to some degrees high.
-        """
+        """Return the area of a pixel in each row, m2, at the middle column, within 1e-6; None if unknown."""
         nodes = np.unique(np.linspace(0, self.height - 1, min(self.height, AREA_NODES)).round().astype(int))
         sides = self.pixel_sides(nodes + 0.5, np.full(len(nodes), self.width // 2 + 0.5))
         if sides is None or not (np.isfinite(sides[:2]).all() and min(sides[0].min(), sides[1].min()) > 0):

@@ -51,7 +51,6 @@ class SceneInfo:
 
     @property
     def name(self) -> str:
-        """The path without credentials."""
         return gdal.display_name(self.path)
 
     @property
@@ -131,7 +130,6 @@ def _files_of(dataset: Any) -> list[str]:
 
 
 def _descriptions(dataset: Any) -> tuple[str | None, ...]:
-    """Return the names of bands; none if one of them is not UTF-8."""
     try:
         return tuple(dataset.descriptions)
     except UnicodeDecodeError:

@@ -111,14 +111,9 @@ def fill(array: Array, valid: Mask) -> Array:
     known = valid[window]
     values = np.where(known, array[(slice(None), *window)], 0).astype(np.float32)
     smooth = _pull_push(values, known)
+    smooth = np.rint(smooth) if np.issubdtype(array.dtype, np.integer) else smooth
     filled = array.copy()
-    target = filled[(slice(None), *window)]
-    np.copyto(
-        target,
-        np.rint(smooth) if np.issubdtype(array.dtype, np.integer) else smooth,
-        where=~known,
-        casting="unsafe",
-    )
+    np.copyto(filled[(slice(None), *window)], smooth, where=~known, casting="unsafe")
     return filled
 
 
@@ -147,7 +142,7 @@ def _pull_push(values: NDArray[np.float32], known: Mask, finest: bool = True) ->
     coarse = _sum_fours(padded)
     coarse /= np.maximum(counts, 1)
     coarse = _pull_push(coarse, counts > 0, finest=False)
-    smooth = _double_rows(_double_cols(coarse))[:, :height, :width]
+    smooth = _double(_double(coarse, 2), 1)[:, :height, :width]
     unknown = ~known
     smooth = np.where(known, values, smooth)
     for band in smooth:
@@ -175,23 +170,14 @@ def _sum_fours(values: NDArray[np.float32]) -> NDArray[np.float32]:
     return rows[..., ::2] + rows[..., 1::2]
 
 
-def _double_rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Twice as many rows, linear between the old ones' centres."""
-    bands, height, width = values.shape
-    doubled = np.empty((bands, 2 * height, width), np.float32)
-    near, far = values * np.float32(0.75), values * np.float32(0.25)
-    np.add(near[:, 1:], far[:, :-1], out=doubled[:, 2::2])
-    np.add(near[:, :-1], far[:, 1:], out=doubled[:, 1:-1:2])
-    doubled[:, 0], doubled[:, -1] = values[:, 0], values[:, -1]
-    return doubled
-
-
-def _double_cols(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Twice as many columns, linear between the old ones' centres."""
-    bands, height, width = values.shape
-    doubled = np.empty((bands, height, 2 * width), np.float32)
-    near, far = values * np.float32(0.75), values * np.float32(0.25)
-    np.add(near[..., 1:], far[..., :-1], out=doubled[..., 2::2])
-    np.add(near[..., :-1], far[..., 1:], out=doubled[..., 1:-1:2])
-    doubled[..., 0], doubled[..., -1] = values[..., 0], values[..., -1]
+def _double(values: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Twice as many pixels along an axis, linear between the old ones' centres."""
+    shape = list(values.shape)
+    shape[axis] *= 2
+    doubled = np.empty(shape, np.float32)
+    near, far = (np.moveaxis(values * np.float32(share), axis, 0) for share in (0.75, 0.25))
+    target = np.moveaxis(doubled, axis, 0)
+    np.add(near[1:], far[:-1], out=target[2::2])
+    np.add(near[:-1], far[1:], out=target[1:-1:2])
+    target[0], target[-1] = values.take(0, axis), values.take(-1, axis)
     return doubled

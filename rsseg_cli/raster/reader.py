@@ -200,10 +200,7 @@ class SceneReader:
 
     @classmethod
     def overview(cls, info: SceneInfo, bands: Sequence[int], max_size: int) -> tuple[Array, Mask, Grid]:
-        """Read the whole scene at `max_size` px a side or less, through overviews if it has any.
-
-        Returns (bands, rows, cols) in the scene's dtype, its valid mask, its grid.
-        """
+        """Read the scene at `max_size` px a side or less: (bands, rows, cols), its valid mask, its grid."""
         grid = coarse_grid(info.grid, max_size)
         with cls(info, bands, grid) as reader:
             array, valid = reader.read(0, 0, grid.height, grid.width)

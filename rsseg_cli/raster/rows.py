@@ -104,7 +104,6 @@ class TiledFile:
             self._dataset.close()
 
     def complete(self) -> None:
-        """Close, once all rows are written."""
         self.close()
         with gdal.open_raster(self.path) as dataset:
             last = (self.width - 1) // BLOCK, (self.height - 1) // self._block
@@ -119,8 +118,6 @@ class TiledFile:
 
 
 class RowPart(NamedTuple):
-    """A complete file with rows from `row` on."""
-
     path: Path
     row: int
     height: int
@@ -142,7 +139,6 @@ class RowParts:
 
     @property
     def rows_done(self) -> int:
-        """Rows in complete files."""
         return self._due[len(self.parts)][0] if len(self.parts) < len(self._due) else self.height
 
     def resume_from(self, rows: int) -> None:
@@ -237,7 +233,6 @@ class Pyramid:
             yield rows[:, first:end]
 
     def _put(self, level: int, rows: Rows) -> None:
-        """Halve rows of the level above into this one."""
         for first in range(0, rows.shape[1], HALVED_ROWS):
             half = downsample2x(rows[:, first : first + HALVED_ROWS], self._resampling)
             for block in self.levels[level].push(half):

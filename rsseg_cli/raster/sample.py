@@ -74,7 +74,7 @@ def unmarked_holes(info: SceneInfo, bands: Sequence[int]) -> tuple[int, float]:
     if info.has_mask or not dtypes <= {"uint8", "uint16"}:
         return 0, 0.0
     pixels = Sample.read(info, bands, whole_px=4 << 20, row_bands=8).pixels
-    extremes = 0, int(np.iinfo(pixels.dtype).max)
+    extremes = 0, 2 ** (8 * pixels.itemsize) - 1
     shares = [float((pixels == value).all(0).mean()) for value in extremes]
     return extremes[shares[1] > shares[0]], max(shares)
 

@@ -215,7 +215,6 @@ def _add_file(element: ET.Element, source: _Source) -> None:
 
 
 def _gdal_name(info: SceneInfo) -> str:
-    """Return an absolute path, or GDAL's name of a URL."""
     if info.path.startswith("/vsi"):
         return info.path
     if "://" in info.path:

@@ -8,9 +8,10 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from logging.handlers import BufferingHandler
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -38,7 +39,7 @@ MAX_THREADS = 4
 _numbers = itertools.count()
 
 
-class RasterWriter:
+class RasterWriter(AbstractContextManager):
     """Writes a raster from top to bottom; it appears under its name at `commit`, whole, or never.
 
     `commit` is `finish` and then `publish`; rasters that belong together are all finished before one is
@@ -108,17 +109,11 @@ class RasterWriter:
         if options:
             _try_options(options)
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.discard()
 
     def write(self, row: int, array: Rows) -> None:
-        """Write the next rows, uint8 (bands, rows, width), from row `row` on.
-
-        ValueError for any other array, as GDAL would resample or wrap it in silence.
-        """
+        """Write the next rows, uint8 (bands, rows, width); ValueError for any other array or row."""
         if array.dtype != np.uint8:
             raise ValueError(f"{self.path}: array is {array.dtype}, needs uint8")
         if array.ndim != 3 or array.shape[0] != self.meta.count or array.shape[2] != self.grid.width:
@@ -158,7 +153,6 @@ class RasterWriter:
         return [part.path for part in self._parts.parts]
 
     def commit(self) -> None:
-        """Finish the file and give it its name."""
         self.finish()
         self.publish()
 
@@ -204,7 +198,6 @@ class RasterWriter:
         return [Path(f"{self.path}{ending}") for ending in endings]
 
     def discard(self) -> None:
-        """Close the temporary files, and remove those beside the target."""
         self._parts.close()
         if self._pyramid is not None:
             self._pyramid.close()
@@ -223,7 +216,7 @@ class RasterWriter:
 
 def _try_options(options: Mapping[str, str]) -> None:
     """Write a tiny raster with the options, as rasterio raises nothing for an unknown one."""
-    complaints = _Complaints()
+    complaints = BufferingHandler(capacity=100)
     gdal_log = logging.getLogger("rasterio._env")
     level = gdal_log.level
     shown = " ".join(f"--co {key}={value}" for key, value in options.items())
@@ -239,19 +232,10 @@ def _try_options(options: Mapping[str, str]) -> None:
         finally:
             gdal_log.removeHandler(complaints)
             gdal_log.setLevel(level)
-    if complaints.messages:
-        raise UsageError(f"{shown}: {'; '.join(complaints.messages)}")
-
-
-class _Complaints(logging.Handler):
-    """Keeps GDAL's warnings."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.messages: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.messages.append(re.sub(r"^CPLE_\w+ in ([\w-]+\.tif: )?", "", record.getMessage()))
+    if complaints.buffer:
+        messages = [record.getMessage() for record in complaints.buffer]
+        messages = [re.sub(r"^CPLE_\w+ in ([\w-]+\.tif: )?", "", message) for message in messages]
+        raise UsageError(f"{shown}: {'; '.join(messages)}")
 
 
 def _upper(options: Mapping[str, str]) -> dict[str, str]:

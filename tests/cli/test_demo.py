@@ -31,9 +31,8 @@ def _landcover(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         gsd_range_m=(0.2, 0.5),
     )
     path = save_model(tmp_path / "landcover.safetensors", BicorSeg(config), spec)
-    entry = registry.BundledModel(path.name, registry.file_sha256(path))
     monkeypatch.setattr(registry, "FOLDER", tmp_path)
-    monkeypatch.setattr(registry, "MODELS", {"landcover": entry})
+    monkeypatch.setattr(registry, "MODELS", {"landcover": registry.file_sha256(path)})
 
 
 def run(*args: object) -> Any:

@@ -24,8 +24,7 @@ from rsseg_cli.cli import app
 from rsseg_cli.errors import ModelError
 from rsseg_cli.models import Idgbr
 from rsseg_cli.weights import load_model
-from rsseg_cli.weights.prompt import empty_prompt
-from rsseg_cli.weights.released_idgbr import ATTENTION, read_idgbr, start_idgbr
+from rsseg_cli.weights.released_idgbr import ATTENTION, empty_prompt, read_idgbr, start_idgbr
 
 CLASSES, WIDTH, TOKENS, TEXT = 3, 16, 3, 12
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -19,7 +19,7 @@ from rsseg_cli.cli import app
 from rsseg_cli.errors import ModelError, OutputError
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, load_model, registry, save_model
-from rsseg_cli.weights.registry import SPEC_KEY, BundledModel, file_sha256, list_models, read_spec
+from rsseg_cli.weights.registry import SPEC_KEY, file_sha256, list_models, read_spec
 from rsseg_cli.weights.spec import ClassSpec
 
 torch.set_num_threads(1)
@@ -271,8 +271,7 @@ def test_bundled_models_are_checked(
     tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(registry, "FOLDER", tmp_path)
-    entry = BundledModel("tiny.safetensors", file_sha256(model_path))
-    monkeypatch.setattr(registry, "MODELS", {"tiny": entry})
+    monkeypatch.setattr(registry, "MODELS", {"tiny": file_sha256(model_path)})
     assert list_models() == ("tiny",)
     assert load_model("tiny").spec == read_spec("tiny") == spec()
     with pytest.raises(ModelError, match=r"\(tiny\)"):
@@ -325,9 +324,7 @@ def test_show_tells_all(model_path: Path) -> None:
 
 def test_list_names_what_comes_along(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "FOLDER", model_path.parent)
-    monkeypatch.setattr(
-        registry, "MODELS", {"tiny": BundledModel("tiny.safetensors", file_sha256(model_path))}
-    )
+    monkeypatch.setattr(registry, "MODELS", {"tiny": file_sha256(model_path)})
     assert "road, field, wood" in run("models", "list").stdout
     (listed,) = json.loads(run("models", "list", "--json").stdout)
     assert (listed["name"], listed["classes"]) == ("tiny", ["road", "field", "wood"])
