@@ -64,7 +64,7 @@ class Job:
 
     def note_unmarked_holes(self) -> None:
         """Warn where a scene has much of pure black or white and no nodata value."""
-        value, share = self.info.unmarked_holes(self.bands)
+        value, share = self.info.unmarked_holes(self.bands, self.grid)
         if share > HOLE_SHARE:
             colour = "white" if value else "black"
             self.warn(

@@ -105,11 +105,11 @@ class SceneInfo:
 
         return Sample.read(self, bands).percentile_ranges()
 
-    def unmarked_holes(self, bands: Sequence[int]) -> tuple[int, float]:
+    def unmarked_holes(self, bands: Sequence[int], grid: Grid) -> tuple[int, float]:
         """See `sample.unmarked_holes`."""
         from rsseg_cli.raster.sample import unmarked_holes
 
-        return unmarked_holes(self, bands)
+        return unmarked_holes(self, bands, grid)
 
     def type_ranges(self, bands: Sequence[int]) -> list[tuple[float, float]]:
         """Return what becomes 0 and 1 without stretching: all of an integer type, floats as they are."""

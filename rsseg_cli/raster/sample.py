@@ -34,21 +34,23 @@ class Sample:
         cls,
         info: SceneInfo,
         bands: Sequence[int],
+        grid: Grid | None = None,
         *,
         whole_px: int = WHOLE_PX,
         row_bands: int = ROW_BANDS,
     ) -> Self:
-        """Read an overview of SIZE_PX.
+        """Read an overview of SIZE_PX of the scene or a window of its grid.
 
-        Of a scene of more than `whole_px` px without overviews only `row_bands` bands of rows are read, each
+        Of more than `whole_px` px without overviews only `row_bands` bands of rows are read, each
         one block high.
         """
-        grid = coarse_grid(info.grid, SIZE_PX)
-        rows = [(0, grid.height)]
-        if not info.overviews and info.grid.height * info.grid.width > whole_px:
-            rows = _sample_rows(info, grid, row_bands)
-        with SceneReader(info, bands, grid) as reader:
-            parts = [reader.read(row, 0, height, grid.width) for row, height in rows]
+        grid = grid or info.grid
+        coarse = coarse_grid(grid, SIZE_PX)
+        rows = [(0, coarse.height)]
+        if not info.overviews and grid.height * grid.width > whole_px:
+            rows = _sample_rows(info.block_shape[0] * coarse.height / grid.height, coarse.height, row_bands)
+        with SceneReader(info, bands, coarse) as reader:
+            parts = [reader.read(row, 0, height, coarse.width) for row, height in rows]
         return cls(
             info=info,
             bands=tuple(bands),
@@ -65,7 +67,7 @@ class Sample:
         return ranges
 
 
-def unmarked_holes(info: SceneInfo, bands: Sequence[int]) -> tuple[int, float]:
+def unmarked_holes(info: SceneInfo, bands: Sequence[int], grid: Grid) -> tuple[int, float]:
     """Return 0 or the type's largest value, whichever more pixels have in all bands, and its share.
 
     Only of scenes of 8 or 16 bits that mark no holes; else (0, 0.0).
@@ -73,17 +75,16 @@ def unmarked_holes(info: SceneInfo, bands: Sequence[int]) -> tuple[int, float]:
     dtypes = {info.dtypes[band - 1] for band in bands}
     if info.has_mask or not dtypes <= {"uint8", "uint16"}:
         return 0, 0.0
-    pixels = Sample.read(info, bands, whole_px=4 << 20, row_bands=8).pixels
+    pixels = Sample.read(info, bands, grid, whole_px=4 << 20, row_bands=8).pixels
     extremes = 0, 2 ** (8 * pixels.itemsize) - 1
     shares = [float((pixels == value).all(0).mean()) for value in extremes]
     return extremes[shares[1] > shares[0]], max(shares)
 
 
-def _sample_rows(info: SceneInfo, coarse: Grid, number: int) -> list[tuple[int, int]]:
-    """Return (row, height) of evenly spaced bands of a coarse grid, each inside a row of stored blocks."""
-    block = info.block_shape[0] * coarse.height / info.grid.height
-    count = max(1, math.ceil(coarse.height / block))
+def _sample_rows(block: float, height: int, number: int) -> list[tuple[int, int]]:
+    """Return (row, height) of evenly spaced bands of rows, each inside a row of blocks `block` rows high."""
+    count = max(1, math.ceil(height / block))
     chosen = np.unique(np.linspace(0, count - 1, number).round().astype(int))
-    rows = sorted({min(math.ceil(index * block), coarse.height - 1) for index in chosen})
-    ends = [*rows[1:], coarse.height]
+    rows = sorted({min(math.ceil(index * block), height - 1) for index in chosen})
+    ends = [*rows[1:], height]
     return [(row, min(max(1, int(block)), end - row)) for row, end in zip(rows, ends, strict=True)]
