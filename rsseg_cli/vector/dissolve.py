@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rsseg_cli.vector.geometry import Floats
-from rsseg_cli.vector.polygons import Polygons
+from rsseg_cli.vector.polygons import Polygons, union
 from rsseg_cli.vector.storage import Column, release_pages
 
 _HEAD = 9  # bytes: order, type, number of parts
@@ -61,6 +61,7 @@ def _sum(polygons: Polygons) -> Polygons:
     return Polygons(
         wkb=np.full(1, b"", object),
         table=polygons.table.take(nothing).joined(polygons.table, np.zeros(len(polygons), np.int64)),
+        bounds=union(polygons.bounds),
         areas_m2=_exact_sum(polygons.areas_m2),
         perimeters_m=_exact_sum(polygons.perimeters_m),
         vertices=polygons.vertices.sum(keepdims=True),

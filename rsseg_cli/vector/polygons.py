@@ -49,11 +49,12 @@ class ObjectTable(Table):
 class Polygons(Table):
     """Finished polygons in the order of their last pixels; measures on the ground are NaN without CRS.
 
-    `vertices` does not count those that close rings.
+    `bounds` (n, 4): least x and y, greatest x and y; `vertices` does not count those that close rings.
     """
 
     wkb: NDArray[np.object_]
     table: ObjectTable
+    bounds: Floats
     areas_m2: Floats
     perimeters_m: Floats
     vertices: Ints
@@ -80,6 +81,7 @@ def make_polygons(
     return Polygons(
         wkb=np.concatenate([np.zeros(0, object), *maker.wkb]),
         table=table.take(rings.objects[firsts]),
+        bounds=np.concatenate([np.zeros((0, 4)), *maker.bounds]),
         areas_m2=np.concatenate([np.zeros(0), *maker.areas]),
         perimeters_m=np.concatenate([np.zeros(0), *maker.perimeters]),
         vertices=vertices,
@@ -100,6 +102,7 @@ class _Maker:
         self._rings, self._ground, self._transform = rings, plan.ground, plan.transform
         self._reproject, self._limits, self._store = plan.reprojection(), plan.limits, store
         self.wkb: list[NDArray[np.object_]] = []
+        self.bounds: list[Floats] = []
         self.areas: list[Floats] = []
         self.perimeters: list[Floats] = []
 
@@ -150,6 +153,7 @@ class _Maker:
         wkb = np.empty(len(starts), object)
         wkb[:] = [_POLYGON + data[at:to] for at, to in zip((4 * starts).tolist(), ends, strict=True)]
         self.wkb.append(wkb)
+        self.bounds.append(_bounds(coordinates, polygon_begins[:-1]))
         self.areas.append(areas)
         self.perimeters.append(perimeters)
 
@@ -158,12 +162,14 @@ class _Maker:
         counts = self._rings.lengths[first:end] + 1
         wkb = self._blob(len(_POLYGON) + 4 * (1 + len(counts)) + 16 * int(counts.sum()))
         position, area, perimeter, top = 0, 0.0, 0.0, None
+        bounds = np.array([[np.inf, np.inf, -np.inf, -np.inf]])
         for head, points, ends, used in self._parts(first, end):
             top = float(points[0, 1]) / UNITS if top is None else top
             tops = np.full(len(points), top)
             more = _measure(points, ends, np.zeros(1, np.int64), tops, self._ground)
             area, perimeter = area + float(more[0][0]), perimeter + float(more[1][0])
             coordinates = self._to_crs(points[:used])
+            bounds = union(np.concatenate([bounds, _bounds(coordinates, np.zeros(1, np.int64))]))
             words = _words(coordinates, head, np.zeros(0, np.int64))[0]
             start = _POLYGON + len(counts).to_bytes(4, "little") if position == 0 else b""
             data = np.frombuffer(start + words.tobytes(), np.uint8)
@@ -173,6 +179,7 @@ class _Maker:
         made = np.empty(1, object)
         made[0] = wkb if self._store is not None and len(wkb) > self._limits.blob_bytes else wkb.tobytes()
         self.wkb.append(made)
+        self.bounds.append(bounds)
         self.areas.append(np.array([area]))
         self.perimeters.append(np.array([perimeter]))
 
@@ -201,6 +208,16 @@ class _Maker:
                     head = counts[start:stop] if begin == 0 else counts[:0]
                     closing = np.array([len(points)] if to == count else [], np.int64)
                     yield head, points, closing, to - begin
+
+
+def _bounds(coordinates: Floats, begins: Ints) -> Floats:
+    lows, highs = (ufunc.reduceat(coordinates, begins) for ufunc in (np.minimum, np.maximum))
+    return np.concatenate([lows, highs], axis=1)
+
+
+def union(bounds: Floats) -> Floats:
+    """Return the bounds (1, 4) of bounds."""
+    return np.concatenate([bounds[:, :2].min(axis=0), bounds[:, 2:].max(axis=0)])[None]
 
 
 def ring_areas(rings: RingFragments, at_once: int) -> Ints:

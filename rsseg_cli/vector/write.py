@@ -6,7 +6,7 @@ import json
 import sqlite3
 import sys
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from rsseg_cli import files
 from rsseg_cli.errors import OutputError
 from rsseg_cli.vector.layer import STYLES_TABLE, Layer, columns_of, make_qml
 from rsseg_cli.vector.polygons import Polygons
-from rsseg_cli.vector.storage import Blob
+from rsseg_cli.vector.storage import COPY_BYTES, Blob, release_pages
 from rsseg_cli.vector.trace import portions
 
 if TYPE_CHECKING:
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
 BATCH_BYTES, ROW_BYTES = 32 << 20, 400  # of an Arrow batch, and of a polygon beside its geometry
 PARQUET_GROUP = 40_000  # polygons; a group ends with the batch that fills it
 SHAPEFILE_RECORD = 400  # bytes of a polygon's attributes
-# A file that is not finished is thrown away, so no journal. The index of 8 million polygons fits the memory.
+GPKG_HEAD = 40  # bytes before the WKB: with a number of the CRS, and bounds
+# A file that is not finished is thrown away, so no journal. The index of a million polygons fits the memory.
 GPKG_CONFIG = {
     "OGR_SQLITE_JOURNAL": "OFF",
     "OGR_SQLITE_SYNCHRONOUS": "OFF",
-    "OGR_GPKG_MAX_RAM_USAGE_RTREE": str(256 << 20),
+    "OGR_GPKG_MAX_RAM_USAGE_RTREE": str(32 << 20),
 }
 
 
@@ -46,14 +47,18 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
     failures: list[BaseException] = []
     count = size = 0
 
+    later: dict[int, Blob] = {}
+
     def batches() -> Generator[pa.RecordBatch, None, None]:
         nonlocal count, size
         try:
             for part in polygons:
                 sizes = np.array([len(blob) for blob in part.wkb], np.int64)
-                count, size = count + len(sizes), size + int(sizes.sum())
+                first, count, size = count, count + len(sizes), size + int(sizes.sum())
                 _check_limits(layer, int(sizes.max(initial=0)), count, size)
-                yield from _batches(part, sizes, layer, schema)
+                if layer.format == "GPKG":
+                    later.update(_put_off(part, first + 1, layer))
+                yield from _batches(part, layer, schema)
         except BaseException as err:  # GDAL's own error would hide it
             failures.append(err)
             raise
@@ -65,7 +70,7 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
             else:
                 _write_with_gdal(pa.RecordBatchReader.from_batches(schema, stream), layer, path)
             if layer.format == "GPKG":
-                _finish_geopackage(path, layer, count)
+                _finish_geopackage(path, layer, count, later)
             files.sync(path)
         except (RuntimeError, OSError, pa.ArrowException, sqlite3.Error) as err:
             if not failures:
@@ -97,14 +102,24 @@ def _schema(layer: Layer) -> pa.Schema:
     return pa.schema([*fields, (layer.geometry_column, pa.large_binary())])
 
 
-def _batches(
-    polygons: Polygons, sizes: NDArray[np.int64], layer: Layer, schema: pa.Schema
-) -> Iterator[pa.RecordBatch]:
+def _put_off(polygons: Polygons, first: int, layer: Layer) -> Iterator[tuple[int, Blob]]:
+    """Put the bounds in place of polygons that lie in files; yield these by number."""
+    import shapely
+
+    for number, blob in enumerate(polygons.wkb):
+        if not isinstance(blob, bytes):
+            box = shapely.box(*polygons.bounds[number])
+            polygons.wkb[number] = shapely.to_wkb(shapely.multipolygons([box]) if layer.dissolve else box)
+            yield first + number, blob
+
+
+def _batches(polygons: Polygons, layer: Layer, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Yield polygons as Arrow batches; one that lies in a file has a batch of its own."""
     import pyarrow as pa
 
     attributes = list(columns_of(polygons, layer).values())
     in_file = np.array([not isinstance(blob, bytes) for blob in polygons.wkb], np.bool_)
+    sizes = np.array([len(blob) for blob in polygons.wkb], np.int64)
     for first, end in portions(np.where(in_file, BATCH_BYTES, sizes + ROW_BYTES), BATCH_BYTES):
         arrays = [_array(values[first:end]) for values in attributes]
         arrays.append(_binary(pa.large_binary(), polygons.wkb[first:end].tolist()))
@@ -198,7 +213,9 @@ def _write_parquet(batches: Iterator[pa.RecordBatch], schema: pa.Schema, layer: 
         "columns": {layer.geometry_column: column},
     }
     described = schema.with_metadata({"geo": json.dumps(about), **layer.metadata})
-    with parquet.ParquetWriter(path, described, compression="zstd") as writer:
+    attributes = [name for name in schema.names if name != layer.geometry_column]
+    options = {"compression": "zstd", "use_dictionary": ["class_name"], "write_statistics": attributes}
+    with parquet.ParquetWriter(path, described, **options) as writer:
         group: list[pa.RecordBatch] = []
         for batch in batches:
             group.append(batch)
@@ -208,9 +225,35 @@ def _write_parquet(batches: Iterator[pa.RecordBatch], schema: pa.Schema, layer: 
         writer.write_table(pa.Table.from_batches(group, schema))
 
 
-def _finish_geopackage(path: Path, layer: Layer, features: int) -> None:
-    """Make a QGIS style the layer's default; check the index, whose errors GDAL only logs."""
+def _fill_in(database: sqlite3.Connection, layer: Layer, polygons: Mapping[int, Blob]) -> None:
+    """Write polygons in place of their bounds, bit by bit: GDAL would hold three copies of each."""
+    table = layer.name.replace('"', '""')
+    triggers = database.execute(
+        "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ?", (layer.name,)
+    ).fetchall()  # they call functions that only GDAL has
+    for name, _ in triggers:
+        database.execute('DROP TRIGGER "' + name.replace('"', '""') + '"')
+    for number, wkb in polygons.items():
+        where = f'FROM "{table}" WHERE fid = ?'
+        (head,) = database.execute(f"SELECT substr(geom, 1, {GPKG_HEAD}) {where}", (number,)).fetchone()
+        database.execute(
+            f'UPDATE "{table}" SET geom = zeroblob(?) WHERE fid = ?', (GPKG_HEAD + len(wkb), number)
+        )
+        with database.blobopen(layer.name, "geom", number) as blob:
+            blob.write(head)
+            for begin in range(0, len(wkb), COPY_BYTES):
+                blob.write(bytes(wkb[begin : begin + COPY_BYTES]))
+                release_pages(wkb)
+    for _, sql in triggers:
+        database.execute(sql)
+
+
+def _finish_geopackage(path: Path, layer: Layer, features: int, later: Mapping[int, Blob]) -> None:
+    """Write what was put off and the default style; check the index, whose errors GDAL only logs."""
     with closing(sqlite3.connect(path)) as database, database:
+        database.execute("PRAGMA journal_mode = OFF")
+        database.execute("PRAGMA synchronous = OFF")
+        _fill_in(database, layer, later)
         index = f"rtree_{layer.name}_geom_rowid".replace('"', '""')
         if database.execute(f'SELECT count(*) FROM "{index}"').fetchone() != (features,):
             raise sqlite3.DatabaseError("its spatial index is not complete")

@@ -33,6 +33,7 @@ def polygons_of(shapes, first=0, blobs=None):
     wkb[:] = shapely.to_wkb(shapes) if blobs is None else blobs
     return Polygons(
         wkb=wkb,
+        bounds=shapely.bounds(shapes),
         table=ObjectTable(classes=numbers, lasts=zeros, **confidence),
         areas_m2=np.where(numbers % 2, np.nan, 21.0),
         perimeters_m=np.full(count, 20.0),
@@ -140,7 +141,18 @@ def test_a_geometry_in_a_file_is_written(tmp_path, ending):
     others = shapely.to_wkb(squares(2)).tolist()
     shapes = np.array([*squares(1), circle, *squares(2)[1:]])
     path = written(tmp_path / f"a.{ending}", shapes, blobs=[others[0], stored, others[1]])
-    assert read(path).geometry[1].equals_exact(circle, 0)
+    frame = read(path)
+    assert frame.geometry[1].equals_exact(circle, 0)
+    assert [len(shape.exterior.coords) for shape in frame.geometry[[0, 2]]] == [5, 5]
+    if ending == "gpkg":
+        assert geopandas.read_file(path, layer="map", bbox=(7.9, 4.9, 8, 5)).class_index.tolist() == [1]
+        assert objects_in(path) == objects_in(written(tmp_path / "b.gpkg", squares(3)))
+
+
+def objects_in(path):
+    """Tables, indices and triggers of a GeoPackage."""
+    with closing(sqlite3.connect(path)) as database:
+        return sorted(database.execute("SELECT type, name, sql FROM sqlite_master"))
 
 
 def test_what_a_format_cannot_hold_is_refused(tmp_path):
