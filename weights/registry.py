@@ -93,10 +93,8 @@ def load_model(name_or_path: str | os.PathLike[str]) -> TrainedModel:
     """Load a model, float32 on the CPU in evaluation mode; ModelError where the file is not to be trusted."""
     path = model_file(name_or_path)
     bundled = MODELS.get(os.fspath(name_or_path))
-    if bundled is not None and file_sha256(path) != bundled:
-        raise ModelError(
-            f"{path}: its SHA-256 is not the registered one; the file is damaged, reinstall rsseg"
-        )
+    if bundled is not None:
+        check_sha256(path, bundled)
     header = read_header(path)
     spec = _spec_of(header, path)
     network = _build_network(spec, path)
@@ -206,6 +204,13 @@ def check_target(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{path}: exists already; pass --overwrite to replace it")
     if not path.absolute().parent.is_dir():
         raise OutputError(f"{path}: the folder {path.parent} does not exist")
+
+
+def check_sha256(path: Path, registered: str) -> None:
+    if file_sha256(path) != registered:
+        raise ModelError(
+            f"{path}: its SHA-256 is not the registered one; the file is damaged, reinstall rsseg"
+        )
 
 
 def file_sha256(path: Path) -> str:

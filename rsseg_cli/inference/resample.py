@@ -61,10 +61,11 @@ class Resampler:
         target: tuple[int, int],
         scale: tuple[float, float] | None = None,
         start: tuple[float, float] = (0.0, 0.0),
+        strip_values: int = STRIP_VALUES,
     ) -> None:
         self.rows = AxisMap(source[0], target[0], scale[0] if scale else None, start[0])
         self.cols = AxisMap(source[1], target[1], scale[1] if scale else None, start[1])
-        self._source_width = source[1]
+        self._source_width, self._strip_values = source[1], strip_values
         self._above: torch.Tensor | None = None  # (C, 1, source width): last row of the blocks above
         self._left: torch.Tensor | None = None  # (C, 1 + h, 1): last column before, with the row above
 
@@ -81,7 +82,7 @@ class Resampler:
         if last_col <= first_col:
             return
         columns = slice(first_col, last_col)
-        step = max(1, STRIP_VALUES // (block.shape[0] * max(last_col - first_col, block.shape[2])))
+        step = max(1, self._strip_values // (block.shape[0] * max(last_col - first_col, block.shape[2])))
         for first in range(first_out, last_out, step):
             rows = slice(first, min(first + step, last_out))
             strip = _interpolate(block, self.rows, rows, row, axis=1)

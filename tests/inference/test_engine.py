@@ -139,7 +139,7 @@ def test_augmentation_averages_probabilities():
 
 
 def test_two_scales_are_the_mean_of_a_tile_and_of_the_tile_at_twice_the_size():
-    class Wide(nn.Module):  # each pixel's class is told by the pixels around it
+    class Wide(nn.Module):  # each pixel's class follows from the pixels around it
         def forward(self, pixels):
             return 5 * nn.functional.avg_pool2d(pixels, 5, 1, 2)
 
@@ -147,12 +147,12 @@ def test_two_scales_are_the_mean_of_a_tile_and_of_the_tile_at_twice_the_size():
     plain, larger = make_engine(Wide(), probabilities=True), []
     for tile in batch:
         twice = zoom(tile.astype(np.float32), (1, 2, 2), order=1, mode="nearest", grid_mode=True)
-        found = plain.run([twice])[0]
-        larger.append(found.reshape(3, 64, 2, 96, 2).mean((2, 4)))
+        scores = plain.run([twice])[0]
+        larger.append(scores.reshape(3, 64, 2, 96, 2).mean((2, 4)))
     expected = (plain.run(batch) + torch.stack(larger)) / 2
-    found = make_engine(Wide(), tta="scales").run(batch)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-    assert (found - plain.run(batch)).abs().max() > 0.01
+    scores = make_engine(Wide(), tta="scales").run(batch)
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+    assert (scores - plain.run(batch)).abs().max() > 0.01
 
 
 def test_logits_unless_probabilities_are_needed():

@@ -9,16 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
-from rsseg_cli.inference import resample
 from rsseg_cli.inference.resample import AxisMap, Resampler
 from rsseg_cli.inference.tiling import plan
 
 torch.set_num_threads(1)
 
 
-def resample_in_blocks(scene, target, layout):
+def resample_in_blocks(scene, target, layout, **options):
     canvas = torch.full((scene.shape[0], *target), torch.nan)
-    resampler = Resampler(scene.shape[1:], target)
+    resampler = Resampler(scene.shape[1:], target, **options)
     rows, cols = layout.rows.cuts, layout.cols.cuts
     for top, bottom in pairwise(rows):
         for left, right in pairwise(cols):
@@ -34,19 +33,19 @@ def resample_in_blocks(scene, target, layout):
 def test_blocks_give_what_the_whole_gives(height, width, target_height, target_width, tile_size):
     scene = torch.rand(2, height, width, generator=torch.Generator().manual_seed(height * width))
     target = (target_height, target_width)
-    found = resample_in_blocks(scene, target, plan(height, width, tile_size, tile_size // 2))
+    result = resample_in_blocks(scene, target, plan(height, width, tile_size, tile_size // 2))
     expected = interpolate(scene[None], target, mode="bilinear", align_corners=False)[0]
-    torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
+    torch.testing.assert_close(result, expected, atol=2e-5, rtol=0)
 
 
-def test_strips_are_bounded_and_give_the_same(monkeypatch):
+def test_strips_are_bounded_and_give_the_same():
     scene = torch.rand(2, 20, 20, generator=torch.Generator().manual_seed(0))
     layout = plan(20, 20, 20, 0)
     expected = resample_in_blocks(scene, (200, 200), layout)
-    monkeypatch.setattr(resample, "STRIP_VALUES", 2000)
-    strips = [values.numel() for *_, values in Resampler((20, 20), (200, 200)).push(0, 0, scene)]
-    assert max(strips) <= 2000
-    torch.testing.assert_close(resample_in_blocks(scene, (200, 200), layout), expected)
+    resampler = Resampler((20, 20), (200, 200), strip_values=2000)
+    assert max(values.numel() for *_, values in resampler.push(0, 0, scene)) <= 2000
+    strips = resample_in_blocks(scene, (200, 200), layout, strip_values=2000)
+    torch.testing.assert_close(strips, expected)
 
 
 def test_a_slope_comes_back_without_half_a_pixel_of_shift():

@@ -80,10 +80,10 @@ def test_logits_become_probabilities_on_ramps_alone_and_keep_the_order_elsewhere
             rng.standard_normal((CHANNELS, tile.height, tile.width)).astype(np.float32) * 4
         )
         expected = plain.push(tile, logits.softmax(0)).values
-        found = converting.push(tile, logits).values
+        result = converting.push(tile, logits).values
         best, runner_up = expected.topk(2, 0).values
         clear = (best - runner_up) > 1e-5
-        assert torch.equal(found.max(0).indices[clear], expected.max(0).indices[clear])
+        assert torch.equal(result.max(0).indices[clear], expected.max(0).indices[clear])
 
 
 @settings(deadline=None, max_examples=40)

@@ -48,9 +48,9 @@ def test_tiles_come_in_order_with_their_pixels_and_each_pixel_is_read_once(data)
         patch.setattr(streaming, "CHUNK_WIDTH_PX", data.draw(st.integers(1, 30)))
         feed = TileFeed(reader, layout, threads=2, block_width=data.draw(st.sampled_from([1, 7, 16])))
         with feed:
-            found = list(feed)
-    assert [item.tile for item in found] == tiles_of(layout)
-    for tile, pixels, valid in found:
+            items = list(feed)
+    assert [item.tile for item in items] == tiles_of(layout)
+    for tile, pixels, valid in items:
         expected = reader.pixels[:, tile.row : tile.row + tile.height, tile.col : tile.col + tile.width]
         np.testing.assert_array_equal(pixels, expected)
         assert valid.all()
@@ -62,9 +62,9 @@ def test_a_feed_may_start_at_a_tile_row():
     layout = plan(50, 20, 16, 4)
     reader = ArrayReader(np.arange(1000).reshape(1, 50, 20))
     with TileFeed(reader, layout, first_row=2) as feed:
-        found = list(feed)
-    assert [item.tile for item in found] == tiles_of(layout, 2)
-    np.testing.assert_array_equal(found[0].pixels, reader.pixels[:, layout.rows.starts[2] :, :16][:, :16])
+        items = list(feed)
+    assert [item.tile for item in items] == tiles_of(layout, 2)
+    np.testing.assert_array_equal(items[0].pixels, reader.pixels[:, layout.rows.starts[2] :, :16][:, :16])
 
 
 def test_tiles_without_data_have_no_pixels_and_holes_are_filled():
@@ -74,9 +74,9 @@ def test_tiles_without_data_have_no_pixels_and_holes_are_filled():
     reader = ArrayReader(np.full((1, 32, 32), 7), valid)
     reader.pixels[:, ~valid] = -1
     with TileFeed(reader, plan(32, 32, 16, 0)) as feed:
-        found = [item.pixels for item in feed]
-    assert found[0] is None
-    assert all((pixels == 7).all() for pixels in found[1:])
+        items = [item.pixels for item in feed]
+    assert items[0] is None
+    assert all((pixels == 7).all() for pixels in items[1:])
 
 
 def test_a_slow_consumer_is_not_outrun():

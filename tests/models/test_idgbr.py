@@ -28,7 +28,7 @@ def _one_thread() -> None:
 
 
 def inputs(side: int = 32, classes: int = 3) -> tuple[Tensor, Tensor, Tensor]:
-    """Image, rough map with a corner without class, noise."""
+    """Image, coarse map with a corner without class, noise."""
     torch.manual_seed(1)
     coarse = (
         torch.randint(0, classes, (2, side // 8, side // 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
@@ -67,7 +67,7 @@ def test_split_unet_is_diffusers_unet() -> None:
             channels for channels, _ in network.config.skip_shapes
         ]
         residuals = [torch.randn_like(item) for item in features]
-        found = unet.decode(embedding, [a + b for a, b in zip(features, residuals, strict=True)], text)
+        result = unet.decode(embedding, [a + b for a, b in zip(features, residuals, strict=True)], text)
         whole = UNet2DConditionModel.forward(
             unet,
             noisy,
@@ -76,7 +76,7 @@ def test_split_unet_is_diffusers_unet() -> None:
             down_block_additional_residuals=tuple(residuals[:-1]),
             mid_block_additional_residual=residuals[-1],
         ).sample
-    torch.testing.assert_close(found, whole)
+    torch.testing.assert_close(result, whole)
 
 
 def test_every_parameter_of_the_guidance_network_gets_a_gradient() -> None:
@@ -106,7 +106,7 @@ def test_guidance_begins_by_adding_nothing() -> None:
 
 @pytest.mark.parametrize(("steps", "guidance"), [(1, 1.0), (3, 1.0), (3, 2.5)])
 def test_nothing_is_encoded_twice(steps: int, guidance: float) -> None:
-    """Codec: image and rough map in, a latent out. Conditions: once. The denoiser's encoder: once a step."""
+    """Codec: image and coarse map in, a latent out. Conditions: once. The denoiser's encoder: once a step."""
     network, (image, coarse, noise) = tiny(), inputs()
     calls: dict[str, int] = {}
 
@@ -135,9 +135,9 @@ def test_guidance_is_carried_beyond_the_prediction_without_conditions() -> None:
         text = network.prompt.expand(2, -1, -1)
         free = UNet2DConditionModel.forward(network.denoiser, noise, time, text).sample
         bound = network.predict(noise, time, conditions)
-        found = network.predict(noise, time, conditions, 3.0)
+        result = network.predict(noise, time, conditions, 3.0)
     assert (bound - free).abs().max() > 0.01
-    torch.testing.assert_close(found, free + 3 * (bound - free), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(result, free + 3 * (bound - free), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("prediction", ["noise", "clean"])
@@ -160,14 +160,14 @@ def test_sampler_finds_what_an_exact_prediction_tells(
         torch.testing.assert_close(logits, network.decode(truth), atol=1e-3, rtol=1e-3)
         begin = noise
         if start is not None:
-            rough = network.encode(network.label_embedding(coarse))
-            begin = network.schedule.add_noise(rough, noise, torch.tensor([start, start]))
+            latent = network.encode(network.label_embedding(coarse))
+            begin = network.schedule.add_noise(latent, noise, torch.tensor([start, start]))
     torch.testing.assert_close(seen[0][0], begin)
     assert seen[0][1] == (start or 999)
     assert len(seen) == steps
 
 
-def test_result_follows_from_image_rough_map_and_noise_alone() -> None:
+def test_result_follows_from_image_coarse_map_and_noise_alone() -> None:
     network, (image, coarse, noise) = tiny(), inputs()
     with torch.inference_mode():
         first = network(image, coarse, noise)

@@ -105,12 +105,12 @@ def test_codec_training_keeps_boundaries(network: LiteRefiner) -> None:
         optimiser.step()
     labels = blobs(4)
     with torch.inference_mode():
-        found = network.codec.decode(network.codec.encode(labels)).argmax(1)
-    assert (found == labels).float().mean() > 0.999
+        result = network.codec.decode(network.codec.encode(labels)).argmax(1)
+    assert (result == labels).float().mean() > 0.999
 
 
 def test_denoising_learns_to_follow_the_image(network: LiteRefiner) -> None:
-    """Labels that the image shows plainly, rough maps shifted by 4 px: the loss falls."""
+    """Labels that the image shows plainly, coarse maps shifted by 4 px: the loss falls."""
     network.train()
     optimiser = torch.optim.AdamW(network.parameters(), lr=3e-3)
     losses = []
@@ -158,8 +158,8 @@ def test_a_closer_look_is_what_the_segmentation_network_sees() -> None:
     image = torch.randn(2, 3, 64, 64)
     assert network.closer is not None
     with torch.inference_mode():
-        found = network.closer(network.conditions.see(image))
-        torch.testing.assert_close(found, look(image).softmax(1))
+        result = network.closer(network.conditions.see(image))
+        torch.testing.assert_close(result, look(image).softmax(1))
 
 
 @pytest.mark.parametrize("sizes", [(1.0,), (1.0, 0.5)])
@@ -175,8 +175,8 @@ def test_what_a_closer_look_knows_goes_before_what_it_sees(sizes: tuple[float, .
             half = F.interpolate(image, (32, 32), mode="bilinear", antialias=True)
             seen = (seen + F.interpolate(look(half).softmax(1), (64, 64), mode="bilinear")) / 2
         expected = torch.where(known == 255, seen, known / 254)
-        found = network._look(image, network.conditions.see(image), known)
-        torch.testing.assert_close(found, expected)
+        result = network._look(image, network.conditions.see(image), known)
+        torch.testing.assert_close(result, expected)
         whole = known[:1].expand(2, -1, -1, -1)
         assert torch.equal(network._look(image, network.conditions.see(image), whole), whole / 254)
 
@@ -187,8 +187,8 @@ def test_a_closer_look_has_its_share_in_the_result() -> None:
     with torch.inference_mode():
         alone = network(image, coarse, noise).softmax(1)
         network.config = replace(network.config, closer_share=0.25)
-        found = network(image, coarse, noise).softmax(1)
-        torch.testing.assert_close(found, 0.75 * alone + 0.25 * look(image).softmax(1), atol=1e-5, rtol=0)
+        result = network(image, coarse, noise).softmax(1)
+        torch.testing.assert_close(result, 0.75 * alone + 0.25 * look(image).softmax(1), atol=1e-5, rtol=0)
 
 
 def test_a_closer_look_takes_part_and_stays_frozen() -> None:
@@ -209,8 +209,8 @@ def test_a_closer_look_takes_part_and_stays_frozen() -> None:
         assert torch.equal(before[name], value), name
     sure = torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2).to(torch.uint8) * 254
     torch.manual_seed(1)
-    told = network.refiner_losses(image, coarse, labels, sure)["cross_entropy"]
-    assert told < own  # the network starts from it, and these are the labels themselves
+    given = network.refiner_losses(image, coarse, labels, sure)["cross_entropy"]
+    assert given < own  # the network starts from it, and these are the labels themselves
 
 
 def test_certain_classes_blend_to_the_latents_of_their_map() -> None:

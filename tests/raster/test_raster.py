@@ -1,4 +1,4 @@
-"""Scenes: what is found in them, bands, windowed reads and valid masks."""
+"""Scenes: what they say of themselves, bands, windowed reads and valid masks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RGB = ("red", "green", "blue")
 ROTATED = Affine.translation(500000, 5000000) * Affine.rotation(30) * Affine.scale(0.5, -0.5)
 SOUTH_UP = Affine(0.5, 0, 500000, 0, 0.5, 5000000)
 DEGREES = Affine(1e-5, 0, 15, 0, -1e-5, 45)
-PLACES = {
+GEOREFERENCES = {
     "north-up": {},
     "rotated": {"transform": ROTATED},
     "south-up": {"transform": SOUTH_UP},
@@ -85,9 +85,9 @@ def test_scaled_and_window_keep_corners(transform: Affine) -> None:
 # --- inspect
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_inspect_keeps_the_place(make_raster: MakeRaster, place: dict) -> None:
-    path = make_raster(**place)
+@pytest.mark.parametrize("georeference", GEOREFERENCES.values(), ids=GEOREFERENCES)
+def test_inspect_keeps_the_georeference(make_raster: MakeRaster, georeference: dict) -> None:
+    path = make_raster(**georeference)
     info = SceneInfo.of(path)
     with rasterio.open(path) as dataset:
         assert info.grid.transform == dataset.transform
@@ -336,10 +336,10 @@ def test_windows_outside_are_refused(make_raster: MakeRaster, window: tuple[int,
         reader.read(*window)
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
-def test_a_window_of_the_grid_is_read_directly(make_raster: MakeRaster, place: dict) -> None:
+@pytest.mark.parametrize("georeference", GEOREFERENCES.values(), ids=GEOREFERENCES)
+def test_a_window_of_the_grid_is_read_directly(make_raster: MakeRaster, georeference: dict) -> None:
     array = coordinate_array(2, 60, 80)
-    info = SceneInfo.of(make_raster(array=array, **place))
+    info = SceneInfo.of(make_raster(array=array, **georeference))
     with SceneReader(info, (1, 2), info.grid.window(13, 17, 40, 50)) as reader:
         assert (reader.read(2, 3, 20, 30)[0] == array[:, 15:35, 20:50]).all()
 
@@ -391,10 +391,10 @@ def test_a_file_cut_short_names_file_and_window(make_raster: MakeRaster, tiled: 
 # --- reading on another grid
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("georeference", GEOREFERENCES.values(), ids=GEOREFERENCES)
 @pytest.mark.parametrize("factor", [2.0, 1.37, 0.8, 0.5, 1 / 3])
-def test_resampling_shifts_nothing(make_raster: MakeRaster, place: dict, factor: float) -> None:
-    info = SceneInfo.of(make_raster(array=coordinate_array(2, 120, 160, "float32"), **place))
+def test_resampling_shifts_nothing(make_raster: MakeRaster, georeference: dict, factor: float) -> None:
+    info = SceneInfo.of(make_raster(array=coordinate_array(2, 120, 160, "float32"), **georeference))
     grid = info.grid.scaled(height=round(120 * factor), width=round(160 * factor))
     with SceneReader(info, (1, 2), grid) as reader:
         values, valid = reader.read(0, 0, grid.height, grid.width)

@@ -26,19 +26,19 @@ from rsseg_cli.raster.rows import downsample2x
 
 UTM = CRS.from_epsg(32633)
 NORTH_UP = Affine(0.3, 0, 500000.123456789, 0, -0.3, 5000000.1)
-PLACES = {
+GEOREFERENCES = {
     "north-up": (UTM, NORTH_UP),
     "rotated": (UTM, Affine.translation(500000, 5000000) * Affine.rotation(30) * Affine.scale(0.5, -0.5)),
     "south-up": (UTM, Affine(0.5, 0, 500000, 0, 0.5, 5000000)),
     "degrees": (CRS.from_epsg(4326), Affine(1e-5 / 3, 0, 15, 0, -1e-5 / 3, 45)),
     "no crs": (None, Affine(0.1, 0, 7, 0, -0.1, 9)),
-    "no place": (None, Affine.identity()),
+    "no georeference": (None, Affine.identity()),
 }
 COLOURS = {0: (214, 69, 65), 1: (222, 203, 164)}
 
 
-def grid_of(height: int, width: int, place: tuple = PLACES["north-up"]) -> Grid:
-    return Grid(crs=place[0], transform=place[1], height=height, width=width)
+def grid_of(height: int, width: int, georeference: tuple = GEOREFERENCES["north-up"]) -> Grid:
+    return Grid(crs=georeference[0], transform=georeference[1], height=height, width=width)
 
 
 def draw_labels(height: int, width: int, bands: int = 1, classes: int = 5) -> np.ndarray:
@@ -66,15 +66,17 @@ def leftovers(folder: Path) -> list[str]:
 # --- what is written is what is read
 
 
-@pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
+@pytest.mark.parametrize("georeference", GEOREFERENCES.values(), ids=GEOREFERENCES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 700), (513, 1), (512, 512), (600, 1100)])
-def test_pixels_and_place_come_back_exactly(tmp_path: Path, place: tuple, shape: tuple[int, int]) -> None:
+def test_pixels_and_georeference_come_back_exactly(
+    tmp_path: Path, georeference: tuple, shape: tuple[int, int]
+) -> None:
     labels = draw_labels(*shape)
-    write_all(tmp_path / "map.tif", labels, grid_of(*shape, place))
+    write_all(tmp_path / "map.tif", labels, grid_of(*shape, georeference))
     with rasterio.open(tmp_path / "map.tif") as dataset:
         assert (dataset.read() == labels).all()
-        assert dataset.crs == place[0]
-        assert tuple(dataset.transform) == tuple(place[1])
+        assert dataset.crs == georeference[0]
+        assert tuple(dataset.transform) == tuple(georeference[1])
         assert (dataset.nodata, dataset.dtypes) == (255, ("uint8",))
     assert leftovers(tmp_path) == []
 
@@ -105,11 +107,11 @@ def test_gdalinfo_sees_names_colours_and_tags(tmp_path: Path) -> None:
     options = {"colours": COLOURS, "category_names": ["building", "land & <x>"], "band_names": ["class"]}
     write_all(path, draw_labels(600, 700), grid_of(600, 700), tags=tags, **options)
     answer = subprocess.run(["gdalinfo", "-json", str(path)], capture_output=True, check=True, text=True)
-    found = json.loads(answer.stdout)
-    assert tags.items() <= found["metadata"][""].items()
-    assert found["metadata"][""]["CLASS_1"] == "land & <x>"
-    assert found["metadata"]["IMAGE_STRUCTURE"]["LAYOUT"] == "COG"
-    band = found["bands"][0]
+    described = json.loads(answer.stdout)
+    assert tags.items() <= described["metadata"][""].items()
+    assert described["metadata"][""]["CLASS_1"] == "land & <x>"
+    assert described["metadata"]["IMAGE_STRUCTURE"]["LAYOUT"] == "COG"
+    band = described["bands"][0]
     assert (band["description"], band["noDataValue"], band["colorInterpretation"]) == (
         "class",
         255,

@@ -48,11 +48,11 @@ def test_filled_pixels_have_no_steps() -> None:
     assert np.abs(np.diff(filled[0, :, 30])).max() < 15
 
 
-@pytest.mark.parametrize("place", [(0, 0), (0, 6), (8, 0), (8, 6), (4, 3)])
+@pytest.mark.parametrize("position", [(0, 0), (0, 6), (8, 0), (8, 6), (4, 3)])
 @pytest.mark.parametrize("shape", [(9, 7), (1, 7), (9, 1), (1, 1)])
-def test_one_valid_pixel_fills_all(shape: tuple[int, int], place: tuple[int, int]) -> None:
+def test_one_valid_pixel_fills_all(shape: tuple[int, int], position: tuple[int, int]) -> None:
     valid = np.zeros(shape, bool)
-    valid[min(place[0], shape[0] - 1), min(place[1], shape[1] - 1)] = True
+    valid[min(position[0], shape[0] - 1), min(position[1], shape[1] - 1)] = True
     array = np.where(valid, 77, 0).astype(np.uint8)[None]
     assert (fill(array, valid) == 77).all()
 

@@ -124,9 +124,9 @@ def test_answers_that_fail_or_are_cut_are_asked_for_again(
     predict(secret(server.address, f"{mood}/scene.tif"), tmp_path / "remote.tif", model=one_hot())
     with rasterio.open(tmp_path / "local.tif") as here, rasterio.open(tmp_path / "remote.tif") as there:
         np.testing.assert_array_equal(here.read(), there.read())
-        told = str(there.tags()) + (tmp_path / "remote.tif").read_bytes().decode("latin-1")
-    assert f"{server.address}/{mood}/scene.tif?..." in told
-    assert not any(word in told for word in SECRETS)
+        tags = str(there.tags()) + (tmp_path / "remote.tif").read_bytes().decode("latin-1")
+    assert f"{server.address}/{mood}/scene.tif?..." in tags
+    assert not any(word in tags for word in SECRETS)
 
 
 @pytest.mark.parametrize(

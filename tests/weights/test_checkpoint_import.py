@@ -195,9 +195,9 @@ def test_import_gives_the_released_logits(tmp_path: Path, ratio: float) -> None:
     image = torch.randn(2, 3, 128, 96)
     with torch.inference_mode():
         expected = reference_logits(state, image, ratio)
-        found = model.network(image)
+        result = model.network(image)
     assert expected.std() > 0.5
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("name", "ratio"), [("loveda", 0.02), ("potsdam", 1.0)])

@@ -195,9 +195,9 @@ def test_import_gives_the_released_outputs(tmp_path: Path) -> None:
         _, features = network.denoiser.encode(noisy, time, text)
         residuals = network.guidance(features, conditions)
         expected = literal_guidance(features, conditions)
-        for found, needed in zip(residuals, expected, strict=True):
+        for result, needed in zip(residuals, expected, strict=True):
             assert needed.std() > 0.05
-            torch.testing.assert_close(found, needed, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(result, needed, atol=1e-5, rtol=1e-5)
         generator = UNet2DConditionModel.from_pretrained(released / "unet_gen")
         whole = generator(noisy, time, text, down_block_additional_residuals=tuple(expected[:-1]),
                           mid_block_additional_residual=expected[-1]).sample  # fmt: skip
@@ -217,8 +217,8 @@ def test_import_takes_conditions_codec_and_labels_from_their_folders(tmp_path: P
     with torch.inference_mode():
         for latent in (image, coarse):
             unet(latent, ones, text)
-        found = network.encode_conditions(image, coarse)[-1]
-        torch.testing.assert_close(found, torch.cat([seen[0], seen[1]], 1), atol=1e-5, rtol=1e-5)
+        result = network.encode_conditions(image, coarse)[-1]
+        torch.testing.assert_close(result, torch.cat([seen[0], seen[1]], 1), atol=1e-5, rtol=1e-5)
         latent = codec.encode(picture).latent_dist.mode() * codec.config.scaling_factor
         torch.testing.assert_close(network.encode(picture), latent)
         table, weights = contents()["label_embed_net"][1]["embedding_table"], contents()["label_embed_net"][1]
@@ -291,9 +291,9 @@ def test_older_and_other_files_are_read(tmp_path: Path) -> None:
     prompt = empty_prompt(sd / "text_encoder")
     save_file({"empty": prompt[None]}, tmp_path / "prompt.safetensors")
     shutil.rmtree(sd / "text_encoder")
-    found = read_idgbr(released, sd, CLASSES, tmp_path / "prompt.safetensors").state_dict()
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    result = read_idgbr(released, sd, CLASSES, tmp_path / "prompt.safetensors").state_dict()
+    assert result.keys() == expected.keys()
+    assert all(torch.equal(result[name], expected[name]) for name in expected)
 
 
 def edit_json(path: Path, **values: Any) -> None:

@@ -19,7 +19,7 @@ from rsseg_cli.cli import app
 from rsseg_cli.errors import ModelError, OutputError
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, load_model, registry, save_model
-from rsseg_cli.weights.registry import SPEC_KEY, file_sha256, list_models, read_spec
+from rsseg_cli.weights.registry import SPEC_KEY, check_sha256, file_sha256, list_models, read_spec
 from rsseg_cli.weights.spec import ClassSpec
 
 torch.set_num_threads(1)
@@ -267,25 +267,21 @@ def test_unknown_names_and_paths_are_reported() -> None:
             load_model(name)
 
 
-def test_bundled_models_are_checked(
-    tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(registry, "FOLDER", tmp_path)
-    monkeypatch.setattr(registry, "MODELS", {"tiny": file_sha256(model_path)})
-    assert list_models() == ("tiny",)
-    assert load_model("tiny").spec == read_spec("tiny") == spec()
-    with pytest.raises(ModelError, match=r"\(tiny\)"):
+def test_bundled_models_are_checked(model_path: Path) -> None:
+    registered = file_sha256(model_path)
+    check_sha256(model_path, registered)
+    with pytest.raises(ModelError, match=r"\(buildings, .*landcover"):
         load_model("nosuch")
     rewrite(model_path, name="forged")
     with pytest.raises(ModelError, match="SHA-256"):
-        load_model("tiny")
+        check_sha256(model_path, registered)
     model_path.unlink()
     with pytest.raises(ModelError, match=r"tiny\.safetensors"):
-        load_model("tiny")
+        check_sha256(model_path, registered)
 
 
 @pytest.mark.parametrize("name", list_models())
-def test_models_that_come_along(name: str) -> None:
+def test_bundled_models_are_whole(name: str) -> None:
     """Small enough to ship, whole, described, with a card."""
     path = registry.model_file(name)
     assert path.stat().st_size <= 15e6
@@ -322,15 +318,11 @@ def test_show_tells_all(model_path: Path) -> None:
     assert values["file"]["bytes"] == model_path.stat().st_size
 
 
-def test_list_names_what_comes_along(model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "FOLDER", model_path.parent)
-    monkeypatch.setattr(registry, "MODELS", {"tiny": file_sha256(model_path)})
-    assert "road, field, wood" in run("models", "list").stdout
-    (listed,) = json.loads(run("models", "list", "--json").stdout)
-    assert (listed["name"], listed["classes"]) == ("tiny", ["road", "field", "wood"])
-    monkeypatch.setattr(registry, "MODELS", {})
-    assert json.loads(run("models", "list", "--json").stdout) == []
-    assert "no models" in run("models", "list").stdout
+def test_list_names_the_bundled_models() -> None:
+    assert "building, land, road, vegetation, water" in run("models", "list").stdout
+    listed = json.loads(run("models", "list", "--json").stdout)
+    assert [item["name"] for item in listed] == list(list_models())
+    assert listed[2]["classes"] == ["building", "land", "road", "vegetation", "water"]
 
 
 def test_show_of_no_model_fails(tmp_path: Path) -> None:
