@@ -36,13 +36,10 @@ class Option:
     """What the command line and the check of a setting know about it.
 
     Attributes:
-        flags: names of the option; () for the field's.
         minimum, maximum: bounds, both allowed; `above` and `below` are not allowed themselves.
-        step: only its multiples are allowed.
         unset: the default, outside the bounds, that leaves the choice to the program; not for the user.
         needs: the bounds in words; "" for words made of the bounds.
         choices: allowed texts of a `str` beside "".
-        example: a value of an option that takes a list separated by commas.
         repeat: the option is given once for each item of a list.
     """
 
@@ -150,7 +147,11 @@ class ModelWithSpec(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
-    """How a scene is read, tiled and run. `readers` is the number of threads that read ahead."""
+    """How a scene is read, tiled and run.
+
+    `readers` is the number of threads that read ahead. State from which a run resumes is saved every
+    `checkpoint_s` seconds; shorter runs keep none.
+    """
 
     # fmt: off
     tile_size: int = option(
@@ -192,6 +193,7 @@ class PredictConfig:
     )
     overwrite: bool = option(False, "Replace existing outputs.")
     readers: int = 2
+    checkpoint_s: float = 5.0
     # fmt: on
 
     def __post_init__(self) -> None:
@@ -225,7 +227,6 @@ class PredictConfig:
 
 
 def check_overlap(overlap: int, tile_size: int) -> None:
-    """Refuse more than half a tile."""
     if not 0 <= overlap <= tile_size // 2:
         raise UsageError(f"--overlap {overlap}: needs 0 to half the tile, {tile_size // 2} px")
 

@@ -12,15 +12,7 @@ from rsseg_cli.errors import OutputError
 
 
 def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | Path] = ()) -> None:
-    """Refuse a target before work starts.
-
-    Args:
-        inputs: files that must not be replaced.
-
-    Raises:
-        OutputError: it exists and `overwrite` is False, is an input or a folder, or its folder is missing or
-            read-only.
-    """
+    """Refuse a target before work starts: an OutputError says why. No target is one of `inputs`."""
     path = Path(path)
     try:
         os.stat(path)
@@ -60,11 +52,7 @@ def replace_all(
 
     Args:
         renames: file -> its name; in order, so that where the last one is, all are.
-        leftovers: files to remove.
         tag: in the names that old files have until the end; by default this process's number.
-
-    Raises:
-        OutputError: a name cannot be given; the files of before are back under their names.
     """
     kept: dict[Path, Path] = {}  # existing file -> its name until the end
     given: dict[Path, Path] = {}

@@ -20,7 +20,6 @@ KEPT = 1 << 30  # bytes
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -45,7 +44,6 @@ def keep_memory() -> None:
 
 
 def _glibc(name: str, *numbers: int) -> None:
-    """Call a function of the C library if it exists."""
     if sys.platform == "linux":
         function = getattr(ctypes.CDLL(None), name, None)
         if function is not None:
@@ -70,13 +68,19 @@ class Process:
         self.connection = Connection(ours.detach())
 
     def terminate(self) -> None:
-        """Ask it to end."""
         self._process.terminate()
 
-    def wait(self) -> int:
-        """Exit code, negative for a signal."""
+    def wait(self, timeout_s: float | None = None) -> int:
+        """Exit code, negative for a signal; a process that takes longer is killed."""
         if isinstance(self._process, subprocess.Popen):
+            try:
+                return self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
             return self._process.wait()
+        self._process.join(timeout_s)
+        if self._process.is_alive():
+            self._process.kill()
         self._process.join()
         return self._process.exitcode or 0
 
@@ -104,8 +108,12 @@ def _spawned(function: Callable[[Connection], None], theirs: socket.socket) -> s
     name, handle = function.__name__, theirs.fileno()
     code = (
         f"import signal, sys; sys.path[:] = {[str(path) for path in sys.path]!r}\n"
-        "signal.signal(signal.SIGINT, signal.SIG_IGN); signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
         "from multiprocessing.connection import Connection\n"
         f"from {function.__module__} import {name}; {name}(Connection({handle}))"
     )
-    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=[handle])
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the process inherits it
+    try:
+        return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.DEVNULL, pass_fds=[handle])
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,5 +1,6 @@
 """Batches by the command line, with a tiny model."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import rasterio
 import torch
 from typer.testing import CliRunner
 
-from rsseg_cli.batch.manifest import read_manifest
 from rsseg_cli.cli import app
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
@@ -46,5 +46,11 @@ def pixels(path):
         return dataset.read()
 
 
+def records_of(manifest):
+    """The last record of each scene, by its path."""
+    records = map(json.loads, Path(manifest).read_text().splitlines())
+    return {record["input"]: record for record in records}
+
+
 def status_of(manifest):
-    return {Path(name).name: record["status"] for name, record in read_manifest(Path(manifest)).items()}
+    return {Path(name).name: record["status"] for name, record in records_of(manifest).items()}

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from rsseg_cli.inference.refiner import normal_noise
+from rsseg_cli.inference import RefinerEngine
 from rsseg_cli.weights import ModelSpec, TrainedModel
 
 UNKNOWN = 255
@@ -98,7 +98,7 @@ def whole_scores(network, image, coarse, seed=0, sample=0):
     image, coarse = np.pad(image, ((0, 0), *pad), mode="reflect"), np.pad(coarse, pad, mode="reflect")
     stride = network.latent_stride
     shape = (network.latent_channels, image.shape[1] // stride, image.shape[2] // stride)
-    noise = torch.from_numpy(normal_noise(shape, 0, 0, seed=seed, sample=sample))
+    noise = torch.from_numpy(RefinerEngine.noise(shape, 0, 0, seed=seed, sample=sample))
     with torch.inference_mode():
         logits = network(torch.from_numpy(image)[None] / 255, torch.from_numpy(coarse)[None], noise[None])
     return logits[0, :, :height, :width]

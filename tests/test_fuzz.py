@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 torch.set_num_threads(1)
 ROOT = Path(__file__).resolve().parent.parent
-EXAMPLES = {"raster": 60, "model": 12, "description": 150, "journal": 150, "manifest": 100}
+EXAMPLES = {"raster": 60, "model": 12, "description": 150, "journal": 60, "manifest": 100}
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,6 @@ def test_library_loads_its_parts_on_first_use(tmp_path: Path) -> None:
         "except AttributeError as err: print(err)"
     )
     lines = python(code, tmp_path, ROOT).splitlines()
-    assert lines == ["rsseg_cli.pipeline.predict_scene", "module 'rsseg_cli' has no attribute 'nosuch'"]
+    assert lines == ["rsseg_cli.pipeline.run", "module 'rsseg_cli' has no attribute 'nosuch'"]
     for name in rsseg_cli.__all__:
         assert getattr(rsseg_cli, name)

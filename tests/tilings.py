@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rsseg_cli.inference.tiling import ramp_weights
+from rsseg_cli.inference import tiling
 
 
 def tiles_of(layout, first_row=0):
@@ -20,7 +20,7 @@ def weights_of(axis, index):
     weights = np.zeros(axis.size, np.float32)
     weights[first - start : end - start] = 1
     if index > 0:
-        weights[first - start : first - start + axis.ramp] = ramp_weights(axis.ramp)
+        weights[first - start : first - start + axis.ramp] = tiling.ramp_weights(axis.ramp)
     if index < len(axis) - 1:
-        weights[end - start - axis.ramp : end - start] = 1 - ramp_weights(axis.ramp)
+        weights[end - start - axis.ramp : end - start] = 1 - tiling.ramp_weights(axis.ramp)
     return weights

@@ -18,16 +18,14 @@ from rsseg_cli.inference import Pass
 from rsseg_cli.pipeline import passes
 
 if TYPE_CHECKING:
-    from rsseg_cli.batch.runner import SceneRunner
+    from rsseg_cli.batch.local import SceneRunner
     from rsseg_cli.batch.task import SceneTask
     from rsseg_cli.config import PredictConfig
     from rsseg_cli.inference import tiling
     from rsseg_cli.raster import Grid
     from rsseg_cli.weights import TrainedModel
 
-MIN_TILE_ROWS = 16  # a band, if the scene has enough: each band runs one or two rows twice
 PREFETCH_BANDS = 2  # beyond one a worker, running or waiting to be written
-MAX_PENDING_BYTES = 4 << 30  # of unpacked finished rows in all pending bands
 ZLIB_LEVEL = 1  # 200 MB/s a core; class rows shrink 10 to 50 times
 
 
@@ -42,11 +40,7 @@ class RefineJob:
 
 @dataclass(frozen=True, kw_only=True)
 class Band:
-    """Tile rows of a pass over a scene. Can be pickled.
-
-    Attributes:
-        job: of the mapping pass; None in the refining pass, which has `refine`.
-    """
+    """Tile rows of a pass over a scene, with the `job` of the first or `refine` of the second."""
 
     task: SceneTask
     job: passes.Job | None = None
@@ -57,10 +51,7 @@ class Band:
 
 
 class Block(NamedTuple):
-    """Finished rows from `row` on, compressed; `shape` is (layers, rows, width). Can be pickled.
-
-    `refined` counts the refined pixels of the band down to the last of these rows.
-    """
+    """Finished rows (layers, rows, width), compressed; `refined` counts the band down to the last of them."""
 
     row: int
     shape: tuple[int, ...]
@@ -74,7 +65,7 @@ class Block(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class BandRows:
-    """Finished rows of a band, from top to bottom. Can be pickled."""
+    """Finished rows of a band, from top to bottom."""
 
     blocks: tuple[Block, ...]
     refined: Mapping[str, int] = field(default_factory=dict)
@@ -97,20 +88,25 @@ class BandPool(Protocol):
 class SharedPasses(passes.Passes):
     """The passes over a scene by the workers of a pool; see `passes.Passes`.
 
-    Bands are written in their order. So many are under way that every worker has one, and fewer where their
-    rows would take more than MAX_PENDING_BYTES.
+    Bands are written in their order. So many are under way that every worker has one.
+
+    Args:
+        min_rows: tile rows of a band, if the scene has enough: each band runs one or two rows twice.
+        max_pending_bytes: of unpacked finished rows in all bands under way.
     """
 
-    def __init__(self, pool: BandPool, task: SceneTask) -> None:
+    def __init__(
+        self, pool: BandPool, task: SceneTask, *, min_rows: int = 16, max_pending_bytes: int = 4 << 30
+    ) -> None:
         super().__init__()
         self._pool, self._task = pool, task
+        self._min_rows, self._max_pending_bytes = min_rows, max_pending_bytes
 
     def arithmetic(self, config: PredictConfig) -> tuple[str, str]:
         """Return the workers' kind of device and dtype; `config` is that of this process."""
         return self._pool.arithmetic(self._task.config)
 
     def map(self, job: passes.Job, rows: Pass, state: passes.PassState) -> None:
-        """See `passes.map_pass`."""
         band = Band(task=self._task_of(state), job=job, layers=dict(rows.layers), first=rows.first)
         plan = passes.plan_tiles(job)
         with closing(self._run(band, plan.rows, _row_bytes(rows, job.grid, plan.rows))) as bands:
@@ -127,7 +123,7 @@ class SharedPasses(passes.Passes):
         rows: Pass,
         state: passes.PassState,
     ) -> None:
-        """See `passes.refine_pass`. The workers read the map from its file."""
+        """See `passes.Passes`. The workers read the map from its file."""
         bare = replace(refinement, refiner="")  # each worker has loaded it
         job = RefineJob(refinement=bare, windows=windows, source=source)
         band = Band(task=self._task_of(state), refine=job, layers=dict(rows.layers), first=rows.first)
@@ -149,9 +145,10 @@ class SharedPasses(passes.Passes):
         self, band: Band, axis: tiling.Axis, row_bytes: int
     ) -> Generator[tuple[int, BandRows], None, None]:
         """Yield the end and the rows of each part of a pass; `row_bytes` is the size of a tile row's rows."""
-        pending = max(1, min(self._pool.workers + PREFETCH_BANDS, MAX_PENDING_BYTES // row_bytes))
-        max_rows = max(1, MAX_PENDING_BYTES // row_bytes // pending)
-        spans = iter(split_rows(band.first, len(axis), self._pool.workers, max_rows))
+        room = self._max_pending_bytes // row_bytes
+        pending = max(1, min(self._pool.workers + PREFETCH_BANDS, room))
+        max_rows = max(1, room // pending)
+        spans = iter(split_rows(band.first, len(axis), self._pool.workers, max_rows, self._min_rows))
         waiting: deque[tuple[int, Future[BandRows]]] = deque()
         try:
             while True:
@@ -168,17 +165,18 @@ class SharedPasses(passes.Passes):
                 future.cancel()
 
 
-def split_rows(first: int, end: int, workers: int, max_rows: int) -> list[tuple[int, int]]:
+def split_rows(
+    first: int, end: int, workers: int, max_rows: int, min_rows: int = 16
+) -> list[tuple[int, int]]:
     """Cut tile rows into bands of nearly equal size: the same number a worker, at most `max_rows` high."""
     count = end - first
-    rounds = max(1, count // (workers * MIN_TILE_ROWS))
+    rounds = max(1, count // (workers * min_rows))
     bands = min(count, max(workers * rounds, -(-count // max_rows)))
     cuts = [first + count * index // bands for index in range(bands + 1)] if count else [first]
     return list(itertools.pairwise(cuts))
 
 
 def run_band(band: Band, runner: SceneRunner) -> BandRows:
-    """Run the network of a band in this process."""
     model, refine = runner.load(band.task)
     blocks: list[Block] = []
     state = passes.PassState()
@@ -192,16 +190,14 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
         second = band.refine
         refiner = cast("TrainedModel", refine.refiner)  # the runner loads it
         refining = replace(second.refinement, refiner=refiner, run=band.task.config)
-        network = refining.load().network
-        passes.refine_pass(refining, network, second.windows, second.source, rows, state)
+        passes.Passes().refine(refining, second.windows, second.source, rows, state)
     elif band.job is not None:
         job = replace(band.job, config=band.task.config)
-        passes.map_pass(job, model, rows, state)
+        passes.Passes(model).map(job, rows, state)
     else:
         raise ValueError("a band of neither pass")
     return BandRows(blocks=tuple(blocks), refined=dict(state.counted()))
 
 
 def _row_bytes(rows: Pass, grid: Grid, axis: tiling.Axis) -> int:
-    """Return the bytes of a tile row's finished rows."""
     return rows.channels * grid.width * -(-grid.height // len(axis))

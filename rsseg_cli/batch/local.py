@@ -1,23 +1,39 @@
-"""Run a batch on this machine, in this process or in several."""
+"""Run a batch on this machine, in this process or in several, with models kept loaded between scenes."""
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import connection
-from typing import Any
+from multiprocessing.connection import Connection
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, cast
 
-from rsseg_cli.batch.runner import SceneRunner
-from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, with_device
+from rsseg_cli.batch.task import (
+    UNEXPECTED,
+    SceneOutcome,
+    SceneProgress,
+    SceneTask,
+    with_device,
+    with_overwrite,
+)
+from rsseg_cli.config import RefineConfig
 from rsseg_cli.errors import RssegError
-from rsseg_cli.system import cores
+from rsseg_cli.raster import gdal
+from rsseg_cli.system import Process, cores
+
+if TYPE_CHECKING:
+    from rsseg_cli.pipeline import PredictResult
+    from rsseg_cli.pipeline import passes as passes_
+    from rsseg_cli.weights import TrainedModel
 
 ENDED = "ProcessEnded"  # error kind of a scene whose process died
 STOP_S = 60.0  # a running scene may take to stop cleanly
@@ -25,36 +41,121 @@ CORES_PER_PROCESS = 4  # for --jobs auto; fewer processes share a scene's work w
 _log = logging.getLogger(__name__)
 
 
+class SceneRunner:
+    """Runs tasks one after another in this process, or by `passes` elsewhere."""
+
+    def __init__(self, passes: Callable[[SceneTask], passes_.Passes] | None = None) -> None:
+        self._passes = passes
+        self._models: dict[str, TrainedModel] = {}
+        self._refiners: dict[tuple[str, RefineConfig], RefineConfig] = {}
+
+    def load(self, task: SceneTask) -> tuple[TrainedModel, RefineConfig | None]:
+        """Load a task's model and refiner, once, and keep them on its device."""
+        from rsseg_cli.inference import Engine, choose_device
+        from rsseg_cli.pipeline import refinement
+        from rsseg_cli.weights import load_model
+
+        device = choose_device(task.config.device)
+        if task.model not in self._models:
+            self._models[task.model] = load_model(task.model)
+            Engine.place(self._models[task.model].network, device)
+        model = self._models[task.model]
+        if task.refine is None:
+            return model, None
+        key = task.model, task.refine
+        if key not in self._refiners:
+            loaded = self._refiners[key] = refinement.with_refiner(model.spec, task.model, task.refine)
+            Engine.place(cast("TrainedModel", loaded.refiner).network, device)
+        return model, self._refiners[key]
+
+    def run(self, task: SceneTask, progress: SceneProgress | None = None) -> SceneOutcome:
+        """Map a scene; an error of the scene is its outcome, an error of `load` is raised."""
+        model, refine = self.load(task)
+        sheets: tuple[PredictResult, ...] = ()
+        try:
+            if task.sheets:
+                from rsseg_cli.batch.mosaic import map_sheets
+
+                result, sheets = map_sheets(
+                    task, model.spec, lambda: self._predict(task, model, refine, progress)
+                )
+            else:
+                result = self._predict(task, model, refine, progress)
+        except RssegError as err:
+            return SceneOutcome(index=task.index, error=_with_notes(err), error_kind=type(err).__name__)
+        except KeyboardInterrupt as err:
+            _log.info("%s: %s", gdal.display_name(task.scene), _with_notes(err, "stopped"))
+            raise
+        except Exception as err:  # one scene must not end the batch
+            _log.error("%s: unexpected error\n%s", task.scene, traceback.format_exc().rstrip())
+            message = _with_notes(err, _origin_of(err))
+            return SceneOutcome(index=task.index, error=message, error_kind=UNEXPECTED)
+        return SceneOutcome(index=task.index, result=result, sheets=sheets)
+
+    def _predict(
+        self,
+        task: SceneTask,
+        model: TrainedModel,
+        refine: RefineConfig | None,
+        progress: SceneProgress | None,
+    ) -> PredictResult:
+        from rsseg_cli.pipeline import predict
+
+        more: dict[str, Any] = dict(task.outputs)
+        return predict(
+            task.scene,
+            more.pop("labels"),
+            model=model,
+            config=task.config,
+            vector_config=task.vector,
+            refine=refine,
+            resume=task.resume,
+            progress=(lambda done, total: progress(task.index, done, total)) if progress else None,
+            passes=self._passes(task) if self._passes else None,
+            **more,
+        )
+
+
+def _with_notes(err: BaseException, message: str = "") -> str:
+    """Return the message with the exception's notes, such as how many rows are kept."""
+    return "; ".join([message or str(err), *getattr(err, "__notes__", ())])
+
+
+def _origin_of(err: Exception) -> str:
+    """`ZeroDivisionError: division by zero (job.py, line 12)`."""
+    place = traceback.extract_tb(err.__traceback__)[-1]
+    return f"{type(err).__name__}: {err} ({Path(place.filename).name}, line {place.lineno})"
+
+
 class WorkerProcess:
     """Runs tasks in a process that starts with its first task, and again after it has died."""
 
     def __init__(self, threads: int, device: str = "") -> None:
         self.task: SceneTask | None = None
-        self._threads, self._device = threads, device
-        self._process: Any = None
-        self._pipe: Any = None
+        self._settings = threads, device, _log.getEffectiveLevel()
+        self._process: Process | None = None
 
     @property
-    def pipe(self) -> Any:
-        """Readable when `receive` has a message."""
-        return self._pipe
+    def pipe(self) -> Connection | None:
+        return self._process.connection if self._process else None
 
     def give(self, task: SceneTask) -> None:
         """Start a task; none is running."""
-        if self._process is None:
-            self._start()
         self.task = task
-        try:
-            self._pipe.send(task)
-        except OSError:  # it is dead: `receive` reports that
-            return
+        with suppress(OSError):  # it is dead: `receive` reports that
+            if self._process is None:
+                self._process = Process(serve)
+                self._process.connection.send(self._settings)
+            self._process.connection.send(task)
 
     def receive(self, progress: SceneProgress | None) -> SceneOutcome | None:
         """Return the task's outcome, None while it runs; raise what stops every scene."""
+        if self._process is None:
+            raise ValueError("no task was given")
         try:
-            kind, value = self._pipe.recv()
+            kind, value = self._process.connection.recv()
         except (EOFError, OSError):
-            return self._dead()
+            return self._dead(self._process)
         if kind == "outcome":
             self.task = None
             outcome: SceneOutcome = value
@@ -68,83 +169,42 @@ class WorkerProcess:
         return None
 
     def request_stop(self) -> None:
-        """Have the running task stop cleanly."""
-        if self._process is None:
-            return
-        if self.task is not None:
+        if self._process is not None:
             self._process.terminate()
-        else:
-            self._pipe.close()
 
     def join(self) -> None:
-        """Wait for the process to end; pass on its messages."""
+        """Wait for the process to end; pass on its messages: it cannot end while its pipe is full."""
         if self._process is None:
             return
         until = time.monotonic() + STOP_S
-        self._drain(until)
-        self._process.join(max(1.0, until - time.monotonic()))
-        if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
-        self._pipe.close()
-        self._process.close()
-
-    def _drain(self, until: float) -> None:
-        """Read its messages until it ends: it cannot end while its pipe is full."""
         with suppress(EOFError, OSError):
-            while not self._pipe.closed and self._pipe.poll(max(0.0, until - time.monotonic())):
-                kind, value = self._pipe.recv()
+            while self._process.connection.poll(max(0.0, until - time.monotonic())):
+                kind, value = self._process.connection.recv()
                 if kind == "log":
                     _log.log(*value)
+        self._process.wait(max(1.0, until - time.monotonic()))
+        self._process = None
 
-    def _start(self) -> None:
-        # not forked: torch and GDAL have threads, and other processes' pipes would be inherited
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        level = _log.getEffectiveLevel()
-        arguments = theirs, self._threads, self._device, level
-        self._process = context.Process(target=_work, args=arguments, daemon=True)
-        with _interrupts_ignored():
-            self._process.start()
-        theirs.close()
-
-    def _dead(self) -> SceneOutcome:
-        self._process.join()
-        code = self._process.exitcode
+    def _dead(self, process: Process) -> SceneOutcome:
+        code = process.wait()
         how = f"by signal {-code}" if code < 0 else f"with exit code {code}"
         advice = ", perhaps for lack of memory; use fewer --jobs" if code == -signal.SIGKILL else ""
         message = f"{self.task.scene if self.task else ''}: its process died {how}{advice}"
         outcome = SceneOutcome(index=self.task.index if self.task else -1, error=message, error_kind=ENDED)
-        self.task = None
-        self._pipe.close()
-        self._process.close()
-        self._process = None
+        self.task = self._process = None
         return outcome
 
 
 def wait_for(processes: Sequence[WorkerProcess]) -> list[WorkerProcess]:
     """Wait for messages; return the processes that have some."""
-    by_pipe = {process.pipe: process for process in processes}
-    return [by_pipe[pipe] for pipe in connection.wait(list(by_pipe))]
-
-
-@contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """Ignore Ctrl-C in a process that is started inside: its parent stops it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+    by_pipe = {process.pipe: process for process in processes if process.pipe is not None}
+    return [by_pipe[pipe] for pipe in connection.wait(list(by_pipe)) if isinstance(pipe, Connection)]
 
 
 class PipeLogHandler(logging.Handler):
     """Sends log messages to the parent process."""
 
-    def __init__(self, pipe: Any) -> None:
+    def __init__(self, pipe: Connection) -> None:
         super().__init__()
         self._pipe = pipe
 
@@ -152,15 +212,16 @@ class PipeLogHandler(logging.Handler):
         self._pipe.send(("log", (record.levelno, "%s", record.getMessage())))
 
 
-def _work(pipe: Any, threads: int, device: str, level: int) -> None:
-    """Run tasks until the parent closes the pipe, sends SIGTERM or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def serve(pipe: Connection) -> None:
+    """Run the parent's tasks until it sends SIGTERM or dies."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the running scene cleanly
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    logger = logging.getLogger("rsseg_cli")
-    logger.handlers[:], logger.propagate = [PipeLogHandler(pipe)], False
-    logger.setLevel(level)
+    tasks: SimpleQueue[SceneTask] = SimpleQueue()
     try:
+        threads, device, level = pipe.recv()
+        threading.Thread(target=_receive, args=(pipe, tasks), daemon=True).start()
+        logger = logging.getLogger("rsseg_cli")
+        logger.handlers[:], logger.propagate = [PipeLogHandler(pipe)], False
+        logger.setLevel(level)
         import torch
 
         torch.set_num_threads(min(torch.get_num_threads(), threads))
@@ -168,19 +229,19 @@ def _work(pipe: Any, threads: int, device: str, level: int) -> None:
             torch.cuda.set_device(device)
         runner = SceneRunner()
         while True:
-            pipe.send(("outcome", runner.run(pipe.recv(), lambda *tiles: pipe.send(("tiles", tiles)))))
+            pipe.send(("outcome", runner.run(tasks.get(), lambda *tiles: pipe.send(("tiles", tiles)))))
     except RssegError as err:
         pipe.send(("error", err))
     except (KeyboardInterrupt, EOFError, OSError):
         return
 
 
-def _stop_with_parent() -> None:
-    """Stop as on SIGTERM when the parent is dead."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+def _receive(pipe: Connection, tasks: SimpleQueue[SceneTask]) -> None:
+    """Take tasks while others run; stop as on SIGTERM when the parent is dead."""
+    with suppress(EOFError, OSError):
+        while True:
+            tasks.put(pipe.recv())
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class LocalEngine:
@@ -190,20 +251,20 @@ class LocalEngine:
 
     Args:
         jobs: processes; 0 for one a GPU or every CORES_PER_PROCESS cores; None for one, or one a GPU.
+        devices: one a process, in place of `jobs` and the tasks' own.
     """
 
-    def __init__(self, jobs: int | None = None) -> None:
-        self._jobs = jobs
+    def __init__(self, jobs: int | None = None, *, devices: Sequence[str] = ()) -> None:
+        self._jobs, self._devices = jobs, devices
 
     def run(
         self, tasks: Iterable[SceneTask], progress: SceneProgress | None = None
-    ) -> Iterator[SceneOutcome]:
-        """See `task.Engine`."""
+    ) -> Generator[SceneOutcome, None, None]:
         rest = iter(tasks)
         first = next(rest, None)
         if first is None:
             return
-        devices = devices_for(first.config.device, self._jobs)
+        devices = self._devices or devices_for(first.config.device, self._jobs)
         if len(devices) > 1:
             yield from _in_processes(first, rest, devices, progress)
             return
@@ -213,12 +274,12 @@ class LocalEngine:
             yield runner.run(task, progress)
 
 
-def devices_for(device: str, jobs: int | None) -> list[str]:
-    """Return the device of each process."""
+def devices_for(device: str, jobs: int | None, gpus: Sequence[str] | None = None) -> list[str]:
+    """Return the device of each process; `gpus` are those that this process sees."""
     from rsseg_cli.inference import choose_device
 
     chosen = choose_device(device)
-    visible = gpus() if device in ("auto", "cuda") else []
+    visible = (_gpus() if gpus is None else gpus) if device in ("auto", "cuda") else ()
     if len(visible) > 1:
         return [visible[index % len(visible)] for index in range(jobs or len(visible))]
     if jobs == 0:
@@ -226,8 +287,7 @@ def devices_for(device: str, jobs: int | None) -> list[str]:
     return [device] * (jobs or 1)
 
 
-def gpus() -> list[str]:
-    """Return the GPUs that this process sees, after CUDA_VISIBLE_DEVICES."""
+def _gpus() -> list[str]:
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -235,7 +295,7 @@ def gpus() -> list[str]:
 
 
 def _in_processes(
-    first: SceneTask, rest: Iterator[SceneTask], devices: list[str], progress: SceneProgress | None
+    first: SceneTask, rest: Iterator[SceneTask], devices: Sequence[str], progress: SceneProgress | None
 ) -> Iterator[SceneOutcome]:
     threads = max(1, cores() // len(devices))
     processes: list[WorkerProcess] = []
@@ -246,7 +306,7 @@ def _in_processes(
             if task is None:
                 break
             processes.append(WorkerProcess(threads, device))
-            processes[-1].give(_with_one_job(with_device(task, device)))
+            processes[-1].give(_for_process(task, device))
         while busy := [process for process in processes if process.task is not None]:
             for process in wait_for(busy):
                 task = process.task
@@ -255,12 +315,13 @@ def _in_processes(
                     continue
                 if outcome.error_kind == ENDED and task.index not in tried:
                     tried.add(task.index)
-                    process.give(_retry_of(task))
+                    # it may have published outputs without reporting them
+                    process.give(with_overwrite(task, resume=True))
                     continue
                 yield outcome
                 following = next(rest, None)
                 if following is not None:
-                    process.give(_with_one_job(with_device(following, task.config.device)))
+                    process.give(_for_process(following, task.config.device))
     finally:
         for process in processes:
             process.request_stop()
@@ -268,11 +329,6 @@ def _in_processes(
             process.join()
 
 
-def _with_one_job(task: SceneTask) -> SceneTask:
+def _for_process(task: SceneTask, device: str) -> SceneTask:
     """Make polygons in the process itself: it may not start others, and other scenes use the cores."""
-    return replace(task, vector=replace(task.vector, jobs=1))
-
-
-def _retry_of(task: SceneTask) -> SceneTask:
-    """Resume where the process died; it may have published outputs without reporting them."""
-    return replace(task, resume=True, config=replace(task.config, overwrite=True))
+    return replace(with_device(task, device), vector=replace(task.vector, jobs=1))

@@ -7,23 +7,44 @@ on a full disk it shrinks, so that failures for lack of space can be recorded.
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, cast
 
-from rsseg_cli.errors import DataError, OutputError
+import msgspec
+
+from rsseg_cli._version import __version__
+from rsseg_cli.batch.scenes import is_remote_scene
+from rsseg_cli.batch.settings import BatchSettings
+from rsseg_cli.batch.task import SceneTask
+from rsseg_cli.errors import DataError, OutputError, SceneError
+from rsseg_cli.raster import SceneInfo, gdal
+from rsseg_cli.weights import read_spec, registry
 
 MAX_LINE_BYTES = 64 * 2**20  # a mosaic of 100,000 sheets
 RESERVE_BYTES = 2**20  # some 200 scenes that fail
 RESERVE_STEP = 2**12  # by which it shrinks: what is given back may be taken by others
-STATES = ("started", "done", "failed", "skipped")
+# settings without effect on the outputs, and the refiner, which has a field of its own
+NOT_IN_OUTPUTS = {
+    "device", "batch_size", "overwrite", "readers", "checkpoint_s", "jobs", "block_rows", "refiner",
+}  # fmt: skip
+RESUMABLE = {"started": "not finished", "failed": "failed before"}  # reasons to resume a scene
 
 Record = dict[str, Any]
+
+
+class Entry(msgspec.Struct):
+    """What every record of a manifest has."""
+
+    input: str
+    status: Literal["started", "done", "failed", "skipped"]
+    outputs: dict[str, Any] = {}
 
 
 class Manifest:
@@ -34,10 +55,10 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.records = read_manifest(path) if path.exists() else {}
+        self.records, whole_bytes = _read(path) if path.exists() else ({}, 0)
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            os.ftruncate(self._file, _whole_bytes(path))
+            os.ftruncate(self._file, whole_bytes)
         except OSError as err:
             raise OutputError(f"{path}: the manifest cannot be written ({err.strerror})") from err
         self._reserve = path.with_name(f".{path.name}.reserve")
@@ -90,10 +111,15 @@ class Manifest:
 
 def read_manifest(path: Path) -> dict[str, Record]:
     """Read the last record of each input; an incomplete last line is ignored."""
+    return _read(path)[0]
+
+
+def _read(path: Path) -> tuple[dict[str, Record], int]:
+    """Return the last record of each input, and the bytes of all whole lines."""
     records: dict[str, Record] = {}
+    size = number = 0
     try:
         with path.open("rb") as file:
-            number = 0
             while line := file.readline(MAX_LINE_BYTES + 1):
                 number += 1
                 if not line.endswith(b"\n"):
@@ -102,24 +128,19 @@ def read_manifest(path: Path) -> dict[str, Record]:
                     break  # cut off while it was written
                 record = _record(line, path, number)
                 records[record["input"]] = record
+                size += len(line)
     except OSError as err:
         raise DataError(f"{path}: the manifest cannot be read ({err.strerror})") from err
-    return records
+    return records, size
 
 
 def _record(line: bytes, path: Path, number: int) -> Record:
     try:
-        found = json.loads(line)
+        record: Record = json.loads(line)
+        msgspec.convert(record, Entry)
     except (ValueError, RecursionError) as err:
         raise _no_manifest(path, number) from err
-    if (
-        not isinstance(found, dict)
-        or not isinstance(found.get("input"), str)
-        or found.get("status") not in STATES
-        or not isinstance(found.get("outputs", {}), dict)
-    ):
-        raise _no_manifest(path, number)
-    return found
+    return record
 
 
 def _no_manifest(path: Path, number: int) -> DataError:
@@ -128,16 +149,126 @@ def _no_manifest(path: Path, number: int) -> DataError:
     )
 
 
-def _whole_bytes(path: Path) -> int:
-    """Return the number of bytes up to the end of the last complete line."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        end = size
-        while end > 0:
-            start = max(0, end - 2**20)
-            file.seek(start)
-            found = file.read(end - start).rfind(b"\n")
-            if found >= 0:
-                return start + found + 1
-            end = start
-    return 0
+def provenance_of(settings: BatchSettings) -> Record:
+    """Return the fields that all scenes share: program, model, refiner, settings."""
+    refiner = None
+    if settings.refine is not None:
+        from rsseg_cli.pipeline import refinement
+
+        named = refinement.refiner_of(read_spec(settings.model), settings.model, settings.refine)
+        refiner = cast("str | os.PathLike[str]", named)  # of a batch's settings never a network
+    aoi = settings.config.aoi
+    return {
+        "rsseg": __version__,
+        "model": settings.model,
+        "model_sha256": registry.file_sha256(registry.model_file(settings.model)),
+        "refiner": None if refiner is None else os.fspath(refiner),
+        "refiner_sha256": None if refiner is None else registry.file_sha256(registry.model_file(refiner)),
+        "settings": {
+            "predict": _plain(settings.config),
+            "vector": _plain(settings.vector_config) if settings.vector else None,
+            "refine": None if settings.refine is None else _plain(settings.refine),
+            "aoi_sha256": registry.file_sha256(aoi) if aoi is not None and aoi.is_file() else None,
+            "mosaic": settings.mosaic,
+        },
+    }
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Return the fields that affect the outputs, as JSON returns them."""
+    fields = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
+    kept = {name: value for name, value in fields.items() if name not in NOT_IN_OUTPUTS}
+    plain: dict[str, Any] = json.loads(json.dumps(kept, default=str, sort_keys=True))
+    return plain
+
+
+def record_of(task: SceneTask, shared: Record) -> Record:
+    parts: list[Record] = [
+        {"input": input_name(sheet.scene), **_state([sheet.scene]), "outputs": _outputs(sheet.outputs)}
+        for sheet in task.sheets
+    ]
+    scenes = [sheet.scene for sheet in task.sheets] or files_behind(task.scene)
+    own = {kind: path for kind, path in task.outputs.items() if kind not in task.work}
+    sheets = {"sheets": parts} if parts else {}
+    return {"input": input_name(task.scene), **_state(scenes), "outputs": _outputs(own), **sheets, **shared}
+
+
+def input_name(scene: str) -> str:
+    return gdal.display_name(scene) if is_remote_scene(scene) else os.path.abspath(scene)
+
+
+def files_behind(scene: str) -> list[str]:
+    """Return the file, and for a VRT the files that it reads."""
+    if is_remote_scene(scene) or not scene.lower().endswith(".vrt"):
+        return [scene]
+    with suppress(SceneError):  # reported when the scene is mapped
+        return list(dict.fromkeys([scene, *SceneInfo.of(scene).files]))
+    return [scene]
+
+
+def _state(scenes: Iterable[str]) -> Record:
+    """Return total bytes and latest modification (seconds since 1970) of files; None if there is none."""
+    stats = []
+    for scene in scenes:
+        with suppress(OSError, ValueError):
+            stats.append(os.stat(scene))
+    if not stats:
+        return {"size": None, "modified": None}
+    return {"size": sum(item.st_size for item in stats), "modified": max(item.st_mtime for item in stats)}
+
+
+def _outputs(paths: Mapping[str, Path]) -> dict[str, Record]:
+    return {kind: {"path": str(path.absolute())} for kind, path in paths.items()}
+
+
+def with_sizes(record: Record) -> Record:
+    outputs = {kind: {**item, "size": _size(item["path"])} for kind, item in record["outputs"].items()}
+    sheets = {"sheets": [with_sizes(sheet) for sheet in record["sheets"]]} if "sheets" in record else {}
+    return {**record, "outputs": outputs, **sheets}
+
+
+def _size(path: str) -> int | None:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
+
+
+def reason_to_run(planned: Record, earlier: Record | None) -> str:
+    """Return why a task must run, in a word or two; "" if it is done or outside the area, and unchanged."""
+    if earlier is None:
+        return "new"
+    for title, keys in (
+        ("scene", ("size", "modified")),
+        ("model", ("model_sha256", "refiner_sha256")),
+        ("settings", ("settings",)),
+    ):
+        if any(planned[key] != earlier.get(key) for key in keys):
+            return f"{title} changed"
+    sheets = earlier.get("sheets") or []
+    if len(planned.get("sheets", [])) != len(sheets):
+        return "sheets changed"
+    pairs = [(planned, earlier), *zip(planned.get("sheets", []), sheets, strict=True)]
+    if any(_state_of(own) != _state_of(other) for own, other in pairs[1:]):
+        return "sheets changed"
+    if earlier["status"] == "skipped":
+        return ""
+    if earlier["status"] != "done":
+        return RESUMABLE[earlier["status"]]
+    return "output missing or changed" if any(_is_lost(own, other) for own, other in pairs) else ""
+
+
+def _state_of(sheet: Any) -> tuple[Any, ...]:
+    return tuple(sheet.get(key) for key in ("input", "size", "modified")) if isinstance(sheet, dict) else ()
+
+
+def _is_lost(planned: Record, earlier: Record) -> bool:
+    left = earlier.get("outputs")
+    left = left if isinstance(left, dict) else {}
+    for kind, item in planned["outputs"].items():
+        other = left.get(kind)
+        if not isinstance(other, dict) or other.get("path") != item["path"]:
+            return True
+        if other.get("size") is None or other["size"] != _size(item["path"]):
+            return True
+    return False

@@ -15,7 +15,7 @@ import numpy as np
 from rasterio.windows import Window
 
 from rsseg_cli import files
-from rsseg_cli.batch.plan import check_names, outputs_of
+from rsseg_cli.batch.plan import check_names, outputs_of, task_of
 from rsseg_cli.batch.scenes import BatchScene, is_remote_scene
 from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import SceneTask, Sheet
@@ -44,7 +44,7 @@ def plan_mosaics(scenes: Sequence[BatchScene], settings: BatchSettings, model_na
     for members in _groups(windows):
         group = [scenes[index] for index in members]
         if len(group) == 1:
-            task = _task(settings, group[0].path, outputs_of(group[0], settings, suffix))
+            task = task_of(settings, group[0].path, outputs_of(group[0], settings, suffix))
         else:
             placed = [(infos[index], windows[index]) for index in members]
             task = _mosaic_task(group, placed, settings, suffix)
@@ -53,20 +53,7 @@ def plan_mosaics(scenes: Sequence[BatchScene], settings: BatchSettings, model_na
     return tasks
 
 
-def _task(settings: BatchSettings, scene: str, outputs: dict[str, Path]) -> SceneTask:
-    return SceneTask(
-        index=0,
-        scene=scene,
-        outputs=outputs,
-        model=settings.model,
-        config=settings.config,
-        vector=settings.vector_config,
-        refine=settings.refine,
-    )
-
-
 def _check_compatible(info: SceneInfo, first: SceneInfo) -> None:
-    """Refuse a sheet that a VRT cannot join to the first."""
     own, other = info.grid, first.grid
     differences = [
         (title, value, expected)
@@ -111,7 +98,6 @@ def _offset(own: Grid, other: Grid) -> tuple[float, float]:
 
 
 def _window(info: SceneInfo, first: SceneInfo) -> tuple[int, int, int, int]:
-    """Return (row, col, height, width) in the first sheet's pixels."""
     row, col = _offset(info.grid, first.grid)
     return round(row), round(col), info.grid.height, info.grid.width
 
@@ -162,7 +148,7 @@ def _mosaic_task(
         )
         for scene, window in zip(group, windows, strict=True)
     )
-    task = _task(settings, str(folder / f"{name}.vrt"), {**outputs, **rasters})
+    task = task_of(settings, str(folder / f"{name}.vrt"), {**outputs, **rasters})
     return replace(task, sheets=sheets, vrt=_vrt(parts, corner, settings.config.nodata))
 
 
@@ -177,12 +163,10 @@ def _vrt(parts: Sequence[vrt.Sheet], grid: Grid, nodata: float | None) -> str:
 
 
 def _has_mask_band(info: SceneInfo) -> bool:
-    """Whether a mask band marks pixels without data."""
     return info.has_mask and info.nodata is None and "alpha" not in info.colour_interpretations
 
 
 def _is_covered(parts: Sequence[vrt.Sheet], grid: Grid) -> bool:
-    """Whether the sheets cover every pixel of their bounding box."""
     import shapely
 
     corners = np.array(
@@ -233,16 +217,12 @@ def _map_whole(task: SceneTask, folder: Path, run: Callable[[], PredictResult]) 
         raise OutputError(f"{folder}: cannot be written ({err})") from err
     mapped = run()
     summary = {"notes": list(mapped.notes), "refined": asdict(mapped.refined) if mapped.refined else None}
-    _write(state, json.dumps(summary))
-    return summary
-
-
-def _write(path: Path, text: str) -> None:
     try:
-        with files.write_atomic(path) as file:
-            file.write_text(text, encoding="utf-8")
+        with files.write_atomic(state) as file:
+            file.write_text(json.dumps(summary), encoding="utf-8")
     except OSError as err:
-        raise OutputError(f"{path}: cannot be written ({err})") from err
+        raise OutputError(f"{state}: cannot be written ({err})") from err
+    return summary
 
 
 def _cut(task: SceneTask, sheet: Sheet, spec: ModelSpec) -> PredictResult:

@@ -55,19 +55,23 @@ def plan_tasks(scenes: Sequence[BatchScene], settings: BatchSettings, model_name
     """Plan one task a scene; no two share an output."""
     suffix = f"_{model_name}" if settings.suffix is None else settings.suffix
     tasks = [
-        SceneTask(
-            index=index,
-            scene=scene.path,
-            outputs=outputs_of(scene, settings, suffix),
-            model=settings.model,
-            config=settings.config,
-            vector=settings.vector_config,
-            refine=settings.refine,
-        )
+        task_of(settings, scene.path, outputs_of(scene, settings, suffix), index=index)
         for index, scene in enumerate(scenes)
     ]
     check_names(tasks, settings)
     return tasks
+
+
+def task_of(settings: BatchSettings, scene: str, outputs: dict[str, Path], *, index: int = 0) -> SceneTask:
+    return SceneTask(
+        index=index,
+        scene=scene,
+        outputs=outputs,
+        model=settings.model,
+        config=settings.config,
+        vector=settings.vector_config,
+        refine=settings.refine,
+    )
 
 
 def outputs_of(scene: BatchScene, settings: BatchSettings, suffix: str) -> dict[str, Path]:
@@ -107,7 +111,6 @@ def check_names(tasks: Sequence[SceneTask], settings: BatchSettings) -> None:
 
 
 def scenes_of(task: SceneTask) -> list[str]:
-    """Return the inputs of a task: its scene, or a mosaic's sheets."""
     return [sheet.scene for sheet in task.sheets] or [task.scene]
 
 
@@ -124,12 +127,10 @@ def _named_outputs(tasks: Iterable[SceneTask]) -> Iterator[tuple[str, Path]]:
 
 
 def _name(path: Path) -> str:
-    """Return one key for paths that some file system takes to be the same."""
     return unicodedata.normalize("NFC", os.path.realpath(path)).casefold()
 
 
 def check_existing(tasks: Sequence[SceneTask], known: Collection[int]) -> None:
-    """Refuse outputs that exist and may not be replaced."""
     existing = [
         path
         for task in tasks
@@ -147,7 +148,6 @@ def check_existing(tasks: Sequence[SceneTask], known: Collection[int]) -> None:
 
 
 def make_folders(tasks: Iterable[SceneTask]) -> None:
-    """Create the folders of `keep_tree`."""
     for folder in {path.parent for task in tasks for path in all_outputs(task)}:
         try:
             folder.mkdir(parents=True, exist_ok=True)

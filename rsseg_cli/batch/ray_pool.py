@@ -9,17 +9,26 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from rsseg_cli._version import __version__
 from rsseg_cli.batch.bands import Band, BandRows, run_band
-from rsseg_cli.batch.runner import SceneRunner
+from rsseg_cli.batch.local import SceneRunner
 from rsseg_cli.batch.task import SceneOutcome, SceneTask, with_overwrite
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import RssegError, SceneError, UsageError
+from rsseg_cli.raster import gdal
+
+MAX_RETRIES = 1  # by Ray, on a restarted worker
+MAX_MOVES = 2  # to other workers after that; a task that kills all of these would kill more
+MAX_STARTS = 3  # failed ones in a row before the pool gives up
+POLL_S = 0.5
+NODE_POLL_S = 10.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +52,6 @@ class RayWorker:
         self._used = False
 
     def hello(self) -> WorkerInfo:
-        """Return where this worker runs."""
         node = _context().get_node_id()
         return WorkerInfo(host=socket.gethostname(), node=node, pid=os.getpid(), version=__version__)
 
@@ -62,7 +70,6 @@ class RayWorker:
             return err
 
     def arithmetic(self, config: PredictConfig, needed: Sequence[str]) -> tuple[str, str] | RssegError:
-        """Return the kind of device and the dtype with which this worker computes."""
         from rsseg_cli.inference import Engine
 
         try:
@@ -71,7 +78,6 @@ class RayWorker:
             return err
 
     def band(self, band: Band, needed: Sequence[str]) -> BandRows | RssegError:
-        """Run a part of a scene."""
         self._used = True
         try:
             _check_visible(needed)
@@ -86,6 +92,17 @@ def _context() -> Any:
     return ray.get_runtime_context()
 
 
+def files_of(task: SceneTask) -> tuple[str, ...]:
+    """Return a task's files and folders on this machine, which every worker must see."""
+    paths = [task.scene, task.model, *(str(path.parent) for path in task.outputs.values())]
+    if task.config.aoi is not None:
+        paths.append(str(task.config.aoi))
+    if task.refine is not None and isinstance(task.refine.refiner, str | Path):
+        paths.append(str(task.refine.refiner))
+    local = (path for path in paths if os.path.isabs(path) and not gdal.is_remote(path))
+    return tuple(dict.fromkeys(path for path in local if os.path.exists(path)))
+
+
 def _check_visible(needed: Sequence[str]) -> None:
     for path in needed:
         if not Path(path).exists():
@@ -95,34 +112,12 @@ def _check_visible(needed: Sequence[str]) -> None:
             )
 
 
-MAX_RETRIES = 1  # by Ray, on a restarted worker
-MAX_MOVES = 2  # to other workers after that; a task that kills all of these would kill more
-MAX_STARTS = 3  # failed ones in a row before the pool gives up
-POLL_S = 0.5
-NODE_POLL_S = 10.0
-_log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Work:
-    method: str
-    payload: Any
-    needed: Sequence[str]
-    what: str
-    future: Future[Any] = field(default_factory=Future)
-    moves: int = 0  # to another worker
-
-
-class _Stopped(Exception):
-    """The pool is being closed."""
-
-
-class _Lost(Exception):
+class WorkerLost(Exception):
     """A worker or its machine is lost."""
 
 
 class RayPool:
-    """Long-lived Ray actors, each served by a thread of this process.
+    """Long-lived Ray actors that run scenes and bands of scenes.
 
     Ray restarts a worker process that dies and runs its task again (`max_restarts`, `max_task_retries`). If
     that fails, as when a machine is lost, the task goes to the next free worker. Workers that do not fit on
@@ -138,108 +133,81 @@ class RayPool:
         self._actor_class = ray.remote(RayWorker).options(
             num_cpus=1, num_gpus=gpus, max_restarts=-1, max_task_retries=MAX_RETRIES
         )
-        self._work: queue.Queue[_Work] = queue.Queue()
-        self._open: set[Future[Any]] = set()
-        self._lock = threading.Lock()
+        self._actors: list[Any] = []
+        self._idle: queue.Queue[tuple[Any, WorkerInfo] | RssegError] = queue.Queue()
         self._stop = threading.Event()
-        self._problem: BaseException | None = None
-        self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
+        self._tasks, self._starts = ThreadPoolExecutor(workers), ThreadPoolExecutor(workers)
 
     def __enter__(self) -> Self:
-        for thread in self._threads:
-            thread.start()
+        for _ in range(self.workers):
+            self._starts.submit(self._start)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._fail(KeyboardInterrupt())
-        deadline = time.monotonic() + 10
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        for threads in (self._tasks, self._starts):
+            threads.shutdown()
+        for actor in self._actors:
+            self._kill(actor)
 
-    def submit_scene(self, task: SceneTask, needed: Sequence[str] = ()) -> Future[SceneOutcome]:
+    def submit_scene(self, task: SceneTask) -> Future[SceneOutcome]:
         """Map a scene on any worker; SceneError if its workers keep dying."""
-        return self._submit(_Work("scene", task, needed, task.scene))
+        return self._tasks.submit(self._run, "scene", task, files_of(task), task.scene)
 
     def arithmetic(self, config: PredictConfig) -> tuple[str, str]:
-        """Return the kind of device and the dtype of a worker; all are taken to be alike."""
-        answer: tuple[str, str] = self._submit(_Work("arithmetic", config, (), "--device")).result()
+        answer: tuple[str, str] = self._tasks.submit(self._run, "arithmetic", config, (), "--device").result()
         return answer
 
-    def submit_band(self, band: Band, needed: Sequence[str] = ()) -> Future[BandRows]:
-        """Run a band on any worker."""
-        return self._submit(_Work("band", band, needed, band.task.scene))
+    def submit_band(self, band: Band) -> Future[BandRows]:
+        return self._tasks.submit(self._run, "band", band, files_of(band.task), band.task.scene)
 
-    def _submit(self, work: _Work) -> Future[Any]:
-        with self._lock:
-            if self._problem is not None:
-                work.future.set_exception(self._problem)
-                return work.future
-            self._open.add(work.future)
-        work.future.add_done_callback(self._open.discard)
-        self._work.put(work)
-        return work.future
-
-    def _fail(self, problem: BaseException) -> None:
-        """Fail all open and later tasks."""
-        with self._lock:
-            self._problem = self._problem or problem
-            futures = list(self._open)
-        for future in futures:
-            if not future.done():
-                future.set_exception(problem)
-
-    def _serve(self) -> None:
-        """Keep one worker running, and replace it when it is lost."""
-        starts = 0
-        while not self._stop.is_set():
-            actor = None
+    def _start(self) -> None:
+        """Start a worker, or say why none starts."""
+        for left in reversed(range(MAX_STARTS)):
+            actor = self._actor_class.remote()
+            self._actors.append(actor)
             try:
-                actor = self._actor_class.remote()
                 worker = self._wait(actor.hello.remote(), None)
                 _check_version(worker)
-                starts = 0
-                self._serve_with(actor, worker)
-            except _Stopped:
+                self._idle.put((actor, worker))
                 return
-            except _Lost:
-                continue
             except BaseException as err:
-                starts += 1
-                if starts < MAX_STARTS and isinstance(err, self._ray.exceptions.RayActorError):
-                    continue
-                if not self._stop.is_set():
-                    self._fail(_unstarted(err))
-                return
-            finally:
-                if actor is not None:
-                    self._kill(actor)
+                self._kill(actor)
+                if not left or not isinstance(err, self._ray.exceptions.RayActorError):
+                    self._idle.put(_unstarted(err))
+                    return
 
-    def _serve_with(self, actor: Any, worker: WorkerInfo) -> None:
-        while True:
-            work = self._next()
+    def _run(self, method: str, payload: Any, needed: Sequence[str], what: str) -> Any:
+        for left in reversed(range(MAX_MOVES + 1)):
+            actor, worker = self._next()
             try:
-                answer = self._wait(getattr(actor, work.method).remote(work.payload, work.needed), worker)
-            except (_Lost, self._ray.exceptions.RayActorError) as err:
-                self._move(work, worker)
-                raise _Lost from err
-            except (self._ray.exceptions.RayError, OSError) as err:
-                work.future.set_exception(err)
-            else:
-                if isinstance(answer, RssegError):
-                    work.future.set_exception(answer)
-                else:
-                    work.future.set_result(answer)
-
-    def _next(self) -> _Work:
-        while not self._stop.is_set():
-            try:
-                work = self._work.get(timeout=POLL_S)
-            except queue.Empty:
+                answer = self._wait(getattr(actor, method).remote(payload, needed), worker)
+            except (WorkerLost, self._ray.exceptions.RayActorError) as err:
+                self._kill(actor)
+                self._starts.submit(self._start)
+                if not left:
+                    raise _died(what, worker) from err
+                if isinstance(payload, SceneTask):  # it may have published outputs without reporting them
+                    payload = with_overwrite(payload, resume=True)
+                _log.warning("%s: a worker on %s is lost; another one takes over", what, worker.host)
                 continue
-            if work.moves or work.future.set_running_or_notify_cancel():
-                return work
-        raise _Stopped
+            except BaseException:
+                self._idle.put((actor, worker))
+                raise
+            self._idle.put((actor, worker))
+            if isinstance(answer, RssegError):
+                raise answer
+            return answer
+
+    def _next(self) -> tuple[Any, WorkerInfo]:
+        while not self._stop.is_set():
+            with suppress(queue.Empty):
+                worker = self._idle.get(timeout=POLL_S)
+                if isinstance(worker, RssegError):
+                    self._idle.put(worker)
+                    raise worker
+                return worker
+        raise KeyboardInterrupt
 
     def _wait(self, reference: Any, worker: WorkerInfo | None) -> Any:
         """Wait for a worker's answer; `worker` is None before it has said where it runs."""
@@ -251,18 +219,8 @@ class RayPool:
             if worker is not None and time.monotonic() - asked > NODE_POLL_S:
                 asked = time.monotonic()
                 if not any(node["NodeID"] == worker.node and node["Alive"] for node in self._ray.nodes()):
-                    raise _Lost
-        raise _Stopped
-
-    def _move(self, work: _Work, worker: WorkerInfo) -> None:
-        work.moves += 1
-        if work.moves > MAX_MOVES:
-            work.future.set_exception(_died(work, worker))
-            return
-        if isinstance(work.payload, SceneTask):  # it may have published outputs without reporting them
-            work.payload = with_overwrite(work.payload, resume=True)
-        _log.warning("%s: a worker on %s is lost; another one takes over", work.what, worker.host)
-        self._work.put(work)
+                    raise WorkerLost
+        raise KeyboardInterrupt
 
     def _kill(self, actor: Any) -> None:
         try:
@@ -278,9 +236,9 @@ def _check_version(worker: WorkerInfo) -> None:
         )
 
 
-def _died(work: _Work, worker: WorkerInfo) -> SceneError:
+def _died(what: str, worker: WorkerInfo) -> SceneError:
     return SceneError(
-        f"{work.what}: its workers keep dying, last on {worker.host}. Is there enough memory? Fewer workers "
+        f"{what}: its workers keep dying, last on {worker.host}. Is there enough memory? Fewer workers "
         "(--jobs) or a smaller --tile-size need less"
     )
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from rsseg_cli.batch.manifest import Manifest, Record
+from rsseg_cli.batch.manifest import (
+    RESUMABLE,
+    Manifest,
+    Record,
+    provenance_of,
+    reason_to_run,
+    record_of,
+    with_sizes,
+)
 from rsseg_cli.batch.plan import (
     all_outputs,
     check_existing,
@@ -20,7 +28,6 @@ from rsseg_cli.batch.plan import (
     make_folders,
     plan_tasks,
 )
-from rsseg_cli.batch.record import RESUMABLE, provenance_of, reason_to_run, record_of, with_sizes
 from rsseg_cli.batch.scenes import BatchScene
 from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import Engine, SceneOutcome, SceneTask, with_overwrite
@@ -29,25 +36,16 @@ from rsseg_cli.pipeline import OutputLock
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 BEFORE, EXISTING, OUTSIDE = "done before", "already there", "outside the area"  # why a scene is skipped
+# of a report, in the manifest
 RESULT_FIELDS = (
-    "seconds",
-    "pixels",
-    "valid_pixels",
-    "classes",
-    "notes",
-    "refined",
-)  # of a result, in the manifest
+    "seconds", "pixels", "valid_pixels", "classes", "notes", "refined", "reason", "error", "error_kind",
+)  # fmt: skip
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneReport:
-    """Status of one scene.
-
-    Attributes:
-        scene: absolute path, or URL without credentials; for a mosaic, its VRT.
-        details: `PredictResult.as_dict`; {} if unknown.
-    """
+    """Status of one scene (path, URL without credentials, or VRT); `details` is `PredictResult.as_dict`."""
 
     scene: str
     status: str
@@ -130,10 +128,6 @@ def run_batch(
     return BatchResult(manifest=path, reports=reports, seconds=time.monotonic() - start)
 
 
-def _generator(outcomes: Iterator[SceneOutcome]) -> Generator[SceneOutcome, None, None]:
-    yield from outcomes
-
-
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a manifest: one batch at a time."""
@@ -205,7 +199,7 @@ class _Batch:
             callback.on_start(scenes, len(self._reports))
         if self._todo:
             on_tiles = callback.on_tiles if callback is not None else None
-            with closing(_generator(engine.run(self._started(), on_tiles))) as outcomes:
+            with closing(engine.run(self._started(), on_tiles)) as outcomes:
                 for outcome in outcomes:
                     report = self._finish(outcome)
                     if callback is not None:
@@ -221,23 +215,12 @@ class _Batch:
     def _finish(self, outcome: SceneOutcome) -> SceneReport:
         record = self._records[outcome.index]
         report = _report(record, outcome)
-        if report.status == FAILED:
-            fields = {"error": report.error, "error_kind": report.error_kind}
-        elif report.status == SKIPPED:
-            fields = {"reason": report.reason, **report.details}
-        else:
+        if report.status == DONE:
             record = with_sizes(record)
-            fields = {key: report.details[key] for key in RESULT_FIELDS if key in report.details}
-            if outcome.sheets:
-                results = [sheet.as_dict() for sheet in outcome.sheets]
-                record["sheets"] = [
-                    {
-                        **sheet,
-                        **{key: result[key] for key in RESULT_FIELDS[1:] if key in result},
-                    }
-                    for sheet, result in zip(record["sheets"], results, strict=True)
-                ]
-        self._manifest.add({**record, **fields, "status": report.status})
+        if report.sheets:
+            pairs = zip(record["sheets"], report.sheets, strict=True)
+            record["sheets"] = [{**sheet, **_chosen(result, RESULT_FIELDS[1:])} for sheet, result in pairs]
+        self._manifest.add({**record, **_chosen(report.as_dict()), "status": report.status})
         self._reports[outcome.index] = report
         return report
 
@@ -256,8 +239,7 @@ def _report(record: Record, outcome: SceneOutcome) -> SceneReport:
 
 
 def _earlier_report(record: Record) -> SceneReport:
-    """Return the report of a scene that an earlier run did or skipped."""
-    details = {key: record[key] for key in RESULT_FIELDS if key in record}
+    details = _chosen(record)
     if record["status"] == SKIPPED:
         return SceneReport(scene=record["input"], status=SKIPPED, reason=OUTSIDE, details=details)
     return SceneReport(
@@ -266,11 +248,7 @@ def _earlier_report(record: Record) -> SceneReport:
         reason=BEFORE,
         details={"paths": _paths(record), **details},
         sheets=tuple(
-            {
-                "input": sheet["input"],
-                "paths": _paths(sheet),
-                **{key: sheet[key] for key in RESULT_FIELDS if key in sheet},
-            }
+            {"input": sheet["input"], "paths": _paths(sheet), **_chosen(sheet)}
             for sheet in record.get("sheets", ())
         ),
     )
@@ -278,3 +256,7 @@ def _earlier_report(record: Record) -> SceneReport:
 
 def _paths(record: Record) -> dict[str, str]:
     return {kind: item["path"] for kind, item in record["outputs"].items()}
+
+
+def _chosen(record: Record, fields: Sequence[str] = RESULT_FIELDS) -> Record:
+    return {key: record[key] for key in fields if key in record}

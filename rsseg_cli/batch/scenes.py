@@ -10,8 +10,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
+
+import msgspec
 
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster import vrt
@@ -19,97 +21,6 @@ from rsseg_cli.raster import vrt
 MAX_BYTES = 512 * 2**20
 DEFAULT_ROLES = ("data", "visual")  # of the asset, in this order, without --asset
 MAX_NAMED = 8  # names in a message
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asset:
-    """An item's asset: path or URL for GDAL, and the item's id, which names the outputs."""
-
-    href: str
-    name: str
-
-
-def read_items(path: Path, asset: str = "") -> Iterator[Asset]:
-    """Read the asset of each item of a local STAC ItemCollection or Item.
-
-    Args:
-        asset: name or role; "" takes the only asset of role "data", else "visual", else the only asset.
-    """
-    for item in _features(path):
-        if not isinstance(item, dict) or not isinstance(item.get("assets"), dict):
-            raise DataError(f"{path}: a feature without assets; needs a STAC ItemCollection")
-        identifier = item.get("id")
-        if not isinstance(identifier, str) or not identifier:
-            raise DataError(f"{path}: an item without id; needs a STAC ItemCollection")
-        where = f"{path}: item {identifier[:80]!r}"
-        chosen = _choose(item["assets"], asset, where)
-        href = item["assets"][chosen].get("href")
-        target = _resolve(href, path) if isinstance(href, str) else ""
-        if not href or not target or "\0" in target:
-            raise DataError(f"{where}: its asset {chosen!r:.80} has no href")
-        yield Asset(href=target, name=re.sub(r"[^\w.\-+ ]", "_", identifier)[:200])
-
-
-def _features(path: Path) -> list[Any]:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path}: {path.stat().st_size} bytes; at most {MAX_BYTES} are read")
-        document = json.loads(path.read_bytes())
-    except OSError as err:
-        raise DataError(f"{path}: cannot be read ({err.strerror})") from err
-    except (ValueError, RecursionError) as err:
-        raise DataError(f"{path}: is not JSON ({err})") from err
-    kind = document.get("type") if isinstance(document, dict) else None
-    if kind == "Feature":
-        return [document]
-    if kind != "FeatureCollection" or not isinstance(document.get("features"), list):
-        advice = (
-            "; save the items of a search as an ItemCollection" if kind in ("Catalog", "Collection") else ""
-        )
-        raise DataError(f"{path}: type {kind!r:.40}; needs a STAC ItemCollection (FeatureCollection){advice}")
-    if not document["features"]:
-        raise DataError(f"{path}: holds no items")
-    return list(document["features"])
-
-
-def _choose(assets: Mapping[str, Any], asked: str, where: str) -> str:
-    """Return the name of the requested asset, or of the default one."""
-    roles = {name: _roles(value) for name, value in assets.items() if isinstance(value, dict)}
-    if asked in roles:
-        return asked
-    for role in (asked,) if asked else DEFAULT_ROLES:
-        having = [name for name, own in roles.items() if role in own]
-        if len(having) == 1:
-            return having[0]
-        if having:
-            raise UsageError(f"{where}: {_names(having)} have the role {role!r}; pass --asset NAME")
-    if not asked and len(roles) == 1:
-        return next(iter(roles))
-    missing = f"no asset of name or role {asked!r}" if asked else "several assets could be the scene"
-    raise UsageError(f"{where}: {missing}; it has {_names(roles) or 'none'}. Pass --asset NAME")
-
-
-def _roles(asset: Mapping[str, Any]) -> list[Any]:
-    roles = asset.get("roles")
-    return roles if isinstance(roles, list) else []
-
-
-def _names(names: Any) -> str:
-    listed = [repr(name)[:60] for name in names]
-    more = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
-    return ", ".join(listed[:MAX_NAMED]) + more
-
-
-def _resolve(href: str, path: Path) -> str:
-    """Resolve an href from the collection's folder; it may write spaces as %20."""
-    if href.startswith("file://"):
-        return unquote(urlsplit(href).path)
-    if "://" in href or href.startswith("/"):
-        return href
-    beside = str(path.parent / href)
-    return beside if os.path.exists(beside) else str(path.parent / unquote(href))
-
-
 EXTENSIONS = (".tif", ".tiff", ".jp2", ".img", ".vrt")  # of scenes in a folder
 MAX_SCENES = 1_000_000
 MAX_LIST_BYTES = 256 * 2**20
@@ -119,11 +30,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class BatchScene:
-    """A scene of a batch.
-
-    Attributes:
-        folder: relative to the folder that all scenes share.
-    """
+    """A scene of a batch; `folder` is relative to the one that all scenes share."""
 
     path: str
     stem: str
@@ -146,10 +53,6 @@ def list_scenes(
         arguments: each a path or URL, a glob, a folder (with its subfolders), a local STAC ItemCollection
             (.json, .geojson), `@FILE` for a list of such lines, or `-` for a list in `stdin`. A VRT given
             alone that joins whole files stands for those files; any other VRT is a scene.
-
-    Raises:
-        UsageError: there is no scene, or too many.
-        DataError: a list or collection cannot be read.
     """
     found: list[_Listed] = []
     for argument in arguments:
@@ -220,8 +123,7 @@ def _expand(text: str, asset: str, target: Path | None) -> Iterator[_Listed]:
         for path in paths:
             yield from _expand(path, asset, target)
     elif text.lower().endswith((".json", ".geojson")):
-        for item in read_items(Path(text), asset):
-            yield _Listed(path=item.href, stem=item.name, root=None)
+        yield from read_items(Path(text), asset)
     else:
         yield _Listed(path=text, stem=Path(text).stem, root=None)
 
@@ -271,3 +173,93 @@ def _with_folders(found: Sequence[_Listed]) -> list[BatchScene]:
             folder = os.path.relpath(os.path.dirname(os.path.abspath(item.path)), root or os.sep)
         scenes.append(replace(scene, folder="" if folder == "." else folder))
     return scenes
+
+
+class Asset(msgspec.Struct):
+    """A file of a STAC item: path or URL, and what it is for."""
+
+    href: str = ""
+    roles: Any = None
+
+    def has_role(self, role: str) -> bool:
+        return isinstance(self.roles, list) and role in self.roles
+
+
+class Item(msgspec.Struct):
+    """A scene of a STAC catalogue."""
+
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    assets: dict[str, Asset]
+
+
+def read_items(path: Path, asset: str = "") -> Iterator[_Listed]:
+    """Read the asset of each item of a local STAC ItemCollection or Item.
+
+    Args:
+        asset: name or role; "" takes the only asset of role "data", else "visual", else the only asset.
+    """
+    document = _read_json(path)
+    kind = document.get("type") if isinstance(document, dict) else None
+    features = [document] if kind == "Feature" else isinstance(document, dict) and document.get("features")
+    if kind not in ("Feature", "FeatureCollection") or not isinstance(features, list):
+        advice = (
+            "; save the items of a search as an ItemCollection" if kind in ("Catalog", "Collection") else ""
+        )
+        raise DataError(f"{path}: type {kind!r:.40}; needs a STAC ItemCollection (FeatureCollection){advice}")
+    if not features:
+        raise DataError(f"{path}: holds no items")
+    try:
+        items = msgspec.convert(features, list[Item])
+    except msgspec.ValidationError as err:
+        raise DataError(f"{path}: {err}; needs a STAC ItemCollection") from err
+    for item in items:
+        where = f"{path}: item {item.id[:80]!r}"
+        name = _choose(item.assets, asset, where)
+        href = item.assets[name].href
+        target = _resolve(href, path)
+        if not href or not target or "\0" in target:
+            raise DataError(f"{where}: its asset {name!r:.80} has no href")
+        yield _Listed(path=target, stem=re.sub(r"[^\w.\-+ ]", "_", item.id)[:200], root=None)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path}: {path.stat().st_size} bytes; at most {MAX_BYTES} are read")
+        return json.loads(path.read_bytes())
+    except OSError as err:
+        raise DataError(f"{path}: cannot be read ({err.strerror})") from err
+    except (ValueError, RecursionError) as err:
+        raise DataError(f"{path}: is not JSON ({err})") from err
+
+
+def _choose(assets: Mapping[str, Asset], asked: str, where: str) -> str:
+    """Return the name of the requested asset, or of the default one."""
+    if asked in assets:
+        return asked
+    for role in (asked,) if asked else DEFAULT_ROLES:
+        having = [name for name, asset in assets.items() if asset.has_role(role)]
+        if len(having) == 1:
+            return having[0]
+        if having:
+            raise UsageError(f"{where}: {_names(having)} have the role {role!r}; pass --asset NAME")
+    if not asked and len(assets) == 1:
+        return next(iter(assets))
+    missing = f"no asset of name or role {asked!r}" if asked else "several assets could be the scene"
+    raise UsageError(f"{where}: {missing}; it has {_names(assets) or 'none'}. Pass --asset NAME")
+
+
+def _names(names: Iterable[str]) -> str:
+    listed = [repr(name)[:60] for name in names]
+    more = f" and {len(listed) - MAX_NAMED} more" if len(listed) > MAX_NAMED else ""
+    return ", ".join(listed[:MAX_NAMED]) + more
+
+
+def _resolve(href: str, path: Path) -> str:
+    """Resolve an href from the collection's folder; it may write spaces as %20."""
+    if href.startswith("file://"):
+        return unquote(urlsplit(href).path)
+    if "://" in href or href.startswith("/"):
+        return href
+    beside = str(path.parent / href)
+    return beside if os.path.exists(beside) else str(path.parent / unquote(href))

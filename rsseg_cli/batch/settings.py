@@ -17,10 +17,8 @@ class BatchSettings:
     """How the scenes of a batch are mapped, and where to.
 
     Attributes:
-        folder: of the outputs; made where it does not exist.
         layers: further outputs, kind -> ending of their names after the map's.
         vector: extension of the polygon files, such as "gpkg"; "" for none.
-        refine: None for no refinement.
     """
 
     folder: Path

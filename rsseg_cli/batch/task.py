@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -33,13 +33,7 @@ class Sheet:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneTask:
-    """A scene to map. Can be pickled.
-
-    Attributes:
-        index: number in the batch, from 0.
-        outputs: by kind, as in `PredictResult.paths`; always has "labels".
-        vrt: of a mosaic: the text of `scene`.
-    """
+    """A scene to map, with outputs as in `PredictResult.paths`. Of a mosaic, `vrt` is the text of `scene`."""
 
     index: int
     scene: str
@@ -60,11 +54,7 @@ class SceneTask:
 
 @dataclass(frozen=True, kw_only=True)
 class SceneOutcome:
-    """The result or error of a task. Can be pickled.
-
-    Attributes:
-        sheets: results of a mosaic's sheets, in their order.
-    """
+    """The result or error of a task, and the results of a mosaic's sheets, in their order."""
 
     index: int
     result: PredictResult | None = None
@@ -78,7 +68,7 @@ class Engine(Protocol):
 
     def run(
         self, tasks: Iterable[SceneTask], progress: SceneProgress | None = None
-    ) -> Iterator[SceneOutcome]:
+    ) -> Generator[SceneOutcome, None, None]:
         """Yield an outcome for each task; tasks are taken as workers become free.
 
         Raises:
@@ -87,5 +77,4 @@ class Engine(Protocol):
 
 
 def with_device(task: SceneTask, device: str) -> SceneTask:
-    """Return the task for a device."""
     return replace(task, config=replace(task.config, device=device))

@@ -44,7 +44,6 @@ def _names_many(text: str) -> bool:
 
 
 def output_folder(output: Path | None) -> Path:
-    """Check that `-o` can be the folder of several maps."""
     if output is None:
         raise UsageError("several scenes need a folder for their maps: -o OUT_DIR")
     if not output.is_dir() and output.suffix.lower() in RASTER_ENDINGS:
@@ -74,11 +73,7 @@ def run_scenes(
     as_json: bool,
     quiet: bool,
 ) -> None:
-    """Map the scenes that the arguments name; exit with 3 where some failed.
-
-    Args:
-        jobs: worker processes on this machine; 0 for a suitable number, None for one, or one per GPU.
-    """
+    """Map the scenes that the arguments name; exit with 3 where some failed. For `jobs` see `LocalEngine`."""
     from rsseg_cli.batch import LocalEngine, list_scenes, run_batch
 
     stdin = sys.stdin.buffer if "-" in arguments else ()
@@ -133,7 +128,6 @@ def _row(name: str, report: SceneReport) -> str:
 
 
 def _classes(reports: Sequence[SceneReport]) -> list[str]:
-    """Shares and areas over all scenes with results."""
     pixels: Counter[str] = Counter()
     areas: dict[str, float | None] = {}
     for report in reports:

@@ -37,7 +37,7 @@ def eval_command(
         Literal["train", "val", "test", "all"] | None,
         typer.Option(
             help="Part of the data to score; all is every scene, whatever its part. Default: test; all for a "
-            "folder without --val and --test.",
+            "folder without --val and --test."
         ),
     ] = None,
     seed: Annotated[

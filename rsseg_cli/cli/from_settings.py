@@ -21,7 +21,6 @@ class Options:
 
     Attributes:
         names: fields that become options, separated by spaces; "" for all that declare one.
-        help: texts that replace those of the fields.
         of: settings objects that hold the defaults. The options then have none of their own, and the command
             gets a dict of the values that the user gave, for settings that a file may hold as well.
     """

@@ -46,7 +46,6 @@ class _Commands(UserDict[str, Any]):
 
 
 def _load(name: str, source: str) -> Any:
-    """Load a command from MODULE:ATTRIBUTE."""
     module, _, attribute = source.partition(":")
     command = getattr(import_module(f"rsseg_cli.cli.{module}"), attribute)
     if not isinstance(command, typer.Typer):
@@ -147,7 +146,6 @@ def _start(
 
 
 def main() -> None:
-    """Run the command line."""
     # Read when torch loads: its threads sleep while they wait for one another. On cores that other programs
     # keep busy, spinning threads use up the time of the one they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

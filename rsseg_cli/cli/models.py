@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rsseg_cli.cli import options as opt
+from rsseg_cli.cli.from_settings import Options, from_settings
+from rsseg_cli.config import check_bounds, option
 from rsseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,7 +25,6 @@ app = typer.Typer(
 )
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")]
-Name = Annotated[str, typer.Option(help="The model's name. Default: the output's name.")]
 
 
 @app.command("list")
@@ -71,7 +72,53 @@ def show_command(
     typer.echo(f"sha256       {file['sha256']}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ImportSettings:
+    """What a released checkpoint does not say of its network."""
+
+    # fmt: off
+    arch: Literal["bicor-seg", "idgbr"] = option("bicor-seg", "The network.")
+    topk_ratio: float | None = option(
+        None, "bicor-seg: share of pixels that update a class, 0 to 1: 0.02 for LoveDA, 1 for ISPRS."
+    )
+    layers: int | None = option(
+        None, "bicor-seg: HBIS layers the checkpoint must have. Default: what it has."
+    )
+    sd: Path | None = option(
+        None, "idgbr: folder of Stable Diffusion 1.5. Default: RELEASED.", metavar="DIR"
+    )
+    prompt_embedding: Path | None = option(
+        None, "idgbr: embedding of the empty prompt, .safetensors. Default: from DIR/text_encoder.",
+        metavar="FILE",
+    )
+    colours: str = option("", "Colours of the classes: '#d64541,#dec3a4,...'. Default: a palette.")
+    bands: str = option(
+        "red,green,blue", "Bands in the order of the network's inputs, as nir,red,green for Vaihingen."
+    )
+    gsd: float | None = option(
+        None, "Ground resolution of the training data, m a pixel. Default: run scenes as they are.",
+        above=0, below=1e5, needs="metres a pixel above 0",
+    )
+    name: str = option("", "The model's name. Default: the output's name.")
+    dtype: Literal["float32", "float16"] | None = option(
+        None, "Stored type; float16 halves the file, rounds weights. Default: float16 for idgbr."
+    )
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        unused = {"bicor-seg": ("sd", "prompt_embedding"), "idgbr": ("topk_ratio", "layers")}[self.arch]
+        for name in unused:
+            if getattr(self, name) is not None:
+                other = "idgbr" if self.arch == "bicor-seg" else "bicor-seg"
+                flag = f"--{name.replace('_', '-')}"
+                raise UsageError(f"{flag} belongs to --arch {other}, not to {self.arch}")
+        if self.arch == "bicor-seg" and (self.topk_ratio is None or not 0 < self.topk_ratio <= 1):
+            raise UsageError(f"--topk-ratio {self.topk_ratio}: needs 0 < ratio <= 1")
+
+
 @app.command("import")
+@from_settings
 def import_command(
     checkpoint: Annotated[
         Path,
@@ -82,47 +129,8 @@ def import_command(
     ],
     output: Output,
     classes: Annotated[str, typer.Option(help="Class names in the order of the network's outputs: a,b,c.")],
-    arch: Annotated[Literal["bicor-seg", "idgbr"], typer.Option(help="The network.")] = "bicor-seg",
-    topk_ratio: Annotated[
-        float | None,
-        typer.Option(
-            help="bicor-seg: share of pixels that update a class, 0 to 1: 0.02 for LoveDA, 1 for ISPRS."
-        ),
-    ] = None,
-    layers: Annotated[
-        int | None,
-        typer.Option(help="bicor-seg: HBIS layers the checkpoint must have. Default: what it has."),
-    ] = None,
-    sd: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="idgbr: folder of Stable Diffusion 1.5. Default: RELEASED."),
-    ] = None,
-    prompt_embedding: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="idgbr: embedding of the empty prompt, .safetensors. Default: from DIR/text_encoder.",
-        ),
-    ] = None,
-    colours: Annotated[
-        str, typer.Option(help="Colours of the classes: '#d64541,#dec3a4,...'. Default: a palette.")
-    ] = "",
-    bands: Annotated[
-        str, typer.Option(help="Bands in the order of the network's inputs, as nir,red,green for Vaihingen.")
-    ] = "red,green,blue",
-    gsd: Annotated[
-        float | None,
-        typer.Option(
-            help="Ground resolution of the training data, m a pixel. Default: run scenes as they are."
-        ),
-    ] = None,
-    name: Name = "",
-    dtype: Annotated[
-        Literal["float32", "float16"] | None,
-        typer.Option(
-            help="Stored type; float16 halves the file, rounds weights. Default: float16 for idgbr."
-        ),
-    ] = None,
+    *,
+    given: Annotated[ImportSettings, Options()],
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Turn a released checkpoint into a model file.
@@ -135,42 +143,33 @@ def import_command(
     """
     from rsseg_cli.weights import ModelSpec, registry, save_model
 
-    class_list, band_names = _classes(classes, colours), _names("--bands", bands)
-    if gsd is not None and not 0 < gsd < 1e5:
-        raise UsageError(f"--gsd {gsd}: needs metres a pixel above 0")
-    options: dict[str, dict[str, Any]] = {"bicor-seg": {"--topk-ratio": topk_ratio, "--layers": layers},
-               "idgbr": {"--sd": sd, "--prompt-embedding": prompt_embedding}}  # fmt: skip
-    other = {"bicor-seg": "idgbr", "idgbr": "bicor-seg"}[arch]
-    for option, value in options[other].items():
-        if value is not None:
-            raise UsageError(f"{option} belongs to --arch {other}, not to {arch}")
-    if arch == "bicor-seg" and (topk_ratio is None or not 0 < topk_ratio <= 1):
-        raise UsageError(f"--topk-ratio {topk_ratio}: needs 0 < ratio <= 1")
+    class_list, band_names = _classes(classes, given.colours), _names("--bands", given.bands)
     registry.check_target(output, overwrite)
-    if arch == "bicor-seg":
-        network, about = _read_bicor_seg(checkpoint, topk_ratio or 1.0, layers)
+    if given.arch == "bicor-seg":
+        network, about = _read_bicor_seg(checkpoint, given.topk_ratio or 1.0, given.layers)
     else:
-        network, about = _read_idgbr(checkpoint, sd or checkpoint, len(class_list), prompt_embedding)
+        sd = given.sd or checkpoint
+        network, about = _read_idgbr(checkpoint, sd, len(class_list), given.prompt_embedding)
     if len(class_list) != network.config.classes or len(band_names) != network.config.in_channels:
         raise UsageError(
             f"{checkpoint}: {network.config.classes} classes and {network.config.in_channels} bands; "
             f"--classes names {len(class_list)}, --bands {len(band_names)}"
         )
     spec = ModelSpec(
-        name=name or output.stem,
-        architecture=arch,
+        name=given.name or output.stem,
+        architecture=given.arch,
         classes=class_list,
         bands=band_names,
         network=asdict(network.config),
-        gsd_m=gsd,
+        gsd_m=given.gsd,
         # the released training scales images by 0.75 to 1.5
-        gsd_range_m=None if gsd is None else (gsd / 1.5, gsd / 0.75),
+        gsd_range_m=None if given.gsd is None else (given.gsd / 1.5, given.gsd / 0.75),
         **about,
     )
-    stored = dtype or ("float16" if arch == "idgbr" else "float32")
+    stored = given.dtype or ("float16" if given.arch == "idgbr" else "float32")
     save_model(output, network, spec, dtype=stored, overwrite=overwrite)
     millions = sum(item.numel() for item in network.parameters()) / 1e6
-    typer.echo(f"{output}: {arch}, {millions:.1f} M parameters, {len(class_list)} classes")
+    typer.echo(f"{output}: {given.arch}, {millions:.1f} M parameters, {len(class_list)} classes")
 
 
 def _read_bicor_seg(checkpoint: Path, topk_ratio: float, layers: int | None) -> tuple[Any, dict[str, Any]]:
@@ -185,7 +184,6 @@ def _read_bicor_seg(checkpoint: Path, topk_ratio: float, layers: int | None) -> 
 def _read_idgbr(
     checkpoint: Path, stable_diffusion: Path, classes: int, prompt: Path | None
 ) -> tuple[Any, dict[str, Any]]:
-    """A refiner, and fields of its spec."""
     from rsseg_cli.weights import released
 
     if released.is_idgbr(checkpoint):
@@ -214,7 +212,7 @@ def average_command(
         ),
     ],
     output: Output,
-    name: Name = "",
+    name: Annotated[str, typer.Option(help="The model's name. Default: the output's name.")] = "",
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Average the weights of runs with the same start.
@@ -293,7 +291,6 @@ def _card(spec: ModelSpec) -> list[str]:
 
 
 def _tree(values: dict[str, Any], depth: int = 1) -> list[str]:
-    """Nested values as indented lines."""
     lines = []
     for key, value in values.items():
         start = f"{'  ' * depth}{key}"

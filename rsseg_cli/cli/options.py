@@ -47,7 +47,6 @@ Quiet = Annotated[
 
 
 def echo_json(value: Any) -> None:
-    """Print a value as JSON on stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 

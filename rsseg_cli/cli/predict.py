@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
@@ -14,11 +14,76 @@ from rsseg_cli.cli.batch import are_many, output_folder, ray_engine, run_scenes
 from rsseg_cli.cli.from_settings import Options, from_settings
 from rsseg_cli.cli.progress import Bar
 from rsseg_cli.cli.tables import summary
-from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
+from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig, option
 from rsseg_cli.errors import UsageError
 
-DEFAULT_MODEL = "landcover"
 BATCH = BatchSettings(folder=Path(), model="")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What is made of a scene; of many, in a folder: then the rest are endings of names, and a format."""
+
+    # fmt: off
+    output: Path | None = option(
+        None,
+        "Map of class indices, 255 without data. Default: SCENE_MODEL.tif beside a local scene, in the "
+        "current folder for a remote one. For several scenes, the folder of their maps.",
+        "--output", "-o", metavar="OUT.tif|OUT_DIR",
+    )
+    model: str = option(
+        "landcover", "A bundled model, or the path of a .safetensors file.", metavar="NAME|PATH"
+    )
+    confidence: str | None = option(
+        None,
+        "Also write the probability of the mapped class, 0-254 for 0-1; the refiner's, for refined "
+        "pixels. For several scenes, here and below: the ending of the files' names, such as _sure.",
+        metavar="FILE.tif",
+    )
+    probabilities: str | None = option(
+        None, "Also write every class's probability, a band each; the refiner's, for refined pixels.",
+        metavar="FILE.tif",
+    )
+    heatmaps: str | None = option(
+        None, "Also write BiCoR-Seg's last class heatmaps, a band each.", metavar="FILE.tif"
+    )
+    preview: str | None = option(None, "Also draw the scene with the map over it.", metavar="FILE.png")
+    vector: str | None = option(
+        None,
+        "Also write the map's polygons: .gpkg .fgb .parquet .geojson .shp; for several scenes only "
+        "the format, such as gpkg. The options from --min-area to --jobs apply to them.",
+        metavar="FILE|FORMAT",
+    )
+    # fmt: on
+
+    def layers(self, uncertainty: str | None) -> dict[str, Any]:
+        """Further rasters and the picture, by kind."""
+        kinds = ("confidence", "probabilities", "heatmaps", "uncertainty", "preview")
+        names = {**vars(self), "uncertainty": uncertainty}
+        return {kind: names[kind] for kind in kinds if names[kind] is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workers:
+    """Where the scenes are mapped."""
+
+    # fmt: off
+    engine: Literal["local", "ray"] = option(
+        "local", "local: this machine. ray: workers of a Ray cluster, see docs/scale.md (rsseg[ray])."
+    )
+    ray_address: str | None = option(
+        None,
+        "The Ray cluster: auto for the one that this machine belongs to. Default: $RAY_ADDRESS, "
+        "else a cluster on this machine, for this run only.",
+        metavar="auto|HOST:PORT",
+    )
+    split_above: float | None = option(
+        None,
+        "With --engine ray: split scenes of more megapixels among all workers; each other scene "
+        "goes to one worker. Default: 400; a single scene is always split.",
+        metavar="MPX",
+    )
+    # fmt: on
 
 
 @from_settings
@@ -32,47 +97,7 @@ def predict_command(
         ),
     ],
     *,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="OUT.tif|OUT_DIR",
-            help="Map of class indices, 255 without data. Default: SCENE_MODEL.tif beside a local scene, "
-            "in the current folder for a remote one. For several scenes, the folder of their maps.",
-        ),
-    ] = None,
-    model: opt.Model = DEFAULT_MODEL,
-    confidence: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.tif",
-            help="Also write the probability of the mapped class, 0-254 for 0-1; the refiner's, for refined "
-            "pixels. For several scenes, here and below: the ending of the files' names, such as _sure.",
-        ),
-    ] = None,
-    probabilities: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.tif",
-            help="Also write every class's probability, a band each; the refiner's, for refined pixels.",
-        ),
-    ] = None,
-    heatmaps: Annotated[
-        str | None,
-        typer.Option(metavar="FILE.tif", help="Also write BiCoR-Seg's last class heatmaps, a band each."),
-    ] = None,
-    preview: Annotated[
-        str | None, typer.Option(metavar="FILE.png", help="Also draw the scene with the map over it.")
-    ] = None,
-    vector: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|FORMAT",
-            help="Also write the map's polygons: .gpkg .fgb .parquet .geojson .shp; for several scenes only "
-            "the format, such as gpkg. The options from --min-area to --jobs apply to them.",
-        ),
-    ] = None,
+    outputs: Annotated[Outputs, Options()],
     polygons: Annotated[
         VectorConfig,
         Options("min_area_m2 fill_holes_m2 simplify_m smooth classes dissolve dst_crs layer format qml"),
@@ -98,8 +123,7 @@ def predict_command(
     refinement: Annotated[RefineConfig, Options("refiner steps band_m ensemble seed")],
     uncertainty: opt.Uncertainty = None,
     batch: Annotated[
-        dict[str, Any],
-        Options("suffix manifest resume skip_existing keep_tree mosaic", of=(BATCH,)),
+        dict[str, Any], Options("suffix manifest resume skip_existing keep_tree mosaic", of=(BATCH,))
     ],
     asset: Annotated[
         str,
@@ -109,28 +133,7 @@ def predict_command(
             "data, or visual.",
         ),
     ] = "",
-    engine: Annotated[
-        Literal["local", "ray"],
-        typer.Option(
-            help="local: this machine. ray: workers of a Ray cluster, see docs/scale.md (rsseg[ray])."
-        ),
-    ] = "local",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|HOST:PORT",
-            help="The Ray cluster: auto for the one that this machine belongs to. Default: $RAY_ADDRESS, "
-            "else a cluster on this machine, for this run only.",
-        ),
-    ] = None,
-    split_above: Annotated[
-        float | None,
-        typer.Option(
-            metavar="MPX",
-            help="With --engine ray: split scenes of more megapixels among all workers; each other scene "
-            "goes to one worker. Default: 400; a single scene is always split.",
-        ),
-    ] = None,
+    run_by: Annotated[Workers, Options()],
     config: Annotated[PredictConfig, Options()],
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -147,34 +150,27 @@ def predict_command(
     workers = opt.parse_jobs(jobs)
     if not refine and (refinement != RefineConfig() or uncertainty is not None):
         raise UsageError("options about refining need --refine")
-    is_batch = are_many(scenes, output, asked=bool(asset or batch.keys() - {"resume"}))
+    is_batch = are_many(scenes, outputs.output, asked=bool(asset or batch.keys() - {"resume"}))
+    ray = None
+    if run_by.engine == "ray":
+        ray = ray_engine(run_by.ray_address, run_by.split_above, workers, config.device, split=not is_batch)
+    elif run_by != Workers():
+        raise UsageError("--ray-address and --split-above need --engine ray")
+    jobs_of_polygons = workers if not is_batch and ray is None else None
+    if outputs.vector is None and (polygons != VectorConfig() or jobs_of_polygons is not None):
+        raise UsageError("options about polygons need --vector FILE")
+    layers = outputs.layers(uncertainty)
     settings: dict[str, Any] = {
-        "model": model,
+        "model": outputs.model,
         "config": config,
         "refine": replace(refinement, tile_size=config.tile_size) if refine else None,
     }
-    paths = {
-        "confidence": confidence,
-        "probabilities": probabilities,
-        "heatmaps": heatmaps,
-        "uncertainty": uncertainty,
-        "preview": preview,
-    }
-    layers: dict[str, Any] = {kind: text for kind, text in paths.items() if text is not None}
-    ray = None
-    if engine == "ray":
-        ray = ray_engine(ray_address, split_above, workers, config.device, split=not is_batch)
-    elif ray_address is not None or split_above is not None:
-        raise UsageError("--ray-address and --split-above need --engine ray")
-    jobs_of_polygons = workers if not is_batch and ray is None else None
-    if vector is None and (polygons != VectorConfig() or jobs_of_polygons is not None):
-        raise UsageError("options about polygons need --vector FILE")
     if is_batch:
         run_scenes(
             scenes,
             BatchSettings(
-                folder=output_folder(output), layers=layers, vector=vector or "", vector_config=polygons,
-                **settings, **batch,
+                folder=output_folder(outputs.output), layers=layers, vector=outputs.vector or "",
+                vector_config=polygons, **settings, **batch,
             ),
             asset=asset, jobs=workers, ray=ray, as_json=as_json, quiet=quiet,
         )  # fmt: skip
@@ -182,20 +178,20 @@ def predict_command(
     from rsseg_cli.pipeline import predict
     from rsseg_cli.weights import read_spec
 
-    target = output or default_output(scenes[0], read_spec(model).name)
+    target = outputs.output or default_output(scenes[0], read_spec(outputs.model).name)
     resume = "resume" in batch
     with Bar("tile", hidden=quiet) as bar:
         if ray is not None:
-            paths = {"labels": str(target), **layers, "vector": vector}
-            outputs = {kind: Path(path) for kind, path in paths.items() if path is not None}
+            paths = {"labels": str(target), **layers, "vector": outputs.vector}
             task = SceneTask(
-                index=0, scene=scenes[0], outputs=outputs, vector=polygons, resume=resume, **settings
-            )
+                index=0, scene=scenes[0], vector=polygons, resume=resume, **settings,
+                outputs={kind: Path(path) for kind, path in paths.items() if path is not None},
+            )  # fmt: skip
             result = ray.run_one(task, bar.show)
         else:
             result = predict(
-                scenes[0], target, vector=vector, vector_config=replace(polygons, jobs=workers or 0),
-                resume=resume, progress=bar.show, **settings, **layers,
+                scenes[0], target, vector=outputs.vector, resume=resume, progress=bar.show,
+                vector_config=replace(polygons, jobs=workers or 0), **settings, **layers,
             )  # fmt: skip
     opt.show(result, summary, as_json=as_json)
 

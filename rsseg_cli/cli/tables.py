@@ -75,7 +75,6 @@ def _cut(name: str, length: int) -> str:
 
 
 def summary(result: PredictResult) -> str:
-    """List the outputs and the shares of the classes."""
     lines = [str(path) for path in result.paths.values()]
     lines += class_lines({name: (item.share, item.area_m2) for name, item in result.classes.items()})
     empty = 1 - result.valid_pixels / result.pixels
@@ -101,7 +100,6 @@ def size_text(pixels: int) -> str:
 
 
 def refined_summary(refined: results.Refined, valid_pixels: int) -> str:
-    """Word how many windows were run, and how many pixels changed."""
     share = refined.changed_pixels / max(1, valid_pixels)
     windows = f"{refined.windows_run} of {refined.windows} windows run"
     return f"  refined by {refined.refiner}: {windows}, {share:.2%} of the pixels changed"

@@ -50,7 +50,6 @@ def vectorize_command(
 
 
 def summary(result: VectorResult) -> str:
-    """Word the path of the file and what is in it."""
     lines = [f"{result.path}, layer {result.layer}"]
     written = {name: item for name, item in result.classes.items() if item.polygons}
     width = max(map(len, written), default=0)

@@ -68,6 +68,8 @@ class RefinerEngine(Engine):
     where one sample is drawn.
     """
 
+    noise = staticmethod(normal_noise)
+
     def __init__(
         self,
         network: nn.Module,

@@ -6,10 +6,9 @@ from rsseg_cli._lazy import lazy_names
 
 if TYPE_CHECKING:
     from rsseg_cli.pipeline import passes, refinement, result
-    from rsseg_cli.pipeline.predict_scene import predict
     from rsseg_cli.pipeline.preview import round_length_m
-    from rsseg_cli.pipeline.refine_scene import refine
     from rsseg_cli.pipeline.result import PredictResult
+    from rsseg_cli.pipeline.run import predict, refine
     from rsseg_cli.pipeline.workdir import OutputLock
 
 __all__ = [
@@ -27,8 +26,8 @@ __getattr__ = lazy_names(
     {
         "OutputLock": "workdir",
         "PredictResult": "result",
-        "predict": "predict_scene",
-        "refine": "refine_scene",
+        "predict": "run",
+        "refine": "run",
         "round_length_m": "preview",
     },
 )

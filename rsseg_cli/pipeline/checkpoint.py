@@ -21,12 +21,12 @@ from rsseg_cli import files as files_
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import OutputError, RssegError, SceneError
 from rsseg_cli.inference import Pass
-from rsseg_cli.pipeline.fingerprint import differences
+from rsseg_cli.pipeline.earlier import differences
 from rsseg_cli.pipeline.journal import Checkpoint, Journal, Publication, read_journal
+from rsseg_cli.pipeline.view import HoleMask, Picture
 from rsseg_cli.pipeline.workdir import PUBLISHED, WorkDir
 from rsseg_cli.raster import gdal
 
-CHECKPOINT_S = 5.0  # at least, between two; shorter runs are not worth keeping
 Counts = Mapping[str, int]
 Rows = NDArray[np.uint8]
 _log = logging.getLogger(__name__)
@@ -34,22 +34,23 @@ _log = logging.getLogger(__name__)
 
 @dataclass(kw_only=True)
 class PassState:
-    """What a pass counts beside the pixels of its rows.
+    """What an earlier run measured and counted beside the pixels of its rows.
 
     Attributes:
         batch_size: tiles a batch at the end of an earlier run, as pixels may depend on it.
         current_batch_size: set by the pass; falls where memory runs out.
-        refined: counts of refining by an earlier run, by name.
-        counts: set by the pass: these, that run's included, of the rows above one, or of all at its end.
+        counts: set by the pass: counts of refining, that run's included, of the rows above one, or of all.
+        picture, holes: see what a pass in this process reads.
     """
 
     batch_size: int | None = None
     current_batch_size: Callable[[], int] | None = None
     refined: Counts = field(default_factory=dict)
     counts: Callable[[int | None], Counts] | None = None
+    picture: Picture | None = None
+    holes: HoleMask | None = None
 
     def config(self, config: PredictConfig) -> PredictConfig:
-        """Return the settings with the batch size that was measured before."""
         return config if self.batch_size is None else replace(config, batch_size=self.batch_size)
 
     def counted(self, rows: int | None = None) -> Counts:
@@ -74,14 +75,9 @@ class RowSink(Protocol):
 
 
 class ResumablePass:
-    """A pass whose rows go to files, from where an earlier run stopped.
+    """A pass whose rows go to files, from where an earlier run stopped: at tile row `first`.
 
-    Args:
-        run: where its checkpoints are kept.
-        cuts: rows that tile row i alone finishes are cuts[i] to cuts[i + 1].
-
-    Attributes:
-        first: tile row to begin with: the first that finished none of the rows in the files.
+    Rows that tile row i alone finishes are cuts[i] to cuts[i + 1].
     """
 
     def __init__(self, run: RunState, name: str, cuts: Sequence[int], sink: RowSink) -> None:
@@ -96,11 +92,6 @@ class ResumablePass:
             self.state = PassState(batch_size=run.batches.get(name), refined=checkpoint.refined)
 
     def rest(self, layers: Mapping[str, slice], progress: Callable[[int], object]) -> Pass:
-        """Return what is left to run."""
-        return Pass(layers=layers, write=self.write, progress=progress, first=self.first)
-
-    def pass_over(self, layers: Mapping[str, slice], progress: Callable[[int], object]) -> Pass:
-        """What is left of the pass."""
         return Pass(layers=layers, write=self.write, progress=progress, first=self.first)
 
     def write(self, row: int, rows: Rows) -> None:
@@ -110,7 +101,6 @@ class ResumablePass:
             self._checkpoint(row + rows.shape[1])
 
     def finish(self) -> None:
-        """Record that the pass is complete."""
         self._checkpoint(None)
 
     def _checkpoint(self, rows: int | None) -> None:
@@ -130,18 +120,21 @@ class ResumablePass:
 class RunState:
     """The state of a run on disk; a context manager around all that the run writes.
 
-    Leaving it removes the work folder, unless the run had worked for a while and was ended by an error that
-    another run may get past: then finished rows are kept.
-
-    Args:
-        resume: continue where an earlier run of the same fingerprint stopped.
+    Leaving it removes the work folder, unless the run had worked for `interval_s`, the time between
+    checkpoints, and was ended by an error that another run may get past: then finished rows are kept.
     """
 
     def __init__(
-        self, paths: Mapping[str, Path], fingerprint: Mapping[str, Any], height: int, *, resume: bool
+        self,
+        paths: Mapping[str, Path],
+        fingerprint: Mapping[str, Any],
+        height: int,
+        *,
+        resume: bool,
+        interval_s: float,
     ) -> None:
         self.dir = WorkDir(paths)
-        self._resume, self._height = resume, height
+        self._resume, self._height, self._interval_s = resume, height, interval_s
         self._journal = Journal(fingerprint=dict(fingerprint))
         self._unsynced: dict[str, Path] = {}
         self._saved = self._resumed = False
@@ -220,29 +213,23 @@ class RunState:
         return self._journal.batches
 
     def checkpoint(self, name: str) -> Checkpoint | None:
-        """Return how far an earlier run's pass came."""
         return self._journal.passes.get(name)
 
     def is_finished(self, kind: str) -> bool:
         return kind in self._journal.finished
 
     def add_checkpoint(self, name: str, checkpoint: Checkpoint, files: Sequence[Path]) -> None:
-        """Record how far a pass has come; from time to time on disk.
-
-        Args:
-            checkpoint: without its files.
-        """
+        """Record how far a pass has come; from time to time on disk. `checkpoint` is without its files."""
         before = self._journal.passes.get(name)
         sizes = {**(before.files if before else {}), **{file.name: file.stat().st_size for file in files}}
         self._unsynced |= {file.name: file for file in files}
         self._journal.passes[name] = msgspec.structs.replace(checkpoint, files=sizes)
-        if time.monotonic() - self._last >= CHECKPOINT_S:
+        if time.monotonic() - self._last >= self._interval_s:
             self._save()
 
     def finish(self, kind: str) -> None:
-        """Record that an output is complete under its temporary name."""
         self._journal.finished.append(kind)
-        if self._saved or time.monotonic() - self._last >= CHECKPOINT_S:
+        if self._saved or time.monotonic() - self._last >= self._interval_s:
             self._save()
 
     def forget(self, files: Sequence[Path]) -> None:
@@ -294,7 +281,7 @@ class RunState:
         passing |= not isinstance(error, RssegError) or "out of memory" in str(error)
         if not passing and not self._resumed:
             return False
-        late = time.monotonic() - self._last >= CHECKPOINT_S
+        late = time.monotonic() - self._last >= self._interval_s
         if self._journal.passes and (late or self._saved):
             with suppress(OutputError):  # what was saved before holds
                 self._save()

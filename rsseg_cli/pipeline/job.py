@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
+import shutil
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +25,11 @@ from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec
 
 GSD_TOLERANCE = 0.01  # ground resolutions closer than this are the same
 HOLE_SHARE = 0.005  # of pixels of one extreme value, from which they may be unmarked holes
+OVERVIEWS = 4 / 3  # of the full resolution, with all its overviews
+MAX_SHRINK = {"NONE": 1.0, "DEFLATE": 1032.0}  # https://zlib.net/zlib_tech.html
+# Compressed bytes a pixel and band, of land cover of drawn and real scenes.
+USUAL = {"labels": 0.06, "confidence": 0.6, "probabilities": 0.35, "heatmaps": 0.6, "uncertainty": 0.3}
+USUAL_VECTOR = 0.1  # a pixel
 Model = str | os.PathLike[str] | TrainedModel  # name or path, or loaded
 _log = logging.getLogger(__name__)
 
@@ -48,7 +57,6 @@ class Job:
 
     @property
     def may_have_holes(self) -> bool:
-        """Whether pixels without data are possible."""
         floats = any(np.dtype(self.info.dtypes[band - 1]).kind == "f" for band in self.bands)
         return self.info.has_mask or floats or self.area is not None
 
@@ -58,9 +66,9 @@ class Job:
             self.notes.append(note)
             _log.warning("%s", note)
 
-    def reader(self, grid: Grid) -> SceneReader:
+    def reader(self, grid: Grid, **more: Any) -> SceneReader:
         """Return a reader of the chosen bands on a grid; pixels outside the area have no data."""
-        return SceneReader(self.info, self.bands, grid, region_mask=self.area)
+        return SceneReader(self.info, self.bands, grid, region_mask=self.area, **more)
 
     def note_unmarked_holes(self) -> None:
         """Warn where a scene has much of pure black or white and no nodata value."""
@@ -228,3 +236,53 @@ def scaling_of(info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec, notes: 
     return Scaling(
         factors=tuple(factors), offsets=tuple(offsets), limits=tuple(limits) if stretched else None
     )
+
+
+def check_space(job: Job, *, coarse: bool = False) -> None:
+    """Compare the space that is needed, with a `coarse` map beside the refined one, with what is free.
+
+    How much outputs shrink is not known before: an empty map, to a thousandth. A run is refused only where
+    its outputs cannot fit at all: uncompressed ones at their full size, DEFLATE's at a 1032nd. Where the
+    usual size does not fit there is a warning; a disk that fills up ends a run, and --resume continues it.
+    """
+    minimum: defaultdict[Path, float] = defaultdict(float)
+    usual: defaultdict[Path, float] = defaultdict(float)
+    pixels = job.grid.width * job.grid.height
+    options = {key.upper(): value.upper() for key, value in job.config.creation_options.items()}
+    shrink = MAX_SHRINK.get(options.get("COMPRESS", "DEFLATE"), math.inf)
+    work = job.paths["labels"].parent
+    for kind, part in job.layers.items():
+        full = pixels * (part.stop - part.start) * OVERVIEWS
+        minimum[job.paths[kind].parent] += full / shrink
+        usual[job.paths[kind].parent] += full * (USUAL[kind] if shrink > 1 else 1)
+        usual[work] += full * USUAL[kind] * (2 if coarse and kind != "uncertainty" else 1)
+    if "vector" in job.paths:
+        rasters = (job.vector.min_area_m2 > 0) + (job.vector.fill_holes_m2 > 0)  # temporary
+        usual[job.paths["vector"].parent] += pixels * (USUAL_VECTOR + rasters)
+    for folder in usual:
+        free = _free(folder)
+        same_disk = [other for other in usual if os.stat(other).st_dev == os.stat(folder).st_dev]
+        needed, likely = (sum(sizes[other] for other in same_disk) for sizes in (minimum, usual))
+        where = f"{folder.absolute()}: {size_text(free)} free"
+        if needed > free:
+            raise OutputError(
+                f"{where}, the outputs take at least {size_text(needed)}. Make room, or write to another disk"
+            )
+        if likely > free and folder == same_disk[0]:
+            advice = "If the disk fills up, make room and pass --resume"
+            _log.warning("%s, the run may take some %s. %s", where, size_text(likely), advice)
+
+
+def size_text(size: float) -> str:
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "bytes" or size >= 100 else f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:  # a file system that does not say
+        return 1 << 62

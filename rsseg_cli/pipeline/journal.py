@@ -24,10 +24,8 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     """How far a pass over the rows has come.
 
     Attributes:
-        complete: the pass is through, with all that it counts.
-        files: names and sizes of these, bytes.
+        files: sizes by name, bytes.
         pixels, areas_m2: of each value in these rows, by `AreaCounter`; empty where they are not counted.
-        refined: counts of `Refined` by name.
     """
 
     rows: Annotated[int, Meta(ge=1, le=2**31)]
@@ -43,12 +41,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Publication(msgspec.Struct, frozen=True, kw_only=True):
-    """Complete files that are about to get their names.
-
-    Attributes:
-        renames: file and name, in order.
-        result: `PredictResult.as_dict` of the run.
-    """
+    """Complete files that are about to get their names, and `PredictResult.as_dict` of the run."""
 
     renames: list[tuple[Text, Text]]
     leftovers: list[Text]
@@ -56,12 +49,7 @@ class Publication(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Journal(msgspec.Struct, kw_only=True):
-    """The state of a run.
-
-    Attributes:
-        batches: tiles a batch, by pass, where that was measured.
-        finished: kinds of outputs that are complete under their temporary names.
-    """
+    """The state of a run; outputs of `finished` kinds are complete under their temporary names."""
 
     fingerprint: dict[str, Any]
     version: Literal[1] = 1
@@ -77,12 +65,11 @@ class Journal(msgspec.Struct, kw_only=True):
 
     @property
     def files(self) -> dict[str, int]:
-        """Names and sizes of the files that it counts on."""
         return {name: size for passed in self.passes.values() for name, size in passed.files.items()}
 
 
 def read_journal(path: Path) -> Journal | None:
-    """Read the journal of an earlier run; None if there is none."""
+    """Read the journal of an earlier run, if there is one; a ValueError says what is wrong with it."""
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
@@ -94,7 +81,6 @@ def read_journal(path: Path) -> Journal | None:
 
 
 def parse_journal(data: bytes) -> Journal:
-    """Read a journal from its bytes; a ValueError says what is wrong with them."""
     if len(data) > MAX_BYTES:
         raise ValueError(f"is larger than {MAX_BYTES >> 20} MiB")
     try:

@@ -15,8 +15,8 @@ from rsseg_cli.inference import windows
 from rsseg_cli.pipeline.checkpoint import RunState
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.journal import Checkpoint
-from rsseg_cli.pipeline.outputs import HoleMask
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement
+from rsseg_cli.pipeline.view import HoleMask
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader, classes, gdal, vrt
 
 ROWS_PX = 2**21  # of the map that are merged at once
@@ -26,14 +26,10 @@ COARSE = "coarse"  # the pass that makes the coarse map
 
 
 class Merger:
-    """Takes refined rows of the mapped window and hands rows of the map on.
+    """Takes refined rows of the mapped window, whose class is 255 outside what was run, and writes the map.
 
     Where the refiner sees another resolution than the map's, the band and the scene's holes are those of the
     map's own pixels.
-
-    Args:
-        refined: of the refined rows, whose class is 255 outside what was run.
-        write: called with a first row and uint8 (layers, rows, width), in order.
     """
 
     def __init__(
@@ -78,7 +74,6 @@ class Merger:
         return merged
 
     def _near(self, band: windows.Band, row: int, height: int) -> NDArray[np.bool_]:
-        """Return the band of the map's own pixels."""
         top, left, _, width = self._coarse.window
         margin = band.margin
         labels = self._coarse.read(top + row - margin, left - margin, height + 2 * margin, width + 2 * margin)
@@ -86,11 +81,7 @@ class Merger:
 
 
 class CoarseFile:
-    """The coarse map and its layers, in temporary files of the run.
-
-    Args:
-        cuts: rows at which it may be interrupted, from 0 to the height.
-    """
+    """The coarse map and its layers, in temporary files of the run."""
 
     def __init__(self, job: Job, run: RunState, cuts: Sequence[int], stack: ExitStack) -> None:
         self._job, self._run = job, run
@@ -101,24 +92,21 @@ class CoarseFile:
         )
         stack.callback(self._rows.close)
         self._reported = 0
-        self._holes = HoleMask(job, stack) if job.resampled and job.may_have_holes else None
+        self.holes = HoleMask(job, stack) if job.resampled and job.may_have_holes else None
 
     def resume_from(self, checkpoint: Checkpoint) -> None:
-        """Take over the rows that an earlier run finished, unless it dropped them as refined."""
         if checkpoint.files:
             self._rows.resume_from(checkpoint.rows)
             self._reported = len(self._rows.parts)
 
     def write(self, row: int, rows: Rows) -> None:
-        """Write the next rows, uint8 (layers, rows, width)."""
-        if self._holes is not None:
-            self._holes.apply(row, rows)
+        if self.holes is not None:
+            self.holes.apply(row, rows)
         where = str(self._run.dir.folder)
         with gdal.env(), gdal.errors(OutputError, f"{where}: cannot be written", "Is the disk full?"):
             self._rows.push(rows)
 
     def new_files(self) -> list[Path]:
-        """List files that became complete since the last call."""
         new = [part.path for part in self._rows.parts[self._reported :]]
         self._reported += len(new)
         return new
@@ -128,7 +116,6 @@ class CoarseFile:
         return [], []
 
     def finish(self) -> LabelSource:
-        """Return the complete map."""
         grid = self._job.grid
         plain = Grid(crs=None, transform=Affine.identity(), height=grid.height, width=grid.width)
         path = self._run.dir.folder / "coarse.vrt"
@@ -148,7 +135,6 @@ class CoarseFile:
         )
 
     def drop(self) -> None:
-        """Remove the files: the refined map is complete."""
         files = [part.path for part in self._rows.parts]
         self._run.forget(files)
         for file in files:

@@ -35,13 +35,8 @@ def draw_preview(
     Args:
         image: uint8 (3, h, w), red green blue, north up.
         labels: uint8 (h, w), index into `classes`; 255 is no data, drawn grey.
-        classes: name and colour (0 to 255) of each class.
         gsd_m: ground size of a pixel of `image`, m; None leaves the scale bar out.
-
-    Returns:
-        An RGB picture, 560 to about 2,450 px wide. Shares are of the area that has a class.
     """
-    _check(image, labels, len(classes))
     height, width = labels.shape
     stacked = width > 1.6 * height
     scale = _panel_scale(max(height, width))
@@ -88,21 +83,6 @@ def draw_preview(
     return canvas
 
 
-def _check(image: NDArray[np.uint8], labels: NDArray[np.uint8], count: int) -> None:
-    if (
-        labels.ndim != 2
-        or image.shape != (3, *labels.shape)
-        or {image.dtype, labels.dtype} != {np.dtype(np.uint8)}
-    ):
-        given = f"{image.dtype} {image.shape} and {labels.dtype} {labels.shape}"
-        raise ValueError(f"needs uint8 (3, h, w) and (h, w), got {given}")
-    if labels.size == 0:
-        raise ValueError(f"nothing to draw: labels {labels.shape}")
-    unknown = np.setdiff1d(labels, [*range(count), values.NODATA])
-    if len(unknown):
-        raise ValueError(f"label {unknown[0]} has no class; {count} classes were given")
-
-
 def _panel_scale(longest: int) -> float:
     """Panel pixels a pixel of the longer side; whole where it is above 1."""
     low, high = PANEL_RANGE_PX
@@ -112,7 +92,6 @@ def _panel_scale(longest: int) -> float:
 def _overlay(
     image: NDArray[np.uint8], labels: NDArray[np.uint8], classes: Sequence[tuple[str, Colour]]
 ) -> Image.Image:
-    """Blend the map over the scene."""
     table = np.full((256, 3), GREY, np.float32)
     table[: len(classes)] = [colour for _, colour in classes]
     mixed = image.transpose(1, 2, 0) * np.float32(1 - OPACITY) + table[labels] * np.float32(OPACITY)

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
+from rasterio.enums import Resampling
+from rasterio.io import MemoryFile
+from rasterio.shutil import copy
+from rasterio.vrt import WarpedVRT
+from rasterio.warp import transform_bounds
+
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
-from rsseg_cli.errors import ModelError, UsageError
-from rsseg_cli.inference import Scaling
-from rsseg_cli.pipeline.grids import Grids, find_grids
-from rsseg_cli.pipeline.job import Job, Model, check_outputs, scaling_of
-from rsseg_cli.raster import SceneInfo, SceneReader, classes, gdal
+from rsseg_cli.errors import ModelError, SceneError, UsageError
+from rsseg_cli.inference import Scaling, windows
+from rsseg_cli.pipeline.job import Job, Model, check_outputs, network_grid, scaling_of
+from rsseg_cli.raster import Grid, SceneInfo, SceneReader, classes, gdal
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, load_model, read_spec, registry
 
 DEFAULT_BAND_PX = 8  # of a refiner that names no band, px that it sees
 DEFAULT_SAMPLES = 4  # where their disagreement is asked for
+
+
+ALIGNED_PX = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grids:
+    """Scene and map on common ground; the file of `vrt_owner` must live as long as the scene is read."""
+
+    frame: windows.Frame
+    map: Grid
+    info: SceneInfo
+    vrt_owner: MemoryFile | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +43,6 @@ class Refinement(Grids):
     """A refinement that was checked and may begin.
 
     Attributes:
-        refiner: to load; `spec` describes it.
-        bands: of the scene, 1-based, in the refiner's order.
         order: the refiner's class of each class of the map.
         band_m: half the width of the band that may change.
     """
@@ -45,7 +61,6 @@ class Refinement(Grids):
         return self.refiner if isinstance(self.refiner, TrainedModel) else load_model(self.refiner)
 
     def scene_reader(self) -> SceneReader:
-        """Return a reader of the scene as the refiner sees it."""
         return SceneReader(self.info, self.bands, self.frame.seen)
 
     @property
@@ -62,12 +77,7 @@ class Refinement(Grids):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSource:
-    """A class raster that is refined.
-
-    Attributes:
-        table: class of a value, see `ClassMatch`.
-        window: (row, col, height, width) that is mapped.
-    """
+    """A class raster of which a window (row, col, height, width) is refined; `table` as in `ClassMatch`."""
 
     info: SceneInfo
     bands: tuple[int, ...]
@@ -83,22 +93,13 @@ def prepare_for_job(job: Job, model: Model, config: RefineConfig) -> tuple[Job, 
     refiner = refiner_of(job.spec, model, config)
     spec = _refiner_spec(refiner)
     order = _match(job.spec, spec).order
-    bands = _bands_of(job, spec)
-    notes: list[str] = []
-    window = (0, 0, job.grid.height, job.grid.width)
+    bands, notes, window = _bands_of(job, spec), list[str](), (0, 0, job.grid.height, job.grid.width)
     grids = find_grids(job.info, bands, job.grid, window, spec, config.gsd_m, job.info.name, notes)
     scaling = scaling_of(job.info, bands, spec, notes)
-    uncertainty = "uncertainty" in job.paths
-    refinement = _refinement(refiner, spec, grids, bands, scaling, order, config, job.config, uncertainty)
+    refinement = _refinement(refiner, grids, bands, scaling, order, config, job.config, job.paths)
     job.warn(*(note for note in notes if note not in job.notes))
-    settings = json.dumps(refinement.settings)
-    tags = {"RSSEG_REFINER": spec.name, "RSSEG_REFINE_SETTINGS": settings}
+    tags = {"RSSEG_REFINER": spec.name, "RSSEG_REFINE_SETTINGS": json.dumps(refinement.settings)}
     return replace(job, more_tags=tags), refinement
-
-
-def refiner_of(spec: ModelSpec, model: Model, config: RefineConfig) -> Model:
-    """Return the refiner that is asked for, or else the one that belongs to the model."""
-    return cast("Model", config.refiner) if config.refiner is not None else _refiner_of(spec, model)
 
 
 def with_refiner(spec: ModelSpec, model: Model, config: RefineConfig) -> RefineConfig:
@@ -109,23 +110,17 @@ def with_refiner(spec: ModelSpec, model: Model, config: RefineConfig) -> RefineC
 
 
 def _match(spec: ModelSpec, refiner: ModelSpec) -> classes.ClassMatch:
-    """Match a model's classes to its refiner's."""
     names = dict(enumerate(spec.class_names))
     return classes.match(f"model {spec.name!r}", names, refiner.name, refiner.class_names)
 
 
 def prepare(
-    scene: str,
-    labels: str,
-    paths: Mapping[str, Path],
-    config: RefineConfig,
-    run: PredictConfig,
+    scene: str, labels: str, paths: Mapping[str, Path], config: RefineConfig, run: PredictConfig
 ) -> tuple[Job, Refinement, LabelSource]:
     """Check scene, map, refiner, outputs and settings, without loading weights or writing."""
     map_info = SceneInfo.of(labels)
     made_by = _model_of_map(labels)
-    refiner = cast("Model | None", config.refiner)
-    refiner = _refiner_of_map(map_info.name, made_by) if refiner is None else refiner
+    refiner = _refiner_of_map(map_info.name, made_by, config)
     spec = _refiner_spec(refiner)
     band = classes.class_band(map_info)
     names = classes.read_names(labels)
@@ -140,8 +135,7 @@ def prepare(
     window = (0, 0, grid.height, grid.width) if run.bbox is None else grid.window_of_bbox(run.bbox)
     grids = find_grids(info, bands, grid, window, spec, config.gsd_m, map_info.name, notes)
     scaling = scaling_of(info, bands, spec, notes)
-    uncertainty = "uncertainty" in paths
-    refinement = _refinement(refiner, spec, grids, bands, scaling, match.order, config, run, uncertainty)
+    refinement = _refinement(refiner, grids, bands, scaling, match.order, config, run, paths)
     colours = classes.read_colours(labels) if names else {}
     tags = {
         "RSSEG_MODEL": made_by or "unknown",
@@ -170,38 +164,32 @@ def prepare(
 
 def _refinement(
     refiner: Model,
-    spec: ModelSpec,
     grids: Grids,
     bands: tuple[int, ...],
     scaling: Scaling,
     order: tuple[int, ...],
     config: RefineConfig,
     run: PredictConfig,
-    uncertainty: bool,
+    paths: Mapping[str, Path],
 ) -> Refinement:
-    steps = config.steps if config.steps is not None else spec.refinement.get("steps")
-    band_m = (
-        config.band_m or spec.refinement.get("band_m") or DEFAULT_BAND_PX * sum(grids.frame.seen_gsd_m) / 2
-    )
+    spec = _refiner_spec(refiner)
+    default_m = DEFAULT_BAND_PX * sum(grids.frame.seen_gsd_m) / 2
+    uncertainty = "uncertainty" in paths
     samples = config.ensemble or (DEFAULT_SAMPLES if uncertainty else 1)
     if uncertainty and samples < 2:
         raise UsageError("--uncertainty is the disagreement of samples; needs --ensemble 2 or more")
+    steps = config.steps if config.steps is not None else spec.refinement.get("steps")
     return Refinement(
-        **vars(grids),
-        refiner=refiner,
-        spec=spec,
-        bands=bands,
-        scaling=scaling,
-        order=order,
-        band_m=float(band_m),
-        samples=samples,
-        config=replace(config, steps=steps),
-        run=run,
-    )
+        **vars(grids), refiner=refiner, spec=spec, bands=bands, scaling=scaling, order=order, samples=samples,
+        band_m=float(config.band_m or spec.refinement.get("band_m") or default_m),
+        config=replace(config, steps=steps), run=run,
+    )  # fmt: skip
 
 
-def _refiner_of(spec: ModelSpec, model: Model) -> Model:
-    """Return the refiner that belongs to a model: a bundled one, or a file beside the model's."""
+def refiner_of(spec: ModelSpec, model: Model, config: RefineConfig) -> Model:
+    """Return the refiner that is asked for, or the model's: a bundled one, or a file beside the model's."""
+    if config.refiner is not None:
+        return cast("Model", config.refiner)
     name = spec.refiner
     if name is None:
         with_one = [known for known in registry.list_models() if read_spec(known).refiner is not None]
@@ -221,10 +209,12 @@ def _refiner_of(spec: ModelSpec, model: Model) -> Model:
     )
 
 
-def _refiner_of_map(where: str, name: str) -> Model:
-    """Return that of the model that a map names, if it is bundled: a file may name anything."""
+def _refiner_of_map(where: str, name: str, config: RefineConfig) -> Model:
+    """Return the refiner of the model that a map names, if it is bundled: a file may name anything."""
+    if config.refiner is not None:
+        return cast("Model", config.refiner)
     if name in registry.list_models():
-        return _refiner_of(read_spec(name), name)
+        return refiner_of(read_spec(name), name, config)
     raise ModelError(f"{where}: does not name a bundled model; pass --refiner NAME or PATH")
 
 
@@ -246,7 +236,6 @@ def _bands_of(job: Job, spec: ModelSpec) -> tuple[int, ...]:
 def _classes(
     spec: ModelSpec, order: Sequence[int], colours: Mapping[int, tuple[int, int, int]]
 ) -> tuple[ClassSpec, ...]:
-    """Return the map's classes in its order, in its own colours where it has them."""
     kept = len(set(colours.values())) >= len(order)
     classes = [spec.classes[index] for index in order]
     return tuple(
@@ -260,3 +249,104 @@ def _model_of_map(path: str) -> str:
     with gdal.env(path), gdal.errors(ModelError, path), gdal.open_raster(path) as dataset:
         name = gdal.tags(dataset).get("RSSEG_MODEL", "")
     return name if len(name) <= 100 and name.isprintable() else ""
+
+
+def find_grids(
+    info: SceneInfo,
+    bands: Sequence[int],
+    labels: Grid,
+    window: tuple[int, int, int, int],
+    spec: ModelSpec,
+    asked_gsd_m: float | None,
+    labels_name: str,
+    notes: list[str],
+) -> Grids:
+    """Align scene and map, a `window` of which is refined; choose the resolution that the refiner sees."""
+    by_pixel = (labels.crs is None or info.grid.crs is None) and _size(labels) == _size(info.grid)
+    offset = (0, 0) if by_pixel else _offset(info.grid, labels)
+    base = labels if offset is None else info.grid
+    seen = network_grid(base, spec, asked_gsd_m, labels_name if offset is None else info.name, notes)
+    scale = (1.0, 1.0) if seen == base else (seen.height / base.height, seen.width / base.width)
+    gsd_m = base.gsd_m
+    if gsd_m is None:
+        side = spec.assumed_gsd_m or 1.0
+        gsd_m = (side, side)
+        if spec.assumed_gsd_m is None:
+            notes.append(f"{info.name}: has no CRS; the band around boundaries is taken in pixels")
+    frame = windows.Frame(
+        seen=seen, scale=scale, offset=offset or (0, 0), labels=_size(labels), window=window, gsd_m=gsd_m
+    )
+    shown = (info.grid if by_pixel else labels).window(*window)
+    if offset is not None or _is_readable(info, bands, seen):
+        return Grids(frame=frame, map=shown, info=info)
+    _check_overlap(info, labels, labels_name)
+    warped, owner = _warp(info, seen)
+    return Grids(frame=frame, map=shown, info=warped, vrt_owner=owner)
+
+
+def _size(grid: Grid) -> tuple[int, int]:
+    return grid.height, grid.width
+
+
+def _offset(scene: Grid, labels: Grid) -> tuple[int, int] | None:
+    """Return (row, col) of the scene where the labels begin, if they lie on its pixels."""
+    if labels.crs != scene.crs:
+        return None
+    steps = ~scene.transform * labels.transform
+    drift = max(abs(steps.a - 1), abs(steps.b), abs(steps.d), abs(steps.e - 1))
+    row, col = round(steps.f), round(steps.c)
+    near = max(abs(steps.f - row), abs(steps.c - col), drift * max(_size(labels))) < ALIGNED_PX
+    inside = (
+        row >= 0 and col >= 0 and row + labels.height <= scene.height and col + labels.width <= scene.width
+    )
+    return (row, col) if near and inside else None
+
+
+def _is_readable(info: SceneInfo, bands: Sequence[int], grid: Grid) -> bool:
+    try:
+        SceneReader(info, bands, grid)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_overlap(info: SceneInfo, labels: Grid, labels_name: str) -> None:
+    scene = info.grid
+    if labels.crs is None or scene.crs is None:
+        without = [name for name, grid in ((labels_name, labels), (info.name, scene)) if grid.crs is None]
+        sizes = f"{labels.width} x {labels.height} and {scene.width} x {scene.height} px"
+        raise SceneError(
+            f"{labels_name}, {info.name}: {sizes}, and no CRS in {' and '.join(without)}, so they cannot be "
+            "aligned; needs the same size, or georeferencing"
+        )
+    with gdal.errors(SceneError, f"{labels_name}: cannot be transformed to the CRS of {info.name}"):
+        left, bottom, right, top = transform_bounds(labels.crs, scene.crs, *labels.bounds)
+    west, south, east, north = scene.bounds
+    if not (left < east and west < right and bottom < north and south < top):
+        raise SceneError(
+            f"{labels_name}: covers {_box((left, bottom, right, top))}, "
+            f"{info.name} {_box(scene.bounds)} (left, bottom, right, top in the scene's CRS); they do not "
+            "overlap. Pass the scene that was mapped"
+        )
+
+
+def _box(bounds: Sequence[float]) -> str:
+    return ", ".join(f"{value:.10g}" for value in bounds)
+
+
+def _warp(info: SceneInfo, grid: Grid) -> tuple[SceneInfo, MemoryFile]:
+    """Return the scene on another grid, as a virtual raster in memory; pixels outside it have no data."""
+    memory = MemoryFile(ext=f"/{Path(info.name).name}.vrt")
+    options: dict[str, object] = {} if "alpha" in info.colour_interpretations else {"add_alpha": True}
+    if info.nodata_given:
+        options["src_nodata"] = info.nodata
+    options |= {"crs": grid.crs, "transform": grid.transform, "width": grid.width, "height": grid.height}
+    where = f"{info.name}: cannot be warped to the map's grid"
+    with (
+        gdal.env(info.path),
+        gdal.errors(SceneError, where),
+        gdal.open_raster(info.path) as dataset,
+        WarpedVRT(dataset, resampling=Resampling.bilinear, **options) as warped,
+    ):
+        copy(warped, memory.name, driver="VRT")
+    return SceneInfo.of(memory.name), memory

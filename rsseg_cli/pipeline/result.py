@@ -20,12 +20,7 @@ COUNTED_PX = 2**18  # at once: counting takes eight bytes a pixel
 
 @dataclass(frozen=True, kw_only=True)
 class ClassArea:
-    """Extent of a class in the map.
-
-    Attributes:
-        share: of the pixels with data, 0 to 1.
-        area_m2: on the ground, right by latitude for Mercator and degrees; None without a CRS.
-    """
+    """Extent of a class: share of the pixels with data, area on the ground or None without a CRS."""
 
     pixels: int
     share: float
@@ -34,12 +29,7 @@ class ClassArea:
 
 @dataclass(frozen=True, kw_only=True)
 class Refined:
-    """What refining did to a map.
-
-    Attributes:
-        band_m: half the width of the band around boundaries that may change.
-        band_pixels: of the map, that may change.
-    """
+    """What refining did to a map; `band_m` is half the width of the band that may change."""
 
     refiner: str
     steps: int
@@ -52,7 +42,6 @@ class Refined:
     changed_pixels: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Return JSON types, with the share of windows run."""
         return {**asdict(self), "windows_run_share": self.windows_run / max(1, self.windows)}
 
 
@@ -61,11 +50,9 @@ class PredictResult:
     """A finished prediction or refinement.
 
     Attributes:
-        paths: of the outputs, by kind: "labels", "confidence", "probabilities", "heatmaps", "preview",
-            "vector", "uncertainty".
-        classes: extent by class name, in the model's order.
+        paths: by kind: labels, confidence, probabilities, heatmaps, preview, vector, uncertainty.
+        classes: by name, in the model's order.
         notes: what differs from what one might expect, one sentence each; logged as warnings too.
-        refined: None where the map was not refined.
     """
 
     paths: dict[str, Path]
@@ -77,7 +64,6 @@ class PredictResult:
     refined: Refined | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result in JSON types."""
         more = {} if self.refined is None else {"refined": self.refined.as_dict()}
         return {
             "paths": {kind: str(path) for kind, path in self.paths.items()},
@@ -96,12 +82,7 @@ def result_from_dict(values: Mapping[str, Any]) -> PredictResult:
 
 
 class AreaCounter:
-    """Counts the classes of a map row by row.
-
-    Args:
-        names: of the classes, in the model's order.
-        grid: of the map; areas are not known where it has no CRS.
-    """
+    """Counts the classes of a map row by row."""
 
     def __init__(self, names: Sequence[str], grid: Grid) -> None:
         self._names, self._grid = names, grid
@@ -125,7 +106,6 @@ class AreaCounter:
         return self._pixels.tolist(), self._areas_m2.tolist()
 
     def restore(self, pixels: Sequence[int], areas_m2: Sequence[float]) -> None:
-        """Begin with another counter's `counts`."""
         self._pixels[:], self._areas_m2[:] = pixels, areas_m2
 
     def result(

@@ -197,12 +197,10 @@ def _locked(path: Path) -> filelock.BaseFileLock:
 
 
 def rubbish_of(folder: Path) -> Path:
-    """Name a run's folder while it is removed."""
     return folder.with_name(f"{folder.name}-rubbish")
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder, or what is left of it."""
     if folder.is_symlink():
         folder.unlink(missing_ok=True)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, Self
@@ -45,6 +45,8 @@ class SceneReader:
             they are resampled, from overviews where these are at least twice as fine.
         nodata: value of pixels without data; None takes that of `info`.
         max_source_px: source pixels x bands that one resampled window may read at a time.
+        on_read: called with row, col, pixels and mask of each window that was read, in its thread.
+        on_source: called with row, col and mask of each window as stored, where no overview is read.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class SceneReader:
         nodata: float | None = None,
         region_mask: Area | None = None,
         max_source_px: int = 32 << 20,
+        on_read: Callable[[int, int, Array, Mask], object] | None = None,
+        on_source: Callable[[int, int, Mask], object] | None = None,
     ) -> None:
         self.info = info
         self.bands = tuple(bands)
@@ -63,6 +67,7 @@ class SceneReader:
         self._nodata_given = info.nodata_given or nodata is not None
         self._nodata = tuple(info.band_nodata[band - 1] if nodata is None else nodata for band in self.bands)
         self._region, self._max_source_px = region_mask, max_source_px
+        self._on_read, self._on_source = on_read, on_source
         self._alpha_is_data = any(info.colour_interpretations[band - 1] == "alpha" for band in self.bands)
         self._scale, self._offset = _scale_and_offset(info.grid, self.grid)
         self._direct = _is_aligned(self._scale, self._offset, self.grid)
@@ -109,6 +114,8 @@ class SceneReader:
             array, valid = self._read_resampled(row, col, height, width)
         if self._region is not None:
             valid = valid & self._region.mask(self.grid.window(row, col, height, width))
+        if self._on_read is not None:
+            self._on_read(row, col, array, valid)
         return array, valid
 
     @staticmethod
@@ -164,7 +171,10 @@ class SceneReader:
             by_value = differs_from(array, self._nodata)
         finite = np.isfinite(array).all(0) if array.dtype.kind == "f" else None
         masks = [mask for mask in (valid, by_value, finite) if mask is not None]
-        return array, np.logical_and.reduce(masks) if masks else _all_valid(height, width)
+        whole = np.logical_and.reduce(masks) if masks else _all_valid(height, width)
+        if self._on_source is not None and self._level is None:
+            self._on_source(row, col, whole)
+        return array, whole
 
     def _stored_mask(self, dataset: Any, window: Window) -> Mask | None:
         """Read the mask band or alpha; None without either."""

@@ -1,21 +1,23 @@
 """Scenes as tasks: networks stay loaded, errors stay with their scene."""
 
-import multiprocessing
 import os
 import pickle
 import signal
+import subprocess
+import sys
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import rasterio
 import torch
 
-from rsseg_cli.batch import local as batch_local
-from rsseg_cli.batch.local import ENDED, LocalEngine, WorkerProcess, cores, devices_for
+from rsseg_cli.batch.local import ENDED, LocalEngine, WorkerProcess, devices_for
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import ModelError
 from rsseg_cli.models import BicorSeg, BicorSegConfig
+from rsseg_cli.system import cores
 from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)
@@ -36,7 +38,7 @@ def task(index, scene, folder, model, **more):
     return SceneTask(index=index, scene=str(scene), outputs=outputs, model=model, config=SMALL, **more)
 
 
-def test_a_scene_fails_alone_and_tells_why(make_raster, model_file, tmp_path):
+def test_a_scene_fails_alone_and_says_why(make_raster, model_file, tmp_path):
     scenes = [
         make_raster("a.tif"),
         tmp_path / "none.tif",
@@ -46,7 +48,7 @@ def test_a_scene_fails_alone_and_tells_why(make_raster, model_file, tmp_path):
     seen = []
     tasks = [task(index, scene, tmp_path, model_file) for index, scene in enumerate(scenes)]
     tasks = pickle.loads(pickle.dumps(tasks))
-    outcomes = list(LocalEngine().run(tasks, lambda *told: seen.append(told)))
+    outcomes = list(LocalEngine().run(tasks, lambda *tiles: seen.append(tiles)))
     outcomes = pickle.loads(pickle.dumps(outcomes))
     assert [outcome.index for outcome in outcomes] == [0, 1, 2, 3]
     assert [outcome.error_kind for outcome in outcomes] == ["", "SceneError", "SceneError", ""]
@@ -66,48 +68,68 @@ def test_a_model_that_cannot_be_loaded_ends_the_batch(make_raster, tmp_path):
         next(LocalEngine().run([task(0, make_raster(), tmp_path, str(broken))]))
 
 
-def test_places_of_processes():
+def children() -> list[int]:
+    """Processes that this one has started."""
+    return [
+        int(word) for path in Path("/proc/self/task").glob("*/children") for word in path.read_text().split()
+    ]
+
+
+def kill_children() -> None:
+    for child in children():
+        os.kill(child, signal.SIGKILL)
+
+
+def test_devices_of_processes():
     assert devices_for("cpu", None) == ["cpu"]
     assert devices_for("cpu", 3) == ["cpu"] * 3
     assert len(devices_for("cpu", 0)) == max(1, cores() // 4)
+    two = ["cuda:0", "cuda:1"]
+    assert devices_for("auto", None, two) == devices_for("auto", 0, two) == two
+    assert devices_for("auto", 3, two) == ["cuda:0", "cuda:1", "cuda:0"]
+    assert devices_for("cpu", None, two) == ["cpu"]
 
 
 @pytest.mark.slow
-def test_a_process_a_device(make_raster, model_file, tmp_path, monkeypatch):
-    """Two devices, here of the processor: each has a process of its own, and its tasks stay with it."""
-    monkeypatch.setattr(batch_local, "gpus", lambda: ["cpu:0", "cpu:1"])
-    assert devices_for("auto", None) == devices_for("auto", 0) == ["cpu:0", "cpu:1"]
-    assert devices_for("auto", 3) == ["cpu:0", "cpu:1", "cpu:0"]
-    assert devices_for("cpu:0", None) == ["cpu:0"]
-    given = []
-
-    class Told(WorkerProcess):
-        def give(self, task):
-            super().give(task)
-            given.append((self._process.pid, task.config.device))
-
-    monkeypatch.setattr(batch_local, "WorkerProcess", Told)
+def test_a_process_a_device(make_raster, model_file, tmp_path):
+    """Two devices, here of the processor: each has a process, which stays for the next scene."""
+    before, running = set(children()), set()
     scenes = [make_raster(f"s{index}.tif", seed=index) for index in range(5)]
-    outcomes = list(
-        LocalEngine().run([task(i, scene, tmp_path, model_file) for i, scene in enumerate(scenes)])
-    )
+    engine = LocalEngine(devices=["cpu:0", "cpu:0"])
+    tasks = [task(i, scene, tmp_path, model_file) for i, scene in enumerate(scenes)]
+    outcomes = list(engine.run(tasks, lambda *_: running.update(set(children()) - before)))
     assert sorted((outcome.index, outcome.error) for outcome in outcomes) == [(i, "") for i in range(5)]
-    assert len(given) == 5
-    assert sorted(device for _, device in set(given)) == ["cpu:0", "cpu:1"]
-    assert len({pid for pid, _ in given}) == 2
+    assert len(running) == 2
+    assert set(children()) == before
 
 
-def end_the_process_of(scene):
-    """A progress callback that kills this process's child when a scene begins, the first time."""
+@pytest.mark.slow
+def test_a_plain_script_needs_no_main_guard(make_raster, model_file, tmp_path):
+    for index in range(2):
+        make_raster(f"s{index}.tif", seed=index)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "print('imported')\n"
+        "from pathlib import Path\n"
+        "from rsseg_cli.batch import BatchSettings, LocalEngine, list_scenes, run_batch\n"
+        "scenes = list_scenes(['s0.tif', 's1.tif'])\n"
+        f"settings = BatchSettings(folder=Path('maps'), model={model_file!r})\n"
+        "print(run_batch(scenes, settings, LocalEngine(jobs=2)).count('done'))\n"
+    )
+    done = subprocess.run([sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["imported", "2"]), done.stderr
+
+
+def end_the_processes_at(scene):
+    """A progress callback that kills this process's children when a scene begins, the first time."""
     killed = []
 
-    def told(index, done, total):
+    def report(index, done, total):
         if index == scene and not killed:
             killed.append(index)
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, signal.SIGKILL)
+            kill_children()
 
-    return told
+    return report
 
 
 @pytest.mark.slow
@@ -117,7 +139,7 @@ def test_processes_give_what_one_process_gives_and_may_die(make_raster, model_fi
     scenes[1] = tmp_path / "none.tif"
     tasks = [task(index, scene, tmp_path, model_file) for index, scene in enumerate(scenes)]
     # both processes are killed while they work: their scenes are done in new ones
-    outcomes = list(LocalEngine(2).run(tasks, end_the_process_of(0)))
+    outcomes = list(LocalEngine(2).run(tasks, end_the_processes_at(0)))
     assert sorted(outcome.index for outcome in outcomes) == [0, 1, 2, 3]
     assert {outcome.index: outcome.error_kind for outcome in outcomes} == {
         0: "",
@@ -133,20 +155,19 @@ def test_processes_give_what_one_process_gives_and_may_die(make_raster, model_fi
             rasterio.open(tmp_path / "one" / f"map{index}.tif") as one,
         ):
             assert (many.read() == one.read()).all()
-    assert not multiprocessing.active_children()
+    assert not children()
 
 
 def test_a_dead_process_is_an_outcome_and_another_takes_its_place(make_raster, model_file, tmp_path):
-    def told(index, done, total):
+    def report(index, done, total):
         if index == 0:
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, signal.SIGKILL)
+            kill_children()
 
     tasks = [task(0, make_raster(), tmp_path, model_file)]
     process = WorkerProcess(1)
     try:
         process.give(tasks[0])
-        while (outcome := process.receive(told)) is None:
+        while (outcome := process.receive(report)) is None:
             pass
         assert outcome.error_kind == ENDED
         assert "died by signal 9, perhaps for lack of memory; use fewer --jobs" in outcome.error

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from batch_runs import model_file, pixels, run, status_of  # noqa: F401
 
+from rsseg_cli.batch.local import SceneRunner
 from rsseg_cli.batch.manifest import read_manifest
-from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import OutputError
-from rsseg_cli.pipeline import checkpoint as work_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ("--tile-size", "64", "--overlap", "16")
@@ -80,7 +79,7 @@ def is_begun(name):
 
 def test_an_interrupt_tells_how_to_go_on(scenes, start, run):
     process = start(*scenes, "-o", "maps")
-    wait_for(lambda: is_begun("s1.tif"), process)
+    wait_for(lambda: is_begun("s1.tif") and any(Path("maps").glob(".s1*.rsseg/*")), process)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr
@@ -149,13 +148,12 @@ def test_an_interrupt_stops_all_processes(scenes, start, run):
 def test_what_is_kept_of_a_scene_is_reported(scenes, model_file, tmp_path, monkeypatch, caplog, error):
     """As for single scenes: of one that was stopped, and of one that failed and may be gone on with."""
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(work_folder, "CHECKPOINT_S", 0.0)
 
     def stop(index, done, total):
         if done > total // 2:
             raise error("No space left on device")
 
-    config = PredictConfig(tile_size=64, overlap=16)
+    config = PredictConfig(tile_size=64, overlap=16, checkpoint_s=0)
     outputs = {"labels": tmp_path / "m.tif"}
     task = SceneTask(index=0, scene="s1.tif", outputs=outputs, model=str(model_file), config=config)
     monkeypatch.chdir(tmp_path)

@@ -12,10 +12,9 @@ import pytest
 import torch
 from shared_scenes import SMALL, assert_same, save_models, task_of, workers_at
 
-from rsseg_cli.batch import ray_cluster
-from rsseg_cli.batch.ray_engine import RayEngine, absolute, files_of
-from rsseg_cli.batch.ray_pool import RayWorker
-from rsseg_cli.batch.runner import SceneRunner
+from rsseg_cli.batch.local import SceneRunner
+from rsseg_cli.batch.ray_engine import RayEngine, absolute, connected
+from rsseg_cli.batch.ray_pool import RayWorker, files_of
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.errors import UsageError
 
@@ -30,7 +29,7 @@ def test_no_cluster_is_reported():
         pytest.raises(
             UsageError, match="no Ray cluster runs on this machine; start one with `ray start --head`"
         ),
-        ray_cluster.connected("auto", None),
+        connected("auto", None),
     ):
         pass
 
@@ -38,7 +37,7 @@ def test_no_cluster_is_reported():
 @pytest.fixture(scope="module")
 def cluster():
     """With places for two workers; engines use the connection that is there."""
-    with ray_cluster.connected("local", 2) as ray:
+    with connected("local", 2) as ray:
         yield ray
 
 

@@ -15,14 +15,12 @@ import rasterio
 import torch
 from shared_scenes import KINDS, SMALL, assert_same, save_models, task_of
 
-from rsseg_cli.batch import bands as row_bands
-from rsseg_cli.batch.bands import SharedPasses, run_band, split_rows
-from rsseg_cli.batch.runner import SceneRunner
+from rsseg_cli.batch.bands import PREFETCH_BANDS, SharedPasses, run_band, split_rows
+from rsseg_cli.batch.local import SceneRunner
 from rsseg_cli.batch.task import with_device
 from rsseg_cli.config import RefineConfig
 from rsseg_cli.errors import SceneError
 from rsseg_cli.inference import Engine
-from rsseg_cli.pipeline import checkpoint as work_folder
 
 torch.set_num_threads(1)
 
@@ -65,8 +63,7 @@ class Threads:
 
 
 @pytest.mark.parametrize("case", ["holes", "resampled", "refined"])
-def test_outputs_are_those_of_the_whole_scene(make_raster, models, tmp_path, monkeypatch, case):
-    monkeypatch.setattr(row_bands, "MIN_TILE_ROWS", 2)
+def test_outputs_are_those_of_the_whole_scene(make_raster, models, tmp_path, case):
     model, refiner = models
     scene = make_raster(shape=(290, 100), kind="value", hole=(120, 0, 90, 70))
     more = {
@@ -77,7 +74,7 @@ def test_outputs_are_those_of_the_whole_scene(make_raster, models, tmp_path, mon
     here, there = (task_of(scene, tmp_path / name, model, **more) for name in ("here", "there"))
     expected = SceneRunner().run(here)
     pool, told = Threads(2), []
-    runner = SceneRunner(lambda task: SharedPasses(pool, there))
+    runner = SceneRunner(lambda task: SharedPasses(pool, there, min_rows=2))
     outcome = runner.run(with_device(there, "cpu"), lambda *progress: told.append(progress))
     assert_same(there, outcome, here, expected)
     assert len(pool.seen) >= 2
@@ -108,7 +105,7 @@ def run_shared(task, stop_at, stop):
         if done >= stop_at * total:
             stop()
 
-    return SceneRunner(lambda _: SharedPasses(pool, task)).run(task, progress), pool.bands
+    return SceneRunner(lambda _: SharedPasses(pool, task, min_rows=1)).run(task, progress), pool.bands
 
 
 def stop():
@@ -117,20 +114,21 @@ def stop():
 
 def die(task, stop_at):
     """The same in a process of its own, that is killed."""
-    work_folder.CHECKPOINT_S, row_bands.MIN_TILE_ROWS = 0.0, 1
     torch.set_num_threads(1)
     run_shared(task, stop_at, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_shared_scene_goes_on_by_rows(make_raster, models, tmp_path, monkeypatch, killed):
+def test_a_shared_scene_goes_on_by_rows(make_raster, models, tmp_path, killed):
     """Ended in its first pass, and in the one that refines: same outputs, counts and notes."""
-    monkeypatch.setattr(row_bands, "MIN_TILE_ROWS", 1)
-    monkeypatch.setattr(work_folder, "CHECKPOINT_S", 0.0)
     array = np.random.default_rng(0).integers(1, 255, (3, 290, 100)).astype(np.uint8)
     array[:, 10:50] = 0  # tells of holes, in the first rows
     scene = make_raster(array=array)
-    more = {"refine": RefineConfig(refiner=models[1], tile_size=64), "kinds": ("labels", "confidence")}
+    more = {
+        "refine": RefineConfig(refiner=models[1], tile_size=64),
+        "kinds": ("labels", "confidence"),
+        "config": replace(SMALL, checkpoint_s=0),
+    }
     here, there = (task_of(scene, tmp_path / name, models[0], **more) for name in ("here", "there"))
     expected = SceneRunner().run(here)
     for number, stop_at in enumerate((0.3, 0.62)):
@@ -150,14 +148,13 @@ def test_a_shared_scene_goes_on_by_rows(make_raster, models, tmp_path, monkeypat
     assert_same(there, outcome, here, expected)
 
 
-def test_bands_under_way_are_bounded_in_number_and_bytes(make_raster, models, tmp_path, monkeypatch):
+def test_bands_under_way_are_bounded_in_number_and_bytes(make_raster, models, tmp_path):
     scene = make_raster(shape=(400, 70))
-    monkeypatch.setattr(row_bands, "MIN_TILE_ROWS", 1)
-    for limit, most in ((1 << 30, 3 + row_bands.PREFETCH_BANDS), (2 * 50 * 70 * 5, 2)):
-        monkeypatch.setattr(row_bands, "MAX_PENDING_BYTES", limit)
-        pool = Threads(3)
+    for limit, most in ((1 << 30, 3 + PREFETCH_BANDS), (2 * 50 * 70 * 5, 2)):
+        pool, limits = Threads(3), {"min_rows": 1, "max_pending_bytes": limit}
         task = task_of(scene, tmp_path / f"{limit}", models[0], kinds=KINDS)
-        assert SceneRunner(lambda _, pool=pool, task=task: SharedPasses(pool, task)).run(task).error == ""
+        passes = SharedPasses(pool, task, **limits)
+        assert SceneRunner(lambda _, passes=passes: passes).run(task).error == ""
         assert pool.most <= most
         assert [first for first, _ in pool.seen][1:] == [end for _, end in pool.seen][:-1]
 

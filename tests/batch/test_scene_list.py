@@ -91,7 +91,7 @@ def test_stac_assets_by_name_or_role(here):
         item("so/uth", B04=("https://x.org/r.tif?sig=1", ["data"]), thumb=("t.png", ["thumbnail"])),
         item("one", image=("file:///data/o%20ne.tif", [])),
     )
-    assert [(asset.href, asset.name) for asset in read_items(path)] == [
+    assert [(scene.path, scene.stem) for scene in read_items(path)] == [
         (os.path.join("sub", "so uth/s 1.tif"), "spaces"),
         (os.path.join("sub", "100%41.tif"), "as it is"),
         (os.path.join("sub", "north/v.tif"), "north"),
@@ -115,10 +115,13 @@ def test_stac_assets_by_name_or_role(here):
         ("[]", "needs a STAC ItemCollection"),
         ('{"type": "Catalog", "links": []}', "save the items of a search"),
         ('{"type": "FeatureCollection", "features": []}', "holds no items"),
-        ('{"type": "FeatureCollection", "features": [1]}', "a feature without assets"),
-        ('{"type": "Feature", "id": "a", "assets": {"x": {"href": 1}}}', "its asset 'x' has no href"),
+        (
+            '{"type": "FeatureCollection", "features": [1]}',
+            r"Expected `object`, got `int` - at `\$\[0\]`; needs a STAC",
+        ),
+        ('{"type": "Feature", "id": "a", "assets": {"x": {"href": 1}}}', "Expected `str`, got `int`.*href"),
         ('{"type": "Feature", "id": "a", "assets": {"x": {"href": "a%00b"}}}', "its asset 'x' has no href"),
-        ('{"type": "Feature", "id": 7, "assets": {}}', "an item without id"),
+        ('{"type": "Feature", "id": 7, "assets": {}}', "Expected `str`, got `int`.*id"),
     ],
 )
 def test_what_is_no_collection_is_reported(here, text, message):

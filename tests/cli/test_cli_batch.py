@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 import torch
 from affine import Affine
-from batch_runs import SMALL, model_file, pixels, run, save_tiny, status_of  # noqa: F401
+from batch_runs import SMALL, model_file, pixels, records_of, run, save_tiny, status_of  # noqa: F401
 from shapely import box
 
-from rsseg_cli.batch.manifest import read_manifest
-from rsseg_cli.batch.run import locked
 from rsseg_cli.cli.progress import rate_text, short_names
+from rsseg_cli.pipeline import OutputLock
 
 torch.set_num_threads(1)
 
@@ -38,7 +37,7 @@ def test_scenes_are_mapped_as_one_by_one_and_a_bad_one_fails_alone(make_raster, 
     assert "5 scenes: 2 done, 3 failed; 9600 px" in done.stdout
     assert "[5/5] s1.tif: 4800 px in " in done.stderr
     assert "Traceback" not in done.stderr
-    records = read_manifest(Path("maps/manifest.jsonl"))
+    records = records_of("maps/manifest.jsonl")
     failed = dict.fromkeys(["two_bands.tif", "torn.tif", "gone.tif"], "failed")
     assert status_of("maps/manifest.jsonl") == {"s0.tif": "done", **failed, "s1.tif": "done"}
     record = records[os.path.abspath("s1.tif")]
@@ -118,11 +117,15 @@ def test_resume_leaves_files_that_it_does_not_know(make_raster, run):
 def test_a_second_batch_on_a_manifest_is_refused(make_raster, run):
     make_raster("a.tif")
     Path("maps").mkdir()
-    with locked(Path("maps/manifest.jsonl")):
+    lock = OutputLock(Path("maps/.manifest.jsonl.rsseg"), Path("maps/manifest.jsonl"))
+    lock.acquire()
+    try:
         done = run("a.tif", "-o", "maps")
         assert done.exit_code == 1
         assert f"manifest.jsonl: is being written by process {os.getpid()} on " in done.stderr
         assert run("a.tif", "-o", "maps", "--manifest", "other.jsonl").exit_code == 0
+    finally:
+        lock.remove()
     assert run("a.tif", "-o", "maps", "--overwrite").exit_code == 0
     assert not list(Path("maps").glob(".*"))
 
@@ -230,7 +233,7 @@ def test_sheets_outside_the_area_are_skipped(make_raster, run):
     assert "4 scenes: 2 done, 2 outside the area; 9600 px" in done.stdout
     assert "[4/4] d.tif: outside the area" in done.stderr
     assert sorted(path.name for path in Path("maps").glob("*.tif")) == ["a_tiny.tif", "c_tiny.tif"]
-    record = read_manifest(Path("maps/manifest.jsonl"))[os.path.abspath("b.tif")]
+    record = records_of("maps/manifest.jsonl")[os.path.abspath("b.tif")]
     assert (record["status"], record["reason"]) == ("skipped", "outside the area")
     assert "--aoi area.gpkg: lies outside the scene, which covers 500040, " in record["notes"][0]
     again = run(*scenes, "-o", "maps", "--aoi", "area.gpkg", "--resume", "--json")

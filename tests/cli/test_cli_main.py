@@ -209,6 +209,6 @@ def test_log_goes_to_stderr(
     write: Callable[..., None], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program._start(False)  # twice, as in tests and notebooks: still one line a message
-    write(logging.getLogger("rsseg_cli.pipeline.predict_scene"), "read %d tiles", 3)
+    write(logging.getLogger("rsseg_cli.pipeline.run"), "read %d tiles", 3)
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", line)

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli import app
 from rsseg_cli.cli.predict import default_output
+from rsseg_cli.cli.tables import area_texts
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, save_model
@@ -182,3 +183,16 @@ def test_an_interrupt_leaves_nothing_and_exits_with_130(make_raster, model_file,
     assert stderr.strip().endswith("rsseg: interrupted")
     assert stdout == ""
     assert [path.name for path in tmp_path.iterdir()] == ["scene.tif"]
+
+
+@pytest.mark.parametrize(
+    ("areas_m2", "texts"),
+    [
+        ([0.0, 65.16, 9_000.0], ["0.00 m2", "65.16 m2", "9000.00 m2"]),
+        ([65.16, 22_500.0], ["0.01 ha", "2.25 ha"]),
+        ([2_000.0, 12.5e6, 900_000.0, 0.0], ["<0.01 km2", "12.50 km2", "0.90 km2", "0.00 km2"]),
+        ([], []),
+    ],
+)
+def test_areas_have_one_unit(areas_m2: list[float], texts: list[str]) -> None:
+    assert area_texts(areas_m2) == texts

@@ -1,4 +1,4 @@
-"""`rsseg predict --engine ray` as a user runs it, on clusters of its own; and the loss of a machine."""
+"""`rsseg predict --engine ray` as a user runs it, on clusters of its own."""
 
 import json
 import os
@@ -17,11 +17,7 @@ import pyogrio
 import pytest
 import rasterio
 import torch
-from shared_scenes import assert_same, save_models, task_of, workers_at
-
-from rsseg_cli.batch.ray_cluster import ENVIRONMENT
-from rsseg_cli.batch.ray_engine import RayEngine
-from rsseg_cli.batch.runner import SceneRunner
+from shared_scenes import save_models, workers_at
 
 pytest.importorskip("ray")
 torch.set_num_threads(1)
@@ -149,35 +145,3 @@ def test_ctrl_c_ends_all_processes(make_raster, models, tmp_path, heed_interrupt
     assert "Traceback" not in stderr
     assert stdout == ""
     assert not workers_at("")
-
-
-def test_the_work_of_a_lost_machine_is_done_by_another(make_raster, models, tmp_path, monkeypatch):
-    """Two nodes of one worker each; one is killed in the middle of a band, and does not come back."""
-    import ray
-    from ray.cluster_utils import Cluster
-
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
-    scene = make_raster(shape=(700, 300))
-    here, there = (task_of(scene, tmp_path / name, models[0]) for name in ("here", "there"))
-    expected = SceneRunner().run(here)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    try:
-        second = cluster.add_node(num_cpus=1)
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="CRITICAL")
-        assert ray.cluster_resources()["CPU"] == 2
-
-        def lose() -> None:
-            deadline = time.monotonic() + 600
-            while len(workers_at("band")) < 2 and time.monotonic() < deadline:
-                time.sleep(0.01)
-            cluster.remove_node(second, allow_graceful=False)
-
-        loser = threading.Thread(target=lose, daemon=True)
-        loser.start()
-        [outcome] = RayEngine(split_px=0).run([there])
-        loser.join()
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
-    assert_same(there, outcome, here, expected)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
+from networks import CLASSES, one_hot, read
 from rasterio.transform import from_origin
 
-from rsseg_cli.batch.manifest import read_manifest
+from rsseg_cli import PredictConfig, predict
+from rsseg_cli.batch import BatchSettings, LocalEngine, run_batch
 from rsseg_cli.errors import RssegError
-from rsseg_cli.pipeline.journal import Checkpoint, Journal, Publication, parse_journal
 from rsseg_cli.raster import SceneInfo, SceneReader
 from rsseg_cli.weights import ModelSpec, load_model, read_spec
 
@@ -69,21 +72,39 @@ def description(data: bytes, folder: Path) -> None:
 
 
 def journal(data: bytes, folder: Path) -> None:
-    """A journal is refused, or becomes one that is read as what was saved."""
-    try:
-        found = parse_journal(data)
-    except ValueError:
-        return
-    found.save(folder / "journal.json")
-    assert parse_journal((folder / "journal.json").read_bytes()) == found
+    """A run resumes, or starts over, whatever the journal of an earlier one says; no other file changes."""
+    other = folder / "other.tif"
+    other.write_bytes(b"not of this run")
+    work = folder / ".map.tif.rsseg"
+    work.mkdir(exist_ok=True)
+    (work / "journal.json").write_bytes(data.replace(b"FOLDER", bytes(folder)))
+    with suppress(RssegError):
+        _run(folder)
+        assert (read(folder / "map.tif")[0] == _PIXELS[0]).all()
+    assert other.read_bytes() == b"not of this run"
 
 
 def manifest(data: bytes, folder: Path) -> None:
-    """A manifest is refused, or gives records by their inputs."""
+    """A manifest is refused, or records are added to it."""
     path = folder / "run.jsonl"
     path.write_bytes(data)
     with suppress(RssegError):
-        assert all(record["input"] == name for name, record in read_manifest(path).items())
+        run_batch([], BatchSettings(folder=folder, model="landcover", manifest=path), LocalEngine())
+
+
+_PIXELS = np.random.default_rng(0).integers(0, CLASSES, (3, 130, 60), dtype=np.uint8)
+
+
+def _run(folder: Path, **more: Any) -> None:
+    """Map a scene whose first band is the map."""
+    scene = folder / "scene.tif"
+    if not scene.exists():
+        profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": 130, "width": 60}
+        with rasterio.open(scene, "w", **profile) as dataset:
+            dataset.write(_PIXELS)
+        os.utime(scene, ns=(0, 0))
+    config = PredictConfig(tile_size=64, overlap=16, batch_size=1, checkpoint_s=0, overwrite=True)
+    predict(scene, folder / "map.tif", model=one_hot(), config=config, resume=True, **more)
 
 
 TARGETS: dict[str, Target] = {
@@ -147,19 +168,18 @@ def description_seeds(folder: Path) -> list[bytes]:
 
 
 def journal_seeds(folder: Path) -> list[bytes]:
-    path = folder / "seed.json"
-    passed = Checkpoint(
-        rows=512, files={"level0.tif": 9}, pixels=[1] * 256, areas_m2=[0.5] * 256,
-        refined={"windows": 2},
-    )  # fmt: skip
-    told = Publication(renames=[(".m.tif.rsseg/m.tif", "m.tif")], leftovers=["m.tif.ovr"], result={"a": 1})
-    Journal(fingerprint={"scene": "s"}).save(path)
-    small = path.read_bytes()
-    Journal(
-        fingerprint={"scene": "s", "tile": 512}, passes={"map": passed}, batches={"map": 4},
-        finished=["labels"], publication=told,
-    ).save(path)  # fmt: skip
-    return [small, path.read_bytes()]
+    """Of a run that was stopped, and as if it had been killed while it gave its outputs their names."""
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with suppress(KeyboardInterrupt):
+        _run(folder, progress=stop)
+    stopped = (folder / ".map.tif.rsseg" / "journal.json").read_bytes().replace(bytes(folder), b"FOLDER")
+    names = [["FOLDER/.map.tif.rsseg/labels.tif", "FOLDER/map.tif"]]
+    publication = {"renames": names, "leftovers": ["FOLDER/map.tif.ovr"], "result": {}}
+    return [stopped, json.dumps(json.loads(stopped) | {"publication": publication}).encode()]
 
 
 def manifest_seeds(folder: Path) -> list[bytes]:

@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from rsseg_cli import PredictConfig, predict
-from rsseg_cli.cli.tables import area_texts
 from rsseg_cli.errors import ModelError, SceneError, UsageError
 from rsseg_cli.weights import ModelSpec, TrainedModel
 
@@ -201,19 +200,6 @@ def test_an_alpha_band_that_marks_pixels_is_no_colour(make_raster: MakeRaster, t
     model = trained(nn.Identity(), 4, ("red", "green", "blue", "nir"))
     with pytest.raises(SceneError, match=r"if it is data pass --bidx 1,2,3,4\."):
         predict(make_raster(kind="alpha"), tmp_path / "map.tif", model=model, **SMALL)
-
-
-@pytest.mark.parametrize(
-    ("areas_m2", "texts"),
-    [
-        ([0.0, 65.16, 9_000.0], ["0.00 m2", "65.16 m2", "9000.00 m2"]),
-        ([65.16, 22_500.0], ["0.01 ha", "2.25 ha"]),
-        ([2_000.0, 12.5e6, 900_000.0, 0.0], ["<0.01 km2", "12.50 km2", "0.90 km2", "0.00 km2"]),
-        ([], []),
-    ],
-)
-def test_areas_have_one_unit(areas_m2: list[float], texts: list[str]) -> None:
-    assert area_texts(areas_m2) == texts
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])

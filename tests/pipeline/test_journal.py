@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsseg_cli.pipeline.fingerprint import differences
+from rsseg_cli.pipeline.earlier import differences
 from rsseg_cli.pipeline.journal import Checkpoint, Journal, Publication, parse_journal, read_journal
 
 JOURNAL = Journal(

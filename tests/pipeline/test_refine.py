@@ -15,8 +15,7 @@ from torch import nn
 
 from rsseg_cli import RefineConfig, predict, refine
 from rsseg_cli.errors import ModelError, OutputError, SceneError, UsageError
-from rsseg_cli.inference.refiner import normal_noise
-from rsseg_cli.inference.windows import Band, boundary_pixels
+from rsseg_cli.inference import RefinerEngine, windows
 from rsseg_cli.weights import ModelSpec, TrainedModel
 
 torch.set_num_threads(1)
@@ -57,7 +56,7 @@ def make_labels(make_raster):
 
 def near(labels, band_m, gsd=0.5):
     """Pixels that may change, by a distance transform over the whole map."""
-    edges = boundary_pixels(labels)
+    edges = windows.boundary_pixels(labels)
     distance = (
         ndimage.distance_transform_edt(~edges) * gsd + gsd / 2
         if edges.any()
@@ -70,12 +69,12 @@ def test_a_band_by_hand():
     labels = np.zeros((5, 9), np.uint8)
     labels[:, 5:] = 1
     labels[:, 8] = 255
-    band = Band(0.75, (0.5, 0.5))  # from the boundary: half a pixel 0.25 m, one more 0.75 m
+    band = windows.Band(0.75, (0.5, 0.5))  # from the boundary: half a pixel 0.25 m, one more 0.75 m
     padded = np.pad(labels, band.margin, mode="edge")
     assert ["".join("#" if pixel else "." for pixel in row) for row in band.mask(padded)] == ["...####.."] * 5
     corner = np.zeros((7, 7), np.uint8)
     corner[3:, 3:] = 1
-    wide = Band(1.25, (0.5, 0.5))
+    wide = windows.Band(1.25, (0.5, 0.5))
     found = wide.mask(np.pad(corner, wide.margin, mode="edge"))
     assert not found[0, 0]
     assert found[1, 1] == (np.hypot(1, 2) * 0.5 + 0.25 <= 1.25)
@@ -86,19 +85,22 @@ def test_a_band_by_hand():
 def test_the_band_is_that_of_a_distance_transform(band_m, gsd_m):
     labels = blobs((60, 80))
     labels[10:25, 30:50] = 255
-    band = Band(band_m, gsd_m)
-    edges = boundary_pixels(labels)
+    band = windows.Band(band_m, gsd_m)
+    edges = windows.boundary_pixels(labels)
     distance = ndimage.distance_transform_edt(~edges, sampling=gsd_m[::-1]) + sum(gsd_m) / 4
     expected = ((distance <= band_m + 1e-6) | edges) & (labels != 255)
     np.testing.assert_array_equal(band.mask(np.pad(labels, band.margin, constant_values=255)), expected)
 
 
 def test_noise_belongs_to_its_place():
-    whole = normal_noise((3, 200, 220), 0, 0, seed=7)
-    np.testing.assert_array_equal(whole[:, 40:90, 110:160], normal_noise((3, 50, 50), 40, 110, seed=7))
+    whole = RefinerEngine.noise((3, 200, 220), 0, 0, seed=7)
+    np.testing.assert_array_equal(whole[:, 40:90, 110:160], RefinerEngine.noise((3, 50, 50), 40, 110, seed=7))
     assert abs(whole.mean()) < 0.01
     assert abs(whole.std() - 1) < 0.01
-    others = [normal_noise((3, 200, 220), 0, 0, seed=8), normal_noise((3, 200, 220), 0, 0, seed=7, sample=1)]
+    others = [
+        RefinerEngine.noise((3, 200, 220), 0, 0, seed=8),
+        RefinerEngine.noise((3, 200, 220), 0, 0, seed=7, sample=1),
+    ]
     planes = np.stack([*whole, *others[0], *others[1]]).reshape(9, -1)
     assert abs(np.corrcoef(planes) - np.eye(9)).max() < 0.03
 
@@ -185,7 +187,9 @@ def test_an_ensemble_averages_and_tells_its_disagreement(make_raster, make_label
     result = refine(
         make_raster(shape=(64, 64)), labels, tmp_path / "r.tif", config=config, uncertainty=tmp_path / "u.tif"
     )
-    noise = np.stack([normal_noise((1, 16, 16), 0, 0, seed=2, sample=sample)[0] for sample in range(3)])
+    noise = np.stack(
+        [RefinerEngine.noise((1, 16, 16), 0, 0, seed=2, sample=sample)[0] for sample in range(3)]
+    )
     second = (noise < 0).mean(0).repeat(4, 0).repeat(4, 1)
     band = near(coarse, 4.0)
     np.testing.assert_array_equal(read(tmp_path / "r.tif"), np.where(band, second > 0.5, coarse))

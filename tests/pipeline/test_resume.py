@@ -25,9 +25,8 @@ from scipy import ndimage
 from rsseg_cli import RefineConfig, VectorConfig, predict, refine
 from rsseg_cli.cli import main
 from rsseg_cli.errors import ModelError, OutputError, SceneError
-from rsseg_cli.pipeline import checkpoint as work_folder
+from rsseg_cli.pipeline.earlier import finish_publication
 from rsseg_cli.pipeline.journal import Journal, Publication
-from rsseg_cli.pipeline.publication import finish_publication
 from rsseg_cli.pipeline.workdir import WorkDir
 
 torch.set_num_threads(1)
@@ -64,6 +63,8 @@ class Scene:
         return {kind: folder / name for kind, name in names.items()}
 
     def run(self, folder, **more):
+        """Short runs are kept too."""
+        more = {"checkpoint_s": 0} | more
         (folder / "more").mkdir(parents=True, exist_ok=True)
         preview = folder / "more" / "preview.png"
         if self.kind == "refine":
@@ -116,7 +117,6 @@ class Kill:
 
 def run_here(scene, folder, kill, resume, report):
     """A run in a process of its own, that reports its result, its first progress and its number of steps."""
-    work_folder.CHECKPOINT_S = 0.0  # short runs are kept too
     torch.set_num_threads(1)
     steps, shares = 0, []
 
@@ -308,16 +308,10 @@ def stopped(scene, folder, error=KeyboardInterrupt, share=0.6, **more):
     return getattr(caught.value, "__notes__", [])
 
 
-@pytest.fixture
-def kept(monkeypatch):
-    monkeypatch.setattr(work_folder, "CHECKPOINT_S", 0.0)
-
-
 def hidden(folder):
     return sorted(path.name for path in folder.rglob("*") if path.name.startswith("."))
 
 
-@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError, RuntimeError])
 def test_a_run_that_is_stopped_says_how_to_go_on(make_raster, tmp_path, error):
     scene = Scene(make_raster, "map")
@@ -332,7 +326,6 @@ def test_a_run_that_is_stopped_says_how_to_go_on(make_raster, tmp_path, error):
     assert hidden(tmp_path / "out") == []
 
 
-@pytest.mark.usefixtures("kept")
 def test_what_cannot_get_further_leaves_nothing(make_raster, tmp_path):
     scene = Scene(make_raster, "map")
     for error in (ModelError, SceneError):
@@ -344,11 +337,10 @@ def test_what_cannot_get_further_leaves_nothing(make_raster, tmp_path):
 
 def test_a_short_run_leaves_nothing(make_raster, tmp_path):
     scene = Scene(make_raster, "map")
-    assert stopped(scene, tmp_path / "out") == []
+    assert stopped(scene, tmp_path / "out", checkpoint_s=5.0) == []
     assert hidden(tmp_path / "out") == []
 
 
-@pytest.mark.usefixtures("kept")
 def test_another_run_is_not_gone_on_with(make_raster, tmp_path, caplog):
     scene = Scene(make_raster, "map")
     stopped(scene, tmp_path / "out")
@@ -365,7 +357,6 @@ def test_another_run_is_not_gone_on_with(make_raster, tmp_path, caplog):
     assert hidden(tmp_path / "again") == []
 
 
-@pytest.mark.usefixtures("kept")
 def test_a_run_goes_on_on_another_device_of_its_kind(make_raster, tmp_path, caplog):
     """Of several GPUs, a scene gets whichever is free."""
     scene = Scene(make_raster, "map")
@@ -378,7 +369,6 @@ def test_a_run_goes_on_on_another_device_of_its_kind(make_raster, tmp_path, capl
     assert "starting over" not in caplog.text
 
 
-@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("damage", ["journal", "rows"])
 def test_a_damaged_state_is_not_gone_on_with(make_raster, tmp_path, caplog, damage):
     scene = Scene(make_raster, "map")
@@ -453,7 +443,6 @@ def test_two_runs_of_one_output(make_raster, tmp_path):
 
 def command_here(arguments, stderr):
     """The program in a process of its own."""
-    work_folder.CHECKPOINT_S = 0.0
     handle = os.open(stderr, os.O_WRONLY | os.O_CREAT)
     os.dup2(handle, 2)
     sys.argv = ["rsseg", *arguments]
@@ -461,7 +450,7 @@ def command_here(arguments, stderr):
 
 
 def test_a_command_that_is_ended_says_how_to_go_on(make_raster, processes, tmp_path):
-    scene = make_raster(array=np.zeros((3, 6000, 300), np.uint8), gsd=1.0)
+    scene = make_raster(array=np.zeros((3, 20000, 300), np.uint8), gsd=1.0)
     output, stderr = tmp_path / "map.tif", tmp_path / "stderr.txt"
     arguments = ["predict", str(scene), "-o", str(output), "--tile-size", "64", "--overlap", "16"]
     process = processes.Process(target=command_here, args=(arguments, stderr))
@@ -473,7 +462,7 @@ def test_a_command_that_is_ended_says_how_to_go_on(make_raster, processes, tmp_p
     process.terminate()
     process.join(60)
     assert process.exitcode == 130
-    told = rf"rsseg: interrupted; \d+ of 6000 rows are kept in {journal.parent}; "
+    told = rf"rsseg: interrupted; \d+ of 20000 rows are kept in {journal.parent}; "
     last = stderr.read_text().strip().splitlines()[-1]
     assert re.fullmatch(f"{told}run the same command with --resume to continue", last)
     assert journal.exists()

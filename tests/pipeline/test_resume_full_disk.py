@@ -9,10 +9,7 @@ from test_resume import found_in
 
 from rsseg_cli import PredictConfig, VectorConfig, predict
 from rsseg_cli.errors import OutputError
-from rsseg_cli.pipeline import checkpoint as work_folder
-from rsseg_cli.pipeline import disk_space
-from rsseg_cli.pipeline.disk_space import check_space, size_text
-from rsseg_cli.pipeline.job import prepare
+from rsseg_cli.pipeline.job import check_space, prepare, size_text
 
 
 def outputs(folder):
@@ -20,11 +17,10 @@ def outputs(folder):
 
 
 @pytest.mark.parametrize("room", [150_000, 450_000, 800_000, 1_000_000])
-def test_a_disk_that_fills_up_is_gone_on_from(make_raster, tmp_path, small_disk, monkeypatch, room):
+def test_a_disk_that_fills_up_is_gone_on_from(make_raster, tmp_path, small_disk, room):
     """While rows are written, or rasters finished; of noise the rows take 500 kB, the outputs more."""
-    monkeypatch.setattr(work_folder, "CHECKPOINT_S", 0.0)
     scene, model = make_raster(shape=(420, 260)), trained(Local(), 5)
-    settings = {"tile_size": 96, "overlap": 32}
+    settings = {"tile_size": 96, "overlap": 32, "checkpoint_s": 0}
     predict(
         scene, tmp_path / "whole" / "map.tif", model=model, **outputs(_made(tmp_path / "whole")), **settings
     )
@@ -79,16 +75,18 @@ def test_what_small_objects_and_holes_take_is_reported(make_raster, small_disk, 
         assert ("the run may take some" in caplog.text) == told
 
 
-def test_disks_are_added_up_one_by_one(make_raster, tmp_path, small_disk, monkeypatch):
-    first, second = small_disk(1_000_000), small_disk(5_000_000)
+def test_disks_are_added_up_one_by_one(make_raster, small_disk):
+    small, medium, large = map(small_disk, (1_000_000, 5_000_000, 10_000_000))
     scene = make_raster(shape=(600, 600))
-    paths = {"labels": second / "map.tif", "probabilities": first / "p.tif"}
     config = PredictConfig(creation_options={"COMPRESS": "NONE"})
-    job = prepare(str(scene), paths, trained(Local(), 5), config)
-    with pytest.raises(OutputError, match=rf"{first}: .* take at least 2\.4 MB"):
-        check_space(job)
-    monkeypatch.setattr(disk_space, "_free", lambda folder: 10**9)
-    check_space(job)
+
+    def job(folder):
+        paths = {"labels": medium / "map.tif", "probabilities": folder / "p.tif"}
+        return prepare(str(scene), paths, trained(Local(), 5), config)
+
+    with pytest.raises(OutputError, match=rf"{small}: .* take at least 2\.4 MB"):
+        check_space(job(small))
+    check_space(job(large))
 
 
 def test_sizes_in_words():

@@ -10,13 +10,10 @@ from refiners import LocalRefiner, refiner
 from scipy import ndimage
 
 from rsseg_cli import PredictConfig, RefineConfig
-from rsseg_cli.inference import Engine, Pass, Scaling
-from rsseg_cli.inference.passes import span_of
-from rsseg_cli.inference.tiling import plan
+from rsseg_cli.inference import Engine, Pass, Scaling, passes, tiling
 from rsseg_cli.pipeline.job import prepare
-from rsseg_cli.pipeline.passes import PassState, map_pass, plan_tiles, refine_pass
+from rsseg_cli.pipeline.passes import Passes, PassState, plan_tiles, plan_windows
 from rsseg_cli.pipeline.refinement import prepare as prepare_refinement
-from rsseg_cli.pipeline.windows import plan_windows
 
 torch.set_num_threads(1)
 
@@ -53,7 +50,7 @@ def mapped(job, model, first=0, end=None, state=None):
     rows = Rows((channels, job.grid.height, job.grid.width))
     calls = []
     rest = Pass(layers=job.layers, write=rows.write, progress=calls.append, first=first, end=end)
-    map_pass(job, model, rest, state)
+    Passes(model).map(job, rest, state or PassState())
     return rows, calls
 
 
@@ -150,7 +147,7 @@ def test_a_pass_may_continue_with_the_batches_that_memory_left(make_raster, tmp_
 @pytest.mark.parametrize(("resampled", "most"), [(False, 1), (True, 2)])
 def test_few_tile_rows_are_run_again(resampled, most):
     for length, overlap in itertools.product(range(64, 700, 13), (0, 8, 20, 32)):
-        layout = plan(length, 64, 64, overlap)
+        layout = tiling.plan(length, 64, 64, overlap)
         engine = Engine(
             torch.nn.Identity(),
             classes=5,
@@ -158,7 +155,7 @@ def test_few_tile_rows_are_run_again(resampled, most):
             config=PredictConfig(batch_size=1),
         )
         for first in range(len(layout.rows)):
-            span = span_of(layout, engine, resampled=resampled, first=first)
+            span = passes.span_of(layout, engine, resampled=resampled, first=first)
             assert 0 <= first - span.run_first <= min(most, first)
             if not resampled and overlap == 0:
                 assert span.run_first == first
@@ -175,14 +172,13 @@ def test_a_refining_pass_may_be_cut_anywhere(make_raster, tmp_path, gsd_m):
     job, refinement, source = prepare_refinement(
         str(scene), str(labels), paths, config, PredictConfig(batch_size=1)
     )
-    network = refinement.load().network
-    windows = plan_windows(refinement, network, job)
+    windows = plan_windows(refinement, refinement.load().network, job)
 
     def refined(first=0, end=None):
         rows = Rows((2, *classes.shape))
         state = PassState()
         wanted = Pass(layers=job.layers, write=rows.write, progress=int, first=first, end=end)
-        refine_pass(refinement, network, windows, source, wanted, state)
+        Passes().refine(refinement, windows, source, wanted, state)
         return rows, state.counted()
 
     whole, told = refined()

@@ -1,0 +1,260 @@
+"""Predict and refine: checks, work folder, passes, publication."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
+from rsseg_cli.errors import UsageError
+from rsseg_cli.pipeline import refinement as refinements
+from rsseg_cli.pipeline.checkpoint import ResumablePass, RunState
+from rsseg_cli.pipeline.earlier import (
+    earlier_result,
+    fingerprint,
+    finish_publication,
+    outputs_exist,
+    with_run_id,
+)
+from rsseg_cli.pipeline.job import Job, Model, check_space, prepare
+from rsseg_cli.pipeline.merge import COARSE, CoarseFile
+from rsseg_cli.pipeline.outputs import ROWS, Target
+from rsseg_cli.pipeline.passes import (
+    LabelSource,
+    Passes,
+    Progress,
+    Refinement,
+    map_cuts,
+    plan_tiles,
+    plan_windows,
+    refined_cuts,
+    refined_of,
+)
+from rsseg_cli.pipeline.result import PredictResult
+from rsseg_cli.system import give_back_memory
+from rsseg_cli.weights import TrainedModel, load_model
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenePlan:
+    """A run that was checked and may begin; `labels` is the map to refine, where no model makes it."""
+
+    job: Job
+    inputs: Sequence[str]
+    model: Model | None = None
+    refinement: Refinement | None = None
+    labels: LabelSource | None = None
+
+
+def predict(
+    scene: PathLike,
+    output: PathLike,
+    *,
+    model: Model,
+    config: PredictConfig | None = None,
+    confidence: PathLike | None = None,
+    probabilities: PathLike | None = None,
+    heatmaps: PathLike | None = None,
+    preview: PathLike | None = None,
+    vector: PathLike | None = None,
+    vector_config: VectorConfig | None = None,
+    refine: RefineConfig | None = None,
+    uncertainty: PathLike | None = None,
+    progress: Progress | None = None,
+    resume: bool = False,
+    passes: Passes | None = None,
+    **settings: Any,
+) -> PredictResult:
+    """Map the land cover of a scene: a raster of class indices on the scene's own grid, and other outputs.
+
+    All outputs appear together when they are complete, or none. Memory does not grow with the scene's height.
+    Temporary files lie in the folder `.OUTPUT.rsseg` beside the output; a run that is killed or stopped
+    leaves it for the next one. A `RssegError` says what is wrong and what to do; then nothing was written.
+
+    Args:
+        scene: anything that GDAL reads: a path, /vsicurl/..., s3://...
+        output: GeoTIFF of class indices: uint8, 255 where the scene has no data.
+        model: name of a bundled model, path of a model file, or a network with its spec.
+        confidence: GeoTIFF of the probability of the class in the map, 0-254 for 0-1, 255 no data.
+        preview: PNG of the scene with the map over it.
+        vector: the map's polygons: GeoPackage, FlatGeobuf, GeoParquet, GeoJSON or Shapefile.
+        vector_config: settings of the polygons; `overwrite` is that of `config`.
+        refine: redraw the boundaries by a refiner, see `refine`. Class, confidence and probabilities of the
+            pixels that it looks at are the refiner's, all others the model's; polygons, picture and areas
+            are of the refined map.
+        uncertainty: of the refiner, see `refine`.
+        progress: called with tiles done and tiles in all, those of refining included.
+        resume: continue where an earlier run of the same call was killed or stopped. If there was none, or it
+            was another call, or the scene has changed since, start over with a warning.
+        passes: runs the networks elsewhere; None for this process. The outputs are written by this one.
+        settings: fields of `config`, in place of its own.
+    """
+    wanted = {
+        "labels": output,
+        "confidence": confidence,
+        "probabilities": probabilities,
+        "heatmaps": heatmaps,
+        "preview": preview,
+        "vector": vector,
+        "uncertainty": uncertainty,
+    }
+    paths = {kind: Path(path) for kind, path in wanted.items() if path is not None}
+    if refine is None and uncertainty is not None:
+        raise UsageError("--uncertainty is the disagreement of a refiner's samples; needs --refine")
+
+    def check(config: PredictConfig) -> ScenePlan:
+        job = prepare(os.fspath(scene), paths, model, config, vector_config)
+        refinement = None
+        if refine is not None:
+            job, refinement = refinements.prepare_for_job(job, model, refine)
+        inputs = [os.fspath(scene), *job.info.files, *([str(config.aoi)] if config.aoi else [])]
+        return ScenePlan(job=job, inputs=inputs, model=model, refinement=refinement)
+
+    chosen = replace(config or PredictConfig(), **settings)
+    return _run_scene(paths, chosen, check, progress=progress, resume=resume, passes=passes)
+
+
+def refine(
+    scene: PathLike,
+    labels: PathLike,
+    output: PathLike,
+    *,
+    config: RefineConfig | None = None,
+    run: PredictConfig | None = None,
+    uncertainty: PathLike | None = None,
+    preview: PathLike | None = None,
+    progress: Progress | None = None,
+    resume: bool = False,
+    **settings: Any,
+) -> PredictResult:
+    """Redraw the class boundaries of a map where the image has them.
+
+    Only windows with a boundary are run, and only pixels in a band around boundaries may change, from one
+    class to another; pixels without a class or without scene data stay as they are. The result does not
+    depend on how the scene is cut into windows as long as these overlap by as much as the network looks
+    around. Memory does not grow with the scene's height.
+
+    Args:
+        scene: anything that GDAL reads; on another grid or in another CRS than the map it is warped to it.
+        labels: class raster of any model whose classes are the refiner's, matched by name.
+        output: GeoTIFF of the refined map, on the grid of `labels`.
+        run: how the scene is read and the network run; tiling, `tta`, `gsd_m` and `aoi` are not used, `bbox`
+            is in the CRS of `labels`.
+        uncertainty: GeoTIFF of the samples' disagreement, 0-254 for 0-1, 255 no data: the mutual information
+            between class and sample, as a share of the largest that so many samples can have. 0 where all
+            samples agree or none was drawn, 1 where each is certain of another class.
+        preview: PNG of the scene with the map over it.
+        resume: continue an earlier run of the same call, see `predict`.
+        settings: fields of `run`, in place of its own.
+    """
+    wanted = {"labels": output, "uncertainty": uncertainty, "preview": preview}
+    paths = {kind: Path(path) for kind, path in wanted.items() if path is not None}
+
+    def check(run: PredictConfig) -> ScenePlan:
+        job, refinement, source = refinements.prepare(
+            os.fspath(scene), os.fspath(labels), paths, config or RefineConfig(), run
+        )
+        inputs = [os.fspath(scene), os.fspath(labels), *refinement.info.files, *source.info.files]
+        return ScenePlan(job=job, inputs=inputs, refinement=refinement, labels=source)
+
+    chosen = replace(run or PredictConfig(), **settings)
+    return _run_scene(paths, chosen, check, progress=progress, resume=resume)
+
+
+def _run_scene(
+    paths: Mapping[str, Path],
+    config: PredictConfig,
+    prepare: Callable[[PredictConfig], ScenePlan],
+    *,
+    progress: Progress | None,
+    resume: bool,
+    passes: Passes | None = None,
+) -> PredictResult:
+    """Check a run by `prepare`, do what an earlier one left of it, and publish its outputs."""
+    start = time.monotonic()
+    published = finish_publication(paths)
+    exist = outputs_exist(paths, published, resume)
+    plan = prepare(replace(config, overwrite=True) if exist else config)
+    check_space(plan.job, coarse=plan.model is not None and plan.refinement is not None)
+    model, models = None, []
+    if plan.model is not None:
+        model = plan.model if isinstance(plan.model, TrainedModel) else load_model(plan.model)
+        models.append(model)
+    if plan.refinement is not None:
+        models.append(plan.refinement.load())
+        plan = replace(plan, refinement=replace(plan.refinement, refiner=models[-1]))
+    passes = passes or Passes(model)
+    arithmetic = passes.arithmetic(plan.job.config)
+    marks = fingerprint(plan.job, models, arithmetic, plan.refinement, plan.labels)
+    plan = replace(plan, job=with_run_id(plan.job, marks))
+    if exist:
+        result = earlier_result(plan.job, published, marks, plan.inputs)
+        if result is not None:
+            return result
+        if not config.overwrite:
+            prepare(config)  # says what is in the way
+    height, interval_s = plan.job.grid.height, config.checkpoint_s
+    with RunState(paths, marks, height, resume=resume, interval_s=interval_s) as run:
+        result = _run_passes(plan, passes, run, progress, start)
+    give_back_memory()
+    return result
+
+
+def _run_passes(
+    plan: ScenePlan, passes: Passes, run: RunState, progress: Progress | None, start: float
+) -> PredictResult:
+    """Map the scene into the outputs, or into temporary files which are refined into the outputs."""
+    job, refinement, source = plan.job, plan.refinement, plan.labels
+    tiles = total = 0 if plan.model is None else len(plan_tiles(job))
+    with ExitStack() as stack:
+        if refinement is None:
+            target = Target(job, run, map_cuts(job), stack)
+            rows = ResumablePass(run, ROWS, map_cuts(job), target)
+            rows.state.picture, rows.state.holes = target.picture, target.holes
+            _map(job, passes, rows, job.layers, progress, total)
+            return target.commit(lambda: target.counter.result(job.paths, start, job.notes))
+        network = refinement.load().network
+        windows = plan_windows(refinement, network, job)
+        total += len(windows.plan)
+        cuts = refined_cuts(refinement, windows)
+        target = Target(job, run, cuts, stack, holes=False)
+        coarse = None
+        if plan.model is not None:
+            coarse = CoarseFile(job, run, map_cuts(job), stack)
+            rows = ResumablePass(run, COARSE, map_cuts(job), coarse)
+            rows.state.picture, rows.state.holes = target.picture, coarse.holes
+            _map(job, passes, rows, coarse.layers, progress, total)
+        rows = ResumablePass(run, ROWS, cuts, target)
+        if not rows.complete:
+            source = coarse.finish() if coarse is not None else source
+            if source is None:
+                raise ValueError("no map to refine")
+            rest = rows.rest(job.layers, lambda done: progress and progress(tiles + done, total))
+            passes.refine(refinement, windows, source, rest, rows.state)
+            rows.finish()
+        refined = refined_of(refinement, network, len(windows.plan), rows.state.counted())
+        if coarse is not None:
+            coarse.drop()
+        return target.commit(lambda: target.counter.result(job.paths, start, job.notes, refined))
+
+
+def _map(
+    job: Job,
+    passes: Passes,
+    rows: ResumablePass,
+    layers: Mapping[str, slice],
+    progress: Progress | None,
+    total: int,
+) -> None:
+    job.note_unmarked_holes()
+    if rows.complete:
+        return
+    passes.map(job, rows.rest(layers, lambda done: progress and progress(done, total)), rows.state)
+    rows.finish()
