@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.data.label_format import IGNORE, ClassTable, LabelFormat, read_classes
+from rsseg_cli.data.label_raster import raw_counts
 from rsseg_cli.data.label_vector import check_vector, is_vector, vector_crs
+from rsseg_cli.data.labels import LabelReader
 from rsseg_cli.data.pairs import (
     find_scenes,
     labelled_areas,
@@ -29,8 +33,11 @@ __all__ = [
     "LabelledScene",
     "ScoringProtocol",
     "Source",
+    "check_coding",
+    "class_counts",
     "data_table",
     "is_vector",
+    "label_files",
     "named",
     "open_data",
     "read_classes",
@@ -119,10 +126,54 @@ def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()
     for scene in {(scene.labels, scene.label_format(()).field): scene for scene in listed}.values():
         if is_vector(scene.labels):
             check_vector(scene.labels, scene.label_format(()))
+    _check_places(listed)
     scenes = with_validation(unique_names(listed), labelled_areas, share=config.val_share, seed=config.seed)
     name = next(path.stem for path in (*config.folders, *config.scenes))
     gsd_m = config.gsd_m or ground_resolution(scenes)
     return LabelledData(name, tuple(scenes), table.classes, config.bands or LabelledData.bands, gsd_m)
+
+
+def check_coding(
+    counts: NDArray[np.integer], names: Sequence[str], labels: Iterable[tuple[Path, LabelFormat]]
+) -> None:
+    """Refuse label rasters that hold the first class alone where 255 may be the others: masks of 0 and 255.
+
+    `counts` are the pixels by class that were read of these files.
+    """
+    if len(names) < 2 or not counts[0] or counts[1 : len(names)].any():
+        return
+    raw, plain, first = np.zeros(256, np.int64), 0, Path()
+    for path, format in labels:
+        if is_vector(path):
+            return
+        more, of_255 = raw_counts(path, format)
+        first = path if of_255 and not plain else first
+        raw, plain = raw + more, plain + of_255
+    if plain and not raw[1 : len(names)].any():
+        items = [{"name": name, "value": value} for name, value in zip(names, (0, 255), strict=False)]
+        raise DataError(
+            f"{first}: holds no {' and no '.join(names[1:])}, but {plain / raw.sum():.1%} are 255, which is "
+            f"unlabelled. If 255 is a class, pass --classes FILE.json with {json.dumps(items)}; if not, add "
+            '{"name": "unlabelled", "value": 255} to such a list'
+        )
+
+
+def label_files(data: LabelledData, sources: Iterable[Source]) -> list[tuple[Path, LabelFormat]]:
+    """Files of labels and what they mean; samples of TorchGeo have none."""
+    scenes = [source for source in sources if isinstance(source, LabelledScene)]
+    return [(scene.labels, scene.label_format(data.class_names)) for scene in scenes]
+
+
+def _check_places(scenes: Sequence[LabelledScene]) -> None:
+    """Refuse polygons of which none lies on or around any image."""
+    problems: dict[Path, str] = {}
+    for scene in scenes:
+        if is_vector(scene.labels) and problems.get(scene.labels, "?"):
+            grid = SceneInfo.of(scene.image).grid
+            with LabelReader(scene.labels, grid, scene.label_format(())) as reader:
+                problems[scene.labels] = reader.elsewhere()
+    for problem in filter(None, problems.values()):
+        raise DataError(problem)
 
 
 def _check_patterns(config: DataConfig, scenes: Sequence[LabelledScene]) -> None:

@@ -100,18 +100,18 @@ class LabelFormat:
                 return self._index_by_name[name]
             if classes.is_unlabelled(name):
                 return IGNORE
-            return self.index_of(int(name)) if name.isascii() and name.isdigit() and len(name) < 19 else None
+            return self.index_of(float(name)) if re.fullmatch(r"\d{1,15}(\.0*)?", name, re.ASCII) else None
         if not isinstance(value, int | float | np.number) or not np.isfinite(value) or int(value) != value:
             return None
         if self.values is not None:
-            return self.values.get(int(value))
+            return self.values.get(int(value), IGNORE if value == IGNORE else None)
         return int(value) if 0 <= value < len(self.class_names) or value == IGNORE else None
 
     def table(self, size: int = 256) -> Labels:
         """Class number of raw values 0 to `size` - 1; 254 where a value is no class."""
         table = np.full(size, INVALID, np.uint8)
-        values = {IGNORE: IGNORE, **{index: index for index in range(len(self.class_names))}}
-        for raw, index in (values if self.values is None else self.values).items():
+        values = {index: index for index in range(len(self.class_names))}
+        for raw, index in {IGNORE: IGNORE, **(values if self.values is None else self.values)}.items():
             if 0 <= raw < size:
                 table[raw] = index
         return table
@@ -119,6 +119,11 @@ class LabelFormat:
     def colour_table(self) -> Labels:
         """Class number by red << 16 | green << 8 | blue; 254 where a colour is no class. 16 MiB, shared."""
         return _colour_table(tuple(sorted((self.colours or {}).items())))
+
+
+def span_text(box: Sequence[float]) -> str:
+    """A box (left, bottom, right, top) in words."""
+    return f"x {box[0]:.10g} to {box[2]:.10g}, y {box[1]:.10g} to {box[3]:.10g}"
 
 
 @lru_cache(maxsize=2)
@@ -251,4 +256,4 @@ def _values(text: str, kept: list[_Item], numbered: list[tuple[int, _Item]]) -> 
         return None
     own = [] if given else [(index, index, item.name) for index, item in enumerate(kept)]
     raw = [(value, index, item.name) for index, item in numbered for value in item.values]
-    return {IGNORE: IGNORE, **_unambiguous(text, "value", [*own, *raw])}
+    return _unambiguous(text, "value", [*own, *raw])

@@ -16,7 +16,7 @@ from rasterio.enums import MaskFlags, Resampling
 from rasterio.warp import reproject, transform, transform_bounds
 from rasterio.windows import Window
 
-from rsseg_cli.data.label_format import IGNORE, INVALID, LabelFormat, Labels
+from rsseg_cli.data.label_format import IGNORE, INVALID, LabelFormat, Labels, span_text
 from rsseg_cli.errors import DataError
 from rsseg_cli.raster import Grid, gdal
 
@@ -28,6 +28,7 @@ ALIGNED_PX = 1e-3
 SHRINKS = 1.2  # label pixels a pixel of the grid, from which the most frequent one is taken
 MAX_SOURCE_PX = 8 << 20  # label pixels under one block
 PIXEL_PLANE = "EPSG:3857"  # stands for the plane of pixels where neither side has a CRS
+NUMBERS = 65536  # raw values that a table holds
 FLIP = Affine(1, 0, 1, 0, -1, 1)  # off the origin: GDAL takes (0, 1, 0, 0, 0, -1) for no transform
 
 
@@ -97,6 +98,8 @@ class RasterLabels:
             if crs is not None and image_grid.crs is None:
                 raise DataError(f"{shown} with a CRS; {needs} and none, so that they cannot be aligned")
             raise DataError(f"{shown} without CRS, {needs}; needs the same size or georeferencing")
+        if by_pixel and not self._format.by_pixel and crs is None:
+            _warn_of_transform(path, dataset.transform, image_grid)
         if by_pixel:
             plane = CRS.from_string(PIXEL_PLANE)
             self._source, self._target = (plane, FLIP), (plane, FLIP * ~image_grid.transform * grid.transform)
@@ -133,6 +136,22 @@ class RasterLabels:
     def direct(self) -> bool:
         """Whether pixels coincide, so that any window may be read as it is."""
         return self._offset is not None
+
+    @property
+    def touches(self) -> bool:
+        """Whether the file reaches into the grid."""
+        with gdal.errors(DataError, str(self._path)):
+            spans = self._source_window(self._target[1], self.grid.height, self.grid.width)
+        return all(span.start < span.stop for span in spans)
+
+    def elsewhere(self) -> str:
+        """What is wrong where the file does not reach into the grid."""
+        theirs, ours = self._dataset.bounds, self.grid.bounds
+        crs = [crs.to_string() if crs else "no CRS" for crs in (self._source[0], self._target[0])]
+        return (
+            f"{self._path}: lies elsewhere: it has {span_text(theirs)} in {crs[0]} and does not overlap the "
+            f"raster's {span_text(ours)} in {crs[1]}. Check its CRS and transform (gdalinfo)"
+        )
 
     @property
     def block_size(self) -> int:
@@ -225,8 +244,8 @@ class RasterLabels:
         if len(values) == 1 and not (palette and _palette(self._dataset)):
             known = "the raw values given" if self._format.values is not None else f"0 to {len(names) - 1}"
             raise DataError(
-                f"{self._path}: label value {value[0]} is no class ({where}); the classes have {known}, "
-                f"{IGNORE} is unlabelled"
+                f"{self._path}: label value {value[0]:.10g} is no class ({where}); the classes have {known}, "
+                f"{IGNORE} is unlabelled. Other values: --classes FILE.json, a list of {{name, value}}"
             )
         if len(values) == 1:
             value = list(_palette(self._dataset).get(value[0], (value[0],))[:3])
@@ -262,7 +281,7 @@ def _table_of(dataset: Any, path: Path, format: LabelFormat) -> tuple[list[int],
                 'FILE.json, a list of {"name", "colour"}'
             )
         return bands[:3], format.colour_table()
-    if len(bands) != 1 or next(iter(kinds)).kind not in "iub":
+    if len(bands) != 1 or next(iter(kinds)).kind not in "iubf":
         raise DataError(f"{shown}; needs one band of whole numbers, or three or four of uint8 for colours")
     palette = _palette(dataset)
     if palette and format.colours is not None and format.values is None:
@@ -270,7 +289,7 @@ def _table_of(dataset: Any, path: Path, format: LabelFormat) -> tuple[list[int],
         for value, colour in palette.items():
             table[value] = format.colours.get((colour[0], colour[1], colour[2]), INVALID)
         return bands, table
-    return bands, format.table(65536)
+    return bands, format.table(NUMBERS)
 
 
 def _is_masked(dataset: Any, path: Path, format: LabelFormat) -> bool:
@@ -289,6 +308,32 @@ def _is_masked(dataset: Any, path: Path, format: LabelFormat) -> bool:
     return True
 
 
+def _warn_of_transform(path: Path, transform: Affine, image_grid: Grid) -> None:
+    """Warn of a raster without CRS that is laid on the image's pixels though its transform is another."""
+    other = image_grid.transform
+    if transform != Affine.identity() and not transform.almost_equals(other, 1e-6 * abs(other.a)):
+        logger.warning(
+            "%s: has no CRS, and another transform than its image; its pixels are laid on the image's. If "
+            "that is wrong, set its CRS (gdal_edit -a_srs)", path,
+        )  # fmt: skip
+
+
+def raw_counts(path: Path, format: LabelFormat) -> tuple[NDArray[np.int64], int]:
+    """Pixels of each class (256,), and those of 255 that neither the file nor `format` calls unlabelled."""
+    counts, plain = np.zeros(256, np.int64), 0
+    with gdal.env(str(path)), gdal.errors(DataError, str(path)), gdal.open_raster(path) as dataset:
+        bands, table = _table_of(dataset, path, format)
+        masked = _is_masked(dataset, path, format)
+        named = len(table) != NUMBERS or IGNORE in (format.values or {})
+        for row in range(0, dataset.height, 512):
+            window = Window(0, row, dataset.width, min(512, dataset.height - row))
+            values = dataset.read(bands, window=window)
+            valid = dataset.dataset_mask(window=window) > 0 if masked else np.ones(values.shape[1:], np.bool_)
+            counts += np.bincount(_look_up(table, values)[valid], minlength=256)
+            plain += 0 if named else int(np.count_nonzero(valid & (values[0] == IGNORE)))
+    return counts, plain
+
+
 @lru_cache(maxsize=256)  # once a folder
 def _warn_of_nodata(folder: Path, nodata: int, name: str) -> None:
     logger.warning(
@@ -298,12 +343,13 @@ def _warn_of_nodata(folder: Path, nodata: int, name: str) -> None:
 
 
 def _look_up(table: Labels, values: NDArray[np.integer]) -> Labels:
-    """Class numbers of values (bands, rows, cols); 254 where a value is outside the table."""
+    """Class numbers of values (bands, rows, cols); 254 where a value is not in the table, 255 where NaN."""
     if len(values) == 3:
         red, green, blue = values.astype(np.uint32)
         return table[red << 16 | green << 8 | blue]
     (band,) = values
     if band.dtype in (np.uint8, np.uint16) and np.iinfo(band.dtype).max < len(table):
         return table[band]
-    inside = (band >= 0) & (band < len(table))
-    return np.where(inside, table[np.where(inside, band, 0).astype(np.int64)], np.uint8(INVALID))
+    inside = (band >= 0) & (band < len(table)) & (band == np.floor(band))
+    numbers = np.where(inside, table[np.where(inside, band, 0).astype(np.int64)], np.uint8(INVALID))
+    return np.where(band == band, numbers, np.uint8(IGNORE))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rasterio.features import rasterize
 
-from rsseg_cli.data.label_format import FIELDS, LabelFormat, Labels
+from rsseg_cli.data.label_format import FIELDS, LabelFormat, Labels, span_text
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster import Grid, gdal
 
@@ -48,7 +48,7 @@ class VectorLabels:
     def __init__(self, path: Path, grid: Grid, format: LabelFormat) -> None:
         from shapely import STRtree
 
-        self.grid, self._outside = grid, format.outside_index
+        self.path, self.grid, self._outside = path, grid, format.outside_index
         frame = _read(path, format, grid)
         classes = _classes(path, frame, format)
         shapes = _polygons(path, frame, grid)
@@ -58,6 +58,35 @@ class VectorLabels:
 
     def close(self) -> None:
         self._shapes, self._tree = [], None
+
+    @property
+    def touches(self) -> bool:
+        """Whether a polygon reaches into the grid."""
+        from shapely import box
+
+        return bool(self._tree.query(box(*self.grid.bounds), predicate="intersects").size)
+
+    def elsewhere(self) -> str:
+        """What is wrong where no polygon of the file lies on or around the grid; "" where some lie around."""
+        import pyogrio
+
+        info = pyogrio.read_info(self.path, layer=gdal.first_layer(self.path), force_total_bounds=True)
+        bounds, crs = info["total_bounds"], info["crs"]
+        if bounds is None or not np.isfinite(bounds).all():
+            return ""  # empty
+        grid = _box_in(crs, self.grid) or (None if crs and self.grid.crs else self.grid.bounds)
+        swapped = bounds[1], bounds[0], bounds[3], bounds[2]
+        if grid is not None and _meet(bounds, grid):
+            return ""
+        text = f"{self.path}: lies elsewhere: it has {span_text(bounds)} in {crs or 'no CRS'}"
+        if grid is not None:
+            text += f" and does not overlap the raster's {span_text(grid)}"
+        ours = self.grid.crs.to_string() if self.grid.crs else ""
+        if crs and _meet(bounds, self.grid.bounds):
+            return f"{text}. Its coordinates are those of the raster's CRS: set it by ogr2ogr -a_srs {ours}"
+        if grid is not None and _meet(swapped, grid):
+            return f"{text}. Its x and y are swapped"
+        return f"{text}. Check its CRS (ogrinfo -so); GeoJSON that names none is taken as EPSG:4326"
 
     def block(self, row: int, col: int, height: int, width: int) -> Labels:
         """Labels of a window of the grid."""
@@ -71,6 +100,10 @@ class VectorLabels:
             [(self._shapes[index], int(self._classes[index])) for index in touched],
             (height, width), transform=window.transform, fill=self._outside, dtype="uint8",
         )  # fmt: skip
+
+
+def _meet(box: Any, other: Any) -> bool:
+    return bool(box[0] <= other[2] and other[0] <= box[2] and box[1] <= other[3] and other[1] <= box[3])
 
 
 def check_vector(path: Path, format: LabelFormat) -> None:

@@ -54,6 +54,15 @@ class LabelReader:
         self._blocks.clear()
 
     @property
+    def touches(self) -> bool:
+        """Whether the labels reach into the grid."""
+        return self._source.touches
+
+    def elsewhere(self) -> str:
+        """What is wrong where the labels do not lie around the grid; "" where nothing is."""
+        return "" if self.touches else self._source.elsewhere()
+
+    @property
     def unknown_px(self) -> int:
         """Pixels of unknown colours that were left unlabelled so far (`LabelFormat.unknown`)."""
         return self._source.unknown_px

@@ -229,8 +229,9 @@ def _labelled_share(scene: LabelledScene) -> float:
     with gdal.errors(DataError, str(scene.labels)), gdal.open_raster(scene.labels) as dataset:
         shrink = max(1.0, max(dataset.shape) / LOOK_PX)
         size = max(1, round(dataset.height / shrink)), max(1, round(dataset.width / shrink))
-        labels = dataset.read(1, out_shape=size, masked=True)
-    return max(float(np.mean(labels.filled(IGNORE) != IGNORE)), 1e-6)
+        labels = dataset.read(1, out_shape=size)
+        known = dataset.read_masks(1, out_shape=size) > 0
+    return max(float(np.mean(known & (labels != IGNORE) & (labels == labels))), 1e-6)
 
 
 def _two_parts(scene: LabelledScene, share: float) -> list[LabelledScene]:

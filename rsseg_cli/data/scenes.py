@@ -108,7 +108,7 @@ class LabelledScene:
                 return part
 
             fill(labels, read, self.block)
-            self._note_unknown(reader)
+            self._note(reader)
         rows, cols = (np.flatnonzero(one) if one.any() else np.arange(len(one)) for one in with_label)
         return labels[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1], (int(rows[0]), int(cols[0]))
 
@@ -140,7 +140,7 @@ class LabelledScene:
                     labels[~reader.read(*window)[1]] = IGNORE
                 row, col, height, width = window
                 written.write(labels, 1, window=Window(col, row, width, height))
-            self._note_unknown(truth)
+            self._note(truth)
         return image, target
 
     def label_format(self, class_names: tuple[str, ...]) -> LabelFormat:
@@ -158,7 +158,9 @@ class LabelledScene:
         path.write_text(_vrt(SceneInfo.of(self.image), self.bands, self.gsd_m), encoding="utf-8")
         return str(path)
 
-    def _note_unknown(self, reader: LabelReader) -> None:
+    def _note(self, reader: LabelReader) -> None:
+        if problem := reader.elsewhere():
+            logger.warning("%s (labels of %s)", problem, self.image)
         if reader.unknown_px:
             logger.warning(
                 "%s: %d px of colours that are no class; left unlabelled", self.labels, reader.unknown_px

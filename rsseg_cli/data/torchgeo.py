@@ -196,6 +196,8 @@ def arrays_of(sample: Any, where: str) -> tuple[NDArray[np.generic], NDArray[np.
     if len(image) != 3 or len(mask) != 2 or image[1:] != mask:
         raise DataError(f"{where}: found {shown}; needs image (bands, rows, cols) and mask (rows, cols)")
     labels = np.asarray(items["mask"]).reshape(mask)
+    if labels.dtype.kind == "f" and np.isin(np.unique(labels), np.arange(1 << 16)).all():
+        labels = labels.astype(np.int32)
     if labels.dtype.kind not in "iub":
         raise DataError(f"{where}: mask of {labels.dtype}; needs whole numbers")
     return np.asarray(items["image"]), labels

@@ -93,7 +93,10 @@ def evaluate(
                     model=name, name=source.name, number=number, sources=len(sources), pixels=pixels,
                     seconds=time.monotonic() - start,
                 ))  # fmt: skip
-    return Evaluation(result=scorer.result(), worst=worst.shown)
+    result = scorer.result()
+    files = datasets.label_files(data, sources)
+    datasets.check_coding(result.confusion.sum(1), scorer.config.names, files)
+    return Evaluation(result=result, worst=worst.shown)
 
 
 def _map_and_score(

@@ -55,6 +55,7 @@ def score_pair(
         Path(predicted).stem, predicted, truth, truth_format=format, image=image, window=window, area=area
     )
     result = scorer.result()
+    datasets.check_coding(result.confusion.sum(1), score.names, [(Path(truth), format)])
     _warn_of_holes(predicted, result)
     return PairScore(result=result, classes=table.classes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ from rsseg_cli.weights import ClassSpec, ModelSpec
 MAX_ERODE_PX = 64
 SAME_GSD = 0.01  # ground resolutions closer than this share their widths in metres
 Progress = Callable[[int, int], None]
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +142,7 @@ class Scorer:
         with ExitStack() as stack:
             mapped = stack.enter_context(classes.ClassRaster.matching(predicted, self.config.names))
             labels = stack.enter_context(LabelReader(truth, mapped.grid, format))
+            _check_place(labels, predicted)
             pair = MapAndTruth(mapped, labels, window, area)
             scored = ScoredMap(
                 scene=name, image=image, predicted=predicted, truth=truth, truth_format=format,
@@ -224,6 +227,13 @@ class Scorer:
         if len(known) < len(self._gsd_m) or max(known) > (1 + SAME_GSD) * min(known):
             return None
         return [width * sum(known) / len(known) for width in self.config.boundary_widths_px]
+
+
+def _check_place(labels: LabelReader, predicted: str | Path) -> None:
+    if not labels.touches:
+        if problem := labels.elsewhere():
+            raise DataError(f"{problem} (map {predicted})")
+        logger.warning("%s: no polygon lies on %s; all of its ground is outside", labels.path, predicted)
 
 
 def _wfm(counts: BoundaryCounts, tiles: SceneTiles) -> float:

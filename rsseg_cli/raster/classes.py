@@ -97,6 +97,11 @@ class ClassRaster:
         if values.dtype == np.uint8:
             labels = self.table[values]
         else:
+            if not (values[valid] == np.floor(values[valid])).all():  # of whole numbers any type will do
+                broken = values[valid & (values != np.floor(values))][0]
+                raise SceneError(
+                    f"{self.info.name}: value {broken:g} is no class; needs one band of class numbers"
+                )
             inside = (values >= 0) & (values < MAX_VALUES)
             labels = self.table[np.where(inside, values, 0).astype(np.uint8)]
             labels[~inside] = INVALID if self._strict else self.none
@@ -120,7 +125,7 @@ class ClassRaster:
 
 def class_band(info: SceneInfo) -> int:
     bands = info.colour_bands
-    if len(bands) != 1 or np.dtype(info.dtypes[bands[0] - 1]).kind not in "iu":
+    if len(bands) != 1 or np.dtype(info.dtypes[bands[0] - 1]).kind not in "iuf":
         dtypes = ", ".join(dict.fromkeys(info.dtypes))
         raise SceneError(
             f"{info.name}: {info.count} bands of {dtypes}; needs one band of class numbers, as `rsseg "

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
@@ -86,6 +87,8 @@ def load_training_scenes(
         )
     train = [source.load(spec, folder, finest_gsd_m=finest) for source in sources]
     val = [source.load(spec, folder) for source in vals]
+    counts = np.sum([datasets.class_counts(scene) for scene in (*train, *val)], 0)
+    datasets.check_coding(counts, spec.class_names, datasets.label_files(data, (*sources, *vals)))
     drawn: list[LoadedScene] = []
     if config.drawn_share:
         drawn = draw_training_scenes(spec, count=config.drawn_scenes, gsd_m=finest or 0.3)

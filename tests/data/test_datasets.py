@@ -14,9 +14,12 @@ from shapely.geometry import box
 
 from rsseg_cli.data.datasets import (
     LabelledScene,
+    check_coding,
+    class_counts,
     data_table,
     find_scenes,
     ground_resolution,
+    label_files,
     open_data,
     read_scene_list,
 )
@@ -268,7 +271,7 @@ class TestClasses:
             ("water", (0, 0, 9)),
         ]
         assert table.colours == {(0, 0, 0): 255, (1, 2, 3): 0, (7, 7, 7): 1, (8, 8, 8): 1}
-        assert table.values == {0: 255, 1: 0, 2: 0, 3: 1, 255: 255}
+        assert table.values == {0: 255, 1: 0, 2: 0, 3: 1}
 
     @pytest.mark.parametrize(
         ("listed", "message"),
@@ -410,6 +413,56 @@ class TestOpening:
             self.config(tmp_path, dataset="loveda")
         with pytest.raises(UsageError, match="no data: pass --data"):
             DataConfig()
+
+
+class TestCoding:
+    """Masks of 0 and 255, and polygons that lie elsewhere."""
+
+    def open(self, folder, classes="other,building", **more):
+        return open_data(DataConfig(folders=(folder,), classes=classes, gsd_m=0.5, **more))
+
+    def masks(self, folder, high, count=3):
+        for part in ("images", "masks"):
+            (folder / part).mkdir()
+        for name in range(count):
+            write_raster(folder / "images" / f"{name}.tif", random_image(30, 40, seed=name))
+            labels = np.zeros((30, 40), np.uint8)
+            labels[5 + name : 20, 10:30] = high
+            write_raster(folder / "masks" / f"{name}.tif", labels)
+
+    def test_0_and_255_of_all_scenes(self, tmp_path):
+        self.masks(tmp_path, 255)
+        data = self.open(tmp_path)
+        counts = sum(class_counts(source.load(spec_at(0.5), None)) for source in data.sources)
+        files = label_files(data, data.sources)
+        with pytest.raises(DataError, match=r"0.tif: holds no building, but 23.3% are 255"):
+            check_coding(counts, data.class_names, files)
+        write_raster(tmp_path / "masks" / "2.tif", np.ones((30, 40), np.uint8))  # buildings in one scene
+        check_coding(counts, data.class_names, files)
+        check_coding(np.array([5, 5, 0]), data.class_names, files)
+
+    def test_polygons_that_lie_elsewhere(self, tmp_path):
+        self.masks(tmp_path, 1)
+        for shape, message in (
+            (box(500002, 4999990, 500008, 4999996), ""),
+            (box(520002, 4999990, 520008, 4999996), "lies elsewhere"),
+            (box(4999990, 500002, 4999996, 500008), "Its x and y are swapped"),
+        ):
+            path = tmp_path / "masks" / "all.gpkg"
+            geopandas.GeoDataFrame({"class": ["building"]}, geometry=[shape], crs="EPSG:32632").to_file(path)
+            if not message:
+                self.open(tmp_path, masks="masks/all.gpkg")
+                continue
+            with pytest.raises(DataError, match=message):
+                self.open(tmp_path, masks="masks/all.gpkg")
+
+    def test_rasters_that_lie_elsewhere_are_warned_of(self, tmp_path, caplog):
+        self.masks(tmp_path, 1, count=1)
+        labels = np.ones((30, 40), np.uint8)
+        write_raster(tmp_path / "masks" / "0.tif", labels, origin=(520000, 5000000))
+        scene = LabelledScene(tmp_path / "images" / "0.tif", tmp_path / "masks" / "0.tif", "train")
+        assert (scene.load(spec_at(0.5), None).labels == IGNORE).all()
+        assert "0.tif: lies elsewhere" in caplog.text
 
 
 class TestReading:

@@ -103,11 +103,30 @@ class TestNumbers:
         Image.fromarray(np.dstack((values, valid * np.uint8(255))), "LA").save(tmp_path / "b.png")
         assert read(tmp_path / "b.png", grid).tolist() == [[0, 1], [2, 255]]
 
-    def test_floats_and_two_bands_are_refused(self, tmp_path):
+    def test_two_bands_are_refused(self, tmp_path):
         grid = grid_of(2, 2)
-        for array in (np.zeros((2, 2), np.float32), np.zeros((2, 2, 2), np.uint8)):
-            with pytest.raises(DataError, match="needs one band of whole numbers"):
-                read(write(tmp_path / "a.tif", array, grid), grid)
+        with pytest.raises(DataError, match="needs one band of whole numbers"):
+            read(write(tmp_path / "a.tif", np.zeros((2, 2, 2), np.uint8), grid), grid)
+
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    @pytest.mark.parametrize("nodata", [None, np.nan, -9999.0])
+    def test_whole_numbers_as_floats(self, tmp_path, dtype, nodata):
+        grid = grid_of(2, 3)
+        none = np.nan if nodata is None else nodata
+        values = np.array([[0, 1, 2], [255, none, np.nan]], dtype)
+        path = write(tmp_path / "a.tif", values, grid, nodata=nodata)
+        assert read(path, grid).tolist() == [[0, 1, 2], [255, 255, 255]]
+        raw = LabelFormat(class_names=NAMES, values={0: 2, 1: 1, 2: 0})
+        assert read(path, grid, raw).tolist() == [[2, 1, 0], [255, 255, 255]]
+        twice = grid_of(1, 1, gsd=2.0)  # pixels that shrink take the most frequent one
+        assert read(path, twice).tolist() == [[255]]
+
+    @pytest.mark.parametrize("value", [0.5, 3.0, np.inf, -1.0])
+    def test_a_float_that_is_no_class_is_named(self, tmp_path, value):
+        grid = grid_of(2, 2)
+        path = write(tmp_path / "a.tif", np.array([[0, 1], [value, 1]], np.float32), grid)
+        with pytest.raises(DataError, match=rf"label value {value:g} is no class \(1 px"):
+            read(path, grid)
 
 
 class TestColours:
