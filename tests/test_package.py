@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -91,3 +92,11 @@ def test_library_loads_its_parts_on_first_use(tmp_path: Path) -> None:
     assert lines == ["rsseg_cli.pipeline.run", "module 'rsseg_cli' has no attribute 'nosuch'"]
     for name in rsseg_cli.__all__:
         assert getattr(rsseg_cli, name)
+
+
+def test_floors_of_libraries_leave_out_versions_with_published_vulnerabilities() -> None:
+    """Earlier ones run code of checkpoints (weights_only's unpickler, Lightning's loading)."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    floors = dict(item.split(">=") for item in project["dependencies"])
+    for name, safe in (("lightning", (2, 6, 6)), ("torch", (2, 10))):
+        assert tuple(map(int, floors[name].split("."))) >= safe

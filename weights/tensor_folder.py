@@ -103,8 +103,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: no such file") from err
     except pickle.UnpicklingError as err:
         raise ModelError(
-            f"{path}: {_needs(str(err))}, which can run any code; not loaded. Where you trust the file, save "
-            "its tensors alone: torch.save(torch.load(FILE, weights_only=False)['state_dict'], 'plain.ckpt')"
+            f"{path}: {_needs(str(err))}, which can run any code; not loaded. Ask whoever made it to save "
+            "its tensors alone: torch.save(network.state_dict(), 'plain.ckpt')"
         ) from err
     except (RuntimeError, OSError, EOFError, LookupError, ValueError, TypeError, AttributeError) as err:
         raise ModelError(f"{path}: no PyTorch checkpoint, or a damaged one ({err})") from err

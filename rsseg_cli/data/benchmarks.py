@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
-from rsseg_cli.data.pairs import named, with_validation
+from rsseg_cli.data.pairs import named, unique_names, with_validation
 from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.types import DataConfig, LabelledData, ScoringProtocol, clean_names
 from rsseg_cli.errors import DataError, UsageError
@@ -42,14 +42,16 @@ def open_benchmark(config: DataConfig) -> LabelledData:
     if config.test:
         raise UsageError(f"--test: the test part of {config.dataset} is its own; leave it out")
     opened = _find(config)
-    sources = list(opened.sources)
+    sources: list[Any] = list(opened.sources)
+    if all(isinstance(source, LabelledScene) for source in sources):
+        sources = unique_names(sources)
     for pattern in config.val:
         chosen = [item for item in sources if item.split in ("train", "val") and fnmatch(item.name, pattern)]
         if not chosen:
             shown = ", ".join(item.name for item in sources[:5])
             raise DataError(f"--val {pattern}: matches none of the training images ({shown} ...)")
-        names = {item.name for item in chosen}
-        sources = [replace(item, split="val") if item.name in names else item for item in sources]
+        ids = set(map(id, chosen))
+        sources = [replace(item, split="val") if id(item) in ids else item for item in sources]
     sources = with_validation(
         sources, lambda scenes: [1.0] * len(scenes), share=config.val_share, seed=config.seed
     )

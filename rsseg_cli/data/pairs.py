@@ -16,13 +16,14 @@ import numpy as np
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
 from rsseg_cli.data.label_vector import VECTOR_SUFFIXES, is_vector
 from rsseg_cli.data.labels import LabelReader
-from rsseg_cli.data.scenes import LabelledScene
+from rsseg_cli.data.scenes import LabelledScene, safe_name
 from rsseg_cli.errors import DataError
 from rsseg_cli.raster import SceneInfo, gdal
 
 IMAGE_SUFFIXES = {".tif", ".tiff", ".jpg", ".jpeg", ".png", ".vrt", ".jp2", ".bmp", ".img"}
 LOOK_PX = 512  # longest side at which labels are looked at to split by labelled area
 OVERSHOOT = 1.25  # of the validation share, before a scene is passed over for a smaller one
+MAX_LIST_BYTES = 64 << 20
 MAX_NAMED = 5  # files that a message names
 logger = logging.getLogger(__name__)
 
@@ -59,28 +60,41 @@ def find_scenes(
 def read_scene_list(path: Path, format: LabelFormat | None = None) -> list[LabelledScene]:
     """Read a CSV with the columns image, labels, and maybe split (train, val, test; train where empty) and
     classes_field (the vector attribute that names the class); paths relative to the file.
+
+    Columns are separated by commas, semicolons or tabs, whichever the first line has most; texts may be in
+    single or double quotes.
     """
-    scenes = []
     try:
-        with path.open(newline="", encoding="utf-8-sig") as lines:
-            for number, row in enumerate(csv.DictReader(lines, skipinitialspace=True), start=2):
-                scenes.append(_listed(path, f"{path}, line {number}", row, format))
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise DataError(f"{path}: {path.stat().st_size} bytes; a list has at most {MAX_LIST_BYTES}")
+        lines = path.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+        head = next((line for line in lines if line.strip()), "")
+        rows = csv.reader(lines, delimiter=max(",;\t", key=head.count), skipinitialspace=True)
+        cells = [(rows.line_num, [_unquoted(cell) for cell in row]) for row in rows if any(row)]
     except (OSError, UnicodeDecodeError, csv.Error) as err:
         raise DataError(f"{path}: cannot be read as a CSV ({err})") from err
+    columns = [column.lower() for column in cells[0][1]] if cells else []
+    scenes = [
+        _listed(path, f"{path}, line {number}", dict(zip(columns, row, strict=False)), format)
+        for number, row in cells[1:]
+    ]
     if not scenes:
         raise DataError(f"{path}: no scenes listed")
     return scenes
 
 
-def _listed(
-    path: Path, where: str, row: Mapping[str, str | None], format: LabelFormat | None
-) -> LabelledScene:
+def _unquoted(cell: str) -> str:
+    cell = cell.strip()
+    return cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] and cell[0] in "'\"" else cell
+
+
+def _listed(path: Path, where: str, row: Mapping[str, str], format: LabelFormat | None) -> LabelledScene:
     if not row.get("image") or not row.get("labels"):
         raise DataError(f"{where}: needs the columns image, labels and split")
-    split, field = (row.get("split") or "train").strip(), (row.get("classes_field") or "").strip()
+    split, field = row.get("split") or "train", row.get("classes_field", "")
     if split not in ("train", "val", "test"):
         raise DataError(f"{where}: split {split!r}; needs train, val or test")
-    image, labels = (path.parent / str(row[key]).strip() for key in ("image", "labels"))
+    image, labels = (path.parent / row[key] for key in ("image", "labels"))
     for file in (image, labels):
         if not file.is_file():
             raise DataError(f"{where}: {file} does not exist")
@@ -168,11 +182,22 @@ def _split_of(stem: str, val: Sequence[str], test: Sequence[str]) -> str:
 
 
 def unique_names(scenes: Sequence[LabelledScene]) -> list[LabelledScene]:
-    """Scenes of one name get their folders' names before theirs, and numbers after it if that does not do."""
+    """Scenes of one name get their folders' names before theirs, their part, or numbers after it.
+
+    Names differ also as parts of file names.
+    """
+    parts: dict[tuple[Path, Path, str], str] = {}
+    for scene in scenes:
+        field = scene.format.field if scene.format else ""
+        part = parts.setdefault((scene.image.absolute(), scene.labels.absolute(), field), scene.split)
+        if part != scene.split:
+            text = "%s: is listed for %s and for %s; scores will be too good"
+            logger.warning(text, scene.image, part, scene.split)
     for scheme in (lambda s: s.name, lambda s: f"{s.image.parent.name}-{s.name}",
-                   lambda s: f"{s.image.parent.parent.name}-{s.image.parent.name}-{s.name}"):  # fmt: skip
+                   lambda s: f"{s.image.parent.parent.name}-{s.image.parent.name}-{s.name}",
+                   lambda s: f"{s.split}-{s.name}"):  # fmt: skip
         names = [scheme(scene) for scene in scenes]
-        if len(set(names)) == len(names):
+        if len(set(map(safe_name, names))) == len(names):
             return [replace(scene, name=name) for scene, name in zip(scenes, names, strict=True)]
     width = len(str(len(scenes)))
     return [replace(scene, name=f"{scene.name}-{k:0{width}}") for k, scene in enumerate(scenes, 1)]
@@ -194,20 +219,20 @@ def with_validation(
             raise DataError(f"{train[0].name}: is the only training image; needs two, one for validation")
         parts = _two_parts(train[0], share)
         return [part for scene in scenes for part in (parts if scene is train[0] else [scene])]
-    sizes = dict(zip((scene.name for scene in train), areas(train), strict=True))
-    order = np.random.default_rng(seed).permutation(len(train))
-    wanted, held, taken = share * sum(sizes.values()), set(), 0.0
-    for name in (train[index].name for index in order):
-        if taken < wanted and taken + sizes[name] <= OVERSHOOT * wanted:
-            held.add(name)
-            taken += sizes[name]
+    sizes, held, taken = areas(train), [], 0.0
+    wanted = share * sum(sizes)
+    for index in np.random.default_rng(seed).permutation(len(train)):
+        if taken < wanted and taken + sizes[index] <= OVERSHOOT * wanted:
+            held.append(train[index])
+            taken += sizes[index]
     if not held:
-        held.add(min(sizes, key=lambda name: (sizes[name], name)))
+        held.append(train[min(range(len(train)), key=sizes.__getitem__)])
     logger.warning(
         "no validation part is named: %d of %d training scenes are held out to choose the epoch: %s",
-        len(held), len(train), named(sorted(held)),
+        len(held), len(train), named(sorted(scene.name for scene in held)),
     )  # fmt: skip
-    return [replace(scene, split="val") if scene.name in held else scene for scene in scenes]
+    ids = set(map(id, held))  # names may be those of test scenes too
+    return [replace(scene, split="val") if id(scene) in ids else scene for scene in scenes]
 
 
 def labelled_areas(scenes: Sequence[LabelledScene]) -> list[float]:

@@ -6,6 +6,7 @@ import itertools
 import logging
 import mmap
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -254,7 +255,8 @@ def release_pages(array: NDArray[np.uint8]) -> None:
 
 def safe_name(name: str) -> str:
     """A scene's name as part of a file name."""
-    return re.sub(r"[^\w.-]+", "_", name)[:150]
+    safe = re.sub(r"[^\w.-]+", "_", name)
+    return safe if len(safe) <= 150 else f"{safe[:140]}-{zlib.crc32(name.encode()):08x}"
 
 
 def _vrt(info: SceneInfo, bands: tuple[tuple[int, str], ...], gsd_m: float | None) -> str:

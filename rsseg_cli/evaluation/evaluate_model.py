@@ -20,6 +20,7 @@ from rsseg_cli.errors import DataError
 from rsseg_cli.evaluation.comparison import Comparison, compare
 from rsseg_cli.evaluation.report import write_report
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer, ScoreResult
+from rsseg_cli.evaluation.tiles import TileScore
 from rsseg_cli.evaluation.worst_tiles import WorstTile, WorstTiles
 from rsseg_cli.pipeline import predict, refinement
 from rsseg_cli.raster import classes
@@ -84,9 +85,9 @@ def evaluate(
         for number, source in enumerate(sources, 1):
             start = time.monotonic()
             with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
-                pixels = _map_and_score(source, Path(folder), model, config, refine, scorer)
+                pixels, tiles = _map_and_score(source, Path(folder), model, config, refine, scorer)
                 if pictures:
-                    worst.add(scorer.tiles_of(source.name))
+                    worst.add(tiles)
             if progress is not None:
                 name = model.spec.name if refine is None else f"{model.spec.name}, refined"
                 progress(SourceDone(
@@ -106,14 +107,13 @@ def _map_and_score(
     config: PredictConfig | None,
     refine: RefineConfig | None,
     scorer: Scorer,
-) -> int:
-    """Add a scene to the scores; return the pixels of its map, which lies in `folder`."""
+) -> tuple[int, list[TileScore]]:
+    """Add a scene to the scores; return the pixels and tiles of its map, which lies in `folder`."""
     image, truth = source.rasters(folder)
     map_path = folder / MAP
     pixels = predict(image, map_path, model=model, config=config, refine=refine).pixels
     truth_format = LabelFormat(class_names=scorer.config.names)
-    scorer.add(source.name, map_path, truth, truth_format=truth_format, image=image)
-    return pixels
+    return pixels, scorer.add(source.name, map_path, truth, truth_format=truth_format, image=image)
 
 
 def score_config(

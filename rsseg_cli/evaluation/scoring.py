@@ -176,10 +176,6 @@ class Scorer:
             if self._progress is not None:
                 self._progress(done, len(blocks))
 
-    def tiles_of(self, name: str) -> list[TileScore]:
-        """Tiles of a map that was added, row-major, as large as they are at present."""
-        return self._tiles.scores_of(name)
-
     def result(self) -> ScoreResult:
         """Scores of all maps added so far."""
         if not self._confusion.any():

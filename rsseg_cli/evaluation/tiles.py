@@ -174,6 +174,3 @@ class TileBook:
 
     def scores(self) -> list[TileScore]:
         return [tile for scene in self._scenes for tile in scene.scores()]
-
-    def scores_of(self, name: str) -> list[TileScore]:
-        return [tile for scene in self._scenes if scene.scored.scene == name for tile in scene.scores()]

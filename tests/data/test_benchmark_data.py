@@ -132,6 +132,23 @@ def test_training_at_another_resolution(tmp_path):
     assert scene.gsd_m == 0.6
 
 
+def test_images_of_one_name_in_two_parts_stay_there(tmp_path):
+    """Train/Urban/0.png and Val/Urban/0.png, whose numbers LoveDA itself never repeats."""
+    make_loveda(tmp_path, count=4, val_count=4, domains=("Urban",))
+    for kind in ("images_png", "masks_png"):
+        folder = tmp_path / "Val" / "Urban" / kind
+        for number, path in enumerate(sorted(folder.glob("*.png"))):
+            path.rename(folder / f"{number}.png")
+    for seed in range(4):
+        data = open_data(config_of("loveda", tmp_path, domains=("urban",), seed=seed))
+        assert {source.image.parts[-4] for source in data.split("test")} == {"Val"}
+        assert {source.image.parts[-4] for source in data.split("train") + data.split("val")} == {"Train"}
+        assert len(data.split("test")) == 4
+        assert len({source.name for source in data.sources}) == 8
+    data = open_data(config_of("loveda", tmp_path, domains=("urban",), val=("train-urban-0",)))
+    assert [source.image.parts[-4] for source in data.split("val")] == ["Train"]
+
+
 class TestMissing:
     @pytest.mark.parametrize(
         ("name", "lost", "message"),
@@ -290,7 +307,10 @@ class TestAnyOther:
         with pytest.raises(DataError, match=r"found image \(2, 3, 8, 8\), mask \(8, 8\)"):
             arrays_of({"image": torch.zeros(2, 3, 8, 8), "mask": torch.zeros(8, 8)}, "x")
         with pytest.raises(DataError, match="mask of float32"):
-            arrays_of({"image": torch.zeros(3, 8, 8), "mask": torch.zeros(8, 8)}, "x")
+            arrays_of({"image": torch.zeros(3, 8, 8), "mask": torch.full((8, 8), 0.5)}, "x")
+        image, mask = arrays_of({"image": torch.zeros(3, 8, 8), "mask": torch.ones(8, 8)}, "x")
+        assert mask.dtype == np.int32
+        assert (mask == 1).all()
         image, mask = arrays_of({"image": torch.zeros(3, 8, 8), "mask": torch.zeros(1, 8, 8).long()}, "x")
         assert (image.shape, mask.shape) == ((3, 8, 8), (8, 8))
 

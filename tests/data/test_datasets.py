@@ -22,6 +22,7 @@ from rsseg_cli.data.datasets import (
     label_files,
     open_data,
     read_scene_list,
+    unique_names,
 )
 from rsseg_cli.data.label_format import IGNORE, read_classes
 from rsseg_cli.data.types import DataConfig, LoadedScene
@@ -92,6 +93,75 @@ class TestFinding:
         listed.write_text("image,labels,split\na.tif,a.tif,training\n")
         with pytest.raises(DataError, match="line 2: split 'training'"):
             read_scene_list(listed)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            'image,labels,split\n"a b.tif","a b.tif","val"\n',
+            "image;labels;split\na b.tif;a b.tif;val\n",
+            'Image ; Labels ; Split\r\n"a b.tif" ; "a b.tif" ; val\r\n;;\r\n',
+            "image\tlabels\tsplit\n'a b.tif'\t'a b.tif'\tval\n",
+            "\ufeffimage,labels,split,notes\n'a b.tif', 'a b.tif', val, seen\n\n",
+            "split;image;labels\nval;a b.tif;a b.tif;\n",
+        ],
+        ids=["double quotes", "semicolons", "spaces", "tabs", "single quotes", "order"],
+    )
+    def test_lists_of_any_separator_and_quotes(self, tmp_path, text):
+        image = write_raster(tmp_path / "a b.tif", random_image(8, 8))
+        (tmp_path / "scenes.csv").write_bytes(text.encode())
+        assert read_scene_list(tmp_path / "scenes.csv") == [LabelledScene(image, image, "val")]
+
+    @pytest.mark.parametrize("text", ["", "image;labels\n", "image labels\na.tif a.tif\n", "x;y\na;b\n"])
+    def test_lists_that_name_nothing(self, tmp_path, text):
+        (tmp_path / "scenes.csv").write_text(text)
+        with pytest.raises(DataError, match=r"no scenes listed|needs the columns image, labels"):
+            read_scene_list(tmp_path / "scenes.csv")
+
+    def sheets(self, folder):
+        """train/urban/0.tif to 3.tif and val/urban/0.tif to 3.tif, with labels beside them."""
+        lines = ["image,labels,split"]
+        for k, part in enumerate(("train", "val")):
+            path = folder / part / "urban"
+            path.mkdir(parents=True)
+            for n in range(4):
+                write_raster(path / f"{n}.tif", random_image(20, 20, seed=10 * k + n))
+                write_raster(path / f"{n}.labels.tif", np.full((20, 20), n % 2, np.uint8))
+                lines.append(f"{part}/urban/{n}.tif,{part}/urban/{n}.labels.tif,{('train', 'test')[k]}")
+        (folder / "scenes.csv").write_text("\n".join(lines))
+        return folder / "scenes.csv"
+
+    def test_scenes_of_the_same_name_stay_in_their_parts(self, tmp_path):
+        listed = self.sheets(tmp_path)
+        for seed in range(6):
+            data = open_data(DataConfig(scenes=(listed,), classes="a,b", seed=seed))
+            parts = {scene.image.relative_to(tmp_path).parts[0]: set() for scene in data.sources}
+            for scene in data.sources:
+                parts[scene.image.relative_to(tmp_path).parts[0]].add(scene.split)
+            assert parts == {"train": {"train", "val"}, "val": {"test"}}
+            assert len({scene.name for scene in data.sources}) == 8
+
+    def test_the_same_files_in_two_parts_are_warned_of(self, tmp_path, caplog):
+        listed = self.sheets(tmp_path)
+        open_data(DataConfig(scenes=(listed,), classes="a,b"))
+        assert "is listed for" not in caplog.text
+        listed.write_text(listed.read_text() + "\ntrain/urban/0.tif,train/urban/0.labels.tif,test")
+        open_data(DataConfig(scenes=(listed,), classes="a,b"))
+        assert "0.tif: is listed for train and for test; scores will be too good" in caplog.text
+
+    def test_names_that_become_one_as_files_are_made_different(self, tmp_path):
+        """The arrays of a scene lie in files that are named after it."""
+        image, labels = random_image(20, 20), np.zeros((20, 20), np.uint8)
+        long = "x" * 160
+        for stem in ("a b", "a_b", "a  b", long + "1", long + "2"):
+            write_raster(tmp_path / f"{stem}.tif", image + len(stem) % 2)
+            write_raster(tmp_path / f"{stem}.png.tif", labels)
+        scenes = [
+            LabelledScene(tmp_path / f"{stem}.tif", tmp_path / f"{stem}.png.tif", "train")
+            for stem in ("a b", "a_b", "a  b", long + "1", long + "2")
+        ]
+        loaded = [scene.load(spec_at(0.5), tmp_path / "kept") for scene in unique_names(scenes)]
+        files = [path.name for path in (tmp_path / "kept").glob("*.image")]
+        assert len(set(files)) == len(loaded) == 5
 
 
 class TestLoading:

@@ -1,5 +1,6 @@
 """Scores of a model on labelled scenes: those of the maps that `predict` makes."""
 
+import dataclasses
 import logging
 import tempfile
 from pathlib import Path
@@ -215,3 +216,12 @@ def test_the_data_as_eval_needs_them(tmp_path):
     assert for_split(named, "test", bands) == named
     known = DataConfig(dataset="vaihingen", root=tmp_path)
     assert for_split(known, "test", bands).bands == bands
+
+
+def test_scenes_of_one_name_keep_their_own_tiles(labelled, tmp_path):
+    """Pictures are read of the map that is there, not of an earlier one of the same name that is gone."""
+    scenes = [labelled(name, blocks(seed)) for seed, name in enumerate(("a", "b"))]
+    same = [dataclasses.replace(scene, name="0") for scene in scenes]
+    done = evaluate(oracle(shift=2), data_of(*same), "test", config=CONFIG)
+    assert [(item.scene, item.wrong > 0) for item in done.worst] == [("0", True)] * len(done.worst)
+    assert len(done.result.tiles) == 2

@@ -280,8 +280,11 @@ class Sentinel:
 def test_unsafe_checkpoint_is_refused_and_not_run(tmp_path: Path) -> None:
     trap = tmp_path / "trap"
     source = checkpoint(tmp_path / "a.ckpt", hyper_parameters=Sentinel(trap))
-    with pytest.raises(ModelError, match=r"its pickle needs .*mkdir, which can run any code; not loaded"):
+    with pytest.raises(
+        ModelError, match=r"its pickle needs .*mkdir, which can run any code; not loaded"
+    ) as refusal:
         read_bicor_seg(source, topk_ratio=1)
+    assert "weights_only" not in str(refusal.value)  # nobody is told to run it after all
     plain = tmp_path / "b.ckpt"
     plain.write_bytes(pickle.dumps(Sentinel(trap)))
     with pytest.raises(ModelError):
