@@ -225,3 +225,15 @@ def test_scenes_of_one_name_keep_their_own_tiles(labelled, tmp_path):
     done = evaluate(oracle(shift=2), data_of(*same), "test", config=CONFIG)
     assert [(item.scene, item.wrong > 0) for item in done.worst] == [("0", True)] * len(done.worst)
     assert len(done.result.tiles) == 2
+
+
+def test_masks_of_0_and_255_are_refused(labelled):
+    """Also where each scene alone might be without buildings."""
+    labels = blocks(0) % 2
+    scenes = [labelled(name, labels * 255, names=NAMES[:2]) for name in "ab"]
+    model = oracle(names=NAMES[:2], levels=LEVELS[:2])
+    with pytest.raises(DataError, match=rf"a_labels.tif: holds no {NAMES[1]}, but .* are 255"):
+        evaluate(model, data_of(*scenes, names=NAMES[:2]), "test", config=CONFIG)
+    scenes.append(labelled("c", labels, names=NAMES[:2]))
+    done = evaluate(model, data_of(*scenes, names=NAMES[:2]), "test", config=CONFIG)
+    assert done.result.scores["classes"][1]["pixels"] == labels.sum()

@@ -93,6 +93,42 @@ def test_errors_come_before_work(two_colours):
     assert not output.exists()
 
 
+@pytest.mark.parametrize("kind", ["L", "P", "F"])
+def test_masks_of_0_and_255_are_refused_before_training(two_colours, kind):
+    """Nothing could be learnt of them: 255 is unlabelled, and no pixel is bright."""
+    for path in (two_colours / "masks").iterdir():
+        mask = Image.fromarray(np.asarray(Image.open(path)) * np.uint8(255))
+        if kind == "F":
+            mask.convert("F").save(path.with_suffix(".tif"))
+            path.unlink()
+            continue
+        mask = mask.convert(kind)
+        if kind == "P":
+            mask.putpalette([k // 3 for k in range(768)])
+        mask.save(path)
+    output = two_colours / "model.safetensors"
+    error = " ".join(train(two_colours, "-o", output, code=1).output.split())
+    assert "holds no bright, but" in error
+    assert '"value": 255' in error
+    assert not (two_colours / "run" / "last.ckpt").exists()
+    listed = two_colours / "classes.json"
+    listed.write_text(json.dumps([{"name": "dark", "value": 0}, {"name": "bright", "value": 255}]))
+    train(two_colours, "--epochs", 1, "--classes", listed, "-o", output)
+    assert load_model(output).spec.class_names == ("dark", "bright")
+
+
+def test_masks_of_floats_train_as_whole_numbers(two_colours):
+    options = ("--epochs", 1, "--crops-per-epoch", 4, "--overwrite", "-o", two_colours / "model.safetensors")
+    train(two_colours, *options)
+    whole = load_model(two_colours / "model.safetensors").network.state_dict()
+    for path in (two_colours / "masks").iterdir():
+        Image.open(path).convert("F").save(path.with_suffix(".tif"))
+        path.unlink()
+    train(two_colours, *options)
+    floats = load_model(two_colours / "model.safetensors").network.state_dict()
+    assert all(torch.equal(value, floats[key]) for key, value in whole.items())
+
+
 def test_classes_from_json(two_colours):
     listed = two_colours / "classes.json"
     listed.write_text(json.dumps([{"name": "dark", "colour": [1, 2, 3]}, {"name": "bright"}]))
