@@ -20,14 +20,14 @@ FLOORS = (
     {"data", "inference", "vector"},
     {"pipeline"},
     {"batch", "evaluation"},
-    {"training"},
+    {"accuracy", "training"},
     {"__init__", "cli"},
     {"__main__"},
 )
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 PACKAGES = (
-    "batch", "cli", "data", "evaluation", "inference", "models", "pipeline", "raster", "training", "vector",
-    "weights",
+    "accuracy", "batch", "cli", "data", "evaluation", "inference", "models", "pipeline", "raster", "training",
+    "vector", "weights",
 )  # fmt: skip
 # Libraries that only these packages load.
 ONLY_IN = {

@@ -15,10 +15,11 @@ if TYPE_CHECKING:
         to_geodataframe,
         vectorize,
     )
-    from rsseg_cli.vector.write import load_pyogrio
+    from rsseg_cli.vector.write import add_style, load_pyogrio
 
 __all__ = [
     "VectorResult",
+    "add_style",
     "check_output",
     "chosen_classes",
     "load_pyogrio",
@@ -29,5 +30,6 @@ __all__ = [
 
 __getattr__ = lazy_names(
     __name__,
-    dict.fromkeys(__all__, "vectorize_raster") | {"chosen_classes": "task", "load_pyogrio": "write"},
+    dict.fromkeys(__all__, "vectorize_raster")
+    | {"chosen_classes": "task", "add_style": "write", "load_pyogrio": "write"},
 )

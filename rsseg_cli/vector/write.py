@@ -257,12 +257,18 @@ def _finish_geopackage(path: Path, layer: Layer, features: int, later: Mapping[i
         index = f"rtree_{layer.name}_geom_rowid".replace('"', '""')
         if database.execute(f'SELECT count(*) FROM "{index}"').fetchone() != (features,):
             raise sqlite3.DatabaseError("its spatial index is not complete")
+    add_style(path, layer.name, make_qml(layer.names, layer.colours))
+
+
+def add_style(path: Path, layer: str, qml: str) -> None:
+    """Make a QGIS style the default of a GeoPackage's layer."""
+    with closing(sqlite3.connect(path)) as database, database:
         database.execute(STYLES_TABLE)
         database.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, "
             "styleName, styleQML, styleSLD, useAsDefault, description, owner) VALUES "
             "('', '', ?, 'geom', 'classes', ?, '', 1, 'Colours of the classes', '')",
-            (layer.name, make_qml(layer.names, layer.colours)),
+            (layer, qml),
         )
         database.execute(
             "INSERT INTO gpkg_contents (table_name, data_type, identifier, description) "
