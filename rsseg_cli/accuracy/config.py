@@ -122,3 +122,20 @@ class ChangeConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuggestConfig:
+    """How many squares to suggest, and how large."""
+
+    # fmt: off
+    number: int = option(20, "Squares.", "--number", "-n", metavar="N", minimum=1, maximum=10_000)
+    size_m: float = option(
+        0.0, "Side of a square. Default: 12 px of the map, 5 m at least.", "--size", unit="m", above=0,
+        below=1e6, unset=0.0,
+    )
+    overwrite: bool = option(False, "Replace existing outputs.")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        check_bounds(self)

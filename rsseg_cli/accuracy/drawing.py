@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rsseg_cli import files
 from rsseg_cli.accuracy.chips import check_chips, write_chips
 from rsseg_cli.accuracy.config import SampleConfig
-from rsseg_cli.accuracy.points import check_points, write_points
+from rsseg_cli.accuracy.points import check_vector_target, write_points
 from rsseg_cli.accuracy.strata import ClassMap, Progress, Strata, allocate, sample_size
 from rsseg_cli.errors import DataError
 from rsseg_cli.raster import classes
@@ -74,7 +74,7 @@ def draw_sample(
         UsageError, SceneError, DataError, OutputError: nothing was written.
     """
     config, path = config or SampleConfig(), Path(output)
-    check_points(path)
+    check_vector_target(path)
     files.check_target(path, overwrite=config.overwrite, inputs=[os.fspath(labels)])
     with ClassMap(os.fspath(labels)) as source:
         scene = None

@@ -26,7 +26,7 @@ TRUTH = "class"
 SHOWN = 8  # wrong values that a message lists
 
 
-def check_points(path: Path) -> None:
+def check_vector_target(path: Path) -> None:
     """Refuse a file whose ending names no format."""
     if path.suffix.lower() not in DRIVERS:
         raise UsageError(f"{path}: its ending names no format; needs one of {', '.join(DRIVERS)}")
@@ -59,21 +59,30 @@ def write_points(path: Path, source: ClassMap, strata: Strata, table: NDArray[np
         columns["cluster"] = cluster
     crs = source.grid.crs.to_wkt() if source.grid.crs is not None else None
     frame = geopandas.GeoDataFrame(columns, geometry=geopandas.points_from_xy(x, y), crs=crs)
+    write_vector(path, frame, class_style(source, "marker"))
+
+
+def write_vector(path: Path, frame: geopandas.GeoDataFrame, style: str) -> None:
+    """Write a file that appears whole; a GeoPackage carries a QGIS style."""
     driver = DRIVERS[path.suffix.lower()]
     try:
         with TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
             part = Path(folder) / path.name
             frame.to_file(part, driver=driver, layer=path.stem, engine="pyogrio")
             if driver == "GPKG":
-                add_style(part, path.stem, _style(source))
+                add_style(part, path.stem, style)
             files.sync(part)
             files.replace_all({part: path})
     except (RuntimeError, OSError, sqlite3.Error) as err:
         raise OutputError(f"{path}: cannot be written ({err})") from err
 
 
-def _style(source: ClassMap) -> str:
-    """Return a QGIS style: points without a class stand out, and the form has a list of classes."""
+def class_style(source: ClassMap, kind: str) -> str:
+    """Return a QGIS style: features without a class stand out, and the form has a list of classes.
+
+    Args:
+        kind: marker or fill.
+    """
     colours = classes.read_colours(source.path)
     root = ET.Element("qgis", version="3.22.0", styleCategories="Symbology|Fields|Forms")
     renderer = ET.SubElement(root, "renderer-v2", type="categorizedSymbol", attr=TRUTH)
@@ -83,8 +92,8 @@ def _style(source: ClassMap) -> str:
         ET.SubElement(
             categories, "category", value=value, type="string", symbol=str(number), label=label, render="true"
         )
-        symbol = ET.SubElement(symbols, "symbol", type="marker", name=str(number), alpha="1")
-        layer = ET.SubElement(symbol, "layer", {"class": "SimpleMarker", "enabled": "1"})
+        symbol = ET.SubElement(symbols, "symbol", type=kind, name=str(number), alpha="1")
+        layer = ET.SubElement(symbol, "layer", {"class": f"Simple{kind.title()}", "enabled": "1"})
         options = ET.SubElement(layer, "Option", type="Map")
         for key, text in {
             "name": "cross_fill" if value == "" else "circle",

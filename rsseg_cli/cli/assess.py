@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsseg_cli.accuracy import AssessConfig
+from rsseg_cli.accuracy import config as kinds
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
 from rsseg_cli.cli.progress import Bar
@@ -32,7 +32,7 @@ def assess_command(
             help="Write a report (HTML), the figures (JSON) and tables (CSV).",
         ),
     ] = None,
-    config: Annotated[AssessConfig, Options()],
+    config: Annotated[kinds.AssessConfig, Options()],
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsseg_cli.accuracy import ChangeConfig
+from rsseg_cli.accuracy import config as kinds
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
 from rsseg_cli.cli.progress import Bar
@@ -36,7 +36,7 @@ def change_command(
             metavar="FILE", help="Also write polygons of the changes: .gpkg .fgb .parquet .geojson .shp"
         ),
     ] = None,
-    config: Annotated[ChangeConfig, Options()],
+    config: Annotated[kinds.ChangeConfig, Options()],
     confidence_before: Annotated[
         str | None,
         typer.Option(metavar="C.tif", help="Confidence of the earlier map, from predict --confidence."),

@@ -31,6 +31,7 @@ COMMANDS = {  # module and name of each, in the order of the help
     "sample": "sample:sample_command",
     "assess": "assess:assess_command",
     "change": "change:change_command",
+    "suggest": "suggest:suggest_command",
     "demo": "demo:demo_command",
     "demo-scene": "demo:demo_scene",
     "train": "train:app",

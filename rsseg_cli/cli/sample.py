@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsseg_cli.accuracy import SampleConfig
+from rsseg_cli.accuracy import config as kinds
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
 from rsseg_cli.cli.progress import Bar
@@ -22,7 +22,7 @@ def sample_command(
         Path, typer.Option("--output", "-o", metavar="FILE", help="Points: .gpkg .geojson .fgb")
     ],
     *,
-    config: Annotated[SampleConfig, Options()],
+    config: Annotated[kinds.SampleConfig, Options()],
     chips: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Also write a picture of the scene around each point."),

@@ -12,7 +12,8 @@ import pytest
 from maps import NAMES, patches, write_map
 from typer.testing import CliRunner
 
-from rsseg_cli.accuracy import AssessConfig, SampleConfig, assess, draw_sample, write_assessment
+from rsseg_cli.accuracy import assess, draw_sample, write_assessment
+from rsseg_cli.accuracy.config import AssessConfig, SampleConfig
 from rsseg_cli.cli.main import app
 from rsseg_cli.errors import DataError, OutputError
 

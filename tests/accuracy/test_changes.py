@@ -10,7 +10,8 @@ import rasterio
 from maps import patches, write_map
 from rasterio.warp import Resampling, reproject
 
-from rsseg_cli.accuracy import ChangeConfig, changes, find_changes
+from rsseg_cli.accuracy import changes, find_changes
+from rsseg_cli.accuracy.config import ChangeConfig
 from rsseg_cli.errors import DataError, UsageError
 
 LAND, WATER, BUILDING = 1, 2, 0

@@ -12,7 +12,8 @@ import rasterio
 from maps import NAMES, patches, write_map
 from PIL import Image
 
-from rsseg_cli.accuracy import SampleConfig, draw_sample
+from rsseg_cli.accuracy import draw_sample
+from rsseg_cli.accuracy.config import SampleConfig
 from rsseg_cli.accuracy.strata import allocate, sample_size
 from rsseg_cli.errors import DataError, OutputError, UsageError
 
