@@ -35,6 +35,7 @@ COMMANDS = {  # module and name of each, in the order of the help
     "demo": "demo:demo_command",
     "demo-scene": "demo:demo_scene",
     "train": "train:app",
+    "adapt": "adapt:adapt_command",
     "models": "models:app",
 }
 EPILOG = "`rsseg COMMAND --help` shows a command's options with units, defaults and an example."

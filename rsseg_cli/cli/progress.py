@@ -43,9 +43,11 @@ class Bar:
         if self._bar is not None:
             self._bar.close()
 
-    def show(self, done: int, total: int) -> None:
+    def show(self, done: int, total: int, words: str = "") -> None:
         if self._bar is None:  # disable=None: no bar where stderr is no terminal
             self._bar = _tqdm(total=total, unit=self._unit, disable=True if self._hidden else None)
+        if words:
+            self._bar.set_postfix_str(words, refresh=False)
         self._bar.update(done - self._bar.n)
 
 

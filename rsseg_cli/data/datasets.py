@@ -41,6 +41,7 @@ __all__ = [
     "named",
     "open_data",
     "read_classes",
+    "read_scene_list",
     "vector_crs",
 ]
 PARTS = {"train": "training", "val": "validation", "test": "test"}

@@ -283,3 +283,38 @@ class ModelInfo:
     description: str = option("", "One line for the model card.", metavar="TEXT")
     license: str = option("", "Licence of the weights, for the card.", metavar="TEXT")
     data: str = option("", "Source and licence of the data, for the card.", "--data-note", metavar="TEXT")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptConfig:
+    """How a model is adapted to a place."""
+
+    # fmt: off
+    model: str = option(
+        "landcover", "Model to adapt: a bundled one, or a .safetensors file.", metavar="NAME|PATH"
+    )
+    label_field: str = option(
+        "", "Attribute with the class, by name or number. Default: class, class_name, label or "
+        "class_index.", metavar="FIELD",
+    )
+    new_classes: tuple[str, ...] = option(
+        (), "Classes of the labels that the model does not know.", metavar="A,B"
+    )
+    minutes: float = option(10.0, "Time to train.", above=0, below=10_000, unit="minutes")
+    steps: int = option(
+        0, "Steps to train, instead of a time.", metavar="N", minimum=1, maximum=MAX_COUNT, unset=0
+    )
+    learning_rate: float = option(
+        3e-4, "Highest learning rate; a tenth of it in the encoder.", "--lr", metavar="RATE", above=0,
+        below=1,
+    )
+    replay: bool = option(
+        True, "Also train on drawn scenes, so that the model keeps what it knows.", "--replay/--no-replay"
+    )
+    seed: int = option(0, "Seed of crops and of the labels held out.", metavar="S", minimum=0, below=2**63)
+    resume: bool = option(False, "Continue a stopped run.")
+    overwrite: bool = option(False, "Replace existing outputs.")
+    # fmt: on
+
+    def __post_init__(self) -> None:
+        check_bounds(self)

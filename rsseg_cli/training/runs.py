@@ -216,9 +216,8 @@ def save_trained(
     return saved
 
 
-def model_card(
-    spec: ModelSpec, *, history: Sequence[Mapping[str, Any]] = (), table: str = "", command: str = ""
-) -> str:
+def card_templates() -> jinja2.Environment:
+    """Return the templates of model cards, Markdown."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("rsseg_cli.training", ""),
         autoescape=False,  # Markdown; `text` escapes
@@ -233,6 +232,13 @@ def model_card(
         "code": lambda value: value.replace("```", ""),
         "score": lambda value: "absent" if _is_absent(value) else f"{value:.3f}",
     }
+    return environment
+
+
+def model_card(
+    spec: ModelSpec, *, history: Sequence[Mapping[str, Any]] = (), table: str = "", command: str = ""
+) -> str:
+    environment = card_templates()
     test, val = spec.scores.get("test"), spec.scores.get("val", {})
     absent = (
         [name for name, iou in zip(spec.class_names, test["iou"], strict=True) if _is_absent(iou)]

@@ -1,0 +1,247 @@
+"""Adapting a model: corrections, what is learnt from them, what is kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import geopandas
+import numpy as np
+import pytest
+import rasterio
+import torch
+from rasterio.transform import from_origin
+from shapely.geometry import LineString, Point, box
+from typer.testing import CliRunner
+
+from rsseg_cli.cli.main import app
+from rsseg_cli.errors import DataError, OutputError, UsageError
+from rsseg_cli.models import BicorSeg, BicorSegConfig
+from rsseg_cli.raster import Grid
+from rsseg_cli.training import adapt
+from rsseg_cli.training.config import AdaptConfig
+from rsseg_cli.training.corrections import read_corrections
+from rsseg_cli.weights import ModelSpec, load_model, save_model
+
+NAMES = ("building", "land", "vegetation")
+LEFT, TOP, SIDE = 500_000.0, 5_000_000.0, 640
+COLOURS = np.array([(200, 60, 60), (190, 170, 120), (40, 120, 40)])
+
+
+@pytest.fixture
+def grid() -> Grid:
+    return Grid(
+        crs=rasterio.CRS.from_epsg(32632), transform=from_origin(LEFT, TOP, 1, 1), width=SIDE, height=SIDE
+    )
+
+
+@pytest.fixture
+def truth() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return np.kron(rng.integers(0, 3, (10, 10)), np.ones((64, 64), int)).astype(np.uint8)
+
+
+@pytest.fixture
+def scene(tmp_path: Path, truth: np.ndarray) -> Path:
+    rng = np.random.default_rng(1)
+    pixels = (COLOURS[truth] + rng.normal(0, 12, (*truth.shape, 3))).clip(0, 255).astype(np.uint8)
+    path = tmp_path / "scene.tif"
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": SIDE, "width": SIDE}
+    with rasterio.open(
+        path, "w", crs="EPSG:32632", transform=from_origin(LEFT, TOP, 1, 1), **profile
+    ) as target:
+        target.write(pixels.transpose(2, 0, 1))
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A small network that knows nothing yet."""
+    torch.manual_seed(0)
+    sizes = {"classes": 3, "encoder": "test_efficientnet", "channels": 32, "layers": 1, "neck": "conv"}
+    network = BicorSeg(BicorSegConfig(**sizes)).eval()  # type: ignore[arg-type]
+    spec = ModelSpec(name="small", architecture="bicor-seg", network=sizes, gsd_m=1.0, gsd_range_m=(0.5, 2.0),
+                     classes=ModelSpec.for_network(classes=NAMES).classes)  # fmt: skip
+    path = tmp_path / "small.safetensors"
+    save_model(path, network, spec)
+    return path
+
+
+def patch(row: int, col: int, inset: float = 12) -> object:
+    """The inside of one of the truth's squares of 64 px."""
+    left, top = LEFT + 64 * col, TOP - 64 * row
+    return box(left + inset, top - 64 + inset, left + 64 - inset, top - inset)
+
+
+def write(path: Path, rows: list[tuple[object, object]], crs: int = 32632, field: str = "class") -> Path:
+    frame = geopandas.GeoDataFrame(
+        {field: [row[0] for row in rows]}, geometry=[row[1] for row in rows], crs=crs
+    )
+    frame.to_file(path)
+    return path
+
+
+def drawn(tmp_path: Path, truth: np.ndarray, count: int = 5) -> Path:
+    """Corrections: some squares of each class."""
+    rows = []
+    for index, name in enumerate(NAMES):
+        found = np.argwhere(truth[::64, ::64] == index)[:count]
+        rows += [(name, patch(*pair)) for pair in found]
+    return write(tmp_path / "corrections.gpkg", rows)
+
+
+def test_shapes_become_labels_where_they_were_drawn(tmp_path: Path, grid: Grid) -> None:
+    line = LineString([(LEFT + 100, TOP - 300.5), (LEFT + 200, TOP - 300.5)])
+    rows = [
+        ("building", patch(0, 0)),
+        ("Land ", line),
+        ("2", Point(LEFT + 400.5, TOP - 400.5)),
+        ("", patch(5, 5)),
+    ]
+    path = write(tmp_path / "labels.geojson", rows)
+    degrees = geopandas.read_file(path).to_crs(4326)
+    degrees.to_file(tmp_path / "degrees.gpkg")
+
+    for file in (path, tmp_path / "degrees.gpkg"):
+        labels = read_corrections(file, grid, NAMES).labels(0, 0, SIDE, SIDE, held_out=False)
+        expected = np.full((SIDE, SIDE), 255)
+        expected[12:52, 12:52] = 0
+        expected[300, 100:200], expected[400, 400] = 1, 2
+        assert (labels[expected != 255] == expected[expected != 255]).all()
+        assert np.count_nonzero(labels == 0) == 1600
+        assert 200 <= np.count_nonzero(labels == 1) <= 320
+        assert 9 <= np.count_nonzero(labels == 2) <= 21
+        assert (labels[320:384, 320:384] == 255).all()
+
+
+def test_whole_shapes_are_held_out_of_classes_with_three(tmp_path: Path, grid: Grid) -> None:
+    rows = [("building", patch(0, col)) for col in range(6)] + [("land", patch(3, col)) for col in range(2)]
+    corrections = read_corrections(write(tmp_path / "a.gpkg", rows), grid, NAMES, seed=3)
+
+    held = [item for item in corrections.items if item.held_out]
+    assert [item.index for item in held] == [0]
+    learnt, scored = (corrections.labels(0, 0, SIDE, SIDE, held_out=flag) for flag in (False, True))
+    assert np.count_nonzero(scored != 255) == 1600
+    assert not ((learnt != 255) & (scored != 255)).any()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("snow", patch(0, 0))], "snow in field 'class' is no class; needs one of building, land"),
+        ([("land", patch(0, 0)), ("building", patch(0, 0, 2))], r"overlap: features 1 \(land\) and 2"),
+        ([("land", box(0, 0, 9, 9))], "no label lies inside the scene"),
+        ([("", patch(0, 0))], "is empty throughout"),
+    ],
+)  # fmt: skip
+def test_wrong_labels_are_one_message(
+    tmp_path: Path, grid: Grid, rows: list[tuple[object, object]], message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        read_corrections(write(tmp_path / "a.gpkg", rows), grid, NAMES)
+
+
+def test_a_field_can_be_named(tmp_path: Path, grid: Grid) -> None:
+    path = write(tmp_path / "a.gpkg", [("land", patch(0, 0))], field="kind")
+
+    assert read_corrections(path, grid, NAMES, field="kind").items[0].index == 1
+    with pytest.raises(DataError, match="Pass --label-field"):
+        read_corrections(path, grid, NAMES)
+
+
+def test_a_model_learns_what_was_drawn(tmp_path: Path, scene: Path, model: Path, truth: np.ndarray) -> None:
+    labels = drawn(tmp_path, truth)
+    config = AdaptConfig(model=str(model), steps=100, learning_rate=1e-2, replay=False)
+
+    result = adapt([(scene, labels)], tmp_path / "mine.safetensors", config)
+
+    assert result.held_out == 3
+    assert result.before is not None
+    assert result.after is not None
+    assert result.after["miou"] > result.before["miou"] + 0.4
+    assert result.labelled_m2 == {name: pytest.approx(5 * 1600, rel=0.01) for name in NAMES}
+    adapted = load_model(tmp_path / "mine.safetensors")
+    assert adapted.spec.training["adapted_from"] == "small"
+    assert adapted.spec.scores["held_out"] == result.after
+    card = (tmp_path / "mine.md").read_text()
+    assert f"{result.after['iou'][0]:.3f}" in card
+    assert "100 steps" in card
+
+
+def test_what_was_not_drawn_stays_as_it_was(
+    tmp_path: Path, scene: Path, model: Path, truth: np.ndarray
+) -> None:
+    """A model that is right already keeps its map though only one class is labelled."""
+    first = AdaptConfig(model=str(model), steps=100, learning_rate=1e-2, replay=False)
+    adapt([(scene, drawn(tmp_path, truth))], tmp_path / "good.safetensors", first)
+    one = np.argwhere(truth[::64, ::64] == 0)[0]
+    labels = write(tmp_path / "one.gpkg", [("building", patch(*one))])
+    second = AdaptConfig(model=str(tmp_path / "good.safetensors"), steps=40, learning_rate=1e-3, replay=False)
+
+    result = adapt([(scene, labels)], tmp_path / "again.safetensors", second)
+
+    assert result.after is None
+    assert "no class has three labels" in result.notes[0]
+    assert result.changed_share < 0.05
+
+
+def test_new_classes_join_the_model(tmp_path: Path, scene: Path, model: Path) -> None:
+    rows = [("solar", patch(0, col)) for col in range(4)]
+    labels = write(tmp_path / "solar.gpkg", rows)
+
+    with pytest.raises(DataError, match="--new-classes"):
+        adapt([(scene, labels)], tmp_path / "a.safetensors", AdaptConfig(model=str(model), steps=1))
+    config = AdaptConfig(model=str(model), steps=2, new_classes=("solar",), replay=False)
+    adapt([(scene, labels)], tmp_path / "a.safetensors", config)
+
+    assert load_model(tmp_path / "a.safetensors").spec.class_names == (*NAMES, "solar")
+    with pytest.raises(UsageError, match="has that class already"):
+        AdaptConfig(model=str(model), new_classes=("land",)) and adapt(
+            [(scene, labels)],
+            tmp_path / "b.safetensors",
+            AdaptConfig(model=str(model), new_classes=("land",)),
+        )
+
+
+def test_a_stopped_run_keeps_its_best_and_continues(
+    tmp_path: Path, scene: Path, model: Path, truth: np.ndarray
+) -> None:
+    labels, output = drawn(tmp_path, truth), tmp_path / "mine.safetensors"
+
+    def stop(done: float, words: str) -> None:
+        if done >= 0.5:
+            raise KeyboardInterrupt
+
+    config = AdaptConfig(model=str(model), steps=8, replay=False)
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        adapt([(scene, labels)], output, config, progress=stop)
+    assert load_model(output).spec.training["steps"] == 4
+    assert "--resume continues" in stopped.value.__notes__[0]
+    with pytest.raises(OutputError, match="exists"):
+        adapt([(scene, labels)], output, config)
+
+    again = AdaptConfig(model=str(model), steps=8, replay=False, resume=True, overwrite=True)
+    result = adapt([(scene, labels)], output, again)
+    assert result.steps == 8
+    assert not output.with_name("mine.safetensors.ckpt").exists()
+
+
+def test_the_command_takes_one_scene_or_a_list(
+    tmp_path: Path, scene: Path, model: Path, truth: np.ndarray
+) -> None:
+    labels = drawn(tmp_path, truth)
+    (tmp_path / "list.csv").write_text(f"image,labels\n{scene.name},{labels.name}\n")
+    runner, common = CliRunner(), ["--model", str(model), "--steps", "2", "--no-replay", "--quiet", "--json"]
+
+    one = runner.invoke(
+        app, ["adapt", str(scene), str(labels), "-o", str(tmp_path / "a.safetensors"), *common]
+    )
+    many = runner.invoke(
+        app, ["adapt", "--scenes", str(tmp_path / "list.csv"), "-o", str(tmp_path / "b.safetensors"), *common]
+    )
+    none = runner.invoke(app, ["adapt", "-o", str(tmp_path / "c.safetensors"), *common])
+
+    assert (one.exit_code, many.exit_code, none.exit_code) == (0, 0, 2)
+    first, second = json.loads(one.stdout), json.loads(many.stdout)
+    assert first["steps"] == second["steps"] == 2
+    assert first["before"] == second["before"]
