@@ -48,6 +48,8 @@ def list_command(as_json: opt.Json = False) -> None:
         typer.echo(f"{spec.name:<{width}}  {_resolution(spec)}  {', '.join(spec.class_names)}")
     if not specs:
         typer.echo("no models are bundled; pass a model file's path to --model")
+    if registry.earlier_versions():
+        typer.echo(f"earlier versions, to repeat old runs: {', '.join(registry.earlier_versions())}")
 
 
 @app.command("show")

@@ -303,6 +303,15 @@ def test_bundled_models_are_whole(name: str) -> None:
         assert torch.isfinite(network(*given)).all()
 
 
+@pytest.mark.parametrize("name", registry.earlier_versions())
+def test_earlier_versions_stay(name: str) -> None:
+    earlier, now = load_model(name), load_model(name.partition("@")[0])
+    assert earlier.spec.class_names == now.spec.class_names
+    assert earlier.sha256() != now.sha256()
+    assert name in run("models", "list").stdout
+    assert name not in list_models()
+
+
 def run(*args: object) -> Any:
     return CliRunner().invoke(app, [str(arg) for arg in args])
 
