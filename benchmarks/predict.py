@@ -4,6 +4,7 @@
     python benchmarks/predict.py plain     a loop that reads a tile, convolves it, takes argmax, writes it
     python benchmarks/predict.py memory    peak memory at 8192 x 4096 and 8192 x 8192 px
     python benchmarks/predict.py huge      40,000 x 40,000 px
+    python benchmarks/predict.py runtimes  torch, ONNX Runtime, OpenVINO: a tile, and whole programs
 
 Every measured run is a process of its own, with the same number of threads; runs of both sides alternate, and
 medians are compared. Times are from the first call to the finished file, without imports. Memory is the
@@ -38,7 +39,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["bare", "plain", "memory", "huge", "run"])
+    parser.add_argument("what", choices=["bare", "plain", "memory", "huge", "runtimes", "run"])
     parser.add_argument("--size", type=int, default=None, help="side of the scene, px")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch, for both sides")
@@ -61,9 +62,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         arguments.folder = arguments.folder or Path(temporary)
         arguments.folder.mkdir(parents=True, exist_ok=True)
-        {"bare": compare_bare, "plain": compare_plain, "memory": compare_memory, "huge": measure_huge}[
-            arguments.what
-        ](arguments)
+        from predict_runtimes import compare_runtimes
+
+        {
+            "bare": compare_bare,
+            "plain": compare_plain,
+            "memory": compare_memory,
+            "huge": measure_huge,
+            "runtimes": compare_runtimes,
+        }[arguments.what](arguments)
 
 
 def compare_bare(arguments: argparse.Namespace) -> None:
@@ -266,6 +273,8 @@ def run_rsseg(arguments: argparse.Namespace, model: Any = None) -> dict[str, flo
         tile_size=TILE_PX,
         overlap=OVERLAP_PX,
         device=arguments.device,
+        runtime="torch",  # as the other side
+        dtype="float32",
         batch_size=arguments.batch_size or "auto",
     )
     for path in (output, Path(f"{output}.aux.xml")):

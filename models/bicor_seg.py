@@ -305,7 +305,7 @@ def pixel_weights(heat: Tensor, topk_ratio: float) -> Tensor:
     k = max(64, topk_ratio * h * w), at most h * w. Where their sum is no more than 1e-6 all pixels count.
     """
     heat = heat.flatten(2)
-    pixels = heat.shape[-1]
+    pixels = int(heat.shape[-1])  # a Python number also where the network is traced
     k = min(max(64, round(topk_ratio * pixels)), pixels)
     if k == pixels:
         kept = heat

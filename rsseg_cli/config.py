@@ -18,6 +18,7 @@ from rsseg_cli.errors import UsageError
 
 Tta = Literal["none", "flip", "d4", "scales"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Runtime = Literal["auto", "torch", "openvino", "onnxruntime"]
 VectorFormat = Literal["auto", "GPKG", "FlatGeobuf", "GeoParquet", "GeoJSON", "Shapefile"]
 VECTOR_ENDINGS = {
     ".gpkg": "GPKG",
@@ -168,7 +169,16 @@ class PredictConfig:
         "its own and at twice its size (5 times).",
     )
     device: str = option("auto", "auto, cpu, cuda, cuda:1 or mps.", metavar="NAME")
-    dtype: Dtype = option("auto", "Arithmetic; auto is bfloat16 on CUDA, float32 elsewhere.")
+    runtime: Runtime = option(
+        "auto",
+        "Library that computes the network; auto is openvino on a CPU, torch elsewhere and for networks "
+        "other than BiCoR-Seg and IDGBR lite.",
+    )
+    dtype: Dtype = option(
+        "auto",
+        "Arithmetic; auto is bfloat16 on CUDA and, by openvino, on CPUs that multiply in it (AMX, "
+        "AVX512-BF16), float32 elsewhere.",
+    )
     bands: tuple[int, ...] | None = option(
         None, "Bands of the scene in the model's order, from 1. Default: by name.", "--bidx", "-b",
         metavar="1,2,3", example="4,3,2",

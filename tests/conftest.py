@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,11 @@ from pathlib import Path
 
 import pytest
 from rasters import make_raster  # noqa: F401
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Networks that tests compile stay for the next run, apart from the user's own."""
+    os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("compiled"))
 
 
 @pytest.fixture(autouse=True)

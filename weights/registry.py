@@ -12,6 +12,7 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -56,6 +57,35 @@ class TrainedModel:
             self._sha256.clear()
             self._sha256[changes] = digest.hexdigest()
         return self._sha256[changes]
+
+
+class StoredModel(TrainedModel):
+    """A model file whose network is loaded on first use, as by `load_model`; `sha256` is the file's.
+
+    A ModelError where the file changes before.
+    """
+
+    def __init__(self, name_or_path: str | os.PathLike[str]) -> None:
+        path = model_file(name_or_path)
+        header = read_header(path)
+        bundled = MODELS.get(os.fspath(name_or_path))
+        if bundled is not None:
+            check_sha256(path, bundled)
+        known = {"path": path, "spec": _spec_of(header, path), "file_sha256": file_sha256(path)}
+        vars(self).update(known)
+
+    path: Path
+    file_sha256: str
+
+    @cached_property
+    def network(self) -> nn.Module:  # type: ignore[override]
+        model = load_model(self.path)
+        if file_sha256(self.path) != self.file_sha256:
+            raise ModelError(f"{self.path}: changed while it was read; run again")
+        return model.network
+
+    def sha256(self) -> str:
+        return self.file_sha256
 
 
 # Bundled models: the SHA-256 of NAME.safetensors in this folder. NAME@N is an earlier version, kept so that

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,8 +78,8 @@ class BandPool(Protocol):
     def workers(self) -> int:
         """Bands that run at a time."""
 
-    def arithmetic(self, config: PredictConfig) -> tuple[str, str]:
-        """Return the kind of device and the dtype with which a worker computes."""
+    def arithmetic(self, config: PredictConfig) -> Any:
+        """Return `Engine.arithmetic` of a worker."""
 
     def submit_band(self, band: Band) -> Future[BandRows]:
         """Run a band on any worker."""
@@ -102,8 +102,8 @@ class SharedPasses(passes.Passes):
         self._pool, self._task = pool, task
         self._min_rows, self._max_pending_bytes = min_rows, max_pending_bytes
 
-    def arithmetic(self, config: PredictConfig) -> tuple[str, str]:
-        """Return the workers' kind of device and dtype; `config` is that of this process."""
+    def arithmetic(self, config: PredictConfig) -> Any:
+        """Return how the workers compute; `config` is that of this process."""
         return self._pool.arithmetic(self._task.config)
 
     def map(self, job: passes.Job, rows: Pass, state: passes.PassState) -> None:

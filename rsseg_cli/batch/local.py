@@ -25,7 +25,7 @@ from rsseg_cli.batch.task import (
     with_device,
     with_overwrite,
 )
-from rsseg_cli.config import RefineConfig
+from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.errors import RssegError
 from rsseg_cli.raster import gdal
 from rsseg_cli.system import Process, cores
@@ -51,21 +51,20 @@ class SceneRunner:
 
     def load(self, task: SceneTask) -> tuple[TrainedModel, RefineConfig | None]:
         """Load a task's model and refiner, once, and keep them on its device."""
-        from rsseg_cli.inference import Engine, choose_device
         from rsseg_cli.pipeline import refinement
-        from rsseg_cli.weights import load_model
+        from rsseg_cli.weights import registry
 
-        device = choose_device(task.config.device)
         if task.model not in self._models:
-            self._models[task.model] = load_model(task.model)
-            Engine.place(self._models[task.model].network, device)
+            stored = registry.StoredModel(task.model)
+            _place(stored, task.config)
+            self._models[task.model] = stored
         model = self._models[task.model]
         if task.refine is None:
             return model, None
         key = task.model, task.refine
         if key not in self._refiners:
             loaded = self._refiners[key] = refinement.with_refiner(model.spec, task.model, task.refine)
-            Engine.place(cast("TrainedModel", loaded.refiner).network, device)
+            _place(cast("TrainedModel", loaded.refiner), task.config)
         return model, self._refiners[key]
 
     def run(self, task: SceneTask, progress: SceneProgress | None = None) -> SceneOutcome:
@@ -125,6 +124,15 @@ def _origin_of(err: Exception) -> str:
     """`ZeroDivisionError: division by zero (job.py, line 12)`."""
     place = traceback.extract_tb(err.__traceback__)[-1]
     return f"{type(err).__name__}: {err} ({Path(place.filename).name}, line {place.lineno})"
+
+
+def _place(model: TrainedModel, config: PredictConfig) -> None:
+    """Load a network, and move it to the device for all scenes unless it is compiled."""
+    from rsseg_cli.inference import Engine, choose_device
+
+    network = model.network
+    if Engine.arithmetic(config).of(Engine.architecture(model)).runtime == "torch":
+        Engine.place(network, choose_device(config.device))
 
 
 class WorkerProcess:

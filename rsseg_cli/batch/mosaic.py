@@ -198,11 +198,12 @@ def map_sheets(
         classes=_sum_classes(results),
         notes=tuple(mapped["notes"]),
         refined=results_of.Refined(**mapped["refined"]) if mapped["refined"] else None,
+        computed=mapped["computed"],
     ), results
 
 
 def _map_whole(task: SceneTask, folder: Path, run: Callable[[], PredictResult]) -> dict[str, Any]:
-    """Map the VRT unless the resumed run did so; return notes and refining counts."""
+    """Map the VRT unless the resumed run did so; return notes, refining counts, what computed it."""
     state, vrt = folder / MAPPED, Path(task.scene)
     try:
         if not task.resume:
@@ -216,7 +217,8 @@ def _map_whole(task: SceneTask, folder: Path, run: Callable[[], PredictResult]) 
     except OSError as err:
         raise OutputError(f"{folder}: cannot be written ({err})") from err
     mapped = run()
-    summary = {"notes": list(mapped.notes), "refined": asdict(mapped.refined) if mapped.refined else None}
+    refined = asdict(mapped.refined) if mapped.refined else None
+    summary = {"notes": list(mapped.notes), "refined": refined, "computed": dict(mapped.computed)}
     try:
         with files.write_atomic(state) as file:
             file.write_text(json.dumps(summary), encoding="utf-8")

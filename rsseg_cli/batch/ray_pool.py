@@ -69,7 +69,7 @@ class RayWorker:
         except RssegError as err:
             return err
 
-    def arithmetic(self, config: PredictConfig, needed: Sequence[str]) -> tuple[str, str] | RssegError:
+    def arithmetic(self, config: PredictConfig, needed: Sequence[str]) -> Any:
         from rsseg_cli.inference import Engine
 
         try:
@@ -154,9 +154,8 @@ class RayPool:
         """Map a scene on any worker; SceneError if its workers keep dying."""
         return self._tasks.submit(self._run, "scene", task, files_of(task), task.scene)
 
-    def arithmetic(self, config: PredictConfig) -> tuple[str, str]:
-        answer: tuple[str, str] = self._tasks.submit(self._run, "arithmetic", config, (), "--device").result()
-        return answer
+    def arithmetic(self, config: PredictConfig) -> Any:
+        return self._tasks.submit(self._run, "arithmetic", config, (), "--device").result()
 
     def submit_band(self, band: Band) -> Future[BandRows]:
         return self._tasks.submit(self._run, "band", band, files_of(band.task), band.task.scene)

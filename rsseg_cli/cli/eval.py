@@ -48,7 +48,7 @@ def eval_command(
             "refiner's noise.",
         ),
     ] = 0,
-    config: Annotated[PredictConfig, Options("tta tile_size overlap gsd_m device dtype")],
+    config: Annotated[PredictConfig, Options("tta tile_size overlap gsd_m device runtime dtype")],
     scoring: Annotated[
         dict[str, Any], Options("boundary_widths_px erode_px", help=SCORING_HELP, of=(PairConfig(),))
     ],

@@ -6,9 +6,10 @@ from rsseg_cli._lazy import lazy_names
 
 if TYPE_CHECKING:
     from rsseg_cli.inference import passes, tiling, windows
-    from rsseg_cli.inference.engine import Engine, Scaling, choose_device
+    from rsseg_cli.inference.engine import Engine, Scaling
     from rsseg_cli.inference.passes import Pass
     from rsseg_cli.inference.refiner import RefinerEngine
+    from rsseg_cli.inference.runtime import choose_device
 
 __all__ = [
     "Engine",
@@ -27,6 +28,6 @@ __getattr__ = lazy_names(
         "Pass": "passes",
         "RefinerEngine": "refiner",
         "Scaling": "engine",
-        "choose_device": "engine",
+        "choose_device": "runtime",
     },
 )

@@ -15,7 +15,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.errors import ModelError, UsageError
+from rsseg_cli.errors import ModelError
+from rsseg_cli.inference import runtime
+from rsseg_cli.inference.compiled import CompiledNetwork, Source
+from rsseg_cli.weights import TrainedModel
 
 STRIDE_PX = 32  # deepest stride of the encoders: heights and widths are multiples of it
 MAX_AUTO_BATCH = 32
@@ -51,35 +54,69 @@ class Scaling:
 class Engine(AbstractContextManager):
     """Run a network (B, bands, H, W) -> logits (B, classes, H, W) over tiles.
 
-    The network is in evaluation mode on the device until the engine is closed, which restores its modes,
-    device and memory format. Lower precision is by autocast: weights keep their type. `heatmaps` also gives
-    the network's last class heatmaps, by its method `explain`; `probabilities` replaces logits where one view
-    is run.
+    The network is compiled, see `runtime.choose`, or in evaluation mode on the device until the engine is
+    closed, which restores its modes, device and memory format; lower precision is then by autocast: weights
+    keep their type. `heatmaps` also gives the network's last class heatmaps, by its method `explain`;
+    `probabilities` replaces logits where one view is run; `steps` are those of a refiner.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | TrainedModel,
         *,
         classes: int,
         scaling: Scaling,
         config: PredictConfig,
         heatmaps: bool = False,
         probabilities: bool = False,
+        steps: int | None = None,
     ) -> None:
-        if heatmaps and not hasattr(network, "explain"):
-            raise ModelError(
-                f"{type(network).__name__} has no class heatmaps (no method `explain`); "
-                "leave out --heatmaps or use a BiCoR-Seg model"
-            )
-        self.device = choose_device(config.device)
-        self.dtype = choose_dtype(config.dtype, self.device)
+        source = Source.of(network)
+        arithmetic = runtime.choose(config).of(source.architecture)
+        self.device = runtime.choose_device(config.device)
+        self.dtype = getattr(torch, arithmetic.dtype)
         self.classes = classes
         self.heatmaps = heatmaps
         self.gives_logits = not (probabilities or heatmaps) and config.tta == "none"
         self._views = VIEWS[config.tta]
         self._two_scales = config.tta == "scales"
         self._layout = torch.channels_last
+        self._input_dtype = torch.float32
+        self._network: nn.Module | None = None
+        self._compiled: CompiledNetwork | None = None
+        if arithmetic.runtime == "torch":
+            self._hold(source.load())
+            if heatmaps and not hasattr(self._network, "explain"):
+                raise ModelError(
+                    f"{self._name} has no class heatmaps (no method `explain`); "
+                    "leave out --heatmaps or use a BiCoR-Seg model"
+                )
+            runtime.note_fallback(config, self._name)
+        else:
+            threads = torch.get_num_threads()
+            self._compiled = CompiledNetwork(source, arithmetic, threads=threads, steps=steps)
+            self._layout = torch.contiguous_format
+        self._factors = torch.tensor(scaling.factors, dtype=torch.float32, device=self.device).view(-1, 1, 1)
+        self._offsets = torch.tensor(scaling.offsets, dtype=torch.float32, device=self.device).view(-1, 1, 1)
+        self._limits = (
+            None
+            if scaling.limits is None
+            else torch.tensor(scaling.limits, device=self.device).view(-1, 2, 1, 1)
+        )
+        self._batch_size: int | None = None if config.batch_size == "auto" else config.batch_size
+
+    @staticmethod
+    def arithmetic(config: PredictConfig) -> runtime.Choice:
+        """Return how engines of these settings compute."""
+        return runtime.choose(config)
+
+    @staticmethod
+    def architecture(model: TrainedModel) -> str:
+        """Return what `arithmetic` must know of a model."""
+        return Source.of(model).architecture
+
+    def _hold(self, network: nn.Module) -> None:
+        """Take a network to the device, for as long as the engine is open."""
         self._modes = [(part, part.training) for part in network.modules()]
         tensors = _tensors(network)
         self._devices = {tensor.device for tensor in tensors.values()}
@@ -93,20 +130,10 @@ class Engine(AbstractContextManager):
         self._input_dtype = _input_dtype(network, self.dtype)
         if self._input_dtype != torch.float32:  # computes in its own precision
             self.dtype = torch.float32
-        self._factors = torch.tensor(scaling.factors, dtype=torch.float32, device=self.device).view(-1, 1, 1)
-        self._offsets = torch.tensor(scaling.offsets, dtype=torch.float32, device=self.device).view(-1, 1, 1)
-        self._limits = (
-            None
-            if scaling.limits is None
-            else torch.tensor(scaling.limits, device=self.device).view(-1, 2, 1, 1)
-        )
-        self._batch_size: int | None = None if config.batch_size == "auto" else config.batch_size
 
-    @staticmethod
-    def arithmetic(config: PredictConfig) -> tuple[str, str]:
-        """Return the kind of device and the dtype with which an engine of these settings computes."""
-        device = choose_device(config.device)
-        return device.type, str(choose_dtype(config.dtype, device)).removeprefix("torch.")
+    @property
+    def _name(self) -> str:
+        return type(self._network).__name__
 
     def __exit__(self, *error: object) -> None:
         self.close()
@@ -118,6 +145,8 @@ class Engine(AbstractContextManager):
             network.to(device).to(memory_format=torch.channels_last)
 
     def close(self) -> None:
+        if self._network is None:
+            return
         for part, training in self._modes:
             part.training = training
         if len(self._devices) == 1 and self._devices != {self.device}:
@@ -160,7 +189,11 @@ class Engine(AbstractContextManager):
         try:
             return self._run(tiles)[..., :height, :width]
         except (RuntimeError, MemoryError) as err:
-            if self._layout != torch.contiguous_format and "view size is not compatible" in str(err):
+            if (
+                self._network is not None
+                and self._layout != torch.contiguous_format
+                and "view size is not compatible" in str(err)
+            ):
                 self._layout = torch.contiguous_format  # a network that views its arrays row by row
                 self._network.to(memory_format=self._layout)
                 return self.run(tiles)
@@ -208,12 +241,16 @@ class Engine(AbstractContextManager):
 
     def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
         heatmaps: torch.Tensor | None = None
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            if self.heatmaps:
-                explanation = self._network.explain(pixels)  # type: ignore[operator]
-                logits, heatmaps = explanation.logits, explanation.heatmaps[-1]
-            else:
-                logits = self._network(pixels)
+        if self._compiled is not None:
+            logits, strongest = self._compiled(pixels)
+            heatmaps = strongest if self.heatmaps else None
+        else:
+            with self._autocast():
+                if self.heatmaps:
+                    explanation = self._network.explain(pixels)  # type: ignore[operator, union-attr]
+                    logits, heatmaps = explanation.logits, explanation.heatmaps[-1]
+                else:
+                    logits = self._network(pixels)  # type: ignore[misc]
         self._check(logits, pixels)
         scores = logits.float()
         if not self.gives_logits:
@@ -227,12 +264,15 @@ class Engine(AbstractContextManager):
             scores = torch.cat([scores, strength], 1)
         return scores
 
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
     def _check(self, logits: object, pixels: torch.Tensor) -> None:
         needed = (pixels.shape[0], self.classes, *pixels.shape[-2:])
         if not isinstance(logits, torch.Tensor) or tuple(logits.shape) != needed:
             given = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
             raise ModelError(
-                f"{type(self._network).__name__} gave {given} for {tuple(pixels.shape)}; "
+                f"{self._name} gave {given} for {tuple(pixels.shape)}; "
                 f"needs {needed}: (batch, {self.classes} classes, height, width)"
             )
 
@@ -258,33 +298,6 @@ class Engine(AbstractContextManager):
             torch.cuda.empty_cache()
         elif self.device.type == "mps":
             torch.mps.empty_cache()
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of that name; "auto" is the first CUDA device or else the CPU, never MPS."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as err:
-        raise UsageError(f"--device {name}: needs auto, cpu, cuda, cuda:N or mps") from err
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA devices; pass cpu or auto"
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise UsageError(f"--device {name}: this machine has no MPS device; pass cpu or auto")
-    if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"--device {name}: needs auto, cpu, cuda, cuda:N or mps")
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Return the type of that name; "auto" is bfloat16 on CUDA devices that compute in it, else float32."""
-    if name == "auto":
-        fast = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if fast else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
 
 
 def apply_view(pixels: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Tensor:

@@ -89,7 +89,9 @@ class RefinerEngine(Engine):
             scaling=scaling,
             config=run,
             probabilities=probabilities or uncertainty or samples > 1,
+            steps=config.steps or int(network.default_steps),  # type: ignore[arg-type]
         )
+        self._latents = int(network.latent_channels), int(network.latent_stride)  # type: ignore[arg-type]
         self.uncertainty, self._samples, self._config = uncertainty, samples, config
         self._order = (
             None if list(order) == list(range(len(order))) else torch.tensor(order, device=self.device)
@@ -141,8 +143,11 @@ class RefinerEngine(Engine):
 
     def _sample(self, image: torch.Tensor, coarse: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
         """Return scores (B, classes, h, w) in the network's order."""
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
-            logits = self._network(image, coarse, noise, steps=self._config.steps)
+        if self._compiled is not None:
+            (logits,) = self._compiled(image, coarse, noise)
+        else:
+            with self._autocast():
+                logits = self._network(image, coarse, noise, steps=self._config.steps)  # type: ignore[misc]
         self._check(logits, image)
         scores = logits.float()
         if not self.gives_logits:
@@ -151,8 +156,7 @@ class RefinerEngine(Engine):
 
     def _noise(self, tiles: Sequence[Window], sample: int) -> torch.Tensor:
         """Return noise by the windows' origins: float (B, latent_channels, h, w)."""
-        stride = int(self._network.latent_stride)  # type: ignore[arg-type]
-        channels = int(self._network.latent_channels)  # type: ignore[arg-type]
+        channels, stride = self._latents
         noise = [
             normal_noise(
                 (channels, window.shape[1] // stride, window.shape[2] // stride),

@@ -10,11 +10,11 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import rasterio
-import torch
 from rasterio.windows import Window
 
 from rsseg_cli import files as files_
@@ -28,8 +28,8 @@ from rsseg_cli.pipeline.workdir import WorkDir
 from rsseg_cli.raster import gdal
 from rsseg_cli.weights import TrainedModel
 
-# settings that change none; of a device the kind does, which of several it is does not
-NOT_PIXELS = {"overwrite", "readers", "checkpoint_s", "jobs", "block_rows", "device"}
+# settings that change none; `computed` has what device, runtime and dtype come to
+NOT_PIXELS = {"overwrite", "readers", "checkpoint_s", "jobs", "block_rows", "device", "runtime", "dtype"}
 LOCATIONS = {"scene", "files", "outputs", "labels", "aoi"}  # where files lie, not what is made of them
 MAX_SHOWN = 4  # differences
 RUN_TAG = "RSSEG_RUN"  # of the rasters: `run_sha256` of the run that made them
@@ -124,17 +124,15 @@ def _counted(job: Job) -> PredictResult:
 def fingerprint(
     job: Job,
     models: Sequence[TrainedModel],
-    arithmetic: tuple[str, str],
+    computed: Mapping[str, Mapping[str, str]],
     refinement: Refinement | None = None,
     labels: LabelSource | None = None,
 ) -> dict[str, Any]:
-    """Return the fingerprint of a run, in JSON types; `arithmetic` is the kind of device and the dtype."""
+    """Return the fingerprint of a run, in JSON types; `computed` tells device, runtime, dtype by model."""
     grid = job.grid
     marks: dict[str, Any] = {
         "rsseg": __version__,
-        "torch": torch.__version__,
-        "device": arithmetic[0],
-        "dtype": arithmetic[1],
+        "computed": {name: {**how, "version": version(how["runtime"])} for name, how in computed.items()},
         "scene": _file(job.info.path),
         "files": _files([*job.info.files, *([job.config.aoi] if job.config.aoi else [])]),
         "size": [grid.height, grid.width, job.network_grid.height, job.network_grid.width],

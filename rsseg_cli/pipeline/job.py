@@ -20,7 +20,6 @@ from rsseg_cli.errors import ModelError, OutputError, SceneError
 from rsseg_cli.inference import Scaling
 from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, SceneReader
 from rsseg_cli.system import physical_bytes
-from rsseg_cli.vector import check_output
 from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec
 
 GSD_TOLERANCE = 0.01  # ground resolutions closer than this are the same
@@ -106,9 +105,9 @@ def prepare(
     spec = model.spec if isinstance(model, TrainedModel) else read_spec(model)
     if spec.is_refiner:
         raise ModelError(f"model {spec.name!r} refines maps and makes none; pass it as --refiner")
-    has_heatmaps = spec.architecture == "bicor-seg"
-    if isinstance(model, TrainedModel):
-        has_heatmaps = hasattr(model.network, "explain")
+    has_heatmaps = spec.architecture == "bicor-seg" or (
+        isinstance(model, TrainedModel) and hasattr(model.network, "explain")
+    )
     if "heatmaps" in paths and not has_heatmaps:
         raise ModelError(
             f"model {spec.name!r} has no class heatmaps; leave out --heatmaps or use a BiCoR-Seg model"
@@ -119,6 +118,8 @@ def prepare(
     check_outputs(paths, inputs + ([config.aoi] if config.aoi else []), config)
     polygons = replace(vector or VectorConfig(), overwrite=config.overwrite)
     if "vector" in paths:
+        from rsseg_cli.vector import check_output  # loads scipy
+
         check_output(
             paths["vector"],
             polygons,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -44,8 +45,8 @@ class Passes:
     def __init__(self, model: TrainedModel | None = None) -> None:
         self._model = model
 
-    def arithmetic(self, config: PredictConfig) -> tuple[str, str]:
-        """Return the kind of device and the dtype with which networks run: results depend on both."""
+    def arithmetic(self, config: PredictConfig) -> Any:
+        """Return `Engine.arithmetic` where the networks run."""
         return Engine.arithmetic(config)
 
     def map(self, job: Job, rows: Pass, state: PassState) -> None:
@@ -53,7 +54,7 @@ class Passes:
         if self._model is None:
             raise ValueError("no model to map with")
         engine = Engine(
-            self._model.network,
+            self._model,
             classes=len(job.spec.classes),
             scaling=job.scaling,
             config=state.config(job.config),

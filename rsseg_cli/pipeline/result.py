@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ class PredictResult:
         paths: by kind: labels, confidence, probabilities, heatmaps, preview, vector, uncertainty.
         classes: by name, in the model's order.
         notes: what differs from what one might expect, one sentence each; logged as warnings too.
+        computed: device, runtime and dtype of each model, by its name.
     """
 
     paths: dict[str, Path]
@@ -62,9 +63,12 @@ class PredictResult:
     classes: dict[str, ClassArea]
     notes: tuple[str, ...] = ()
     refined: Refined | None = None
+    computed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        more = {} if self.refined is None else {"refined": self.refined.as_dict()}
+        more: dict[str, Any] = {} if self.refined is None else {"refined": self.refined.as_dict()}
+        if self.computed:
+            more["computed"] = {name: dict(how) for name, how in self.computed.items()}
         return {
             "paths": {kind: str(path) for kind, path in self.paths.items()},
             "seconds": round(self.seconds, 3),

@@ -12,6 +12,7 @@ from typing import Any
 
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import UsageError
+from rsseg_cli.inference import Engine
 from rsseg_cli.pipeline import refinement as refinements
 from rsseg_cli.pipeline.checkpoint import ResumablePass, RunState
 from rsseg_cli.pipeline.earlier import (
@@ -37,7 +38,7 @@ from rsseg_cli.pipeline.passes import (
 )
 from rsseg_cli.pipeline.result import PredictResult
 from rsseg_cli.system import give_back_memory
-from rsseg_cli.weights import TrainedModel, load_model
+from rsseg_cli.weights import TrainedModel, registry
 
 PathLike = str | os.PathLike[str]
 
@@ -185,26 +186,27 @@ def _run_scene(
     check_space(plan.job, coarse=plan.model is not None and plan.refinement is not None)
     model, models = None, []
     if plan.model is not None:
-        model = plan.model if isinstance(plan.model, TrainedModel) else load_model(plan.model)
+        model = plan.model if isinstance(plan.model, TrainedModel) else registry.StoredModel(plan.model)
         models.append(model)
     if plan.refinement is not None:
         models.append(plan.refinement.load())
         plan = replace(plan, refinement=replace(plan.refinement, refiner=models[-1]))
     passes = passes or Passes(model)
     arithmetic = passes.arithmetic(plan.job.config)
-    marks = fingerprint(plan.job, models, arithmetic, plan.refinement, plan.labels)
+    computed = {each.spec.name: arithmetic.of(Engine.architecture(each))._asdict() for each in models}
+    marks = fingerprint(plan.job, models, computed, plan.refinement, plan.labels)
     plan = replace(plan, job=with_run_id(plan.job, marks))
     if exist:
         result = earlier_result(plan.job, published, marks, plan.inputs)
         if result is not None:
-            return result
+            return replace(result, computed=computed)
         if not config.overwrite:
             prepare(config)  # says what is in the way
     height, interval_s = plan.job.grid.height, config.checkpoint_s
     with RunState(paths, marks, height, resume=resume, interval_s=interval_s) as run:
         result = _run_passes(plan, passes, run, progress, start)
     give_back_memory()
-    return result
+    return replace(result, computed=computed)
 
 
 def _run_passes(

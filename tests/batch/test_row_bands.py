@@ -189,7 +189,9 @@ def test_the_run_of_a_map_names_the_arithmetic_of_the_workers(make_raster, model
 
     class Gpus(Threads):
         def arithmetic(self, config):
-            return "cuda", "bfloat16"
+            choice = Engine.arithmetic(config)
+            gpu = choice.other._replace(device="cuda", dtype="bfloat16")
+            return choice._replace(compiled=gpu, other=gpu)
 
     scene, runs = make_raster(shape=(130, 100)), {}
     for pool in (Threads(2), Gpus(2)):

@@ -25,7 +25,8 @@ from typer.testing import CliRunner
 from rsseg_cli import __version__
 from rsseg_cli.cli.main import app
 
-MODEL_OPTIONS = ("--model", MODEL)
+ARITHMETIC = ("--runtime", "torch", "--dtype", "float32")  # with which the expectations were made
+MODEL_OPTIONS = ("--model", MODEL, *ARITHMETIC)
 SMALL_TILES = ("--tile-size", "256", "--overlap", "64")
 REFINE = ("--refine", "--refiner", REFINER)
 LAYERS = ("confidence", "probabilities", "heatmaps")

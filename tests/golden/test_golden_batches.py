@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+from golden_files import MODEL
 from program import (
     MODEL_OPTIONS,
     REFINE,
@@ -58,6 +59,19 @@ def test_resumed_with_all_outputs(plain, scenes, folder):
         np.testing.assert_array_equal(pixels(folder / f"{name}.tif"), pixels(mapped / f"{name}.tif"))
     found, expected = (polygon_facts(polygons(place / "map.gpkg")) for place in (folder, mapped))
     assert found == expected
+
+
+@pytest.mark.slow
+def test_resumed_by_the_default_runtime(scenes, folder):
+    """The same pixels from a compiled network; another precision starts over."""
+    arguments = ("predict", scenes.part, "--model", MODEL, *SMALL_TILES, "-o", "map.tif")
+    run(*arguments[:-1], "whole.tif")
+    kill_in_the_middle(arguments, folder)
+    other = run(*arguments, "--resume", "--runtime", "torch").stderr
+    assert "runtime was openvino, is torch" in other
+    kill_in_the_middle([*arguments, "--overwrite"], folder)
+    assert "starting over" not in run(*arguments, "--resume", "--overwrite").stderr
+    np.testing.assert_array_equal(labels(folder / "map.tif"), labels(folder / "whole.tif"))
 
 
 def kill_in_the_middle(arguments: Sequence[object], folder: Path) -> None:

@@ -12,6 +12,7 @@ import rasterio
 from drawn_scenes import GSD_M
 from golden_files import MODEL, REFINER
 from program import (
+    ARITHMETIC,
     LAYERS,
     MODEL_OPTIONS,
     REFINE,
@@ -162,7 +163,7 @@ def test_an_area_of_interest(golden, scenes, folder):
 
 def test_refine_alone(golden, scenes, part_map, folder):
     """`rsseg refine` changes a band around boundaries, and is what `predict --refine` does."""
-    options = ("--refiner", REFINER, "--tile-size", "256", "--json")
+    options = ("--refiner", REFINER, "--tile-size", "256", *ARITHMETIC, "--json")
     answer = run("refine", scenes.part, part_map, "-o", "refined.tif", *options)
     refined = labels(folder / "refined.tif")
     golden.check_labels("refined_alone", refined)
@@ -173,8 +174,30 @@ def test_refine_alone(golden, scenes, part_map, folder):
 
 @pytest.mark.slow
 def test_uncertainty(golden, scenes, part_map, folder):
-    run("refine", scenes.part, part_map, "-o", "r.tif", "--refiner", REFINER, "--uncertainty", "unsure.tif")
+    options = ("--refiner", REFINER, *ARITHMETIC, "--uncertainty", "unsure.tif")
+    run("refine", scenes.part, part_map, "-o", "r.tif", *options)
     golden.check_samples("uncertainty", pixels(folder / "unsure.tif"))
+
+
+@pytest.mark.parametrize(
+    ("options", "share"),
+    [((), 0.99), (("--runtime", "openvino", "--dtype", "float32"), 0.9999)],
+    ids=["default", "float32"],
+)
+def test_compiled_networks_give_the_maps_of_torch(scenes, part_map, folder, options, share):
+    """The stored maps are torch's in float32; the default is bfloat16 where the processor has it."""
+    model = ("--model", MODEL, *SMALL_TILES, *options)
+    told = json.loads(run("predict", scenes.part, *model, "-o", "map.tif", "--json").stdout)
+    how = told["computed"][load_model(MODEL).spec.name]
+    assert how["runtime"] == "openvino"
+    limit = share if how["dtype"] == "bfloat16" else 0.9999
+    assert (labels(folder / "map.tif") == labels(part_map)).mean() >= limit
+    refined = []
+    for name, arithmetic in (("default", options), ("torch", ARITHMETIC)):
+        refiner = ("--refiner", REFINER, "--tile-size", "256", *arithmetic)
+        run("refine", scenes.part, part_map, "-o", f"{name}.tif", *refiner)
+        refined.append(labels(folder / f"{name}.tif"))
+    assert (refined[0] == refined[1]).mean() >= limit
 
 
 def test_library(golden, scenes, part_map, folder):
@@ -183,7 +206,7 @@ def test_library(golden, scenes, part_map, folder):
     assert isinstance(trained, TrainedModel)
     again = save_model(folder / "again.safetensors", trained.network, trained.spec)
     assert load_model(again).spec == trained.spec
-    config = PredictConfig(tile_size=256, overlap=64)
+    config = PredictConfig(tile_size=256, overlap=64, runtime="torch", dtype="float32")
     for name, model in (("loaded", trained), ("saved", again)):
         result = predict(scenes.part, folder / f"{name}.tif", model=model, config=config)
         np.testing.assert_array_equal(labels(result.paths["labels"]), labels(part_map))
@@ -191,9 +214,8 @@ def test_library(golden, scenes, part_map, folder):
     result = predict(
         scenes.part, folder / "r.tif", model=MODEL, config=config, refine=RefineConfig(refiner=str(REFINER))
     )
-    alone = refine(
-        scenes.part, part_map, folder / "alone.tif", config=RefineConfig(refiner=str(REFINER)), tile_size=256
-    )
+    refining = RefineConfig(refiner=str(REFINER))
+    alone = refine(scenes.part, part_map, folder / "alone.tif", config=refining, run=config)
     assert result.refined is not None
     equal = labels(folder / "r.tif") == labels(folder / "alone.tif")
     assert equal.mean() > 0.999
@@ -227,7 +249,7 @@ def test_score(golden, scenes, part_map, folder):
 
 def test_eval(golden, scenes, folder):
     data = labelled(scenes, folder)
-    answer = run("eval", "--model", MODEL, "--data", data, *SMALL_TILES, "--json", "--report", "report")
+    answer = run("eval", *MODEL_OPTIONS, "--data", data, *SMALL_TILES, "--json", "--report", "report")
     golden.check_json("eval", masked(json.loads(answer.stdout), folder))
     golden.check_json("eval_report", masked(report_facts(folder / "report"), folder))
     golden.check_text("messages/eval", without_changing(answer.stderr, folder))
@@ -237,9 +259,9 @@ def test_eval(golden, scenes, folder):
 def test_eval_against_the_refined_maps(golden, scenes, folder):
     data = labelled(scenes, folder)
     options = (*SMALL_TILES, "--refine", "--refiner", REFINER)
-    answer = run("eval", "--model", MODEL, "--data", data, *options, "--json")
+    answer = run("eval", *MODEL_OPTIONS, "--data", data, *options, "--json")
     golden.check_json("eval_refined", masked(json.loads(answer.stdout), folder))
-    text = told(run("eval", "--model", MODEL, "--data", data, *options), folder)
+    text = told(run("eval", *MODEL_OPTIONS, "--data", data, *options), folder)
     golden.check_text("messages/eval_refined", text)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -83,6 +84,25 @@ def test_replacing_the_file_leaves_a_loaded_model_alone(tmp_path: Path) -> None:
     before = {name: tensor.clone() for name, tensor in model.network.state_dict().items()}
     path.write_bytes(bytes(path.stat().st_size))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.network.state_dict().items())
+
+
+def test_a_stored_model_is_loaded_on_first_use(model_path: Path) -> None:
+    stored = registry.StoredModel(model_path)
+    assert stored.spec == spec()
+    assert stored.sha256() == hashlib.sha256(model_path.read_bytes()).hexdigest()
+    assert "network" not in vars(stored)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(stored.network(image), load_model(model_path).network(image))
+    assert stored.network is stored.network
+
+
+def test_a_stored_model_whose_file_changes_is_refused(tmp_path: Path, model_path: Path) -> None:
+    stored = registry.StoredModel(model_path)
+    other = BicorSeg(CONFIG)
+    save_model(model_path, other, spec(), overwrite=True)
+    with pytest.raises(ModelError, match="changed while it was read"):
+        _ = stored.network
 
 
 def test_matrices_are_halved_and_vectors_kept(model_path: Path) -> None:
