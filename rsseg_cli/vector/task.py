@@ -182,8 +182,8 @@ def chosen_classes(
 
 def target_crs(own: str, asked: str, where: str) -> str:
     """Return the WKT of the polygons' CRS."""
-    from pyproj import CRS
-    from pyproj.exceptions import CRSError
+    from pyproj import CRS, Transformer
+    from pyproj.exceptions import CRSError, ProjError
 
     if not asked:
         return own
@@ -193,4 +193,13 @@ def target_crs(own: str, asked: str, where: str) -> str:
         wanted = CRS.from_user_input(asked)
     except CRSError as err:
         raise UsageError(f"--dst-crs {asked}: is no CRS that PROJ knows; write it as EPSG:4326") from err
-    return own if wanted == CRS.from_wkt(own) else wanted.to_wkt()
+    try:
+        given = CRS.from_wkt(own)
+        Transformer.from_crs(given, wanted, always_xy=True)
+    except (CRSError, ProjError) as err:
+        name = own.partition('"')[2].partition('"')[0]
+        raise UsageError(
+            f"{where}: its CRS {name!r:.80} cannot be transformed to {asked}. Georeference the scene, or "
+            "write polygons in its own CRS: a GeoPackage (.gpkg) without --dst-crs"
+        ) from err
+    return own if wanted == given else wanted.to_wkt()
