@@ -46,6 +46,7 @@ def check_report_folder(folder: str | os.PathLike[str], *, overwrite: bool = Fal
     if not path.absolute().parent.is_dir():
         raise OutputError(f"{path}: its folder {path.parent} does not exist")
     for name in (PAGE, SCORES):
+        files.check_regular(path / name)
         if (path / name).exists() and not overwrite:
             raise OutputError(f"{path / name}: exists already; pass --overwrite to replace it")
 

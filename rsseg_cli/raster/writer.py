@@ -182,7 +182,7 @@ class RasterWriter(AbstractContextManager):
 
     def publish(self) -> None:
         """Give the finished file its name, and remove what belonged to the file that it replaces."""
-        replace_all(self.renames(), self.leftovers())
+        replace_all(self.renames())
         self.discard()
 
     def renames(self) -> dict[Path, Path]:
@@ -191,11 +191,6 @@ class RasterWriter(AbstractContextManager):
             raise ValueError(f"{self.path}: not finished")
         names = {"aux.xml": Path(f"{self.path}.aux.xml")} if self.meta.category_names else {}
         return {self._temporary(ending): path for ending, path in (names | {"tif": self.path}).items()}
-
-    def leftovers(self) -> list[Path]:
-        """Return files of an earlier raster of this name that would be read with the new one."""
-        endings = (".ovr", ".msk") if self.meta.category_names else (".ovr", ".msk", ".aux.xml")
-        return [Path(f"{self.path}{ending}") for ending in endings]
 
     def discard(self) -> None:
         self._parts.close()
