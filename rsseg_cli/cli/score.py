@@ -57,7 +57,7 @@ def score_command(
         score = score_pair(predicted, truth, config, progress=bar.show)
     if report is not None:
         page = _write_report(report, predicted, truth, config, score, overwrite)
-        typer.echo(f"rsseg: report: {page}", err=True)
+        opt.say(f"rsseg: report: {page}")
     scores = score.result.scores
     if as_json:
         opt.echo_json(scores)
