@@ -39,6 +39,10 @@ def max_open_files() -> int:
     return MAX_FILES if soft == resource.RLIM_INFINITY else soft
 
 
+def file_limit_advice() -> str:
+    return f"This process may have {max_open_files()} files open; allow more: ulimit -n {MAX_FILES}"
+
+
 def allow_open_files() -> None:
     """Raise the limit of open files to MAX_FILES, or as far as the system lets it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

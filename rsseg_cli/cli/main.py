@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 from rsseg_cli._version import __version__
 from rsseg_cli.cli.options import say
 from rsseg_cli.errors import RssegError, one_line, redact
-from rsseg_cli.system import allow_open_files
+from rsseg_cli.system import allow_open_files, file_limit_advice
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -87,7 +87,8 @@ class _Group(TyperGroup):
         except OSError as err:  # a path or a disk that fails where no check foresaw it
             if err.errno == errno.EPIPE:  # the reader of stdout has left, which Typer ends quietly
                 raise
-            raise _exit(str(err), err) from err
+            advice = f". {file_limit_advice()}" if err.errno == errno.EMFILE else ""
+            raise _exit(f"{err}{advice}", err) from err
         except KeyboardInterrupt as err:
             say(f"rsseg: {_with_notes('interrupted', err)}")
             raise typer.Exit(INTERRUPTED) from err

@@ -19,7 +19,7 @@ from rasterio.env import get_gdal_config, set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsseg_cli.errors import RssegError, SceneError, redact
-from rsseg_cli.system import max_open_files
+from rsseg_cli.system import file_limit_advice, max_open_files
 
 CACHE_MIB = 24  # GDAL's own default is 5 % of RAM; readers ask for what a row of tiles needs
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://", "az://", "ftp://")
@@ -97,7 +97,7 @@ def errors(kind: type[RssegError], where: str, advice: str = "") -> Iterator[Non
     except (RasterioError, CPLE_BaseError, OSError, UnicodeError) as err:  # names may be no UTF-8
         cause = redact(str(err.__cause__ or err)).strip().rstrip(".").removeprefix(f"{redact(where)}: ")
         if TOO_MANY_FILES in cause:
-            advice = f"This process may have {max_open_files()} files open; allow more: ulimit -n 4096"
+            advice = file_limit_advice()
         raise kind(f"{redact(where)}: {cause}.{' ' if advice else ''}{advice}") from err
 
 
