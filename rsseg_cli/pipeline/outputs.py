@@ -20,7 +20,6 @@ from rsseg_cli.pipeline.journal import Checkpoint
 from rsseg_cli.pipeline.result import AreaCounter, PredictResult
 from rsseg_cli.pipeline.view import HoleMask, Picture
 from rsseg_cli.raster import RasterWriter, vrt
-from rsseg_cli.vector import prepare
 
 ROWS = "map"  # the pass that writes the outputs' rows
 
@@ -92,6 +91,8 @@ class Target:
 
     def _polygons(self, files: dict[Path, Path]) -> dict[Path, Path]:
         """Write the polygons of the finished map; `files` are its rasters' temporary ones, by name."""
+        from rsseg_cli.vector import prepare  # loads scipy
+
         job, paths = self._job, self._job.paths
         polygons = prepare(
             files[paths["labels"]],

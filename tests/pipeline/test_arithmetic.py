@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, load_model, save_model
 
 torch.set_num_threads(1)
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = {"tile_size": 64, "overlap": 16, "device": "cpu"}
 
 
@@ -89,3 +93,27 @@ def test_who_resumes_keeps_to_it(
     assert "computed small runtime was openvino, is torch" in caplog.text
     for ending in (".tif", "_c.tif"):
         np.testing.assert_array_equal(read(tmp_path / f"same{ending}"), read(tmp_path / f"whole{ending}"))
+
+
+HEAVY = {"lightning", "torchgeo", "diffusers", "timm", "torchvision", "geopandas", "pandas", "scipy", "ray"}
+
+
+def test_a_prediction_loads_what_it_needs(scene: Path, model: Path, tmp_path: Path) -> None:
+    """The second time: the first one builds the network to compile it."""
+    predict(scene, tmp_path / "first.tif", model=model, **SMALL)
+    code = (
+        "import sys; from rsseg_cli import predict\n"
+        f"predict({str(scene)!r}, 'second.tif', model={str(model)!r}, **{SMALL!r})\n"
+        "print(*{name.split('.')[0] for name in sys.modules})"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert not HEAVY & set(done.stdout.split())
+    assert "openvino" in done.stdout.split()
