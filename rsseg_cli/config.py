@@ -186,6 +186,16 @@ class PredictConfig:
     nodata: float | None = option(
         None, "Value of pixels without data, in addition to the scene's own mask.", metavar="VALUE"
     )
+    alpha: Literal["auto", "mask", "data"] = option(
+        "auto",
+        "What a band called alpha is; auto takes it as data if it has many values, as near-infrared has.",
+    )
+    stretch: tuple[float, ...] | Literal["auto", "batch"] = option(
+        "auto",
+        "Values that become black and white, for all bands or a pair for each. Default: the 2nd and 98th "
+        "percentile of each band of more than 8 bits; batch takes them over all scenes.",
+        metavar="LOW,HIGH|batch", example="0,3000",
+    )
     gsd_m: float | None = option(
         None,
         "Ground resolution that the network sees, metres a pixel. Default: the model's, where the scene's "
@@ -219,8 +229,29 @@ class PredictConfig:
             and self.bbox[1] < self.bbox[3]
         ):
             raise UsageError(f"--bbox {self.bbox}: needs left < right and bottom < top, in the scene's CRS")
+        if not isinstance(self.stretch, str) and (
+            not self.stretch
+            or len(self.stretch) % 2
+            or not all(map(math.isfinite, self.stretch))
+            or any(low >= high for low, high in self._stretch_pairs())
+        ):
+            shown = ",".join(f"{value:g}" for value in self.stretch)
+            raise UsageError(
+                f"--stretch {shown}: needs LOW,HIGH with LOW < HIGH, or such a pair for each band"
+            )
         if self.readers < 1:
             raise UsageError(f"readers {self.readers}: needs 1 or more")
+
+    def _stretch_pairs(self) -> list[tuple[float, float]]:
+        values = () if isinstance(self.stretch, str) else self.stretch
+        return list(zip(values[::2], values[1::2], strict=True))
+
+    def stretch_ranges(self, bands: int) -> list[tuple[float, float]]:
+        """Return the given range of each band, [] if none was given."""
+        pairs = self._stretch_pairs()
+        if len(pairs) not in (0, 1, bands):
+            raise UsageError(f"--stretch: {len(pairs)} pairs for {bands} bands; needs one pair, or {bands}")
+        return pairs * bands if len(pairs) == 1 else pairs
 
     def _to_plain(self) -> None:
         """Turn lists, arrays and their numbers into Python's own: callers pass results of numpy, rasterio."""
@@ -230,6 +261,9 @@ class PredictConfig:
             "nodata": None if self.nodata is None else float(self.nodata),
             "gsd_m": None if self.gsd_m is None else float(self.gsd_m),
             "aoi": None if self.aoi is None else Path(self.aoi),
+            "stretch": self.stretch
+            if isinstance(self.stretch, str)
+            else tuple(float(value) for value in self.stretch),
             "creation_options": {str(key): str(value) for key, value in self.creation_options.items()},
         }
         for name, value in plain.items():

@@ -121,9 +121,11 @@ class _Item:
             return _pairs(self.flag, value) if get_origin(part) is Mapping else tuple(value)
         if not isinstance(value, str) or part in (str, Path):
             return value
+        if others and value in get_args(others[0]):
+            return value
         if get_origin(part) is tuple:
             return self._listed(value, get_args(part)[0])
-        if others and value not in get_args(others[0]):
+        if others:
             if not value.isdecimal():
                 words = " or ".join(get_args(others[0]))
                 raise UsageError(f"{self.flag} {value}: needs a whole number or {words}")

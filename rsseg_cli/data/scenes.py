@@ -195,7 +195,7 @@ def stretch_ranges(
         return None
     if spec.scaling == "unit":
         return info.type_ranges(bands)
-    return info.percentile_ranges(bands)
+    return info.stretch_ranges(bands)
 
 
 def to_uint8(pixels: NDArray[np.generic], ranges: list[tuple[float, float]] | None) -> NDArray[np.uint8]:

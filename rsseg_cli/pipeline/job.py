@@ -23,7 +23,7 @@ from rsseg_cli.system import physical_bytes
 from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec
 
 GSD_TOLERANCE = 0.01  # ground resolutions closer than this are the same
-HOLE_SHARE = 0.005  # of pixels of one extreme value, from which they may be unmarked holes
+MAX_GSD_FACTOR = 3.0  # between a scene's ground resolution and the model's, beyond which it is warned of
 OVERVIEWS = 4 / 3  # of the full resolution, with all its overviews
 MAX_SHRINK = {"NONE": 1.0, "DEFLATE": 1032.0}  # https://zlib.net/zlib_tech.html
 # Compressed bytes a pixel and band, of land cover of drawn and real scenes.
@@ -71,13 +71,9 @@ class Job:
 
     def note_unmarked_holes(self) -> None:
         """Warn where a scene has much of pure black or white and no nodata value."""
-        value, share = self.info.unmarked_holes(self.bands, self.grid)
-        if share > HOLE_SHARE:
-            colour = "white" if value else "black"
-            self.warn(
-                f"{self.info.name}: {share:.1%} of the pixels are pure {colour} ({value}) and the file names "
-                f"no nodata value; pass --nodata {value} if they are holes"
-            )
+        note = self.info.unmarked_holes(self.bands, self.grid)
+        if note and not any(known.startswith(f"{note};") for known in self.notes):
+            self.warn(note)
 
     @property
     def layers(self) -> dict[str, slice]:
@@ -112,7 +108,7 @@ def prepare(
         raise ModelError(
             f"model {spec.name!r} has no class heatmaps; leave out --heatmaps or use a BiCoR-Seg model"
         )
-    info = SceneInfo.of(scene, config.nodata)
+    info = SceneInfo.of(scene, config.nodata, config.alpha)
     inputs: list[str | Path] = [scene, *info.files]
     inputs += [] if isinstance(model, TrainedModel) else [Path(model)]
     check_outputs(paths, inputs + ([config.aoi] if config.aoi else []), config)
@@ -141,13 +137,14 @@ def prepare(
         network_grid=seen,
         area=Area.read(config.aoi, grid) if config.aoi is not None else None,
         spec=spec,
-        scaling=scaling_of(info, bands, spec, notes),
+        scaling=scaling_of(info, bands, spec, config, notes),
         config=config,
         paths=paths,
         notes=[],
         vector=polygons,
     )
     _check_memory(job)
+    job.notes.extend(info.notes + (job.area.notes if job.area is not None else []))
     job.warn(*notes)
     return job
 
@@ -210,6 +207,8 @@ def network_grid(
         low, high = spec.gsd_range_m
     if all(low <= side <= high for side in gsd_m):
         return grid
+    if asked_gsd_m is None:
+        _note_unknown_gsd(gsd_m, (low, high), scene, notes)
     width = max(1, round(grid.width * gsd_m[0] / target))
     height = max(1, round(grid.height * gsd_m[1] / target))
     shown = f"{scene}: ground resolution {gsd_m[0]:.3g} x {gsd_m[1]:.3g} m"
@@ -220,12 +219,32 @@ def network_grid(
     return grid.scaled(width=width, height=height)
 
 
-def scaling_of(info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec, notes: list[str]) -> Scaling:
+def _note_unknown_gsd(
+    gsd_m: tuple[float, float], known_m: tuple[float, float], scene: str, notes: list[str]
+) -> None:
+    side, (low, high) = float(np.sqrt(gsd_m[0] * gsd_m[1])), known_m
+    if side > high * MAX_GSD_FACTOR or side < low / MAX_GSD_FACTOR:
+        factor = side / high if side > high else low / side
+        coarser = "coarser" if side > high else "finer"
+        notes.append(
+            f"{scene}: {side:.3g} m a pixel, {factor:.3g} times {coarser} than the {low:.3g} to {high:.3g} m "
+            "that the model was trained for; it does not know such imagery, so expect a poor map. Take "
+            "another model, or choose the resolution that it sees by --gsd"
+        )
+
+
+def scaling_of(
+    info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec, config: PredictConfig, notes: list[str]
+) -> Scaling:
     """Return the multiplication and addition a band that make pixel values the network's input."""
-    ranges = info.type_ranges(bands)
-    stretched = spec.scaling == "stretch" and any(info.dtypes[band - 1] != "uint8" for band in bands)
+    ranges = config.stretch_ranges(len(bands))
+    several = any(info.dtypes[band - 1] != "uint8" for band in bands)
+    stretched = bool(ranges) or (spec.scaling == "stretch" and several)
+    if not stretched:
+        ranges = info.type_ranges(bands)
+    elif not ranges:
+        ranges = info.stretch_ranges(bands)
     if stretched:
-        ranges = info.percentile_ranges(bands)
         shown = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in ranges)
         dtype = info.dtypes[bands[0] - 1]
         notes.append(f"{info.name}: {dtype} values are stretched to 0 to 1, band by band from {shown}")

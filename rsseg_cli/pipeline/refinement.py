@@ -95,8 +95,9 @@ def prepare_for_job(job: Job, model: Model, config: RefineConfig) -> tuple[Job, 
     order = _match(job.spec, spec).order
     bands, notes, window = _bands_of(job, spec), list[str](), (0, 0, job.grid.height, job.grid.width)
     grids = find_grids(job.info, bands, job.grid, window, spec, config.gsd_m, job.info.name, notes)
-    scaling = scaling_of(job.info, bands, spec, notes)
+    scaling = scaling_of(job.info, bands, spec, job.config, notes)
     refinement = _refinement(refiner, grids, bands, scaling, order, config, job.config, job.paths)
+    job.notes.extend(note for note in job.info.notes if note not in job.notes)
     job.warn(*(note for note in notes if note not in job.notes))
     tags = {"RSSEG_REFINER": spec.name, "RSSEG_REFINE_SETTINGS": json.dumps(refinement.settings)}
     return replace(job, more_tags=tags), refinement
@@ -126,7 +127,7 @@ def prepare(
     names = classes.read_names(labels)
     match = classes.match(map_info.name, names, spec.name, spec.class_names)
     notes = [match.note] if match.note else []
-    info = SceneInfo.of(scene, run.nodata)
+    info = SceneInfo.of(scene, run.nodata, run.alpha)
     inputs: list[str | Path] = [scene, labels, *info.files, *map_info.files]
     inputs += [] if isinstance(refiner, TrainedModel) else [Path(refiner)]
     check_outputs(paths, inputs, run)
@@ -134,7 +135,7 @@ def prepare(
     grid = map_info.grid
     window = (0, 0, grid.height, grid.width) if run.bbox is None else grid.window_of_bbox(run.bbox)
     grids = find_grids(info, bands, grid, window, spec, config.gsd_m, map_info.name, notes)
-    scaling = scaling_of(info, bands, spec, notes)
+    scaling = scaling_of(info, bands, spec, run, notes)
     refinement = _refinement(refiner, grids, bands, scaling, match.order, config, run, paths)
     colours = classes.read_colours(labels) if names else {}
     tags = {
@@ -158,6 +159,7 @@ def prepare(
         vector=VectorConfig(),
         more_tags=tags,
     )
+    job.notes.extend(info.notes + map_info.notes)
     job.warn(*notes)
     return job, refinement, LabelSource(info=map_info, bands=(band,), table=match.table, window=window)
 
@@ -345,7 +347,7 @@ def _warp(info: SceneInfo, grid: Grid) -> tuple[SceneInfo, MemoryFile]:
     with (
         gdal.env(info.path),
         gdal.errors(SceneError, where),
-        gdal.open_raster(info.path) as dataset,
+        info.open() as dataset,
         WarpedVRT(dataset, resampling=Resampling.bilinear, **options) as warped,
     ):
         copy(warped, memory.name, driver="VRT")

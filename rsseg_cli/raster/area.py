@@ -28,6 +28,7 @@ class Area:
         from shapely import STRtree
 
         self.name = name
+        self.notes: list[str] = []  # warnings that decide about pixels
         self._polygons = list(polygons)
         self._tree = STRtree(self._polygons)
 
@@ -41,8 +42,9 @@ class Area:
         shapes = cls.read_polygons(path)
         if grid.crs is None and shapes.crs is not None:
             raise UsageError(f"--aoi {path}: has a CRS, the scene has none; needs both or neither")
+        note = ""
         if shapes.crs is None and grid.crs is not None:
-            logger.warning("--aoi %s has no CRS; taken to be in the scene's", path)
+            note = f"--aoi {path}: has no CRS; taken to be in the scene's"
         elif grid.crs is not None:
             try:
                 shapes = shapes.to_crs(ProjCRS.from_wkt(grid.crs.to_wkt()))
@@ -50,6 +52,9 @@ class Area:
                 raise UsageError(f"--aoi {path}: cannot be reprojected to the scene's CRS ({err})") from err
         area = cls([shape if shape.is_valid else make_valid(shape) for shape in shapes], f"--aoi {path}")
         area.window(grid)
+        if note:
+            area.notes.append(note)
+            logger.warning("%s", note)
         return area
 
     @staticmethod

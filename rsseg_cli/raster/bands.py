@@ -1,27 +1,25 @@
-"""Which bands of a scene a model sees: by name, by colour interpretation, or by position."""
+"""Which bands of a scene a model sees: by name, wavelength or colour interpretation, or by position."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rasterio.windows import Window
 
 from rsseg_cli.errors import SceneError, UsageError
 from rsseg_cli.raster import gdal
+from rsseg_cli.raster.band_names import colour_of, sensor_names
 
 if TYPE_CHECKING:
     from rsseg_cli.raster.info import SceneInfo
 
-logger = logging.getLogger(__name__)
-ALPHA_SHARE = 0.1  # of values between empty and full; with more, a band called alpha is data
-PROBE_PX = 64
-SYNONYMS = {
-    "near infrared": "nir", "near-infrared": "nir", "nearinfrared": "nir", "near_infrared": "nir",
-    "infrared": "nir", "gray": "grey", "panchromatic": "pan",
-}  # fmt: skip
+MIN_DATA_SHARE = 0.2  # of the values above 0, those below the largest; with more, an alpha band is data
+MIN_DATA_VALUES = 8  # different ones of these
+PROBES = 8  # windows along each side that an alpha band is judged by
+PROBE_PX = 48
+SMALL_PX = 1 << 20
 
 
 def select_bands(
@@ -29,29 +27,19 @@ def select_bands(
 ) -> tuple[int, ...]:
     """Return 1-based bands of the scene in the order of the model's.
 
-    By `bidx`; else each by its description or colour interpretation; else, if the model wants red, green,
-    blue (and nir), the first bands that are not alpha; else all, if there are as many as the model wants.
-    GDAL calls the last of four bytes alpha by default: given by `bidx`, or needed and with values between
-    empty and full, it is data and marks no pixels.
+    By `bidx`; else each by its name or wavelength, by its sensor's number, or by its colour interpretation;
+    else, with a warning, the first bands that are not alpha if the model wants red, green, blue (and nir), or
+    all bands if there are as many as it wants.
     """
     if bidx is not None:
         chosen = _check_bidx(info, tuple(wanted), tuple(bidx))
     else:
-        chosen = (
-            _bands_by_name(info, wanted)
-            or _bands_by_position(info, tuple(name.lower() for name in wanted))
-            or _all_bands(info, wanted)
-        )
+        chosen = _bands_by_name(info, wanted) or _bands_by_position(info, tuple(wanted))
     kinds = {info.colour_interpretations[band - 1] for band in chosen}
     if not chosen or ("palette" in kinds and len(wanted) > 1):
         bands = f"{info.count} band{'s' if info.count > 1 else ''} ({_describe_bands(info)})"
         needs = f"model {model!r} needs" if model else "needed are"
-        advice = "Pass --bidx or another model."
-        if "palette" in info.colour_interpretations:
-            advice = "Expand its palette first: gdal_translate -expand rgb."
-        elif "alpha" in info.colour_interpretations and info.count == len(wanted):
-            every = ",".join(map(str, range(1, info.count + 1)))
-            advice = f"Its alpha band marks pixels without data; if it is data pass --bidx {every}."
+        advice = _advice(info, wanted)
         raise SceneError(f"{info.name}: {bands}, {needs} {len(wanted)} ({', '.join(wanted)}). {advice}")
     dtypes = {info.dtypes[band - 1] for band in chosen}
     if any(dtype.startswith("complex") for dtype in dtypes):
@@ -59,6 +47,23 @@ def select_bands(
             f"{info.name}: complex numbers ({', '.join(sorted(dtypes))}); needs integers or floats."
         )
     return chosen
+
+
+def _advice(info: SceneInfo, wanted: Sequence[str]) -> str:
+    if "palette" in info.colour_interpretations:
+        return "Expand its palette first: gdal_translate -expand rgb."
+    if "alpha" in info.colour_interpretations and info.count == len(wanted):
+        every = ",".join(map(str, range(1, info.count + 1)))
+        return f"Its alpha band marks pixels without data; if it is data pass --bidx {every}."
+    if info.count < len(wanted) and gdal.is_description(info.path):
+        return "Pass another model; or the file itself, whose parts are joined by their names."
+    if info.count < len(wanted):
+        files = " ".join(f"{name.upper()}.tif" for name in wanted)
+        return (
+            "Pass another model; or, if each band has a file of its own, join them first: "
+            f"gdalbuildvrt -separate scene.vrt {files}"
+        )
+    return "Pass --bidx or another model."
 
 
 def _describe_bands(info: SceneInfo) -> str:
@@ -75,55 +80,78 @@ def _check_bidx(info: SceneInfo, wanted: tuple[str, ...], bidx: tuple[int, ...])
     if not all(1 <= band <= info.count for band in bidx):
         raise UsageError(f"--bidx {shown}: {info.name} has bands 1 to {info.count}")
     for band in sorted(set(bidx) - set(info.colour_bands)):
-        logger.warning("%s: band %d is alpha; taken as data, as --bidx %s says", info.name, band, shown)
+        info.warn(f"{info.name}: band {band} is alpha; taken as data, as --bidx {shown} says")
     return bidx
 
 
 def _bands_by_name(info: SceneInfo, wanted: Sequence[str]) -> tuple[int, ...]:
-    chosen = []
-    for name in map(_plain, wanted):
-        bands = [b for b in info.colour_bands if _plain(info.descriptions[b - 1] or "") == name]
-        bands += [b for b in info.colour_bands if _plain(info.colour_interpretations[b - 1]) == name]
-        if not bands:
-            return ()
-        chosen.append(bands[0])
-    return tuple(chosen)
+    """Return the bands by what the file says of them; () if it does not say where one of them is."""
+    colours = [name.colour for name in info.band_names]
+    numbered, guess = sensor_names(info.descriptions)
+    kinds = [colour_of(kind) for kind in info.colour_interpretations]
+    for names in (colours, numbered, [name or kind for name, kind in zip(colours, kinds, strict=True)]):
+        chosen = tuple(_band_called(info, names, name) for name in wanted)
+        if all(chosen) and len(set(chosen)) == len(chosen):
+            if names is numbered and guess:
+                shown = ", ".join(str(info.descriptions[band - 1]) for band in chosen)
+                info.warn(
+                    f"{info.name}: bands {shown} are taken as {', '.join(wanted)}, as {guess} numbers them; "
+                    "pass --bidx if they are others"
+                )
+            return chosen
+    return ()
 
 
-def _plain(name: str) -> str:
-    name = name.strip().lower()
-    return SYNONYMS.get(name, name)
+def _band_called(info: SceneInfo, names: Sequence[str], wanted: str) -> int:
+    """Return the band of that name, else of that colour, best one first; 0 for none."""
+    colour = colour_of(wanted)
+
+    def rank(band: int) -> tuple[bool, bool, float, int]:
+        name, text = info.band_names[band - 1], info.descriptions[band - 1] or ""
+        return text.strip().casefold() != wanted.strip().casefold(), not name.exact, name.offset_nm, band
+
+    called = [band for band in info.colour_bands if not rank(band)[0]]
+    coloured = [band for band in info.colour_bands if colour and names[band - 1] == colour]
+    return min(called + coloured, key=rank, default=0)
 
 
 def _bands_by_position(info: SceneInfo, wanted: tuple[str, ...]) -> tuple[int, ...]:
     colours = info.colour_bands
-    rgb_like = wanted in (("red", "green", "blue"), ("red", "green", "blue", "nir"))
+    rgb_like = [colour_of(name) for name in wanted] in (
+        ["red", "green", "blue"],
+        ["red", "green", "blue", "nir"],
+    )
     enough = len(colours) >= len(wanted) if rgb_like else len(colours) == len(wanted)
     if not enough or "palette" in info.colour_interpretations:
         return ()
     chosen = colours[: len(wanted)]
-    logger.info("%s: bands %s taken as %s", info.name, ", ".join(map(str, chosen)), ", ".join(wanted))
+    if len(wanted) > 1:
+        called = [text for text in info.descriptions if text]
+        says = f"calls its bands {', '.join(called[:8])}" if called else "does not name its bands"
+        numbers = ", ".join(map(str, chosen))
+        info.warn(
+            f"{info.name}: {says}; bands {numbers} are taken as {', '.join(wanted)}; pass --bidx if they are "
+            "others"
+        )
     return chosen
 
 
-def _all_bands(info: SceneInfo, wanted: Sequence[str]) -> tuple[int, ...]:
-    """Return all bands if there are as many as wanted and the one called alpha holds data."""
-    if info.count != len(wanted) or info.colour_interpretations.count("alpha") != 1:
-        return ()
-    alpha = info.colour_interpretations.index("alpha") + 1
-    if not _holds_data(info, alpha):
-        return ()
-    logger.warning("%s: band %d is called alpha; taken as %s", info.name, alpha, wanted[alpha - 1])
-    return tuple(range(1, info.count + 1))
-
-
-def _holds_data(info: SceneInfo, band: int) -> bool:
-    """Whether a tenth of the values in some windows lie between 0 and the largest."""
-    grid, parts = info.grid, []
-    with gdal.reading(info.path) as dataset:
-        for part in (0.25, 0.5, 0.75):
-            row, col = int(grid.height * part), int(grid.width * part)
-            window = Window(col, row, min(PROBE_PX, grid.width - col), min(PROBE_PX, grid.height - row))
-            parts.append(dataset.read(band, window=window).ravel())
-    values = np.concatenate(parts)
-    return bool(np.mean((values > 0) & (values < values.max())) > ALPHA_SHARE)
+def holds_data(dataset: Any, band: int) -> int:
+    """Return how many different values a band called alpha has between 0 and its largest; 0 for a mask."""
+    height, width = dataset.height, dataset.width
+    if dataset.overviews(band) or height * width <= SMALL_PX:
+        shrink = max(1, max(height, width) / 1024)
+        values = dataset.read(band, out_shape=(max(1, int(height / shrink)), max(1, int(width / shrink))))
+    else:
+        rows = np.linspace(0, max(0, height - PROBE_PX), PROBES).astype(int)
+        cols = np.linspace(0, max(0, width - PROBE_PX), PROBES).astype(int)
+        windows = [
+            Window(col, row, min(PROBE_PX, width), min(PROBE_PX, height)) for row in rows for col in cols
+        ]
+        values = np.concatenate([dataset.read(band, window=window).ravel() for window in windows])
+    some = values[values > 0]
+    if not some.size:
+        return 0
+    between = some[some < some.max()]
+    count = len(np.unique(between))
+    return count if count >= MIN_DATA_VALUES and between.size > MIN_DATA_SHARE * some.size else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import threading
 import time
 import warnings
@@ -102,9 +103,11 @@ def errors(kind: type[RssegError], where: str, advice: str = "") -> Iterator[Non
 
 
 @contextmanager
-def reading(path: str | Path, kind: type[RssegError] = SceneError, advice: str = "") -> Iterator[Any]:
+def reading(
+    path: str | Path, kind: type[RssegError] = SceneError, advice: str = "", where: str = ""
+) -> Iterator[Any]:
     """Open a raster to read from it; errors until it is closed become `kind`."""
-    with env(str(path)), errors(kind, display_name(path), advice), open_raster(path) as dataset:
+    with env(str(path)), errors(kind, where or display_name(path), advice), open_raster(path) as dataset:
         yield dataset
 
 
@@ -135,12 +138,15 @@ def _forget_answers(path: str | Path) -> None:
         rasterio.open(path, sharing=False).close()
 
 
-def tags(dataset: Any, namespace: str | None = None) -> dict[str, str]:
-    """Return a raster's tags; none if one of them is not UTF-8 (rasterio then returns none either)."""
+def tags(dataset: Any, namespace: str | None = None, band: int = 0) -> dict[str, str]:
+    """Return the tags of a raster or a band; none if one is not UTF-8 (rasterio then returns none either)."""
     try:
-        return {key: str(value) for key, value in dataset.tags(ns=namespace).items()}
+        pairs = [(key, str(value)) for key, value in dataset.tags(band, ns=namespace).items()]
     except UnicodeDecodeError:
         return {}
+    # rasterio splits "eo:common_name=red" at the colon
+    split = [f"{key}:{value}".partition("=") for key, value in pairs if key == "eo" and "=" in value]
+    return dict(pairs) | {key: value for key, _, value in split}
 
 
 def is_remote(path: str) -> bool:
@@ -150,6 +156,12 @@ def is_remote(path: str) -> bool:
 
 def display_name(path: str | Path) -> str:
     return redact(str(path))
+
+
+def is_description(path: str) -> bool:
+    """Whether a path is the text of a VRT, or names a part of a file, as NETCDF:"a.nc":red does."""
+    named = re.match(r"[A-Za-z0-9_]{2,}:(?!//)", path) is not None and not os.path.lexists(path)
+    return path.startswith("<VRTDataset") or named
 
 
 def first_layer(path: str | Path) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from affine import Affine
@@ -16,13 +17,18 @@ from rasterio.enums import MaskFlags
 from rasterio.errors import RasterioError
 
 from rsseg_cli.errors import SceneError
-from rsseg_cli.raster import gdal
-from rsseg_cli.raster.bands import select_bands
+from rsseg_cli.raster import gdal, parts
+from rsseg_cli.raster.band_names import BandName, name_of, stac_names
+from rsseg_cli.raster.bands import holds_data, select_bands
 from rsseg_cli.raster.grid import Grid
 
 logger = logging.getLogger(__name__)
 MAX_FILES = 100_000  # of a mosaic that outputs are checked against
 MAX_SIDE_PX = 2**24  # of a scene: 8,400 km at 0.5 m
+MAX_NAMED_BANDS = 1000
+MTIME_TOLERANCE_S = 2.0  # of an overview file older than its scene
+Alpha = Literal["auto", "mask", "data"]
+Range = tuple[float, float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +37,12 @@ class SceneInfo:
 
     Attributes:
         nodata: the value for all bands, the user's (`nodata_given`: it holds besides masks) or the file's.
+        colour_interpretations: GDAL's names; "undefined" for a band called alpha that holds data.
         has_mask: some pixels may be without data (alpha, mask band, .msk, nodata).
+        overviews: factors of those that may be read.
         files: what the raster is read from: itself, its sidecars, the sources of a VRT.
+        title: its name where `path` is not what the user gave.
+        notes: warnings so far that decide about pixels.
     """
 
     path: str
@@ -48,10 +58,25 @@ class SceneInfo:
     block_shape: tuple[int, int]
     overviews: tuple[int, ...]
     files: tuple[str, ...] = ()
+    band_names: tuple[BandName, ...] = ()
+    title: str = ""
+    notes: list[str] = field(default_factory=list, compare=False)
 
     @property
     def name(self) -> str:
-        return gdal.display_name(self.path)
+        return gdal.display_name(self.title or self.path)
+
+    def warn(self, note: str) -> None:
+        """Log a warning and keep it in `notes`, once."""
+        if note not in self.notes:
+            self.notes.append(note)
+            logger.warning("%s", note)
+
+    def open(self, overview: int | None = None) -> Any:
+        """Open the raster, or one of its overviews, without those that must not be read."""
+        if overview is None and self.overviews:
+            return gdal.open_raster(self.path)
+        return gdal.open_raster(self.path, overview_level="NONE" if overview is None else overview)
 
     @property
     def colour_bands(self) -> tuple[int, ...]:
@@ -59,39 +84,54 @@ class SceneInfo:
         return tuple(band for band, kind in enumerate(self.colour_interpretations, 1) if kind != "alpha")
 
     @classmethod
-    def of(cls, path: str | Path, nodata: float | None = None) -> SceneInfo:
-        """Inspect anything that GDAL opens, without reading pixels; `nodata` replaces the file's own."""
-        name = gdal.display_name(path)
+    def of(cls, path: str | Path, nodata: float | None = None, alpha: Alpha = "auto") -> SceneInfo:
+        """Inspect anything that GDAL opens; pixels are read only of a band called alpha.
+
+        Args:
+            nodata: replaces the file's own.
+            alpha: what a band called alpha is; "auto" takes it as data if it has many values between 0 and
+                its largest, as the near-infrared that GDAL takes for the alpha band of four bytes.
+        """
+        title = str(path)
+        name = gdal.display_name(title)
         advice = "Give a raster that GDAL can read (gdalinfo shows whether it can)."
-        if gdal.is_remote(str(path)):
+        if gdal.is_remote(title):
             advice = "Check the address and who may read it, or try again later."
-        with gdal.reading(path, advice=advice) as dataset:
+        path = parts.raster_of(title)
+        with gdal.reading(path, advice=advice, where=name) as dataset:
             if dataset.count == 0:
-                parts = ", ".join(gdal.display_name(part) for part in dataset.subdatasets[:4])
-                raise SceneError(
-                    f"{name}: holds no bands itself. {f'Pass one of its parts: {parts}' if parts else advice}"
-                )
+                return replace(cls.of(parts.join(dataset, name, advice), nodata, alpha), title=title)
+            notes: list[str] = []
             kinds = tuple(kind.name for kind in dataset.colorinterp)
+            kinds = tuple(_kind_of(dataset, name, b, kind, alpha, notes) for b, kind in enumerate(kinds, 1))
             flags = [
                 mask for mask, kind in zip(dataset.mask_flag_enums, kinds, strict=True) if kind != "alpha"
             ]
-            return cls(
-                path=str(path),
-                grid=_grid_of(dataset, name),
+            masks = [mask for mask in flags if MaskFlags.alpha not in mask]
+            descriptions = _descriptions(dataset)
+            files = tuple(_files_of(dataset))
+            info = cls(
+                path=path,
+                grid=_grid_of(dataset, name, notes),
                 count=dataset.count,
                 dtypes=tuple(dataset.dtypes),
                 nodata=dataset.nodata if nodata is None else nodata,
                 band_nodata=tuple(dataset.nodatavals) if nodata is None else (nodata,) * dataset.count,
                 nodata_given=nodata is not None,
                 colour_interpretations=kinds,
-                descriptions=_descriptions(dataset),
+                descriptions=descriptions,
                 has_mask=nodata is not None
                 or "alpha" in kinds
-                or any(MaskFlags.all_valid not in mask for mask in flags),
+                or any(MaskFlags.all_valid not in mask for mask in masks),
                 block_shape=dataset.block_shapes[0],
-                overviews=tuple(dataset.overviews(1)),
-                files=tuple(_files_of(dataset)),
+                overviews=_usable_overviews(dataset, name, files, notes),
+                files=files,
+                band_names=_band_names(dataset, descriptions),
+                title=title if title != path else "",
             )
+        for note in notes:
+            info.warn(note)
+        return info
 
     def select_bands(
         self, wanted: Sequence[str], bidx: Sequence[int] | None = None, model: str = ""
@@ -99,19 +139,27 @@ class SceneInfo:
         """See `bands.select_bands`."""
         return select_bands(self, wanted, bidx, model)
 
-    def percentile_ranges(self, bands: Sequence[int]) -> list[tuple[float, float]]:
-        """See `Sample.percentile_ranges`."""
-        from rsseg_cli.raster.sample import Sample
+    def stretch_ranges(self, bands: Sequence[int]) -> list[Range]:
+        """See `sample.stretch_ranges`."""
+        from rsseg_cli.raster.sample import stretch_ranges
 
-        return Sample.read(self, bands).percentile_ranges()
+        return stretch_ranges(self, bands)
 
-    def unmarked_holes(self, bands: Sequence[int], grid: Grid) -> tuple[int, float]:
-        """See `sample.unmarked_holes`."""
-        from rsseg_cli.raster.sample import unmarked_holes
+    @staticmethod
+    def common_ranges(paths: Sequence[str], wanted: Sequence[str], *options: Any) -> list[Range]:
+        """See `sample.common_ranges`."""
+        from rsseg_cli.raster.sample import common_ranges
 
-        return unmarked_holes(self, bands, grid)
+        return common_ranges(paths, wanted, *options)
 
-    def type_ranges(self, bands: Sequence[int]) -> list[tuple[float, float]]:
+    def unmarked_holes(self, bands: Sequence[int], grid: Grid) -> str:
+        """Say what may be holes of an 8 or 16 bit scene that marks none; "" for nothing."""
+        from rsseg_cli.raster.sample import describe_fill, unmarked_holes
+
+        fill = unmarked_holes(self, bands, grid)
+        return f"{self.name}: {describe_fill(self, fill)}" if fill is not None else ""
+
+    def type_ranges(self, bands: Sequence[int]) -> list[Range]:
         """Return what becomes 0 and 1 without stretching: all of an integer type, floats as they are."""
         kinds = [np.dtype(self.dtypes[band - 1]) for band in bands]
         return [(0.0, float(np.iinfo(kind).max)) if kind.kind in "iu" else (0.0, 1.0) for kind in kinds]
@@ -136,7 +184,66 @@ def _descriptions(dataset: Any) -> tuple[str | None, ...]:
         return (None,) * int(dataset.count)
 
 
-def _grid_of(dataset: Any, name: str) -> Grid:
+def _kind_of(dataset: Any, name: str, band: int, kind: str, alpha: Alpha, notes: list[str]) -> str:
+    """Return a band's colour interpretation, "undefined" for a band that is called alpha but holds data."""
+    if kind != "alpha" or alpha == "mask":
+        return kind
+    if alpha == "data":
+        return "undefined"
+    values = holds_data(dataset, band)
+    if not values:
+        return kind
+    notes.append(
+        f"{name}: band {band} is called alpha but has {values} different values between 0 and its largest; "
+        "taken as data, not as a mask; pass --alpha mask if it marks pixels without data"
+    )
+    return "undefined"
+
+
+def _band_names(dataset: Any, descriptions: Sequence[str | None]) -> tuple[BandName, ...]:
+    if dataset.count > MAX_NAMED_BANDS:
+        return (BandName(),) * int(dataset.count)
+    names = stac_names(gdal.tags(dataset).get("eo:bands", ""), dataset.count)
+    found = []
+    for band, description in enumerate(descriptions, 1):
+        tags = gdal.tags(dataset, band=band) | gdal.tags(dataset, "IMAGERY", band)
+        named = name_of(description or "", tags)
+        found.append(named if named.colour or not names else name_of(names[band - 1], tags))
+    return tuple(found)
+
+
+def _usable_overviews(dataset: Any, name: str, files: Sequence[str], notes: list[str]) -> tuple[int, ...]:
+    """Return the factors of overviews; () for those of an older picture, or without the scene's mask."""
+    overviews = tuple(dataset.overviews(1))
+    if not overviews:
+        return ()
+    for file in files:
+        scene = file.removesuffix(".ovr")
+        with suppress(OSError):
+            if file != scene and os.stat(scene).st_mtime - os.stat(file).st_mtime > MTIME_TOLERANCE_S:
+                notes.append(
+                    f"{name}: {file} is older than {scene}, so its overviews may show another picture; they "
+                    "are not read. Delete it, or make it again with gdaladdo -ro"
+                )
+                return ()
+    flags = dataset.mask_flag_enums[0]
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags and not _mask_has_overviews(dataset):
+        return ()
+    return overviews
+
+
+def _mask_has_overviews(dataset: Any) -> bool:
+    """Whether a mask's holes, if it has any, show in the coarsest overview; GDAL says so of none."""
+    coarsest = len(dataset.overviews(1)) - 1
+    for level in (coarsest, "NONE"):
+        with gdal.open_raster(dataset.name, overview_level=level) as opened:
+            shape = min(opened.height, 512), min(opened.width, 512)
+            if (opened.read_masks(1, out_shape=shape) == 0).any():
+                return level == coarsest
+    return True
+
+
+def _grid_of(dataset: Any, name: str, notes: list[str]) -> Grid:
     crs, transform = dataset.crs or None, dataset.transform
     if max(dataset.width, dataset.height) > MAX_SIDE_PX:
         raise SceneError(
@@ -153,10 +260,9 @@ def _grid_of(dataset: Any, name: str) -> Grid:
         gcps, _ = dataset.gcps
         rpcs = bool(gdal.tags(dataset, "RPC"))
         if crs is not None or gcps or rpcs:
-            logger.warning(
-                "%s: has only %s; the map is left without georeferencing (gdalwarp the scene first)",
-                name,
-                "ground control points" if gcps else "RPCs" if rpcs else "a CRS but no transform",
+            has = "ground control points" if gcps else "RPCs" if rpcs else "a CRS but no transform"
+            notes.append(
+                f"{name}: has only {has}; the map is left without georeferencing (gdalwarp the scene first)"
             )
         return replace(grid, crs=None)
     return grid

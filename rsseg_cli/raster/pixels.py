@@ -55,11 +55,14 @@ def axis_weights(
 def resample(array: Array, valid: Mask, down: csr_matrix, across: csr_matrix) -> tuple[Array, Mask]:
     """Return weighted means of the valid pixels, and where half of a pixel's weight is valid.
 
-    Arrays are (bands, rows, cols), masks (rows, cols); integers are rounded.
+    Arrays are (bands, rows, cols), masks too or (rows, cols); integers are rounded.
     """
     wide = array.dtype.itemsize > 2 and array.dtype != np.float32
     work: type[np.floating] = np.float64 if wide else np.float32
     down, across = down.astype(work), across.astype(work)
+    if valid.ndim == 3:
+        parts = [resample(plane[None], mask, down, across) for plane, mask in zip(array, valid, strict=True)]
+        return np.concatenate([mean for mean, _ in parts]), np.stack([mask for _, mask in parts])
     complete = bool(valid.all())
     shares = None if complete else _weigh(valid.astype(work), down, across)
     means = np.empty((len(array), down.shape[0], across.shape[0]), array.dtype)
@@ -80,15 +83,15 @@ def _weigh(plane: NDArray[np.floating], down: csr_matrix, across: csr_matrix) ->
 
 
 def differs_from(array: Array, nodata: tuple[float | None, ...]) -> Mask | None:
-    """Return (rows, cols), False where every band has its nodata value; None where that cannot occur."""
-    empty: Mask | None = None
-    for values, value in zip(array, nodata, strict=True):
-        stored = _as_stored(value, array.dtype)
-        if stored is None:
-            return None
-        here = values == stored
-        empty = here if empty is None else empty & here
-    return None if empty is None else ~empty
+    """Return (bands, rows, cols), False where a band has its nodata value; None where none can occur."""
+    stored = [_as_stored(value, array.dtype) for value in nodata]
+    if all(value is None for value in stored):
+        return None
+    planes = [
+        np.ones(values.shape, np.bool_) if value is None else values != value
+        for values, value in zip(array, stored, strict=True)
+    ]
+    return np.stack(planes)
 
 
 def _as_stored(value: float | None, dtype: np.dtype[Any]) -> np.generic | None:

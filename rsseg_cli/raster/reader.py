@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, reduce
 from typing import Any, Self
 
 import numpy as np
@@ -47,6 +47,7 @@ class SceneReader:
         max_source_px: source pixels x bands that one resampled window may read at a time.
         on_read: called with row, col, pixels and mask of each window that was read, in its thread.
         on_source: called with row, col and mask of each window as stored, where no overview is read.
+        by_band: masks are (bands, height, width): a band's nodata value or NaN leaves out that band alone.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class SceneReader:
         max_source_px: int = 32 << 20,
         on_read: Callable[[int, int, Array, Mask], object] | None = None,
         on_source: Callable[[int, int, Mask], object] | None = None,
+        by_band: bool = False,
     ) -> None:
         self.info = info
         self.bands = tuple(bands)
@@ -66,7 +68,7 @@ class SceneReader:
         self.dtype = np.result_type(*(info.dtypes[band - 1] for band in self.bands))
         self._nodata_given = info.nodata_given or nodata is not None
         self._nodata = tuple(info.band_nodata[band - 1] if nodata is None else nodata for band in self.bands)
-        self._region, self._max_source_px = region_mask, max_source_px
+        self._region, self._max_source_px, self._by_band = region_mask, max_source_px, by_band
         self._on_read, self._on_source = on_read, on_source
         self._alpha_is_data = any(info.colour_interpretations[band - 1] == "alpha" for band in self.bands)
         self._scale, self._offset = _scale_and_offset(info.grid, self.grid)
@@ -133,9 +135,8 @@ class SceneReader:
         owner = self._local if gdal.is_remote(self.info.path) else self
         handle = getattr(owner, "handle", None)
         if handle is None:
-            level: dict[str, Any] = {} if self._level is None else {"overview_level": self._level}
             with gdal.env(self.info.path, self._cache_mib), gdal.errors(SceneError, self.info.name):
-                handle = gdal.open_raster(self.info.path, **level)
+                handle = self.info.open(self._level)
             with self._lock:
                 self._handles.append(handle)
             owner.handle = handle
@@ -166,12 +167,18 @@ class SceneReader:
                 raise
 
         array, valid = gdal.retrying(path, attempt, SceneError)
-        by_value = None
+        masks = [] if valid is None else [valid]
         if valid is None or self._nodata_given:
             by_value = differs_from(array, self._nodata)
-        finite = np.isfinite(array).all(0) if array.dtype.kind == "f" else None
-        masks = [mask for mask in (valid, by_value, finite) if mask is not None]
-        whole = np.logical_and.reduce(masks) if masks else _all_valid(height, width)
+            masks += [] if by_value is None else [by_value if self._by_band else by_value.any(0)]
+        if array.dtype.kind == "f":
+            finite = np.isfinite(array)
+            masks.append(finite if self._by_band else finite.all(0))
+        whole = _all_valid(height, width)
+        if self._by_band:
+            whole = np.broadcast_to(whole, array.shape)
+        if masks:
+            whole = reduce(np.logical_and, masks, whole)
         if self._on_source is not None and self._level is None:
             self._on_source(row, col, whole)
         return array, whole

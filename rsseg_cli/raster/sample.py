@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 
+from rsseg_cli.errors import SceneError
 from rsseg_cli.raster.grid import Grid
-from rsseg_cli.raster.info import SceneInfo
+from rsseg_cli.raster.info import Alpha, Range, SceneInfo
 from rsseg_cli.raster.pixels import Array, Mask
 from rsseg_cli.raster.reader import SceneReader, coarse_grid
 
@@ -18,14 +20,25 @@ PERCENTILES = (2.0, 98.0)
 SIZE_PX = 1024  # longest side of the overview that is sampled
 WHOLE_PX = 64 << 20  # of larger scenes without overviews some rows are read
 ROW_BANDS = 32
+HOLE_SHARE = 0.005  # of pixels of one extreme value, from which they may be unmarked holes
+MAX_COMMON_PIXELS = 8 << 20  # of all scenes that share a stretch
+MAX_FILLS = 3  # different ones in a scene
+FILLS = (-99999.0, -32768.0, -32767.0, -9999.0)  # that programs write
+MIN_FILL = 1e20  # of numbers that no sensor gives
+GAP = 0.25  # between a fill value and the darkest pixel, of the range of the others
+
+
+class Fill(NamedTuple):
+    """A value that may mark holes, and the share of the pixels that have it in all bands."""
+
+    value: float
+    share: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Pixels (bands, n) of an overview of a scene, and which of them are valid (n,)."""
+    """Pixels (bands, n) of an overview of a scene, and which of them are valid (bands, n)."""
 
-    info: SceneInfo
-    bands: tuple[int, ...]
     pixels: Array
     valid: Mask
 
@@ -36,49 +49,165 @@ class Sample:
         bands: Sequence[int],
         grid: Grid | None = None,
         *,
+        nodata: float | None = None,
         whole_px: int = WHOLE_PX,
         row_bands: int = ROW_BANDS,
     ) -> Self:
         """Read an overview of SIZE_PX of the scene or a window of its grid.
 
-        Of more than `whole_px` px without overviews only `row_bands` bands of rows are read, each
-        one block high.
+        Of more than `whole_px` px without overviews only `row_bands` bands of rows are read, each one block
+        high. `nodata` is a value of pixels without data beside what the scene marks.
         """
         grid = grid or info.grid
         coarse = coarse_grid(grid, SIZE_PX)
         rows = [(0, coarse.height)]
         if not info.overviews and grid.height * grid.width > whole_px:
             rows = _sample_rows(info.block_shape[0] * coarse.height / grid.height, coarse.height, row_bands)
-        with SceneReader(info, bands, coarse) as reader:
+        with SceneReader(info, bands, coarse, nodata, by_band=True) as reader:
             parts = [reader.read(row, 0, height, coarse.width) for row, height in rows]
-        return cls(
-            info=info,
-            bands=tuple(bands),
-            pixels=np.concatenate([pixels.reshape(len(bands), -1) for pixels, _ in parts], 1),
-            valid=np.concatenate([valid.ravel() for _, valid in parts]),
-        )
+        pixels = np.concatenate([pixels.reshape(len(bands), -1) for pixels, _ in parts], 1)
+        valid = np.concatenate([valid.reshape(len(bands), -1) for _, valid in parts], 1)
+        return cls(pixels=pixels, valid=valid & np.isfinite(pixels))  # means of huge values may not be
 
-    def percentile_ranges(self) -> list[tuple[float, float]]:
+    def percentile_ranges(self) -> list[Range]:
         """Return the 2nd and 98th percentile of each band's valid pixels, the second larger."""
         ranges = []
-        for values in self.pixels[:, self.valid]:
-            low, high = np.percentile(values, PERCENTILES) if values.size else (0.0, 1.0)
+        for values, valid in zip(self.pixels, self.valid, strict=True):
+            low, high = np.percentile(values[valid], PERCENTILES) if valid.any() else (0.0, 1.0)
             ranges.append((float(low), float(high) if high > low else float(low) + 1))
         return ranges
 
+    def without(self, value: float) -> Sample:
+        """Return the sample with pixels of a value marked as without data, band by band."""
+        return Sample(pixels=self.pixels, valid=self.valid & ~_equals(self.pixels, value))
 
-def unmarked_holes(info: SceneInfo, bands: Sequence[int], grid: Grid) -> tuple[int, float]:
-    """Return 0 or the type's largest value, whichever more pixels have in all bands, and its share.
+    def fills(self) -> list[Fill]:
+        """Find extreme values that many pixels have in all bands, as holes do without a mark."""
+        fills: list[Fill] = []
+        sample = self
+        while len(fills) < MAX_FILLS and (fill := sample._fill()) is not None:
+            fills.append(fill)
+            sample = sample.without(fill.value)
+        return fills
 
-    Only of scenes of 8 or 16 bits that mark no holes; else (0, 0.0).
-    """
-    dtypes = {info.dtypes[band - 1] for band in bands}
-    if info.has_mask or not dtypes <= {"uint8", "uint16"}:
-        return 0, 0.0
-    pixels = Sample.read(info, bands, grid, whole_px=4 << 20, row_bands=8).pixels
-    extremes = 0, 2 ** (8 * pixels.itemsize) - 1
-    shares = [float((pixels == value).all(0).mean()) for value in extremes]
-    return extremes[shares[1] > shares[0]], max(shares)
+    def _fill(self) -> Fill | None:
+        known = self.pixels[:, self.valid.all(0)]
+        if not known.size:
+            return None
+        for value in (known.min(), known.max(), known.dtype.type(0)):
+            number = _as_written(value)
+            flat = _equals(known, number).all(0)
+            share = float(flat.sum() / self.pixels.shape[1])
+            if share > HOLE_SHARE and _may_be_fill(number, known[:, ~flat]):
+                return Fill(number, share)
+        return None
+
+    def bare(self) -> Sample:
+        """Return the sample without the values that programs write for no data, in any one band."""
+        pixels, dtype = self.pixels, self.pixels.dtype
+        values = [value for value in FILLS if dtype.kind == "f" or value >= np.iinfo(dtype).min]
+        valid = self.valid & (np.abs(pixels.astype(np.float64)) < MIN_FILL)
+        sample = Sample(pixels=pixels, valid=valid)
+        for value in values:
+            sample = sample.without(value)
+        return sample
+
+
+def _equals(pixels: Array, value: float) -> Mask:
+    """Where pixels have a value, or are means of it alone, which may differ in their last bits."""
+    if pixels.dtype.itemsize <= 2:
+        return pixels == value
+    return np.isclose(pixels, value, rtol=1e-6, atol=0)
+
+
+def _as_written(value: np.generic) -> float:
+    """Return the number that a program wrote, of a value that may be a mean of it."""
+    number = float(value)  # type: ignore[arg-type]
+    if value.dtype.itemsize <= 2:
+        return number
+    limits = np.iinfo(value.dtype) if value.dtype.kind in "iu" else np.finfo(value.dtype)  # type: ignore
+    close = [
+        limit for limit in map(float, (limits.min, limits.max)) if math.isclose(number, limit, rel_tol=1e-6)
+    ]
+    return close[0] if close else float(f"{number:.6g}")
+
+
+def _may_be_fill(number: float, others: Array) -> bool:
+    """Whether an extreme value is one that programs write, or far below all others."""
+    dtype = others.dtype
+    limits = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else ()
+    if number == 0 or number in (*limits, *FILLS) or abs(number) >= MIN_FILL:
+        return True
+    if not others.size:
+        return False
+    low, high = np.percentile(others.astype(np.float64), PERCENTILES)
+    return bool(number < low - GAP * max(high - low, 1e-30))
+
+
+def stretch_ranges(info: SceneInfo, bands: Sequence[int]) -> list[Range]:
+    """Return the range of each band to stretch; values that may mark holes are left out, with a warning."""
+    sample = Sample.read(info, bands)
+    fills = sample.fills()
+    if fills:
+        if all(value is None for value in info.band_nodata):  # read again, or the holes' rims are mixed
+            sample = Sample.read(info, bands, nodata=fills[0].value)
+        for fill in fills:
+            sample = sample.without(fill.value)
+            info.warn(f"{info.name}: {describe_fill(info, fill)}; left out of the stretch")
+    return sample.bare().percentile_ranges()
+
+
+def describe_fill(info: SceneInfo, fill: Fill) -> str:
+    """Say how much of a scene has a value that may mark holes, and what to do."""
+    values = f"{fill.value:g} in all bands"
+    if fill.value == 0 or fill.value in (255, 65535):
+        values = f"pure {'white' if fill.value else 'black'} ({fill.value:g})"
+    known = [value for value in info.band_nodata if value is not None]
+    names = f"marks other pixels as nodata ({known[0]:g})" if known else "names no nodata value"
+    return (
+        f"{fill.share:.1%} of the pixels are {values} and the file {names}; pass --nodata {fill.value:g} if "
+        "they are holes"
+    )
+
+
+def unmarked_holes(info: SceneInfo, bands: Sequence[int], grid: Grid) -> Fill | None:
+    """Return the value that may mark holes in an 8 or 16 bit scene that has no mark of its own."""
+    if info.has_mask or not {info.dtypes[band - 1] for band in bands} <= {"uint8", "uint16"}:
+        return None
+    fills = Sample.read(info, bands, grid, whole_px=4 << 20, row_bands=8).fills()
+    return max(fills, key=lambda fill: fill.share, default=None)
+
+
+def common_ranges(
+    paths: Sequence[str],
+    wanted: Sequence[str],
+    bidx: Sequence[int] | None = None,
+    nodata: float | None = None,
+    alpha: Alpha = "auto",
+) -> list[Range]:
+    """Return one range a band for all scenes that can be read; [] if none of them is stretched."""
+    samples = []
+    for path in paths:
+        with suppress(SceneError):
+            info = SceneInfo.of(path, nodata, alpha)
+            bands = info.select_bands(wanted, bidx)
+            if any(info.dtypes[band - 1] != "uint8" for band in bands):
+                samples.append(_sparse(Sample.read(info, bands), MAX_COMMON_PIXELS // len(paths)))
+    if not samples:
+        return []
+    return Sample(
+        pixels=np.concatenate([sample.pixels for sample in samples], 1),
+        valid=np.concatenate([sample.valid for sample in samples], 1),
+    ).percentile_ranges()
+
+
+def _sparse(sample: Sample, number: int) -> Sample:
+    """Return about a number of a sample's pixels, without values that may mark holes."""
+    for fill in sample.fills():
+        sample = sample.without(fill.value)
+    sample = sample.bare()
+    step = max(1, sample.pixels.shape[1] // max(256, number))
+    return Sample(pixels=sample.pixels[:, ::step], valid=sample.valid[:, ::step])
 
 
 def _sample_rows(block: float, height: int, number: int) -> list[tuple[int, int]]:

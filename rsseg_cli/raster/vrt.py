@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree as ET
 
 from rsseg_cli.errors import SceneError
+from rsseg_cli.raster import gdal
 from rsseg_cli.raster.classes import NODATA
 from rsseg_cli.raster.rows import Overviews, RowPart
 from rsseg_cli.raster.rows import RowParts as RowParts
@@ -130,15 +131,28 @@ def of_sheets(sheets: Sequence[Sheet], grid: Grid, *, nodata: float | None, mask
 
 def of_bands(info: SceneInfo, bands: Sequence[tuple[int, str]], grid: Grid, srs: str | None = None) -> str:
     """Return a VRT of chosen bands of a file, renamed; `srs` is WKT in place of the grid's CRS."""
-    path = str(Path(info.path).resolve())
+    return _of_bands([(info, band, name) for band, name in bands], grid, srs)
+
+
+def of_files(bands: Sequence[tuple[SceneInfo, int, str]]) -> str:
+    """Return a VRT of bands of several files, by their new names; SceneError if their grids differ."""
+    first = bands[0][0]
+    for info, _, _ in bands:
+        if info.grid != first.grid:
+            sizes = [f"{part.name} ({part.grid.width} x {part.grid.height} px)" for part in (first, info)]
+            raise SceneError(f"{' and '.join(sizes)}: have different grids; needs bands of one grid")
+    return _of_bands(bands, first.grid)
+
+
+def _of_bands(bands: Sequence[tuple[SceneInfo, int, str]], grid: Grid, srs: str | None = None) -> str:
     chosen = [
         _Band(
             dtype=info.dtypes[band - 1],
-            sources=[_Source(path, str(band))],
+            sources=[_Source(_gdal_name(info), str(band))],
             description=name,
             nodata=info.band_nodata[band - 1],
         )
-        for band, name in bands
+        for info, band, name in bands
     ]
     return _xml(grid, chosen, srs=srs).decode("utf-8")
 
@@ -215,7 +229,7 @@ def _add_file(element: ET.Element, source: _Source) -> None:
 
 
 def _gdal_name(info: SceneInfo) -> str:
-    if info.path.startswith("/vsi"):
+    if info.path.startswith("/vsi") or gdal.is_description(info.path):
         return info.path
     if "://" in info.path:
         return info.files[0] if info.files else info.path

@@ -202,7 +202,8 @@ def test_missing_bands_are_reported_with_what_to_do(make_raster: MakeRaster) -> 
         SceneInfo.of(path).select_bands(RGB, model="landcover")
     assert str(caught.value) == (
         f"{path}: 1 band (uint16), model 'landcover' needs 3 (red, green, blue). "
-        "Pass --bidx or another model."
+        "Pass another model; or, if each band has a file of its own, join them first: gdalbuildvrt -separate "
+        "scene.vrt RED.tif GREEN.tif BLUE.tif"
     )
 
 

@@ -1,0 +1,88 @@
+"""Scenes in parts: variables of netCDF, HDF5 and Zarr files, folders of Sentinel-2 products."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rsseg_cli.errors import SceneError
+from rsseg_cli.raster import gdal
+
+if TYPE_CHECKING:
+    from rsseg_cli.raster.info import SceneInfo
+
+MAX_PARTS = 64
+MAX_NAMED = 8  # in a message
+BAND_FILES = ("*_B02_10m.jp2", "*_B03_10m.jp2", "*_B04_10m.jp2", "*_B08_10m.jp2")  # of Sentinel-2, level 2A
+OLD_BAND_FILES = ("*_B02.jp2", "*_B03.jp2", "*_B04.jp2", "*_B08.jp2")  # level 1C
+BAND_NAMES = ("blue", "green", "red", "nir")
+logger = logging.getLogger(__name__)
+
+
+def is_product(path: str) -> bool:
+    """Whether a path is the folder of a Sentinel-2 product, which is one scene."""
+    return os.path.isdir(path) and (path.rstrip("/").upper().endswith(".SAFE") or bool(_metadata(path)))
+
+
+def _metadata(path: str) -> list[Path]:
+    return sorted(Path(path).glob("MTD_MSI*.xml"))
+
+
+def raster_of(path: str) -> str:
+    """Return what GDAL opens for a path: of a product's folder a VRT of its bands of 10 m."""
+    if gdal.is_remote(path) or not is_product(path):
+        return path
+    from rsseg_cli.raster import vrt
+    from rsseg_cli.raster.info import SceneInfo
+
+    for patterns in (BAND_FILES, OLD_BAND_FILES):
+        files = [sorted(Path(path).rglob(f"IMG_DATA/**/{pattern}")) for pattern in patterns]
+        if all(len(group) == 1 for group in files):
+            bands = [(SceneInfo.of(group[0]), 1, name) for group, name in zip(files, BAND_NAMES, strict=True)]
+            return vrt.of_files(bands)
+    metadata = _metadata(path)
+    advice = f"Pass a file in it, such as {metadata[0]}" if metadata else "Pass a raster file in it"
+    raise SceneError(
+        f"{path}: holds no single set of Sentinel-2 bands of 10 m (IMG_DATA/.../*_B02*.jp2). {advice}"
+    )
+
+
+def join(dataset: Any, name: str, advice: str) -> str:
+    """Return a VRT of the parts of a container that have one band each and one grid.
+
+    Raises:
+        SceneError: there are others; it lists them.
+    """
+    from rsseg_cli.raster import vrt
+    from rsseg_cli.raster.info import SceneInfo
+
+    parts = [_absolute(part, dataset) for part in dataset.subdatasets]
+    if not parts:
+        raise SceneError(f"{name}: holds no bands itself. {advice}")
+    infos = [SceneInfo.of(part) for part in parts[:MAX_PARTS]]
+    ten_metres = [info.path for info in infos if ":10m:" in info.path]  # Sentinel-2, by GDAL's driver
+    if len(ten_metres) == 1:
+        return ten_metres[0]
+    if all(info.count == 1 and info.grid == infos[0].grid for info in infos):
+        names = [_variable(info) for info in infos]
+        logger.info("%s: bands %s", name, ", ".join(names))
+        return vrt.of_files([(info, 1, text) for info, text in zip(infos, names, strict=True)])
+    listed = ", ".join(
+        f"{gdal.display_name(info.path)} ({info.count} band{'s' * (info.count > 1)} of {info.grid.width} x "
+        f"{info.grid.height} px)"
+        for info in infos[:MAX_NAMED]
+    )
+    more = f" and {len(parts) - MAX_NAMED} more" if len(parts) > MAX_NAMED else ""
+    raise SceneError(f"{name}: holds no bands itself. Pass one of its parts in its place: {listed}{more}")
+
+
+def _absolute(part: str, dataset: Any) -> str:
+    """Return a part's name with the absolute path of its file."""
+    path = dataset.name
+    return part.replace(path, os.path.abspath(path), 1) if os.path.exists(path) else part
+
+
+def _variable(info: SceneInfo) -> str:
+    return info.descriptions[0] or info.path.rpartition(":")[2].strip('"/')

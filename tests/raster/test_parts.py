@@ -1,0 +1,156 @@
+"""Scenes in parts: variables of a file, folders of products, assets; overviews that must not be read."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from rasterio.enums import Resampling
+from rasters import MakeRaster
+from scipy.io import netcdf_file
+
+from rsseg_cli.errors import SceneError
+from rsseg_cli.raster import SceneInfo, SceneReader, vrt
+from rsseg_cli.raster.sample import Sample
+
+RGB = ("red", "green", "blue")
+
+
+def write_netcdf(path: Path, variables: dict[str, tuple[int, int]]) -> Path:
+    """int16 variables (rows, cols) of 10 m, each of one value: 100, 200, ..."""
+    with netcdf_file(path, "w") as file:
+        for number, (name, (rows, cols)) in enumerate(variables.items(), 1):
+            for axis, size in (("y", rows), ("x", cols)):
+                if f"{axis}{size}" not in file.dimensions:
+                    file.createDimension(f"{axis}{size}", size)
+            variable = file.createVariable(name, "h", (f"y{rows}", f"x{cols}"))
+            variable[:] = np.full((rows, cols), 100 * number, np.int16)
+    return path
+
+
+def test_variables_of_a_file_are_its_bands(tmp_path: Path) -> None:
+    sizes = dict.fromkeys(("blue", "green", "red", "nir"), (20, 30))
+    info = SceneInfo.of(write_netcdf(tmp_path / "scene.nc", sizes))
+    assert info.name == str(tmp_path / "scene.nc")
+    assert info.descriptions == ("blue", "green", "red", "nir")
+    bands = info.select_bands(RGB)
+    with SceneReader(info, bands) as reader:
+        values, valid = reader.read(3, 4, 10, 10)
+    assert [int(plane[0, 0]) for plane in values] == [300, 200, 100]
+    assert valid.all()
+
+
+def test_parts_of_several_sizes_are_listed_as_they_are_passed(tmp_path: Path) -> None:
+    path = write_netcdf(tmp_path / "scene.nc", {"red": (20, 30), "thermal": (10, 15)})
+    with pytest.raises(SceneError) as caught:
+        SceneInfo.of(path)
+    assert f"netcdf:{path}:red (1 band of 30 x 20 px)" in str(caught.value)
+    part = SceneInfo.of(f"netcdf:{path}:red")
+    assert part.count == 1
+    with pytest.raises(SceneError, match="whose parts are joined by their names"):
+        part.select_bands(RGB)
+
+
+def make_product(folder: Path, make_raster: MakeRaster, names: tuple[str, ...]) -> Path:
+    """A Sentinel-2 product of level 2A, with bands of one value each: 200, 300, ..."""
+    images = folder / "GRANULE" / "L2A_T32TQM" / "IMG_DATA" / "R10m"
+    images.mkdir(parents=True)
+    (folder / "MTD_MSIL2A.xml").write_text("<xml/>")
+    for name in names:
+        array = np.full((1, 64, 64), int(name[1:]) * 100, np.uint16)
+        made = make_raster("band.tif", array=array, gsd=10)
+        with rasterio.open(made) as dataset:
+            path = images / f"T32TQM_20200101T101021_{name}_10m.jp2"
+            profile = {"driver": "JP2OpenJPEG", "QUALITY": "100", "REVERSIBLE": "YES"}
+            rasterio.shutil.copy(dataset, path, **profile)
+    return folder
+
+
+def test_a_sentinel_2_folder_is_a_scene(tmp_path: Path, make_raster: MakeRaster) -> None:
+    folder = make_product(tmp_path / "S2A_MSIL2A_1.SAFE", make_raster, ("B02", "B03", "B04", "B08"))
+    info = SceneInfo.of(folder)
+    assert info.name == str(folder)
+    bands = info.select_bands((*RGB, "nir"))
+    with SceneReader(info, bands) as reader:
+        values, _ = reader.read(0, 0, 64, 64)
+    assert [int(plane[5, 5]) for plane in values] == [400, 300, 200, 800]
+    assert info.grid.gsd_m == pytest.approx((10, 10), rel=1e-3)
+
+
+def test_a_folder_without_its_bands_says_which_file_to_give(tmp_path: Path, make_raster: MakeRaster) -> None:
+    folder = make_product(tmp_path / "S2A_MSIL2A_2.SAFE", make_raster, ("B02",))
+    with pytest.raises(SceneError, match=r"Pass a file in it, such as .*MTD_MSIL2A\.xml"):
+        SceneInfo.of(folder)
+
+
+def test_files_of_one_band_are_joined(make_raster: MakeRaster) -> None:
+    infos = [
+        SceneInfo.of(make_raster(f"{name}.tif", array=np.full((1, 20, 30), value, np.uint16), nodata=0))
+        for name, value in (("blue", 1), ("red", 3))
+    ]
+    joined = SceneInfo.of(vrt.of_files([(infos[1], 1, "red"), (infos[0], 1, "blue")]))
+    with SceneReader(joined, joined.select_bands(("blue", "red"))) as reader:
+        assert reader.read(0, 0, 20, 30)[0][:, 0, 0].tolist() == [1, 3]
+    other = SceneInfo.of(make_raster("other.tif", bands=1, shape=(10, 30)))
+    with pytest.raises(SceneError, match=r"blue\.tif \(30 x 20 px\) and .*other\.tif \(30 x 10 px\)"):
+        vrt.of_files([(infos[0], 1, "blue"), (other, 1, "red")])
+
+
+# --- overviews
+
+
+def with_overviews(path: Path) -> Path:
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(path, "r+") as dataset:
+        dataset.build_overviews([2, 4], Resampling.average)
+    assert Path(f"{path}.ovr").is_file()
+    return path
+
+
+@pytest.mark.parametrize("age_s", [0, 3600])
+def test_overviews_older_than_the_scene_are_not_read(make_raster: MakeRaster, age_s: int) -> None:
+    bright = with_overviews(make_raster("bright.tif", array=np.full((3, 400, 400), 200, np.uint8)))
+    scene = make_raster(array=np.full((3, 400, 400), 50, np.uint8))
+    shutil.copy(f"{bright}.ovr", f"{scene}.ovr")
+    now = os.stat(scene).st_mtime
+    os.utime(f"{scene}.ovr", (now - age_s, now - age_s))
+    info = SceneInfo.of(scene)
+    values, _, _ = SceneReader.overview(info, (1, 2, 3), 100)
+    if age_s:
+        assert info.overviews == ()
+        assert (values == 50).all()
+        assert f"{scene}.ovr is older than {scene}" in info.notes[0]
+    else:
+        assert info.overviews == (2, 4)
+        assert (values == 200).all()
+        assert info.notes == []
+
+
+@pytest.mark.parametrize("kind", ["msk", "mask"])
+def test_a_mask_without_overviews_is_not_lost(make_raster: MakeRaster, kind: str) -> None:
+    array = np.random.default_rng(0).integers(1000, 2000, (3, 400, 400)).astype(np.uint16)
+    array[:, :100] = 0
+    scene = make_raster(array=array)
+    with rasterio.open(scene, "r+") as dataset:
+        dataset.build_overviews([2, 4], Resampling.average)
+    with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=kind == "mask"), rasterio.open(scene, "r+") as dataset:
+        dataset.write_mask(array[0] != 0)
+    info = SceneInfo.of(scene)
+    _, valid, _ = SceneReader.overview(info, (1, 2, 3), 100)
+    assert not valid[:25].any()
+    assert valid[25:].all()
+    assert min(low for low, _ in Sample.read(info, (1, 2, 3)).percentile_ranges()) > 900
+
+
+def test_a_mask_with_overviews_keeps_them(make_raster: MakeRaster) -> None:
+    scene = make_raster(shape=(400, 400), kind="mask", hole=(0, 0, 100, 400))
+    with rasterio.open(scene, "r+") as dataset:
+        dataset.build_overviews([2, 4], Resampling.nearest)
+    info = SceneInfo.of(scene)
+    assert info.overviews == (2, 4)
+    _, valid, _ = SceneReader.overview(info, (1, 2, 3), 100)
+    assert not valid[:25].any()
+    assert valid[25:].all()
