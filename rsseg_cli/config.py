@@ -192,8 +192,8 @@ class PredictConfig:
     )
     stretch: tuple[float, ...] | Literal["auto", "batch"] = option(
         "auto",
-        "Values that become black and white, for all bands or a pair for each. Default: the 2nd and 98th "
-        "percentile of each band of more than 8 bits; batch takes them over all scenes.",
+        "Values that become black and white, for all bands or a pair for each; auto takes the 2nd and 98th "
+        "percentile of each band of more than 8 bits, batch those of all scenes together.",
         metavar="LOW,HIGH|batch", example="0,3000",
     )
     gsd_m: float | None = option(

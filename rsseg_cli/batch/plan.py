@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rsseg_cli.batch.scenes import BatchScene, is_remote_scene
@@ -36,6 +37,19 @@ def check_model(settings: BatchSettings) -> str:
     if settings.config.aoi is not None:
         Area.read_polygons(settings.config.aoi)
     return spec.name
+
+
+def with_common_stretch(settings: BatchSettings, scenes: Sequence[BatchScene]) -> BatchSettings:
+    """Return the settings with the range that all scenes share, if they are to share one."""
+    config, spec = settings.config, read_spec(settings.model)
+    if config.stretch != "batch" or spec.scaling != "stretch":
+        return settings
+    from rsseg_cli.raster import SceneInfo
+
+    paths = [scene.path for scene in scenes]
+    ranges = SceneInfo.common_ranges(paths, spec.bands, config.bands, config.nodata, config.alpha)
+    stretch = tuple(value for pair in ranges for value in pair) or "auto"
+    return replace(settings, config=replace(config, stretch=stretch))
 
 
 def make_folder(path: Path) -> None:

@@ -27,6 +27,7 @@ from rsseg_cli.batch.plan import (
     make_folder,
     make_folders,
     plan_tasks,
+    with_common_stretch,
 )
 from rsseg_cli.batch.scenes import BatchScene
 from rsseg_cli.batch.settings import BatchSettings
@@ -113,6 +114,7 @@ def run_batch(
     """
     start = time.monotonic()
     model_name = check_model(settings)
+    settings = with_common_stretch(settings, scenes)
     make_folder(settings.folder)
     if settings.mosaic:
         from rsseg_cli.batch.mosaic import plan_mosaics

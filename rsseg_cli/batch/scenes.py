@@ -15,11 +15,13 @@ from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.raster import vrt
+from rsseg_cli.errors import DataError, OutputError, UsageError
+from rsseg_cli.files import write_atomic
+from rsseg_cli.raster import SceneInfo, gdal, vrt
 
 MAX_BYTES = 512 * 2**20
 DEFAULT_ROLES = ("data", "visual")  # of the asset, in this order, without --asset
+ASSETS = "--asset NAME, or NAME,NAME,NAME to join assets of one band each"
 MAX_NAMED = 8  # names in a message
 EXTENSIONS = (".tif", ".tiff", ".jp2", ".img", ".vrt")  # of scenes in a folder
 MAX_SCENES = 1_000_000
@@ -114,7 +116,7 @@ def _expand(text: str, asset: str, target: Path | None) -> Iterator[_Listed]:
     """Yield the scenes of an argument or line; GDAL reports names that are no files."""
     if is_remote_scene(text):
         yield _Listed(path=text, stem=PurePosixPath(text.partition("?")[0]).stem, root=None)
-    elif os.path.isdir(text):
+    elif os.path.isdir(text) and not gdal.is_product(text):
         yield from _scan(Path(text), target)
     elif not os.path.lexists(text) and any(sign in text for sign in MAGIC):
         paths = sorted(glob.glob(text, recursive=True))
@@ -123,7 +125,7 @@ def _expand(text: str, asset: str, target: Path | None) -> Iterator[_Listed]:
         for path in paths:
             yield from _expand(path, asset, target)
     elif text.lower().endswith((".json", ".geojson")):
-        yield from read_items(Path(text), asset)
+        yield from read_items(Path(text), asset, target)
     else:
         yield _Listed(path=text, stem=Path(text).stem, root=None)
 
@@ -146,6 +148,10 @@ def _scan(folder: Path, target: Path | None) -> Iterator[_Listed]:
         folders[:] = sorted(
             name for name in folders if name[0] != "." and Path(parent, name).resolve() != skipped
         )
+        for product in [name for name in folders if gdal.is_product(os.path.join(parent, name))]:
+            folders.remove(product)
+            count += 1
+            yield _Listed(path=os.path.join(parent, product), stem=Path(product).stem, root=str(folder))
         for name in sorted(files):
             if name[0] != "." and name.lower().endswith(EXTENSIONS):
                 count += 1
@@ -180,9 +186,20 @@ class Asset(msgspec.Struct):
 
     href: str = ""
     roles: Any = None
+    bands: Any = None
+    eo_bands: Any = msgspec.field(default=None, name="eo:bands")
 
     def has_role(self, role: str) -> bool:
         return isinstance(self.roles, list) and role in self.roles
+
+    @property
+    def colours(self) -> list[str]:
+        """Common names of its bands, [] unless all have one."""
+        bands = self.eo_bands or self.bands
+        if not isinstance(bands, list) or not all(isinstance(band, dict) for band in bands):
+            return []
+        names = [band.get("eo:common_name") or band.get("common_name") for band in bands]
+        return [str(name) for name in names] if all(names) else []
 
 
 class Item(msgspec.Struct):
@@ -192,11 +209,12 @@ class Item(msgspec.Struct):
     assets: dict[str, Asset]
 
 
-def read_items(path: Path, asset: str = "") -> Iterator[_Listed]:
+def read_items(path: Path, asset: str = "", folder: Path | None = None) -> Iterator[_Listed]:
     """Read the asset of each item of a local STAC ItemCollection or Item.
 
     Args:
-        asset: name or role; "" takes the only asset of role "data", else "visual", else the only asset.
+        asset: name or role; "" takes the only asset of role "data", else "visual", else the only asset. Names
+            with commas between are assets of one band each, joined by a VRT in `folder`.
     """
     document = _read_json(path)
     kind = document.get("type") if isinstance(document, dict) else None
@@ -214,12 +232,38 @@ def read_items(path: Path, asset: str = "") -> Iterator[_Listed]:
         raise DataError(f"{path}: {err}; needs a STAC ItemCollection") from err
     for item in items:
         where = f"{path}: item {item.id[:80]!r}"
-        name = _choose(item.assets, asset, where)
-        href = item.assets[name].href
-        target = _resolve(href, path)
-        if not href or not target or "\0" in target:
-            raise DataError(f"{where}: its asset {name!r:.80} has no href")
-        yield _Listed(path=target, stem=re.sub(r"[^\w.\-+ ]", "_", item.id)[:200], root=None)
+        stem = re.sub(r"[^\w.\-+ ]", "_", item.id)[:200]
+        targets: dict[str, str] = {}
+        for asked in asset.split(",") if "," in asset else [asset]:
+            name = _choose(item.assets, asked.strip(), where)
+            href = item.assets[name].href
+            target = _resolve(href, path)
+            if not href or not target or "\0" in target:
+                raise DataError(f"{where}: its asset {name!r:.80} has no href")
+            targets[target] = asked.strip()
+        colours = item.assets[name].colours if len(targets) == 1 else []
+        if len(targets) > 1 or colours[:3] not in ([], ["red", "green", "blue"]):
+            target = _joined(targets, colours, (folder or Path()) / f"{stem}.vrt")
+        yield _Listed(path=target, stem=stem, root=None)
+
+
+def _joined(targets: Mapping[str, str], colours: Sequence[str], path: Path) -> str:
+    """Write a VRT of files of one band, by name, or of one file by its bands' colours; return its path."""
+    bands = []
+    for target, name in targets.items():
+        info = SceneInfo.of(target)
+        names = colours if len(colours) == info.count else [name] * info.count
+        bands += [(info, number, text) for number, text in enumerate(names, 1)]
+    text = vrt.of_files(bands)
+    try:
+        if path.exists() and not path.read_bytes().startswith(b"<VRTDataset"):
+            raise OutputError(f"{path}: exists, and is not a VRT of assets; choose another folder")
+        path.parent.mkdir(exist_ok=True)
+        with write_atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as err:
+        raise OutputError(f"{path}: cannot be written ({err.strerror})") from err
+    return str(path)
 
 
 def _read_json(path: Path) -> Any:
@@ -237,16 +281,19 @@ def _choose(assets: Mapping[str, Asset], asked: str, where: str) -> str:
     """Return the name of the requested asset, or of the default one."""
     if asked in assets:
         return asked
+    coloured = [name for name, asset in assets.items() if asked and asset.colours == [asked]]
+    if len(coloured) == 1:
+        return coloured[0]
     for role in (asked,) if asked else DEFAULT_ROLES:
         having = [name for name, asset in assets.items() if asset.has_role(role)]
         if len(having) == 1:
             return having[0]
         if having:
-            raise UsageError(f"{where}: {_names(having)} have the role {role!r}; pass --asset NAME")
+            raise UsageError(f"{where}: {_names(having)} have the role {role!r}; pass {ASSETS}")
     if not asked and len(assets) == 1:
         return next(iter(assets))
     missing = f"no asset of name or role {asked!r}" if asked else "several assets could be the scene"
-    raise UsageError(f"{where}: {missing}; it has {_names(assets) or 'none'}. Pass --asset NAME")
+    raise UsageError(f"{where}: {missing}; it has {_names(assets) or 'none'}; pass {ASSETS}")
 
 
 def _names(names: Iterable[str]) -> str:

@@ -37,7 +37,9 @@ def are_many(scenes: Sequence[str], output: Path | None, *, asked: bool) -> bool
 
 def _names_many(text: str) -> bool:
     if text == "-" or os.path.isdir(text):
-        return True
+        from rsseg_cli.raster import gdal
+
+        return text == "-" or not gdal.is_product(text)
     if text.startswith("/vsi") or "://" in text or os.path.lexists(text):
         return False
     return text.startswith("@") or any(sign in text for sign in "*?[")

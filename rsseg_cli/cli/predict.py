@@ -129,8 +129,8 @@ def predict_command(
         str,
         typer.Option(
             metavar="NAME",
-            help="Name or role of the assets of a STAC ItemCollection that are the scenes. Default: role "
-            "data, or visual.",
+            help="Name or role of the assets of a STAC ItemCollection that are the scenes; red,green,blue "
+            "joins assets of one band each. Default: role data, or visual.",
         ),
     ] = "",
     run_by: Annotated[Workers, Options()],

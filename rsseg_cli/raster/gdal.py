@@ -158,6 +158,13 @@ def display_name(path: str | Path) -> str:
     return redact(str(path))
 
 
+def is_product(path: str) -> bool:
+    """Whether a path is the folder of a Sentinel-2 product, which is one scene."""
+    if not os.path.isdir(path):
+        return False
+    return path.rstrip("/").upper().endswith(".SAFE") or any(Path(path).glob("MTD_MSI*.xml"))
+
+
 def is_description(path: str) -> bool:
     """Whether a path is the text of a VRT, or names a part of a file, as NETCDF:"a.nc":red does."""
     named = re.match(r"[A-Za-z0-9_]{2,}:(?!//)", path) is not None and not os.path.lexists(path)

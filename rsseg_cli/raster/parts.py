@@ -21,18 +21,9 @@ BAND_NAMES = ("blue", "green", "red", "nir")
 logger = logging.getLogger(__name__)
 
 
-def is_product(path: str) -> bool:
-    """Whether a path is the folder of a Sentinel-2 product, which is one scene."""
-    return os.path.isdir(path) and (path.rstrip("/").upper().endswith(".SAFE") or bool(_metadata(path)))
-
-
-def _metadata(path: str) -> list[Path]:
-    return sorted(Path(path).glob("MTD_MSI*.xml"))
-
-
 def raster_of(path: str) -> str:
     """Return what GDAL opens for a path: of a product's folder a VRT of its bands of 10 m."""
-    if gdal.is_remote(path) or not is_product(path):
+    if gdal.is_remote(path) or not gdal.is_product(path):
         return path
     from rsseg_cli.raster import vrt
     from rsseg_cli.raster.info import SceneInfo
@@ -42,7 +33,7 @@ def raster_of(path: str) -> str:
         if all(len(group) == 1 for group in files):
             bands = [(SceneInfo.of(group[0]), 1, name) for group, name in zip(files, BAND_NAMES, strict=True)]
             return vrt.of_files(bands)
-    metadata = _metadata(path)
+    metadata = sorted(Path(path).glob("MTD_MSI*.xml"))
     advice = f"Pass a file in it, such as {metadata[0]}" if metadata else "Pass a raster file in it"
     raise SceneError(
         f"{path}: holds no single set of Sentinel-2 bands of 10 m (IMG_DATA/.../*_B02*.jp2). {advice}"

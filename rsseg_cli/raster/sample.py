@@ -10,7 +10,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from rsseg_cli.errors import SceneError
+from rsseg_cli.errors import SceneError, UsageError
 from rsseg_cli.raster.grid import Grid
 from rsseg_cli.raster.info import Alpha, Range, SceneInfo
 from rsseg_cli.raster.pixels import Array, Mask
@@ -126,10 +126,10 @@ def _as_written(value: np.generic) -> float:
     if value.dtype.itemsize <= 2:
         return number
     limits = np.iinfo(value.dtype) if value.dtype.kind in "iu" else np.finfo(value.dtype)  # type: ignore
-    close = [
-        limit for limit in map(float, (limits.min, limits.max)) if math.isclose(number, limit, rel_tol=1e-6)
-    ]
-    return close[0] if close else float(f"{number:.6g}")
+    for limit in map(float, (limits.min, limits.max)):
+        if math.isclose(number, limit, rel_tol=1e-6):
+            return limit
+    return float(f"{number:.6g}")
 
 
 def _may_be_fill(number: float, others: Array) -> bool:
@@ -187,14 +187,21 @@ def common_ranges(
 ) -> list[Range]:
     """Return one range a band for all scenes that can be read; [] if none of them is stretched."""
     samples = []
+    read = 0
     for path in paths:
         with suppress(SceneError):
             info = SceneInfo.of(path, nodata, alpha)
             bands = info.select_bands(wanted, bidx)
+            read += 1
             if any(info.dtypes[band - 1] != "uint8" for band in bands):
                 samples.append(_sparse(Sample.read(info, bands), MAX_COMMON_PIXELS // len(paths)))
     if not samples:
         return []
+    if len(samples) < read:
+        raise UsageError(
+            f"--stretch batch: {read - len(samples)} of {read} scenes have 8 bits, the others more, so they "
+            "share no range. Pass LOW,HIGH, or map them in two batches"
+        )
     return Sample(
         pixels=np.concatenate([sample.pixels for sample in samples], 1),
         valid=np.concatenate([sample.valid for sample in samples], 1),

@@ -8,7 +8,8 @@ import pytest
 
 from rsseg_cli.batch.manifest import Manifest, read_manifest
 from rsseg_cli.batch.scenes import BatchScene, list_scenes, read_items
-from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.errors import DataError, OutputError, UsageError
+from rsseg_cli.raster import SceneInfo
 
 
 @pytest.fixture
@@ -161,3 +162,45 @@ def test_other_files_are_no_manifest(here, text):
     with pytest.raises(DataError, match="other: line 1 is not a record of a batch"):
         Manifest(Path("other"))
     assert Path("other").read_bytes() == text
+
+
+def test_stac_assets_of_one_band_are_joined(here, make_raster):
+    """By their names, or by the common names that the item states."""
+    for name in ("B02", "B03", "B04"):
+        make_raster(f"{name}.tif", bands=1, dtype="uint16")
+    bands = {"B02": "blue", "B03": "green", "B04": "red"}
+    stated = item("a", **{name: (f"{name}.tif", ["data"]) for name in bands})
+    for name, colour in bands.items():
+        stated["assets"][name]["eo:bands"] = [{"name": name, "common_name": colour}]
+    collection("items.json", stated)
+    for asset in ("red,green,blue", "B04, B03, B02"):
+        (scene,) = list_scenes(["items.json"], asset=asset, target=Path("maps"))
+        assert (scene.path, scene.stem) == (os.path.join("maps", "a.vrt"), "a")
+        info = SceneInfo.of(scene.path)
+        assert info.select_bands(("red", "green", "blue")) == (1, 2, 3)
+        assert info.notes == []
+        assert [Path(file).name for file in info.files[1:]] == ["B04.tif", "B03.tif", "B02.tif"]
+    with pytest.raises(UsageError, match="NAME,NAME,NAME to join assets"):
+        list_scenes(["items.json"], target=Path("maps"))
+    Path("maps/a.vrt").write_text("mine")
+    with pytest.raises(OutputError, match="not a VRT of assets"):
+        list_scenes(["items.json"], asset="B04,B03,B02", target=Path("maps"))
+
+
+def test_stac_bands_of_one_asset_have_their_colours(here, make_raster):
+    make_raster("analytic.tif", bands=4, dtype="uint16")
+    stated = item("a", analytic=("analytic.tif", ["data"]))
+    colours = ["blue", "green", "red", "nir"]
+    stated["assets"]["analytic"]["eo:bands"] = [{"common_name": colour} for colour in colours]
+    collection("items.json", stated)
+    (scene,) = list_scenes(["items.json"], target=Path("maps"))
+    assert SceneInfo.of(scene.path).select_bands(("red", "green", "blue")) == (3, 2, 1)
+
+
+def test_a_product_folder_is_one_scene(here):
+    for name in ("in/S2A_1.SAFE/GRANULE/IMG_DATA/R10m/x_B02_10m.jp2", "in/plain.tif"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text("")
+    assert [scene.stem for scene in list_scenes(["in"])] == ["S2A_1", "plain"]
+    (scene,) = list_scenes(["in/S2A_1.SAFE"])
+    assert scene.path == "in/S2A_1.SAFE"

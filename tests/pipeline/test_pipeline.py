@@ -286,7 +286,7 @@ def test_stretch_scaling_takes_percentiles_of_valid_pixels(make_raster, tmp_path
     scene = make_raster(array=array, kind="value", nodata=0)
     model = trained(Share(), 2, scaling="stretch")
     result = predict(scene, tmp_path / "m.tif", model=model, probabilities=tmp_path / "p.tif")
-    assert "uint16 values are stretched to 0 to 1" in result.notes[0]
+    assert "uint16 values are stretched to 0 to 1" in result.notes[-1]
     found = read(tmp_path / "p.tif")[1]
     valid = found != 255
     assert valid.sum() == 80 * 90 - 15 * 25
