@@ -335,7 +335,8 @@ class VectorConfig:
 
     # fmt: off
     min_area_m2: float = option(
-        0.0, "Merge objects below this area on the ground into the neighbour with the longest shared edge.",
+        0.0, "Merge objects below this area on the ground into the neighbour with the longest shared edge; "
+        "leave out those without one.",
         "--min-area", unit="m2", minimum=0, below=math.inf, needs="a number of m2, 0 or more",
     )
     fill_holes_m2: float = option(

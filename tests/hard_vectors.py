@@ -46,9 +46,9 @@ def classes(shape: tuple[int, int] = (48, 48), dtype: str = "uint8") -> np.ndarr
     return (noise(1, shape) % 3).astype(dtype)
 
 
-def with_nan() -> np.ndarray:
+def with_one(value: float) -> np.ndarray:
     array = classes(dtype="float32")
-    array[0, 3] = np.nan
+    array[0, 3] = value
     return array
 
 

@@ -256,7 +256,8 @@ def _write_part(
             overviews="mode" if labels else "average",
             colours={index: item.colour for index, item in enumerate(spec.classes)} if labels else {},
             category_names=spec.class_names if labels else (),
-            band_names=spec.class_names if mosaic.count > 1 else (),
+            band_names=[name or "" for name in mosaic.descriptions],
+            scale=mosaic.scales[0],
             tags=tags
             | {"RSSEG_SCENE": gdal.display_name(sheet.scene), "RSSEG_MOSAIC": str(len(task.sheets))},
         )

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from rsseg_cli.cli.options import say
+import typer
+
 from rsseg_cli.cli.tables import size_text
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class BatchProgress:
             if report.error:
                 self._total.write(self._line(task, report), file=sys.stderr)
         elif not self._hidden:
-            say(self._line(task, report))
+            typer.echo(self._line(task, report), err=True)
 
     def _move(self) -> None:
         if self._pixels:

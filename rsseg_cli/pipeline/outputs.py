@@ -22,6 +22,7 @@ from rsseg_cli.pipeline.view import HoleMask, Picture
 from rsseg_cli.raster import RasterWriter, vrt
 
 ROWS = "map"  # the pass that writes the outputs' rows
+FULL_SCALE = 254  # of probabilities in uint8: 1.0
 
 
 class Target:
@@ -71,6 +72,7 @@ class Target:
     def commit(self, result: Callable[[], PredictResult]) -> PredictResult:
         """Finish all outputs, then publish them: until all are finished, none appears or is replaced."""
         renames: dict[Path, Path] = {}
+        leftovers: list[Path] = []
         if self.picture is not None:
             renames[self._draw(self.picture)] = self._job.paths["preview"]
         for kind in reversed(self._layers):  # the map comes last: where it is, everything is
@@ -80,16 +82,19 @@ class Target:
                 self._run.finish(kind)
                 self._run.forget(writer.complete_files())
                 writer.drop_rows()
+            leftovers += writer.leftovers()
         rasters: dict[Path, Path] = {}
         for kind in reversed(self._layers):
             rasters |= self._writers[kind].renames()
         if "vector" in self._job.paths:
-            renames |= self._polygons({path: file for file, path in rasters.items()})
+            renames |= self._polygons({path: file for file, path in rasters.items()}, leftovers)
+            named = set(renames.values())  # one style may be of both
+            rasters = {file: path for file, path in rasters.items() if path not in named}
         finished = result()
-        self._run.publish(renames | rasters, finished.as_dict())
+        self._run.publish(renames | rasters, leftovers, finished.as_dict())
         return finished
 
-    def _polygons(self, files: dict[Path, Path]) -> dict[Path, Path]:
+    def _polygons(self, files: dict[Path, Path], leftovers: list[Path]) -> dict[Path, Path]:
         """Write the polygons of the finished map; `files` are its rasters' temporary ones, by name."""
         from rsseg_cli.vector import prepare  # loads scipy
 
@@ -104,6 +109,7 @@ class Target:
         )
         self._stack.enter_context(polygons)
         renames = polygons.run(None)
+        leftovers += polygons.leftovers
         job.notes.extend(polygons.notes)
         return renames
 
@@ -130,14 +136,15 @@ class Target:
 
 def _open_writer(job: Job, kind: str, run: RunState, cuts: Sequence[int]) -> RasterWriter:
     labels, names = kind == "labels", job.spec.class_names
-    band_names = names if kind in ("probabilities", "heatmaps") else ()
+    band_names = names if kind in ("probabilities", "heatmaps") else ("class" if labels else kind,)
     meta = vrt.RasterMeta(
-        count=len(band_names) or 1,
+        count=len(band_names),
         overviews="mode" if labels else "average",
         colours={index: item.colour for index, item in enumerate(job.spec.classes)} if labels else {},
         category_names=names if labels else (),
         band_names=band_names,
         tags=_tags(job, kind),
+        scale=1.0 if labels else 1 / FULL_SCALE,
     )
     return RasterWriter(
         job.paths[kind],

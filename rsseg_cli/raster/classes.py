@@ -17,8 +17,10 @@ from rasterio.io import MemoryFile
 from rasterio.shutil import copy
 
 from rsseg_cli.errors import DataError, SceneError
-from rsseg_cli.raster import gdal
+from rsseg_cli.raster import gdal, legend
 from rsseg_cli.raster.info import SceneInfo
+from rsseg_cli.raster.legend import class_style as class_style
+from rsseg_cli.raster.legend import colour_of as colour_of
 from rsseg_cli.raster.reader import SceneReader
 
 NODATA = 255  # of a class raster: no class, no data
@@ -28,7 +30,7 @@ UNLABELLED_NAMES = ("unlabelled", "unlabeled", "ignore", "nodata", "no data")
 MAX_VALUES = 256
 MAX_NAME = 100
 Labels = NDArray[np.uint8]
-Colour = tuple[int, int, int]
+Colour = legend.Colour
 logger = logging.getLogger(__name__)
 
 
@@ -227,13 +229,17 @@ def is_unlabelled(name: str) -> bool:
 
 
 def read_names(path: str | Path) -> dict[int, str]:
-    """Return class names by pixel value: of the tags CLASS_0, ... that `predict` writes, else GDAL's."""
+    """Return class names by pixel value: of the tags CLASS_0, ... that `predict` writes, else GDAL's.
+
+    GDAL has them as category names, or in an attribute table.
+    """
     with gdal.reading(path) as dataset:
         names = {
             int(number[1]): name
             for key, name in gdal.tags(dataset).items()
             if (number := re.fullmatch(r"CLASS_(\d{1,3})", key))
-        } or _categories(dataset)
+        }
+        names = names or _described(dataset)[0]
     return {
         value: name.strip()[:MAX_NAME]
         for value, name in sorted(names.items())
@@ -244,9 +250,9 @@ def read_names(path: str | Path) -> dict[int, str]:
 def read_colours(path: str | Path) -> dict[int, Colour]:
     """Return the palette of a raster by pixel value, empty where it has none."""
     with gdal.reading(path) as dataset:
-        if dataset.count == 0 or dataset.colorinterp[0].name != "palette":
-            return {}
-        return {value: colour[:3] for value, colour in dataset.colormap(1).items()}
+        if dataset.count and dataset.colorinterp[0].name == "palette":
+            return {value: colour[:3] for value, colour in dataset.colormap(1).items()}
+        return _described(dataset)[1]
 
 
 def read_scene_name(path: str | Path) -> str:
@@ -255,10 +261,13 @@ def read_scene_name(path: str | Path) -> str:
         return gdal.tags(dataset).get("RSSEG_SCENE", "")
 
 
-def _categories(dataset: Any) -> dict[int, str]:
-    """Read GDAL's category names, which rasterio does not offer, from the raster's VRT."""
+def _described(dataset: Any) -> tuple[dict[int, str], dict[int, Colour]]:
+    """Read category names and attribute table, which rasterio does not offer, from the raster's VRT."""
     with MemoryFile(ext=".vrt") as described:
         copy(dataset, described.name, driver="VRT")
-        root = ET.fromstring(described.read())
-    names = root.findall("VRTRasterBand[@band='1']/CategoryNames/Category")
-    return {value: name.text or "" for value, name in enumerate(names[:MAX_VALUES])}
+        band = ET.fromstring(described.read()).find("VRTRasterBand[@band='1']")
+    if band is None:
+        return {}, {}
+    categories = band.findall("CategoryNames/Category")[:MAX_VALUES]
+    names, colours = legend.read_table(band)
+    return {value: name.text or "" for value, name in enumerate(categories)} or names, colours

@@ -33,7 +33,7 @@ class RasterMeta:
     """What an output raster says besides its pixels.
 
     `colours` are class -> (red, green, blue), NODATA transparent; `category_names` of class 0, 1, ... go to
-    tags CLASS_0, ... and to `<path>.aux.xml`.
+    tags CLASS_0, ... and to `<path>.aux.xml`. Values times `scale` are the quantity.
     """
 
     count: int = 1
@@ -43,6 +43,7 @@ class RasterMeta:
     band_names: Sequence[str] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     nodata: int | None = NODATA
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.band_names and len(self.band_names) != self.count:
@@ -74,6 +75,7 @@ class _Band(NamedTuple):
     colour: str = ""
     palette: Mapping[int, Sequence[int]] = {}
     overviews: Sequence[Path] = ()
+    scale: float = 1.0
 
 
 def of_parts(parts: Sequence[RowPart], grid: Grid, meta: RasterMeta, overviews: Sequence[Path] = ()) -> bytes:
@@ -93,6 +95,7 @@ def of_parts(parts: Sequence[RowPart], grid: Grid, meta: RasterMeta, overviews: 
             colour=RGB[band - 1].capitalize() if coloured else colour,
             palette=meta.colours,
             overviews=overviews,
+            scale=meta.scale,
         )
         for band in range(1, meta.count + 1)
     ]
@@ -190,6 +193,8 @@ def _add_band(parent: ET.Element, band: _Band, number: int | None = None) -> Non
         ET.SubElement(element, "Description").text = band.description
     if band.nodata is not None:
         ET.SubElement(element, "NoDataValue").text = repr(band.nodata)
+    if band.scale != 1:
+        ET.SubElement(element, "Scale").text = repr(band.scale)
     if band.colour:
         ET.SubElement(element, "ColorInterp").text = band.colour
     if band.palette:

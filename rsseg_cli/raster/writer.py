@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, contextmanager
 from logging.handlers import BufferingHandler
 from pathlib import Path
 from typing import TYPE_CHECKING
-from xml.etree import ElementTree as ET
 
 import numpy as np
 from rasterio.io import MemoryFile
@@ -20,7 +19,7 @@ from rasterio.shutil import copy
 
 from rsseg_cli.errors import OutputError, UsageError
 from rsseg_cli.files import check_target, replace_all, sync
-from rsseg_cli.raster import gdal, vrt
+from rsseg_cli.raster import gdal, legend, vrt
 from rsseg_cli.raster.classes import NODATA
 from rsseg_cli.raster.rows import BLOCK, Pyramid, RowParts, Rows
 
@@ -68,6 +67,8 @@ class RasterWriter(AbstractContextManager):
         self.meta = meta = meta or vrt.RasterMeta()
         check_target(self.path, overwrite=overwrite)
         self.check_options(options or {})
+        self._overwrite = overwrite
+        self._sidecars = _sidecars(self.path, meta, overwrite=overwrite)
         self._options = _upper(options or {})
         self._rows = 0
         self._finished = finished
@@ -166,10 +167,9 @@ class RasterWriter(AbstractContextManager):
             described.write_bytes(vrt.of_parts(self._parts.parts, self.grid, self.meta, overviews))
             copy(str(described), str(finished), **self._copy_options())
             sync(finished)
-            if self.meta.category_names:
-                names = self._temporary("aux.xml")
-                names.write_bytes(_category_file(self.meta.category_names))
-                sync(names)
+            for ending, (_, content) in self._sidecars.items():
+                self._temporary(ending).write_bytes(content)
+                sync(self._temporary(ending))
         if self._own:
             self.drop_rows()
         self._finished = True
@@ -182,15 +182,22 @@ class RasterWriter(AbstractContextManager):
 
     def publish(self) -> None:
         """Give the finished file its name, and remove what belonged to the file that it replaces."""
-        replace_all(self.renames())
+        replace_all(self.renames(), self.leftovers())
         self.discard()
 
     def renames(self) -> dict[Path, Path]:
         """Return the finished files under their temporary names, and the names that they are to get."""
         if not self._finished:
             raise ValueError(f"{self.path}: not finished")
-        names = {"aux.xml": Path(f"{self.path}.aux.xml")} if self.meta.category_names else {}
-        return {self._temporary(ending): path for ending, path in (names | {"tif": self.path}).items()}
+        names = {ending: path for ending, (path, _) in self._sidecars.items()} | {"tif": self.path}
+        return {self._temporary(ending): path for ending, path in names.items()}
+
+    def leftovers(self) -> list[Path]:
+        """Return files of an earlier raster of this name that would be read with the new one."""
+        own = {path for path, _ in self._sidecars.values()}
+        beside = [Path(f"{self.path}{ending}") for ending in (".ovr", ".msk", ".aux.xml")]
+        style = [self.path.with_suffix(".qml")] if self._overwrite else []
+        return [path for path in (*beside, *style) if path not in own]
 
     def discard(self) -> None:
         self._parts.close()
@@ -241,11 +248,15 @@ def _is_block_size(value: str) -> bool:
     return value.isdecimal() and 64 <= int(value) <= 4096 and int(value) % 16 == 0
 
 
-def _category_file(names: Sequence[str]) -> bytes:
-    """GDAL's sidecar: GeoTIFF cannot hold category names; QGIS shows those it finds here."""
-    root = ET.Element("PAMDataset")
-    categories = ET.SubElement(ET.SubElement(root, "PAMRasterBand", band="1"), "CategoryNames")
-    for name in names:
-        ET.SubElement(categories, "Category").text = name
-    ET.indent(root)
-    return ET.tostring(root, encoding="utf-8") + b"\n"
+def _sidecars(path: Path, meta: vrt.RasterMeta, *, overwrite: bool) -> dict[str, tuple[Path, bytes]]:
+    """Return name and content of the files beside a raster, by ending: names of classes, a QGIS style.
+
+    A style that is there already stays, unless its raster is to be replaced.
+    """
+    made: dict[str, tuple[Path, bytes]] = {}
+    style, names = path.with_suffix(".qml"), dict(enumerate(meta.category_names))
+    if names:
+        made["aux.xml"] = Path(f"{path}.aux.xml"), legend.sidecar(meta.category_names, meta.colours)
+    if (names or meta.scale != 1) and (overwrite or not style.exists()):
+        made["qml"] = style, legend.class_style(names, meta.colours) if names else legend.ramp_style()
+    return made

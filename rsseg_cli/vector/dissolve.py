@@ -39,9 +39,10 @@ class _ClassFile:
     def add(self, polygons: Polygons) -> None:
         """Append polygons of the class."""
         for blob in polygons.wkb:
-            self._wkb.append(np.frombuffer(blob, np.uint8))
+            several = blob[1] == _MULTIPOLYGON
+            self._wkb.append(np.frombuffer(blob, np.uint8)[_HEAD if several else 0 :])
+            self._count += int.from_bytes(bytes(blob[5:_HEAD]), "little") if several else 1
             release_pages(blob)
-        self._count += len(polygons)
         self._sums.append(_sum(replace(polygons, wkb=np.full(len(polygons), b"", object))))
         if len(self._sums) > 64:
             self._sums = [_sum(Polygons.concat(self._sums))]

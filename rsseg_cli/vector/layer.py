@@ -2,74 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree as ET
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli.errors import UsageError
+from rsseg_cli.raster import classes
 from rsseg_cli.vector.polygons import Polygons
-
-Colour = tuple[int, int, int]
-# for classes without a colour of their own
-SPARE: tuple[Colour, ...] = (
-    (78, 121, 167), (242, 142, 43), (89, 161, 79), (225, 87, 89), (118, 183, 178), (237, 201, 72),
-    (176, 122, 161), (156, 117, 95), (255, 157, 167), (186, 176, 172),
-)  # fmt: skip
-OUTLINE = 0.6  # of the fill's brightness
-
-STYLES_TABLE = """CREATE TABLE IF NOT EXISTS layer_styles (
-    id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), f_table_schema TEXT(256),
-    f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,
-    useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
-    update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"""
-
-
-def colour_of(value: int, colours: Mapping[int, Colour]) -> Colour:
-    """A class's own colour, or a spare one."""
-    return colours.get(value, SPARE[value % len(SPARE)])
-
-
-def make_qml(names: Mapping[int, str], colours: Mapping[int, Colour], field: str = "class_index") -> str:
-    """Return a QGIS style."""
-    root = ET.Element("qgis", version="3.28.0", styleCategories="Symbology")
-    renderer = ET.SubElement(root, "renderer-v2", type="categorizedSymbol", attr=field, enableorderby="0")
-    categories, symbols = ET.SubElement(renderer, "categories"), ET.SubElement(renderer, "symbols")
-    for position, (value, name) in enumerate(sorted(names.items())):
-        shown = {
-            "value": str(value),
-            "type": "long",
-            "symbol": str(position),
-            "label": name,
-            "render": "true",
-        }
-        ET.SubElement(categories, "category", shown)
-        symbol = ET.SubElement(
-            symbols, "symbol", type="fill", name=str(position), alpha="1", clip_to_extent="1"
-        )
-        layer = ET.SubElement(
-            symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
-        )
-        options = ET.SubElement(layer, "Option", type="Map")
-        fill = colour_of(value, colours)
-        for key, text in {
-            "color": ",".join(map(str, (*fill, 255))),
-            "outline_color": ",".join(map(str, (*(int(part * OUTLINE) for part in fill), 255))),
-            "outline_style": "solid",
-            "outline_width": "0.1",
-            "outline_width_unit": "MM",
-            "joinstyle": "bevel",
-            "style": "solid",
-        }.items():
-            ET.SubElement(options, "Option", type="QString", name=key, value=text)
-    ET.indent(root)
-    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(
-        root, encoding="unicode"
-    )
-
 
 DRIVERS = {"GPKG": "GPKG", "FlatGeobuf": "FlatGeobuf", "GeoJSON": "GeoJSON", "Shapefile": "ESRI Shapefile"}
 # Shapefile's names have ten characters.
@@ -80,6 +23,11 @@ SHORT = {
     "confidence_min": "conf_min",
 }
 FULL_SCALE = 254.0
+RESERVED = ("layer_styles", "spatial_ref_sys")
+SHAPEFILE_INDICES = (
+    ".qix", ".sbn", ".sbx", ".fbn", ".fbx", ".ain", ".aih", ".atx", ".ixs", ".mxs", ".idm", ".ind",
+    ".cst", ".qpj", ".shp.xml",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +44,10 @@ class Layer:
     format: str
     crs: str
     names: Mapping[int, str]
-    colours: Mapping[int, Colour]
+    colours: Mapping[int, classes.Colour]
     confidence: bool
     metadata: Mapping[str, str]
-    dissolve: bool = False
+    several: bool = False
     qml: bool = False
     max_geometry_bytes: int = 1_000_000_000
     max_shapefile_bytes: int = 2**31 - 1
@@ -107,6 +55,11 @@ class Layer:
     def class_name(self, value: int) -> str:
         """The name of a class, "class N" where it has none."""
         return self.names.get(value, f"class {value}")
+
+    def style(self, values: Iterable[int]) -> bytes:
+        """A QGIS style of the classes that occur."""
+        names = {value: self.class_name(value) for value in values}
+        return classes.class_style(names or self.names, self.colours, self.columns[0])
 
     @property
     def driver(self) -> str:
@@ -116,7 +69,7 @@ class Layer:
     @property
     def geometry(self) -> str:
         """Type of the geometries."""
-        return "MultiPolygon" if self.dissolve else "Polygon"
+        return "MultiPolygon" if self.several else "Polygon"
 
     @property
     def geometry_column(self) -> str:
@@ -157,6 +110,26 @@ def columns_of(polygons: Polygons | None, layer: Layer) -> dict[str, NDArray[Any
         columns["confidence"] = np.where(present, mean, np.nan).round(4)
         columns["confidence_min"] = np.where(present, table.confidence_mins / FULL_SCALE, np.nan).round(4)
     return {**columns, "vertices": polygons.vertices.astype(np.int32)}
+
+
+def check_name(name: str, path: Path) -> None:
+    """Refuse names that a GeoPackage keeps for itself."""
+    reserved = name.casefold().startswith(("gpkg", "sqlite_")) or name.casefold() in RESERVED
+    if reserved or not name.strip() or not name.isprintable():
+        raise UsageError(
+            f"--layer {name!r}: a GeoPackage has no layer of such a name; needs printable characters, not "
+            f"gpkg..., sqlite_... or {', '.join(RESERVED)}. Pass another --layer for {path}"
+        )
+
+
+def companions(path: Path, kind: str) -> list[Path]:
+    """Return files beside a vector file that another program would read with it, as indices or journals."""
+    if kind == "GPKG":
+        return [path.with_name(path.name + ending) for ending in ("-journal", "-wal", "-shm", ".aux.xml")]
+    if kind != "Shapefile" or not path.parent.is_dir():
+        return []
+    own = [file for file in path.parent.iterdir() if file.name.startswith(f"{path.stem}.")]
+    return [file for file in own if file.name[len(path.stem) :].lower().endswith(SHAPEFILE_INDICES)]
 
 
 def targets(path: Path, kind: str, *, qml: bool) -> list[Path]:

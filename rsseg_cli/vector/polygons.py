@@ -16,6 +16,7 @@ from rsseg_cli.vector.storage import MemmapStore, Table, release_pages
 from rsseg_cli.vector.trace import RingFragments, portions, spans
 
 UNITS = 256  # of coordinates inside a pixel
+OUTSIDE_CRS = "--dst-crs: a part of the raster lies outside that CRS. Choose another, or leave it out."
 _POLYGON = b"\x01\x03\x00\x00\x00"  # well-known binary, little-endian
 
 
@@ -112,9 +113,7 @@ class _Maker:
         if self._reproject is not None:
             x, y = self._reproject(x, y)
             if not (np.isfinite(x).all() and np.isfinite(y).all()):
-                raise DataError(
-                    "--dst-crs: a part of the raster lies outside that CRS. Choose another, or leave it out."
-                )
+                raise DataError(OUTSIDE_CRS)
         return np.stack([x, y], axis=1)
 
     def _closed(self, first: int, end: int) -> NDArray[np.int32]:

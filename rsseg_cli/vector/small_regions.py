@@ -51,6 +51,7 @@ class SmallRegionResolver:
         self._decided = Column(folder, np.int64, 2)  # numbers and new classes
         self._members, self._islands = Column(folder, np.int32), Column(folder, np.int32, 2)
         self._ends = [(0, 0)]  # of each block's members and islands
+        self.dropped = 0  # regions that no data touches
 
     def add(self, block: BlockRegions) -> None:
         """Add a block and decide what can be decided."""
@@ -183,11 +184,14 @@ class SmallRegionResolver:
             edges=np.concatenate([live.edges[inner], live.edges[across]]),
             root=np.arange(len(classes)),
         )
+        alone = np.zeros(len(classes), np.bool_)
         if self._holes:
             adjacency.fill_holes(self._min_area)
         else:
             adjacency.eliminate_small(self._min_area, self._pixel_m)
-        after = adjacency.classes[adjacency.root]
+            alone = (adjacency.areas < self._min_area) & ~adjacency.is_nodata
+            self.dropped += int(np.count_nonzero(alone & (adjacency.root == np.arange(len(alone)))))
+        after = np.where(alone, self._nodata, adjacency.classes)[adjacency.root]
         resolved = live.numbers[decided[live.numbers[:, 0]]]
         own = number[resolved[:, 0]]
         changed = after[own] != classes[own]

@@ -75,6 +75,7 @@ class ClassSource:
     Attributes:
         nodata: value of pixels without data, and outside the raster.
         wide: values are uint16, as 256 are not enough with no data.
+        masked: GDAL's mask says where there is data; otherwise `file_nodata` alone does.
         store: beginning of the path for decoded rows of tiles; "" decodes a tile for each read.
     """
 
@@ -85,6 +86,8 @@ class ClassSource:
     file_nodata: float | None
     masked: bool
     wide: bool
+    band: int = 1
+    alpha: int = 0
     tile_rows: int = 1
     store: str = ""
     chunk_px: int = 3 << 19
@@ -116,16 +119,17 @@ class ClassSource:
     def _decoded(self, dataset: Any, rows: tuple[int, int], cols: tuple[int, int]) -> NDArray[Any]:
         """Decode rows and columns of the open raster."""
         window = Window.from_slices(rows, cols)
-        values = dataset.read(1, window=window)
-        mask = dataset.read_masks(1, window=window) if self.masked else None
-        if values.dtype == np.uint8 and mask is None:
+        values = dataset.read(self.band, window=window)
+        if not self.masked:
             labels = values.astype(self.dtype, copy=False)
             if self.file_nodata is not None and self.file_nodata != self.nodata:
                 labels[values == self.file_nodata] = self.nodata
             return labels
-        valid = np.ones(values.shape, np.bool_) if mask is None else mask > 0
-        if self.file_nodata is not None:
-            valid &= values != self.file_nodata
+        valid = dataset.read_masks(self.band, window=window) > 0
+        if self.alpha:  # GDAL's mask heeds it in some types only
+            valid &= dataset.read(self.alpha, window=window) > 0
+        if values.dtype.kind == "f":
+            valid &= ~np.isnan(values)
         self._check(values, valid, rows[0], cols[0])
         labels = np.full(values.shape, self.nodata, self.dtype)
         labels[valid] = values[valid].astype(self.dtype)

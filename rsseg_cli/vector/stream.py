@@ -176,7 +176,7 @@ class PolygonStream:
             block.seconds["join"] = time.perf_counter() - before
             self._count(block.seconds)
             del block
-            yield from finished
+            yield from finished if task.seam is None else map(task.seam.cut, finished)
             del finished
             if number % TRIM_BLOCKS == 0:
                 give_back_memory()
@@ -239,6 +239,10 @@ class PolygonStream:
         for _, block in self._by_block(regions.block, find_block_regions, regions, blocks):
             resolver.add(block)
         resolver.finish()
+        if resolver.dropped:
+            self._task.warn(
+                f"{self._task.name}: {resolver.dropped} objects below --min-area touch no others; left out"
+            )
         with writing(path.parent), open(path, "wb") as file:
             file.truncate(source.height * source.width * (2 if source.wide else 1))
         items = ((*rows, *resolver.changes(number)) for number, rows in enumerate(blocks))

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.errors import SceneError, UsageError
-from rsseg_cli.raster import SceneInfo, classes
+from rsseg_cli.raster import SceneInfo, classes, gdal
 from rsseg_cli.system import cores
 from rsseg_cli.vector.geometry import PixelGeometry
-from rsseg_cli.vector.layer import Colour
 from rsseg_cli.vector.plan import BlockPlan, simplify_options
 from rsseg_cli.vector.source import ClassSource
 
+if TYPE_CHECKING:
+    from rsseg_cli.vector.seam import Seam
+
+logger = logging.getLogger(__name__)
 BLOCK_PX = 3 << 19  # of a block: some 40 bytes each with its boundaries
 PARALLEL_PX = 8 << 20  # smaller rasters are done before workers have started
 MAX_JOBS = 8  # by default
@@ -31,11 +35,17 @@ class VectorTask:
     config: VectorConfig
     plan: BlockPlan
     names: Mapping[int, str]
-    colours: Mapping[int, Colour]
+    colours: Mapping[int, classes.Colour]
     own_crs: str
     crs: str
+    seam: Seam | None
     notes: list[str] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
+
+    def warn(self, note: str) -> None:
+        """Log an unexpected property of the result, and keep it."""
+        logger.warning("%s", note)
+        self.notes.append(note)
 
     @property
     def workers(self) -> int:
@@ -76,17 +86,18 @@ def make_task(
     """Check a request; `name` is that of the raster in messages, its file's by default."""
     info = SceneInfo.of(os.fspath(labels))
     name = name or info.name
+    _refuse_quantities(info, name)
     source = _source(info)
     names = dict(classes.read_names(info.path))
-    notes = []
     own = info.grid.crs.to_wkt() if info.grid.crs is not None else ""
     crs = target_crs(own, config.dst_crs, name)
+    seam = None
+    if config.dst_crs:
+        from rsseg_cli.vector.seam import find_seam
+
+        seam = find_seam(info.grid, own, crs)
     ground = PixelGeometry.of(info.grid)
-    if not ground.known:
-        given = [option for option, value in metres(config).items() if value]
-        unit = f"; {' and '.join(given)} count in pixels" if given else ""
-        notes.append(f"{name}: has no CRS, so areas and lengths on the ground are left empty{unit}")
-    return VectorTask(
+    task = VectorTask(
         info=info,
         name=name,
         config=config,
@@ -97,14 +108,19 @@ def make_task(
             ground=ground,
             options=simplify_options(config.simplify_m, config.smooth, ground),
             classes=chosen_classes(config.classes, names, info.name),
-            reproject=None if crs == own else (own, crs),
+            reproject=None if crs == own or seam is not None else (own, crs),
         ),
         names=names,
         colours=classes.read_colours(info.path),
         own_crs=own,
         crs=crs,
-        notes=notes,
+        seam=seam,
     )
+    if not ground.known:
+        given = [option for option, value in metres(config).items() if value]
+        unit = f"; {' and '.join(given)} count in pixels" if given else ""
+        task.warn(f"{name}: has no CRS, so areas and lengths on the ground are left empty{unit}")
+    return task
 
 
 def metres(config: VectorConfig) -> dict[str, float]:
@@ -113,24 +129,46 @@ def metres(config: VectorConfig) -> dict[str, float]:
     return dict(zip(("--simplify", "--min-area", "--fill-holes"), values, strict=True))
 
 
+def _refuse_quantities(info: SceneInfo, name: str) -> None:
+    """Refuse a raster that says that its values are no classes."""
+    with gdal.reading(info.path) as dataset:
+        kind = gdal.tags(dataset).get("RSSEG_LAYER", "labels")
+        scaled = set(dataset.scales) != {1.0} or set(dataset.offsets) != {0.0}
+    if kind != "labels":
+        raise SceneError(
+            f"{name}: holds the {kind} of a map, 0-254 for 0-1, and no classes. Give the map itself, which "
+            f"predict wrote as -o{'; pass this one as --confidence' if kind == 'confidence' else ''}."
+        )
+    if scaled:
+        raise SceneError(f"{name}: its values have a scale, so they are no classes. Give a class raster.")
+
+
 def _source(info: SceneInfo) -> ClassSource:
-    if info.count != 1:
+    if len(info.colour_bands) != 1:
         raise SceneError(
             f"{info.name}: has {info.count} bands, needs the one of a class raster. Map a "
             "scene with rsseg predict first."
         )
-    if info.dtypes[0].startswith("complex"):
+    band = info.colour_bands[0]
+    dtype, value = info.dtypes[band - 1], info.band_nodata[band - 1]
+    if dtype.startswith("complex"):
         raise SceneError(f"{info.name}: complex numbers; needs class indices. Give a class raster.")
-    value = info.nodata
-    byte = info.dtypes[0] == "uint8"
+    byte = dtype == "uint8"
     masked = info.has_mask and value is None
     # 255 is free for no data if the raster has no other meaning for it.
     wide = not byte or masked or value is None or value != 255
-    return _class_source(info, 65535 if wide else 255, value, masked=masked, wide=wide)
+    source = _class_source(info, 65535 if wide else 255, value, masked=masked or not byte, wide=wide)
+    kinds = info.colour_interpretations
+    return replace(source, band=band, alpha=kinds.index("alpha") + 1 if "alpha" in kinds else 0)
 
 
 def _class_source(
-    info: SceneInfo, nodata: int, file_nodata: float | None, *, masked: bool = False, wide: bool = False
+    info: SceneInfo,
+    nodata: int,
+    file_nodata: float | None,
+    *,
+    masked: bool = False,
+    wide: bool = False,
 ) -> ClassSource:
     return ClassSource(
         path=info.path,
@@ -193,13 +231,11 @@ def target_crs(own: str, asked: str, where: str) -> str:
         wanted = CRS.from_user_input(asked)
     except CRSError as err:
         raise UsageError(f"--dst-crs {asked}: is no CRS that PROJ knows; write it as EPSG:4326") from err
+    if not (wanted.is_geographic or wanted.is_projected):
+        raise UsageError(f"--dst-crs {asked}: is a {wanted.type_name}; needs a geographic or projected one")
     try:
-        given = CRS.from_wkt(own)
-        Transformer.from_crs(given, wanted, always_xy=True)
-    except (CRSError, ProjError) as err:
-        name = own.partition('"')[2].partition('"')[0]
-        raise UsageError(
-            f"{where}: its CRS {name!r:.80} cannot be transformed to {asked}. Georeference the scene, or "
-            "write polygons in its own CRS: a GeoPackage (.gpkg) without --dst-crs"
-        ) from err
-    return own if wanted == given else wanted.to_wkt()
+        known = CRS.from_wkt(own)
+        Transformer.from_crs(known, wanted, always_xy=True)
+    except ProjError as err:
+        raise UsageError(f"{where}: its CRS cannot be transformed to {asked} ({err})") from err
+    return own if wanted == known else wanted.to_wkt()

@@ -23,11 +23,11 @@ from rsseg_cli.config import VECTOR_ENDINGS, VectorConfig
 from rsseg_cli.errors import OutputError, SceneError, UsageError
 from rsseg_cli.raster import SceneInfo, gdal
 from rsseg_cli.vector.dissolve import dissolve
-from rsseg_cli.vector.layer import Layer, colour_of, columns_of, make_qml, targets
+from rsseg_cli.vector.layer import Layer, check_name, columns_of, companions, targets
 from rsseg_cli.vector.polygons import Polygons
 from rsseg_cli.vector.stream import PolygonStream, Progress, WorkerPool
 from rsseg_cli.vector.task import VectorTask, chosen_classes, make_task, metres, target_crs
-from rsseg_cli.vector.write import write_layer
+from rsseg_cli.vector.write import copy_other_layers, write_layer
 
 if TYPE_CHECKING:
     import geopandas
@@ -94,7 +94,7 @@ def vectorize(
     """
     start = time.monotonic()
     with prepare(labels, output, config or VectorConfig(), confidence=confidence) as job:
-        files.replace_all(job.run(progress))
+        files.replace_all(job.run(progress), job.leftovers)
     layer = job.layer
     return VectorResult(
         path=layer.path,
@@ -122,8 +122,11 @@ def check_output(
     kind = format_of(path, config)
     target_crs(crs, _with_crs(config, kind, path, known=bool(crs), where=where).dst_crs, where)
     chosen_classes(config.classes, names, where)
+    if kind == "GPKG":
+        check_name(config.layer or path.stem, path)
+    styles = [Path(file).with_suffix(".qml") for file in inputs]  # they have a part for polygons too
     for target in targets(path, kind, qml=config.qml):
-        files.check_target(target, overwrite=config.overwrite, inputs=inputs)
+        files.check_target(target, overwrite=config.overwrite or target in styles, inputs=inputs)
 
 
 def prepare(
@@ -147,12 +150,10 @@ def prepare(
     inputs: list[str | Path] = [*task.info.files, *([Path(confidence)] if confidence is not None else [])]
     check_output(path, config, crs=task.own_crs, names=task.names, where=task.name, inputs=inputs)
     if kind == "Shapefile":
-        task.notes.append(
+        task.warn(
             f"{path}: a Shapefile's names have ten characters (class_idx, perim_m, conf_mean, ...), "
             "its files 2 GB; scene, model and time are not kept"
         )
-    for note in task.notes:
-        logger.warning("%s", note)
     return VectorJob(task, _layer(path, kind, task), scratch)
 
 
@@ -164,6 +165,7 @@ class VectorJob:
         self._given, self._scratch = scratch, scratch
         self.features = 0
         self.classes: dict[str, ClassPolygons] = {}
+        self.leftovers: list[Path] = []  # files to remove once those of `run` have their names
 
     @property
     def notes(self) -> list[str]:
@@ -192,16 +194,17 @@ class VectorJob:
         layer, folder = self.layer, self._scratch
         if folder is None:
             raise ValueError("the job is not open")
+        if layer.format == "GPKG":
+            copy_other_layers(layer.path, layer, folder / layer.path.name)
         with WorkerPool(self.task.workers) as pool:
             stream = PolygonStream(self.task, pool, folder)
             polygons = self._counted(stream.polygons(progress))
-            if layer.dissolve:
+            if self.task.config.dissolve:
                 polygons = dissolve(polygons, folder)
             write_layer(layer, self._timed(polygons), folder / layer.path.name)
-        if layer.qml:
-            text = make_qml(layer.names, layer.colours, layer.columns[0])
-            (folder / f"{layer.path.stem}.qml").write_text(text, encoding="utf-8")
         made = {folder / path.name: path for path in targets(layer.path, layer.format, qml=layer.qml)}
+        self.leftovers = [path for file, path in made.items() if not file.exists()]
+        self.leftovers += companions(layer.path, layer.format)
         main = folder / layer.path.name
         return {file: made[file] for file in sorted(made, key=lambda file: file == main) if file.exists()}
 
@@ -220,6 +223,9 @@ class VectorJob:
             self.layer.class_name(value): ClassPolygons(polygons=int(count), area_m2=area if known else None)
             for value, (count, area) in totals.items()
         }
+        for value in sorted(self.task.plan.classes or ()):
+            if not totals.get(value, (0,))[0]:
+                self.task.warn(f"{self.task.name}: no pixel is of {self.layer.class_name(value)}")
 
     def _timed(self, polygons: Iterator[Polygons]) -> Iterator[Polygons]:
         """Count features, and the time that the writer takes for them."""
@@ -282,7 +288,6 @@ def _with_crs(config: VectorConfig, kind: str, path: Path, *, known: bool, where
 def _layer(path: Path, kind: str, task: VectorTask) -> Layer:
     config = task.config
     tags = _tags(task.info.path)
-    values = task.names or {value: f"class {value}" for value in sorted(task.colours)}
     metadata = {
         "software": f"rsseg {__version__}",
         "labels": task.name,
@@ -297,11 +302,11 @@ def _layer(path: Path, kind: str, task: VectorTask) -> Layer:
         name=config.layer or path.stem,
         format=kind,
         crs=task.crs,
-        names=values,
-        colours={value: colour_of(value, task.colours) for value in values},
+        names=task.names,
+        colours=task.colours,
         confidence=task.plan.confidence is not None,
         metadata={key: text for key, text in metadata.items() if text},
-        dissolve=config.dissolve,
+        several=config.dissolve or task.seam is not None,
         qml=config.qml,
     )
 

@@ -7,7 +7,7 @@ import sqlite3
 import sys
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli import files
 from rsseg_cli.errors import OutputError
-from rsseg_cli.vector.layer import STYLES_TABLE, Layer, columns_of, make_qml
+from rsseg_cli.vector.layer import Layer, columns_of
 from rsseg_cli.vector.polygons import Polygons
 from rsseg_cli.vector.storage import COPY_BYTES, Blob, release_pages
 from rsseg_cli.vector.trace import portions
@@ -24,9 +24,15 @@ from rsseg_cli.vector.trace import portions
 if TYPE_CHECKING:
     import pyarrow as pa
 
+STYLES_TABLE = """CREATE TABLE IF NOT EXISTS layer_styles (
+    id INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, f_table_catalog TEXT(256), f_table_schema TEXT(256),
+    f_table_name TEXT(256), f_geometry_column TEXT(256), styleName TEXT(30), styleQML TEXT, styleSLD TEXT,
+    useAsDefault BOOLEAN, description TEXT, owner TEXT(30), ui TEXT(30),
+    update_time DATETIME DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ','now')))"""
 BATCH_BYTES, ROW_BYTES = 32 << 20, 400  # of an Arrow batch, and of a polygon beside its geometry
 PARQUET_GROUP = 40_000  # polygons; a group ends with the batch that fills it
 SHAPEFILE_RECORD = 400  # bytes of a polygon's attributes
+BBOX = ("xmin", "ymin", "xmax", "ymax")
 GPKG_HEAD = 40  # bytes before the WKB: with a number of the CRS, and bounds
 # A file that is not finished is thrown away, so no journal. The index of a million polygons fits the memory.
 GPKG_CONFIG = {
@@ -47,6 +53,7 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
     failures: list[BaseException] = []
     count = size = 0
 
+    values: set[int] = set()
     later: dict[int, Blob] = {}
 
     def batches() -> Generator[pa.RecordBatch, None, None]:
@@ -55,6 +62,7 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
             for part in polygons:
                 sizes = np.array([len(blob) for blob in part.wkb], np.int64)
                 first, count, size = count, count + len(sizes), size + int(sizes.sum())
+                values.update(np.unique(part.table.classes).tolist())
                 _check_limits(layer, int(sizes.max(initial=0)), count, size)
                 if layer.format == "GPKG":
                     later.update(_put_off(part, first + 1, layer))
@@ -70,13 +78,27 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
             else:
                 _write_with_gdal(pa.RecordBatchReader.from_batches(schema, stream), layer, path)
             if layer.format == "GPKG":
-                _finish_geopackage(path, layer, count, later)
+                _finish_geopackage(path, layer, count, values, later)
+            if layer.qml:
+                path.with_suffix(".qml").write_bytes(layer.style(values))
             files.sync(path)
         except (RuntimeError, OSError, pa.ArrowException, sqlite3.Error) as err:
             if not failures:
                 raise OutputError(f"{layer.path}: cannot be written ({err}). Is the disk full?") from err
         if failures:
             raise failures[0]
+
+
+def copy_other_layers(source: Path, layer: Layer, path: Path) -> None:
+    """Copy a GeoPackage, with what its journal holds, if it holds more than this layer."""
+    with (
+        suppress(sqlite3.Error),
+        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as old,
+    ):
+        names = {str(name).casefold() for (name,) in old.execute("SELECT table_name FROM gpkg_contents")}
+        if names - {layer.name.casefold(), "layer_styles"}:
+            with closing(sqlite3.connect(path)) as new:
+                old.backup(new)
 
 
 def load_pyogrio() -> None:
@@ -99,7 +121,10 @@ def _schema(layer: Layer) -> pa.Schema:
     fields = [
         (name, kinds[kind.kind]) for name, kind in zip(layer.columns, layer.fields.values(), strict=True)
     ]
-    return pa.schema([*fields, (layer.geometry_column, pa.large_binary())])
+    fields.append((layer.geometry_column, pa.large_binary()))
+    if layer.format == "GeoParquet":
+        fields.append(("bbox", pa.struct([(part, pa.float64()) for part in BBOX])))
+    return pa.schema(fields)
 
 
 def _put_off(polygons: Polygons, first: int, layer: Layer) -> Iterator[tuple[int, Blob]]:
@@ -109,7 +134,7 @@ def _put_off(polygons: Polygons, first: int, layer: Layer) -> Iterator[tuple[int
     for number, blob in enumerate(polygons.wkb):
         if not isinstance(blob, bytes):
             box = shapely.box(*polygons.bounds[number])
-            polygons.wkb[number] = shapely.to_wkb(shapely.multipolygons([box]) if layer.dissolve else box)
+            polygons.wkb[number] = shapely.to_wkb(shapely.multipolygons([box]) if layer.several else box)
             yield first + number, blob
 
 
@@ -123,6 +148,9 @@ def _batches(polygons: Polygons, layer: Layer, schema: pa.Schema) -> Iterator[pa
     for first, end in portions(np.where(in_file, BATCH_BYTES, sizes + ROW_BYTES), BATCH_BYTES):
         arrays = [_array(values[first:end]) for values in attributes]
         arrays.append(_binary(pa.large_binary(), polygons.wkb[first:end].tolist()))
+        if layer.format == "GeoParquet":
+            sides = [_array(side[first:end]) for side in polygons.bounds.T]
+            arrays.append(pa.StructArray.from_arrays(sides, BBOX))
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -139,7 +167,7 @@ def _array(values: NDArray[Any]) -> pa.Array:
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [present, data])
 
 
-def _binary(kind: pa.DataType, blobs: Sequence[Blob]) -> pa.Array:
+def _binary(kind: pa.DataType, blobs: Sequence[Any]) -> pa.Array:
     """An Arrow array of bytes; a single one that lies in a file is not copied."""
     import pyarrow as pa
 
@@ -207,14 +235,15 @@ def _write_parquet(batches: Iterator[pa.RecordBatch], schema: pa.Schema, layer: 
 
     crs = CRS.from_wkt(layer.crs).to_json_dict() if layer.crs else None
     column = {"encoding": "WKB", "geometry_types": [layer.geometry], "crs": crs}
+    column["covering"] = {"bbox": {part: ["bbox", part] for part in BBOX}}
     about = {
         "version": "1.1.0",
         "primary_column": layer.geometry_column,
         "columns": {layer.geometry_column: column},
     }
     described = schema.with_metadata({"geo": json.dumps(about), **layer.metadata})
-    attributes = [name for name in schema.names if name != layer.geometry_column]
-    options = {"compression": "zstd", "use_dictionary": ["class_name"], "write_statistics": attributes}
+    counted = [*layer.columns, *(f"bbox.{part}" for part in BBOX)]
+    options = {"compression": "zstd", "use_dictionary": ["class_name"], "write_statistics": counted}
     with parquet.ParquetWriter(path, described, **options) as writer:
         group: list[pa.RecordBatch] = []
         for batch in batches:
@@ -248,7 +277,9 @@ def _fill_in(database: sqlite3.Connection, layer: Layer, polygons: Mapping[int, 
         database.execute(sql)
 
 
-def _finish_geopackage(path: Path, layer: Layer, features: int, later: Mapping[int, Blob]) -> None:
+def _finish_geopackage(
+    path: Path, layer: Layer, features: int, values: set[int], later: Mapping[int, Blob]
+) -> None:
     """Write what was put off and the default style; check the index, whose errors GDAL only logs."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute("PRAGMA journal_mode = OFF")
@@ -257,13 +288,14 @@ def _finish_geopackage(path: Path, layer: Layer, features: int, later: Mapping[i
         index = f"rtree_{layer.name}_geom_rowid".replace('"', '""')
         if database.execute(f'SELECT count(*) FROM "{index}"').fetchone() != (features,):
             raise sqlite3.DatabaseError("its spatial index is not complete")
-    add_style(path, layer.name, make_qml(layer.names, layer.colours))
+    add_style(path, layer.name, layer.style(values).decode())
 
 
 def add_style(path: Path, layer: str, qml: str) -> None:
     """Make a QGIS style the default of a GeoPackage's layer."""
     with closing(sqlite3.connect(path)) as database, database:
         database.execute(STYLES_TABLE)
+        database.execute("DELETE FROM layer_styles WHERE f_table_name = ?", (layer,))
         database.execute(
             "INSERT INTO layer_styles (f_table_catalog, f_table_schema, f_table_name, f_geometry_column, "
             "styleName, styleQML, styleSLD, useAsDefault, description, owner) VALUES "
@@ -271,6 +303,6 @@ def add_style(path: Path, layer: str, qml: str) -> None:
             (layer, qml),
         )
         database.execute(
-            "INSERT INTO gpkg_contents (table_name, data_type, identifier, description) "
+            "INSERT OR IGNORE INTO gpkg_contents (table_name, data_type, identifier, description) "
             "VALUES ('layer_styles', 'attributes', 'layer_styles', '')"
         )

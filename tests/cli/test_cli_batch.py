@@ -136,7 +136,8 @@ def test_further_outputs_have_the_maps_name_and_an_ending(make_raster, run):
     done = run("a.tif", "-o", "maps", *more, "--jobs", "1", "--json")
     assert done.exit_code == 0, done.stderr
     names = {"a_cover.tif", "a_cover.gpkg", "a_cover_sure.tif", "a_cover_view.png", "manifest.jsonl"}
-    assert {path.name for path in Path("maps").iterdir()} - {"a_cover.tif.aux.xml"} == names
+    beside = {"a_cover.tif.aux.xml", "a_cover.qml", "a_cover_sure.qml"}
+    assert {path.name for path in Path("maps").iterdir()} - beside == names
     assert {Path(path).name for path in json.loads(done.stdout)["results"][0]["paths"].values()} < names
 
 

@@ -64,7 +64,7 @@ def test_a_map_is_refined_in_a_second_command_or_in_the_first(make_raster, model
     assert "refined by tiny-refiner: " in both.stdout.splitlines()[-1]
     np.testing.assert_array_equal(read(tmp_path / "both.tif"), read(tmp_path / "r.tif"))
     np.testing.assert_array_equal(read(tmp_path / "both_u.tif"), read(tmp_path / "u.tif"))
-    new = {"both.tif", "both.tif.aux.xml", "both_u.tif"}
+    new = {"both.qml", "both.tif", "both.tif.aux.xml", "both_u.qml", "both_u.tif"}
     assert {path.name for path in tmp_path.iterdir()} == files | new  # the coarse map is gone
     with rasterio.open(tmp_path / "both.tif") as dataset:
         assert dataset.tags()["RSSEG_REFINER"] == "tiny-refiner"

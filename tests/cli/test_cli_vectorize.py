@@ -94,9 +94,9 @@ def test_a_geopackage_carries_style_and_metadata(label_file, tmp_path):
     database.close()
     assert (name, default) == ("map", 1)
     labels = [item.get("label") for item in ET.fromstring(qml).iter("category")]
-    assert labels == ["water", "road", "roof & <tile>"]
+    assert labels == ["water", "road", "roof & <tile>", "other"]
     colours = [item.get("value") for item in ET.fromstring(qml).iter("Option") if item.get("name") == "color"]
-    assert colours == ["0,0,200,255", "90,90,90,255", "200,0,0,255"]
+    assert colours[:3] == ["0,0,200,255", "90,90,90,255", "200,0,0,255"]
     metadata = pyogrio.read_info(target, layer="map")["layer_metadata"]
     assert metadata["scene"] == "ortho.tif"
     assert metadata["model"] == "landcover"

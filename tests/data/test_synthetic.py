@@ -135,10 +135,11 @@ def test_files_are_georeferenced_tiled_and_say_what_they_hold(tmp_path):
         assert a.overviews(1) == b.overviews(1) == [2]
         assert a.nodata is None
         assert b.nodata == NODATA
-        assert a.descriptions == ("red", "green", "blue")
+        assert a.descriptions == tuple(kind.name for kind in a.colorinterp) == ("red", "green", "blue")
         assert [b.colormap(1)[k][:3] for k in range(5)] == [colour for _, colour in CLASSES]
         assert set(np.unique(b.read(1, out_shape=(300, 300)))) <= set(range(5))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.tif", "labels.tif.aux.xml", "scene.tif"]
+    beside = ["labels.qml", "labels.tif", "labels.tif.aux.xml", "scene.tif"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == beside
 
 
 @pytest.mark.skipif(shutil.which("gdalinfo") is None, reason="gdalinfo is not installed")

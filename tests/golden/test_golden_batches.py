@@ -43,7 +43,7 @@ def test_resumed_after_a_kill(golden, scenes, part_map, folder):
     np.testing.assert_array_equal(labels(folder / "map.tif"), labels(part_map))
     answer = run(*arguments, "--resume")
     golden.check_text("messages/resumed_complete", without_changing(answer.stderr, folder))
-    assert sorted(path.name for path in folder.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+    assert sorted(path.name for path in folder.iterdir()) == ["map.qml", "map.tif", "map.tif.aux.xml"]
 
 
 @pytest.mark.slow

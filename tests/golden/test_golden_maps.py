@@ -61,7 +61,8 @@ def test_plain(golden, plain, scenes):
         golden.check_samples(f"plain_{kind}", pixels(folder / f"{kind}.tif"))
     golden.check_json("plain_told", masked(json.loads(answer.stdout), folder))
     golden.check_text("messages/plain", without_changing(answer.stderr, scenes.folder))
-    names = ["map.gpkg", "map.png", "map.tif", "map.tif.aux.xml", *(f"{kind}.tif" for kind in LAYERS)]
+    names = ["map.gpkg", "map.png", "map.qml", "map.tif", "map.tif.aux.xml"]
+    names += [f"{kind}.{ending}" for kind in LAYERS for ending in ("qml", "tif")]
     assert sorted(path.name for path in folder.iterdir()) == sorted(names)
 
 

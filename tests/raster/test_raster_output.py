@@ -20,7 +20,7 @@ from rasters import MakeRaster
 from rio_cogeo import cog_validate
 
 from rsseg_cli.errors import OutputError, UsageError
-from rsseg_cli.files import check_target
+from rsseg_cli.files import check_target, replace_all
 from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, vrt
 from rsseg_cli.raster.rows import downsample2x
 
@@ -232,7 +232,7 @@ def test_a_finished_file_waits_for_its_name(tmp_path: Path) -> None:
         writer.publish()
     with rasterio.open(path) as dataset:
         assert (dataset.read() == labels).all()
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["map.qml", "map.tif", "map.tif.aux.xml"]
 
 
 def test_replacing_takes_the_old_files_companions_away(tmp_path: Path) -> None:
@@ -394,6 +394,33 @@ def test_creation_options_are_checked(tmp_path: Path, options: dict[str, str], m
 )
 def test_good_creation_options_pass(options: dict[str, str]) -> None:
     RasterWriter.check_options(options)
+
+
+def test_replacing_gives_all_names(tmp_path: Path) -> None:
+    for name in ("a.new", "b.new", "b", "b.ovr"):
+        (tmp_path / name).write_text(name)
+    replace_all(
+        {tmp_path / "a.new": tmp_path / "a", tmp_path / "b.new": tmp_path / "b"}, [tmp_path / "b.ovr"]
+    )
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "a.new", "b": "b.new"}
+
+
+@pytest.mark.parametrize("hard_links", [True, False])
+def test_where_a_name_cannot_be_given_all_stays_as_it_was(
+    tmp_path: Path, hard_links: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not hard_links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: (_ for _ in ()).throw(OSError("no links here")))
+    for name in ("a.new", "b.new", "c.new", "b", "b.ovr"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "c").mkdir()  # a file cannot take its name
+    before = {path.name for path in tmp_path.iterdir()}
+    names = {tmp_path / f"{name}.new": tmp_path / name for name in "abc"}
+    with pytest.raises(OutputError, match="cannot be written"):
+        replace_all(names, [tmp_path / "b.ovr"])
+    assert (tmp_path / "b").read_text() == "b"
+    assert (tmp_path / "b.ovr").read_text() == "b.ovr"
+    assert {path.name for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("limit", [20_000, 300_000])
