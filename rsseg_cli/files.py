@@ -2,39 +2,86 @@
 
 from __future__ import annotations
 
-import errno
+import glob
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from rsseg_cli.errors import OutputError
 
+# Endings of files that programs read together with one, after its name and in place of its own ending.
+BESIDE = {
+    ".tif": (".ovr", ".msk", ".msk.ovr", ".aux.xml"),
+    ".png": (".aux.xml",),
+    ".gpkg": ("-wal", "-shm", "-journal", ".aux.xml"),
+    ".shp": (".xml",),
+}
+INSTEAD = {
+    ".shp": (
+        ".shx", ".dbf", ".prj", ".cpg", ".qpj", ".cst", ".qix", ".sbn", ".sbx", ".fbn", ".fbx", ".ain",
+        ".aih", ".ixs", ".mxs", ".idm", ".ind",
+    ),
+}  # fmt: skip
+KINDS = {
+    stat.S_IFDIR: "a folder; needs the name of a file",
+    stat.S_IFIFO: "a pipe, which no file can replace",
+    stat.S_IFSOCK: "a socket, which no file can replace",
+    stat.S_IFCHR: "a device, which no file can replace",
+    stat.S_IFBLK: "a device, which no file can replace",
+}
+
 
 def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | Path] = ()) -> None:
     """Refuse a target before work starts: an OutputError says why. No target is one of `inputs`."""
     path = Path(path)
-    try:
-        os.stat(path)
-    except OSError as err:
-        if err.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise OutputError(f"{path}: cannot be written ({err.strerror}). Choose another name.") from err
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: its folder does not exist. Make {path.parent} first.")
     for other in inputs:
         if _same_file(path, other):
             raise OutputError(f"{path}: is the input itself, or a part of it. Choose another output.")
-    if path.is_dir():
-        raise OutputError(f"{path}: is a folder; needs the name of a file.")
+    for file in (path, *companions(path)):
+        check_regular(file)
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: its folder does not exist. Make {path.parent} first.")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists. Pass --overwrite to replace it, or choose another output.")
-    if not os.access(path.parent, os.W_OK):
+    if not os.access(path.parent, os.W_OK | os.X_OK):
         raise OutputError(f"{path}: no permission to write in {path.parent}.")
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a target that exists and is no regular file: to replace it would break what it is there for."""
+    try:
+        kind = stat.S_IFMT(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except (OSError, ValueError) as err:
+        reason = getattr(err, "strerror", None) or err
+        raise OutputError(f"{path}: cannot be written ({reason}). Choose another name.") from err
+    if kind == stat.S_IFLNK:
+        raise OutputError(
+            f"{path}: is a link to {os.readlink(path)}; pass the file that it leads to, or another name."
+        )
+    if kind != stat.S_IFREG:
+        raise OutputError(f"{path}: is {KINDS.get(kind, 'no file')}. Choose another name.")
+
+
+def companions(path: Path) -> list[Path]:
+    """List files that programs read together with a file of this name: its overviews, indices, logs."""
+    kind = ".tif" if path.suffix.lower() == ".tiff" else path.suffix.lower()
+    names = {f"{path.name}{ending}" for ending in BESIDE.get(kind, ())}
+    names |= {f"{path.stem}{ending}" for ending in INSTEAD.get(kind, ())}
+    names |= {name[: -len(ending)] + ending.upper() for name in names for ending in [Path(name).suffix]}
+    files = [path.with_name(name) for name in sorted(names) if os.path.lexists(path.with_name(name))]
+    if kind == ".shp":  # an index of each field
+        files += sorted(path.parent.glob(f"{glob.escape(path.stem)}.*.[aA][tT][xX]"))
+    return files
 
 
 @contextmanager
 def write_atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, which then replaces `path`; after an error `path` is as before."""
+    check_regular(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
@@ -45,10 +92,8 @@ def write_atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def replace_all(
-    renames: Mapping[Path, Path], leftovers: Sequence[Path] = (), *, tag: str | None = None
-) -> None:
-    """Give files their names and remove others: all of it or, where one step fails, none.
+def replace_all(renames: Mapping[Path, Path], *, tag: str | None = None) -> None:
+    """Give files their names, and remove other `companions` of these: all of it or, where a step fails, none.
 
     Args:
         renames: file -> its name; in order, so that where the last one is, all are.
@@ -56,8 +101,10 @@ def replace_all(
     """
     kept: dict[Path, Path] = {}  # existing file -> its name until the end
     given: dict[Path, Path] = {}
+    leftovers = stale(renames.values())
     try:
         for path in (*renames.values(), *leftovers):
+            check_regular(path)
             if path.is_file():
                 kept[path] = _waiting_name(path, tag or str(os.getpid()))
                 _keep(path, kept[path])
@@ -83,10 +130,16 @@ def replace_all(
             old.unlink(missing_ok=True)
 
 
+def stale(paths: Iterable[Path]) -> list[Path]:
+    """List companions of files that are about to be replaced, but for those that are replaced themselves."""
+    given = list(paths)
+    return [file for path in given for file in companions(path) if file not in given]
+
+
 def finish_replacing(
     renames: Sequence[tuple[Path, Path]], leftovers: Sequence[Path] = (), *, tag: str
 ) -> None:
-    """Complete a `replace_all` with the same arguments that was killed."""
+    """Complete a `replace_all` that was killed; `leftovers` were `stale` when it began."""
     try:
         for file, path in renames:
             if file.exists():

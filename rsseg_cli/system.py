@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import ForkProcess
 
 KEPT = 1 << 30  # bytes
+MAX_FILES = 4096
 
 
 def cores() -> int:
@@ -29,6 +31,24 @@ def physical_bytes() -> int | None:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
         return None
+
+
+def max_open_files() -> int:
+    """Return how many files this process may have open at a time."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def file_limit_advice() -> str:
+    return f"This process may have {max_open_files()} files open; allow more: ulimit -n {MAX_FILES}"
+
+
+def allow_open_files() -> None:
+    """Raise the limit of open files to MAX_FILES, or as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def give_back_memory() -> None:

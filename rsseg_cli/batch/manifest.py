@@ -24,6 +24,7 @@ from rsseg_cli.batch.scenes import is_remote_scene
 from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.errors import DataError, OutputError, SceneError
+from rsseg_cli.files import check_regular
 from rsseg_cli.raster import SceneInfo, gdal
 from rsseg_cli.weights import read_spec, registry
 
@@ -55,6 +56,7 @@ class Manifest:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        check_regular(path)
         self.records, whole_bytes = _read(path) if path.exists() else ({}, 0)
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)

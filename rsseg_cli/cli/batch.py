@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rsseg_cli.cli.options import show
+from rsseg_cli.cli.options import say, show
 from rsseg_cli.cli.progress import BatchProgress, short_names
 from rsseg_cli.cli.tables import class_lines, size_text
 from rsseg_cli.errors import UsageError
@@ -85,10 +85,9 @@ def run_scenes(
         with BatchProgress(hidden=quiet) as progress:
             result = run_batch(scenes, settings, engine, progress)
     except KeyboardInterrupt as err:
-        typer.echo(
+        say(
             f"rsseg: interrupted; {settings.manifest_path} lists what is done. To continue, repeat the "
-            "command with --resume",
-            err=True,
+            "command with --resume"
         )
         raise typer.Exit(INTERRUPTED) from err
     show(result, batch_summary, as_json=as_json)

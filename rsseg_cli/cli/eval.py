@@ -101,7 +101,7 @@ def eval_command(
     done, comparison = run.run()
     if report is not None:
         page = run.write_report(report, done, comparison, overwrite=overwrite)
-        typer.echo(f"rsseg: report: {page}", err=True)
+        opt.say(f"rsseg: report: {page}")
     scores = done.result.scores
     if as_json:
         opt.echo_json({**scores, **({"against": comparison.as_dict()} if comparison else {})})
@@ -114,4 +114,4 @@ def eval_command(
 
 def _show(done: SourceDone) -> None:
     size = f"{done.pixels / 1e6:.1f} Mpx in {done.seconds:.1f} s"
-    typer.echo(f"rsseg: {done.model}, {done.number} of {done.sources}: {done.name}, {size}", err=True)
+    opt.say(f"rsseg: {done.model}, {done.number} of {done.sources}: {done.name}, {size}")

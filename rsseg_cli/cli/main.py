@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import errno
+import io
 import logging
 import os
 import signal
@@ -17,7 +18,9 @@ import typer
 from typer.core import TyperGroup
 
 from rsseg_cli._version import __version__
+from rsseg_cli.cli.options import say
 from rsseg_cli.errors import RssegError, one_line, redact
+from rsseg_cli.system import allow_open_files, file_limit_advice
 
 FAILED = 1
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -84,9 +87,10 @@ class _Group(TyperGroup):
         except OSError as err:  # a path or a disk that fails where no check foresaw it
             if err.errno == errno.EPIPE:  # the reader of stdout has left, which Typer ends quietly
                 raise
-            raise _exit(str(err), err) from err
+            advice = f". {file_limit_advice()}" if err.errno == errno.EMFILE else ""
+            raise _exit(f"{err}{advice}", err) from err
         except KeyboardInterrupt as err:
-            typer.echo(f"rsseg: {_with_notes('interrupted', err)}", err=True)
+            say(f"rsseg: {_with_notes('interrupted', err)}")
             raise typer.Exit(INTERRUPTED) from err
 
 
@@ -102,7 +106,7 @@ def _with_notes(message: str, err: BaseException) -> str:
 
 
 def _exit(message: str, err: BaseException, code: int = FAILED) -> typer.Exit:
-    typer.echo(f"rsseg: error: {one_line(redact(_with_notes(message, err)))}", err=True)
+    say(f"rsseg: error: {one_line(redact(_with_notes(message, err)))}")
     return typer.Exit(code)
 
 
@@ -113,8 +117,8 @@ class _LogHandler(logging.Handler):
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         line = f"rsseg: {level}{one_line(redact(record.getMessage()))}"
         bars = sys.modules.get("tqdm")
-        if bars is None:
-            typer.echo(line, err=True)
+        if bars is None or not sys.stderr.isatty():
+            say(line)
         else:  # above the bars, not into one
             bars.tqdm.write(line, file=sys.stderr)
 
@@ -151,6 +155,12 @@ def _start(
 
 
 def main() -> None:
+    _open_standard_streams()
+    _use_utf8()
+    if not _has_working_folder():
+        say("rsseg: error: the working folder does not exist any more; change to another one")
+        raise SystemExit(FAILED)
+    allow_open_files()
     # Read when torch loads: its threads sleep while they wait for one another. On cores that other programs
     # keep busy, spinning threads use up the time of the one they wait for.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -164,6 +174,35 @@ def main() -> None:
         code = 0 if end.code is None else end.code
         codes += [code] if isinstance(code, int) else []  # else a message, which Python prints
         raise
+
+
+def _open_standard_streams() -> None:
+    """Open closed standard streams as /dev/null: else the next files to be opened would take their place, and
+    the messages of libraries."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may hold any bytes
+
+
+def _use_utf8() -> None:
+    """Start again in Python's UTF-8 mode where file names would be ASCII: GDAL's are always UTF-8."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def _has_working_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _ignore_rasterio(unraisable: Any) -> None:

@@ -9,8 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-import typer
-
+from rsseg_cli.cli.options import say
 from rsseg_cli.cli.tables import size_text
 
 if TYPE_CHECKING:
@@ -100,7 +99,7 @@ class BatchProgress:
             if report.error:
                 self._total.write(self._line(task, report), file=sys.stderr)
         elif not self._hidden:
-            typer.echo(self._line(task, report), err=True)
+            say(self._line(task, report))
 
     def _move(self) -> None:
         if self._pixels:

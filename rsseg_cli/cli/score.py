@@ -42,7 +42,8 @@ def score_command(
     With --json: miou, mean_f1, overall_accuracy, kappa; classes, a list of name, iou, f1, precision, recall,
     pixels; boundary with wfm, widths_px, widths_m, and boundary_iou and trimap_accuracy, both with mean (a
     value for each width) and classes (a name to a value for each width), the latter with overall too;
-    pixels, pixels_outside_classes, unlabelled_share. Undefined values are null.
+    pixels, pixels_outside_classes, unlabelled_share; intervals, 95% ones of miou, mean_f1, overall_accuracy,
+    iou by class and boundary_iou, from blocks of the map drawn again. Undefined values are null.
 
     Example: rsseg score map.tif buildings.gpkg --vector-class building --bbox 500000 4990000 501000 4991000
     """
@@ -56,7 +57,7 @@ def score_command(
         score = score_pair(predicted, truth, config, progress=bar.show)
     if report is not None:
         page = _write_report(report, predicted, truth, config, score, overwrite)
-        typer.echo(f"rsseg: report: {page}", err=True)
+        opt.say(f"rsseg: report: {page}")
     scores = score.result.scores
     if as_json:
         opt.echo_json(scores)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,31 +16,62 @@ def score_table(scores: Mapping[str, Any], names: Sequence[str] = ()) -> str:
     `names` selects classes; all without. The score of a class that occurs nowhere is None, shown as `-`.
     """
     rows = [row for row in scores["classes"] if not names or row["name"] in names]
+    intervals = scores.get("intervals") or {}
+    known = intervals.get("miou", [None])[0] is not None
     width = max(16, *(len(row["name"]) for row in rows))
-    lines = [f"{'class':<{width}}{'IoU':>8}{'F1':>8}{'precision':>11}{'recall':>8}{'pixels':>14}"]
-    lines += [
-        f"{row['name']:<{width}}{_decimal(row['iou']):>8}{_decimal(row['f1']):>8}"
-        f"{_decimal(row['precision']):>11}{_decimal(row['recall']):>8}{row['pixels']:>14,}"
-        for row in rows
-    ]
-    lines.append(f"{'mean':<{width}}{_decimal(scores['miou']):>8}{_decimal(scores['mean_f1']):>8}")
+    head = f"{intervals['level']:.0%} interval" if known else ""
+    lines = [_class_line("class", ["IoU", head, "F1", "precision", "recall", "pixels"], width, known)]
+    for row in rows:
+        ends = _ends(intervals["iou"][row["name"]]) if known else ""
+        decimals = [_decimal(row[key]) for key in ("f1", "precision", "recall")]
+        cells = [_decimal(row["iou"]), ends, *decimals, f"{row['pixels']:,}"]
+        lines.append(_class_line(row["name"], cells, width, known))
+    ends = _ends(intervals["miou"]) if known else ""
+    lines.append(
+        _class_line("mean", [_decimal(scores["miou"]), ends, _decimal(scores["mean_f1"])], width, known)
+    )
     overall = f"overall accuracy {_decimal(scores['overall_accuracy'])}, kappa {_decimal(scores['kappa'])}"
-    boundary = scores.get("boundary")
-    return "\n".join([*lines, "", overall, *(_boundary_lines(boundary, width) if boundary else [])])
+    lines += ["", overall]
+    if boundary := scores.get("boundary"):
+        lines += _boundary_lines(boundary, intervals["boundary_iou"]["mean"] if known else [], width)
+    return "\n".join([*lines, *([interval_note(intervals)] if known else [])])
 
 
-def _boundary_lines(boundary: Mapping[str, Any], width: int) -> list[str]:
+def interval_note(intervals: Mapping[str, Any]) -> str:
+    """What the intervals were made of."""
+    few = "; these are few: the intervals are rough, and too narrow" if intervals["few"] else ""
+    return (
+        f"{intervals['level']:.0%} intervals by drawing {intervals['blocks']} blocks of up to "
+        f"{intervals['block_px']} px again, {intervals['resamples']} times{few}"
+    )
+
+
+def _class_line(name: str, cells: Sequence[str], width: int, with_interval: bool) -> str:
+    places = (8, 17 if with_interval else 0, 8, 11, 8, 14)
+    return f"{name:<{width}}" + "".join(f"{cell:>{size}}" for cell, size in zip(cells, places, strict=False))
+
+
+def _ends(interval: Sequence[float | None]) -> str:
+    return f"{_decimal(interval[0])} to {_decimal(interval[1])}"
+
+
+def _boundary_lines(
+    boundary: Mapping[str, Any], intervals: Sequence[Sequence[float | None]], width: int
+) -> list[str]:
     metres = boundary.get("widths_m")
     lines = [f"boundaries: WFm {_decimal(boundary.get('wfm'))}", ""]
     lines.append(_row("within px", [f"{px:g}" for px in boundary["widths_px"]], width))
     if metres:
         lines.append(_row("within m", [f"{m:.3g}" for m in metres], width))
-    for kind, title in (("boundary_iou", "Boundary IoU"), ("trimap_accuracy", "trimap accuracy")):
-        lines.append(_row(title, [_decimal(value) for value in boundary[kind]["mean"]], width))
+    lines.append(_row("Boundary IoU", map(_decimal, boundary["boundary_iou"]["mean"]), width))
+    for end, title in enumerate(("  interval from", "  to")):
+        if intervals:
+            lines.append(_row(title, [_decimal(interval[end]) for interval in intervals], width))
+    lines.append(_row("trimap accuracy", map(_decimal, boundary["trimap_accuracy"]["mean"]), width))
     return lines
 
 
-def _row(title: str, cells: Sequence[str], width: int) -> str:
+def _row(title: str, cells: Iterable[str], width: int) -> str:
     return f"{title:<{width}}" + "".join(f"{cell:>8}" for cell in cells)
 
 

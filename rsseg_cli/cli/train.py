@@ -82,7 +82,7 @@ def train_bicor_seg(
         settings,
         _run_options(run, info.get("name", output.stem), quiet=quiet),
         kinds.ModelInfo(**{"name": output.stem, "gsd_m": data.gsd_m, **info}),
-        show=lambda table: None if quiet else typer.echo(table, err=True),
+        show=lambda table: None if quiet else opt.say(table),
         command=_command_line(ctx),
         overwrite=overwrite,
     )
@@ -157,7 +157,7 @@ def train_idgbr(
         coarse=coarse or (),
         closer_maps=closer_maps or (),
         base_model=behind,
-        show=lambda table: None if quiet else typer.echo(table, err=True),
+        show=lambda table: None if quiet else opt.say(table),
         command=_command_line(ctx),
         overwrite=overwrite,
     )

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from rsseg_cli.raster import classes as class_values
 
 Mask = NDArray[np.bool_]
 Labels = NDArray[np.uint8]
+Part = tuple[slice, slice]
+WHOLE: Part = (slice(None), slice(None))
 
 HALF_WINDOW = 3  # px; Margolin's Gaussian is 7 x 7 px
 SIGMA_PX = 5.0
@@ -72,7 +75,7 @@ def _grow(mask: Mask) -> Mask:
     return grown
 
 
-def missed_weight(edge: Mask, mapped_edge: Mask, known: Mask, core: tuple[slice, slice]) -> float:
+def missed_weight(edge: Mask, mapped_edge: Mask, known: Mask, core: Part) -> float:
     """Sum over missed edge pixels of their error, softened by that of the edge around them.
 
     Margolin's code: a pixel that is no edge takes the error of the nearest edge pixel (of equally near ones
@@ -117,7 +120,7 @@ def overlap(shift: int) -> tuple[slice, slice]:
     return slice(-shift, None), slice(None, shift)
 
 
-def false_weight(edge: Mask, mapped_edge: Mask, core: tuple[slice, slice]) -> float:
+def false_weight(edge: Mask, mapped_edge: Mask, core: Part) -> float:
     """Sum over false edge pixels of 2 - 0.5 ** (distance from the nearest edge / 5 px)."""
     false = mapped_edge[core] & ~edge[core]
     count = np.count_nonzero(false)
@@ -141,62 +144,67 @@ def halo_px(widths: Sequence[int]) -> int:
 class BoundaryCounts:
     """Counts of one map that add up over its blocks; scores from them.
 
-    `truth`, `mapped` and `both` count pixels (N, W) within each of W widths of the contour of a class: in the
-    labels, in the map, in both at once; `correct` those of `truth` that are mapped rightly. `missed` and
-    `false` are the weights of edge pixels that only the labels or only the map have.
+    `bands`, int64 (4, N, W), are pixels within each of W widths of the contour of a class: in the labels, in
+    the map, in both at once, and those of the labels that are mapped rightly. `missed` and `false` are the
+    weights of edge pixels that only the labels or only the map have.
     """
 
     classes: int
     widths: tuple[int, ...]
-    truth: NDArray[np.int64] = field(init=False)
-    mapped: NDArray[np.int64] = field(init=False)
-    both: NDArray[np.int64] = field(init=False)
-    correct: NDArray[np.int64] = field(init=False)
+    bands: NDArray[np.int64] = field(init=False)
     edge_pixels: int = 0
     missed: float = 0.0
     false: float = 0.0
 
     def __post_init__(self) -> None:
         self.widths = check_widths(self.widths)
-        for name in ("truth", "mapped", "both", "correct"):
-            setattr(self, name, np.zeros((self.classes, len(self.widths)), np.int64))
+        self.bands = np.zeros((4, self.classes, len(self.widths)), np.int64)
 
-    def add(self, mapped: Labels, labels: Labels, core: tuple[slice, slice]) -> None:
+    def add(
+        self, mapped: Labels, labels: Labels, core: Part, parts: Sequence[Part] = (WHOLE,)
+    ) -> NDArray[np.int64]:
         """Count the `core` of a block (rows, cols), which has `halo_px` around it.
 
         `mapped` is N where the map has none of the classes, `labels` 255 where unlabelled and beyond the map.
+
+        Returns:
+            int64 (parts, 4, N, W): the bands of each of the `parts` that the core consists of.
         """
         known = labels != class_values.IGNORE
         if not known[core].any() or (_is_plain(labels, known) and _is_plain(mapped, known)):
-            return
-        self._add_bands(mapped, labels, known, core)
+            return np.zeros((len(parts), *self.bands.shape), np.int64)
         self._add_edges(mapped, labels, known, core)
+        return self.add_bands(mapped, labels, core, parts)
 
-    def add_bands(self, mapped: Labels, labels: Labels, core: tuple[slice, slice]) -> None:
+    def add_bands(
+        self, mapped: Labels, labels: Labels, core: Part, parts: Sequence[Part] = (WHOLE,)
+    ) -> NDArray[np.int64]:
         """Do as `add`, but for `wfm`: in a hundredth of the time."""
-        self._add_bands(mapped, labels, labels != class_values.IGNORE, core)
-
-    def merge(self, other: BoundaryCounts) -> None:
-        for name in ("truth", "mapped", "both", "correct", "edge_pixels", "missed", "false"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-    def _add_bands(self, mapped: Labels, labels: Labels, known: Mask, core: tuple[slice, slice]) -> None:
+        known = labels != class_values.IGNORE
         true, other, count = labels[core], mapped[core], len(self.widths)
         level, other_level = (_first_width(values, known, self.widths)[core] for values in (labels, mapped))
-        right = known[core] & (true == other)
+        right, last = known[core] & (true == other), np.maximum(level, other_level)
         is_class = known[core] & (other < self.classes)
-        self._count(self.truth, true, level, level < count)
-        self._count(self.correct, true, level, right & (level < count))
-        self._count(self.mapped, other, other_level, is_class & (other_level < count))
-        last = np.maximum(level, other_level)
-        self._count(self.both, true, last, right & (last < count))
+        kinds = (
+            (true, level, level < count),
+            (other, other_level, is_class & (other_level < count)),
+            (true, last, right & (last < count)),
+            (true, level, right & (level < count)),
+        )
+        counted = np.stack([np.stack([self._count(*kind, part) for kind in kinds]) for part in parts])
+        self.bands += counted.sum(0)
+        return counted
 
-    def _count(self, counts: NDArray[np.int64], values: Labels, level: Labels, chosen: Mask) -> None:
-        pairs = values[chosen] * np.int32(len(self.widths)) + level[chosen]
-        binned = np.bincount(pairs, minlength=counts.size).reshape(counts.shape)
-        counts += binned.cumsum(1)  # what lies within a width lies within the wider ones too
+    def _count(self, values: Labels, level: Labels, chosen: Mask, part: Part) -> NDArray[np.int64]:
+        pairs = values[part][chosen[part]] * np.int32(len(self.widths)) + level[part][chosen[part]]
+        binned = np.bincount(pairs, minlength=self.bands[0].size).reshape(self.bands[0].shape)
+        return binned.cumsum(1)  # what lies within a width lies within the wider ones too
 
-    def _add_edges(self, mapped: Labels, labels: Labels, known: Mask, core: tuple[slice, slice]) -> None:
+    def merge(self, other: BoundaryCounts) -> None:
+        for name in ("bands", "edge_pixels", "missed", "false"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def _add_edges(self, mapped: Labels, labels: Labels, known: Mask, core: Part) -> None:
         edge, mapped_edge = edges(labels, known), edges(mapped, known)
         self.edge_pixels += int(np.count_nonzero(edge[core]))
         self.missed += missed_weight(edge, mapped_edge, known, core)
@@ -204,14 +212,14 @@ class BoundaryCounts:
 
     def boundary_iou(self) -> NDArray[np.float64]:
         """(N, W); NaN where neither labels nor map have a contour of the class."""
-        return _share(self.both, self.truth + self.mapped - self.both)
+        return band_iou(self.bands)
 
     def trimap_accuracy(self) -> NDArray[np.float64]:
         """(N, W), of the pixels of each true class; NaN where it has no border."""
-        return _share(self.correct, self.truth)
+        return _share(self.bands[3], self.bands[0])
 
     def overall_trimap_accuracy(self) -> NDArray[np.float64]:
-        return _share(self.correct.sum(0), self.truth.sum(0))
+        return _share(self.bands[3].sum(0), self.bands[0].sum(0))
 
     def wfm(self) -> float:
         """Weighted F-measure of the edges, 0 to 1; 0 where only the map has edges, NaN where none are."""
@@ -221,6 +229,11 @@ class BoundaryCounts:
         recall = hits / self.edge_pixels
         precision = hits / (hits + self.false) if hits + self.false > 0 else 0.0
         return 2 * recall * precision / (recall + precision) if recall + precision > 0 else 0.0
+
+
+def band_iou(bands: NDArray[Any]) -> NDArray[np.float64]:
+    """Boundary IoU (..., N, W) of bands (3 or more, ..., N, W), see `BoundaryCounts`."""
+    return _share(bands[2], bands[0] + bands[1] - bands[2])
 
 
 def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
@@ -292,5 +305,5 @@ def _is_plain(values: Labels, known: Mask) -> bool:
     return bool(low.min() >= high.max())
 
 
-def _share(part: NDArray[np.int64], whole: NDArray[np.int64]) -> NDArray[np.float64]:
+def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
     return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)

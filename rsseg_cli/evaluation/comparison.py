@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import DataError
+from rsseg_cli.evaluation.intervals import (
+    CHUNK_VALUES,
+    FEW_BLOCKS,
+    LEVEL,
+    interval_of,
+    resamples_of,
+)
 from rsseg_cli.evaluation.metrics import class_scores, without_nan
 
 if TYPE_CHECKING:
     from rsseg_cli.evaluation.tiles import TileScore
-
-FEW_TILES = 20  # below, an interval says little
-LEVEL = 0.95  # share of resamples inside an interval
-CHUNK_VALUES = 2**22  # of resampled matrices held at once: 32 MiB
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +62,7 @@ class Comparison:
 
     @property
     def few_tiles(self) -> bool:
-        return self.tiles < FEW_TILES
+        return self.tiles < FEW_BLOCKS
 
     @property
     def explanation(self) -> str:
@@ -71,7 +74,7 @@ class Comparison:
         )
         if self.few_tiles:
             text += (
-                f" {self.tiles} tiles are few (under {FEW_TILES}): the intervals are rough, and too narrow."
+                f" {self.tiles} tiles are few (under {FEW_BLOCKS}): the intervals are rough, and too narrow."
             )
         return text
 
@@ -162,22 +165,3 @@ def _scores(matrices: NDArray[np.float64], left_out: Sequence[int]) -> NDArray[n
     scores = class_scores(matrices, left_out)
     means = [scores[name] for name in ("miou", "mean_f1", "overall_accuracy")]
     return np.concatenate([means, *(np.moveaxis(scores[name], -1, 0) for name in ("iou", "f1"))])
-
-
-def resamples_of(items: int, resamples: int, seed: int, at_once: int) -> Iterator[NDArray[np.float64]]:
-    """How often each item is drawn in bootstrap resamples, (up to `at_once`, items) at a time."""
-    generator = np.random.default_rng(seed)
-    for start in range(0, resamples, max(1, at_once)):
-        size = min(max(1, at_once), resamples - start)
-        yield generator.multinomial(items, np.full(items, 1 / items), size).astype(np.float64)
-
-
-def interval_of(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Lower and upper end of each row's interval; NaN of a row without a number."""
-    tail = (1 - LEVEL) / 2
-    ends = np.full((2, len(values)), np.nan)
-    for row, drawn in enumerate(values):
-        known = drawn[np.isfinite(drawn)]  # a rare class may be in none of the drawn tiles
-        if known.size:
-            ends[:, row] = np.quantile(known, (tail, 1 - tail))
-    return ends[0], ends[1]

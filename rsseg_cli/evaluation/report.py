@@ -46,6 +46,7 @@ def check_report_folder(folder: str | os.PathLike[str], *, overwrite: bool = Fal
     if not path.absolute().parent.is_dir():
         raise OutputError(f"{path}: its folder {path.parent} does not exist")
     for name in (PAGE, SCORES):
+        files.check_regular(path / name)
         if (path / name).exists() and not overwrite:
             raise OutputError(f"{path / name}: exists already; pass --overwrite to replace it")
 
@@ -95,13 +96,15 @@ def write_report(
             pixels=int(confusion.sum()),
             scores=result.scores,
             cards=_cards(result.scores),
+            intervals=_intervals(result.scores),
+            boundary=boundary,
             classes=classes,
             out_of_means=out_of_means,
             rows=list(zip(classes, result.scores["classes"], confusion.tolist(), strict=True)),
             columns=len(classes) + bool(confusion[:, len(classes) :].sum()),
             charts=[boundary_chart(boundary, kind, name, classes) for kind, name in kinds],
             comparison=comparison,
-            intervals=interval_chart(comparison) if comparison else None,
+            differences=interval_chart(comparison) if comparison else None,
             tiles=[_shown_tile(tile, classes) for tile in tiles],
             hatched=[
                 words
@@ -149,16 +152,26 @@ def _lead(pixels: int, scenes: int, model: str) -> str:
     return f"Model {model}, {lead}" if model else lead
 
 
-def _cards(scores: Mapping[str, Any]) -> list[tuple[str, float | None]]:
+def _cards(scores: Mapping[str, Any]) -> list[tuple[str, Value, Sequence[Value]]]:
+    """Names, values and the ends of their intervals, () where there are none."""
+    intervals = _intervals(scores)
     names = {"miou": "mIoU", "mean_f1": "mean F1", "overall_accuracy": "overall accuracy", "kappa": "kappa"}
-    cards = [(name, scores[key]) for key, name in names.items()]
+    cards = [(name, scores[key], intervals.get(key, ())) for key, name in names.items()]
     boundary = scores.get("boundary")
     if boundary:
         middle = (len(boundary["widths_px"]) - 1) // 2
-        iou = boundary["boundary_iou"]["mean"][middle]
-        cards.append(("WFm of boundaries", boundary.get("wfm")))
-        cards.append((f"Boundary IoU, {boundary['widths_px'][middle]:g} px", iou))
+        iou, metres = boundary["boundary_iou"]["mean"][middle], boundary.get("widths_m")
+        width = f"{boundary['widths_px'][middle]:g} px" + (f" ({metres[middle]:.2g} m)" if metres else "")
+        ends = intervals["boundary_iou"]["mean"][middle] if intervals else ()
+        cards.append(("WFm of boundaries", boundary.get("wfm"), ()))
+        cards.append((f"Boundary IoU, {width}", iou, ends))
     return cards
+
+
+def _intervals(scores: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The intervals, {} where there are too few blocks for them."""
+    intervals = scores.get("intervals") or {"miou": [None]}
+    return intervals if is_number(intervals["miou"][0]) else {}
 
 
 def _class_name(classes: Sequence[ClassSpec], index: int) -> str:

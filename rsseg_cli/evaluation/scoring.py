@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from rsseg_cli.data import LabelFormat, LabelReader, datasets
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, halo_px, near_border
+from rsseg_cli.evaluation.intervals import score_intervals
 from rsseg_cli.evaluation.metrics import mean_of, scores_of, without_nan
 from rsseg_cli.evaluation.tiles import (
     MAX_TILES,
@@ -112,7 +113,7 @@ class Scorer:
         count = len(config.classes)
         self._confusion = np.zeros((count, count + 1), np.int64)
         self._boundary = BoundaryCounts(classes=count, widths=config.boundary_widths_px)
-        self._tiles = TileBook(config.tile_size, count, max_tiles)
+        self._tiles = TileBook(config.tile_size, count, len(config.boundary_widths_px), max_tiles)
         self._wfm: list[float] = []
         self._gsd_m: list[float | None] = []
         self._pixels = 0
@@ -162,17 +163,18 @@ class Scorer:
         halo = max(halo_px(counts.widths), erode)
         blocks = list(pair.blocks(self._block_size))
         for done, block in enumerate(blocks, 1):
-            row, col, height, width = block
+            _, _, height, width = block
             labels, pixels = pair.labels(block, halo)
             self._pixels += pixels
             core = slice(halo, halo + height), slice(halo, halo + width)
             if (labels[core] != classes.IGNORE).any():
                 mapped = pair.mapped(block, halo)
-                counts.add(mapped, labels, core)
+                parts = [part for _, part in tiles.parts(block)]
+                bands = counts.add(mapped, labels, core, parts)
                 kept = labels[core]
                 if erode:
                     kept = np.where(near_border(labels, erode)[core], np.uint8(classes.IGNORE), kept)
-                self._confusion += tiles.add(row, col, mapped[core], kept)
+                self._confusion += tiles.add(block, mapped[core], kept, bands)
             if self._progress is not None:
                 self._progress(done, len(blocks))
 
@@ -183,9 +185,10 @@ class Scorer:
                 "no pixel of the map has a label: truth and map do not overlap, or all of it is unlabelled. "
                 "Check their CRS and extent (gdalinfo, ogrinfo)"
             )
-        return ScoreResult(
-            scores=without_nan(self._scores()), confusion=self._confusion.copy(), tiles=self._tiles.scores()
-        )
+        tiles = self._tiles.scores()
+        config = self.config
+        scores = self._scores() | {"intervals": score_intervals(tiles, config.names, config.out_of_means)}
+        return ScoreResult(scores=without_nan(scores), confusion=self._confusion.copy(), tiles=tiles)
 
     def _scores(self) -> dict[str, Any]:
         matrix, config = self._confusion, self.config

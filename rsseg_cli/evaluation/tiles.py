@@ -19,6 +19,7 @@ MAX_BYTES = 64 << 20  # of all matrices together; 254 classes take half a megaby
 Matrix = NDArray[np.int64]
 Labels = NDArray[np.uint8]
 Window = tuple[int, int, int, int]
+Part = tuple[slice, slice]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +41,14 @@ class ScoredMap:
 
 @dataclass(frozen=True, kw_only=True)
 class TileScore(ScoredMap):
-    """A tile of a scored map: its window, px, and its confusion (N, N + 1)."""
+    """A tile of a scored map: its window, px, its confusion (N, N + 1), and its boundary bands (4, N, W)."""
 
     row: int
     col: int
     height: int
     width: int
     confusion: Matrix
+    bands: Matrix | None = None
 
 
 class MapAndTruth:
@@ -107,24 +109,30 @@ class SceneTiles:
     window: Window
     size: int
     matrices: dict[tuple[int, int], Matrix] = field(default_factory=dict)
+    bands: dict[tuple[int, int], Matrix] = field(default_factory=dict)
 
     @property
     def number(self) -> int:
         """Tiles that the scene can have."""
         return -(-self.window[2] // self.size) * -(-self.window[3] // self.size)
 
-    def add(self, row: int, col: int, mapped: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Matrix:
-        """Count a block that begins at `row`, `col` of the window; returns its confusion."""
+    def parts(self, block: Window) -> list[tuple[tuple[int, int], Part]]:
+        """Row and column of each tile that a block (row, col, height, width) reaches into, and where."""
+        row, col, height, width = block
+        pairs = itertools.product(self._cuts(row, height), self._cuts(col, width))
+        return [((down, across), (rows, cols)) for (down, rows), (across, cols) in pairs]
+
+    def add(self, block: Window, mapped: Labels, labels: Labels, bands: Matrix) -> Matrix:
+        """Count a block and the boundary `bands` of its `parts`; returns its confusion."""
         count = len(self.scored.truth_format.class_names)
         total = np.zeros((count, count + 1), np.int64)
-        height, width = labels.shape
-        for (down, rows), (across, cols) in itertools.product(
-            self._cuts(row, height), self._cuts(col, width)
-        ):
-            matrix = count_confusion(mapped[rows, cols], labels[rows, cols], count)
+        for (key, part), more in zip(self.parts(block), bands, strict=True):
+            matrix = count_confusion(mapped[part], labels[part], count)
             if matrix.any():
-                self.matrices[down, across] = self.matrices.get((down, across), 0) + matrix
+                self.matrices[key] = self.matrices.get(key, 0) + matrix
                 total += matrix
+            if more.any():
+                self.bands[key] = self.bands.get(key, 0) + more
         return total
 
     def _cuts(self, start: int, length: int) -> Iterator[tuple[int, slice]]:
@@ -137,10 +145,13 @@ class SceneTiles:
 
     def enlarge(self) -> None:
         """Twice as large tiles, each made of up to four."""
-        merged: dict[tuple[int, int], Matrix] = {}
-        for (down, across), matrix in self.matrices.items():
-            merged[down // 2, across // 2] = merged.get((down // 2, across // 2), 0) + matrix
-        self.matrices, self.size = merged, 2 * self.size
+        for name in ("matrices", "bands"):
+            merged: dict[tuple[int, int], Matrix] = {}
+            for (down, across), counts in getattr(self, name).items():
+                key = down // 2, across // 2
+                merged[key] = merged.get(key, 0) + counts
+            setattr(self, name, merged)
+        self.size *= 2
 
     def scores(self) -> Iterator[TileScore]:
         """The tiles in row-major order."""
@@ -149,16 +160,16 @@ class SceneTiles:
             row, col = down * self.size, across * self.size
             yield TileScore(
                 **vars(self.scored), row=top + row, col=left + col, height=min(self.size, height - row),
-                width=min(self.size, width - col), confusion=matrix,
+                width=min(self.size, width - col), confusion=matrix, bands=self.bands.get((down, across)),
             )  # fmt: skip
 
 
 class TileBook:
     """Tiles of any number of scenes, all of one size, which doubles while there are too many; one a scene."""
 
-    def __init__(self, size: int, classes: int, most: int = MAX_TILES) -> None:
+    def __init__(self, size: int, classes: int, widths: int, max_tiles: int) -> None:
         self.size = size
-        self._most = max(1, min(most, MAX_BYTES // (8 * classes * (classes + 1))))
+        self._most = max(1, min(max_tiles, MAX_BYTES // (8 * classes * (classes + 1 + 4 * widths))))
         self._scenes: list[SceneTiles] = []
         self._number = 0
 

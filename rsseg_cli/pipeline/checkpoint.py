@@ -242,22 +242,20 @@ class RunState:
         if self._saved:
             self._save()
 
-    def publish(
-        self, renames: Mapping[Path, Path], leftovers: Sequence[Path], result: Mapping[str, Any]
-    ) -> None:
+    def publish(self, renames: Mapping[Path, Path], result: Mapping[str, Any]) -> None:
         """Give complete files their names: all, or none where one cannot be given.
 
         If this process is killed in between, the next run does the rest.
         """
         self._journal.publication = Publication(
             renames=[(os.path.abspath(file), os.path.abspath(path)) for file, path in renames.items()],
-            leftovers=[os.path.abspath(path) for path in leftovers],
+            leftovers=[os.path.abspath(path) for path in files_.stale(renames.values())],
             result=dict(result),
         )
         saved, since = self._saved, self._last
         self._save()
         try:
-            files_.replace_all(renames, leftovers, tag=self.dir.tag)
+            files_.replace_all(renames, tag=self.dir.tag)
         except BaseException:
             self._journal.publication = None
             self._save()

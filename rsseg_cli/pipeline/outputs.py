@@ -72,7 +72,6 @@ class Target:
     def commit(self, result: Callable[[], PredictResult]) -> PredictResult:
         """Finish all outputs, then publish them: until all are finished, none appears or is replaced."""
         renames: dict[Path, Path] = {}
-        leftovers: list[Path] = []
         if self.picture is not None:
             renames[self._draw(self.picture)] = self._job.paths["preview"]
         for kind in reversed(self._layers):  # the map comes last: where it is, everything is
@@ -82,19 +81,18 @@ class Target:
                 self._run.finish(kind)
                 self._run.forget(writer.complete_files())
                 writer.drop_rows()
-            leftovers += writer.leftovers()
         rasters: dict[Path, Path] = {}
         for kind in reversed(self._layers):
             rasters |= self._writers[kind].renames()
         if "vector" in self._job.paths:
-            renames |= self._polygons({path: file for file, path in rasters.items()}, leftovers)
+            renames |= self._polygons({path: file for file, path in rasters.items()})
             named = set(renames.values())  # one style may be of both
             rasters = {file: path for file, path in rasters.items() if path not in named}
         finished = result()
-        self._run.publish(renames | rasters, leftovers, finished.as_dict())
+        self._run.publish(renames | rasters, finished.as_dict())
         return finished
 
-    def _polygons(self, files: dict[Path, Path], leftovers: list[Path]) -> dict[Path, Path]:
+    def _polygons(self, files: dict[Path, Path]) -> dict[Path, Path]:
         """Write the polygons of the finished map; `files` are its rasters' temporary ones, by name."""
         from rsseg_cli.vector import prepare  # loads scipy
 
@@ -109,7 +107,6 @@ class Target:
         )
         self._stack.enter_context(polygons)
         renames = polygons.run(None)
-        leftovers += polygons.leftovers
         job.notes.extend(polygons.notes)
         return renames
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -90,19 +91,25 @@ class AreaCounter:
 
     def __init__(self, names: Sequence[str], grid: Grid) -> None:
         self._names, self._grid = names, grid
-        self._row_areas_m2 = grid.row_areas_m2()
-        self._rows_at_once = _rows_of_one_area(self._row_areas_m2)
+        self._known = grid.areas_m2()
+        self._rows_at_once = 2**30 if self._known is None else _rows_of_one_area(*self._known[::2])
         self._pixels = np.zeros(256, np.int64)
         self._areas_m2 = np.zeros(256)
 
     def add(self, row: int, labels: NDArray[np.uint8]) -> None:
         """Count rows (rows, width) of the map, the first of which is `row`."""
-        step = min(self._rows_at_once, max(1, COUNTED_PX // labels.shape[1]))
+        width = labels.shape[1]
+        step = min(self._rows_at_once, max(1, COUNTED_PX // width))
+        edges = [0, width] if self._known is None else [*self._known[1].tolist(), width]
         for first in range(0, len(labels), step):
-            counts = np.bincount(labels[first : first + step].ravel(), minlength=256)
-            self._pixels += counts
-            if self._row_areas_m2 is not None:
-                self._areas_m2 += counts * self._row_areas_m2[row + first : row + first + step].mean()
+            part = labels[first : first + step]
+            rows = np.arange(row + first, row + first + len(part))
+            for block, (left, right) in enumerate(itertools.pairwise(edges)):
+                counts = np.bincount(part[:, left:right].ravel(), minlength=256)
+                self._pixels += counts
+                if self._known is not None:
+                    nodes, _, areas = self._known
+                    self._areas_m2 += counts * np.interp(rows, nodes, areas[:, block]).mean()
 
     @property
     def counts(self) -> tuple[list[int], list[float]]:
@@ -125,7 +132,7 @@ class AreaCounter:
             name: ClassArea(
                 pixels=int(self._pixels[index]),
                 share=float(self._pixels[index] / max(1, valid)),
-                area_m2=None if self._row_areas_m2 is None else float(self._areas_m2[index]),
+                area_m2=None if self._known is None else float(self._areas_m2[index]),
             )
             for index, name in enumerate(self._names)
         }
@@ -140,9 +147,9 @@ class AreaCounter:
         )
 
 
-def _rows_of_one_area(row_areas_m2: NDArray[np.float64] | None) -> int:
+def _rows_of_one_area(rows: NDArray[np.float64], areas_m2: NDArray[np.float64]) -> int:
     """Return the rows over which the area of a pixel changes by less than AREA_TOLERANCE of itself."""
-    if row_areas_m2 is None or len(row_areas_m2) < 2:
+    if len(rows) < 2:
         return 2**30
-    change = float(np.abs(np.diff(row_areas_m2)).max() / row_areas_m2.min())
+    change = float((np.abs(np.diff(areas_m2, axis=0)) / np.diff(rows)[:, None]).max() / areas_m2.min())
     return 2**30 if change == 0 else max(1, int(min(AREA_TOLERANCE / change, 2**30)))

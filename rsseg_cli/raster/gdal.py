@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
@@ -19,6 +20,7 @@ from rasterio.env import get_gdal_config, set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsseg_cli.errors import RssegError, SceneError, redact
+from rsseg_cli.system import file_limit_advice, max_open_files
 
 CACHE_MIB = 24  # GDAL's own default is 5 % of RAM; readers ask for what a row of tiles needs
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://", "az://", "ftp://")
@@ -35,6 +37,7 @@ NETWORK = {
 }
 REMOTE_ONLY = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "VSI_CACHE": "TRUE"}
 REMOTE_TRIES = 3  # for one URL whose answers come truncated
+TOO_MANY_FILES = os.strerror(errno.EMFILE)
 ANSWERED = ("HTTP response code", "CURL error")  # errors that GDAL itself retried
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -76,8 +79,9 @@ _cache = _BlockCache()
 @contextmanager
 def env(path: str = "", cache_mib: int = CACHE_MIB) -> Iterator[None]:
     """Set up GDAL: network retries, and one block cache, as large as the largest one requested."""
-    network = NETWORK | (REMOTE_ONLY if is_remote(path) else {})
-    options = {key: value for key, value in network.items() if key not in os.environ}
+    settings = NETWORK | (REMOTE_ONLY if is_remote(path) else {})
+    settings |= {"GDAL_MAX_DATASET_POOL_SIZE": str(min(100, max(4, (max_open_files() - 64) // 2)))}
+    options = {key: value for key, value in settings.items() if key not in os.environ}
     with rasterio.Env(**options):
         if "GDAL_CACHEMAX" in os.environ:
             yield
@@ -93,6 +97,8 @@ def errors(kind: type[RssegError], where: str, advice: str = "") -> Iterator[Non
         yield
     except (RasterioError, CPLE_BaseError, OSError, UnicodeError) as err:  # names may be no UTF-8
         cause = redact(str(err.__cause__ or err)).strip().rstrip(".").removeprefix(f"{redact(where)}: ")
+        if TOO_MANY_FILES in cause:
+            advice = file_limit_advice()
         raise kind(f"{redact(where)}: {cause}.{' ' if advice else ''}{advice}") from err
 
 

@@ -15,7 +15,8 @@ from rasterio.crs import CRS
 from rsseg_cli.errors import OutsideError
 
 SNAP_PX = 1e-4  # a box drawn on pixel edges, written with few digits, does not grow by a pixel
-AREA_NODES = 33
+AREA_NODES, AREA_BLOCKS = 33, 32
+AREA_TOLERANCE = 1e-4
 Floats = NDArray[np.float64]
 
 
@@ -98,12 +99,15 @@ class Grid:
             )
             if not np.isfinite([west, east, north, south]).all():
                 return None
-            row_azimuth, _, across = ellipsoid.inv(*west, *east)
-            col_azimuth, _, down = ellipsoid.inv(*north, *south)
+            lines = ellipsoid.inv(*west, *east), ellipsoid.inv(*north, *south)
         except ProjError:
             return None
-        angle = np.radians(np.asarray(col_azimuth) - np.asarray(row_azimuth))
-        return np.asarray(across), np.asarray(down), angle
+        # azimuths in the middle of each line, turned by 90 degrees
+        (row_azimuth, across), (col_azimuth, down) = (
+            (np.asarray(start) + (np.asarray(back) - start) % 360 / 2, np.asarray(length))
+            for start, back, length in lines
+        )
+        return across, down, np.radians(col_azimuth - row_azimuth)
 
     @cached_property
     def gsd_m(self) -> tuple[float, float] | None:
@@ -114,16 +118,24 @@ class Grid:
         across, down = float(sides[0][0]), float(sides[1][0])
         return (across, down) if all(math.isfinite(m) and m > 0 for m in (across, down)) else None
 
-    def row_areas_m2(self) -> Floats | None:
-        """Return the area of a pixel in each row, m2, at the middle column, within 1e-6; None if unknown."""
-        nodes = np.unique(np.linspace(0, self.height - 1, min(self.height, AREA_NODES)).round().astype(int))
-        sides = self.pixel_sides(nodes + 0.5, np.full(len(nodes), self.width // 2 + 0.5))
-        if sides is None or not (np.isfinite(sides[:2]).all() and min(sides[0].min(), sides[1].min()) > 0):
+    def areas_m2(self) -> tuple[Floats, Floats, Floats] | None:
+        """Return rows (n,), first columns of blocks (k,) and the area of pixels there, m2 (n, k), or None.
+
+        Areas between these rows can be interpolated. Within AREA_TOLERANCE along rows there is one block.
+        """
+        rows = np.unique(np.linspace(0, self.height - 1, min(self.height, AREA_NODES)).round().astype(int))
+        edges = np.unique(np.linspace(0, self.width, min(self.width, AREA_BLOCKS) + 1).round().astype(int))
+        middles = np.array([self.width // 2 + 0.5, *((edges[:-1] + edges[1:]) / 2)])
+        sides = self.pixel_sides(*(part.ravel() for part in np.meshgrid(rows + 0.5, middles, indexing="ij")))
+        if sides is None:
             return None
-        steps = self.transform
-        square = math.hypot(steps.a, steps.d) * math.hypot(steps.b, steps.e)
-        shear = abs(steps.a * steps.e - steps.b * steps.d) / square
-        return np.interp(np.arange(self.height), nodes, sides[0] * sides[1]) * shear
+        across, down, angle = sides
+        areas = (across * down * abs(np.sin(angle))).reshape(len(rows), len(middles))
+        if not (np.isfinite(areas).all() and areas.min() > 0):
+            return None
+        if np.ptp(areas, axis=1).max() < AREA_TOLERANCE * areas.min():
+            return rows, edges[:1], areas[:, :1]
+        return rows, edges[:-1], areas[:, 1:]
 
 
 def _snap(positions: Sequence[float], size: int) -> tuple[int, int]:

@@ -67,7 +67,6 @@ class RasterWriter(AbstractContextManager):
         self.meta = meta = meta or vrt.RasterMeta()
         check_target(self.path, overwrite=overwrite)
         self.check_options(options or {})
-        self._overwrite = overwrite
         self._sidecars = _sidecars(self.path, meta, overwrite=overwrite)
         self._options = _upper(options or {})
         self._rows = 0
@@ -182,7 +181,7 @@ class RasterWriter(AbstractContextManager):
 
     def publish(self) -> None:
         """Give the finished file its name, and remove what belonged to the file that it replaces."""
-        replace_all(self.renames(), self.leftovers())
+        replace_all(self.renames())
         self.discard()
 
     def renames(self) -> dict[Path, Path]:
@@ -191,13 +190,6 @@ class RasterWriter(AbstractContextManager):
             raise ValueError(f"{self.path}: not finished")
         names = {ending: path for ending, (path, _) in self._sidecars.items()} | {"tif": self.path}
         return {self._temporary(ending): path for ending, path in names.items()}
-
-    def leftovers(self) -> list[Path]:
-        """Return files of an earlier raster of this name that would be read with the new one."""
-        own = {path for path, _ in self._sidecars.values()}
-        beside = [Path(f"{self.path}{ending}") for ending in (".ovr", ".msk", ".aux.xml")]
-        style = [self.path.with_suffix(".qml")] if self._overwrite else []
-        return [path for path in (*beside, *style) if path not in own]
 
     def discard(self) -> None:
         self._parts.close()

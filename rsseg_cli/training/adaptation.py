@@ -105,6 +105,7 @@ def adapt(
         run.train(progress)
     except KeyboardInterrupt as err:
         if run.state.step:
+            run._save()
             result = run.finish()
             err.add_note(f"{result.path} holds the best state so far; --resume continues")
         raise

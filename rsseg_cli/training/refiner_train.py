@@ -190,15 +190,14 @@ class Tally:
 
     def counts(self) -> Tensor:
         """Return all counts, int64 (N, N + 4)."""
-        bands = (self.boundary.truth, self.boundary.mapped, self.boundary.both)
-        return torch.from_numpy(np.concatenate([self.confusion, *bands], 1))
+        return torch.from_numpy(np.concatenate([self.confusion, *self.boundary.bands[:3]], 1))
 
     def scores(self, counts: NDArray[np.int64]) -> dict[str, float]:
         """Score the sum of any number of tallies' `counts`; 0 where there is nothing to score."""
         classes = len(counts)
         total = Tally(classes)
         total.confusion, rest = counts[:, : classes + 1], counts[:, classes + 1 :]
-        total.boundary.truth, total.boundary.mapped, total.boundary.both = np.split(rest, 3, 1)
+        total.boundary.bands[:3] = np.split(rest, 3, 1)
         boundary_iou = metrics.mean_of(total.boundary.boundary_iou()[:, 0])
         scores = {"boundary_iou": boundary_iou, "miou": metrics.scores_of(total.confusion)["miou"]}
         return {key: float(np.nan_to_num(score)) for key, score in scores.items()}

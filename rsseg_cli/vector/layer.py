@@ -24,10 +24,6 @@ SHORT = {
 }
 FULL_SCALE = 254.0
 RESERVED = ("layer_styles", "spatial_ref_sys")
-SHAPEFILE_INDICES = (
-    ".qix", ".sbn", ".sbx", ".fbn", ".fbx", ".ain", ".aih", ".atx", ".ixs", ".mxs", ".idm", ".ind",
-    ".cst", ".qpj", ".shp.xml",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,16 +116,6 @@ def check_name(name: str, path: Path) -> None:
             f"--layer {name!r}: a GeoPackage has no layer of such a name; needs printable characters, not "
             f"gpkg..., sqlite_... or {', '.join(RESERVED)}. Pass another --layer for {path}"
         )
-
-
-def companions(path: Path, kind: str) -> list[Path]:
-    """Return files beside a vector file that another program would read with it, as indices or journals."""
-    if kind == "GPKG":
-        return [path.with_name(path.name + ending) for ending in ("-journal", "-wal", "-shm", ".aux.xml")]
-    if kind != "Shapefile" or not path.parent.is_dir():
-        return []
-    own = [file for file in path.parent.iterdir() if file.name.startswith(f"{path.stem}.")]
-    return [file for file in own if file.name[len(path.stem) :].lower().endswith(SHAPEFILE_INDICES)]
 
 
 def targets(path: Path, kind: str, *, qml: bool) -> list[Path]:

@@ -234,8 +234,12 @@ def target_crs(own: str, asked: str, where: str) -> str:
     if not (wanted.is_geographic or wanted.is_projected):
         raise UsageError(f"--dst-crs {asked}: is a {wanted.type_name}; needs a geographic or projected one")
     try:
-        known = CRS.from_wkt(own)
-        Transformer.from_crs(known, wanted, always_xy=True)
-    except ProjError as err:
-        raise UsageError(f"{where}: its CRS cannot be transformed to {asked} ({err})") from err
-    return own if wanted == known else wanted.to_wkt()
+        given = CRS.from_wkt(own)
+        Transformer.from_crs(given, wanted, always_xy=True)
+    except (CRSError, ProjError) as err:
+        name = own.partition('"')[2].partition('"')[0]
+        raise UsageError(
+            f"{where}: its CRS {name!r:.80} cannot be transformed to {asked}. Georeference the scene, or "
+            "write polygons in its own CRS: a GeoPackage (.gpkg) without --dst-crs"
+        ) from err
+    return own if wanted == given else wanted.to_wkt()

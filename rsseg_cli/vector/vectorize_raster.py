@@ -23,7 +23,7 @@ from rsseg_cli.config import VECTOR_ENDINGS, VectorConfig
 from rsseg_cli.errors import OutputError, SceneError, UsageError
 from rsseg_cli.raster import SceneInfo, gdal
 from rsseg_cli.vector.dissolve import dissolve
-from rsseg_cli.vector.layer import Layer, check_name, columns_of, companions, targets
+from rsseg_cli.vector.layer import Layer, check_name, columns_of, targets
 from rsseg_cli.vector.polygons import Polygons
 from rsseg_cli.vector.stream import PolygonStream, Progress, WorkerPool
 from rsseg_cli.vector.task import VectorTask, chosen_classes, make_task, metres, target_crs
@@ -94,7 +94,7 @@ def vectorize(
     """
     start = time.monotonic()
     with prepare(labels, output, config or VectorConfig(), confidence=confidence) as job:
-        files.replace_all(job.run(progress), job.leftovers)
+        files.replace_all(job.run(progress))
     layer = job.layer
     return VectorResult(
         path=layer.path,
@@ -165,7 +165,6 @@ class VectorJob:
         self._given, self._scratch = scratch, scratch
         self.features = 0
         self.classes: dict[str, ClassPolygons] = {}
-        self.leftovers: list[Path] = []  # files to remove once those of `run` have their names
 
     @property
     def notes(self) -> list[str]:
@@ -203,8 +202,6 @@ class VectorJob:
                 polygons = dissolve(polygons, folder)
             write_layer(layer, self._timed(polygons), folder / layer.path.name)
         made = {folder / path.name: path for path in targets(layer.path, layer.format, qml=layer.qml)}
-        self.leftovers = [path for file, path in made.items() if not file.exists()]
-        self.leftovers += companions(layer.path, layer.format)
         main = folder / layer.path.name
         return {file: made[file] for file in sorted(made, key=lambda file: file == main) if file.exists()}
 

@@ -42,7 +42,7 @@ def count(
 
 
 def as_numbers(counts: BoundaryCounts) -> list[float]:
-    arrays = counts.truth, counts.mapped, counts.both, counts.correct
+    arrays = tuple(counts.bands)
     return [*np.concatenate(arrays).ravel(), counts.edge_pixels, counts.missed, counts.false]
 
 
@@ -66,16 +66,16 @@ MAPPED = np.array([[0, 0, 1, 1, 1, 1]] * 5)
 def test_bands_by_hand() -> None:
     counts = count(MAPPED, TRUTH)
     # within 1 px of the truth's border: columns 2 and 3; of the map's: columns 1 and 2
-    assert counts.truth[:, 0].tolist() == [5, 5]
-    assert counts.mapped[:, 0].tolist() == [5, 5]
-    assert counts.both[:, 0].tolist() == [
+    assert counts.bands[0][:, 0].tolist() == [5, 5]
+    assert counts.bands[1][:, 0].tolist() == [5, 5]
+    assert counts.bands[2][:, 0].tolist() == [
         0,
         0,
     ]  # column 1 is 1 px from the map's border, not from the truth's
     # within 3 px: truth columns 0-2 and 3-5; map columns 0-1 and 2-4; in both 0-1 and 3-4
-    assert counts.truth[:, 1].tolist() == [15, 15]
-    assert counts.mapped[:, 1].tolist() == [10, 15]
-    assert counts.both[:, 1].tolist() == [10, 10]
+    assert counts.bands[0][:, 1].tolist() == [15, 15]
+    assert counts.bands[1][:, 1].tolist() == [10, 15]
+    assert counts.bands[2][:, 1].tolist() == [10, 10]
     assert counts.boundary_iou() == pytest.approx(np.array([[0, 10 / 15], [0, 10 / 20]]))
 
 
@@ -91,7 +91,7 @@ def test_distance_is_the_square_of_the_released_code() -> None:
     truth = np.zeros((11, 11), np.uint8)
     truth[5, 5] = 1
     counts = count(truth, truth, widths=(2,))
-    assert counts.truth.tolist() == [[24], [1]]
+    assert counts.bands[0].tolist() == [[24], [1]]
     assert (counts.boundary_iou() == 1).all()
 
 
@@ -120,7 +120,7 @@ def test_agrees_with_the_released_code_where_the_edge_is_no_contour(width: int) 
             released_band(np.pad(values == index, 40, mode="edge"), width)[40:-40, 40:-40] & inner
             for values in (truth, mapped)
         ]
-        actual = counts.truth[index, 0], counts.mapped[index, 0], counts.both[index, 0]
+        actual = counts.bands[0][index, 0], counts.bands[1][index, 0], counts.bands[2][index, 0]
         assert actual == (bands[0].sum(), bands[1].sum(), (bands[0] & bands[1]).sum())
 
 
@@ -138,10 +138,10 @@ def test_border_of_unlabelled_ground_is_none() -> None:
     truth = np.array([[0, 0, 255, 255, 255, 1]] * 4)
     mapped = np.array([[0, 0, 0, 1, 1, 1]] * 4)
     counts = count(mapped, truth, widths=(1, 3, 4))
-    assert not counts.truth[:, :2].any()
-    assert not counts.mapped[:, :2].any()
+    assert not counts.bands[0][:, :2].any()
+    assert not counts.bands[1][:, :2].any()
     # 4 px from column 1 to column 5: across the hole another class does lie
-    assert counts.truth[:, 2].tolist() == counts.both[:, 2].tolist() == [4, 4]
+    assert counts.bands[0][:, 2].tolist() == counts.bands[2][:, 2].tolist() == [4, 4]
 
 
 def test_none_of_the_classes_is_wrong_and_makes_a_contour() -> None:
@@ -150,8 +150,8 @@ def test_none_of_the_classes_is_wrong_and_makes_a_contour() -> None:
     mapped = truth.copy()
     mapped[4, 1] = 2  # no class, amid class 0
     counts = count(mapped, truth, widths=(1,))
-    assert counts.truth[:, 0].tolist() == [9, 9]
-    assert counts.mapped[:, 0].tolist() == [9 + 8, 9]  # the eight pixels of class 0 around it
+    assert counts.bands[0][:, 0].tolist() == [9, 9]
+    assert counts.bands[1][:, 0].tolist() == [9 + 8, 9]  # the eight pixels of class 0 around it
     assert counts.boundary_iou()[:, 0] == pytest.approx([9 / 17, 1])
     assert counts.trimap_accuracy()[:, 0].tolist() == [1, 1]
 

@@ -103,7 +103,7 @@ def write_scene(
         for writer in writers:
             writer.finish()
         renames = {file: name for writer in writers for file, name in writer.renames().items()}
-        replace_all(renames, [left for writer in writers for left in writer.leftovers()])
+        replace_all(renames)
 
 
 def _check(size: int, seed: int, gsd_m: float) -> None:
