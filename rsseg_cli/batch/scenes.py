@@ -116,7 +116,7 @@ def _expand(text: str, asset: str, target: Path | None) -> Iterator[_Listed]:
     """Yield the scenes of an argument or line; GDAL reports names that are no files."""
     if is_remote_scene(text):
         yield _Listed(path=text, stem=PurePosixPath(text.partition("?")[0]).stem, root=None)
-    elif os.path.isdir(text) and not gdal.is_product(text):
+    elif os.path.isdir(text) and not gdal.is_folder_of_one(text):
         yield from _scan(Path(text), target)
     elif not os.path.lexists(text) and any(sign in text for sign in MAGIC):
         paths = sorted(glob.glob(text, recursive=True))
@@ -148,7 +148,7 @@ def _scan(folder: Path, target: Path | None) -> Iterator[_Listed]:
         folders[:] = sorted(
             name for name in folders if name[0] != "." and Path(parent, name).resolve() != skipped
         )
-        for product in [name for name in folders if gdal.is_product(os.path.join(parent, name))]:
+        for product in [name for name in folders if gdal.is_folder_of_one(os.path.join(parent, name))]:
             folders.remove(product)
             count += 1
             yield _Listed(path=os.path.join(parent, product), stem=Path(product).stem, root=str(folder))

@@ -39,7 +39,7 @@ def _names_many(text: str) -> bool:
     if text == "-" or os.path.isdir(text):
         from rsseg_cli.raster import gdal
 
-        return text == "-" or not gdal.is_product(text)
+        return text == "-" or not gdal.is_folder_of_one(text)
     if text.startswith("/vsi") or "://" in text or os.path.lexists(text):
         return False
     return text.startswith("@") or any(sign in text for sign in "*?[")

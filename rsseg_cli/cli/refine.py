@@ -13,7 +13,7 @@ from rsseg_cli.cli.progress import Bar
 from rsseg_cli.cli.tables import summary
 from rsseg_cli.config import PredictConfig, RefineConfig
 
-RUN = "batch_size device runtime dtype bands nodata bbox creation_options overwrite"
+RUN = "batch_size device runtime dtype bands nodata alpha stretch bbox creation_options overwrite"
 RUN_HELP = {
     "batch_size": "Windows in a batch.",
     "bands": "Bands of the scene in the refiner's order, from 1. Default: by name.",

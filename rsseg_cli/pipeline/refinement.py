@@ -347,8 +347,8 @@ def _warp(info: SceneInfo, grid: Grid) -> tuple[SceneInfo, MemoryFile]:
     with (
         gdal.env(info.path),
         gdal.errors(SceneError, where),
-        info.open() as dataset,
+        info.open(plain=True) as dataset,
         WarpedVRT(dataset, resampling=Resampling.bilinear, **options) as warped,
     ):
         copy(warped, memory.name, driver="VRT")
-    return SceneInfo.of(memory.name), memory
+    return SceneInfo.of(memory.name, alpha="mask"), memory

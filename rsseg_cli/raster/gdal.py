@@ -160,9 +160,17 @@ def display_name(path: str | Path) -> str:
 
 def is_product(path: str) -> bool:
     """Whether a path is the folder of a Sentinel-2 product, which is one scene."""
+    named = path.rstrip("/").upper().endswith(".SAFE")
+    return os.path.isdir(path) and (named or any(Path(path).glob("MTD_MSI*.xml")))
+
+
+def is_folder_of_one(path: str) -> bool:
+    """Whether a folder is one scene: a product, a Zarr store, a geodatabase, an ESRI grid."""
     if not os.path.isdir(path):
         return False
-    return path.rstrip("/").upper().endswith(".SAFE") or any(Path(path).glob("MTD_MSI*.xml"))
+    marks = (".zgroup", ".zarray", "zarr.json", "hdr.adf")
+    named = path.rstrip("/").lower().endswith((".zarr", ".gdb"))
+    return named or is_product(path) or any(os.path.exists(os.path.join(path, mark)) for mark in marks)
 
 
 def is_description(path: str) -> bool:

@@ -60,6 +60,7 @@ class SceneInfo:
     files: tuple[str, ...] = ()
     band_names: tuple[BandName, ...] = ()
     title: str = ""
+    alpha_is_data: bool = False
     notes: list[str] = field(default_factory=list, compare=False)
 
     @property
@@ -72,11 +73,20 @@ class SceneInfo:
             self.notes.append(note)
             logger.warning("%s", note)
 
-    def open(self, overview: int | None = None) -> Any:
-        """Open the raster, or one of its overviews, without those that must not be read."""
+    def open(self, overview: int | None = None, *, plain: bool = False) -> Any:
+        """Open the raster or one of its overviews; none is read that must not be.
+
+        `plain` hides from GDAL that a band which holds data is called alpha.
+        """
+        path = self.path
+        if plain and self.alpha_is_data:
+            from rsseg_cli.raster import vrt
+
+            bands = [(band, text or "") for band, text in enumerate(self.descriptions, 1)]
+            path = vrt.of_bands(self, bands, self.grid)
         if overview is None and self.overviews:
-            return gdal.open_raster(self.path)
-        return gdal.open_raster(self.path, overview_level="NONE" if overview is None else overview)
+            return gdal.open_raster(path)
+        return gdal.open_raster(path, overview_level="NONE" if overview is None else overview)
 
     @property
     def colour_bands(self) -> tuple[int, ...]:
@@ -109,6 +119,8 @@ class SceneInfo:
             ]
             masks = [mask for mask in flags if MaskFlags.alpha not in mask]
             descriptions = _descriptions(dataset)
+            if not any(descriptions):
+                descriptions = parts.names_of_sources(path, dataset.count) or descriptions
             files = tuple(_files_of(dataset))
             info = cls(
                 path=path,
@@ -128,6 +140,7 @@ class SceneInfo:
                 files=files,
                 band_names=_band_names(dataset, descriptions),
                 title=title if title != path else "",
+                alpha_is_data=kinds != tuple(kind.name for kind in dataset.colorinterp),
             )
         for note in notes:
             info.warn(note)
@@ -203,13 +216,13 @@ def _kind_of(dataset: Any, name: str, band: int, kind: str, alpha: Alpha, notes:
 def _band_names(dataset: Any, descriptions: Sequence[str | None]) -> tuple[BandName, ...]:
     if dataset.count > MAX_NAMED_BANDS:
         return (BandName(),) * int(dataset.count)
-    names = stac_names(gdal.tags(dataset).get("eo:bands", ""), dataset.count)
-    found = []
+    others = stac_names(gdal.tags(dataset).get("eo:bands", ""), dataset.count)
+    names = []
     for band, description in enumerate(descriptions, 1):
         tags = gdal.tags(dataset, band=band) | gdal.tags(dataset, "IMAGERY", band)
-        named = name_of(description or "", tags)
-        found.append(named if named.colour or not names else name_of(names[band - 1], tags))
-    return tuple(found)
+        name = name_of(description or "", tags)
+        names.append(name if name.colour or not others else name_of(others[band - 1], tags))
+    return tuple(names)
 
 
 def _usable_overviews(dataset: Any, name: str, files: Sequence[str], notes: list[str]) -> tuple[int, ...]:
@@ -219,17 +232,31 @@ def _usable_overviews(dataset: Any, name: str, files: Sequence[str], notes: list
         return ()
     for file in files:
         scene = file.removesuffix(".ovr")
-        with suppress(OSError):
-            if file != scene and os.stat(scene).st_mtime - os.stat(file).st_mtime > MTIME_TOLERANCE_S:
-                notes.append(
-                    f"{name}: {file} is older than {scene}, so its overviews may show another picture; they "
-                    "are not read. Delete it, or make it again with gdaladdo -ro"
-                )
-                return ()
+        newer = _newer(file, files if scene.endswith(".vrt") else [scene]) if file != scene else ""
+        if newer:
+            notes.append(
+                f"{name}: {file} is older than {newer}, so its overviews may show another picture; they "
+                "are not read. Delete it, or make it again with gdaladdo -ro"
+            )
+            return ()
     flags = dataset.mask_flag_enums[0]
     if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags and not _mask_has_overviews(dataset):
         return ()
     return overviews
+
+
+def _newer(overviews: str, files: Sequence[str]) -> str:
+    """Return a file that changed after its overviews were made; "" if there is none."""
+    with suppress(OSError):
+        made = os.stat(overviews).st_mtime + MTIME_TOLERANCE_S
+        for file in files:
+            if (
+                not file.endswith((".ovr", ".aux.xml"))
+                and os.path.isfile(file)
+                and os.stat(file).st_mtime > made
+            ):
+                return file
+    return ""
 
 
 def _mask_has_overviews(dataset: Any) -> bool:

@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree as ET
 
 from rsseg_cli.errors import SceneError
 from rsseg_cli.raster import gdal
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rsseg_cli.raster.info import SceneInfo
 
 MAX_PARTS = 64
+MAX_VRT_BYTES = 1 << 20
 MAX_NAMED = 8  # in a message
 BAND_FILES = ("*_B02_10m.jp2", "*_B03_10m.jp2", "*_B04_10m.jp2", "*_B08_10m.jp2")  # of Sentinel-2, level 2A
 OLD_BAND_FILES = ("*_B02.jp2", "*_B03.jp2", "*_B04.jp2", "*_B08.jp2")  # level 1C
@@ -38,6 +40,21 @@ def raster_of(path: str) -> str:
     raise SceneError(
         f"{path}: holds no single set of Sentinel-2 bands of 10 m (IMG_DATA/.../*_B02*.jp2). {advice}"
     )
+
+
+def names_of_sources(path: str, count: int) -> tuple[str | None, ...]:
+    """Return the names of the files of a local VRT that shows one file a band, as gdalbuildvrt -separate."""
+    try:
+        if not path.lower().endswith(".vrt") or os.path.getsize(path) > MAX_VRT_BYTES:
+            return ()
+        root = ET.parse(path).getroot()
+    except (OSError, ET.ParseError, ValueError):
+        return ()
+    names = []
+    for band in root.findall("VRTRasterBand"):
+        files = [source.findtext("SourceFilename") for source in band if source.tag.endswith("Source")]
+        names += [Path(file).stem for file in files if file] if len(files) == 1 else []
+    return tuple(names) if len(set(names)) == count == len(names) else ()
 
 
 def join(dataset: Any, name: str, advice: str) -> str:

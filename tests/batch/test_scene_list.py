@@ -204,3 +204,11 @@ def test_a_product_folder_is_one_scene(here):
     assert [scene.stem for scene in list_scenes(["in"])] == ["S2A_1", "plain"]
     (scene,) = list_scenes(["in/S2A_1.SAFE"])
     assert scene.path == "in/S2A_1.SAFE"
+
+
+@pytest.mark.parametrize("mark", ["s.zarr/.zgroup", "s.gdb/gdb", "s/hdr.adf"])
+def test_a_folder_that_gdal_opens_is_one_scene(here, mark):
+    Path(mark).parent.mkdir()
+    Path(mark).write_text("")
+    (scene,) = list_scenes([str(Path(mark).parent)])
+    assert scene.stem == "s"

@@ -197,3 +197,20 @@ def test_a_large_scene_is_judged_by_parts_of_it(make_raster: MakeRaster) -> None
 def test_one_band_a_file_says_how_to_join(make_raster: MakeRaster, tmp_path: Path) -> None:
     with pytest.raises(SceneError, match=r"gdalbuildvrt -separate scene\.vrt RED\.tif GREEN\.tif BLUE\.tif"):
         SceneInfo.of(make_raster(bands=1)).select_bands(RGB)
+
+
+def test_files_joined_by_gdalbuildvrt_keep_their_names(make_raster: MakeRaster, tmp_path: Path) -> None:
+    """gdalbuildvrt -separate writes no names; files are often given in the order of their numbers."""
+    names = ("T32_B02_10m", "T32_B03_10m", "T32_B04_10m")
+    for name in names:
+        make_raster(f"{name}.tif", bands=1, dtype="uint16")
+    bands = "".join(
+        f'<VRTRasterBand dataType="UInt16" band="{band}"><SimpleSource><SourceFilename relativeToVRT="1">'
+        f"{name}.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource></VRTRasterBand>"
+        for band, name in enumerate(names, 1)
+    )
+    path = tmp_path / "scene.vrt"
+    path.write_text(f'<VRTDataset rasterXSize="80" rasterYSize="60">{bands}</VRTDataset>')
+    info = SceneInfo.of(path)
+    assert info.select_bands(RGB) == (3, 2, 1)
+    assert info.notes == []

@@ -154,3 +154,20 @@ def test_a_mask_with_overviews_keeps_them(make_raster: MakeRaster) -> None:
     _, valid, _ = SceneReader.overview(info, (1, 2, 3), 100)
     assert not valid[:25].any()
     assert valid[25:].all()
+
+
+def test_overviews_of_a_vrt_older_than_its_files_are_not_read(
+    make_raster: MakeRaster, tmp_path: Path
+) -> None:
+    sheet = make_raster("sheet.tif", shape=(400, 400))
+    path = tmp_path / "scene.vrt"
+    with rasterio.open(sheet) as dataset:
+        rasterio.shutil.copy(dataset, path, driver="VRT")
+    other = with_overviews(make_raster("other.tif", shape=(400, 400)))
+    shutil.copy(f"{other}.ovr", f"{path}.ovr")
+    assert SceneInfo.of(path).overviews == (2, 4)
+    os.utime(f"{path}.ovr", (1e9, 1e9))
+    os.utime(path, (1e9 - 10, 1e9 - 10))
+    info = SceneInfo.of(path)
+    assert info.overviews == ()
+    assert f"is older than {sheet}" in info.notes[0]

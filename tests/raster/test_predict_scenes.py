@@ -13,10 +13,11 @@ import pytest
 import rasterio
 from rasterio.enums import Resampling
 from rasters import MakeRaster
+from refiners import NextClass, refiner
 from torch import nn
 from typer.testing import CliRunner
 
-from rsseg_cli import predict
+from rsseg_cli import RefineConfig, predict, refine
 from rsseg_cli.cli import app
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, TrainedModel, save_model
@@ -196,3 +197,17 @@ def test_warnings_about_pixels_are_in_json_and_manifest(
     run(scene, "-o", tmp_path / "maps", "--model", trained, *options)
     manifest = next((tmp_path / "maps").glob("*.jsonl")).read_text()
     assert words in manifest
+
+
+def test_near_infrared_called_alpha_is_warped_as_data(make_raster: MakeRaster, tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(1, 255, (4, 80, 80)).astype(np.uint8)
+    array[3, :, :30] = 0
+    scene = make_raster(array=array)
+    labels = make_raster("labels.tif", array=np.eye(40, dtype=np.uint8)[None], gsd=0.7)
+    network = refiner(NextClass(2), ["class 0", "class 1"])
+    result = refine(
+        scene, labels, tmp_path / "refined.tif", config=RefineConfig(refiner=network), device="cpu"
+    )
+    assert result.valid_pixels == result.pixels
+    with rasterio.open(tmp_path / "refined.tif") as dataset:
+        assert (dataset.read(1) != np.eye(40))[:, :15].any()
