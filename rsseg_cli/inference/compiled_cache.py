@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 from rsseg_cli import files
+from rsseg_cli.errors import OutputError
 
 MAX_BYTES = 1 << 30  # of all entries; those not used for longest go
 DIGEST_BYTES = 32
@@ -58,7 +59,7 @@ def write(key: str, content: bytes) -> None:
         with files.write_atomic(folder / _name(key)) as temporary:
             temporary.write_bytes(_digest(key, content) + content)
         _make_room(folder)
-    except OSError as err:
+    except (OSError, OutputError) as err:
         _log.info("%s: compiled networks cannot be kept (%s)", folder, err)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -71,7 +70,8 @@ def openvino_graph(network: nn.Module, steps: int | None, examples: Sequence[Ten
 
 def onnx_file(network: nn.Module, steps: int | None, examples: Sequence[Tensor]) -> bytes:
     """Return the network as an ONNX file for inputs of the examples' shapes."""
-    file = io.BytesIO()
-    with traceable(network, steps, examples) as (function, given):
-        torch.onnx.export(function, given, file, dynamo=False, opset_version=ONNX_OPSET)
-    return file.getvalue()
+    with tempfile.TemporaryDirectory(prefix="rsseg-graph-") as folder:
+        path = Path(folder, "graph.onnx")
+        with traceable(network, steps, examples) as (function, given):
+            torch.onnx.export(function, given, path, dynamo=False, opset_version=ONNX_OPSET)
+        return path.read_bytes()
