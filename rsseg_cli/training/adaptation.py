@@ -105,7 +105,7 @@ def adapt(
         run.train(progress)
     except KeyboardInterrupt as err:
         if run.state.step:
-            run._save()
+            run.save()
             result = run.finish()
             err.add_note(f"{result.path} holds the best state so far; --resume continues")
         raise
@@ -174,7 +174,7 @@ class _Run:
                 self._keep_best()
                 scored = time.monotonic()
             if now - saved > SAVE_EVERY_S or self.done >= 1:
-                self._save()
+                self.save()
                 saved = time.monotonic()
             if progress is not None:
                 progress(min(1.0, self.done), self._words())
@@ -243,7 +243,7 @@ class _Run:
         """Divergence from what the model said before, weighted by how far its class can be trusted."""
         with torch.no_grad():
             before = self.base(self._normalised(clean)).softmax(1)
-        weight = self.trust[before.argmax(1)] * where
+        weight = self.trust[before.max(1).indices] * where
         known = logits[:, : before.shape[1]].log_softmax(1)
         divergence = F.kl_div(known, before, reduction="none").sum(1)
         return (divergence * weight).sum() / weight.sum().clamp(min=1)
@@ -267,7 +267,7 @@ class _Run:
     @torch.no_grad()
     def _classes(self, network: Any, image: Tensor) -> Tensor:
         """Classes (H, W) of an image (bands, H, W) in [0, 1]."""
-        return network(self._normalised(image[None]))[0].argmax(0).to(torch.uint8)
+        return network(self._normalised(image[None]))[0].max(0).indices.to(torch.uint8)  # faster than argmax
 
     def _score(self, network: Any) -> dict[str, Any] | None:
         """Scores on the held-out labels; None where there are none."""
@@ -294,7 +294,8 @@ class _Run:
         network.load_state_dict(weights or self.average)
         return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write the checkpoint."""
         stored = {
             "state": dataclasses.asdict(self.state) | {"best": self.state.best},
             "network": self.network.state_dict(),

@@ -25,7 +25,7 @@ from rsseg_cli.weights import ModelSpec
 CROP = 256
 CELL = 512  # side of a patch, px
 MAX_LABELLED = 160  # patches with labels, of a scene
-SAMPLES = 24  # patches at random
+SAMPLES = 12  # patches at random
 COLOUR = 0.6
 DRAWN = 6  # scenes that are replayed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import geopandas
@@ -26,6 +27,15 @@ from rsseg_cli.weights import ModelSpec, load_model, save_model
 NAMES = ("building", "land", "vegetation")
 LEFT, TOP, SIDE = 500_000.0, 5_000_000.0, 640
 COLOURS = np.array([(200, 60, 60), (190, 170, 120), (40, 120, 40)])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks gain nothing from more, and lose much where other tests run."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
