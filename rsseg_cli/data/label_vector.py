@@ -76,15 +76,16 @@ class VectorLabels:
             return ""  # empty
         grid = _box_in(crs, self.grid) or (None if crs and self.grid.crs else self.grid.bounds)
         swapped = bounds[1], bounds[0], bounds[3], bounds[2]
-        if grid is not None and _meet(bounds, grid):
+        if grid is None or _meet(bounds, grid):  # None across the antimeridian
             return ""
-        text = f"{self.path}: lies elsewhere: it has {span_text(bounds)} in {crs or 'no CRS'}"
-        if grid is not None:
-            text += f" and does not overlap the raster's {span_text(grid)}"
+        text = (
+            f"{self.path}: lies elsewhere: it has {span_text(bounds)} in {crs or 'no CRS'} and does not "
+            f"overlap the raster's {span_text(grid)}"
+        )
         ours = self.grid.crs.to_string() if self.grid.crs else ""
         if crs and _meet(bounds, self.grid.bounds):
             return f"{text}. Its coordinates are those of the raster's CRS: set it by ogr2ogr -a_srs {ours}"
-        if grid is not None and _meet(swapped, grid):
+        if _meet(swapped, grid):
             return f"{text}. Its x and y are swapped"
         return f"{text}. Check its CRS (ogrinfo -so); GeoJSON that names none is taken as EPSG:4326"
 

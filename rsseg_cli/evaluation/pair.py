@@ -76,7 +76,7 @@ def _table_of_map(path: str, names: dict[int, str]) -> datasets.ClassTable:
     return datasets.ClassTable(
         specs,
         colours={item.colour: index for index, item in enumerate(specs)},
-        values=None if plain_numbers else {**values, classes.IGNORE: classes.IGNORE},
+        values=None if plain_numbers else values,
     )
 
 

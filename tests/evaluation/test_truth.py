@@ -105,6 +105,22 @@ def test_a_mask_of_0_and_255_names_255(
     assert iou(mapped, truth, classes_file(tmp_path, listed)) == [1.0, None]
 
 
+def test_a_mask_of_0_and_255_against_a_map_that_names_its_classes(
+    make_raster: MakeRaster, tmp_path: Path
+) -> None:
+    """Also where the map's values are not 0, 1, ...: the truth has them too."""
+    for names in ({0: "background", 1: "building"}, {0: "background", 3: "building"}):
+        array = truth_array() * np.uint8(max(names))
+        path = make_raster("map.tif", array=array[None])
+        with rasterio.open(path, "r+") as dataset:
+            dataset.update_tags(**{f"CLASS_{value}": name for value, name in names.items()})
+        truth = make_raster("truth.tif", array=truth_array()[None] * np.uint8(255))
+        with pytest.raises(DataError, match="holds no building, but"):
+            score_pair(str(path), str(truth), PairConfig())
+        truth = make_raster("truth.tif", array=array[None])
+        assert score_pair(str(path), str(truth), PairConfig()).result.scores["miou"] == 1
+
+
 def test_what_255_does_not_mean(make_raster: MakeRaster, mapped: str) -> None:
     """Unlabelled ground beside both classes, a nodata tag, a class that lies outside the box alone."""
     array = truth_array()
