@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rsseg_cli.evaluation import SourceDone
 
 DATA = (
-    "dataset root domains folders images masks scenes val test val_share classes field vector_class outside"
+    "dataset root domains folders images masks scenes val test val_share classes field vector_class outside "
+    "nodata alpha"
 )
 SCORING_HELP = {
     "boundary_widths_px": "Distances from a class border at which to score boundaries, px of the scenes.",

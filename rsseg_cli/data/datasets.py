@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +112,14 @@ def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()
     if config.dataset:
         from rsseg_cli.data.benchmarks import open_benchmark
 
-        return open_benchmark(config)
+        data = open_benchmark(config)
+    else:
+        data = _open_own(config, default_classes)
+    marks: dict[str, Any] = {"nodata": config.nodata, "alpha": config.alpha}
+    return replace(data, sources=tuple(replace(source, **marks) for source in data.sources))
+
+
+def _open_own(config: DataConfig, default_classes: tuple[ClassSpec, ...]) -> LabelledData:
     if not config.classes and not default_classes:
         raise UsageError("no classes: pass --classes a,b,c or a JSON file")
     table = read_classes(config.classes) if config.classes else ClassTable(default_classes)

@@ -18,7 +18,7 @@ from rasterio.windows import Window
 
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
 from rsseg_cli.data.labels import LabelReader
-from rsseg_cli.data.types import LoadedScene
+from rsseg_cli.data.types import Alpha, LoadedScene
 from rsseg_cli.errors import DataError
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader, gdal, vrt
 from rsseg_cli.weights import ModelSpec
@@ -46,6 +46,7 @@ class LabelledScene:
         gsd_m: ground resolution of an image without CRS, m a pixel; None takes the model's.
         rows: first and last + 1 of the image's rows whose labels count; None: all.
         block: rows and columns read at a time.
+        nodata, alpha: of the image, as `DataConfig` explains them.
     """
 
     image: Path
@@ -57,6 +58,8 @@ class LabelledScene:
     gsd_m: float | None = None
     rows: tuple[int, int] | None = None
     block: tuple[int, int] = BLOCK
+    nodata: float | None = None
+    alpha: Alpha = "auto"
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "val", "test"):
@@ -71,11 +74,14 @@ class LabelledScene:
         """Read image and labels, cut to the box that holds all labels, at the finer of `finest_gsd_m` and the
         model's resolution, never finer than the scene; as files in `folder`, or in memory.
         """
-        info = SceneInfo.of(self.picture(folder))
+        info = SceneInfo.of(self.picture(folder), self.nodata, self.alpha)
         chosen = info.select_bands(spec.bands, None, spec.name)
         grid, gsd_m = training_grid(info.grid, spec.gsd_m, finest_gsd_m)
         labels, (top, left) = self._load_labels(info.grid, grid, spec, folder)
         ranges = stretch_ranges(info, chosen, spec)
+        holes = info.unmarked_holes(chosen, info.grid)
+        if holes and not any(note.startswith(f"{holes};") for note in info.notes):
+            info.warn(holes)
         image = array_in(folder, f"{safe_name(self.name)}.image", (len(chosen), *labels.shape))
         with SceneReader(info, chosen, grid) as reader:
 
@@ -120,7 +126,8 @@ class LabelledScene:
         for labels without a format of their own.
         """
         image = self.picture(folder)
-        info, target = SceneInfo.of(image), folder / f"{safe_name(self.name)}.labels.tif"
+        info = SceneInfo.of(image, self.nodata, self.alpha)
+        target = folder / f"{safe_name(self.name)}.labels.tif"
         grid, format = info.grid, self.label_format(class_names)
         holes = info.has_mask or any(np.dtype(dtype).kind == "f" for dtype in info.dtypes)
         profile = {

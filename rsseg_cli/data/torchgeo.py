@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.data.label_format import IGNORE, LabelFormat, read_classes
 from rsseg_cli.data.scenes import LabelledScene
-from rsseg_cli.data.types import LabelledData, LoadedScene, clean_names
+from rsseg_cli.data.types import Alpha, LabelledData, LoadedScene, clean_names
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster import gdal
 from rsseg_cli.weights import ClassSpec, ModelSpec
@@ -48,6 +48,8 @@ class TorchSample:
     bands: tuple[str, ...]
     scale: float
     dtype: str
+    nodata: float | None = None
+    alpha: Alpha = "auto"
 
     @property
     def stem(self) -> str:
@@ -81,7 +83,12 @@ class TorchSample:
             values = values.round()
         self._check_mask(mask, where)
         scene = LabelledScene(
-            folder / f"{self.name}.tif", folder / f"{self.name}.mask.tif", self.split, format=self.format
+            folder / f"{self.name}.tif",
+            folder / f"{self.name}.mask.tif",
+            self.split,
+            format=self.format,
+            nodata=self.nodata,
+            alpha=self.alpha,
         )
         _write_tiff(scene.image, values.astype(self.dtype), self.bands)
         _write_tiff(scene.labels, mask[None].astype(np.int32), ("label",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from rsseg_cli.config import check_bounds, option
 from rsseg_cli.errors import UsageError
@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # the command line reads the options of `DataConfig`, without
 
     from rsseg_cli.raster import Grid
     from rsseg_cli.weights import ClassSpec, ModelSpec
+
+Alpha = Literal["auto", "mask", "data"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,14 @@ class Source(Protocol):
 
     @property
     def split(self) -> str: ...
+
+    @property
+    def nodata(self) -> float | None:
+        """Value of pixels without data, in addition to the image's own mask."""
+
+    @property
+    def alpha(self) -> Alpha:
+        """What a band called alpha is."""
 
     def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
         """Read for training; the arrays are memory-mapped files in `folder`."""
@@ -163,6 +173,13 @@ class DataConfig:
         "Ground resolution to train at, metres a pixel. Default: the data set's, or the first training "
         "image's.",
         "--gsd", metavar="M", above=0, below=1e5, needs="metres a pixel above 0",
+    )
+    nodata: float | None = option(
+        None, "Value of pixels without data in the images, in addition to their own masks.", metavar="VALUE"
+    )
+    alpha: Alpha = option(
+        "auto",
+        "What a band called alpha is; auto takes it as data if it has many values, as near-infrared has.",
     )
     seed: int = 0  # of the validation part
     # fmt: on

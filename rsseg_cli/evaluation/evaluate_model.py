@@ -111,6 +111,8 @@ def _map_and_score(
     """Add a scene to the scores; return the pixels and tiles of its map, which lies in `folder`."""
     image, truth = source.rasters(folder)
     map_path = folder / MAP
+    if source.nodata is not None or source.alpha != "auto":
+        config = dataclasses.replace(config or PredictConfig(), nodata=source.nodata, alpha=source.alpha)
     pixels = predict(image, map_path, model=model, config=config, refine=refine).pixels
     truth_format = LabelFormat(class_names=scorer.config.names)
     return pixels, scorer.add(source.name, map_path, truth, truth_format=truth_format, image=image)

@@ -125,14 +125,16 @@ class CoarseMaker:
             for (source, scene), picture, paths in zip(scenes, pictures, made, strict=True):
                 if source.split == "train" or not paths:
                     gsds = self.gsds if source.split == "train" else self.gsds[:1]
-                    paths += [self._predicted(loaded, scene, picture, times) for times in gsds]
+                    paths += [self._predicted(loaded, source, scene, picture, times) for times in gsds]
         maps = []
         for (source, scene), picture, paths in zip(scenes, pictures, made, strict=True):
             chosen = [*paths, *files[source.name]][: None if source.split == "train" else 1]
             maps.append(tuple(self._read(path, scene, picture, n) for n, path in enumerate(chosen)))
         return maps
 
-    def _predicted(self, model: TrainedModel, scene: LoadedScene, picture: str, times: float) -> Path:
+    def _predicted(
+        self, model: TrainedModel, source: datasets.Source, scene: LoadedScene, picture: str, times: float
+    ) -> Path:
         """Return a model's map of a scene; make it unless an earlier part of the run did."""
         name = f"{scene_arrays.safe_name(scene.name)}.{scene_arrays.safe_name(model.spec.name)}.{times:g}.tif"
         path = self.kept / name
@@ -145,7 +147,10 @@ class CoarseMaker:
             sides = grid.height + 2 * MARGIN_PX, grid.width + 2 * MARGIN_PX
             bbox = grid.window(-MARGIN_PX, -MARGIN_PX, *sides).bounds
         gsd_m = spec.gsd_m * times if spec.gsd_m and times != 1 and bbox else None
-        predict(picture, path, model=model, config=PredictConfig(device=self.device, bbox=bbox, gsd_m=gsd_m))
+        config = PredictConfig(
+            device=self.device, bbox=bbox, gsd_m=gsd_m, nodata=source.nodata, alpha=source.alpha
+        )
+        predict(picture, path, model=model, config=config)
         return path
 
     def _read(self, path: Path, scene: LoadedScene, picture: str, number: int) -> NDArray[np.uint8]:

@@ -228,7 +228,7 @@ class RefiningConfig:
         maximum=1e4,
     )
     val_tiles: int = option(64, "Maximum number of validation tiles.", **COUNT)
-    align_steps: int = 200  # in which --align takes part; the released program's
+    align_steps: int = option(200, "First steps, in which --align takes part.", **COUNT_OR_NONE)
 
     def __post_init__(self) -> None:
         check_bounds(self)

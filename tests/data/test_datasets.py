@@ -12,6 +12,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 from shapely.geometry import box
 
+from rsseg_cli.config import PredictConfig
 from rsseg_cli.data.datasets import (
     LabelledScene,
     check_coding,
@@ -27,6 +28,7 @@ from rsseg_cli.data.datasets import (
 from rsseg_cli.data.label_format import IGNORE, read_classes
 from rsseg_cli.data.types import DataConfig, LoadedScene
 from rsseg_cli.errors import DataError, UsageError
+from rsseg_cli.pipeline import predict
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
 
 
@@ -63,6 +65,14 @@ def random_image(height, width, bands=3, seed=0):
 
 def drawn(labels: np.ndarray) -> LoadedScene:
     return LoadedScene("scene", np.zeros((3, *labels.shape), np.uint8), labels, 1.0)
+
+
+class Recorder(torch.nn.Module):
+    """Keeps the image that it is shown."""
+
+    def forward(self, image):
+        self.seen = image[0].numpy().copy()
+        return torch.zeros(len(image), 2, *image.shape[-2:])
 
 
 class TestFinding:
@@ -549,22 +559,58 @@ class TestReading:
         np.testing.assert_array_equal(parts.image, whole.image)
         np.testing.assert_array_equal(parts.labels, whole.labels)
 
-    def test_sixteen_bits_as_prediction_sees_them(self, tmp_path):
-        from rsseg_cli.config import PredictConfig
-        from rsseg_cli.pipeline import job
-
-        image = np.random.default_rng(0).integers(200, 3000, (3, 300, 200)).astype(np.uint16)
+    @pytest.mark.parametrize("kind", ["uint16", "int16", "float32", "one band", "uint8", "nodata"])
+    def test_pixels_as_prediction_sees_them(self, tmp_path, kind, caplog):
+        """Values and fill values of every kind: the network is trained on what it will be shown."""
+        rng = np.random.default_rng(0)
+        image = rng.integers(200, 3000, (3, 300, 256)).astype(np.float64)
         image[0] *= 3
-        path = write_raster(tmp_path / "i.tif", image)
-        scene = LabelledScene(path, write_raster(tmp_path / "l.tif", np.zeros((300, 200), np.uint8)), "train")
+        hole, nodata, given = np.s_[:, :60], None, None
+        if kind == "uint8":
+            image //= 40
+        fill = {"int16": -9999, "float32": -9999, "nodata": -9999}.get(kind, 0)
+        if kind == "one band":
+            hole, nodata, fill = np.s_[1, :60], 0, 0
+        image[hole] = fill
+        given = fill if kind == "nodata" else None
+        dtype = {"one band": "uint16", "nodata": "int16"}.get(kind, kind)
+        path = write_raster(tmp_path / "i.tif", image.clip(-9999, 32767).astype(dtype), nodata=nodata)
+        labels = write_raster(tmp_path / "l.tif", np.zeros((300, 256), np.uint8))
+        scene = LabelledScene(path, labels, "train", nodata=given)
         spec = spec_at(0.5)
-        actual = scene.load(spec, None).image / 255
-        model = TrainedModel(network=torch.nn.Identity(), spec=spec)
-        scaling = job.prepare(str(path), {"labels": tmp_path / "x.tif"}, model, PredictConfig()).scaling
-        factors, offsets = (np.array(part)[:, None, None] for part in (scaling.factors, scaling.offsets))
+        loaded = scene.load(spec, None)
+        trained_on = [note for note in caplog.messages if "i.tif" in note]
+        caplog.clear()
+        recorder = Recorder()
+        config = PredictConfig(tile_size=512, overlap=0, nodata=given)
+        predict(path, tmp_path / "map.tif", model=TrainedModel(network=recorder, spec=spec), config=config)
         mean, std = (np.array(part)[:, None, None] for part in (spec.mean, spec.std))
-        predicted = np.clip((image * factors + offsets) * std + mean, 0, 1)
-        np.testing.assert_allclose(actual, predicted, atol=0.5 / 255 + 1e-5)
+        shown = np.clip(recorder.seen[:, :300, :256] * std + mean, 0, 1)
+        np.testing.assert_allclose(loaded.image / 255, shown, atol=0.5 / 255 + 1e-5)
+        assert loaded.image[:, 60:].std() > 50  # the stretch is that of the ground, not of the fill
+        assert (loaded.labels[:60] == (IGNORE if kind == "nodata" else 0)).all()
+        assert (loaded.labels[60:] == 0).all()
+        for notes in (trained_on, caplog.messages):
+            warned = any(f"pass --nodata {fill}" in note for note in notes)
+            assert warned == (kind not in ("one band", "nodata"))
+
+    def test_a_single_image_is_stretched_as_a_whole(self, tmp_path):
+        """Its two parts, for training and validation, are what prediction makes of them."""
+        image = np.random.default_rng(0).integers(200, 3000, (3, 120, 80)).astype(np.int16)
+        image[:, 90:] += 2000  # the rows held out are brighter
+        image[:, :20, :30] = -9999
+        for part in ("images", "masks"):
+            (tmp_path / part).mkdir()
+        path = write_raster(tmp_path / "images" / "a.tif", image)
+        write_raster(tmp_path / "masks" / "a.tif", np.eye(120, 80, dtype=np.uint8))
+        whole = LabelledScene(path, tmp_path / "masks" / "a.tif", "train").load(spec_at(0.5), None)
+        data = open_data(DataConfig(folders=(tmp_path,), classes="other,building", val_share=0.25))
+        parts = [source.load(spec_at(0.5), tmp_path / source.name) for source in data.sources]
+        assert [source.split for source in data.sources] == ["train", "val"]
+        assert np.array_equal(np.concatenate([part.image for part in parts], 1), whole.image)
+        marked = DataConfig(folders=(tmp_path,), classes="other,building", val_share=0.25, nodata=-9999)
+        first = open_data(marked).sources[0].load(spec_at(0.5), tmp_path / "marked")
+        assert (first.labels[:20, :30] == IGNORE).all()
 
     @pytest.mark.parametrize("kind", ["value", "alpha", "mask"])
     def test_pixels_without_data_are_unlabelled_and_filled(self, tmp_path, make_raster, kind):

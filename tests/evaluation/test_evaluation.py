@@ -20,7 +20,7 @@ from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
 
 torch.set_num_threads(1)
 NAMES = ("roof", "road", "tree")
-LEVELS = (20, 120, 220)  # a pixel's value is its class
+LEVELS = (100, 115, 200)  # the darkest is not so dark that it may be a fill value
 CONFIG = PredictConfig(tile_size=64, overlap=0, batch_size=2, device="cpu")
 # every note of a command is a warning; tests look at them
 LOG = "rsseg_cli"
