@@ -115,8 +115,9 @@ def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()
         data = open_benchmark(config)
     else:
         data = _open_own(config, default_classes)
-    marks: dict[str, Any] = {"nodata": config.nodata, "alpha": config.alpha}
-    return replace(data, sources=tuple(replace(source, **marks) for source in data.sources))
+    sources: Any = data.sources  # dataclasses, of scenes or of TorchGeo's samples
+    marked = (replace(source, nodata=config.nodata, alpha=config.alpha) for source in sources)
+    return replace(data, sources=tuple(marked))
 
 
 def _open_own(config: DataConfig, default_classes: tuple[ClassSpec, ...]) -> LabelledData:

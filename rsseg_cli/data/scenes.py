@@ -226,7 +226,7 @@ def fill(
     array: NDArray[np.uint8], read: Callable[..., NDArray[np.uint8]], block: tuple[int, int] = BLOCK
 ) -> None:
     """Fill (..., rows, cols) by blocks: `read(row, col, height, width)` returns (..., height, width)."""
-    for row, col, height, width in blocks(*array.shape[-2:], block):
+    for row, col, height, width in blocks(array.shape[-2], array.shape[-1], block):
         array[..., row : row + height, col : col + width] = read(row, col, height, width)
         release_pages(array)
 

@@ -191,11 +191,11 @@ class BoundaryCounts:
             (true, last, right & (last < count)),
             (true, level, right & (level < count)),
         )
-        counted = np.stack([np.stack([self._count(*kind, part) for kind in kinds]) for part in parts])
+        counted = np.stack([np.stack([self._count(part, *kind) for kind in kinds]) for part in parts])
         self.bands += counted.sum(0)
         return counted
 
-    def _count(self, values: Labels, level: Labels, chosen: Mask, part: Part) -> NDArray[np.int64]:
+    def _count(self, part: Part, values: Labels, level: Labels, chosen: Mask) -> NDArray[np.int64]:
         pairs = values[part][chosen[part]] * np.int32(len(self.widths)) + level[part][chosen[part]]
         binned = np.bincount(pairs, minlength=self.bands[0].size).reshape(self.bands[0].shape)
         return binned.cumsum(1)  # what lies within a width lies within the wider ones too

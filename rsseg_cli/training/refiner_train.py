@@ -281,7 +281,7 @@ def _train_stage(
         maps = [versions[0] for versions in scenes.val_maps]
         align = build_alignment(network, settings.network.align)
         band_px, monitored = max(1, round(refining.band_m / gsd_m)), RefinerModule.monitored
-        aligned = {"align": align, "align_steps": refining.align_steps}
+        aligned: dict[str, Any] = {"align": align, "align_steps": refining.align_steps}
         build = partial(RefinerModule, network, spec, config, band_px=band_px, **aligned)
     tiles = partial(RefinerTiles, scenes.val, maps, config.tile_size, refining.val_tiles)
     crops_per_pass = crops_per_pass_of(scenes.train, config, gsd_m)
