@@ -39,12 +39,12 @@ class Area:
         from pyproj.exceptions import ProjError
         from shapely import make_valid
 
-        shapes = cls.read_polygons(path)
+        notes: list[str] = []
+        shapes = cls.read_polygons(path, notes)
         if grid.crs is None and shapes.crs is not None:
             raise UsageError(f"--aoi {path}: has a CRS, the scene has none; needs both or neither")
-        note = ""
         if shapes.crs is None and grid.crs is not None:
-            note = f"--aoi {path}: has no CRS; taken to be in the scene's"
+            notes.append(f"--aoi {path}: has no CRS; taken to be in the scene's")
         elif grid.crs is not None:
             try:
                 shapes = shapes.to_crs(ProjCRS.from_wkt(grid.crs.to_wkt()))
@@ -52,19 +52,20 @@ class Area:
                 raise UsageError(f"--aoi {path}: cannot be reprojected to the scene's CRS ({err})") from err
         area = cls([shape if shape.is_valid else make_valid(shape) for shape in shapes], f"--aoi {path}")
         area.window(grid)
-        if note:
-            area.notes.append(note)
+        area.notes.extend(notes)
+        for note in notes:
             logger.warning("%s", note)
         return area
 
     @staticmethod
-    def read_polygons(path: Path) -> GeoSeries:
+    def read_polygons(path: Path, notes: list[str] | None = None) -> GeoSeries:
         import geopandas
         from pyogrio.errors import DataSourceError
         from shapely.errors import ShapelyError
 
         try:
-            frame = geopandas.read_file(path, layer=gdal.first_layer(path), columns=[], engine="pyogrio")
+            layer = gdal.first_layer(path, notes)
+            frame = geopandas.read_file(path, layer=layer, columns=[], engine="pyogrio")
         except (DataSourceError, OSError, ValueError, ShapelyError) as err:
             raise UsageError(f"--aoi {path}: cannot be read as a vector file ({err})") from err
         shapes = frame.geometry

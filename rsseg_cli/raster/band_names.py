@@ -30,7 +30,7 @@ JOINED_WORDS = {
     r"short[\s_-]*wave[\s_-]*infra[\s_-]*red": "swir",
     r"(thermal|long[\s_-]*wave)[\s_-]*infra[\s_-]*red": "thermal",
     r"(near[\s_-]*)?infra[\s_-]*red": "nir",
-    r"coastal[\s_-]*(blue|aerosol)": "coastal",
+    r"coastal[\s_-]*(blue|aerosol)|(ultra|deep)[\s_-]*blue": "coastal",
     r"green[\s_-]*i\b": "greeni",
     r"\b(nir|swir)[\s_-]+(\d)": r"\1\2",
 }
@@ -57,6 +57,7 @@ LANDSAT_8 = {
 }  # fmt: skip
 LANDSAT_7 = {"1": "blue", "2": "green", "3": "red", "4": "nir", "5": "swir16", "7": "swir22", "8": "pan"}
 MODIS = {"1": "red", "2": "nir", "3": "blue", "4": "green", "6": "swir16", "7": "swir22"}
+WORD = re.compile(r"[^\W\d_]+\d*")
 NUMBER = re.compile(r"(?:^|[^A-Za-z0-9])[Bb](\d{1,2})(A?)(?![A-Za-z0-9])")
 WAVELENGTH = re.compile(r"(?:(\d*\.?\d+)\s*[-–]\s*)?(\d*\.?\d+)\s*(nm|nanom|um|µm|μm|microm|micron)")
 
@@ -83,7 +84,7 @@ def colour_of(text: str) -> str:
         return LETTERS[text]
     for pattern, word in JOINED_WORDS.items():
         text = re.sub(pattern, word, text)
-    words = set(re.findall(r"[^\W\d_]+\d*", text))
+    words = {word if word in WORDS else word.rstrip("0123456789") for word in WORD.findall(text)}
     colours = {WORDS[word] for word in words if word in WORDS}
     return colours.pop() if len(colours) == 1 and not words & NO_IMAGE else ""
 

@@ -143,11 +143,7 @@ def holds_data(dataset: Any, band: int) -> int:
         shrink = max(1, max(height, width) / 1024)
         values = dataset.read(band, out_shape=(max(1, int(height / shrink)), max(1, int(width / shrink))))
     else:
-        rows = np.linspace(0, max(0, height - PROBE_PX), PROBES).astype(int)
-        cols = np.linspace(0, max(0, width - PROBE_PX), PROBES).astype(int)
-        windows = [
-            Window(col, row, min(PROBE_PX, width), min(PROBE_PX, height)) for row in rows for col in cols
-        ]
+        windows = probe_windows(height, width)
         values = np.concatenate([dataset.read(band, window=window).ravel() for window in windows])
     some = values[values > 0]
     if not some.size:
@@ -155,3 +151,10 @@ def holds_data(dataset: Any, band: int) -> int:
     between = some[some < some.max()]
     count = len(np.unique(between))
     return count if count >= MIN_DATA_VALUES and between.size > MIN_DATA_SHARE * some.size else 0
+
+
+def probe_windows(height: int, width: int) -> list[Window]:
+    """Return small windows spread evenly over a raster, its edges included."""
+    rows = np.linspace(0, max(0, height - PROBE_PX), PROBES).astype(int)
+    cols = np.linspace(0, max(0, width - PROBE_PX), PROBES).astype(int)
+    return [Window(col, row, min(PROBE_PX, width), min(PROBE_PX, height)) for row in rows for col in cols]

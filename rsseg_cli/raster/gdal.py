@@ -179,13 +179,20 @@ def is_description(path: str) -> bool:
     return path.startswith("<VRTDataset") or named
 
 
-def first_layer(path: str | Path) -> str:
-    """Return the first layer with geometries; GeoPackages keep styles and the like in further tables."""
+def first_layer(path: str | Path, notes: list[str] | None = None) -> str:
+    """Return the first layer with geometries; that there are others is logged, or added to `notes`.
+
+    GeoPackages keep styles and the like in further tables.
+    """
     import pyogrio
 
     layers = [str(name) for name, kind in pyogrio.list_layers(path) if kind is not None]
     if not layers:
         raise ValueError("it holds no layer with geometries")
     if len(layers) > 1:
-        logger.warning("%s: layer %s is read, of %s", path, layers[0], ", ".join(layers))
+        note = f"{path}: layer {layers[0]} is read, of {', '.join(layers)}"
+        if notes is None:
+            logger.warning("%s", note)
+        else:
+            notes.append(note)
     return layers[0]

@@ -19,7 +19,7 @@ from rasterio.errors import RasterioError
 from rsseg_cli.errors import SceneError
 from rsseg_cli.raster import gdal, parts
 from rsseg_cli.raster.band_names import BandName, name_of, stac_names
-from rsseg_cli.raster.bands import holds_data, select_bands
+from rsseg_cli.raster.bands import holds_data, probe_windows, select_bands
 from rsseg_cli.raster.grid import Grid
 
 logger = logging.getLogger(__name__)
@@ -262,12 +262,12 @@ def _newer(overviews: str, files: Sequence[str]) -> str:
 def _mask_has_overviews(dataset: Any) -> bool:
     """Whether a mask's holes, if it has any, show in the coarsest overview; GDAL says so of none."""
     coarsest = len(dataset.overviews(1)) - 1
-    for level in (coarsest, "NONE"):
-        with gdal.open_raster(dataset.name, overview_level=level) as opened:
-            shape = min(opened.height, 512), min(opened.width, 512)
-            if (opened.read_masks(1, out_shape=shape) == 0).any():
-                return level == coarsest
-    return True
+    with gdal.open_raster(dataset.name, overview_level=coarsest) as overview:
+        if not overview.read_masks(1).all():
+            return True
+    with gdal.open_raster(dataset.name, overview_level="NONE") as full:
+        windows = probe_windows(full.height, full.width)
+        return all(full.read_masks(1, window=window).all() for window in windows)
 
 
 def _grid_of(dataset: Any, name: str, notes: list[str]) -> Grid:

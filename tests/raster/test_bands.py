@@ -131,6 +131,7 @@ def test_what_stays_a_guess_is_noted(make_raster: MakeRaster) -> None:
     ("text", "colour"),
     [("Red edge 1", "rededge"), ("near-infrared", "nir"), ("shortwave infrared", "swir16"), ("red_qa", ""),
      ("ndvi", ""), ("red/nir ratio", ""), ("thermal infrared", "thermal"), ("infrared", "nir"),
+     ("rededge2", "rededge"), ("nbart_red_1", "red"), ("ultra-blue", "coastal"), ("NIR 2", "nir09"),
      ("credit", ""),
      ("Surface reflectance, RED", "red"), ("Green I", "green i"), ("", "")],
 )  # fmt: skip

@@ -133,6 +133,7 @@ def test_the_first_layer_with_geometries_is_read(tmp_path: Path, caplog: pytest.
     write_shapes(path, TRIANGLE, layer="more")
     assert gdal.first_layer(path) == "area"
     assert "layer area is read, of area, more" in caplog.text
+    assert "layer area is read, of area, more" in Area.read(path, grid_of()).notes[0]
 
 
 def test_coordinate_systems_are_reconciled(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
