@@ -222,7 +222,7 @@ class VectorJob:
         }
         for value in sorted(self.task.plan.classes or ()):
             if not totals.get(value, (0,))[0]:
-                self.task.warn(f"{self.task.name}: no pixel is of {self.layer.class_name(value)}")
+                self.task.warn(f"{self.task.name}: holds no object of {self.layer.class_name(value)}")
 
     def _timed(self, polygons: Iterator[Polygons]) -> Iterator[Polygons]:
         """Count features, and the time that the writer takes for them."""

@@ -91,14 +91,32 @@ def write_layer(layer: Layer, polygons: Iterator[Polygons], path: Path) -> None:
 
 def copy_other_layers(source: Path, layer: Layer, path: Path) -> None:
     """Copy a GeoPackage, with what its journal holds, if it holds more than this layer."""
-    with (
-        suppress(sqlite3.Error),
-        closing(sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True)) as old,
-    ):
-        names = {str(name).casefold() for (name,) in old.execute("SELECT table_name FROM gpkg_contents")}
-        if names - {layer.name.casefold(), "layer_styles"}:
+    try:
+        with _reading(source) as old:
+            if not _holds_others(old, layer):
+                return
             with closing(sqlite3.connect(path)) as new:
                 old.backup(new)
+    except sqlite3.OperationalError as err:  # in use, or its journal is another file's
+        with suppress(sqlite3.DatabaseError), _reading(source, "&immutable=1") as old:
+            if _holds_others(old, layer):
+                raise OutputError(
+                    f"{source}: holds other layers, and cannot be read ({err}). Close it in other programs, or "
+                    "choose another output."
+                ) from err
+    except sqlite3.DatabaseError:  # no GeoPackage
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _reading(path: Path, options: str = "") -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro{options}", uri=True)) as database:
+        yield database
+
+
+def _holds_others(database: sqlite3.Connection, layer: Layer) -> bool:
+    names = {str(name).casefold() for (name,) in database.execute("SELECT table_name FROM gpkg_contents")}
+    return bool(names - {layer.name.casefold(), "layer_styles"})
 
 
 def load_pyogrio() -> None:

@@ -19,7 +19,7 @@ from pyproj import Geod, Transformer
 from rasterio.enums import ColorInterp
 
 from rsseg_cli.config import VectorConfig
-from rsseg_cli.errors import SceneError, UsageError
+from rsseg_cli.errors import OutputError, SceneError, UsageError
 from rsseg_cli.vector.vectorize_raster import to_geodataframe, vectorize
 
 LABELS = np.array([[1, 1, 3, 3], [1, 1, 3, 7], [255, 255, 3, 3]], np.uint8)
@@ -100,7 +100,7 @@ def test_values_with_a_scale_are_no_classes(label_file):
 def test_a_chosen_class_that_does_not_occur_is_named(label_file, tmp_path):
     result = vectorize(label_file(), tmp_path / "out.gpkg", VectorConfig(classes=("7", "9")))
     assert result.features == 1
-    assert result.notes == (f"{tmp_path / 'labels.tif'}: no pixel is of class 9",)
+    assert result.notes == (f"{tmp_path / 'labels.tif'}: holds no object of class 9",)
 
 
 @pytest.mark.parametrize("rows", [0, 1, 3, 10])
@@ -151,6 +151,17 @@ def test_other_layers_that_only_the_journal_holds_stay(label_file, tmp_path):
     assert not copy.exists()
     with closing(sqlite3.connect(path)) as database:
         assert database.execute("SELECT text FROM notes").fetchone() == ("kept",)
+
+
+def test_a_geopackage_with_other_layers_that_is_in_use_is_refused(label_file, tmp_path):
+    path = tmp_path / "live.gpkg"
+    geopandas.GeoDataFrame({"a": [1]}, geometry=[shapely.box(0, 0, 1, 1)]).to_file(path, layer="roads")
+    before = path.read_bytes()
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(OutputError, match=r"holds other layers, and cannot be read .*locked"):
+            vectorize(label_file(), path, VectorConfig(layer="cover", overwrite=True))
+    assert path.read_bytes() == before
 
 
 def test_a_geopackage_with_this_layer_alone_is_written_anew(label_file, tmp_path):
