@@ -101,8 +101,8 @@ def copy_other_layers(source: Path, layer: Layer, path: Path) -> None:
         with suppress(sqlite3.DatabaseError), _reading(source, "&immutable=1") as old:
             if _holds_others(old, layer):
                 raise OutputError(
-                    f"{source}: holds other layers, and cannot be read ({err}). Close it in other programs, or "
-                    "choose another output."
+                    f"{source}: holds other layers, and cannot be read ({err}). Close it in other programs, "
+                    "or choose another output."
                 ) from err
     except sqlite3.DatabaseError:  # no GeoPackage
         path.unlink(missing_ok=True)
