@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import stat
@@ -42,11 +43,11 @@ def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | 
     for file in (path, *companions(path)):
         check_regular(file)
     if not path.parent.is_dir():
-        raise OutputError(f"{path}: its folder does not exist. Make {path.parent} first.")
+        raise OutputError(f"{path}: its folder does not exist. Make {path.absolute().parent} first.")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists. Pass --overwrite to replace it, or choose another output.")
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise OutputError(f"{path}: no permission to write in {path.parent}.")
+        raise OutputError(f"{path}: no permission to write in {path.absolute().parent}.")
 
 
 def check_regular(path: Path) -> None:
@@ -64,6 +65,12 @@ def check_regular(path: Path) -> None:
         )
     if kind != stat.S_IFREG:
         raise OutputError(f"{path}: is {KINDS.get(kind, 'no file')}. Choose another name.")
+
+
+def write_error(path: Path, err: OSError) -> OutputError:
+    """Return the error for a file that cannot be written."""
+    full = err.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return OutputError(f"{path.absolute()}: cannot be written ({err}).{' Is the disk full?' * full}")
 
 
 def companions(path: Path) -> list[Path]:

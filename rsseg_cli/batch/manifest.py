@@ -20,7 +20,7 @@ from typing import Any, Literal, Self, cast
 import msgspec
 
 from rsseg_cli._version import __version__
-from rsseg_cli.batch.scenes import is_remote_scene
+from rsseg_cli.batch.scenes import is_gdal_name
 from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.errors import DataError, OutputError, SceneError
@@ -196,12 +196,12 @@ def record_of(task: SceneTask, shared: Record) -> Record:
 
 
 def input_name(scene: str) -> str:
-    return gdal.display_name(scene) if is_remote_scene(scene) else os.path.abspath(scene)
+    return gdal.display_name(scene) if is_gdal_name(scene) else os.path.abspath(scene)
 
 
 def files_behind(scene: str) -> list[str]:
     """Return the file, and for a VRT the files that it reads."""
-    if is_remote_scene(scene) or not scene.lower().endswith(".vrt"):
+    if is_gdal_name(scene) or not scene.lower().endswith(".vrt"):
         return [scene]
     with suppress(SceneError):  # reported when the scene is mapped
         return list(dict.fromkeys([scene, *SceneInfo.of(scene).files]))

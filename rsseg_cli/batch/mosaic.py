@@ -16,7 +16,7 @@ from rasterio.windows import Window
 
 from rsseg_cli import files
 from rsseg_cli.batch.plan import check_names, outputs_of, task_of
-from rsseg_cli.batch.scenes import BatchScene, is_remote_scene
+from rsseg_cli.batch.scenes import BatchScene, is_gdal_name
 from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import SceneTask, Sheet
 from rsseg_cli.errors import OutputError, SceneError
@@ -138,7 +138,7 @@ def _mosaic_task(
     rasters = {kind: folder / path.name for kind, path in outputs.items() if kind not in WHOLE}
     sheets = tuple(
         Sheet(
-            scene=scene.path if is_remote_scene(scene.path) else os.path.abspath(scene.path),
+            scene=scene.path if is_gdal_name(scene.path) else os.path.abspath(scene.path),
             outputs={
                 kind: path.absolute()
                 for kind, path in outputs_of(scene, settings, suffix).items()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rsseg_cli.batch.scenes import BatchScene, is_remote_scene
+from rsseg_cli.batch.scenes import BatchScene, is_gdal_name
 from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.errors import ModelError, OutputError, UsageError
@@ -48,8 +48,8 @@ def with_common_stretch(settings: BatchSettings, scenes: Sequence[BatchScene]) -
 
     paths = [scene.path for scene in scenes]
     ranges = SceneInfo.common_ranges(paths, spec.bands, config.bands, config.nodata, config.alpha)
-    stretch = tuple(value for pair in ranges for value in pair) or "auto"
-    return replace(settings, config=replace(config, stretch=stretch))
+    stretch = tuple(value for pair in ranges for value in pair)
+    return replace(settings, config=replace(config, stretch=stretch or "auto"))
 
 
 def make_folder(path: Path) -> None:
@@ -57,7 +57,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(exist_ok=True)
     except OSError as err:
-        advice = f" Make {path.parent} first." if not path.parent.is_dir() else ""
+        advice = f" Make {path.absolute().parent} first." if not path.parent.is_dir() else ""
         raise OutputError(
             f"{path}: the folder for the outputs cannot be made ({err.strerror}).{advice}"
         ) from err
@@ -105,7 +105,7 @@ def outputs_of(scene: BatchScene, settings: BatchSettings, suffix: str) -> dict[
 def check_names(tasks: Sequence[SceneTask], settings: BatchSettings) -> None:
     """Check that no output is another scene's, a scene or the manifest, case ignored."""
     inputs = {
-        _name(Path(scene)): scene for task in tasks for scene in scenes_of(task) if not is_remote_scene(scene)
+        _name(Path(scene)): scene for task in tasks for scene in scenes_of(task) if not is_gdal_name(scene)
     }
     seen: dict[str, str] = {_name(settings.manifest_path): "the manifest"}
     for scene, path in _named_outputs(tasks):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
 import glob
 import json
 import logging
@@ -27,6 +29,8 @@ EXTENSIONS = (".tif", ".tiff", ".jp2", ".img", ".vrt")  # of scenes in a folder
 MAX_SCENES = 1_000_000
 MAX_LIST_BYTES = 256 * 2**20
 MAGIC = "*?["
+SEPARATORS = ";\t,"
+COLUMNS = ("path", "file", "filename", "image", "scene", "location", "href", "url", "source")
 _log = logging.getLogger(__name__)
 
 
@@ -53,8 +57,9 @@ def list_scenes(
 
     Args:
         arguments: each a path or URL, a glob, a folder (with its subfolders), a local STAC ItemCollection
-            (.json, .geojson), `@FILE` for a list of such lines, or `-` for a list in `stdin`. A VRT given
-            alone that joins whole files stands for those files; any other VRT is a scene.
+            (.json, .geojson), `@FILE` for a list of such lines or a table with a column of them, or `-` for
+            a list in `stdin`. A VRT given alone that joins whole files stands for those files; any other VRT
+            is a scene.
     """
     found: list[_Listed] = []
     for argument in arguments:
@@ -77,7 +82,7 @@ def list_scenes(
 
 def _index(argument: str) -> list[str]:
     """Return the sheets that a local VRT joins, or the argument itself."""
-    if is_remote_scene(argument) or not argument.lower().endswith(".vrt") or not os.path.isfile(argument):
+    if is_gdal_name(argument) or not argument.lower().endswith(".vrt") or not os.path.isfile(argument):
         return [argument]
     sheets = vrt.sheets_of(argument)
     if sheets:
@@ -99,24 +104,53 @@ def _read(path: Path) -> bytes:
 def _lines(text: bytes, where: str) -> list[str]:
     """Split a list into paths: one a line, or NUL-separated as by `find -print0`; # starts a comment.
 
-    Blanks around a path are kept only if such a file exists.
+    Lines may be those of a table: cells by semicolons, tabs or commas, with or without a head. Blanks, quotes
+    and separators are part of a path where such a file exists.
     """
-    parts = text.removeprefix(b"\xef\xbb\xbf")
-    if b"\0" in parts:
-        return [os.fsdecode(part) for part in parts.split(b"\0") if part]
-    lines = [line.rstrip(b"\r") for line in parts.split(b"\n")]
-    named = [os.fsdecode(line) for line in lines if line.strip() and not line.startswith(b"#")]
-    long = next((line for line in named if len(line) > 4096), None)
+    if text.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        text = text.decode("utf-16", "replace").encode()
+    text = text.removeprefix(codecs.BOM_UTF8)
+    if b"\0" in text:
+        return [os.fsdecode(part) for part in text.split(b"\0") if part]
+    lines = [os.fsdecode(line.removesuffix(b"\r")) for line in text.split(b"\n")]
+    lines = [line for line in lines if line.strip() and not line.startswith("#")]
+    long = next((line for line in lines if len(line) > 4096), None)
     if long is not None:
         raise DataError(f"{where}: a line of {len(long)} characters; needs a path or address a line")
-    return [line if os.path.lexists(line) else line.strip() for line in named]
+    rows = [[line] if os.path.lexists(line) else _cells(line) for line in lines]
+    names = [cell.lower() for cell in rows[0]] if rows else []
+    column = next((names.index(name) for name in COLUMNS if name in names), None)
+    if column is None or os.path.lexists(rows[0][column]):
+        return [_path_of(line.strip(), cells) for line, cells in zip(lines, rows, strict=True)]
+    short = next((number for number, cells in enumerate(rows, 1) if len(cells) <= column), None)
+    if short is not None:
+        raise DataError(f"{where}: row {short} has no cell {names[column]!r}")
+    return [cells[column] for cells in rows[1:] if cells[column]]
+
+
+def _cells(line: str) -> list[str]:
+    """Return the cells of a line, without blanks and quotes around them."""
+    separator = max(SEPARATORS, key=line.count)
+    cells = next(csv.reader([line], delimiter=separator, skipinitialspace=True), [""])
+    return [_unquoted(cell.strip()) for cell in cells]
+
+
+def _unquoted(cell: str) -> str:
+    return cell[1:-1] if len(cell) > 1 and cell[0] == cell[-1] and cell[0] in "'\"" else cell
+
+
+def _path_of(line: str, cells: Sequence[str]) -> str:
+    """Return the cell that is a path, or else the line; a URL may hold separators."""
+    there = [cell for cell in cells if os.path.lexists(cell)]
+    named = [cell for cell in cells[: 1 if is_gdal_name(line) else None] if cell.lower().endswith(EXTENSIONS)]
+    return there[0] if there else named[0] if named and "?" not in line else line
 
 
 def _expand(text: str, asset: str, target: Path | None) -> Iterator[_Listed]:
     """Yield the scenes of an argument or line; GDAL reports names that are no files."""
-    if is_remote_scene(text):
-        yield _Listed(path=text, stem=PurePosixPath(text.partition("?")[0]).stem, root=None)
-    elif os.path.isdir(text) and not gdal.is_folder_of_one(text):
+    if is_gdal_name(text) or gdal.is_folder_of_one(text):
+        yield _Listed(path=text, stem=stem_of(text), root=None)
+    elif os.path.isdir(text):
         yield from _scan(Path(text), target)
     elif not os.path.lexists(text) and any(sign in text for sign in MAGIC):
         paths = sorted(glob.glob(text, recursive=True))
@@ -126,13 +160,26 @@ def _expand(text: str, asset: str, target: Path | None) -> Iterator[_Listed]:
             yield from _expand(path, asset, target)
     elif text.lower().endswith((".json", ".geojson")):
         yield from read_items(Path(text), asset, target)
+    elif text.lower().endswith((".csv", ".tsv", ".txt", ".lst")) and os.path.isfile(text):
+        raise UsageError(f"{text}: is no raster; if it lists scenes, pass @{text}")
     else:
-        yield _Listed(path=text, stem=Path(text).stem, root=None)
+        yield _Listed(path=text, stem=stem_of(text), root=None)
 
 
-def is_remote_scene(text: str) -> bool:
-    """Whether a path is GDAL's and not the file system's."""
-    return text.startswith("/vsi") or "://" in text
+def is_gdal_name(text: str) -> bool:
+    """Whether a name is GDAL's and not the file system's: /vsizip/..., s3://..., NETCDF:"a.nc":red."""
+    return text.startswith("/vsi") or "://" in text or gdal.is_description(text)
+
+
+def stem_of(text: str) -> str:
+    """Return a scene's name without folder and extension, after which its outputs are named."""
+    if not is_gdal_name(text):
+        return Path(text).stem
+    if text.startswith("/vsi") or re.match(r"[\w+.-]+://", text):
+        return PurePosixPath(text.partition("?")[0]).stem
+    rest = text.partition(":")[2]
+    file, _, part = rest[1:].partition('"') if rest.startswith('"') else rest.partition(":")
+    return "_".join(filter(None, [Path(file).stem, re.sub(r"[^\w.-]+", "_", part).strip("_")]))
 
 
 def _scan(folder: Path, target: Path | None) -> Iterator[_Listed]:
@@ -145,24 +192,20 @@ def _scan(folder: Path, target: Path | None) -> Iterator[_Listed]:
     skipped = None if target is None else target.resolve()
     count = 0
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if name[0] != "." and Path(parent, name).resolve() != skipped
-        )
-        for product in [name for name in folders if gdal.is_folder_of_one(os.path.join(parent, name))]:
-            folders.remove(product)
+        below = [name for name in folders if name[0] != "." and Path(parent, name).resolve() != skipped]
+        products = [name for name in below if gdal.is_folder_of_one(os.path.join(parent, name))]
+        folders[:] = sorted(set(below) - set(products))
+        rasters = [name for name in files if name[0] != "." and name.lower().endswith(EXTENSIONS)]
+        for name in sorted(products) + sorted(rasters):
             count += 1
-            yield _Listed(path=os.path.join(parent, product), stem=Path(product).stem, root=str(folder))
-        for name in sorted(files):
-            if name[0] != "." and name.lower().endswith(EXTENSIONS):
-                count += 1
-                yield _Listed(path=os.path.join(parent, name), stem=Path(name).stem, root=str(folder))
+            yield _Listed(path=os.path.join(parent, name), stem=Path(name).stem, root=str(folder))
     if not count:
         raise UsageError(f"{folder}: holds no scene ({' '.join(EXTENSIONS)})")
 
 
 def _with_folders(found: Sequence[_Listed]) -> list[BatchScene]:
     """Add each scene's folder below the scanned folder, or below the one that all named paths share."""
-    local = [os.path.dirname(os.path.abspath(item.path)) for item in found if not is_remote_scene(item.path)]
+    local = [os.path.dirname(os.path.abspath(item.path)) for item in found if not is_gdal_name(item.path)]
     try:
         shared = os.path.commonpath(local) if local else ""
     except ValueError:  # several drives
@@ -170,7 +213,7 @@ def _with_folders(found: Sequence[_Listed]) -> list[BatchScene]:
     scenes = []
     for item in found:
         scene = BatchScene(path=item.path, stem=item.stem)
-        if is_remote_scene(item.path):
+        if is_gdal_name(item.path):
             remote = PurePosixPath(item.path.partition("?")[0].partition("://")[2] or item.path)
             parts = [part for part in remote.parent.parts if part not in ("/", "..", ".")]
             folder = os.path.join(*parts) if parts else ""
@@ -258,6 +301,8 @@ def _joined(targets: Mapping[str, str], colours: Sequence[str], path: Path) -> s
     try:
         if path.exists() and not path.read_bytes().startswith(b"<VRTDataset"):
             raise OutputError(f"{path}: exists, and is not a VRT of assets; choose another folder")
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            return str(path)  # a later run sees that nothing has changed
         path.parent.mkdir(exist_ok=True)
         with write_atomic(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

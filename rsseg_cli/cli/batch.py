@@ -17,7 +17,7 @@ from rsseg_cli.cli.tables import class_lines, size_text
 from rsseg_cli.errors import UsageError
 
 if TYPE_CHECKING:
-    from rsseg_cli.batch import BatchResult, BatchSettings, RayEngine, SceneReport
+    from rsseg_cli.batch import BatchSettings, RayEngine, run
 
 RASTER_ENDINGS = (".tif", ".tiff")
 
@@ -36,11 +36,12 @@ def are_many(scenes: Sequence[str], output: Path | None, *, asked: bool) -> bool
 
 
 def _names_many(text: str) -> bool:
-    if text == "-" or os.path.isdir(text):
-        from rsseg_cli.raster import gdal
+    from rsseg_cli.batch import scenes
+    from rsseg_cli.raster import gdal
 
+    if text == "-" or os.path.isdir(text):
         return text == "-" or not gdal.is_folder_of_one(text)
-    if text.startswith("/vsi") or "://" in text or os.path.lexists(text):
+    if scenes.is_gdal_name(text) or os.path.lexists(text):
         return False
     return text.startswith("@") or any(sign in text for sign in "*?[")
 
@@ -95,7 +96,7 @@ def run_scenes(
         raise typer.Exit(SOME_FAILED)
 
 
-def batch_summary(result: BatchResult) -> str:
+def batch_summary(result: run.BatchResult) -> str:
     """One line per scene, of more than SHOWN only those that failed; then the sums."""
     reports = result.reports
     names = short_names([report.scene for report in reports])
@@ -117,7 +118,7 @@ def batch_summary(result: BatchResult) -> str:
     return "\n".join(lines)
 
 
-def _row(name: str, report: SceneReport) -> str:
+def _row(name: str, report: run.SceneReport) -> str:
     if report.status == "failed":
         return f"{name}  failed   {report.error}"
     if report.reason:
@@ -128,7 +129,7 @@ def _row(name: str, report: SceneReport) -> str:
     return f"{name}  {report.status:<7}  {size}{sheets}".rstrip()
 
 
-def _classes(reports: Sequence[SceneReport]) -> list[str]:
+def _classes(reports: Sequence[run.SceneReport]) -> list[str]:
     pixels: Counter[str] = Counter()
     areas: dict[str, float | None] = {}
     for report in reports:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -198,7 +198,7 @@ def predict_command(
 
 def default_output(scene: str, model_name: str) -> Path:
     """SCENE_MODEL.tif beside a local scene, in the current folder for a remote one."""
-    remote = scene.startswith("/vsi") or "://" in scene
-    name = PurePosixPath(scene.partition("?")[0]).stem if remote else Path(scene).stem
-    folder = Path() if remote else Path(scene).parent
-    return folder / f"{name}_{model_name}.tif"
+    from rsseg_cli.batch import scenes
+
+    folder = Path() if scenes.is_gdal_name(scene) else Path(scene).parent
+    return folder / f"{scenes.stem_of(scene)}_{model_name}.tif"

@@ -13,7 +13,7 @@ from rsseg_cli.cli.options import say
 from rsseg_cli.cli.tables import size_text
 
 if TYPE_CHECKING:
-    from rsseg_cli.batch import SceneReport
+    from rsseg_cli.batch import run
 
 SCENES = (
     "{desc} {percentage:3.0f}%|{bar}| {n:.1f}/{total} scenes{postfix}, {elapsed} elapsed, {remaining} left"
@@ -88,7 +88,7 @@ class BatchProgress:
         self._shares[task] = done / max(1, total)
         self._move()
 
-    def on_scene_end(self, task: int, report: SceneReport) -> None:
+    def on_scene_end(self, task: int, report: run.SceneReport) -> None:
         self._done += 1
         self._pixels += report.details.get("pixels", 0)
         self._shares.pop(task, None)
@@ -109,7 +109,7 @@ class BatchProgress:
     def _rate(self) -> str:
         return rate_text(self._pixels, time.monotonic() - self._start)
 
-    def _line(self, task: int, report: SceneReport) -> str:
+    def _line(self, task: int, report: run.SceneReport) -> str:
         """`[3/60] north.tif: 4.0 Mpx in 5.2 s; 0.77 Mpx/s, 5 min left`."""
         details, total = report.details, len(self._names)
         start = f"[{self._done}/{total}] {self._names[task]}"

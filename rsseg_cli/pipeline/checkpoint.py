@@ -269,7 +269,7 @@ class RunState:
             self._unsynced.clear()
             self._journal.save(self.dir.journal)
         except OSError as err:
-            raise OutputError(f"{self.dir.journal}: cannot be written ({err}). Is the disk full?") from err
+            raise files_.write_error(self.dir.journal, err) from err
         self._saved, self._last = True, time.monotonic()
 
     def _is_worth_keeping(self, error: BaseException) -> bool:

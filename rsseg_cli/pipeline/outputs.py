@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from rsseg_cli import files as files_
 from rsseg_cli._version import __version__
-from rsseg_cli.errors import OutputError
 from rsseg_cli.pipeline.checkpoint import RunState
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.journal import Checkpoint
@@ -126,7 +125,7 @@ class Target:
             drawn.save(temporary)
             files_.sync(temporary)
         except OSError as err:
-            raise OutputError(f"{path}: cannot be written ({err}). Is the disk full?") from err
+            raise files_.write_error(path, err) from err
         self._run.finish("preview")
         return temporary
 

@@ -56,7 +56,7 @@ def _advice(info: SceneInfo, wanted: Sequence[str]) -> str:
         every = ",".join(map(str, range(1, info.count + 1)))
         return f"Its alpha band marks pixels without data; if it is data pass --bidx {every}."
     if info.count < len(wanted) and gdal.is_description(info.path):
-        return "Pass another model; or the file itself, whose parts are joined by their names."
+        return "Pass another model; or the file itself, if its parts of one grid are the bands."
     if info.count < len(wanted):
         files = " ".join(f"{name.upper()}.tif" for name in wanted)
         return (

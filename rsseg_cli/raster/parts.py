@@ -58,7 +58,7 @@ def names_of_sources(path: str, count: int) -> tuple[str | None, ...]:
 
 
 def join(dataset: Any, name: str, advice: str) -> str:
-    """Return a VRT of the parts of a container that have one band each and one grid.
+    """Return a VRT of the parts of a container that have one band each and the finest grid.
 
     Raises:
         SceneError: there are others; it lists them.
@@ -73,10 +73,14 @@ def join(dataset: Any, name: str, advice: str) -> str:
     ten_metres = [info.path for info in infos if ":10m:" in info.path]  # Sentinel-2, by GDAL's driver
     if len(ten_metres) == 1:
         return ten_metres[0]
-    if all(info.count == 1 and info.grid == infos[0].grid for info in infos):
-        names = [_variable(info) for info in infos]
+    # Coordinates are parts too, and a product may have bands of several resolutions.
+    planes = [info for info in infos if min(info.grid.width, info.grid.height) > 1] or infos
+    finest = max((info.grid for info in planes), key=lambda grid: grid.width * grid.height)
+    chosen = [info for info in planes if info.grid == finest]
+    if all(info.count == 1 for info in chosen) and (len(chosen) > 1 or len(planes) == 1):
+        names = [_variable(info) for info in chosen]
         logger.info("%s: bands %s", name, ", ".join(names))
-        return vrt.of_files([(info, 1, text) for info, text in zip(infos, names, strict=True)])
+        return vrt.of_files([(info, 1, text) for info, text in zip(chosen, names, strict=True)])
     listed = ", ".join(
         f"{gdal.display_name(info.path)} ({info.count} band{'s' * (info.count > 1)} of {info.grid.width} x "
         f"{info.grid.height} px)"

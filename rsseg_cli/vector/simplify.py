@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.errors import OutputError
+from rsseg_cli.files import write_error
 from rsseg_cli.vector.curves import ALONG, CORNER, UPRIGHT, count_inside
 from rsseg_cli.vector.graph import DOWN, LEFT, NONE, RIGHT, UP, Graph, Ints, build_graph
 from rsseg_cli.vector.plan import BlockPlan, Stopwatch
@@ -73,7 +73,7 @@ class StoredBoundaries:
         try:
             path.write_bytes(begins.tobytes() + vertices.tobytes())
         except OSError as err:
-            raise OutputError(f"{path.parent.parent}: cannot be written ({err}). Is the disk full?") from err
+            raise write_error(path.parent.parent, err) from err
 
     def read(self, low: int, high: int) -> Graph:
         """Read the graph of the corner rows `low` to `high` and of the vertices their edges lead to."""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from rsseg_cli.errors import OutputError
+from rsseg_cli.files import write_error
 
 Blob = bytes | NDArray[np.uint8]  # well-known binary; an array in a file where it is large
 COPY_BYTES = 1 << 20  # at a time
@@ -135,7 +135,7 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as err:
-        raise OutputError(f"{folder.parent}: cannot be written ({err}). Is the disk full?") from err
+        raise write_error(folder.parent, err) from err
 
 
 def in_file(array: NDArray[Any]) -> bool:

@@ -4,7 +4,9 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import rasterio
 
 from rsseg_cli.batch.manifest import Manifest, read_manifest
 from rsseg_cli.batch.scenes import BatchScene, list_scenes, read_items
@@ -212,3 +214,88 @@ def test_a_folder_that_gdal_opens_is_one_scene(here, mark):
     Path(mark).write_text("")
     (scene,) = list_scenes([str(Path(mark).parent)])
     assert scene.stem == "s"
+
+
+TABLES = {
+    "double quotes": b'"a b.tif"\n"c.tif"\n',
+    "single quotes": b"'a b.tif'\n'c.tif'\n",
+    "semicolons": b"path;date\na b.tif;2024-05-01\nc.tif;2024-05-02\n",
+    "tabs": b"date\tFile\r\n2024\ta b.tif\r\n2025\tc.tif\r\n",
+    "commas and quotes": b'id,"image"\n1,"a b.tif"\n2,"c.tif"\n',
+    "no head": b"a b.tif;2024;x\nc.tif;2025;y\n",
+    "no head, path last": b"1,a b.tif\n2,c.tif\n",
+    "one column with a head": b"filename\na b.tif\nc.tif\n",
+    "UTF-8 mark": b"\xef\xbb\xbfpath;n\na b.tif;1\nc.tif;2\n",
+    "UTF-16": "path;n\r\na b.tif;1\r\nc.tif;2\r\n".encode("utf-16"),
+    "UTF-16, big end first": "\ufeffa b.tif\nc.tif\n".encode("utf-16-be"),
+    "comment and empty lines": b"# list\n\npath;n\n\na b.tif;1\nc.tif;2\n;3\n",
+    "quoted separator": b'path;n\n"a b.tif";"1;2"\n"c.tif";3\n',
+}
+
+
+@pytest.mark.parametrize("exist", [False, True])
+@pytest.mark.parametrize("kind", TABLES)
+def test_lists_may_be_tables_and_have_quotes(here, kind, exist):
+    if exist:
+        Path("a b.tif").write_text("")
+        Path("c.tif").write_text("")
+    Path("list.csv").write_bytes(TABLES[kind])
+    assert [scene.path for scene in list_scenes(["@list.csv"])] == ["a b.tif", "c.tif"]
+    assert [scene.path for scene in list_scenes(["-"], stdin=[TABLES[kind]])] == ["a b.tif", "c.tif"]
+
+
+def test_a_file_may_be_named_like_a_line_of_a_table(here):
+    names = ["a;b.tif", "path", "x,y.tif", "'q.tif'"]
+    names += ["s3://b/a,b.tif", "https://x.org/a.tif?s=1;2,3", 'NETCDF:"a.nc":red']
+    for name in names[:4]:
+        Path(name).write_text("")
+    Path("list.txt").write_text("\n".join(names))
+    assert [scene.path for scene in list_scenes(["@list.txt"])] == names
+
+
+def test_a_table_without_a_path_in_a_row_is_reported(here):
+    Path("list.csv").write_text("date;path\n2024;a.tif\n2025\n")
+    with pytest.raises(DataError, match=r"list\.csv: row 3 has no cell 'path'"):
+        list_scenes(["@list.csv"])
+    with pytest.raises(UsageError, match=r"list\.csv: is no raster; if it lists scenes, pass @list\.csv"):
+        list_scenes(["list.csv", "b.tif"])
+
+
+def test_names_of_parts_name_the_outputs(here):
+    named = {
+        'NETCDF:"in/a.nc":red': "a_red",
+        "NETCDF:in/a.nc:red": "a_red",
+        'HDF5:"in/b.h5"://group/red': "b_group_red",
+        "SENTINEL2_L2A:in/MTD_MSIL2A.xml:10m:EPSG_32632": "MTD_MSIL2A_10m_EPSG_32632",
+        "/vsizip/in/a.zip/b.tif": "b",
+        "https://x.org/c.tif?sig=1/2": "c",
+        "in/d.e.tif": "d.e",
+    }
+    scenes = list_scenes(list(named))
+    assert [scene.path for scene in scenes] == list(named)
+    assert [scene.stem for scene in scenes] == list(named.values())
+
+
+def test_a_folder_that_is_a_raster_is_a_scene(here):
+    profile = {"driver": "Zarr", "width": 8, "height": 8, "count": 1, "dtype": "uint8"}
+    for name in ("in/s.zarr", "in/plain_name"):
+        Path(name).parent.mkdir(exist_ok=True)
+        with rasterio.open(name, "w", **profile) as dataset:
+            dataset.write(np.ones((1, 8, 8), np.uint8))
+    Path("in/b.tif").write_text("")
+    assert [scene.stem for scene in list_scenes(["in"])] == ["s", "b"]
+    assert [(scene.path, scene.stem) for scene in list_scenes(["in/plain_name"])] == [
+        ("in/plain_name", "plain_name")
+    ]
+
+
+def test_joined_assets_are_written_again_only_where_they_changed(here, make_raster):
+    for name in ("B03", "B04"):
+        make_raster(f"{name}.tif", bands=1)
+    collection("items.json", item("a", B03=("B03.tif", []), B04=("B04.tif", [])))
+    (scene,) = list_scenes(["items.json"], asset="B04,B03", target=Path("maps"))
+    os.utime(scene.path, ns=(1, 1))
+    list_scenes(["items.json"], asset="B04,B03", target=Path("maps"))
+    assert os.stat(scene.path).st_mtime_ns == 1
+    list_scenes(["items.json"], asset="B03,B04", target=Path("maps"))
+    assert os.stat(scene.path).st_mtime_ns > 1

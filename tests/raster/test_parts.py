@@ -51,8 +51,32 @@ def test_parts_of_several_sizes_are_listed_as_they_are_passed(tmp_path: Path) ->
     assert f"netcdf:{path}:red (1 band of 30 x 20 px)" in str(caught.value)
     part = SceneInfo.of(f"netcdf:{path}:red")
     assert part.count == 1
-    with pytest.raises(SceneError, match="whose parts are joined by their names"):
+    with pytest.raises(SceneError, match="or the file itself, if its parts of one grid are the bands"):
         part.select_bands(RGB)
+
+
+def test_coordinates_and_coarser_bands_are_left_out(tmp_path: Path) -> None:
+    sizes = {"thermal": (10, 15), "lat": (20, 1), "red": (20, 30), "lon": (1, 30), "green": (20, 30)}
+    info = SceneInfo.of(write_netcdf(tmp_path / "scene.nc", sizes))
+    assert info.descriptions == ("red", "green")
+    with SceneReader(info, (1, 2)) as reader:
+        assert reader.read(0, 0, 1, 1)[0].ravel().tolist() == [300, 500]
+
+
+def test_arrays_of_a_zarr_folder_are_its_bands(tmp_path: Path) -> None:
+    """A georeferenced one has coordinates as further arrays."""
+    profile = {"driver": "Zarr", "width": 30, "height": 20, "count": 1, "dtype": "uint8"}
+    profile |= {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 500000, 0, -10, 5000000)}
+    for number, name in enumerate(("blue", "green", "red")):
+        more = {"ARRAY_NAME": name} | ({"APPEND_SUBDATASET": "YES"} if number else {})
+        with rasterio.open(tmp_path / "scene.zarr", "w", **profile, **more) as dataset:
+            dataset.write(np.full((1, 20, 30), 10 * number, np.uint8))
+    for path in (tmp_path / "scene.zarr", f"{tmp_path}/scene.zarr/"):
+        info = SceneInfo.of(path)
+        bands = info.select_bands(RGB)
+        with SceneReader(info, bands) as reader:
+            assert reader.read(0, 0, 1, 1)[0].ravel().tolist() == [20, 10, 0]
+        assert info.grid.crs.to_epsg() == 32633
 
 
 def make_product(folder: Path, make_raster: MakeRaster, names: tuple[str, ...]) -> Path:
