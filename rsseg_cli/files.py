@@ -43,7 +43,7 @@ def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | 
     for file in (path, *companions(path)):
         check_regular(file)
     if not path.parent.is_dir():
-        raise OutputError(f"{path}: its folder does not exist. Make {path.absolute().parent} first.")
+        raise OutputError(f"{path}: its folder does not exist. Make {path.parent} first.")
     if path.exists() and not overwrite:
         raise OutputError(f"{path}: exists. Pass --overwrite to replace it, or choose another output.")
     if not os.access(path.parent, os.W_OK | os.X_OK):

@@ -57,7 +57,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(exist_ok=True)
     except OSError as err:
-        advice = f" Make {path.absolute().parent} first." if not path.parent.is_dir() else ""
+        advice = f" Make {path.parent} first." if not path.parent.is_dir() else ""
         raise OutputError(
             f"{path}: the folder for the outputs cannot be made ({err.strerror}).{advice}"
         ) from err

@@ -135,7 +135,7 @@ def run_batch(
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a manifest: one batch at a time."""
     if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path}: its folder does not exist. Make {path.absolute().parent} first.")
+        raise OutputError(f"{path}: its folder does not exist. Make {path.parent} first.")
     lock = OutputLock(path.with_name(f".{path.name}.rsseg"), path)
     lock.acquire()
     try:

@@ -25,7 +25,8 @@ def noise(make_raster, name, side, seed=0):
 
 def left_in(folder):
     """Names of files that a user sees; rows that --resume goes on from lie in hidden folders."""
-    files = (path for path in folder.rglob("*") if path.is_file() and ".tif.aux" not in path.name)
+    extras = (".aux.xml", ".qml")  # beside each map
+    files = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(extras))
     return sorted(path.name for path in files if "/." not in str(path.relative_to(folder.parent)))
 
 

@@ -283,7 +283,7 @@ def test_a_folder_that_is_a_raster_is_a_scene(here):
         with rasterio.open(name, "w", **profile) as dataset:
             dataset.write(np.ones((1, 8, 8), np.uint8))
     Path("in/b.tif").write_text("")
-    assert [scene.stem for scene in list_scenes(["in"])] == ["s", "b"]
+    assert [scene.stem for scene in list_scenes(["in"])] == ["plain_name", "s", "b"]
     assert [(scene.path, scene.stem) for scene in list_scenes(["in/plain_name"])] == [
         ("in/plain_name", "plain_name")
     ]

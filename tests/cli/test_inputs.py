@@ -110,9 +110,3 @@ def test_a_malformed_vrt_is_one_line(run, kind, output):
     assert errors
     assert not isinstance(done.exception, ValueError | TypeError)
     assert not Path("map.tif").exists()
-
-
-def test_a_missing_folder_is_named_and_not_a_dot(run, make_raster):
-    make_raster("a.tif")
-    done = run("a.tif", "-o", "none/map.tif")
-    assert f"Make {Path.cwd() / 'none'} first" in done.stderr
