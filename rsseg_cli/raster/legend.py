@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from xml.etree import ElementTree as ET
 
 Colour = tuple[int, int, int]  # red, green, blue, 0 to 255
@@ -110,11 +110,15 @@ def sidecar(names: Sequence[str], colours: Mapping[int, Sequence[int]]) -> bytes
 
 
 def class_style(
-    names: Mapping[int, str], colours: Mapping[int, Sequence[int]], field: str = "class_index"
+    names: Mapping[int, str],
+    colours: Mapping[int, Sequence[int]],
+    field: str = "class_index",
+    occurring: Collection[int] | None = None,
 ) -> bytes:
     """Return a QGIS style of classes by value, for a raster and for polygons with an attribute alike.
 
-    Polygons of further values look like "other"; pixels of further values are not drawn.
+    Polygons are of the values that occur, by default all; others look like "other". Pixels of further values
+    are not drawn.
     """
     root = ET.Element("qgis", version="3.22.0", styleCategories="Symbology")
     renderer = ET.SubElement(ET.SubElement(root, "pipe"), "rasterrenderer", _PALETTED)
@@ -126,7 +130,8 @@ def class_style(
         fill = colour_of(value, colours)
         entry = {"value": str(value), "label": name, "alpha": "255", "color": _hex(fill)}
         ET.SubElement(palette, "paletteEntry", entry)
-        _category(categories, symbols, str(value), name, fill)
+        if occurring is None or value in occurring:
+            _category(categories, symbols, str(value), name, fill)
     _category(categories, symbols, "", "other", OTHER)
     return _qml(root)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,10 @@ class Layer:
         """The name of a class, "class N" where it has none."""
         return self.names.get(value, f"class {value}")
 
-    def style(self, values: Iterable[int]) -> bytes:
-        """A QGIS style of the classes that occur."""
-        names = {value: self.class_name(value) for value in values}
-        return classes.class_style(names or self.names, self.colours, self.columns[0])
+    def style(self, values: Collection[int]) -> bytes:
+        """A QGIS style of the classes that occur; for the raster of the same name of all."""
+        names = {value: self.class_name(value) for value in {*self.names, *values}}
+        return classes.class_style(names, self.colours, self.columns[0], values or None)
 
     @property
     def driver(self) -> str:

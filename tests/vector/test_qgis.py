@@ -109,6 +109,16 @@ def test_a_map_and_polygons_of_the_same_name_have_their_styles(grid, tmp_path):
         assert item["pixels"] == colours_of(LABELS)
 
 
+def test_a_style_that_polygons_replaced_draws_all_of_the_map(grid, tmp_path):
+    names = ("roof", "water", "wood")
+    path = write(tmp_path / "map.tif", grid, LABELS, category_names=names, colours=COLOURS)
+    vectorize(path, tmp_path / "map.fgb", VectorConfig(qml=True, classes=("water",)))
+    raster, polygons = loaded(path, tmp_path / "map.fgb")
+    assert raster["legend"] == list(names)
+    assert raster["pixels"] == colours_of(LABELS)
+    assert polygons["legend"] == ["water", "other"]
+
+
 def test_polygons_without_names_are_all_drawn(make_raster, tmp_path):
     labels = LABELS.astype(np.int16) * 3
     path = make_raster("plain.tif", array=labels[None], gsd=1.0)
