@@ -188,8 +188,11 @@ class RasterWriter(AbstractContextManager):
         """Return the finished files under their temporary names, and the names that they are to get."""
         if not self._finished:
             raise ValueError(f"{self.path}: not finished")
-        names = {ending: path for ending, (path, _) in self._sidecars.items()} | {"tif": self.path}
-        return {self._temporary(ending): path for ending, path in names.items()}
+        beside = {self._temporary(ending): path for ending, (path, _) in self._sidecars.items()}
+        made = {
+            file: path for file, path in beside.items() if file.exists()
+        }  # an earlier run's may be others
+        return {**made, self._temporary("tif"): self.path}
 
     def discard(self) -> None:
         self._parts.close()

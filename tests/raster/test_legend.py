@@ -116,6 +116,21 @@ def test_a_style_that_is_there_stays_unless_its_raster_is_replaced(make_raster, 
     assert "paletteEntry" in style.read_text()
 
 
+def test_a_raster_that_an_earlier_run_finished_without_a_style_is_published(make_raster, tmp_path):
+    meta, style = vrt.RasterMeta(category_names=NAMES, colours=COLOURS), tmp_path / "map.qml"
+    style.write_text("mine")
+    grid = SceneInfo.of(make_raster()).grid.window(0, 0, 1, 3)
+    options = {"temporary": lambda ending: tmp_path / f"work.{ending}"}
+    with RasterWriter(tmp_path / "map.tif", grid, meta, **options) as writer:
+        writer.write(0, np.array([[[0, 1, 255]]], np.uint8))
+        writer.finish()
+    style.unlink()
+    with RasterWriter(tmp_path / "map.tif", grid, meta, finished=True, **options) as writer:
+        writer.publish()
+    assert (tmp_path / "map.tif").exists()
+    assert not style.exists()
+
+
 @pytest.mark.skipif(which("gdalinfo") is None, reason="gdalinfo is not installed")
 def test_gdalinfo_reads_table_scale_and_description(make_raster, tmp_path):
     meta = vrt.RasterMeta(category_names=NAMES, colours=COLOURS, band_names=("class",), scale=0.5)
