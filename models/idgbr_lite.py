@@ -327,7 +327,7 @@ class CloserLook(nn.Module):
 
 def _smaller(image: Tensor, size: float) -> Tensor:
     """The image at about a size, its sides multiples of 32, the encoder's last stride."""
-    height, width = (max(32, round(side * size / 32) * 32) for side in image.shape[-2:])
+    height, width = (max(32, round(int(side) * size / 32) * 32) for side in image.shape[-2:])
     return F.interpolate(image, (height, width), mode="bilinear", antialias=True)
 
 

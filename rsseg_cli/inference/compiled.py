@@ -67,9 +67,10 @@ class Source:
 
 def traced_px(settings: Mapping[str, Any]) -> int:
     """Return the side of a tile whose trace holds for tiles of any shape, by the settings of a network; 0
-    where there is none: a share of the pixels becomes a fixed number in a trace."""
+    where there is none: a share of the pixels, or a smaller image, has a fixed size in a trace."""
     shares = [part.get("topk_ratio", 1) for part in (settings, settings.get("closer") or {})]
-    return math.lcm(TRACED_PX, settings.get("window_px", 1)) if all(share == 1 for share in shares) else 0
+    is_fixed = any(part != 1 for part in (*shares, *settings.get("closer_scales", ())))
+    return 0 if is_fixed else math.lcm(TRACED_PX, settings.get("window_px", 1))
 
 
 def weights_sha256(network: nn.Module) -> str:

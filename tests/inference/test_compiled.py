@@ -87,9 +87,21 @@ def test_logits_and_heatmaps_are_those_of_torch(runtime: str, sizes: dict[str, A
 def test_refined_maps_are_those_of_torch(runtime: str, steps: int | None) -> None:
     skip_without(runtime)
     network = LiteRefinerConfig(**REFINER).build().eval()
+    check_refined(network, runtime, steps, 64, 96)
+
+
+def test_refiners_that_look_at_smaller_images_are_compiled_for_each_shape() -> None:
+    closer = {"channels": 32, "layers": 1, "neck": "conv"}
+    sizes = {"closer": closer, "closer_scales": (0.5, 1.0), "closer_share": 0.5}
+    network = LiteRefinerConfig(**REFINER, **sizes).build().eval()
+    for height, width in ((64, 96), (128, 64)):
+        check_refined(network, "openvino", None, height, width)
+
+
+def check_refined(network: Any, runtime: str, steps: int | None, height: int, width: int) -> None:
     windows = [
         Window(tile, np.random.default_rng(1).integers(0, 3, tile.shape[1:]).astype(np.uint8), 0, 32)
-        for tile in tiles(2, 64, 96)
+        for tile in tiles(2, height, width)
     ]
     found = []
     for library in ("torch", runtime):
