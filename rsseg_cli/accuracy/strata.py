@@ -24,7 +24,7 @@ class ClassMap:
 
     Attributes:
         names: of the values that the raster names.
-        row_areas: area of a pixel in each row, m2; 1 where the ground is not known.
+        row_areas: area of a pixel in each row, m2, the mean along it; 1 where the ground is not known.
     """
 
     def __init__(self, path: str) -> None:
@@ -36,9 +36,12 @@ class ClassMap:
             for value, name in classes.read_names(path).items()
             if not classes.is_unlabelled(name) and value != classes.NODATA
         }
-        areas = self.grid.row_areas_m2()
-        self.in_m2 = areas is not None
-        self.row_areas: Floats = np.ones(self.grid.height) if areas is None else areas
+        measured = self.grid.areas_m2()
+        self.in_m2 = measured is not None
+        self.row_areas: Floats = np.ones(self.grid.height)
+        if measured is not None:
+            rows, _, areas = measured
+            self.row_areas = np.interp(np.arange(self.grid.height), rows, areas.mean(1))
 
     @property
     def grid(self) -> Grid:

@@ -351,7 +351,13 @@ def test_heatmaps_come_from_the_same_pass(make_raster, tmp_path):
     model = trained(network, 3)
     target = tmp_path / "h.tif"
     predict(
-        make_raster(array=array), tmp_path / "map.tif", model=model, heatmaps=target, tile_size=64, overlap=16
+        make_raster(array=array),
+        tmp_path / "map.tif",
+        model=model,
+        heatmaps=target,
+        tile_size=64,
+        overlap=16,
+        dtype="float32",
     )
     with torch.inference_mode():
         explanation = network.explain(torch.from_numpy(array)[None] / 255)
