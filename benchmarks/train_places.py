@@ -46,10 +46,10 @@ BUILDING, LAND, ROAD, VEGETATION, WATER = (1 << index for index in range(5))
 CROP = 256
 FIRST_ROOF = 8  # patch numbers below are classes, those from here on single roofs
 GSD_M = {"buildings": (0.15, 0.6), "landcover": (0.3, 1.5)}
-RUN_M = {"buildings": (0.15, 0.35), "landcover": (0.6, 1.5)}  # run as they are; others are resampled
+RUN_M = {"buildings": (0.15, 0.35), "landcover": (0.35, 1.5)}  # run as they are; others are resampled
 SHARES = {
     "buildings": {"oam": 0.48, "drawn": 0.32, "naip": 0.07, "dubai": 0.06, "spain": 0.07},
-    "landcover": {"oam": 0.17, "drawn": 0.25, "naip": 0.13, "dubai": 0.38, "spain": 0.07},
+    "landcover": {"oam": 0.26, "drawn": 0.28, "naip": 0.12, "dubai": 0.28, "spain": 0.06},
 }
 SPAIN = {  # left out, as it has buildings or water: left, top, right, bottom, shares of width and height
     "0345_6-4_0": (),

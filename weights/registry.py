@@ -94,7 +94,8 @@ MODELS = {
     "buildings": "927c7b9f6180ceba9c68760615ce6ea1a8ab1c0a9b0232946ec68d8a0c94741d",
     "buildings@1": "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9",
     "buildings-refiner": "2bbc58b3b07fa3d1fa7031883c46d7bd6e19a2db1740c973b7d024ae7f2fe4ac",
-    "landcover": "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50",
+    "landcover": "3e13568ec0ddfdd9a4fa909cfcb27a36c007509b1303fb05b81bce529d116311",
+    "landcover@1": "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50",
     "landcover-refiner": "2dccd797f924f494e7c4a8bbbb895ac857c2664d5e9f7cad542c138f3cd6ac45",
 }
 

@@ -167,7 +167,7 @@ class SceneReader:
                 raise
 
         array, valid = gdal.retrying(path, attempt, SceneError)
-        masks = [] if valid is None else [valid]
+        masks: list[Any] = [] if valid is None else [valid]
         if valid is None or self._nodata_given:
             by_value = differs_from(array, self._nodata)
             masks += [] if by_value is None else [by_value if self._by_band else by_value.any(0)]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -104,7 +104,7 @@ class Sample:
 
     def bare(self) -> Sample:
         """Return the sample without the values that programs write for no data, in any one band."""
-        pixels, dtype = self.pixels, self.pixels.dtype
+        pixels, dtype = self.pixels, np.dtype(self.pixels.dtype.name)
         values = [value for value in FILLS if dtype.kind == "f" or value >= np.iinfo(dtype).min]
         valid = self.valid & (np.abs(pixels.astype(np.float64)) < MIN_FILL)
         sample = Sample(pixels=pixels, valid=valid)
@@ -134,7 +134,7 @@ def _as_written(value: np.generic) -> float:
 
 def _may_be_fill(number: float, others: Array) -> bool:
     """Whether an extreme value is one that programs write, or far below all others."""
-    dtype = others.dtype
+    dtype: Any = others.dtype
     limits = (np.iinfo(dtype).min, np.iinfo(dtype).max) if dtype.kind in "iu" else ()
     if number == 0 or number in (*limits, *FILLS) or abs(number) >= MIN_FILL:
         return True
