@@ -32,6 +32,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the program sets it; of both sides
 TILE_PX, OVERLAP_PX, CLASSES = 512, 128, 6
 
 
