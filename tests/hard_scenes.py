@@ -27,7 +27,7 @@ def noise(bands: int = 3, shape: tuple[int, int] = (SIDE, SIDE), dtype: str = "u
 
 
 def write(path: Path, array: np.ndarray | None = None, **profile: Any) -> Path:
-    """A raster of noise in Austria, unless told otherwise."""
+    """A raster of noise in Austria, unless reported otherwise."""
     array = noise() if array is None else array
     count, height, width = array.shape
     options: dict[str, Any] = {"driver": "GTiff", "crs": UTM, "transform": NORTH_UP, "dtype": array.dtype}

@@ -65,8 +65,8 @@ def assert_same(task: SceneTask, outcome: Any, other: SceneTask, expected: Any) 
             np.testing.assert_array_equal(ours.read(), theirs.read())
             assert ours.tags() == theirs.tags()
             assert ours.overviews(1) == theirs.overviews(1)
-    told = [found.result.as_dict() | {"seconds": 0, "paths": 0} for found in (outcome, expected)]
-    assert told[0] == told[1]
+    reported = [found.result.as_dict() | {"seconds": 0, "paths": 0} for found in (outcome, expected)]
+    assert reported[0] == reported[1]
 
 
 def _polygons(path):

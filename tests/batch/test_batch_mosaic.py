@@ -107,9 +107,9 @@ def test_groups_holes_polygons_and_the_manifest(sheet, drawn, run):
     far = sheet("far.tif", drawn[:, :60, :60], 0, 1000)
     done = run(*names, far, "-o", "maps", "--mosaic", "--vector", "gpkg", "--json")
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [item["status"] for item in told["results"]] == ["done", "done"]
-    mosaic, alone = told["results"]
+    reported = json.loads(done.stdout)
+    assert [item["status"] for item in reported["results"]] == ["done", "done"]
+    mosaic, alone = reported["results"]
     assert [Path(item["input"]).name for item in mosaic["sheets"]] == names
     assert mosaic["pixels"] == mosaic["valid_pixels"] == 150 * 200 - 80 * 70
     assert Path(alone["input"]).name == "far.tif"

@@ -77,7 +77,7 @@ def is_begun(name):
     return manifest.exists() and status_of(manifest).get(name) == "started"
 
 
-def test_an_interrupt_tells_how_to_go_on(scenes, start, run):
+def test_an_interrupt_tells_how_to_resume(scenes, start, run):
     process = start(*scenes, "-o", "maps")
     wait_for(lambda: is_begun("s1.tif") and any(Path("maps").glob(".s1*.rsseg/*")), process)
     process.send_signal(signal.SIGINT)

@@ -73,13 +73,13 @@ def test_outputs_are_those_of_the_whole_scene(make_raster, models, tmp_path, cas
     }[case]
     here, there = (task_of(scene, tmp_path / name, model, **more) for name in ("here", "there"))
     expected = SceneRunner().run(here)
-    pool, told = Threads(2), []
+    pool, reported = Threads(2), []
     runner = SceneRunner(lambda task: SharedPasses(pool, there, min_rows=2))
-    outcome = runner.run(with_device(there, "cpu"), lambda *progress: told.append(progress))
+    outcome = runner.run(with_device(there, "cpu"), lambda *progress: reported.append(progress))
     assert_same(there, outcome, here, expected)
     assert len(pool.seen) >= 2
-    assert told == sorted(told)
-    assert told[-1][1] == told[-1][2]
+    assert reported == sorted(reported)
+    assert reported[-1][1] == reported[-1][2]
     assert len(list((tmp_path / "there").iterdir())) == len(list((tmp_path / "here").iterdir()))
 
 
@@ -119,7 +119,7 @@ def die(task, stop_at):
 
 
 @pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_shared_scene_goes_on_by_rows(make_raster, models, tmp_path, killed):
+def test_a_shared_scene_resumes_by_rows(make_raster, models, tmp_path, killed):
     """Ended in its first pass, and in the one that refines: same outputs, counts and notes."""
     array = np.random.default_rng(0).integers(1, 255, (3, 290, 100)).astype(np.uint8)
     array[:, 10:50] = 0  # tells of holes, in the first rows

@@ -54,8 +54,8 @@ def test_resume_does_what_is_missing_or_changed(make_raster, run, model_file, tm
     scenes = [make_raster(f"s{index}.tif", seed=index).name for index in range(4)]
     first = run(*scenes, "-o", "maps", "--json")
     assert first.exit_code == 0, first.stderr
-    told = json.loads(first.stdout)
-    assert (told["scenes"], told["done"], [item["status"] for item in told["results"]]) == (
+    reported = json.loads(first.stdout)
+    assert (reported["scenes"], reported["done"], [item["status"] for item in reported["results"]]) == (
         4,
         4,
         ["done"] * 4,
@@ -71,9 +71,9 @@ def test_resume_does_what_is_missing_or_changed(make_raster, run, model_file, tm
         file.write(b"more")
     done = run(*scenes, "-o", "maps", "--resume", "--json")
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert [item["status"] for item in told["results"]] == ["skipped", "done", "done", "done"]
-    assert told["results"][0]["pixels"] == 4800
+    reported = json.loads(done.stdout)
+    assert [item["status"] for item in reported["results"]] == ["skipped", "done", "done", "done"]
+    assert reported["results"][0]["pixels"] == 4800
     assert "1 of 4 done before; to do: 2 output missing or changed, 1 scene changed" in done.stderr
     changed = {name for name in scenes if os.stat(f"maps/{name[:2]}_tiny.tif").st_mtime_ns != kept[name]}
     assert changed == {"s1.tif", "s2.tif", "s3.tif"}

@@ -63,8 +63,8 @@ def test_a_table_on_stdout_and_a_line_a_scene_on_stderr(models, sheets):
     assert "overall accuracy" in done.stdout
     assert "Boundary IoU" in done.stdout
     assert lines[-1] == "0.01 Mpx scored, 14.3% unlabelled"
-    told = [line for line in done.stderr.splitlines() if " of 2: " in line]
-    assert re.fullmatch(r"rsseg: tiny, 1 of 2: north_1, 0.0 Mpx in \d+\.\d s", told[0])
+    reported = [line for line in done.stderr.splitlines() if " of 2: " in line]
+    assert re.fullmatch(r"rsseg: tiny, 1 of 2: north_1, 0.0 Mpx in \d+\.\d s", reported[0])
     assert "validation" not in done.stderr
     assert evaluate(models[0], sheets, "--quiet").stderr == ""
 
@@ -84,11 +84,11 @@ def test_the_same_scores_as_predict_and_score(models, sheets):
 
 def test_json_holds_what_is_promised(models, sheets):
     done = evaluate(models[0], sheets, "--json", "--boundary-widths", "2,4")
-    told = json.loads(done.stdout, parse_constant=pytest.fail)
-    assert {"miou", "mean_f1", "overall_accuracy", "kappa", "classes", "boundary"} <= told.keys()
-    assert told["boundary"]["widths_px"] == [2, 4]
-    assert told["boundary"]["widths_m"] == pytest.approx([1, 2], rel=1e-3)
-    assert "against" not in told
+    reported = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert {"miou", "mean_f1", "overall_accuracy", "kappa", "classes", "boundary"} <= reported.keys()
+    assert reported["boundary"]["widths_px"] == [2, 4]
+    assert reported["boundary"]["widths_m"] == pytest.approx([1, 2], rel=1e-3)
+    assert "against" not in reported
 
 
 def test_against_a_second_model(models, sheets):
@@ -98,10 +98,10 @@ def test_against_a_second_model(models, sheets):
     assert re.search(r"tiny +other +difference +95% interval", done.stdout)
     assert re.search(r"IoU roof +0\.\d{3} +0\.\d{3} +[+-]0\.\d{3} +[+-]0\.\d{3} to [+-]0\.\d{3}", done.stdout)
     assert "rsseg: other, 2 of 2: north_2" in done.stderr
-    told = json.loads(evaluate(models[0], sheets, "--against", models[1], "--json").stdout)
+    reported = json.loads(evaluate(models[0], sheets, "--against", models[1], "--json").stdout)
     alone = json.loads(evaluate(models[1], sheets, "--json").stdout)
-    assert told["against"]["overall"][0]["second"] == pytest.approx(alone["miou"])
-    assert told["against"]["overall"][0]["first"] == pytest.approx(told["miou"])
+    assert reported["against"]["overall"][0]["second"] == pytest.approx(alone["miou"])
+    assert reported["against"]["overall"][0]["first"] == pytest.approx(reported["miou"])
 
 
 def test_a_report_is_written_once(models, sheets):
@@ -143,16 +143,16 @@ def test_published_data_sets_by_their_protocol(tmp_path):
     command = ("--model", model, "--dataset", "vaihingen", "--root", tmp_path / "data", *SMALL, "--json")
     done = run(*command)
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
+    reported = json.loads(done.stdout)
     assert " of 2: " in done.stderr  # the two test images
     assert "held out" not in done.stderr
-    assert sorted(item["name"] for item in told["classes"]) == sorted(names)
+    assert sorted(item["name"] for item in reported["classes"]) == sorted(names)
     counted = [
-        item["iou"] for item in told["classes"] if item["name"] != "clutter" and item["iou"] is not None
+        item["iou"] for item in reported["classes"] if item["name"] != "clutter" and item["iou"] is not None
     ]
-    assert told["miou"] == pytest.approx(np.mean(counted))
+    assert reported["miou"] == pytest.approx(np.mean(counted))
     eroded = json.loads(run(*command, "--erode", "3").stdout)
-    assert eroded["pixels"] < told["pixels"] <= sum(labels.size for labels in truth.values())
+    assert eroded["pixels"] < reported["pixels"] <= sum(labels.size for labels in truth.values())
 
 
 @pytest.mark.parametrize(

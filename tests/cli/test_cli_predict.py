@@ -69,11 +69,11 @@ def test_all_outputs_as_json(make_raster, model_file, tmp_path):
     scene = make_raster(shape=(70, 90), kind="alpha")
     done = run(scene, "-o", tmp_path / "m.tif", "--model", model_file, *SMALL, *options, "--json")
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["paths"] == {kind: str(tmp_path / name) for kind, name in outputs.items()}
-    assert told["valid_pixels"] == 70 * 90 - 15 * 25
-    assert [*told["classes"]] == ["roof", "road", "tree"]
-    assert all(Path(path).is_file() for path in told["paths"].values())
+    reported = json.loads(done.stdout)
+    assert reported["paths"] == {kind: str(tmp_path / name) for kind, name in outputs.items()}
+    assert reported["valid_pixels"] == 70 * 90 - 15 * 25
+    assert [*reported["classes"]] == ["roof", "road", "tree"]
+    assert all(Path(path).is_file() for path in reported["paths"].values())
 
 
 def test_bands_box_and_creation_options(make_raster, model_file, tmp_path):

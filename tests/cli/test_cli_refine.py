@@ -45,13 +45,17 @@ def test_a_map_is_refined_in_a_second_command_or_in_the_first(make_raster, model
         "--seed", 5, "--ensemble", 2,
     )  # fmt: skip
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["paths"].keys() == {"labels", "uncertainty", "preview"}
-    assert told["refined"]["refiner"] == "tiny-refiner"
-    assert (told["refined"]["band_m"], told["refined"]["seed"], told["refined"]["ensemble"]) == (2.0, 5, 2)
-    assert 0 < told["refined"]["windows_run"] <= told["refined"]["windows"]
+    reported = json.loads(done.stdout)
+    assert reported["paths"].keys() == {"labels", "uncertainty", "preview"}
+    assert reported["refined"]["refiner"] == "tiny-refiner"
+    assert (reported["refined"]["band_m"], reported["refined"]["seed"], reported["refined"]["ensemble"]) == (
+        2.0,
+        5,
+        2,
+    )
+    assert 0 < reported["refined"]["windows_run"] <= reported["refined"]["windows"]
     assert (
-        told["refined"]["changed_pixels"]
+        reported["refined"]["changed_pixels"]
         == (read(tmp_path / "map.tif") != read(tmp_path / "r.tif")).sum()
         > 0
     )
@@ -97,7 +101,7 @@ def test_all_outputs_are_of_the_refined_map(make_raster, model_files, tmp_path):
         "--json",
     )
     assert done.exit_code == 0, done.stderr
-    told = json.loads(done.stdout)
+    reported = json.loads(done.stdout)
     labels, shares = read(tmp_path / "m.tif")[0], read(tmp_path / "p.tif")
     valid = labels != 255
     assert (~valid).sum() == 15 * 25
@@ -105,7 +109,7 @@ def test_all_outputs_are_of_the_refined_map(make_raster, model_files, tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "c.tif")[0], shares.max(0))
     chosen = np.take_along_axis(shares, np.where(valid, labels, 0)[None], 0)[0]
     np.testing.assert_array_equal(chosen[valid], shares.max(0)[valid])
-    assert [item["pixels"] for item in told["classes"].values()] == np.bincount(
+    assert [item["pixels"] for item in reported["classes"].values()] == np.bincount(
         labels[valid], minlength=3
     ).tolist()
     polygons = geopandas.read_file(tmp_path / "v.gpkg")
@@ -186,10 +190,10 @@ def test_refined_maps_are_scored_against_those_before(make_raster, model_files, 
     given = ("eval", "--model", model_files[0], "--data", tmp_path, *SMALL, "--device", "cpu")
     done = run(*given, "--refine", "--json")
     assert done.exit_code == 0, done.stderr
-    told, plain = json.loads(done.stdout), json.loads(run(*given, "--json", "--quiet").stdout)
-    assert (told["against"]["first"], told["against"]["second"]) == ("tiny, refined", "tiny")
-    assert told["pixels"] == plain["pixels"]
-    assert told["miou"] != plain["miou"]
+    reported, plain = json.loads(done.stdout), json.loads(run(*given, "--json", "--quiet").stdout)
+    assert (reported["against"]["first"], reported["against"]["second"]) == ("tiny, refined", "tiny")
+    assert reported["pixels"] == plain["pixels"]
+    assert reported["miou"] != plain["miou"]
     assert "tiny, refined, 1 of 2: " in done.stderr
     assert "tiny, 2 of 2: " in done.stderr
     assert run(*given, "--steps", 2).exit_code == 2

@@ -158,9 +158,9 @@ def test_what_is_reported_and_printed(label_file, tmp_path):
     assert lines[1].split() == ["water", "1", "0.25", "m2"]
     assert lines[-1].startswith("  2 features in ")
     assert done.stderr == ""
-    told = json.loads(run("vectorize", source, "-o", target, "--overwrite", "--json").stdout)
-    assert told["features"] == 3
-    assert told["format"] == "GPKG"
+    reported = json.loads(run("vectorize", source, "-o", target, "--overwrite", "--json").stdout)
+    assert reported["features"] == 3
+    assert reported["format"] == "GPKG"
 
 
 @pytest.mark.parametrize(

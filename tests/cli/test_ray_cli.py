@@ -57,18 +57,18 @@ def test_a_batch_with_a_broken_sheet(make_raster, models, tmp_path):
     process = start(*batch, folder=tmp_path)
     stdout, stderr = process.communicate(timeout=900)
     assert process.returncode == 3, stderr
-    told = json.loads(stdout)  # nothing of Ray's in it
-    assert [told["done"], told["failed"]] == [2, 1]
-    assert [item["status"] for item in told["results"]] == ["done", "failed", "done"]
-    assert "torn.tif" in told["results"][1]["error"]
+    reported = json.loads(stdout)  # nothing of Ray's in it
+    assert [reported["done"], reported["failed"]] == [2, 1]
+    assert [item["status"] for item in reported["results"]] == ["done", "failed", "done"]
+    assert "torn.tif" in reported["results"][1]["error"]
     assert "Traceback" not in stderr
     assert "raylet" not in stderr + stdout
     (tmp_path / "torn.tif").write_bytes(good)
     process = start(*batch, "--resume", folder=tmp_path)
     stdout, stderr = process.communicate(timeout=900)
     assert process.returncode == 0, stderr
-    told = json.loads(stdout)
-    assert [told["done"], told["skipped"]] == [1, 2]
+    reported = json.loads(stdout)
+    assert [reported["done"], reported["skipped"]] == [1, 2]
     assert np.array_equal(pixels(tmp_path / "maps/torn_tiny.tif"), pixels(tmp_path / "maps/s0_tiny.tif"))
 
 
@@ -93,14 +93,14 @@ def test_one_scene_in_a_terminal(make_raster, models, tmp_path):
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
         process = start("s.tif", *outputs, *options, *engine, folder=tmp_path, stderr=theirs)
         os.close(theirs)
-        told = []
-        reader = threading.Thread(target=read_all, args=(ours, told))
+        reported = []
+        reader = threading.Thread(target=read_all, args=(ours, reported))
         reader.start()
         process.communicate(timeout=900)
         reader.join(60)
         os.close(ours)
         assert process.returncode == 0
-        shown[name] = b"".join(told).decode()
+        shown[name] = b"".join(reported).decode()
     counts = [tuple(map(int, pair)) for pair in re.findall(r"(\d+)/(\d+) \[", shown["there"])]
     assert counts == sorted(counts)
     assert len({done for done, _ in counts}) > 1
@@ -120,11 +120,11 @@ def test_one_scene_in_a_terminal(make_raster, models, tmp_path):
     )
 
 
-def read_all(terminal: int, told: list[bytes]) -> None:
+def read_all(terminal: int, reported: list[bytes]) -> None:
     """What comes, until the other side is closed."""
     with suppress(OSError):
         while part := os.read(terminal, 4096):
-            told.append(part)
+            reported.append(part)
 
 
 @pytest.mark.parametrize("method", ["scene", "band"])

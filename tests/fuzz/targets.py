@@ -29,7 +29,7 @@ MAX_READ_PX = 64
 
 
 def raster(data: bytes, folder: Path) -> None:
-    """A file is refused, or told and read in bounded windows whose shapes are those asked for."""
+    """A file is refused, or reported and read in bounded windows whose shapes are those asked for."""
     path = folder / "fuzzed.tif"
     path.write_bytes(data)
     try:

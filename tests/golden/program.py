@@ -76,7 +76,7 @@ def run_apart(*arguments: object, folder: Path, exit_code: int = 0) -> subproces
     return done
 
 
-def told(answer: Any, *folders: Path) -> str:
+def reported(answer: Any, *folders: Path) -> str:
     """Exit code, stdout and stderr of a run, without what changes from run to run."""
     code = answer.exit_code if hasattr(answer, "exit_code") else answer.returncode
     text = f"exit code {code}\n--- stdout\n{answer.stdout}--- stderr\n{answer.stderr}"

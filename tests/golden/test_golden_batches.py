@@ -25,9 +25,9 @@ from program import (
     pixels,
     polygon_facts,
     polygons,
+    reported,
     run,
     run_apart,
-    told,
     without_changing,
 )
 
@@ -38,7 +38,7 @@ def test_resumed_after_a_kill(golden, scenes, part_map, folder):
     kill_in_the_middle(arguments, folder)
     assert not (folder / "map.tif").exists()
     answer = run(*arguments, "--resume")
-    assert "anew" not in answer.stderr
+    assert "starting over" not in answer.stderr
     golden.check_text("messages/resumed", without_changing(answer.stderr, folder))
     np.testing.assert_array_equal(labels(folder / "map.tif"), labels(part_map))
     answer = run(*arguments, "--resume")
@@ -54,7 +54,7 @@ def test_resumed_with_all_outputs(plain, scenes, folder):
     arguments += ["--vector", "map.gpkg", "--resume"]
     for _ in range(2):
         kill_in_the_middle(arguments, folder)
-    assert "anew" not in run(*arguments).stderr
+    assert "starting over" not in run(*arguments).stderr
     for name in ("map", "confidence"):
         np.testing.assert_array_equal(pixels(folder / f"{name}.tif"), pixels(mapped / f"{name}.tif"))
     found, expected = (polygon_facts(polygons(place / "map.gpkg")) for place in (folder, mapped))
@@ -122,12 +122,12 @@ def test_batch_of_sheets(golden, scenes, folder):
     arguments = ("predict", *(path.name for path in sheets), "-o", "maps", *MODEL_OPTIONS, *SMALL_TILES)
     arguments = (*arguments, "--confidence", "_sure", "--vector", "fgb", "--jobs", "2")
     answer = run_apart(*arguments, folder=folder, exit_code=3)
-    golden.check_text("messages/batch", in_order(told(answer, folder)))
+    golden.check_text("messages/batch", in_order(reported(answer, folder)))
     golden.check_json("batch_manifest", manifest(folder))
     golden.check_json("batch_files", sorted(path.name for path in (folder / "maps").iterdir()))
     sheets[1].write_bytes(whole)
     answer = run(*arguments, "--resume", "--jobs", "1", "--json")
-    golden.check_json("batch_resumed_told", masked(json.loads(answer.stdout), folder))
+    golden.check_json("batch_resumed_reported", masked(json.loads(answer.stdout), folder))
     golden.check_json("batch_resumed_manifest", manifest(folder))
     (folder / "alone").mkdir()
     for sheet in sheets:
@@ -159,7 +159,7 @@ def test_mosaic_of_sheets(golden, scenes, folder):
     names = [path.name for path in scenes.sheets]
     options = ("--mosaic", *MODEL_OPTIONS, *SMALL_TILES, "--vector", "gpkg", "--json")
     answer = run("predict", *names, "-o", "maps", *options)
-    golden.check_json("mosaic_told", masked(json.loads(answer.stdout), folder))
+    golden.check_json("mosaic_reported", masked(json.loads(answer.stdout), folder))
     golden.check_json("mosaic_manifest", manifest(folder))
     with rasterio.open(scenes.whole) as dataset:
         array, transform = dataset.read(window=((512, 1312), (512, 1216))), dataset.transform

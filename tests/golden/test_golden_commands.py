@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 from golden_files import MODEL, REFINER
-from program import masked, run, told
+from program import masked, reported, run
 
 import rsseg_cli
 import rsseg_cli.weights
@@ -85,7 +85,7 @@ def test_names_of_the_library(golden):
 
 
 def test_bundled_models(golden):
-    """Names, classes and the shape of what is told; numbers and texts come and go with training."""
+    """Names, classes and the shape of what is reported; numbers and texts come and go with training."""
     found = json.loads(run("models", "list", "--json").stdout)
     golden.check_json("models_list", [shape(item, depth=2) | {"name": item["name"]} for item in found])
     lines = run("models", "list").stdout.splitlines()
@@ -98,7 +98,7 @@ def test_bundled_models(golden):
 def test_stored_models(golden, folder, path):
     found = json.loads(run("models", "show", path, "--json").stdout)
     golden.check_json(f"models_show_{path.stem}", masked(found, folder))
-    golden.check_text(f"messages/models_show_{path.stem}", told(run("models", "show", path), folder))
+    golden.check_text(f"messages/models_show_{path.stem}", reported(run("models", "show", path), folder))
 
 
 def shape(value: Any, *, depth: int) -> Any:
@@ -120,9 +120,9 @@ def test_wrong_use(golden, folder, make_raster, name):
     answer = run(*(WRONG | WRONG_TRAINING)[name], exit_code=None)
     assert answer.exit_code in (1, 2)
     assert "Traceback" not in answer.stderr
-    golden.check_text(f"messages/wrong_{name}", told(answer, folder))
+    golden.check_text(f"messages/wrong_{name}", reported(answer, folder))
     assert sorted(path.name for path in folder.iterdir()) == before
 
 
 def test_version(golden, folder):
-    golden.check_text("messages/version", told(run("--version"), folder))
+    golden.check_text("messages/version", reported(run("--version"), folder))

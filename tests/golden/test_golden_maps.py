@@ -23,8 +23,8 @@ from program import (
     pixels,
     polygon_facts,
     polygons,
+    reported,
     run,
-    told,
     without_changing,
 )
 from report_page import report_facts
@@ -59,7 +59,7 @@ def test_plain(golden, plain, scenes):
     golden.check_labels("plain", labels(folder / "map.tif"))
     for kind in LAYERS:
         golden.check_samples(f"plain_{kind}", pixels(folder / f"{kind}.tif"))
-    golden.check_json("plain_told", masked(json.loads(answer.stdout), folder))
+    golden.check_json("plain_reported", masked(json.loads(answer.stdout), folder))
     golden.check_text("messages/plain", without_changing(answer.stderr, scenes.folder))
     names = ["map.gpkg", "map.png", "map.qml", "map.tif", "map.tif.aux.xml"]
     names += [f"{kind}.{ending}" for kind in LAYERS for ending in ("qml", "tif")]
@@ -124,7 +124,7 @@ def test_kinds_of_scenes_and_settings(golden, scenes, folder, name):
     answer = run("predict", getattr(scenes, scene), *MODEL_OPTIONS, *SMALL_TILES, *outputs, *options)
     golden.check_labels(name, labels(folder / "map.tif"))
     golden.check_samples(f"{name}_confidence", pixels(folder / "sure.tif"))
-    golden.check_text(f"messages/{name}", told(answer, folder, scenes.folder))
+    golden.check_text(f"messages/{name}", reported(answer, folder, scenes.folder))
 
 
 def test_nodata_is_kept(scenes, folder):
@@ -144,7 +144,7 @@ def test_a_part_of_the_scene(golden, scenes, part_map, folder):
     found, alone = labels(folder / "map.tif"), labels(part_map)
     golden.check_labels("bbox", found)
     assert (found == alone).mean() > 0.98
-    golden.check_text("messages/bbox", told(answer, folder, scenes.folder))
+    golden.check_text("messages/bbox", reported(answer, folder, scenes.folder))
 
 
 def test_an_area_of_interest(golden, scenes, folder):
@@ -169,7 +169,7 @@ def test_refine_alone(golden, scenes, part_map, folder):
     refined = labels(folder / "refined.tif")
     golden.check_labels("refined_alone", refined)
     found = json.loads(answer.stdout)
-    golden.check_json("refined_alone_told", masked(found, folder))
+    golden.check_json("refined_alone_reported", masked(found, folder))
     assert (refined != labels(part_map)).sum() == found["refined"]["changed_pixels"] > 0
 
 
@@ -188,8 +188,8 @@ def test_uncertainty(golden, scenes, part_map, folder):
 def test_compiled_networks_give_the_maps_of_torch(scenes, part_map, folder, options, share):
     """The stored maps are torch's in float32; the default is bfloat16 where the processor has it."""
     model = ("--model", MODEL, *SMALL_TILES, *options)
-    told = json.loads(run("predict", scenes.part, *model, "-o", "map.tif", "--json").stdout)
-    how = told["computed"][load_model(MODEL).spec.name]
+    reported = json.loads(run("predict", scenes.part, *model, "-o", "map.tif", "--json").stdout)
+    how = reported["computed"][load_model(MODEL).spec.name]
     assert how["runtime"] == "openvino"
     limit = share if how["dtype"] == "bfloat16" else 0.9999
     assert (labels(folder / "map.tif") == labels(part_map)).mean() >= limit
@@ -245,7 +245,7 @@ def test_score(golden, scenes, part_map, folder):
     golden.check_json("score", masked(json.loads(answer.stdout), folder, part_map.parent, scenes.folder))
     facts = report_facts(folder / "report")
     golden.check_json("score_report", masked(facts, folder, part_map.parent, scenes.folder))
-    golden.check_text("messages/score", told(run(*arguments), folder, part_map.parent, scenes.folder))
+    golden.check_text("messages/score", reported(run(*arguments), folder, part_map.parent, scenes.folder))
 
 
 def test_eval(golden, scenes, folder):
@@ -262,7 +262,7 @@ def test_eval_against_the_refined_maps(golden, scenes, folder):
     options = (*SMALL_TILES, "--refine", "--refiner", REFINER)
     answer = run("eval", *MODEL_OPTIONS, "--data", data, *options, "--json")
     golden.check_json("eval_refined", masked(json.loads(answer.stdout), folder))
-    text = told(run("eval", *MODEL_OPTIONS, "--data", data, *options), folder)
+    text = reported(run("eval", *MODEL_OPTIONS, "--data", data, *options), folder)
     golden.check_text("messages/eval_refined", text)
 
 

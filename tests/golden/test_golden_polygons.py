@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 from golden_files import EXPECTED
-from program import masked, polygon_facts, polygons, run, told
+from program import masked, polygon_facts, polygons, reported, run
 
 from rsseg_cli import VectorConfig, to_geodataframe, vectorize
 
@@ -32,7 +32,7 @@ FORMATS = ("gpkg", "fgb", "geojson", "shp", "parquet")
 def test_options(golden, folder, name):
     answer = run("vectorize", CLASSES, "-o", "p.gpkg", *OPTIONS[name], "--json")
     golden.check_json(f"polygons/{name}", polygon_facts(polygons(folder / "p.gpkg")), exact=True)
-    golden.check_json(f"polygons/{name}_told", masked(json.loads(answer.stdout), folder), exact=True)
+    golden.check_json(f"polygons/{name}_reported", masked(json.loads(answer.stdout), folder), exact=True)
 
 
 def test_two_jobs_change_nothing():
@@ -79,9 +79,9 @@ def test_confidence(golden, folder):
 
 
 def test_messages(golden, folder):
-    golden.check_text("messages/vectorize", told(run("vectorize", CLASSES, "-o", "p.gpkg"), folder))
+    golden.check_text("messages/vectorize", reported(run("vectorize", CLASSES, "-o", "p.gpkg"), folder))
     again = run("vectorize", CLASSES, "-o", "p.gpkg", exit_code=None)
-    golden.check_text("messages/vectorize_exists", told(again, folder))
+    golden.check_text("messages/vectorize_exists", reported(again, folder))
 
 
 def test_the_library_gives_what_the_command_gives(folder):

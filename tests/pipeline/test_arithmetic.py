@@ -1,4 +1,4 @@
-"""Library and precision of a run: part of what it is, told with its result, kept by who resumes it."""
+"""Library and precision of a run: part of what it is, reported with its result, kept by who resumes it."""
 
 from __future__ import annotations
 

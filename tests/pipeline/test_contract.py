@@ -252,8 +252,8 @@ def test_unmarked_holes_are_reported_once(
     result = predict(scene, tmp_path / "map.tif", model=trained(nn.Identity()), gsd_m=gsd_m, **SMALL)
     (line,) = [message for message in caplog.messages if "pure" in message]
     assert line == result.notes[-1]
-    told, share, rest = re.fullmatch(r"(.*): ([\d.]+)% of (.*)", line).groups()  # type: ignore[union-attr]
-    assert told == str(scene)
+    reported, share, rest = re.fullmatch(r"(.*): ([\d.]+)% of (.*)", line).groups()  # type: ignore[union-attr]
+    assert reported == str(scene)
     assert float(share) == pytest.approx(10.4, abs=2.5)  # a sample
     assert rest == (
         f"the pixels are pure {colour} ({value}) and the file names no nodata value; "

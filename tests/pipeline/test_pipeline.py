@@ -553,8 +553,8 @@ def test_a_result_goes_into_json(make_raster, tmp_path):
     import json
 
     result = predict(make_raster(array=values((40, 40))), tmp_path / "m.tif", model=one_hot())
-    told = json.loads(json.dumps(result.as_dict()))
-    assert told["paths"] == {"labels": str(tmp_path / "m.tif")}
-    assert told["classes"]["class 0"].keys() == {"pixels", "share", "area_m2"}
-    assert told["pixels"] == 1600
-    assert told["seconds"] > 0
+    reported = json.loads(json.dumps(result.as_dict()))
+    assert reported["paths"] == {"labels": str(tmp_path / "m.tif")}
+    assert reported["classes"]["class 0"].keys() == {"pixels", "share", "area_m2"}
+    assert reported["pixels"] == 1600
+    assert reported["seconds"] > 0

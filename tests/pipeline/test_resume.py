@@ -86,7 +86,7 @@ class Scene:
         )
 
 
-def found_in(folder):
+def outputs_in(folder):
     """All outputs by name: pixels, overviews, tags, polygons, and nothing hidden."""
     outputs = {}
     for path in sorted(folder.rglob("*")):
@@ -135,8 +135,8 @@ def run_here(scene, folder, kill, resume, report):
     for name in STEPS:
         setattr(os, name, partial(counted, getattr(os, name) if name != "fsync" else int))
     result = scene.run(folder, resume=resume, progress=progress).as_dict()
-    told = {key: value for key, value in result.items() if key not in ("seconds", "paths")}
-    report.write_text(json.dumps({"told": told, "first": min(shares, default=1.0), "steps": steps}))
+    reported = {key: value for key, value in result.items() if key not in ("seconds", "paths")}
+    report.write_text(json.dumps({"reported": reported, "first": min(shares, default=1.0), "steps": steps}))
 
 
 def die():
@@ -189,32 +189,32 @@ def test_three_kills(make_raster, run, tmp_path, kind):
         assert [path.name for path in folder.iterdir() if path.suffix == ".tif"] == []
     again = run(scene, folder)
     assert again["first"] > 0.4  # what was finished is not run again
-    assert found_in(folder) == found_in(tmp_path / "whole")
-    assert again["told"] == undisturbed["told"]
+    assert outputs_in(folder) == outputs_in(tmp_path / "whole")
+    assert again["reported"] == undisturbed["reported"]
 
 
-def assert_told(told, undisturbed):
-    """The same result, or where only the outputs tell of it, what can be told of them."""
-    if "was complete before; counted from the map" not in told["notes"]:
-        assert told == undisturbed
+def assert_reported(reported, undisturbed):
+    """The same result, or where only the outputs tell of it, what can be reported of them."""
+    if "was complete before; counted from the map" not in reported["notes"]:
+        assert reported == undisturbed
         return
-    assert told["valid_pixels"] == undisturbed["valid_pixels"]
-    for name, found in told["classes"].items():
+    assert reported["valid_pixels"] == undisturbed["valid_pixels"]
+    for name, found in reported["classes"].items():
         assert found == pytest.approx(undisturbed["classes"][name], rel=1e-6)
 
 
 def check_kills(scene, run, tmp_path, steps, again=None):
     """Kill runs at steps, and those that go on at others: the last gives what an undisturbed one gives."""
     undisturbed = run(scene, tmp_path / "whole")
-    expected = found_in(tmp_path / "whole")
+    expected = outputs_in(tmp_path / "whole")
     for number in steps(undisturbed["steps"]):
         folder = tmp_path / f"step{number}"
         assert run(scene, folder, kill=Kill(step=number), resume=False) is None
         if again is not None:
             run(scene, folder, kill=Kill(step=again(undisturbed["steps"])))
         result = run(scene, folder)
-        assert found_in(folder) == expected, number
-        assert_told(result["told"], undisturbed["told"])
+        assert outputs_in(folder) == expected, number
+        assert_reported(result["reported"], undisturbed["reported"])
 
 
 def test_kills_at_steps_of_the_file_system(make_raster, run, tmp_path):
@@ -225,10 +225,10 @@ def test_kills_at_steps_of_the_file_system(make_raster, run, tmp_path):
 
 
 def test_killed_while_its_folder_is_removed(make_raster, run, tmp_path):
-    """The outputs are whole: told as such with --resume, in the way without it; what was left goes."""
+    """The outputs are whole: reported as such with --resume, in the way without it; what was left goes."""
     scene = Scene(make_raster, "map")
     undisturbed = run(scene, tmp_path / "whole")
-    expected = found_in(tmp_path / "whole")
+    expected = outputs_in(tmp_path / "whole")
     seen = set()
     for step in range(undisturbed["steps"] - 3, undisturbed["steps"] + 1):
         folder = tmp_path / f"step{step}"
@@ -240,8 +240,8 @@ def test_killed_while_its_folder_is_removed(make_raster, run, tmp_path):
                 scene.run(folder)
         else:
             result = scene.run(folder, resume=True, progress=lambda done, total: pytest.fail("was run"))
-            assert_told(result.as_dict(), undisturbed["told"])
-        assert found_in(folder) == expected
+            assert_reported(result.as_dict(), undisturbed["reported"])
+        assert outputs_in(folder) == expected
     assert seen == {".map.tif.rsseg-rubbish"}
 
 
@@ -256,7 +256,7 @@ def test_complete_outputs_of_another_run_are_in_the_way(make_raster, tmp_path):
     os.utime(scene.scene)
     with pytest.raises(OutputError, match="exists"):
         scene.run(tmp_path / "out", resume=True)
-    assert found_in(tmp_path / "out")
+    assert outputs_in(tmp_path / "out")
 
 
 @pytest.mark.slow
@@ -280,7 +280,7 @@ def test_twenty_kills_each_at_any_time(make_raster, run, tmp_path, kind):
     begin = time.monotonic()
     undisturbed = run(scene, tmp_path / "whole")
     seconds = time.monotonic() - begin
-    expected = found_in(tmp_path / "whole")
+    expected = outputs_in(tmp_path / "whole")
     rng = np.random.default_rng(2)
     cut = 0
     for number in range(20):
@@ -288,12 +288,12 @@ def test_twenty_kills_each_at_any_time(make_raster, run, tmp_path, kind):
         for after_s in rng.uniform(0, seconds, 2):
             cut += run(scene, folder, after_s=after_s) is None
         result = run(scene, folder)
-        assert found_in(folder) == expected, number
-        assert_told(result["told"], undisturbed["told"])
+        assert outputs_in(folder) == expected, number
+        assert_reported(result["reported"], undisturbed["reported"])
     assert cut > 20
 
 
-# --- what is found, told and left
+# --- what is found, reported and left
 
 
 def stopped(scene, folder, error=KeyboardInterrupt, share=0.6, **more):
@@ -313,7 +313,7 @@ def hidden(folder):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OutputError, RuntimeError])
-def test_a_run_that_is_stopped_says_how_to_go_on(make_raster, tmp_path, error):
+def test_a_run_that_is_stopped_says_how_to_resume(make_raster, tmp_path, error):
     scene = Scene(make_raster, "map")
     (note,) = stopped(scene, tmp_path / "out", error)
     assert re.fullmatch(
@@ -341,7 +341,7 @@ def test_a_short_run_leaves_nothing(make_raster, tmp_path):
     assert hidden(tmp_path / "out") == []
 
 
-def test_another_run_is_not_gone_on_with(make_raster, tmp_path, caplog):
+def test_another_run_is_not_resumed(make_raster, tmp_path, caplog):
     scene = Scene(make_raster, "map")
     stopped(scene, tmp_path / "out")
     shares = []
@@ -357,7 +357,7 @@ def test_another_run_is_not_gone_on_with(make_raster, tmp_path, caplog):
     assert hidden(tmp_path / "again") == []
 
 
-def test_a_run_goes_on_on_another_device_of_its_kind(make_raster, tmp_path, caplog):
+def test_a_run_resumes_on_another_device_of_its_kind(make_raster, tmp_path, caplog):
     """Of several GPUs, a scene gets whichever is free."""
     scene = Scene(make_raster, "map")
     stopped(scene, tmp_path / "out", device="cpu:0")
@@ -370,7 +370,7 @@ def test_a_run_goes_on_on_another_device_of_its_kind(make_raster, tmp_path, capl
 
 
 @pytest.mark.parametrize("damage", ["journal", "rows"])
-def test_a_damaged_state_is_not_gone_on_with(make_raster, tmp_path, caplog, damage):
+def test_a_damaged_state_is_not_resumed(make_raster, tmp_path, caplog, damage):
     scene = Scene(make_raster, "map")
     scene.run(tmp_path / "whole")
     stopped(scene, tmp_path / "out")
@@ -379,7 +379,7 @@ def test_a_damaged_state_is_not_gone_on_with(make_raster, tmp_path, caplog, dama
     file.write_bytes(file.read_bytes()[:-3])
     scene.run(tmp_path / "out", resume=True)
     assert "damaged" in caplog.text
-    assert found_in(tmp_path / "out") == found_in(tmp_path / "whole")
+    assert outputs_in(tmp_path / "out") == outputs_in(tmp_path / "whole")
 
 
 def test_what_a_dead_run_left_is_removed(make_raster, run, tmp_path, caplog):
@@ -438,7 +438,7 @@ def test_two_runs_of_one_output(make_raster, tmp_path):
     scene.run(tmp_path / "out", progress=second)
     scene.run(tmp_path / "whole")
     assert refused
-    assert found_in(tmp_path / "out") == found_in(tmp_path / "whole")
+    assert outputs_in(tmp_path / "out") == outputs_in(tmp_path / "whole")
 
 
 def command_here(arguments, stderr):
@@ -449,7 +449,7 @@ def command_here(arguments, stderr):
     main()
 
 
-def test_a_command_that_is_ended_says_how_to_go_on(make_raster, processes, tmp_path):
+def test_a_command_that_is_ended_says_how_to_resume(make_raster, processes, tmp_path):
     scene = make_raster(array=np.zeros((3, 20000, 300), np.uint8), gsd=1.0)
     output, stderr = tmp_path / "map.tif", tmp_path / "stderr.txt"
     arguments = ["predict", str(scene), "-o", str(output), "--tile-size", "64", "--overlap", "16"]
@@ -462,8 +462,8 @@ def test_a_command_that_is_ended_says_how_to_go_on(make_raster, processes, tmp_p
     process.terminate()
     process.join(60)
     assert process.exitcode == 130
-    told = rf"rsseg: interrupted; \d+ of 20000 rows are kept in {journal.parent}; "
+    reported = rf"rsseg: interrupted; \d+ of 20000 rows are kept in {journal.parent}; "
     last = stderr.read_text().strip().splitlines()[-1]
-    assert re.fullmatch(f"{told}run the same command with --resume to continue", last)
+    assert re.fullmatch(f"{reported}run the same command with --resume to continue", last)
     assert journal.exists()
     assert not output.exists()

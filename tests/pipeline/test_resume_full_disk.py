@@ -1,11 +1,11 @@
-"""Disks that are too small, or fill up: told before work starts, or in one error that can be gone on from."""
+"""Disks that are too small, or fill up: reported before work starts, or in one error that can be resumed."""
 
 import logging
 
 import numpy as np
 import pytest
 from networks import Local, trained
-from test_resume import found_in
+from test_resume import outputs_in
 
 from rsseg_cli import PredictConfig, VectorConfig, predict
 from rsseg_cli.errors import OutputError
@@ -17,7 +17,7 @@ def outputs(folder):
 
 
 @pytest.mark.parametrize("room", [150_000, 450_000, 800_000, 1_000_000])
-def test_a_disk_that_fills_up_is_gone_on_from(make_raster, tmp_path, small_disk, room):
+def test_a_disk_that_fills_up_is_resumed(make_raster, tmp_path, small_disk, room):
     """While rows are written, or rasters finished; of noise the rows take 500 kB, the outputs more."""
     scene, model = make_raster(shape=(420, 260)), trained(Local(), 5)
     settings = {"tile_size": 96, "overlap": 32, "checkpoint_s": 0}
@@ -33,7 +33,7 @@ def test_a_disk_that_fills_up_is_gone_on_from(make_raster, tmp_path, small_disk,
     assert visible == ["filler"]
     filler.unlink()
     predict(scene, folder / "map.tif", model=model, resume=True, **outputs(folder), **settings)
-    assert found_in(folder) == found_in(tmp_path / "whole")
+    assert outputs_in(folder) == outputs_in(tmp_path / "whole")
     if room > 150_000:
         assert "--resume" in caught.value.__notes__[0]
 
@@ -70,9 +70,9 @@ def test_what_small_objects_and_holes_take_is_reported(make_raster, small_disk, 
     caplog.set_level(logging.WARNING)
     scene, folder = make_raster(shape=(900, 900)), small_disk(1_500_000)
     paths = {"labels": folder / "map.tif", "vector": folder / "map.gpkg"}
-    for steps, told in (({}, False), ({"min_area_m2": 5.0, "fill_holes_m2": 5.0}, True)):
+    for steps, reported in (({}, False), ({"min_area_m2": 5.0, "fill_holes_m2": 5.0}, True)):
         check_space(prepare(str(scene), paths, trained(Local(), 5), PredictConfig(), VectorConfig(**steps)))
-        assert ("the run may take some" in caplog.text) == told
+        assert ("the run may take some" in caplog.text) == reported
 
 
 def test_disks_are_added_up_one_by_one(make_raster, small_disk):

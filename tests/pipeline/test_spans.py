@@ -181,7 +181,7 @@ def test_a_refining_pass_may_be_cut_anywhere(make_raster, tmp_path, gsd_m):
         Passes().refine(refinement, windows, source, wanted, state)
         return rows, state.counted()
 
-    whole, told = refined()
+    whole, reported = refined()
     count = len(windows.plan.rows)
     assert count > 2
     for cut in range(1, count):
@@ -190,5 +190,5 @@ def test_a_refining_pass_may_be_cut_anywhere(make_raster, tmp_path, gsd_m):
         joined = np.where(above.seen[None, :, None], above.values, below.values)
         np.testing.assert_array_equal(joined, whole.values)
         for name in ("windows_run", "band_pixels", "changed_pixels"):
-            assert first_half[name] + second_half[name] == told[name]
-    assert told != first_half
+            assert first_half[name] + second_half[name] == reported[name]
+    assert reported != first_half
