@@ -68,7 +68,10 @@ def write_vector(path: Path, frame: geopandas.GeoDataFrame, style: str) -> None:
     try:
         with TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
             part = Path(folder) / path.name
-            frame.to_file(part, driver=driver, layer=path.stem, engine="pyogrio")
+            options = (
+                {"dataset_options": {"VERSION": "1.2"}} if driver == "GPKG" else {}
+            )  # QGIS 3.22 reads it
+            frame.to_file(part, driver=driver, layer=path.stem, engine="pyogrio", **options)
             if driver == "GPKG":
                 add_style(part, path.stem, style)
             files.sync(part)

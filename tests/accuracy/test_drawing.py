@@ -147,7 +147,8 @@ def test_a_geopackage_brings_a_form_with_the_classes(tmp_path: Path, values: np.
 
     with sqlite3.connect(tmp_path / "points.gpkg") as database:
         ((style, default),) = database.execute("SELECT styleQML, useAsDefault FROM layer_styles").fetchall()
-    assert default == 1
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+    assert (default, version) == (1, 10200)
     assert 'type="ValueMap"' in style
     assert all(f'value="{name}"' in style for name in NAMES)
 
