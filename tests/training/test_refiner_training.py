@@ -40,7 +40,7 @@ from rsseg_cli.training.refiner_crops import (
 from rsseg_cli.training.refiner_start import build_refiner, describe_refiner
 from rsseg_cli.training.refiner_train import RefinerModule, StageModule, Tally, merge_in_band
 from rsseg_cli.training.trainer import RunOptions
-from rsseg_cli.weights import ClassSpec, ModelSpec, load_model, save_model
+from rsseg_cli.weights import ClassSpec, ModelSpec, load_model, read_spec, save_model
 
 TINY_NETWORK = LiteRefinerConfig(
     classes=2, encoder="test_efficientnet", codec_channels=8, widths=(16, 16, 16), middle=0, window_px=16
@@ -610,7 +610,7 @@ def test_sizes_of_the_paper_are_its_own(sheets):
 def test_a_refiner_knows_the_resolution_of_its_model(sheets):
     data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
     described = describe_refiner(settings(), data, ModelInfo(name="x", gsd_m=0.5), "landcover")
-    assert described.refinement["model_gsd_m"] == described.assumed_gsd_m == 1.0
+    assert described.refinement["model_gsd_m"] == described.assumed_gsd_m == read_spec("landcover").gsd_m
     assert described.gsd_m == 0.5
     unknown = describe_refiner(settings(), data, ModelInfo(name="x", gsd_m=0.5), "roofs")
     assert "model_gsd_m" not in unknown.refinement
