@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.enums import Resampling
+from rasterio.vrt import WarpedVRT
+from rasterio.windows import Window
 from scipy import ndimage
 
 from rsseg_cli import files
@@ -19,7 +22,7 @@ from rsseg_cli.accuracy.config import ChangeConfig
 from rsseg_cli.accuracy.strata import ClassMap, Progress
 from rsseg_cli.data import LabelFormat, LabelReader
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, SceneReader, classes, vrt
+from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, classes, gdal, vrt
 
 ROWS = 256
 UNCHANGED = 0
@@ -95,7 +98,7 @@ def find_changes(
     colours (of the later class) are in the file. Classes are matched by name.
 
     Args:
-        confidence_before, confidence_after: 0 to 254 for 0 to 1, on the grid of the earlier map.
+        confidence_before, confidence_after: 0 to 254 for 0 to 1, on any grid.
         rows: at once; changes no pixel.
 
     Raises:
@@ -172,28 +175,35 @@ def _check_overlap(grid: Grid, second: ClassMap) -> None:
 
 
 class _Confidence:
-    """Where both maps are sure enough."""
+    """Where both maps are sure enough; a raster on another grid gives its nearest pixel."""
 
     def __init__(self, pair: _Pair, paths: list[str], minimum: float, stack: ExitStack) -> None:
         self._grid, self._limit = pair.grid, minimum * FULL_SCALE
-        self._readers = []
-        for path in paths:
-            info = SceneInfo.of(path)
-            same = (info.grid.height, info.grid.width, info.grid.crs) == (
-                pair.grid.height, pair.grid.width, pair.grid.crs,
-            )  # fmt: skip
-            if not same or not info.grid.transform.almost_equals(pair.grid.transform, 1e-6):
-                raise DataError(
-                    f"{path}: is not on the grid of {pair.first.path}; warp it there first (gdalwarp)"
-                )
-            self._readers.append(stack.enter_context(SceneReader(info, (1,))))
+        stack.enter_context(gdal.env())
+        self._rasters = [self._open(pair, path, stack) for path in paths]
+
+    def _open(self, pair: _Pair, path: str, stack: ExitStack) -> Any:
+        grid, info = self._grid, SceneInfo.of(path)
+        same_size = (info.grid.height, info.grid.width) == (grid.height, grid.width)
+        if info.grid.crs is None or grid.crs is None:
+            if not same_size or info.grid.crs != grid.crs:
+                raise DataError(f"{path}: cannot be brought to the grid of {pair.first.path}; needs a CRS")
+            return stack.enter_context(gdal.open_raster(path))
+        dataset = stack.enter_context(gdal.open_raster(path))
+        return stack.enter_context(
+            WarpedVRT(
+                dataset, crs=grid.crs, transform=grid.transform, width=grid.width, height=grid.height,
+                resampling=Resampling.nearest, nodata=classes.NODATA,
+            )
+        )  # fmt: skip
 
     def sure(self, row: int, height: int) -> Mask:
         """Return (height, width) of rows."""
         sure = np.ones((height, self._grid.width), np.bool_)
-        for reader in self._readers:
-            (values,), valid = reader.read(row, 0, height, self._grid.width)
-            sure &= ~valid | (values >= self._limit)
+        window = Window(0, row, self._grid.width, height)
+        for raster in self._rasters:
+            values = raster.read(1, window=window)
+            sure &= (values >= self._limit) | (values == classes.NODATA)
         return sure
 
 

@@ -136,6 +136,11 @@ def test_unsure_pixels_are_no_change(tmp_path: Path) -> None:
     assert (values[:40] == changes.UNSURE).all()
     assert (values[40:60, 30:70] == LAND_TO_BUILDING).all()
     assert result.unsure_area == pytest.approx(40 * 90 * 4, rel=3e-3)
+    finer = write_map(tmp_path / "finer.tif", np.repeat(np.repeat(half, 2, 0), 2, 1), names=(), gsd_m=1.0)
+    find_changes(
+        first, second, tmp_path / "same.tif", config, confidence_before=confident[0], confidence_after=finer,
+    )  # fmt: skip
+    assert read(tmp_path / "same.tif").tolist() == values.tolist()
     with pytest.raises(UsageError, match="--confidence-before"):
         find_changes(first, second, tmp_path / "d.tif", config, confidence_after=confident[1])
 
