@@ -19,12 +19,11 @@ from scipy import ndimage
 from rsseg_cli import files
 from rsseg_cli._version import __version__
 from rsseg_cli.accuracy.config import ChangeConfig
-from rsseg_cli.accuracy.strata import ClassMap, Progress
+from rsseg_cli.accuracy.strata import BLOCK_PX, ClassMap, Progress
 from rsseg_cli.data import LabelFormat, LabelReader
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, classes, gdal, vrt
 
-ROWS = 256
 UNCHANGED = 0
 UNSURE = 1
 FIRST = 2  # code of the first kind of change
@@ -90,7 +89,7 @@ def find_changes(
     confidence_before: str | os.PathLike[str] | None = None,
     confidence_after: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
-    rows: int = ROWS,
+    rows: int = 0,
 ) -> ChangeResult:
     """Write a raster of the changes from one map to another, on the grid of the first.
 
@@ -99,7 +98,7 @@ def find_changes(
 
     Args:
         confidence_before, confidence_after: 0 to 254 for 0 to 1, on any grid.
-        rows: at once; changes no pixel.
+        rows: at once, 0 for as many as fit; changes no pixel.
 
     Raises:
         UsageError, SceneError, DataError, OutputError: nothing was written.
@@ -114,6 +113,7 @@ def find_changes(
         pair = _Pair(os.fspath(before), os.fspath(after), stack)
         sure = _Confidence(pair, inputs[2:], config.min_confidence, stack) if config.min_confidence else None
         finder = _Finder(pair, config, sure)
+        rows = rows or max(16, BLOCK_PX // pair.grid.width)
         finder.count(rows, progress)
         codes = finder.codes()
         _write(path, pair, finder, codes, rows, config.overwrite, progress)

@@ -13,7 +13,7 @@ from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation import boundary
 from rsseg_cli.raster import Grid, SceneInfo, classes
 
-ROWS = 512
+BLOCK_PX = 1 << 20  # pixels of the map that are read at a time
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]
@@ -107,8 +107,9 @@ class Strata:
         height = source.grid.height
         width = classes.MAX_VALUES if boundary_px == 0 else 2 * classes.MAX_VALUES
         parts: list[Ints] = []
-        for row in range(0, height, ROWS):
-            keys = self._keys(row, min(ROWS, height - row))
+        step = max(1, BLOCK_PX // source.grid.width)
+        for row in range(0, height, step):
+            keys = self._keys(row, min(step, height - row))
             lines = np.arange(len(keys), dtype=np.int64)[:, None] * (width + 1)
             count = np.bincount((lines + keys).ravel(), minlength=len(keys) * (width + 1))
             parts.append(count.reshape(len(keys), width + 1)[:, :width].astype(np.uint32))

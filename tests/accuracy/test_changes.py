@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import geopandas
 import numpy as np
 import pytest
 import rasterio
 from maps import patches, write_map
 from rasterio.warp import Resampling, reproject
+from typer.testing import CliRunner
 
 from rsseg_cli.accuracy import changes, find_changes
 from rsseg_cli.accuracy.config import ChangeConfig
+from rsseg_cli.cli.main import app
 from rsseg_cli.errors import DataError, UsageError
 
 LAND, WATER, BUILDING = 1, 2, 0
@@ -152,3 +155,27 @@ def test_maps_of_other_classes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="snow, water is in one of them alone"):
         find_changes(first, second, tmp_path / "change.tif")
     assert not (tmp_path / "change.tif").exists()
+
+
+def test_polygons_are_those_of_the_changes(tmp_path: Path) -> None:
+    """Each kind of change has its name; what is unchanged has no polygon, nor have small changes."""
+    before = field()
+    after = field((slice(20, 60), slice(30, 70), BUILDING), (slice(5, 7), slice(5, 7), WATER))
+    first, second = write_map(tmp_path / "a.tif", before), write_map(tmp_path / "b.tif", after)
+    polygons = tmp_path / "change.gpkg"
+    command = [
+        "change",
+        str(first),
+        str(second),
+        "-o",
+        str(tmp_path / "change.tif"),
+        "--vector",
+        str(polygons),
+    ]
+
+    result = CliRunner().invoke(app, [*command, "--min-area", "40", "--quiet"])
+
+    assert result.exit_code == 0, result.output
+    written = geopandas.read_file(polygons, layer="change")
+    assert written["class_name"].tolist() == ["land to building"]
+    assert written.geometry.iloc[0].area == pytest.approx(40 * 40 * 4)
