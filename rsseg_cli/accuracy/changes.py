@@ -187,7 +187,7 @@ class _Confidence:
         same_size = (info.grid.height, info.grid.width) == (grid.height, grid.width)
         if info.grid.crs is None or grid.crs is None:
             if not same_size or info.grid.crs != grid.crs:
-                raise DataError(f"{path}: cannot be brought to the grid of {pair.first.path}; needs a CRS")
+                raise DataError(f"{path}: cannot be warped to the grid of {pair.first.path}; needs a CRS")
             return stack.enter_context(gdal.open_raster(path))
         dataset = stack.enter_context(gdal.open_raster(path))
         return stack.enter_context(

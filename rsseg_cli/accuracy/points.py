@@ -142,7 +142,7 @@ class CheckedPoints:
 
 
 def read_points(path: str, source: ClassMap, field: str) -> CheckedPoints:
-    """Read points with a true class, brought to the map's CRS.
+    """Read points with a true class, in the map's CRS.
 
     Raises:
         DataError: the file has no points, no such field, unknown classes, or no point with a class.
