@@ -94,9 +94,12 @@ def train(
     if tests:
         model = TrainedModel(copy.deepcopy(network), spec)
         config = PredictConfig(device=run.device)
-        confusion = evaluate(model, labelled, "test", config=config, pictures=False).result.confusion
-        scores["test"] = protocol_scores(confusion, spec.class_names, labelled.protocol)
-        scores["test"]["confusion"] = confusion.tolist()
+        tested = evaluate(model, labelled, "test", config=config, pictures=False).result
+        scores["test"] = protocol_scores(tested.confusion, spec.class_names, labelled.protocol)
+        scores["test"]["confusion"] = tested.confusion.tolist()
+        intervals = tested.scores["intervals"]
+        if intervals["miou"][0] is not None:  # of enough blocks
+            scores["test"]["intervals"] = {key: intervals[key] for key in ("miou", "iou", "blocks")}
     saved = save_trained(
         network, spec, settings, result, scores, output, table=table, command=command, overwrite=overwrite
     )

@@ -56,6 +56,20 @@ def test_a_card_tells_the_run():
     assert "CPU, 2 threads" in card
 
 
+def test_a_card_says_the_intervals_of_its_scores():
+    given = spec()
+    ends = {"roof": [0.41, 0.58], "a|b<i>": [0.2, 0.3], "water": [None, None]}
+    given.scores["test"]["intervals"] = {"miou": [0.31, 0.44], "iou": ends, "blocks": 24}
+
+    card = model_card(given, history=CURVE)
+
+    words = (
+        "by resampling 24 blocks: mean IoU 0.310 to 0.440; roof 0.410 to 0.580; a\\|b&lt;i> 0.200 to 0.300."
+    )
+    assert words in card
+    assert "95 % intervals" not in model_card(spec(), history=CURVE)
+
+
 @pytest.mark.parametrize(
     ("best", "words"), [(10, "still rose at the end"), (9, "had stopped"), (1, "had stopped")]
 )
