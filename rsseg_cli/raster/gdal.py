@@ -38,6 +38,7 @@ NETWORK = {
 REMOTE_ONLY = {"GDAL_DISABLE_READDIR_ON_OPEN": "TRUE", "VSI_CACHE": "TRUE"}
 REMOTE_TRIES = 3  # for one URL whose answers come truncated
 TOO_MANY_FILES = os.strerror(errno.EMFILE)
+SIGNATURES = {b"\x0e\x03\x13\x01": "HDF4", b"\x89HDF\r\n\x1a\n": "HDF5", b"CDF": "netCDF"}
 ANSWERED = ("HTTP response code", "CURL error")  # errors that GDAL itself retried
 logger = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -99,6 +100,11 @@ def errors(kind: type[RssegError], where: str, advice: str = "") -> Iterator[Non
         cause = redact(str(err.__cause__ or err)).strip().rstrip(".").removeprefix(f"{redact(where)}: ")
         if TOO_MANY_FILES in cause:
             advice = file_limit_advice()
+        elif driver := missing_driver(where):
+            advice = (
+                f"It is of {driver}, which rasterio's GDAL here is built without; convert it with a "
+                "gdal_translate that has that driver (gdalinfo --formats)."
+            )
         raise kind(f"{redact(where)}: {cause}.{' ' if advice else ''}{advice}") from err
 
 
@@ -147,6 +153,16 @@ def tags(dataset: Any, namespace: str | None = None, band: int = 0) -> dict[str,
     # rasterio splits "eo:common_name=red" at the colon
     split = [f"{key}:{value}".partition("=") for key, value in pairs if key == "eo" and "=" in value]
     return dict(pairs) | {key: value for key, _, value in split}
+
+
+def missing_driver(path: str) -> str:
+    """Return the GDAL driver that a local file needs and this GDAL lacks; "" if it lacks none."""
+    start = b""
+    with suppress(OSError), open(path, "rb") as file:
+        start = file.read(8)
+    needed = [driver for signature, driver in SIGNATURES.items() if start.startswith(signature)]
+    with rasterio.Env() as environment:
+        return next((driver for driver in needed if driver not in environment.drivers()), "")
 
 
 def is_remote(path: str) -> bool:

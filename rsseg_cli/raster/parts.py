@@ -67,6 +67,8 @@ def join(dataset: Any, name: str, advice: str) -> str:
     from rsseg_cli.raster.info import SceneInfo
 
     parts = [_absolute(part, dataset) for part in dataset.subdatasets]
+    if dataset.driver == "Zarr":  # GDAL lists its folders as the disk does
+        parts.sort()
     if not parts:
         raise SceneError(f"{name}: holds no bands itself. {advice}")
     infos = [SceneInfo.of(part) for part in parts[:MAX_PARTS]]
@@ -91,9 +93,12 @@ def join(dataset: Any, name: str, advice: str) -> str:
 
 
 def _absolute(part: str, dataset: Any) -> str:
-    """Return a part's name with the absolute path of its file."""
+    """Return a part's name with the absolute path of its file, quoted where it has colons."""
     path = dataset.name
-    return part.replace(path, os.path.abspath(path), 1) if os.path.exists(path) else part
+    if not os.path.exists(path):
+        return part
+    absolute = os.path.abspath(path)
+    return part.replace(path, f'"{absolute}"' if ":" in absolute else absolute, 1)
 
 
 def _variable(info: SceneInfo) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from rsseg_cli.raster import SceneInfo, SceneReader, vrt
 from rsseg_cli.raster.sample import Sample
 
 RGB = ("red", "green", "blue")
+Write = Callable[[Path, dict[str, tuple[int, int]]], Path]
 
 
 def write_netcdf(path: Path, variables: dict[str, tuple[int, int]]) -> Path:
@@ -77,6 +80,79 @@ def test_arrays_of_a_zarr_folder_are_its_bands(tmp_path: Path) -> None:
         with SceneReader(info, bands) as reader:
             assert reader.read(0, 0, 1, 1)[0].ravel().tolist() == [20, 10, 0]
         assert info.grid.crs.to_epsg() == 32633
+
+
+def write_hdf5(path: Path, variables: dict[str, tuple[int, int]]) -> Path:
+    """int16 variables (rows, cols), each of one value: 100, 200, ..."""
+    with pytest.importorskip("h5py").File(path, "w") as file:
+        for number, (name, shape) in enumerate(variables.items(), 1):
+            file[name] = np.full(shape, 100 * number, np.int16)
+    return path
+
+
+def write_zarr(path: Path, variables: dict[str, tuple[int, int]]) -> Path:
+    """The same as a Zarr store."""
+    for number, (name, (rows, cols)) in enumerate(variables.items(), 1):
+        more = {"ARRAY_NAME": name} | ({"APPEND_SUBDATASET": "YES"} if number > 1 else {})
+        profile = {"driver": "Zarr", "width": cols, "height": rows, "count": 1, "dtype": "int16"}
+        with rasterio.open(path, "w", **profile, **more) as dataset:
+            dataset.write(np.full((1, rows, cols), 100 * number, np.int16))
+    return path
+
+
+containers = pytest.mark.parametrize(("write", "ending"), [(write_hdf5, "h5"), (write_zarr, "zarr")])
+
+
+@containers
+def test_variables_of_hdf5_and_zarr_are_bands(tmp_path: Path, write: Write, ending: str) -> None:
+    sizes = dict.fromkeys(("nir", "red", "green", "blue"), (20, 30))
+    info = SceneInfo.of(write(tmp_path / f"scene.{ending}", {**sizes, "thermal": (10, 15)}))
+    assert info.descriptions == ("blue", "green", "nir", "red")  # by name, as HDF5 lists them
+    with SceneReader(info, info.select_bands(RGB)) as reader:
+        assert reader.read(3, 4, 1, 1)[0].ravel().tolist() == [200, 300, 400]
+
+
+@containers
+@pytest.mark.parametrize("folder", ["sheets", "a folder: new"])
+def test_parts_of_hdf5_and_zarr_are_named_as_they_are_passed(
+    tmp_path: Path, write: Write, ending: str, folder: str
+) -> None:
+    (tmp_path / folder).mkdir()
+    path = write(tmp_path / folder / f"scene.{ending}", {"red": (20, 30), "thermal": (10, 15)})
+    with pytest.raises(SceneError, match="Pass one of its parts in its place") as caught:
+        SceneInfo.of(path)
+    listed = re.findall(r"((?:HDF5|ZARR):\S.*?) \(1 band of (\d+) x (\d+) px\)", str(caught.value))
+    assert [size[1:] for size in listed] == [("30", "20"), ("15", "10")]
+    for name, width, height in listed:
+        part = SceneInfo.of(name)
+        assert (part.grid.width, part.grid.height) == (int(width), int(height))
+
+
+def test_a_variable_in_groups_of_hdf5_is_known_by_its_own_name(tmp_path: Path) -> None:
+    sizes = {f"science/grid/{name}": (20, 30) for name in ("nir", "red", "green", "blue")}
+    info = SceneInfo.of(write_hdf5(tmp_path / "scene.h5", sizes))
+    with SceneReader(info, info.select_bands(RGB)) as reader:
+        assert reader.read(3, 4, 1, 1)[0].ravel().tolist() == [200, 300, 400]
+
+
+def test_a_variable_of_several_bands_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "scene.h5"
+    with pytest.importorskip("h5py").File(path, "w") as file:
+        for name in ("before", "after"):
+            file[name] = np.zeros((3, 20, 30), np.uint8)
+    with pytest.raises(SceneError, match=rf"HDF5:{path}://before \(3 bands of 30 x 20 px\)"):
+        SceneInfo.of(path)
+    assert SceneInfo.of(f"HDF5:{path}://before").count == 3
+
+
+def test_a_driver_that_is_missing_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "modis.hdf"
+    path.write_bytes(b"\x0e\x03\x13\x01" + bytes(1000))
+    with rasterio.Env() as environment:
+        if "HDF4" in environment.drivers():
+            pytest.skip("this GDAL has the driver")
+    with pytest.raises(SceneError, match="is of HDF4, which rasterio's GDAL here is built without"):
+        SceneInfo.of(path)
 
 
 def make_product(folder: Path, make_raster: MakeRaster, names: tuple[str, ...]) -> Path:
