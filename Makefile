@@ -2,15 +2,20 @@
 # make test    run the tests (PYTEST='-m slow' for the slow ones)
 # make lint    style and types
 # make docs    the documentation as a site, in build/site
+# make lock    versions and hashes of everything, for development, into requirements.lock
 # make audit   known vulnerabilities of what is installed; a list of it (CycloneDX) in build/sbom.json
 # Each makes its environment in .venv first; all that is needed is Python 3.11 or later.
 
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST :=
+PYTHON := python3.13 python3.12 python3.11 python3.14 python3 python
+RESOLUTION := highest
 
-.PHONY: demo test lint docs audit clean
+.PHONY: demo environment test lint docs audit lock clean
 .DELETE_ON_ERROR:
+
+environment: $(VENV)/.ready
 
 demo: $(VENV)/.ready
 	$(BIN)/rsseg demo -o demo --overwrite
@@ -33,22 +38,25 @@ audit: $(VENV)/.ready
 	$(BIN)/cyclonedx-py environment $(BIN)/python -o build/sbom.json
 	$(BIN)/pip-audit --skip-editable
 
+lock: $(VENV)/.ready
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
+
 clean:
 	rm -rf $(VENV) build demo *.egg-info
 
 # The candidates are tried, not looked up: pyenv's shims exist for versions that do not run.
 $(VENV)/.ready: pyproject.toml
-	@for python in python3.13 python3.12 python3.11 python3 python; do \
+	@for python in $(PYTHON); do \
 	  if $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then break; fi; \
 	  python=; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  echo "make: no Python 3.11 or later found (tried python3.13, 3.12, 3.11, python3 and python)" >&2; exit 1; \
+	  echo "make: no Python 3.11 or later found (tried $(PYTHON))" >&2; exit 1; \
 	fi; \
 	echo "making $(VENV) with $$($$python --version); the first time downloads PyTorch, about 3 GB"; \
 	$$python -m venv --clear $(VENV) || { \
 	  echo "make: 'python -m venv' failed; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; \
 	}
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --resolution $(RESOLUTION) -e '.[dev]'
 	@touch $@

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from rsseg_cli._version import __version__
+from rsseg_cli._version import __version__, source_commit
 from rsseg_cli.cli.options import say
 from rsseg_cli.errors import RssegError, one_line, redact
 from rsseg_cli.system import allow_open_files, file_limit_advice
@@ -138,7 +138,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"rsseg {__version__}")
+        commit = source_commit()
+        typer.echo(f"rsseg {__version__}" + (f" ({commit})" if commit else ""))
         raise typer.Exit
 
 

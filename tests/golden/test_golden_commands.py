@@ -122,7 +122,3 @@ def test_wrong_use(golden, folder, make_raster, name):
     assert "Traceback" not in answer.stderr
     golden.check_text(f"messages/wrong_{name}", reported(answer, folder))
     assert sorted(path.name for path in folder.iterdir()) == before
-
-
-def test_version(golden, folder):
-    golden.check_text("messages/version", reported(run("--version"), folder))
