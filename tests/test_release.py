@@ -1,4 +1,4 @@
-"""What a release promises: one version everywhere, the same dependencies in every recipe, every page in the site."""
+"""What a release promises: one version, one list of dependencies, commands in the docs that run."""
 
 from __future__ import annotations
 
