@@ -6,7 +6,9 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +19,25 @@ from rasters import make_raster  # noqa: F401
 def pytest_configure(config: pytest.Config) -> None:
     """Networks that tests compile stay for the next run, apart from the user's own."""
     os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("compiled"))
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    own = own_address()
+
+    def stay_here(event: str, args: tuple[object, ...]) -> None:
+        address = args[1] if event == "socket.connect" else None
+        if isinstance(address, tuple) and address[0] not in ("127.0.0.1", "localhost", "::1", own):
+            raise PermissionError(f"tests stay on this machine; connecting to {address[0]}")
+
+    sys.addaudithook(stay_here)
+
+
+def own_address() -> str:
+    """This machine's address in its network, which Ray uses; no packet is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # reserved for documentation
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
 import tomllib
@@ -100,3 +101,8 @@ def test_floors_of_libraries_leave_out_versions_with_published_vulnerabilities()
     floors = dict(item.split(">=") for item in project["dependencies"])
     for name, safe in (("lightning", (2, 6, 6)), ("torch", (2, 10))):
         assert tuple(map(int, floors[name].split("."))) >= safe
+
+
+def test_tests_stay_on_this_machine() -> None:
+    with socket.socket() as outside, pytest.raises(PermissionError, match=r"192\.0\.2\.1"):
+        outside.connect(("192.0.2.1", 80))
