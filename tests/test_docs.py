@@ -76,6 +76,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for index, name in enumerate(("east_1", "north_1", "west_1")):
         files = f"sheets/images/{name}.tif", "--labels", f"sheets/masks/{name}.tif"
         run("demo-scene", *files, "--size", "512", "--seed", str(index), folder=folder)
+        shutil.copy(folder / files[0], folder / f"sheets/{name}.tif")
     run("predict", "scene.tif", "-o", "map.tif", "--confidence", "sure.tif", folder=folder)
     run("vectorize", "labels.tif", "-o", "truth.gpkg", folder=folder)
     run(
