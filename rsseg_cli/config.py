@@ -208,6 +208,12 @@ class PredictConfig:
     aoi: Path | None = option(
         None, "Vector file; map only the pixels inside its polygons.", metavar="FILE"
     )
+    remap: Path | None = option(
+        None,
+        "Merge, rename and recolour classes: a JSON list of name, from (the classes that it is made from), "
+        "colour. Others stay. Probabilities are added up before the class is chosen.",
+        metavar="CLASSES.json",
+    )
     creation_options: Mapping[str, str] = option(
         dict, "GDAL creation option of the outputs; repeatable.", "--co", metavar="KEY=VALUE"
     )
@@ -261,6 +267,7 @@ class PredictConfig:
             "nodata": None if self.nodata is None else float(self.nodata),
             "gsd_m": None if self.gsd_m is None else float(self.gsd_m),
             "aoi": None if self.aoi is None else Path(self.aoi),
+            "remap": None if self.remap is None else Path(self.remap),
             "stretch": self.stretch
             if isinstance(self.stretch, str)
             else tuple(float(value) for value in self.stretch),
@@ -354,6 +361,12 @@ class VectorConfig:
     )
     classes: tuple[str, ...] | None = option(
         None, "Write only these classes, by name or index. Default: all.", metavar="NAME,NAME"
+    )
+    remap: Path | None = option(
+        None,
+        "Merge, rename and recolour classes: a JSON list of name, from (the classes that it is made from), "
+        "colour. Others stay.",
+        metavar="CLASSES.json",
     )
     dissolve: bool = option(False, "Write one multipolygon a class, not one polygon an object.")
     dst_crs: str = option(

@@ -74,10 +74,10 @@ class SceneRunner:
         try:
             if task.sheets:
                 from rsseg_cli.batch.mosaic import map_sheets
+                from rsseg_cli.pipeline import refinement
 
-                result, sheets = map_sheets(
-                    task, model.spec, lambda: self._predict(task, model, refine, progress)
-                )
+                spec, _ = refinement.remapped(model.spec, task.config.remap)
+                result, sheets = map_sheets(task, spec, lambda: self._predict(task, model, refine, progress))
             else:
                 result = self._predict(task, model, refine, progress)
         except RssegError as err:

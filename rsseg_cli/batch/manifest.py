@@ -159,7 +159,7 @@ def provenance_of(settings: BatchSettings) -> Record:
 
         named = refinement.refiner_of(read_spec(settings.model), settings.model, settings.refine)
         refiner = cast("str | os.PathLike[str]", named)  # of a batch's settings never a network
-    aoi = settings.config.aoi
+    aoi, remap = settings.config.aoi, settings.config.remap
     return {
         "rsseg": __version__,
         "model": settings.model,
@@ -171,6 +171,7 @@ def provenance_of(settings: BatchSettings) -> Record:
             "vector": _plain(settings.vector_config) if settings.vector else None,
             "refine": None if settings.refine is None else _plain(settings.refine),
             "aoi_sha256": registry.file_sha256(aoi) if aoi is not None and aoi.is_file() else None,
+            "remap_sha256": None if remap is None else registry.file_sha256(remap),
             "mosaic": settings.mosaic,
         },
     }

@@ -30,8 +30,9 @@ def check_model(settings: BatchSettings) -> str:
         raise ModelError(f"model {spec.name!r} has no class heatmaps; leave out --heatmaps")
     if settings.refine is not None:
         refinement.with_refiner(spec, settings.model, settings.refine)
+    renamed, _ = refinement.remapped(spec, settings.config.remap)
     if settings.vector:
-        names = dict(enumerate(spec.class_names))
+        names = dict(enumerate(renamed.class_names))
         chosen_classes(settings.vector_config.classes, names, f"model {spec.name!r}")
     RasterWriter.check_options(settings.config.creation_options)
     if settings.config.aoi is not None:

@@ -95,8 +95,7 @@ def _context() -> Any:
 def files_of(task: SceneTask) -> tuple[str, ...]:
     """Return a task's files and folders on this machine, which every worker must see."""
     paths = [task.scene, task.model, *(str(path.parent) for path in task.outputs.values())]
-    if task.config.aoi is not None:
-        paths.append(str(task.config.aoi))
+    paths += [str(file) for file in (task.config.aoi, task.config.remap) if file is not None]
     if task.refine is not None and isinstance(task.refine.refiner, str | Path):
         paths.append(str(task.refine.refiner))
     local = (path for path in paths if os.path.isabs(path) and not gdal.is_remote(path))

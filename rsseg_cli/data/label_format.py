@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ class LabelFormat:
             band with a palette unless `values` are given.
         values: raw value to class number or 255, for masks of one band and numbers in a vector attribute;
             without it values are class numbers. A value named here counts even if it is the file's nodata.
+        aliases: plain names of further classes, and the class number that they count as.
         field, vector_class, outside: of polygons, as the options of `DataConfig` explain them.
         by_pixel: a label raster of the image's size lies on the image's pixels, whatever its georeferencing.
         unknown: what a colour outside `colours` does: "error", or "unlabelled", which is counted.
@@ -46,6 +48,7 @@ class LabelFormat:
     class_names: tuple[str, ...]
     colours: Mapping[Colour, int] | None = None
     values: Mapping[int, int] | None = None
+    aliases: Mapping[str, int] = dataclasses.field(default_factory=dict)
     field: str = ""
     vector_class: str = ""
     outside: str = ""
@@ -68,7 +71,8 @@ class LabelFormat:
 
     @cached_property
     def _index_by_name(self) -> dict[str, int]:
-        return {classes.plain(name): index for index, name in enumerate(self.class_names)}
+        own = {classes.plain(name): index for index, name in enumerate(self.class_names)}
+        return own | dict(self.aliases)
 
     @cached_property
     def outside_index(self) -> int:
@@ -84,7 +88,8 @@ class LabelFormat:
         """Class number of polygons without attribute; UsageError where it does not follow."""
         if self.vector_class:
             return self._index_by_name[classes.plain(self.vector_class)]
-        drawn = [index for name, index in self._index_by_name.items() if name not in OTHER_NAMES]
+        plain = map(classes.plain, self.class_names)
+        drawn = [index for index, name in enumerate(plain) if name not in OTHER_NAMES]
         if len(drawn) != 1 or len(self.class_names) > 2:
             raise UsageError(
                 f"polygons carry no class (looked for {', '.join(FIELDS[:-1])}) and the classes are "

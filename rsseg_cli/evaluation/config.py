@@ -21,6 +21,12 @@ class PairConfig:
         "names that the map carries.",
         metavar="A,B|FILE.json",
     )
+    remap: Path | None = option(
+        None,
+        "Merge and rename classes of map and truth: a JSON list of name, from (the classes that it is made "
+        "from), colour. Others stay.",
+        metavar="CLASSES.json",
+    )
     boundary_widths_px: tuple[int, ...] = option(
         (1, 3, 5, 10), "Distances from a class border at which to score boundaries, px of the map.",
         "--boundary-widths", metavar="1,3,...", example="1,3,5,10",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,14 +39,17 @@ def score_pair(
         if not classes.is_unlabelled(name)
     }
     table = datasets.read_classes(config.classes) if config.classes else _table_of_map(predicted, names)
+    if config.classes and names:
+        _check_names(predicted, list(names.values()), [item.name for item in table.classes])
+    by_value = bool(config.classes and table.values)
+    table, aliases = _remapped(table, config, predicted)
     score = ScoreConfig(
         classes=table.classes,
+        aliases=aliases,
         protocol=datasets.ScoringProtocol(out_of_means=config.out_of_means, erode_px=config.erode_px),
         boundary_widths_px=config.boundary_widths_px,
     )
-    if config.classes and names:
-        _check_names(predicted, list(names.values()), score.names)
-    format = _truth_format(truth, table, config)
+    format = _truth_format(truth, table, config, aliases, by_value=by_value)
     _check_crs(grid, truth)
     window, area = _part(grid, config)
     scorer = Scorer(score, progress)
@@ -80,7 +83,28 @@ def _table_of_map(path: str, names: dict[int, str]) -> datasets.ClassTable:
     )
 
 
-def _check_names(path: str, names: list[str], wanted: tuple[str, ...]) -> None:
+def _remapped(
+    table: datasets.ClassTable, config: PairConfig, predicted: str
+) -> tuple[datasets.ClassTable, dict[str, int]]:
+    """Classes after `--remap`, and what further names in map and truth count as."""
+    if config.remap is None:
+        return table, {}
+    names = [item.name for item in table.classes]
+    new = classes.remapped(config.remap, names, predicted)
+    made = zip(new.names, new.colours, new.groups, strict=True)
+    specs = tuple(ClassSpec(name, colour or table.classes[group[0]].colour) for name, colour, group in made)
+    number = {**new.position, classes.IGNORE: classes.IGNORE}
+    values = table.values or {old: old for old in range(len(names))}
+    coded = datasets.ClassTable(
+        specs,
+        colours=table.colours and {colour: number[old] for colour, old in table.colours.items()},
+        values={value: number[old] for value, old in values.items()},
+    )
+    kept = {classes.plain(names[old]): position for old, position in new.position.items()}
+    return coded, {**new.aliases, **kept}
+
+
+def _check_names(path: str, names: list[str], wanted: Sequence[str]) -> None:
     """Every class of `--classes` is one of the map's."""
     known = {classes.plain(name) for name in names}
     missing = [name for name in wanted if classes.plain(name) not in known]
@@ -91,13 +115,20 @@ def _check_names(path: str, names: list[str], wanted: tuple[str, ...]) -> None:
         )
 
 
-def _truth_format(truth: str, table: datasets.ClassTable, config: PairConfig) -> LabelFormat:
+def _truth_format(
+    truth: str,
+    table: datasets.ClassTable,
+    config: PairConfig,
+    aliases: Mapping[str, int],
+    *,
+    by_value: bool,
+) -> LabelFormat:
     """What the truth's values mean: by name where it has names, else as the classes say."""
     names = tuple(item.name for item in table.classes)
     if datasets.is_vector(Path(truth)):
         return LabelFormat(
-            class_names=names, values=table.values, field=config.field, vector_class=config.vector_class,
-            outside=config.outside,
+            class_names=names, values=table.values, aliases=aliases, field=config.field,
+            vector_class=config.vector_class, outside=config.outside,
         )  # fmt: skip
     options = {
         "--label-field": config.field, "--vector-class": config.vector_class, "--outside": config.outside
@@ -105,16 +136,18 @@ def _truth_format(truth: str, table: datasets.ClassTable, config: PairConfig) ->
     given = [option for option, value in options.items() if value]
     if given:
         raise UsageError(f"{' and '.join(given)}: for truth of polygons; {truth} is a raster")
-    named = {} if config.classes and table.values else classes.read_names(truth)
+    named = {} if by_value else classes.read_names(truth)
     if named:
-        return LabelFormat(class_names=names, values=_values_by_name(truth, named, names))
+        return LabelFormat(class_names=names, values=_values_by_name(truth, named, names, aliases))
     colour_mask = len(SceneInfo.of(truth).colour_bands) >= 3
     return LabelFormat(class_names=names, values=table.values, colours=table.colours if colour_mask else None)
 
 
-def _values_by_name(truth: str, named: dict[int, str], names: tuple[str, ...]) -> dict[int, int]:
+def _values_by_name(
+    truth: str, named: dict[int, str], names: tuple[str, ...], aliases: Mapping[str, int]
+) -> dict[int, int]:
     """Class number by the truth's values."""
-    known = {classes.plain(name): index for index, name in enumerate(names)}
+    known = {classes.plain(name): index for index, name in enumerate(names)} | dict(aliases)
     unknown = [
         f"{name} ({value})"
         for value, name in named.items()
@@ -125,8 +158,8 @@ def _values_by_name(truth: str, named: dict[int, str], names: tuple[str, ...]) -
             f"{truth}: {', '.join(unknown)} is no class; needs {', '.join(names)}. Pass --classes FILE.json, "
             'a list of {"name", "value"} that gives the values in the truth for each class'
         )
-    labelled = {classes.plain(name) for name in named.values()}
-    lacking = [name for name in names if classes.plain(name) not in labelled]
+    labelled = {known.get(classes.plain(name)) for name in named.values()}
+    lacking = [name for index, name in enumerate(names) if index not in labelled]
     if lacking:
         logger.warning("%s: has no %s; what is mapped so counts as wrong", truth, ", ".join(lacking))
     values = {value: known.get(classes.plain(name), classes.IGNORE) for value, name in named.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,10 +41,12 @@ class ScoreConfig:
     """What is scored, and how.
 
     Boundaries are scored on the labels as they are: where those near borders are left out, there is nothing
-    to score. `tile_size` is the side of the tiles scored one by one, px; doubles where these are too many.
+    to score. `aliases` are plain names of further classes of maps, and the number that they count as.
+    `tile_size` is the side of the tiles scored one by one, px; doubles where these are too many.
     """
 
     classes: tuple[ClassSpec, ...]
+    aliases: Mapping[str, int] = field(default_factory=dict)
     protocol: datasets.ScoringProtocol = field(default_factory=datasets.ScoringProtocol)
     boundary_widths_px: tuple[int, ...] = (1, 3, 5, 10)
     tile_size: int = 512
@@ -141,7 +143,9 @@ class Scorer:
             raise ValueError(f"labels of {format.class_names}, scores of {self.config.names}")
         counts = BoundaryCounts(classes=len(self.config.classes), widths=self.config.boundary_widths_px)
         with ExitStack() as stack:
-            mapped = stack.enter_context(classes.ClassRaster.matching(predicted, self.config.names))
+            mapped = stack.enter_context(
+                classes.ClassRaster.matching(predicted, self.config.names, self.config.aliases)
+            )
             labels = stack.enter_context(LabelReader(truth, mapped.grid, format))
             _check_place(labels, predicted)
             pair = MapAndTruth(mapped, labels, window, area)

@@ -300,6 +300,17 @@ class Engine(AbstractContextManager):
             torch.mps.empty_cache()
 
 
+def merge_classes(
+    probabilities: torch.Tensor, groups: Sequence[Sequence[int]], axis: int = 0
+) -> torch.Tensor:
+    """Add up the probabilities of the classes of each group."""
+    parts = [
+        probabilities.index_select(axis, torch.tensor(group, device=probabilities.device)).sum(axis)
+        for group in groups
+    ]
+    return torch.stack(parts, axis)
+
+
 def apply_view(pixels: torch.Tensor, view: tuple[bool, bool, bool]) -> torch.Tensor:
     """Transpose and then flip (B, C, H, W), as the view says."""
     turned = pixels.transpose(-1, -2) if view[0] else pixels

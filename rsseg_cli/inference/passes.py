@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.errors import ModelError
 from rsseg_cli.inference import stitch, tiling
-from rsseg_cli.inference.engine import Engine, memory_errors
+from rsseg_cli.inference.engine import Engine, memory_errors, merge_classes
 from rsseg_cli.inference.feed import Reader, RowSink, TileFeed, TilePixels
 from rsseg_cli.inference.resample import Resampler
 from rsseg_cli.raster import classes
@@ -21,6 +21,7 @@ from rsseg_cli.raster import classes
 FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254
 MAX_EMPTY_TILES = 64  # in a batch
 BATCHES_TOGETHER = 4  # at least, before a batch is cut short at the end of a tile row
+UNMERGED = "unmerged"  # the layer of the network's own classes, where several make one of the map's
 HALF = 0.499  # least share of a resampled pixel's weight from valid pixels
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
@@ -31,7 +32,7 @@ class Pass:
     """A pass over tile rows of a scene: what its finished rows hold, and where they go.
 
     Attributes:
-        layers: channels of the uint8 rows, by what they hold; "labels" come first.
+        layers: channels of the uint8 rows, by what they hold: UNMERGED if wanted, "labels", then others.
         write: called in a thread of its own with a first row of the map and uint8 (channels, rows, width).
         progress: called with the number of tiles done, those above `first` included.
         first, end: tile rows whose finished rows are wanted; None for the last.
@@ -199,6 +200,7 @@ class Assembler:
         resampler: from the plan's grid to the map's, where they differ.
         window: (row, col, height, width) of the plan that is the map, if not resampled; all of it by default.
         masked: if resampled, pixels that are not valid have no weight; else their scores count as they are.
+        merge: positions of the engine's classes that make each class of the map; () for the same ones.
     """
 
     def __init__(
@@ -210,8 +212,9 @@ class Assembler:
         resampler: Resampler | None = None,
         window: tuple[int, int, int, int] | None = None,
         masked: bool = False,
+        merge: Sequence[Sequence[int]] = (),
     ) -> None:
-        self.plan = plan
+        self.plan, self._merge = plan, merge
         self.span = span_of(plan, engine, resampled=resampler is not None, first=rows.first, end=rows.end)
         self.columns = len(plan.cols)
         self._engine, self._layers, self._channels = engine, rows.layers, rows.channels
@@ -279,18 +282,31 @@ class Assembler:
             empty = share < HALF
             values = values / share.clamp_min(HALF)
         scores = values[: self._engine.classes]
+        parts = []
+        if UNMERGED in self._layers:
+            parts.append(self._labels(scores, empty)[0])
+        if self._merge:
+            scores = merge_classes(scores, self._merge)
+        labels, best = self._labels(scores, empty)
+        parts.append(labels)
+        if "confidence" in self._layers:
+            parts.append(_to_bytes(best))
+        if "probabilities" in self._layers:
+            parts.append(_to_bytes(scores))
+        if "heatmaps" in self._layers or "uncertainty" in self._layers:
+            others = values[self._engine.classes :]
+            if self._merge and "heatmaps" in self._layers:
+                others = torch.stack([others[list(group)].amax(0) for group in self._merge])
+            parts.append(_to_bytes(others))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+    def _labels(self, scores: torch.Tensor, empty: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the class of the best score, uint8 (1, h, w), and that score; no data where `empty`."""
         best = scores.max(0)  # on the CPU its indices are 40 times faster than argmax
         labels = best.indices.to(torch.uint8).masked_fill_(best.values.isnan(), classes.INVALID)
         if self._resampler is not None:  # beside tiles that were not run
             labels[best.values <= 0 if empty is None else empty] = classes.NODATA
-        parts = [labels[None]]
-        if "confidence" in self._layers:
-            parts.append(_to_bytes(best.values[None]))
-        if "probabilities" in self._layers:
-            parts.append(_to_bytes(scores))
-        if "heatmaps" in self._layers or "uncertainty" in self._layers:
-            parts.append(_to_bytes(values[self._engine.classes :]))
-        return torch.cat(parts) if len(parts) > 1 else parts[0]
+        return labels[None], best.values[None]
 
 
 def _to_bytes(values: torch.Tensor) -> torch.Tensor:

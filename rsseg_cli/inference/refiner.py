@@ -13,7 +13,7 @@ from torch import nn
 
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.errors import ModelError
-from rsseg_cli.inference.engine import Engine, Scaling
+from rsseg_cli.inference.engine import Engine, Scaling, merge_classes
 from rsseg_cli.inference.windows import Window
 from rsseg_cli.raster import classes
 
@@ -64,8 +64,8 @@ class RefinerEngine(Engine):
     """Run a `models.diffusion.RefinerNetwork` over windows.
 
     Probabilities of `samples` draws of noise are averaged; `order` is the network's class of each class of
-    the map; `uncertainty` adds the samples' disagreement as a last channel; `probabilities` replaces logits
-    where one sample is drawn.
+    the map; `uncertainty` adds the samples' disagreement as a last channel, on the classes that `merge`
+    makes of these, if any; `probabilities` replaces logits where one sample is drawn.
     """
 
     noise = staticmethod(normal_noise)
@@ -81,6 +81,7 @@ class RefinerEngine(Engine):
         run: PredictConfig,
         probabilities: bool = False,
         uncertainty: bool = False,
+        merge: Sequence[Sequence[int]] = (),
     ) -> None:
         self.check(network)
         super().__init__(
@@ -96,6 +97,7 @@ class RefinerEngine(Engine):
         self._order = (
             None if list(order) == list(range(len(order))) else torch.tensor(order, device=self.device)
         )
+        self._merge = merge
         self._numbers = np.full(
             256, classes.NODATA, np.int64
         )  # the network's number of each class of the map
@@ -125,33 +127,34 @@ class RefinerEngine(Engine):
             self.device
         )
         scores = self._sample(image, coarse, self._noise(tiles, 0))
-        entropy = entropy_of(scores) if self.uncertainty else None
+        entropy = self._entropy(scores) if self.uncertainty else None
         for number in range(1, self._samples):
             sample = self._sample(image, coarse, self._noise(tiles, number))
             scores += sample
             if entropy is not None:
-                entropy += entropy_of(sample)
+                entropy += self._entropy(sample)
         if self._samples > 1:
             scores /= self._samples
-        if self._order is not None:
-            scores = scores.index_select(1, self._order)
         if entropy is None:
             return scores
-        max_entropy = math.log(max(2, min(self._samples, self.classes)))
-        disagreement = (entropy_of(scores) - entropy / self._samples).div_(max_entropy).clamp_(0, 1)
+        max_entropy = math.log(max(2, min(self._samples, len(self._merge) or self.classes)))
+        disagreement = (self._entropy(scores) - entropy / self._samples).div_(max_entropy).clamp_(0, 1)
         return torch.cat([scores, disagreement], 1)
 
+    def _entropy(self, scores: torch.Tensor) -> torch.Tensor:
+        return entropy_of(merge_classes(scores, self._merge, 1) if self._merge else scores)
+
     def _sample(self, image: torch.Tensor, coarse: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """Return scores (B, classes, h, w) in the network's order."""
+        """Return scores (B, classes, h, w) in the order of the map's classes."""
         if self._compiled is not None:
             (logits,) = self._compiled(image, coarse, noise)
         else:
             with self._autocast():
                 logits = self._network(image, coarse, noise, steps=self._config.steps)  # type: ignore[misc]
         self._check(logits, image)
-        scores = logits.float()
-        if not self.gives_logits:
-            return scores.softmax(1)
+        scores = logits.float() if self.gives_logits else logits.float().softmax(1)
+        if self._order is not None:
+            return scores.index_select(1, self._order)
         return scores.clone() if scores is logits else scores
 
     def _noise(self, tiles: Sequence[Window], sample: int) -> torch.Tensor:

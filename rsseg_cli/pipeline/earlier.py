@@ -28,8 +28,10 @@ from rsseg_cli.pipeline.workdir import WorkDir
 from rsseg_cli.raster import gdal
 from rsseg_cli.weights import TrainedModel
 
-# settings that change none; `computed` has what device, runtime and dtype come to
-NOT_PIXELS = {"overwrite", "readers", "checkpoint_s", "jobs", "block_rows", "device", "runtime", "dtype"}
+# settings that change none; `computed` has what device, runtime and dtype come to, `classes` what remap does
+NOT_PIXELS = {
+    "overwrite", "readers", "checkpoint_s", "jobs", "block_rows", "device", "runtime", "dtype", "remap",
+}  # fmt: skip
 LOCATIONS = {"scene", "files", "outputs", "labels", "aoi"}  # where files lie, not what is made of them
 MAX_SHOWN = 4  # differences
 RUN_TAG = "RSSEG_RUN"  # of the rasters: `run_sha256` of the run that made them
@@ -143,6 +145,8 @@ def fingerprint(
         "settings": _settings(job.config),
         "outputs": {kind: os.path.abspath(path) for kind, path in job.paths.items()},
     }
+    if job.merge:
+        marks["classes"] = [job.merge, [dataclasses.astuple(item) for item in job.spec.classes]]
     if "vector" in job.paths:
         marks["vector"] = _settings(job.vector)
     if refinement is not None:

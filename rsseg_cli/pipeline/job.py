@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -18,9 +19,9 @@ from rsseg_cli import files
 from rsseg_cli.config import PredictConfig, VectorConfig
 from rsseg_cli.errors import ModelError, OutputError, SceneError
 from rsseg_cli.inference import Scaling
-from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, SceneReader
+from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, SceneReader, classes
 from rsseg_cli.system import physical_bytes
-from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec
+from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, read_spec
 
 GSD_TOLERANCE = 0.01  # ground resolutions closer than this are the same
 MAX_GSD_FACTOR = 3.0  # between a scene's ground resolution and the model's, beyond which it is warned of
@@ -35,7 +36,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A prediction that was checked and may begin."""
+    """A prediction that was checked and may begin.
+
+    Attributes:
+        spec: the model's, with the classes of the map.
+        merge: the network's classes that make each class of the map; () where they are the same.
+    """
 
     info: SceneInfo
     bands: tuple[int, ...]
@@ -49,6 +55,11 @@ class Job:
     notes: list[str]
     vector: VectorConfig  # for the polygons, where `paths` has them
     more_tags: Mapping[str, str] = field(default_factory=dict)  # of the rasters, in place of the usual ones
+    merge: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def network_classes(self) -> int:
+        return sum(map(len, self.merge)) or len(self.spec.classes)
 
     @property
     def resampled(self) -> bool:
@@ -98,7 +109,7 @@ def prepare(
     vector: VectorConfig | None = None,
 ) -> Job:
     """Check scene, model, outputs and settings against each other, without loading weights or writing."""
-    spec = model.spec if isinstance(model, TrainedModel) else read_spec(model)
+    spec, merge = remapped(spec_of(model), config.remap)
     if spec.is_refiner:
         raise ModelError(f"model {spec.name!r} refines maps and makes none; pass it as --refiner")
     has_heatmaps = spec.architecture == "bicor-seg" or (
@@ -111,7 +122,8 @@ def prepare(
     info = SceneInfo.of(scene, config.nodata, config.alpha)
     inputs: list[str | Path] = [scene, *info.files]
     inputs += [] if isinstance(model, TrainedModel) else [Path(model)]
-    check_outputs(paths, inputs + ([config.aoi] if config.aoi else []), config)
+    inputs += [file for file in (config.aoi, config.remap) if file]
+    check_outputs(paths, inputs, config)
     polygons = replace(vector or VectorConfig(), overwrite=config.overwrite)
     if "vector" in paths:
         from rsseg_cli.vector import check_output  # loads scipy
@@ -142,11 +154,33 @@ def prepare(
         paths=paths,
         notes=[],
         vector=polygons,
+        merge=merge,
+        more_tags={"RSSEG_REMAP": _remap_tag(spec_of(model), spec, merge)} if merge else {},
     )
     _check_memory(job)
     job.notes.extend(info.notes + (job.area.notes if job.area is not None else []))
     job.warn(*notes)
     return job
+
+
+def spec_of(model: Model) -> ModelSpec:
+    return model.spec if isinstance(model, TrainedModel) else read_spec(model)
+
+
+def remapped(spec: ModelSpec, path: Path | None) -> tuple[ModelSpec, tuple[tuple[int, ...], ...]]:
+    """Return a spec with the classes that a file makes of its own, and `Job.merge`."""
+    if path is None:
+        return spec, ()
+    new = classes.remapped(path, spec.class_names, f"model {spec.name!r}")
+    made = zip(new.names, new.colours, new.groups, strict=True)
+    specs = tuple(ClassSpec(name, colour or spec.classes[group[0]].colour) for name, colour, group in made)
+    return replace(spec, classes=specs), new.groups
+
+
+def _remap_tag(before: ModelSpec, after: ModelSpec, merge: tuple[tuple[int, ...], ...]) -> str:
+    names = before.class_names
+    made = zip(after.class_names, merge, strict=True)
+    return json.dumps({name: [names[old] for old in group] for name, group in made}, ensure_ascii=False)
 
 
 def _check_memory(job: Job) -> None:
@@ -156,7 +190,7 @@ def _check_memory(job: Job) -> None:
     finished = min(config.tile_size, seen.height) - overlap
     pixel_bytes = sum(np.dtype(job.info.dtypes[band - 1]).itemsize for band in job.bands)
     layers = max(part.stop for part in job.layers.values())  # uint8; scores are float32
-    needed = seen.width * (overlap * (pixel_bytes + 1 + 4 * len(job.spec.classes)) + finished * layers)
+    needed = seen.width * (overlap * (pixel_bytes + 1 + 4 * job.network_classes) + finished * layers)
     memory = physical_bytes()
     if memory is not None and needed > memory:
         raise SceneError(

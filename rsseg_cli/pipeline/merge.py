@@ -11,7 +11,7 @@ from affine import Affine
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import OutputError
-from rsseg_cli.inference import windows
+from rsseg_cli.inference import passes, windows
 from rsseg_cli.pipeline.checkpoint import RunState
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.journal import Checkpoint
@@ -44,6 +44,7 @@ class Merger:
         self.band_pixels = 0
         self.changed_pixels = 0
         self._coarse, self._layers, self._refined, self._write = coarse, layers, refined, write
+        self._has_both = bool(refinement.merge)
         frame = refinement.frame
         self._band = windows.Band(refinement.band_m, frame.gsd_m) if frame.resampled else None
         self._scene: SceneReader | None = None
@@ -58,6 +59,8 @@ class Merger:
 
     def _merged(self, row: int, refined: Rows) -> Rows:
         labels, others = self._coarse.rows(row, refined.shape[1])
+        if self._has_both and others is not None:
+            labels, others = others[0], others[1:]
         change = refined[0] != classes.NODATA
         if self._band is not None:
             change &= self._near(self._band, row, refined.shape[1])
@@ -86,6 +89,9 @@ class CoarseFile:
     def __init__(self, job: Job, run: RunState, cuts: Sequence[int], stack: ExitStack) -> None:
         self._job, self._run = job, run
         self.layers = {kind: part for kind, part in job.layers.items() if kind != "uncertainty"}
+        if job.merge:  # the refiner looks at the network's own classes
+            shifted = {kind: slice(part.start + 1, part.stop + 1) for kind, part in self.layers.items()}
+            self.layers = {passes.UNMERGED: slice(0, 1), **shifted}
         self._count = max(part.stop for part in self.layers.values())
         self._rows = vrt.RowParts(
             lambda row: run.dir.folder / f"coarse.{row}.tif", self._count, job.grid.width, cuts
@@ -123,7 +129,7 @@ class CoarseFile:
             path.write_bytes(
                 vrt.of_parts(self._rows.parts, plain, vrt.RasterMeta(count=self._count, nodata=None))
             )
-        count = len(self._job.spec.classes)
+        count = self._job.network_classes
         table = np.full(256, classes.INVALID, np.uint8)
         table[:count], table[classes.NODATA] = np.arange(count), classes.NODATA
         info = SceneInfo.of(path)

@@ -55,15 +55,16 @@ class Passes:
             raise ValueError("no model to map with")
         engine = Engine(
             self._model,
-            classes=len(job.spec.classes),
+            classes=job.network_classes,
             scaling=job.scaling,
             config=state.config(job.config),
             heatmaps="heatmaps" in rows.layers,
-            probabilities=job.resampled or "confidence" in rows.layers or "probabilities" in rows.layers,
+            probabilities=job.resampled
+            or bool({"confidence", "probabilities"} & {*rows.layers} or job.merge),
         )
         with engine:
             plan = plan_tiles(job)
-            assembler = passes.Assembler(engine, plan, rows, resampler=_map_resampler(job))
+            assembler = passes.Assembler(engine, plan, rows, resampler=_map_resampler(job), merge=job.merge)
             state.current_batch_size = partial(engine.batch_size, plan.rows.size, plan.cols.size)
             give_back_memory()
             on_read = None if state.picture is None else state.picture.see
@@ -89,7 +90,8 @@ class Passes:
             state: to resume from; its `counts` are those of `refined_of`.
         """
         frame, region = refinement.frame, windows.region
-        layers = _refined_layers(rows.layers, len(refinement.order))
+        merge = refinement.merge
+        layers = _refined_layers(rows.layers, len(merge) or len(refinement.order))
         engine = RefinerEngine(
             refinement.load().network,
             order=refinement.order,
@@ -97,8 +99,9 @@ class Passes:
             config=refinement.config,
             samples=refinement.samples,
             run=state.config(refinement.run),
-            probabilities=frame.resampled or "confidence" in layers or "probabilities" in layers,
+            probabilities=frame.resampled or bool({"confidence", "probabilities"} & {*layers} or merge),
             uncertainty="uncertainty" in layers,
+            merge=merge,
         )
         with engine, ExitStack() as stack:
             row, col = _origin(frame)
@@ -109,6 +112,7 @@ class Passes:
                 resampler=_window_resampler(refinement, windows),
                 window=None if frame.resampled else (row - region.row, col - region.col, *frame.window[2:]),
                 masked=True,
+                merge=merge,
             )
             sides = windows.plan.rows.size, windows.plan.cols.size
             state.current_batch_size = partial(engine.batch_size, *sides)

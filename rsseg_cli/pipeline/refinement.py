@@ -17,7 +17,8 @@ from rasterio.warp import transform_bounds
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import ModelError, SceneError, UsageError
 from rsseg_cli.inference import Scaling, windows
-from rsseg_cli.pipeline.job import Job, Model, check_outputs, network_grid, scaling_of
+from rsseg_cli.pipeline.job import Job, Model, check_outputs, network_grid, scaling_of, spec_of
+from rsseg_cli.pipeline.job import remapped as remapped
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader, classes, gdal
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, load_model, read_spec, registry
 
@@ -45,6 +46,7 @@ class Refinement(Grids):
     Attributes:
         order: the refiner's class of each class of the map.
         band_m: half the width of the band that may change.
+        merge: of the job.
     """
 
     refiner: Model
@@ -56,6 +58,7 @@ class Refinement(Grids):
     samples: int
     config: RefineConfig
     run: PredictConfig
+    merge: tuple[tuple[int, ...], ...] = ()
 
     def load(self) -> TrainedModel:
         return self.refiner if isinstance(self.refiner, TrainedModel) else load_model(self.refiner)
@@ -92,15 +95,16 @@ def prepare_for_job(job: Job, model: Model, config: RefineConfig) -> tuple[Job, 
     """Check the refinement of a map that is going to be predicted; the job gets its tags."""
     refiner = refiner_of(job.spec, model, config)
     spec = _refiner_spec(refiner)
-    order = _match(job.spec, spec).order
+    order = _match(spec_of(model), spec).order
     bands, notes, window = _bands_of(job, spec), list[str](), (0, 0, job.grid.height, job.grid.width)
     grids = find_grids(job.info, bands, job.grid, window, spec, config.gsd_m, job.info.name, notes)
     scaling = scaling_of(job.info, bands, spec, job.config, notes)
     refinement = _refinement(refiner, grids, bands, scaling, order, config, job.config, job.paths)
+    refinement = replace(refinement, merge=job.merge)
     job.notes.extend(note for note in job.info.notes if note not in job.notes)
     job.warn(*(note for note in notes if note not in job.notes))
     tags = {"RSSEG_REFINER": spec.name, "RSSEG_REFINE_SETTINGS": json.dumps(refinement.settings)}
-    return replace(job, more_tags=tags), refinement
+    return replace(job, more_tags={**job.more_tags, **tags}), refinement
 
 
 def with_refiner(spec: ModelSpec, model: Model, config: RefineConfig) -> RefineConfig:
@@ -221,7 +225,7 @@ def _refiner_of_map(where: str, name: str, config: RefineConfig) -> Model:
 
 
 def _refiner_spec(refiner: Model) -> ModelSpec:
-    spec = refiner.spec if isinstance(refiner, TrainedModel) else read_spec(refiner)
+    spec = spec_of(refiner)
     if not spec.is_refiner:
         raise ModelError(f"--refiner: model {spec.name!r} makes maps and refines none; needs a refiner")
     return spec

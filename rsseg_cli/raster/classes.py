@@ -22,6 +22,8 @@ from rsseg_cli.raster.info import SceneInfo
 from rsseg_cli.raster.legend import class_style as class_style
 from rsseg_cli.raster.legend import colour_of as colour_of
 from rsseg_cli.raster.reader import SceneReader
+from rsseg_cli.raster.remap import plain as plain
+from rsseg_cli.raster.remap import remapped as remapped
 
 NODATA = 255  # of a class raster: no class, no data
 IGNORE = 255  # of labels: pixels that a loss or a score leaves out
@@ -61,10 +63,16 @@ class ClassRaster:
         self._stack = ExitStack()
 
     @classmethod
-    def matching(cls, path: str | Path, class_names: Sequence[str]) -> Self:
-        """Match values to N classes by name, else by number; none of them, or no data, is N."""
+    def matching(
+        cls, path: str | Path, class_names: Sequence[str], aliases: Mapping[str, int] | None = None
+    ) -> Self:
+        """Match values to N classes by name, else by number; none of them, or no data, is N.
+
+        `aliases` are plain names of further classes, and what they count as.
+        """
         info = SceneInfo.of(path)
-        return cls(info, _table_of(info.name, read_names(path), class_names), none=len(class_names))
+        table = _table_of(info.name, read_names(path), class_names, aliases or {})
+        return cls(info, table, none=len(class_names))
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -136,13 +144,15 @@ def class_band(info: SceneInfo) -> int:
     return bands[0]
 
 
-def _table_of(where: str, names: Mapping[int, str], class_names: Sequence[str]) -> Labels:
+def _table_of(
+    where: str, names: Mapping[int, str], class_names: Sequence[str], aliases: Mapping[str, int]
+) -> Labels:
     """Return uint8 (256,): class number of each value, N for none of the classes."""
     table = np.full(MAX_VALUES, len(class_names), np.uint8)
     if not names:
         table[: len(class_names)] = np.arange(len(class_names))
         return table
-    matched = _numbers(names, class_names)
+    matched = _numbers(names, class_names, aliases)
     for value, number in matched.items():
         table[value] = number
     others = [name for value, name in names.items() if value not in matched and not is_unlabelled(name)]
@@ -159,9 +169,11 @@ def _table_of(where: str, names: Mapping[int, str], class_names: Sequence[str]) 
     return table
 
 
-def _numbers(names: Mapping[int, str], known: Sequence[str]) -> dict[int, int]:
+def _numbers(
+    names: Mapping[int, str], known: Sequence[str], aliases: Mapping[str, int] | None = None
+) -> dict[int, int]:
     """Return the number in `known` of each value whose name is there."""
-    numbers = {plain(name): index for index, name in enumerate(known)}
+    numbers = {plain(name): index for index, name in enumerate(known)} | dict(aliases or {})
     return {value: numbers[plain(name)] for value, name in names.items() if plain(name) in numbers}
 
 
@@ -217,11 +229,6 @@ def _check_names(where: str, names: Iterable[str], refiner: str, known: Sequence
             f"{where}: its classes are not those of refiner {refiner!r}: {listed}. Pass the "
             "--refiner of the model that made the map, or rename the classes"
         )
-
-
-def plain(name: str) -> str:
-    """Return a name as it is compared: without capitals and surrounding spaces."""
-    return name.strip().casefold()
 
 
 def is_unlabelled(name: str) -> bool:

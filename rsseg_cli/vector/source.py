@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from rsseg_cli.errors import DataError, SceneError
-from rsseg_cli.raster import gdal
+from rsseg_cli.raster import classes, gdal
 from rsseg_cli.vector.storage import writing
 
 
@@ -76,6 +76,7 @@ class ClassSource:
         nodata: value of pixels without data, and outside the raster.
         wide: values are uint16, as 256 are not enough with no data.
         masked: GDAL's mask says where there is data; otherwise `file_nodata` alone does.
+        table: new class of each value, uint8 (256,), INVALID for none; None keeps values.
         store: beginning of the path for decoded rows of tiles; "" decodes a tile for each read.
     """
 
@@ -89,6 +90,7 @@ class ClassSource:
     band: int = 1
     alpha: int = 0
     tile_rows: int = 1
+    table: NDArray[np.uint8] | None = field(default=None, compare=False)
     store: str = ""
     chunk_px: int = 3 << 19
 
@@ -117,7 +119,24 @@ class ClassSource:
             yield dataset
 
     def _decoded(self, dataset: Any, rows: tuple[int, int], cols: tuple[int, int]) -> NDArray[Any]:
-        """Decode rows and columns of the open raster."""
+        """Decode rows and columns of the open raster, into new classes where there is a table."""
+        labels = self._values(dataset, rows, cols)
+        if self.table is None:
+            return labels
+        known = labels != self.nodata
+        new = np.full(labels.shape, self.nodata, self.dtype)
+        new[known] = self.table[np.minimum(labels[known], 255)]
+        unknown = known & ((new == classes.INVALID) | (labels > 255))
+        if unknown.any():
+            row, col = np.argwhere(unknown)[0]
+            raise DataError(
+                f"{gdal.display_name(self.path)}: value {labels[row, col]} in row {rows[0] + row}, column "
+                f"{cols[0] + col} has no name, so --remap does not say what becomes of it. Name it in the "
+                "raster, or leave --remap out"
+            )
+        return new
+
+    def _values(self, dataset: Any, rows: tuple[int, int], cols: tuple[int, int]) -> NDArray[Any]:
         window = Window.from_slices(rows, cols)
         values = dataset.read(self.band, window=window)
         if not self.masked:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.errors import SceneError, UsageError
 from rsseg_cli.raster import SceneInfo, classes, gdal
@@ -88,7 +91,10 @@ def make_task(
     name = name or info.name
     _refuse_quantities(info, name)
     source = _source(info)
-    names = dict(classes.read_names(info.path))
+    names, colours = dict(classes.read_names(info.path)), classes.read_colours(info.path)
+    if config.remap is not None:
+        names, colours, table = _remapped(config.remap, names, colours, name)
+        source = replace(source, table=table)
     own = info.grid.crs.to_wkt() if info.grid.crs is not None else ""
     crs = target_crs(own, config.dst_crs, name)
     seam = None
@@ -111,7 +117,7 @@ def make_task(
             reproject=None if crs == own or seam is not None else (own, crs),
         ),
         names=names,
-        colours=classes.read_colours(info.path),
+        colours=colours,
         own_crs=own,
         crs=crs,
         seam=seam,
@@ -121,6 +127,22 @@ def make_task(
         unit = f"; {' and '.join(given)} count in pixels" if given else ""
         task.warn(f"{name}: has no CRS, so areas and lengths on the ground are left empty{unit}")
     return task
+
+
+def _remapped(
+    path: Path, names: Mapping[int, str], colours: Mapping[int, classes.Colour], where: str
+) -> tuple[dict[int, str], dict[int, classes.Colour], NDArray[np.uint8]]:
+    """Return new names and colours, numbered from 0, and the new class of each value."""
+    values = list(names)
+    new = classes.remapped(path, list(names.values()), where)
+    table = np.full(256, classes.INVALID, np.uint8)
+    for old, number in new.position.items():
+        table[values[old]] = number
+    chosen = {
+        number: colour or colours.get(values[group[0]])
+        for number, (group, colour) in enumerate(zip(new.groups, new.colours, strict=True))
+    }
+    return dict(enumerate(new.names)), {number: rgb for number, rgb in chosen.items() if rgb}, table
 
 
 def metres(config: VectorConfig) -> dict[str, float]:

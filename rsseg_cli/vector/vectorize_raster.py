@@ -147,7 +147,8 @@ def prepare(
     known = SceneInfo.of(os.fspath(labels)).grid.crs is not None
     config = _with_crs(config, kind, path, known=known, where=labels_name or os.fspath(labels))
     task = make_task(labels, confidence, config, labels_name)
-    inputs: list[str | Path] = [*task.info.files, *([Path(confidence)] if confidence is not None else [])]
+    more = [Path(file) for file in (confidence, config.remap) if file is not None]
+    inputs: list[str | Path] = [*task.info.files, *more]
     check_output(path, config, crs=task.own_crs, names=task.names, where=task.name, inputs=inputs)
     if kind == "Shapefile":
         task.warn(

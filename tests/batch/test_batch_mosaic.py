@@ -167,3 +167,24 @@ def test_a_vrt_alone_stands_for_its_sheets(sheet, drawn, run):
     assert "index.vrt: an index of 4 sheets" in done.stderr
     assert np.array_equal(pixels("maps/nw_tiny.tif"), pixels("one.tif")[:, :70, :130])
     assert not Path("maps/index_tiny.tif").exists()
+
+
+def test_merged_classes_in_every_sheet_and_a_new_run_where_the_file_changes(sheet, drawn, run, tmp_path):
+    parts = cut(sheet, drawn)
+    merged = tmp_path / "classes.json"
+    merged.write_text('[{"name": "built", "from": ["roof", "road"], "colour": [9, 8, 7]}]')
+    command = (*parts, "-o", "maps", "--mosaic", "--vector", "gpkg", "--remap", merged)
+    result = run(*command, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)["results"][0]
+    assert list(report["classes"]) == ["built", "tree"]
+    for item in report["sheets"]:
+        assert list(item["classes"]) == ["built", "tree"]
+        with rasterio.open(item["paths"]["labels"]) as dataset:
+            assert dataset.tags()["CLASS_0"] == "built"
+            assert dataset.colormap(1)[0][:3] == (9, 8, 7)
+            assert dataset.read().max() <= 1
+    assert run(*command, "--resume").output.count("done before")
+    merged.write_text('[{"name": "green", "from": ["tree"]}]')
+    result = run(*command, "--resume", "--json")
+    assert list(json.loads(result.stdout)["results"][0]["classes"]) == ["green", "roof", "road"]

@@ -271,3 +271,67 @@ def test_scores_itself_without_error(pair: tuple[Path, Path]) -> None:
     found = scores(pair[0], pair[0])
     assert found["miou"] == found["kappa"] == found["boundary"]["wfm"] == 1
     assert found["boundary"]["boundary_iou"]["mean"] == [1, 1, 1, 1]
+
+
+@pytest.fixture
+def remap(tmp_path: Path) -> Path:
+    """Four classes become two."""
+    path = tmp_path / "classes.json"
+    path.write_text(
+        '[{"name": "green", "from": ["forest", "crop"]}, {"name": "grey", "from": ["road", "roof"]}]'
+    )
+    return path
+
+
+FOUR = ("forest", "road", "crop", "roof")
+FOUR_MAPPED = np.array([[[0, 1, 2, 3] * 15] * 40], np.uint8)
+
+
+def write_four(make_raster: MakeRaster, name: str, array: np.ndarray, names: tuple[str, ...]) -> Path:
+    import rasterio
+
+    path = make_raster(name, array=array)
+    with rasterio.open(path, "r+") as dataset:
+        dataset.update_tags(**{f"CLASS_{index}": text for index, text in enumerate(names)})
+    return path
+
+
+@pytest.mark.parametrize("truth_names", [FOUR, ("crop", "roof", "forest", "road"), ("green", "grey"), ()])
+def test_map_and_truth_are_scored_in_merged_classes(
+    make_raster: MakeRaster, tmp_path: Path, remap: Path, truth_names: tuple[str, ...]
+) -> None:
+    """Truth of the old names in any order, of the new names, and of the map's numbers."""
+    swapped = (FOUR_MAPPED + 2) % 4  # forest and crop, road and roof exchanged: the same merged classes
+    array = {("green", "grey"): FOUR_MAPPED % 2, FOUR: swapped, (): swapped}.get(truth_names, FOUR_MAPPED)
+    predicted = write_four(make_raster, "map.tif", FOUR_MAPPED, FOUR)
+    truth = write_four(make_raster, "truth.tif", array, truth_names)
+    scores = json.loads(run(predicted, truth, "--remap", remap, "--json").stdout)
+    assert [item["name"] for item in scores["classes"]] == ["green", "grey"]
+    assert [item["iou"] for item in scores["classes"]] == [1.0, 1.0]
+    assert [item["pixels"] for item in scores["classes"]] == [1200, 1200]
+
+
+def test_a_map_that_was_remapped_is_scored_against_the_old_classes(
+    make_raster: MakeRaster, tmp_path: Path, remap: Path
+) -> None:
+    predicted = write_four(make_raster, "map.tif", FOUR_MAPPED % 2, ("green", "grey"))
+    truth = write_four(make_raster, "truth.tif", FOUR_MAPPED, FOUR)
+    scores = json.loads(run(predicted, truth, "--remap", remap, "--json").stdout)
+    assert scores["miou"] == 1.0
+
+
+def test_polygons_of_old_classes_count_as_the_new_one(
+    make_raster: MakeRaster, tmp_path: Path, remap: Path
+) -> None:
+    truth = write_polygons(tmp_path / "truth.gpkg", kind=["roof"])
+    predicted = write_four(make_raster, "map.tif", np.where(MAPPED, 1, 2).astype(np.uint8), FOUR)
+    result = run(predicted, truth, "--remap", remap, "--label-field", "kind", "--outside", "forest", "--json")
+    classes = {item["name"]: item for item in json.loads(result.stdout)["classes"]}
+    assert classes["grey"]["recall"] == 1.0
+    assert classes["grey"]["pixels"] == 1200
+    assert classes["green"]["pixels"] == 1200
+
+
+def test_a_remap_of_unknown_classes_is_refused(pair: tuple[Path, Path], remap: Path) -> None:
+    result = run(*pair, "--remap", remap, code=2)
+    assert "'green' is made from 'forest', which is no class of" in result.output

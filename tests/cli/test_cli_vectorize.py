@@ -284,3 +284,34 @@ def test_the_program_runs_with_two_workers(label_file, tmp_path):
     done = subprocess.run([*command, "--jobs", "2"], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert shapely.coverage_is_valid(geopandas.read_file(tmp_path / "o.gpkg", layer="o").geometry.values)
+
+
+def test_classes_are_merged_by_a_file(label_file, tmp_path):
+    remap = tmp_path / "classes.json"
+    remap.write_text('[{"name": "hard", "from": ["road", "roof & <tile>"], "colour": "#0a0b0c"}]')
+    out = tmp_path / "merged.gpkg"
+    result = run("vectorize", label_file(), "-o", out, "--remap", remap, "--json")
+    assert result.exit_code == 0, result.output
+    classes = json.loads(result.stdout)["classes"]
+    assert {name: item["area_m2"] for name, item in classes.items()} == {"hard": 10 / 4, "water": 1 / 4}
+    frame = geopandas.read_file(out)
+    assert sorted(zip(frame.class_name, frame.class_index, strict=True)) == [("hard", 0), ("water", 1)]
+    with sqlite3.connect(out) as database:
+        ((style,),) = database.execute("select styleQML from layer_styles").fetchall()
+    assert "#0a0b0c" in style
+    assert "#0000c8" in style
+
+
+def test_a_value_without_a_name_cannot_be_remapped(label_file, tmp_path):
+    labels = LABELS.copy()
+    labels[2, 3] = 7
+    remap = tmp_path / "classes.json"
+    remap.write_text('[{"name": "hard", "from": ["road", "roof & <tile>"]}]')
+    result = run("vectorize", label_file(labels), "-o", tmp_path / "m.gpkg", "--remap", remap)
+    assert result.exit_code == 1
+    assert "value 7 in row 2, column 3 has no name, so --remap does not say" in result.output
+    assert not (tmp_path / "m.gpkg").exists()
+    remap.write_text('[{"name": "hard", "from": ["street"]}]')
+    result = run("vectorize", label_file(), "-o", tmp_path / "m.gpkg", "--remap", remap)
+    assert result.exit_code == 2
+    assert "no class of" in result.output
