@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MAX_OFFSET_PX = 0.01  # of pixels from a common grid
 ROWS = 512  # copied at a time
-WHOLE = ("vector", "preview")  # outputs of the mosaic, not of its sheets
+WHOLE = ("vector", "preview", "html")  # outputs of the mosaic, not of its sheets
 MAPPED = "mapped.json"  # written once the maps in a mosaic's folder are complete
 
 

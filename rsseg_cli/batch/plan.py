@@ -14,6 +14,7 @@ from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.errors import ModelError, OutputError, UsageError
 from rsseg_cli.weights import read_spec
 
+ENDINGS = {"preview": ".png", "html": ".html"}  # of other files than rasters
 MAX_NAMED = 5  # paths in a message
 
 
@@ -97,7 +98,7 @@ def outputs_of(scene: BatchScene, settings: BatchSettings, suffix: str) -> dict[
     stem = scene.stem + suffix
     outputs = {"labels": folder / f"{stem}.tif"}
     for kind, more in settings.layers.items():
-        outputs[kind] = folder / f"{stem}{more}{'.png' if kind == 'preview' else '.tif'}"
+        outputs[kind] = folder / f"{stem}{more}{ENDINGS.get(kind, '.tif')}"
     if settings.vector:
         outputs["vector"] = folder / f"{stem}.{settings.vector.lower()}"
     return outputs

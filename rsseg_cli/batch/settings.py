@@ -53,7 +53,9 @@ class BatchSettings:
 
     def __post_init__(self) -> None:
         for name, text in {"suffix": self.suffix or "", **self.layers}.items():
-            if any(sign in text for sign in "/\\\0") or text.lower().endswith((".tif", ".tiff", ".png")):
+            if any(sign in text for sign in "/\\\0") or text.lower().endswith(
+                (".tif", ".tiff", ".png", ".html")
+            ):
                 raise UsageError(
                     f"--{name} {text}: with many scenes, pass a suffix for the outputs' names, as _{name}, "
                     "without folder and .tif"

@@ -48,6 +48,12 @@ class Outputs:
         None, "Also write BiCoR-Seg's last class heatmaps, a band each.", metavar="FILE.tif"
     )
     preview: str | None = option(None, "Also draw the scene with the map over it.", metavar="FILE.png")
+    html: str | None = option(
+        None,
+        "Also write a page to look at without a GIS: scene and map with a divider, class areas and, with "
+        "--vector, polygons under the pointer. One file of 10 MB at most, which loads nothing.",
+        metavar="FILE.html",
+    )
     vector: str | None = option(
         None,
         "Also write the map's polygons: .gpkg .fgb .parquet .geojson .shp; for several scenes only "
@@ -58,7 +64,7 @@ class Outputs:
 
     def layers(self, uncertainty: str | None) -> dict[str, Any]:
         """Further rasters and the picture, by kind."""
-        kinds = ("confidence", "probabilities", "heatmaps", "uncertainty", "preview")
+        kinds = ("confidence", "probabilities", "heatmaps", "uncertainty", "preview", "html")
         names = {**vars(self), "uncertainty": uncertainty}
         return {kind: names[kind] for kind in kinds if names[kind] is not None}
 

@@ -23,12 +23,13 @@ from rsseg_cli.errors import OutputError, RssegError, SceneError
 from rsseg_cli.inference import Pass
 from rsseg_cli.pipeline.earlier import differences
 from rsseg_cli.pipeline.journal import Checkpoint, Journal, Publication, read_journal
-from rsseg_cli.pipeline.view import HoleMask, Picture
+from rsseg_cli.pipeline.view import HoleMask, Pictures
 from rsseg_cli.pipeline.workdir import PUBLISHED, WorkDir
 from rsseg_cli.raster import gdal
 
 Counts = Mapping[str, int]
 Rows = NDArray[np.uint8]
+ENDINGS = {"preview": ("png",), "html": ("jpg", "png")}  # of files that an output is finished with
 _log = logging.getLogger(__name__)
 
 
@@ -40,14 +41,14 @@ class PassState:
         batch_size: tiles a batch at the end of an earlier run, as pixels may depend on it.
         current_batch_size: set by the pass; falls where memory runs out.
         counts: set by the pass: counts of refining, that run's included, of the rows above one, or of all.
-        picture, holes: see what a pass in this process reads.
+        pictures, holes: see what a pass in this process reads.
     """
 
     batch_size: int | None = None
     current_batch_size: Callable[[], int] | None = None
     refined: Counts = field(default_factory=dict)
     counts: Callable[[int | None], Counts] | None = None
-    picture: Picture | None = None
+    pictures: Pictures | None = None
     holes: HoleMask | None = None
 
     def config(self, config: PredictConfig) -> PredictConfig:
@@ -195,8 +196,8 @@ class RunState:
         return f"{wrong[0]} of an earlier run is damaged" if wrong else ""
 
     def _is_there(self, kind: str) -> bool:
-        ending = "png" if kind == "preview" else "tif"
-        return kind in self.dir.paths and self.dir.of(kind, ending).is_file()
+        endings = ENDINGS.get(kind, ("tif",))
+        return kind in self.dir.paths and all(self.dir.of(kind, ending).is_file() for ending in endings)
 
     def _clean(self, *, keep: bool) -> bool:
         """Remove files that the journal does not name, or without `keep` all but the lock; were there any?"""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from rsseg_cli.pipeline.checkpoint import RunState
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.journal import Checkpoint
 from rsseg_cli.pipeline.result import AreaCounter, PredictResult
-from rsseg_cli.pipeline.view import HoleMask, Picture
+from rsseg_cli.pipeline.view import HoleMask, Picture, Pictures
 from rsseg_cli.raster import RasterWriter, vrt
 
 ROWS = "map"  # the pass that writes the outputs' rows
@@ -38,7 +39,8 @@ class Target:
             kind: stack.enter_context(_open_writer(job, kind, run, cuts)) for kind in self._layers
         }
         self.holes = HoleMask(job, stack) if holes and job.resampled and job.may_have_holes else None
-        self.picture = Picture(job) if "preview" in job.paths else None
+        self.pictures = Pictures(job)
+        self._polygons_drawn: dict[str, Any] = {}
 
     def resume_from(self, checkpoint: Checkpoint) -> None:
         self.counter.restore(checkpoint.pixels, checkpoint.areas_m2)
@@ -46,16 +48,15 @@ class Target:
             if self._run.is_finished(kind):
                 continue
             for row, rows in writer.resume_from(checkpoint.rows):
-                if kind == "labels" and self.picture is not None:
-                    self.picture.add_labels(row, rows[0])
+                if kind == "labels":
+                    self.pictures.add_labels(row, rows[0])
             self._reported.update(writer.complete_files())
 
     def write(self, row: int, rows: NDArray[np.uint8]) -> None:
         if self.holes is not None:
             self.holes.apply(row, rows)
         self.counter.add(row, rows[0])
-        if self.picture is not None:
-            self.picture.add_labels(row, rows[0])
+        self.pictures.add_labels(row, rows[0])
         for kind, channels in self._layers.items():
             self._writers[kind].write(row, rows[channels])
 
@@ -71,8 +72,10 @@ class Target:
     def commit(self, result: Callable[[], PredictResult]) -> PredictResult:
         """Finish all outputs, then publish them: until all are finished, none appears or is replaced."""
         renames: dict[Path, Path] = {}
-        if self.picture is not None:
-            renames[self._draw(self.picture)] = self._job.paths["preview"]
+        if "preview" in self.pictures:
+            renames[self._draw(self.pictures["preview"])] = self._job.paths["preview"]
+        if "html" in self.pictures:
+            self._draw_page_pictures(self.pictures["html"])
         for kind in reversed(self._layers):  # the map comes last: where it is, everything is
             writer = self._writers[kind]
             if not self._run.is_finished(kind):
@@ -88,6 +91,8 @@ class Target:
             named = set(renames.values())  # one style may be of both
             rasters = {file: path for file, path in rasters.items() if path not in named}
         finished = result()
+        if "html" in self.pictures:
+            renames[self._page(finished)] = self._job.paths["html"]
         self._run.publish(renames | rasters, finished.as_dict())
         return finished
 
@@ -105,7 +110,15 @@ class Target:
             scratch=self._run.dir.beside(self._run.dir.paths["vector"], "vector"),
         )
         self._stack.enter_context(polygons)
+        sketch = None
+        if "html" in self.pictures:
+            from rsseg_cli.pipeline.page import MAX_POLYGONS_BYTES
+
+            sketch = polygons.draw_on(self.pictures["html"].grid, MAX_POLYGONS_BYTES)
         renames = polygons.run(None)
+        if sketch is not None:
+            drawn = {"polygons": sketch.polygons, "left_out": sketch.left_out, "steps": sketch.steps}
+            self._polygons_drawn = drawn
         job.notes.extend(polygons.notes)
         return renames
 
@@ -128,6 +141,45 @@ class Target:
             raise files_.write_error(path, err) from err
         self._run.finish("preview")
         return temporary
+
+    def _draw_page_pictures(self, picture: Picture) -> None:
+        """Write the page's pictures now: what a resumed run has not read is not there at its end."""
+        from rsseg_cli.pipeline.page import draw_pictures
+
+        if self._run.is_finished("html"):
+            return
+        colours = [item.colour for item in self._job.spec.classes]
+        for ending, content in zip(
+            ("jpg", "png"), draw_pictures(picture.image(), picture.labels, colours), strict=True
+        ):
+            self._write("html", ending, content)
+        self._run.finish("html")
+
+    def _page(self, result: PredictResult) -> Path:
+        from rsseg_cli.pipeline.page import PageText, render
+
+        job, grid = self._job, self.pictures["html"].grid
+        text = PageText(
+            title=job.info.name,
+            model=job.spec.name,
+            size=(job.grid.height, job.grid.width),
+            width_m=grid.gsd_m[0] * grid.width if grid.gsd_m else None,
+            classes=[(item.name, item.colour) for item in job.spec.classes],
+            areas=result.classes,
+        )
+        scene, drawn = (self._run.dir.of("html", ending).read_bytes() for ending in ("jpg", "png"))
+        page = render(text, scene, drawn, (grid.height, grid.width), **self._polygons_drawn)
+        return self._write("html", "html", page)
+
+    def _write(self, kind: str, ending: str, content: bytes) -> Path:
+        """Write a temporary file of an output."""
+        file = self._run.dir.of(kind, ending)
+        try:
+            file.write_bytes(content)
+            files_.sync(file)
+        except OSError as err:
+            raise files_.write_error(self._job.paths[kind], err) from err
+        return file
 
 
 def _open_writer(job: Job, kind: str, run: RunState, cuts: Sequence[int]) -> RasterWriter:

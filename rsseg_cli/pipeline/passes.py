@@ -67,7 +67,7 @@ class Passes:
             assembler = passes.Assembler(engine, plan, rows, resampler=_map_resampler(job), merge=job.merge)
             state.current_batch_size = partial(engine.batch_size, plan.rows.size, plan.cols.size)
             give_back_memory()
-            on_read = None if state.picture is None else state.picture.see
+            on_read = state.pictures.see if state.pictures else None
             on_source = None if state.holes is None else state.holes.see
             with job.reader(job.network_grid, on_read=on_read, on_source=on_source) as reader:
                 striped = _is_striped(job.info)

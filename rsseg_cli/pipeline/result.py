@@ -51,7 +51,8 @@ class PredictResult:
     """A finished prediction or refinement.
 
     Attributes:
-        paths: by kind: labels, confidence, probabilities, heatmaps, preview, vector, uncertainty.
+        paths: by kind: labels, confidence, probabilities, heatmaps, preview, html, vector,
+            uncertainty.
         classes: by name, in the model's order.
         notes: what differs from what one might expect, one sentence each; logged as warnings too.
         computed: device, runtime and dtype of each model, by its name.

@@ -64,6 +64,7 @@ def predict(
     probabilities: PathLike | None = None,
     heatmaps: PathLike | None = None,
     preview: PathLike | None = None,
+    html: PathLike | None = None,
     vector: PathLike | None = None,
     vector_config: VectorConfig | None = None,
     refine: RefineConfig | None = None,
@@ -85,6 +86,7 @@ def predict(
         model: name of a bundled model, path of a model file, or a network with its spec.
         confidence: GeoTIFF of the probability of the class in the map, 0-254 for 0-1, 255 no data.
         preview: PNG of the scene with the map over it.
+        html: page with scene, map, class areas and polygons, in one file of 10 MB at most.
         vector: the map's polygons: GeoPackage, FlatGeobuf, GeoParquet, GeoJSON or Shapefile.
         vector_config: settings of the polygons; `overwrite` is that of `config`.
         refine: redraw the boundaries by a refiner, see `refine`. Class, confidence and probabilities of the
@@ -103,6 +105,7 @@ def predict(
         "probabilities": probabilities,
         "heatmaps": heatmaps,
         "preview": preview,
+        "html": html,
         "vector": vector,
         "uncertainty": uncertainty,
     }
@@ -219,7 +222,7 @@ def _run_passes(
         if refinement is None:
             target = Target(job, run, map_cuts(job), stack)
             rows = ResumablePass(run, ROWS, map_cuts(job), target)
-            rows.state.picture, rows.state.holes = target.picture, target.holes
+            rows.state.pictures, rows.state.holes = target.pictures, target.holes
             _map(job, passes, rows, job.layers, progress, total)
             return target.commit(lambda: target.counter.result(job.paths, start, job.notes))
         network = refinement.load().network
@@ -231,7 +234,7 @@ def _run_passes(
         if plan.model is not None:
             coarse = CoarseFile(job, run, map_cuts(job), stack)
             rows = ResumablePass(run, COARSE, map_cuts(job), coarse)
-            rows.state.picture, rows.state.holes = target.picture, coarse.holes
+            rows.state.pictures, rows.state.holes = target.pictures, coarse.holes
             _map(job, passes, rows, coarse.layers, progress, total)
         rows = ResumablePass(run, ROWS, cuts, target)
         if not rows.complete:

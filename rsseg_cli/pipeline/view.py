@@ -15,17 +15,17 @@ from numpy.typing import NDArray
 from rsseg_cli.pipeline.job import Job
 from rsseg_cli.raster import SceneReader, classes
 
-SIZE_PX = 1200  # longest side of the picture
+SIZE_PX = {"preview": 1200, "html": 2000}  # longest side of the picture in each output
 PERCENTILES = (1.0, 99.0)
 MASK_PX = 2**22  # pixels whose mask is read at once
 Mask = NDArray[np.bool_]
 
 
 class Picture:
-    """The scene, and the class at the centre of each of its pixels, at the preview's size."""
+    """The scene, and the class at the centre of each of its pixels, at the size of an output."""
 
-    def __init__(self, job: Job) -> None:
-        shrink = max(1.0, max(job.grid.width, job.grid.height) / SIZE_PX)
+    def __init__(self, job: Job, kind: str = "preview") -> None:
+        shrink = max(1.0, max(job.grid.width, job.grid.height) / SIZE_PX[kind])
         self.grid = job.grid.scaled(
             width=max(1, round(job.grid.width / shrink)), height=max(1, round(job.grid.height / shrink))
         )
@@ -99,6 +99,21 @@ class Picture:
         means = self._sums / np.maximum(self._known, 1)
         whole = np.issubdtype(self._dtype, np.integer)
         return (np.rint(means) if whole else means).astype(self._dtype), 2 * self._known >= sizes
+
+
+class Pictures(dict[str, Picture]):
+    """The pictures of a run, by output; all see what is read."""
+
+    def __init__(self, job: Job) -> None:
+        super().__init__({kind: Picture(job, kind) for kind in SIZE_PX if kind in job.paths})
+
+    def add_labels(self, row: int, labels: NDArray[np.uint8]) -> None:
+        for picture in self.values():
+            picture.add_labels(row, labels)
+
+    def see(self, row: int, col: int, pixels: NDArray[Any], valid: Mask) -> None:
+        for picture in self.values():
+            picture.see(row, col, pixels, valid)
 
 
 def _centres(cells: int, size: int) -> NDArray[np.int64]:

@@ -18,7 +18,8 @@ import filelock
 from rsseg_cli.errors import OutputError
 from rsseg_cli.pipeline.journal import Publication
 
-PUBLISHED = ("tif", "aux.xml", "qml", "png")  # endings of files that are renamed to an output
+# endings of files that are renamed to an output, or that it is made of at the end
+PUBLISHED = ("tif", "aux.xml", "qml", "png", "jpg", "html")
 ATTEMPTS = 20  # while runs that end remove their folders
 MAX_OWNER_BYTES = 4096
 

@@ -21,10 +21,11 @@ from rsseg_cli import files
 from rsseg_cli._version import __version__
 from rsseg_cli.config import VECTOR_ENDINGS, VectorConfig
 from rsseg_cli.errors import OutputError, SceneError, UsageError
-from rsseg_cli.raster import SceneInfo, gdal
+from rsseg_cli.raster import Grid, SceneInfo, gdal
 from rsseg_cli.vector.dissolve import dissolve
 from rsseg_cli.vector.layer import Layer, check_name, columns_of, targets
 from rsseg_cli.vector.polygons import Polygons
+from rsseg_cli.vector.sketch import Sketch
 from rsseg_cli.vector.stream import PolygonStream, Progress, WorkerPool
 from rsseg_cli.vector.task import VectorTask, chosen_classes, make_task, metres, target_crs
 from rsseg_cli.vector.write import copy_other_layers, write_layer
@@ -164,6 +165,7 @@ class VectorJob:
     def __init__(self, task: VectorTask, layer: Layer, scratch: Path | None) -> None:
         self.task, self.layer = task, layer
         self._given, self._scratch = scratch, scratch
+        self.sketch: Sketch | None = None  # gets the polygons too
         self.features = 0
         self.classes: dict[str, ClassPolygons] = {}
 
@@ -171,6 +173,11 @@ class VectorJob:
     def notes(self) -> list[str]:
         """Unexpected properties of the result."""
         return self.task.notes
+
+    def draw_on(self, grid: Grid, max_bytes: int) -> Sketch:
+        """Return what draws the polygons of `run` on a picture."""
+        self.sketch = Sketch(grid, self.task.crs, max_bytes)
+        return self.sketch
 
     def __enter__(self) -> Self:
         path = self.layer.path
@@ -215,6 +222,8 @@ class VectorJob:
                 total = totals.setdefault(value, [0, 0.0])
                 total[0] += int(np.count_nonzero(chosen))
                 total[1] += float(part.areas_m2[chosen].sum())
+            if self.sketch is not None:
+                self.sketch.add(part)
             yield part
         known = self.task.plan.ground.known
         self.classes = {

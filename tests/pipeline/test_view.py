@@ -14,7 +14,7 @@ from rsseg_cli import PredictConfig, predict
 from rsseg_cli.inference import Pass
 from rsseg_cli.pipeline.job import prepare
 from rsseg_cli.pipeline.passes import Passes, PassState
-from rsseg_cli.pipeline.view import Picture
+from rsseg_cli.pipeline.view import Picture, Pictures
 
 torch.set_num_threads(1)
 SIZE = 2048
@@ -65,7 +65,9 @@ def test_the_picture_is_the_same_however_it_is_read(make_raster, tmp_path, gsd_m
     pictures = [Picture(job) for _ in range(3)]
     for first, picture in zip((0, 12), pictures, strict=False):
         rows = Pass(layers=job.layers, write=lambda row, rows: None, progress=int, first=first)
-        Passes(model).map(job, rows, PassState(picture=picture))
+        shown = Pictures(job)
+        shown["preview"] = picture
+        Passes(model).map(job, rows, PassState(pictures=shown))
     whole, lower, alone = (picture.image() for picture in pictures)
     np.testing.assert_array_equal(lower, whole)
     np.testing.assert_array_equal(alone, whole)
