@@ -91,6 +91,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "look_here.gpkg",
         folder=folder,
     )
+    green = '[{"name": "green", "from": ["land", "vegetation"]}]'
+    (folder / "classes.json").write_text(green, encoding="utf-8")
     for year in (2019, 2024):
         shutil.copy(folder / "map.tif", folder / f"map_{year}.tif")
     with rasterio.open(folder / "map_2024.tif", "r+", IGNORE_COG_LAYOUT_BREAK="YES") as changed:
