@@ -35,6 +35,7 @@ RESERVE_STEP = 2**12  # by which it shrinks: what is given back may be taken by 
 NOT_IN_OUTPUTS = {
     "device", "batch_size", "overwrite", "readers", "checkpoint_s", "jobs", "block_rows", "refiner",
 }  # fmt: skip
+LATER = {"remap"}  # settings that manifests of earlier versions lack, as nobody could give them
 RESUMABLE = {"started": "not finished", "failed": "failed before"}  # reasons to resume a scene
 
 Record = dict[str, Any]
@@ -171,8 +172,8 @@ def provenance_of(settings: BatchSettings) -> Record:
             "vector": _plain(settings.vector_config) if settings.vector else None,
             "refine": None if settings.refine is None else _plain(settings.refine),
             "aoi_sha256": registry.file_sha256(aoi) if aoi is not None and aoi.is_file() else None,
-            "remap_sha256": None if remap is None else registry.file_sha256(remap),
             "mosaic": settings.mosaic,
+            **({"remap_sha256": registry.file_sha256(remap)} if remap is not None else {}),
         },
     }
 
@@ -180,7 +181,8 @@ def provenance_of(settings: BatchSettings) -> Record:
 def _plain(config: Any) -> dict[str, Any]:
     """Return the fields that affect the outputs, as JSON returns them."""
     fields = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    kept = {name: value for name, value in fields.items() if name not in NOT_IN_OUTPUTS}
+    given = {name: value for name, value in fields.items() if value is not None or name not in LATER}
+    kept = {name: value for name, value in given.items() if name not in NOT_IN_OUTPUTS}
     plain: dict[str, Any] = json.loads(json.dumps(kept, default=str, sort_keys=True))
     return plain
 

@@ -160,7 +160,7 @@ class Target:
 
         job, grid = self._job, self.pictures["html"].grid
         text = PageText(
-            title=job.info.name,
+            title=Path(job.info.name).name,
             model=job.spec.name,
             size=(job.grid.height, job.grid.width),
             width_m=grid.gsd_m[0] * grid.width if grid.gsd_m else None,
