@@ -243,7 +243,7 @@ def test_a_browser_names_polygons_and_moves_the_divider(make_raster, tmp_path):
     assert re.fullmatch(r"bright, 1201\.0 m², confidence 1\.00", told["said"][1])
     assert told["said"][2] == ""
     assert told["said"][3] in told["said"][:2]
-    assert told["clips"] == ["inset(0px)", "inset(0px 0px 0px 25%)", "inset(0px 0px 0px 100%)"]
+    assert told["clips"] == ["inset(0px 0px 0px 0%)", "inset(0px 0px 0px 25%)", "inset(0px 0px 0px 100%)"]
     assert told["zoom"] == pytest.approx(2.25, rel=0.01)
     assert told["images"] == 2
     assert told["broken"] == []
