@@ -159,6 +159,17 @@ def make_inria(root: Path, *, size: int = 64, count: int = 8, cities: Sequence[s
     return truth
 
 
+def make_landcoverai(root: Path, values: Sequence[int], *, size: int = 64) -> None:
+    """LandCover.ai, which TorchGeo reads, one image a part; its masks hold `values` for the classes."""
+    (root / "output").mkdir(parents=True)
+    for seed, part in enumerate(("train", "val", "test")):
+        image, labels = draw(size, len(values), seed)
+        name = f"M-1_{seed}"
+        Image.fromarray(image[:3].transpose(1, 2, 0)).save(root / "output" / f"{name}.jpg")
+        Image.fromarray(np.array(values, np.uint8)[labels]).save(root / "output" / f"{name}_m.png")
+        (root / f"{part}.txt").write_text(f"{name}\n")
+
+
 def _write(path: Path, array: np.ndarray, **profile: object) -> None:
     import warnings
 

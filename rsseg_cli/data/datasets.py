@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.data.label_format import IGNORE, ClassTable, LabelFormat, read_classes
-from rsseg_cli.data.label_raster import raw_counts
 from rsseg_cli.data.label_vector import check_vector, is_vector, vector_crs
 from rsseg_cli.data.labels import LabelReader
 from rsseg_cli.data.pairs import (
@@ -39,7 +38,6 @@ __all__ = [
     "class_counts",
     "data_table",
     "is_vector",
-    "label_files",
     "named",
     "open_data",
     "read_classes",
@@ -144,22 +142,20 @@ def _open_own(config: DataConfig, default_classes: tuple[ClassSpec, ...]) -> Lab
     return LabelledData(name, tuple(scenes), table.classes, config.bands or LabelledData.bands, gsd_m)
 
 
-def check_coding(
-    counts: NDArray[np.integer], names: Sequence[str], labels: Iterable[tuple[Path, LabelFormat]]
-) -> None:
+def check_coding(counts: NDArray[np.integer], names: tuple[str, ...], sources: Iterable[Source]) -> None:
     """Refuse label rasters that hold the first class alone where 255 may be the others: masks of 0 and 255.
 
-    `counts` are the pixels by class that were read of these files.
+    `counts` are the pixels by class that were read of these sources.
     """
     if len(names) < 2 or not counts[0] or counts[1 : len(names)].any():
         return
-    raw, plain, first = np.zeros(256, np.int64), 0, Path()
-    for path, format in labels:
-        if is_vector(path):
+    raw, plain, first = np.zeros(256, np.int64), 0, ""
+    for source in sources:
+        stored = source.raw_counts(names)
+        if stored is None:
             return
-        more, of_255 = raw_counts(path, format)
-        first = path if of_255 and not plain else first
-        raw, plain = raw + more, plain + of_255
+        first = stored.where if stored.of_255 and not plain else first
+        raw, plain = raw + stored.classes, plain + stored.of_255
     if plain and not raw[1 : len(names)].any():
         items = [{"name": name, "value": value} for name, value in zip(names, (0, 255), strict=False)]
         raise DataError(
@@ -167,12 +163,6 @@ def check_coding(
             f"unlabelled. If 255 is a class, pass --classes FILE.json with {json.dumps(items)}; if not, add "
             '{"name": "unlabelled", "value": 255} to such a list'
         )
-
-
-def label_files(data: LabelledData, sources: Iterable[Source]) -> list[tuple[Path, LabelFormat]]:
-    """Files of labels and what they mean; samples of TorchGeo have none."""
-    scenes = [source for source in sources if isinstance(source, LabelledScene)]
-    return [(scene.labels, scene.label_format(data.class_names)) for scene in scenes]
 
 
 def _check_places(scenes: Sequence[LabelledScene]) -> None:

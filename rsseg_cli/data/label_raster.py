@@ -6,7 +6,7 @@ import logging
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from affine import Affine
@@ -62,6 +62,14 @@ def most_frequent(labels: Labels, down: csr_matrix, across: csr_matrix) -> Label
         wins = area > largest * np.float32(1 + 1e-5)
         winners[wins], largest[wins] = label, area[wins]
     return winners
+
+
+class RawCounts(NamedTuple):
+    """Pixels of each class (256,), and those of 255 that neither the labels nor their format explain."""
+
+    where: str
+    classes: NDArray[np.int64]
+    of_255: int
 
 
 class RasterLabels:
@@ -318,8 +326,7 @@ def _warn_of_transform(path: Path, transform: Affine, image_grid: Grid) -> None:
         )  # fmt: skip
 
 
-def raw_counts(path: Path, format: LabelFormat) -> tuple[NDArray[np.int64], int]:
-    """Pixels of each class (256,), and those of 255 that neither the file nor `format` calls unlabelled."""
+def raw_counts(path: Path, format: LabelFormat) -> RawCounts:
     counts, plain = np.zeros(256, np.int64), 0
     with gdal.env(str(path)), gdal.errors(DataError, str(path)), gdal.open_raster(path) as dataset:
         bands, table = _table_of(dataset, path, format)
@@ -331,7 +338,7 @@ def raw_counts(path: Path, format: LabelFormat) -> tuple[NDArray[np.int64], int]
             valid = dataset.dataset_mask(window=window) > 0 if masked else np.ones(values.shape[1:], np.bool_)
             counts += np.bincount(_look_up(table, values)[valid], minlength=256)
             plain += 0 if named else int(np.count_nonzero(valid & (values[0] == IGNORE)))
-    return counts, plain
+    return RawCounts(str(path), counts, plain)
 
 
 @lru_cache(maxsize=256)  # once a folder

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from rasterio.windows import Window
 
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
+from rsseg_cli.data.label_raster import RawCounts, raw_counts
+from rsseg_cli.data.label_vector import is_vector
 from rsseg_cli.data.labels import LabelReader
 from rsseg_cli.data.types import Alpha, LoadedScene
 from rsseg_cli.errors import DataError
@@ -154,6 +156,9 @@ class LabelledScene:
     def label_format(self, class_names: tuple[str, ...]) -> LabelFormat:
         """The scene's own format, else numbers of these classes."""
         return self.format or LabelFormat(class_names=class_names)
+
+    def raw_counts(self, class_names: tuple[str, ...]) -> RawCounts | None:
+        return None if is_vector(self.labels) else raw_counts(self.labels, self.label_format(class_names))
 
     def picture(self, folder: Path | None) -> str:
         """The image, by way of a VRT where bands are chosen by number or a resolution is known but no CRS."""

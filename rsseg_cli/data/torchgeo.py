@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.data.label_format import IGNORE, LabelFormat, read_classes
+from rsseg_cli.data.label_raster import RawCounts
 from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.types import Alpha, LabelledData, LoadedScene, clean_names
 from rsseg_cli.errors import DataError, UsageError
@@ -70,8 +71,17 @@ class TorchSample:
         scene.labels.unlink()
         return rasters
 
+    def raw_counts(self, class_names: tuple[str, ...]) -> RawCounts | None:
+        with tempfile.TemporaryDirectory() as kept:
+            counts = self._write(Path(kept)).raw_counts(class_names)
+        return counts and counts._replace(where=self._where)
+
+    @property
+    def _where(self) -> str:
+        return f"{type(self.dataset).__name__} {self.name}"
+
     def _write(self, folder: Path) -> LabelledScene:
-        where = f"{type(self.dataset).__name__} {self.name}"
+        where = self._where
         image, mask = arrays_of(self.dataset[self.index], where)
         values = image.astype(np.float64) * self.scale
         if self.dtype != "float32":

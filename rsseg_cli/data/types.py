@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the command line reads the options of `DataConfig`, without
     import numpy as np
     from numpy.typing import NDArray
 
+    from rsseg_cli.data.label_raster import RawCounts
     from rsseg_cli.raster import Grid
     from rsseg_cli.weights import ClassSpec, ModelSpec
 
@@ -92,6 +93,10 @@ class Source(Protocol):
 
     def rasters(self, folder: Path) -> tuple[str, Path]:
         """The image for prediction, and its label raster on the image's own grid (uint8, 255 unlabelled)."""
+        ...
+
+    def raw_counts(self, class_names: tuple[str, ...]) -> RawCounts | None:
+        """Count label values as they are stored; None for polygons."""
         ...
 
 

@@ -95,8 +95,7 @@ def evaluate(
                     seconds=time.monotonic() - start,
                 ))  # fmt: skip
     result = scorer.result()
-    files = datasets.label_files(data, sources)
-    datasets.check_coding(result.confusion.sum(1), scorer.config.names, files)
+    datasets.check_coding(result.confusion.sum(1), scorer.config.names, sources)
     return Evaluation(result=result, worst=worst.shown)
 
 

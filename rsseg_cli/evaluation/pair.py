@@ -58,7 +58,8 @@ def score_pair(
         Path(predicted).stem, predicted, truth, truth_format=format, image=image, window=window, area=area
     )
     result = scorer.result()
-    datasets.check_coding(result.confusion.sum(1), score.names, [(Path(truth), format)])
+    pair = datasets.LabelledScene(Path(predicted), Path(truth), "test", format=format)
+    datasets.check_coding(result.confusion.sum(1), score.names, [pair])
     _warn_of_holes(predicted, result)
     return PairScore(result=result, classes=table.classes)
 

@@ -88,7 +88,7 @@ def load_training_scenes(
     train = [source.load(spec, folder, finest_gsd_m=finest) for source in sources]
     val = [source.load(spec, folder) for source in vals]
     counts = np.sum([datasets.class_counts(scene) for scene in (*train, *val)], 0)
-    datasets.check_coding(counts, spec.class_names, datasets.label_files(data, (*sources, *vals)))
+    datasets.check_coding(counts, spec.class_names, (*sources, *vals))
     drawn: list[LoadedScene] = []
     if config.drawn_share:
         drawn = draw_training_scenes(spec, count=config.drawn_scenes, gsd_m=finest or 0.3)

@@ -20,7 +20,6 @@ from rsseg_cli.data.datasets import (
     data_table,
     find_scenes,
     ground_resolution,
-    label_files,
     open_data,
     read_scene_list,
     unique_names,
@@ -514,12 +513,11 @@ class TestCoding:
         self.masks(tmp_path, 255)
         data = self.open(tmp_path)
         counts = sum(class_counts(source.load(spec_at(0.5), None)) for source in data.sources)
-        files = label_files(data, data.sources)
         with pytest.raises(DataError, match=r"0.tif: holds no building, but 23.3% are 255"):
-            check_coding(counts, data.class_names, files)
+            check_coding(counts, data.class_names, data.sources)
         write_raster(tmp_path / "masks" / "2.tif", np.ones((30, 40), np.uint8))  # buildings in one scene
-        check_coding(counts, data.class_names, files)
-        check_coding(np.array([5, 5, 0]), data.class_names, files)
+        check_coding(counts, data.class_names, data.sources)
+        check_coding(np.array([5, 5, 0]), data.class_names, data.sources)
 
     def test_polygons_that_lie_elsewhere(self, tmp_path):
         self.masks(tmp_path, 1)

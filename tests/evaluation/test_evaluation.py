@@ -1,6 +1,7 @@
 """Scores of a model on labelled scenes: those of the maps that `predict` makes."""
 
 import dataclasses
+import json
 import logging
 import tempfile
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_datasets import make_landcoverai
 from torch import nn
 
 from rsseg_cli.config import PredictConfig
@@ -237,3 +239,15 @@ def test_masks_of_0_and_255_are_refused(labelled):
     scenes.append(labelled("c", labels, names=NAMES[:2]))
     done = evaluate(model, data_of(*scenes, names=NAMES[:2]), "test", config=CONFIG)
     assert done.result.scores["classes"][1]["pixels"] == labels.sum()
+
+
+def test_samples_of_torchgeo_with_0_and_255_are_refused(tmp_path):
+    model = oracle(names=NAMES[:2], levels=LEVELS[:2])
+    known = tmp_path / "classes.json"
+    known.write_text(json.dumps([{"name": NAMES[0], "value": 0}, {"name": NAMES[1], "value": 255}]))
+    make_landcoverai(tmp_path / "root", (0, 255))
+    config = DataConfig(dataset="torchgeo:LandCoverAI", root=tmp_path / "root", classes=",".join(NAMES[:2]))
+    with pytest.raises(DataError, match=rf"LandCoverAI test-0: holds no {NAMES[1]}, but .* are 255"):
+        evaluate(model, datasets.open_data(config), "test", config=CONFIG)
+    data = datasets.open_data(dataclasses.replace(config, classes=str(known)))
+    assert evaluate(model, data, "test", config=CONFIG).result.scores["classes"][1]["pixels"] > 0

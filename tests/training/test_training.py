@@ -12,6 +12,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from fake_datasets import make_landcoverai
 from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
@@ -115,6 +116,28 @@ def test_masks_of_0_and_255_are_refused_before_training(two_colours, kind):
     listed.write_text(json.dumps([{"name": "dark", "value": 0}, {"name": "bright", "value": 255}]))
     train(two_colours, "--epochs", 1, "--classes", listed, "-o", output)
     assert load_model(output).spec.class_names == ("dark", "bright")
+
+
+def test_samples_of_torchgeo_with_0_and_255_are_refused_as_files_are(tmp_path):
+    make_landcoverai(tmp_path / "root", (0, 255))
+    listed = tmp_path / "classes.json"
+    listed.write_text(json.dumps([{"name": "dark", "value": 0}, {"name": "bright", "value": 255}]))
+    for classes, code in (("dark,bright", 1), (listed, 0)):
+        output = tmp_path / "model.safetensors"
+        command = [
+            *COMMAND.replace(" --val val* --test test* --classes dark,bright", "").split(),
+            "--epochs",
+            1,
+        ]
+        command += ["--dataset", "torchgeo:LandCoverAI", "--root", tmp_path / "root", "--classes", classes]
+        command += ["--arch", "test_efficientnet", "--epochs", 1, "--run-dir", tmp_path / "run", "-o", output]
+        result = CliRunner().invoke(app, ["train", *map(str, command)])
+        assert result.exit_code == code, result.output
+        assert output.exists() == (code == 0)
+        if code:
+            error = " ".join(result.output.split())
+            assert "LandCoverAI train-0: holds no bright, but" in error
+            assert '"value": 255' in error
 
 
 def test_masks_of_floats_train_as_whole_numbers(two_colours):
