@@ -19,7 +19,11 @@ from rsseg_cli.errors import UsageError
 Tta = Literal["none", "flip", "d4", "scales"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Runtime = Literal["auto", "torch", "openvino", "onnxruntime"]
+Alpha = Literal["auto", "mask", "data"]
+Stretch = tuple[float, ...] | Literal["auto", "batch"]
 VectorFormat = Literal["auto", "GPKG", "FlatGeobuf", "GeoParquet", "GeoJSON", "Shapefile"]
+ALPHA = "What a band called alpha is; auto takes it as data if it has many values, as near-infrared has."
+STRETCH = "Values that become black and white, for all bands or a pair for each"
 VECTOR_ENDINGS = {
     ".gpkg": "GPKG",
     ".fgb": "FlatGeobuf",
@@ -146,6 +150,30 @@ class ModelWithSpec(Protocol):
     def spec(self) -> Any: ...
 
 
+def check_stretch(stretch: Stretch) -> None:
+    if isinstance(stretch, str):
+        return
+    pairs = zip(stretch[::2], stretch[1::2], strict=False)
+    if (
+        not stretch
+        or len(stretch) % 2
+        or not all(low < high for low, high in pairs)
+        or math.inf in map(abs, stretch)
+    ):
+        shown = ",".join(f"{value:g}" for value in stretch)
+        raise UsageError(f"--stretch {shown}: needs LOW,HIGH with LOW < HIGH, or such a pair for each band")
+
+
+def stretch_pairs(stretch: Stretch, bands: int) -> list[tuple[float, float]]:
+    """Return the given range of each band, [] if none was given."""
+    if isinstance(stretch, str):
+        return []
+    pairs = list(zip(stretch[::2], stretch[1::2], strict=True))
+    if len(pairs) not in (1, bands):
+        raise UsageError(f"--stretch: {len(pairs)} pairs for {bands} bands; needs one pair, or {bands}")
+    return pairs * bands if len(pairs) == 1 else pairs
+
+
 @dataclass(frozen=True, kw_only=True)
 class PredictConfig:
     """How a scene is read, tiled and run.
@@ -186,14 +214,11 @@ class PredictConfig:
     nodata: float | None = option(
         None, "Value of pixels without data, in addition to the scene's own mask.", metavar="VALUE"
     )
-    alpha: Literal["auto", "mask", "data"] = option(
+    alpha: Alpha = option("auto", ALPHA)
+    stretch: Stretch = option(
         "auto",
-        "What a band called alpha is; auto takes it as data if it has many values, as near-infrared has.",
-    )
-    stretch: tuple[float, ...] | Literal["auto", "batch"] = option(
-        "auto",
-        "Values that become black and white, for all bands or a pair for each; auto takes the 2nd and 98th "
-        "percentile of each band of more than 8 bits, batch those of all scenes together.",
+        f"{STRETCH}; auto takes the model's own, else the 2nd and 98th percentile of each band of more than "
+        "8 bits, batch those of all scenes together.",
         metavar="LOW,HIGH|batch", example="0,3000",
     )
     gsd_m: float | None = option(
@@ -235,29 +260,9 @@ class PredictConfig:
             and self.bbox[1] < self.bbox[3]
         ):
             raise UsageError(f"--bbox {self.bbox}: needs left < right and bottom < top, in the scene's CRS")
-        if not isinstance(self.stretch, str) and (
-            not self.stretch
-            or len(self.stretch) % 2
-            or not all(map(math.isfinite, self.stretch))
-            or any(low >= high for low, high in self._stretch_pairs())
-        ):
-            shown = ",".join(f"{value:g}" for value in self.stretch)
-            raise UsageError(
-                f"--stretch {shown}: needs LOW,HIGH with LOW < HIGH, or such a pair for each band"
-            )
+        check_stretch(self.stretch)
         if self.readers < 1:
             raise UsageError(f"readers {self.readers}: needs 1 or more")
-
-    def _stretch_pairs(self) -> list[tuple[float, float]]:
-        values = () if isinstance(self.stretch, str) else self.stretch
-        return list(zip(values[::2], values[1::2], strict=True))
-
-    def stretch_ranges(self, bands: int) -> list[tuple[float, float]]:
-        """Return the given range of each band, [] if none was given."""
-        pairs = self._stretch_pairs()
-        if len(pairs) not in (0, 1, bands):
-            raise UsageError(f"--stretch: {len(pairs)} pairs for {bands} bands; needs one pair, or {bands}")
-        return pairs * bands if len(pairs) == 1 else pairs
 
     def _to_plain(self) -> None:
         """Turn lists, arrays and their numbers into Python's own: callers pass results of numpy, rasterio."""

@@ -52,6 +52,8 @@ class ModelSpec:
         bands: names in the order of the network's channels.
         scaling: "unit" divides integers by their type's largest value and takes floats as they are; "stretch"
             does so for 8-bit scenes and stretches others between each band's 2nd and 98th percentile.
+        stretch: the range of each band that training images were stretched from, whatever their own is; ()
+            for none. Scenes of 8 bits are, where it lies within 8 bits.
         gsd_m: ground resolution of the training data, m a pixel; None runs any scene as it is.
         gsd_range_m: resolutions that are run without resampling.
         refinement: how to use a refiner: "steps" of the sampler, "band_m" around boundaries that may change,
@@ -66,6 +68,7 @@ class ModelSpec:
     bands: tuple[str, ...] = ("red", "green", "blue")
     network: dict[str, Any] = field(default_factory=dict)
     scaling: Literal["unit", "stretch"] = "stretch"
+    stretch: tuple[tuple[float, float], ...] = ()
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     gsd_m: float | None = None
@@ -107,6 +110,10 @@ class ModelSpec:
             return "mean and std must be finite, std above 0"
         if self.scaling not in ("unit", "stretch"):
             return f"scaling {self.scaling!r}; needs unit or stretch"
+        if self.stretch and len(self.stretch) != len(self.bands):
+            return f"stretch of {len(self.stretch)} bands; needs one for each of {len(self.bands)}"
+        if not all(-math.inf < low < high < math.inf for low, high in self.stretch):
+            return f"stretch {self.stretch!s:.80}; needs pairs of low and high"
         if self.gsd_m is not None and not (math.isfinite(self.gsd_m) and self.gsd_m > 0):
             return f"gsd_m {self.gsd_m}; needs metres above 0"
         if self.gsd_range_m is not None:
@@ -131,6 +138,11 @@ class ModelSpec:
         """Ground resolution assumed for scenes without CRS: of a refiner, its model's."""
         known: float | None = self.refinement.get("model_gsd_m")
         return known or self.gsd_m
+
+    def fixed_ranges(self, dtypes: Sequence[str]) -> list[tuple[float, float]]:
+        """Return the model's own range of each band of a scene of such types; [] for none."""
+        wide = any(dtype != "uint8" for dtype in dtypes)
+        return [*self.stretch] if wide or all(high <= 255 for _, high in self.stretch) else []
 
     @property
     def is_refiner(self) -> bool:
@@ -162,6 +174,8 @@ class ModelSpec:
     def to_json(self) -> str:
         """Write strict JSON; scores and settings that are not finite become null."""
         values = {"spec_version": SPEC_VERSION, **asdict(self)}
+        if not self.stretch:  # read by earlier versions too
+            del values["stretch"]
         values["training"], values["scores"] = _finite(self.training), _finite(self.scores)
         return json.dumps(values, ensure_ascii=False, sort_keys=True, allow_nan=False)
 

@@ -35,7 +35,7 @@ MAPPED = "mapped.json"  # written once the maps in a mosaic's folder are complet
 
 def plan_mosaics(scenes: Sequence[BatchScene], settings: BatchSettings, model_name: str) -> list[SceneTask]:
     """Plan one task for each group of sheets that touch or overlap."""
-    infos = [SceneInfo.of(scene.path) for scene in scenes]
+    infos = [SceneInfo.of(scene.path, alpha=settings.config.alpha) for scene in scenes]
     for info in infos:
         _check_compatible(info, infos[0])
     windows = [_window(info, infos[0]) for info in infos]
@@ -145,8 +145,9 @@ def _mosaic_task(
                 if kind not in WHOLE
             },
             window=window,
+            notes=tuple(info.notes),
         )
-        for scene, window in zip(group, windows, strict=True)
+        for scene, (info, _), window in zip(group, placed, windows, strict=True)
     )
     task = task_of(settings, str(folder / f"{name}.vrt"), {**outputs, **rasters})
     return replace(task, sheets=sheets, vrt=_vrt(parts, corner, settings.config.nodata))
@@ -196,7 +197,7 @@ def map_sheets(
         pixels=sum(result.pixels for result in results),
         valid_pixels=sum(result.valid_pixels for result in results),
         classes=_sum_classes(results),
-        notes=tuple(mapped["notes"]),
+        notes=(*mapped["notes"], *(note for sheet in task.sheets for note in sheet.notes)),
         refined=results_of.Refined(**mapped["refined"]) if mapped["refined"] else None,
         computed=mapped["computed"],
     ), results
@@ -236,7 +237,7 @@ def _cut(task: SceneTask, sheet: Sheet, spec: ModelSpec) -> PredictResult:
         for row, rows in _write_part(task, sheet, kind, grid, spec):
             if kind == "labels":
                 counter.add(row, rows[0])
-    return counter.result(sheet.outputs, start)
+    return replace(counter.result(sheet.outputs, start), notes=sheet.notes)
 
 
 def _write_part(

@@ -24,11 +24,15 @@ UNEXPECTED = "unexpected"  # error kind of a fault of the program
 
 @dataclass(frozen=True, kw_only=True)
 class Sheet:
-    """A part of a mosaic with outputs of its own; `window` is (row, col, height, width) in the mosaic, px."""
+    """A part of a mosaic with outputs of its own; `window` is (row, col, height, width) in the mosaic, px.
+
+    `notes` are warnings about its file, before it became a part.
+    """
 
     scene: str
     outputs: Mapping[str, Path]
     window: tuple[int, int, int, int]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DATA = (
     "dataset root domains folders images masks scenes val test val_share classes field vector_class outside "
-    "nodata alpha"
+    "nodata alpha stretch"
 )
 SCORING_HELP = {
     "boundary_widths_px": "Distances from a class border at which to score boundaries, px of the scenes.",

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli.config import stretch_pairs
 from rsseg_cli.data.label_format import IGNORE, ClassTable, LabelFormat, read_classes
 from rsseg_cli.data.label_vector import check_vector, is_vector, vector_crs
 from rsseg_cli.data.labels import LabelReader
@@ -27,7 +28,7 @@ from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.types import DataConfig, LabelledData, LoadedScene, ScoringProtocol, Source
 from rsseg_cli.errors import DataError, SceneError, UsageError
 from rsseg_cli.raster import SceneInfo
-from rsseg_cli.weights import ClassSpec
+from rsseg_cli.weights import ClassSpec, ModelSpec
 
 __all__ = [
     "ClassTable",
@@ -43,8 +44,10 @@ __all__ = [
     "read_classes",
     "read_scene_list",
     "vector_crs",
+    "with_fixed_stretch",
 ]
 PARTS = {"train": "training", "val": "validation", "test": "test"}
+MAX_STRETCHED = 256  # images that decide a common stretch
 COUNT_PX = 1 << 24  # labels counted at a time
 RARE_SHARE = 0.001
 
@@ -113,9 +116,22 @@ def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()
         data = open_benchmark(config)
     else:
         data = _open_own(config, default_classes)
-    sources: Any = data.sources  # dataclasses, of scenes or of TorchGeo's samples
-    marked = (replace(source, nodata=config.nodata, alpha=config.alpha) for source in sources)
-    return replace(data, sources=tuple(marked))
+    return data.marked(nodata=config.nodata, alpha=config.alpha, stretch=config.stretch)
+
+
+def with_fixed_stretch(data: LabelledData, spec: ModelSpec) -> tuple[LabelledData, ModelSpec]:
+    """Replace the stretch "batch" by the range of all images together; the model keeps a given range."""
+    stretch = data.sources[0].stretch if data.sources else "auto"
+    if stretch == "batch":
+        step = max(1, len(data.sources) // MAX_STRETCHED)
+        first = data.sources[0]
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [source.picture(Path(folder)) for source in data.sources[::step]]
+            ranges = SceneInfo.common_ranges(paths, spec.bands, None, first.nodata, first.alpha)
+        stretch = tuple(value for pair in ranges for value in pair) or "auto"
+        data = data.marked(stretch=stretch)
+    ranges = stretch_pairs(stretch, len(spec.bands))
+    return data, replace(spec, stretch=tuple(ranges)) if ranges else spec
 
 
 def _open_own(config: DataConfig, default_classes: tuple[ClassSpec, ...]) -> LabelledData:

@@ -312,7 +312,14 @@ def _is_masked(dataset: Any, path: Path, format: LabelFormat) -> bool:
         return False
     if format.values is None and 0 <= nodata < len(format.class_names):
         name = format.class_names[int(nodata)]
-        _warn_of_nodata(path.parent, int(nodata), name)
+        first = _first_with_nodata(path.parent, int(nodata), name)
+        if not first:
+            first.append(path)
+            logger.warning(
+                "%s (and others of its folder): labels whose nodata value %d is also the number of class %r; "
+                "those pixels are unlabelled (give the class its value in --classes FILE.json to count them)",
+                path, nodata, name,
+            )  # fmt: skip
     return True
 
 
@@ -341,12 +348,10 @@ def raw_counts(path: Path, format: LabelFormat) -> RawCounts:
     return RawCounts(str(path), counts, plain)
 
 
-@lru_cache(maxsize=256)  # once a folder
-def _warn_of_nodata(folder: Path, nodata: int, name: str) -> None:
-    logger.warning(
-        "%s: labels whose nodata value %d is also the number of class %r; those pixels are unlabelled (give "
-        "the class its value in --classes FILE.json to count them)", folder, nodata, name,
-    )  # fmt: skip
+@lru_cache(maxsize=256)
+def _first_with_nodata(folder: Path, nodata: int, name: str) -> list[Path]:
+    """Return the file of a folder that was warned of, [] at first."""
+    return []
 
 
 def _look_up(table: Labels, values: NDArray[np.integer]) -> Labels:

@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.windows import Window
 
+from rsseg_cli.config import Alpha, Stretch, stretch_pairs
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
 from rsseg_cli.data.label_raster import RawCounts, raw_counts
 from rsseg_cli.data.label_vector import is_vector
 from rsseg_cli.data.labels import LabelReader
-from rsseg_cli.data.types import Alpha, LoadedScene
+from rsseg_cli.data.types import LoadedScene
 from rsseg_cli.errors import DataError
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader, gdal, vrt
 from rsseg_cli.weights import ModelSpec
@@ -48,7 +49,7 @@ class LabelledScene:
         gsd_m: ground resolution of an image without CRS, m a pixel; None takes the model's.
         rows: first and last + 1 of the image's rows whose labels count; None: all.
         block: rows and columns read at a time.
-        nodata, alpha: of the image, as `DataConfig` explains them.
+        nodata, alpha, stretch: of the image, as `DataConfig` explains them.
     """
 
     image: Path
@@ -62,6 +63,7 @@ class LabelledScene:
     block: tuple[int, int] = BLOCK
     nodata: float | None = None
     alpha: Alpha = "auto"
+    stretch: Stretch = "auto"
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "val", "test"):
@@ -80,7 +82,7 @@ class LabelledScene:
         chosen = info.select_bands(spec.bands, None, spec.name)
         grid, gsd_m = training_grid(info.grid, spec.gsd_m, finest_gsd_m)
         labels, (top, left) = self._load_labels(info.grid, grid, spec, folder)
-        ranges = stretch_ranges(info, chosen, spec)
+        ranges = stretch_ranges(info, chosen, spec, self.stretch)
         holes = info.unmarked_holes(chosen, info.grid)
         if holes and not any(note.startswith(f"{holes};") for note in info.notes):
             info.warn(holes)
@@ -200,9 +202,12 @@ def training_grid(
 
 
 def stretch_ranges(
-    info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec
+    info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec, stretch: Stretch = "auto"
 ) -> list[tuple[float, float]] | None:
     """Values that become 0 and 255, band by band, as prediction scales them; None: 8 bits stay as is."""
+    given = stretch_pairs(stretch, len(bands)) or spec.fixed_ranges([info.dtypes[band - 1] for band in bands])
+    if given:
+        return given
     if all(info.dtypes[band - 1] == "uint8" for band in bands):
         return None
     if spec.scaling == "unit":

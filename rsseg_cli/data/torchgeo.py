@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli.config import Alpha, Stretch
 from rsseg_cli.data.label_format import IGNORE, LabelFormat, read_classes
 from rsseg_cli.data.label_raster import RawCounts
 from rsseg_cli.data.scenes import LabelledScene
-from rsseg_cli.data.types import Alpha, LabelledData, LoadedScene, clean_names
+from rsseg_cli.data.types import LabelledData, LoadedScene, clean_names
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster import gdal
 from rsseg_cli.weights import ClassSpec, ModelSpec
@@ -51,6 +52,7 @@ class TorchSample:
     dtype: str
     nodata: float | None = None
     alpha: Alpha = "auto"
+    stretch: Stretch = "auto"
 
     @property
     def stem(self) -> str:
@@ -99,6 +101,7 @@ class TorchSample:
             format=self.format,
             nodata=self.nodata,
             alpha=self.alpha,
+            stretch=self.stretch,
         )
         _write_tiff(scene.image, values.astype(self.dtype), self.bands)
         _write_tiff(scene.labels, mask[None].astype(np.int32), ("label",))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from rsseg_cli.config import check_bounds, option
+from rsseg_cli.config import ALPHA, STRETCH, Alpha, Stretch, check_bounds, check_stretch, option
 from rsseg_cli.errors import UsageError
 
 if TYPE_CHECKING:  # the command line reads the options of `DataConfig`, without numpy and rasters
@@ -17,8 +17,6 @@ if TYPE_CHECKING:  # the command line reads the options of `DataConfig`, without
     from rsseg_cli.data.label_raster import RawCounts
     from rsseg_cli.raster import Grid
     from rsseg_cli.weights import ClassSpec, ModelSpec
-
-Alpha = Literal["auto", "mask", "data"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +80,10 @@ class Source(Protocol):
     @property
     def alpha(self) -> Alpha:
         """What a band called alpha is."""
+
+    @property
+    def stretch(self) -> Stretch:
+        """Values that become black and white."""
 
     def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
         """Read for training; the arrays are memory-mapped files in `folder`."""
@@ -182,9 +184,12 @@ class DataConfig:
     nodata: float | None = option(
         None, "Value of pixels without data in the images, in addition to their own masks.", metavar="VALUE"
     )
-    alpha: Alpha = option(
+    alpha: Alpha = option("auto", ALPHA)
+    stretch: Stretch = option(
         "auto",
-        "What a band called alpha is; auto takes it as data if it has many values, as near-infrared has.",
+        f"{STRETCH}; auto takes the 2nd and 98th percentile of each band of an image of more than 8 bits, "
+        "batch those of all images together. A model that is trained with LOW,HIGH or batch keeps its range.",
+        metavar="LOW,HIGH|batch", example="0,3000",
     )
     seed: int = 0  # of the validation part
     # fmt: on
@@ -195,6 +200,7 @@ class DataConfig:
         if not (self.dataset or self.folders or self.scenes):
             raise UsageError("no data: pass --data FOLDER, --scenes LIST.csv, or --dataset NAME --root DIR")
         check_bounds(self)
+        check_stretch(self.stretch)
 
 
 @dataclass(frozen=True)
@@ -207,6 +213,11 @@ class LabelledData:
     bands: tuple[str, ...] = ("red", "green", "blue")
     gsd_m: float | None = None
     protocol: ScoringProtocol = field(default_factory=ScoringProtocol)
+
+    def marked(self, **values: Any) -> LabelledData:
+        """Set fields of every source."""
+        sources: Any = self.sources  # dataclasses, of scenes or of TorchGeo's samples
+        return replace(self, sources=tuple(replace(source, **values) for source in sources))
 
     def split(self, name: str) -> tuple[Source, ...]:
         return tuple(source for source in self.sources if source.split == name)

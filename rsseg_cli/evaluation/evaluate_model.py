@@ -110,8 +110,9 @@ def _map_and_score(
     """Add a scene to the scores; return the pixels and tiles of its map, which lies in `folder`."""
     image, truth = source.rasters(folder)
     map_path = folder / MAP
-    if source.nodata is not None or source.alpha != "auto":
-        config = dataclasses.replace(config or PredictConfig(), nodata=source.nodata, alpha=source.alpha)
+    marks = {"nodata": source.nodata, "alpha": source.alpha, "stretch": source.stretch}
+    given = {name: value for name, value in marks.items() if value not in (None, "auto")}
+    config = dataclasses.replace(config or PredictConfig(), **given)
     pixels = predict(image, map_path, model=model, config=config, refine=refine).pixels
     truth_format = LabelFormat(class_names=scorer.config.names)
     return pixels, scorer.add(source.name, map_path, truth, truth_format=truth_format, image=image)
@@ -200,6 +201,7 @@ class EvaluationRun:
             logging.getLogger("rsseg_cli.data.pairs").setLevel(logging.ERROR)
         chosen = for_split(data, self.split, specs[0].bands)
         opened = datasets.open_data(chosen, default_classes=specs[0].classes)
+        opened, _ = datasets.with_fixed_stretch(opened, specs[0])
         self.data = with_colours(opened, specs[0])
         self._score = score_config(self.data, erode_px=erode_px, widths_px=boundary_widths_px)
         sources_of(self.data, self.split)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from rsseg_cli import files
-from rsseg_cli.config import PredictConfig, VectorConfig
+from rsseg_cli.config import PredictConfig, VectorConfig, stretch_pairs
 from rsseg_cli.errors import ModelError, OutputError, SceneError
 from rsseg_cli.inference import Scaling
 from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, SceneReader, classes
@@ -271,8 +271,11 @@ def scaling_of(
     info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec, config: PredictConfig, notes: list[str]
 ) -> Scaling:
     """Return the multiplication and addition a band that make pixel values the network's input."""
-    ranges = config.stretch_ranges(len(bands))
-    several = any(info.dtypes[band - 1] != "uint8" for band in bands)
+    dtypes = [info.dtypes[band - 1] for band in bands]
+    ranges = stretch_pairs(config.stretch, len(bands))
+    if config.stretch == "auto":
+        ranges = spec.fixed_ranges(dtypes)
+    several = any(dtype != "uint8" for dtype in dtypes)
     stretched = bool(ranges) or (spec.scaling == "stretch" and several)
     if not stretched:
         ranges = info.type_ranges(bands)

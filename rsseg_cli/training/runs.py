@@ -78,7 +78,7 @@ def train(
     """Train BiCoR-Seg and write model file and card; None in all processes of a run but the first."""
     registry.check_target(output, overwrite)
     labelled = _open(data, settings.network.init)
-    spec = describe_model(settings, labelled, info)
+    labelled, spec = datasets.with_fixed_stretch(labelled, describe_model(settings, labelled, info))
     _start(run, settings, overwrite=overwrite)
     network, spec = build_network(spec, settings.network, settings.training.seed)
     with scene_folder(run.run_dir) as folder:
@@ -126,6 +126,7 @@ def train_refiner(
     sources = coarse_sources(coarse, labelled.class_names) if "refiner" in settings.stages else []
     base_model = base_model or next((source.model.name for source in sources if source.model), "")
     spec = describe_refiner(settings, labelled, info, base_model)
+    labelled, spec = datasets.with_fixed_stretch(labelled, spec)
     if closer_maps and not spec.network.get("closer"):
         raise UsageError("--closer-maps: needs --closer MODEL, or --init with such a refiner")
     _start(run, settings, overwrite=overwrite)

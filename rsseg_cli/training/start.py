@@ -86,9 +86,11 @@ def described(
     if gsd_m and not gsd_range_m:
         gsd_range_m = start.gsd_range_m if start and start.gsd_m == gsd_m else None
         gsd_range_m = gsd_range_m or (gsd_m / max(scales[1], 1), gsd_m / min(scales[0], 1))
+    stretch = start.stretch if start and start.bands == data.bands else ()
     return ModelSpec(
-        name=info.name, classes=data.classes, bands=data.bands, gsd_m=gsd_m, gsd_range_m=gsd_range_m,
-        description=info.description, license=info.license, data=info.data, **network,
+        name=info.name, classes=data.classes, bands=data.bands, stretch=stretch, gsd_m=gsd_m,
+        gsd_range_m=gsd_range_m, description=info.description, license=info.license, data=info.data,
+        **network,
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Sheets that touch as one scene: no seam at their borders."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,22 @@ def test_groups_holes_polygons_and_the_manifest(sheet, drawn, run):
     assert again.exit_code == 0, again.stderr
     assert "1 of 2 done before; to do: 1 output missing or changed" in again.stderr
     assert Path("maps/ne_tiny.tif").exists()
+
+
+def test_warnings_of_single_sheets_are_notes(sheet, drawn, run):
+    """One sheet has overviews older than itself; JSON and manifest say so, of the sheet and of the mosaic."""
+    names = [*cut(sheet, drawn)]
+    with rasterio.Env(TIFF_USE_OVR=True), rasterio.open(names[1], "r+") as dataset:
+        dataset.build_overviews([2], rasterio.enums.Resampling.average)
+    os.utime(f"{names[1]}.ovr", (1e9, 1e9))
+    done = run(*names, "-o", "maps", "--mosaic", "--json")
+    assert done.exit_code == 0, done.stderr
+    (reported,) = json.loads(done.stdout)["results"]
+    (record,) = read_manifest(Path("maps/manifest.jsonl")).values()
+    for whole in (reported, record):
+        notes = [[note for note in part["notes"] if ".ovr is older" in note] for part in whole["sheets"]]
+        assert [len(some) for some in notes] == [0, 1, 0, 0]
+        assert notes[1][0] in whole["notes"]
 
 
 @pytest.mark.parametrize(

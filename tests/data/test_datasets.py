@@ -660,3 +660,19 @@ def test_table_of_what_was_found():
         "warning: ice: no labels in the training part, nothing to learn from",
         "warning: water, ice: no labels in the validation part, no say in the choice of the epoch",
     ]
+
+
+def test_a_given_stretch_is_what_training_reads(tmp_path):
+    """0 and 255 are its ends, whatever the image holds; a pair for each band where there are several."""
+    image, labels = np.full((3, 8, 8), 1000, np.uint16), np.zeros((8, 8), np.uint8)
+    image[:, 0] = 5000
+    write_raster(tmp_path / "a.tif", image)
+    write_raster(tmp_path / "b.tif", labels)
+    scene = LabelledScene(tmp_path / "a.tif", tmp_path / "b.tif", "train")
+    for stretch, expected in (((0, 2000), [128] * 3), ((0, 2000, 0, 4000, 1000, 9000), [128, 64, 0])):
+        loaded = replace(scene, stretch=stretch).load(spec_at(0.5), None)
+        assert loaded.image[:, 4, 4].tolist() == expected
+    kept = replace(spec_at(0.5), stretch=((0, 2000),) * 3)
+    assert scene.load(kept, None).image[:, 4, 4].tolist() == [128] * 3
+    with pytest.raises(UsageError, match="2 pairs for 3 bands"):
+        replace(scene, stretch=(0, 1, 0, 1)).load(spec_at(0.5), None)

@@ -1,5 +1,7 @@
 """Labels of every kind on a grid: small enough to count, and the same for any windowing."""
 
+from pathlib import Path
+
 import geopandas
 import numpy as np
 import pytest
@@ -390,3 +392,14 @@ def test_alpha_interpretation_survives(tmp_path):
     )
     with rasterio.open(path) as dataset:
         assert dataset.colorinterp[3] == ColorInterp.alpha
+
+
+def test_a_nodata_value_that_is_a_class_names_the_file(tmp_path, monkeypatch, caplog):
+    """Not the folder, which is "." for a file in the current one."""
+    monkeypatch.chdir(tmp_path)
+    grid = grid_of(2, 2)
+    for name in ("x.tif", "y.tif"):
+        path = write(Path(name), np.array([[0, 1], [2, 0]], np.uint8), grid, nodata=0)
+        read(path, grid, LabelFormat(class_names=("here", "building", "road")))
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith("x.tif (and others of its folder): labels whose nodata value 0")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from fake_datasets import make_landcoverai
 from torch import nn
@@ -239,6 +240,18 @@ def test_masks_of_0_and_255_are_refused(labelled):
     scenes.append(labelled("c", labels, names=NAMES[:2]))
     done = evaluate(model, data_of(*scenes, names=NAMES[:2]), "test", config=CONFIG)
     assert done.result.scores["classes"][1]["pixels"] == labels.sum()
+
+
+def test_a_given_stretch_is_that_of_predict(labelled, make_raster):
+    """The network knows levels of 0 to 255 of a scene of 16 bits, whose percentiles are others."""
+    scene = labelled("a", blocks(0))
+    with rasterio.open(scene.image) as dataset:
+        make_raster("wide.tif", array=dataset.read().astype(np.uint16) * 10)
+    wide = dataclasses.replace(scene, image=scene.image.with_name("wide.tif"))
+    for stretch, perfect in (("auto", False), ((0.0, 2550.0), True)):
+        data = data_of(wide).marked(stretch=stretch)
+        scores = evaluate(oracle(), data, "test", config=CONFIG).result.scores
+        assert (scores["miou"] == 1) == perfect
 
 
 def test_samples_of_torchgeo_with_0_and_255_are_refused(tmp_path):

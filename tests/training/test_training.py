@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from fake_datasets import make_landcoverai
 from PIL import Image
@@ -138,6 +139,45 @@ def test_samples_of_torchgeo_with_0_and_255_are_refused_as_files_are(tmp_path):
             error = " ".join(result.output.split())
             assert "LandCoverAI train-0: holds no bright, but" in error
             assert '"value": 255' in error
+
+
+def in_16_bits(folder, factor=40):
+    """Images of 16 bits with a few very bright pixels, each image of its own range."""
+    for number, path in enumerate(sorted((folder / "images").iterdir()), 1):
+        pixels = np.asarray(Image.open(path)).transpose(2, 0, 1).astype(np.uint16) * factor * number
+        pixels[:, :8] = 60000
+        with rasterio.open(
+            path.with_suffix(".tif"), "w", driver="GTiff", width=128, height=128, count=3, dtype="uint16"
+        ) as dataset:
+            dataset.write(pixels)
+        path.unlink()
+
+
+@pytest.mark.parametrize("stretch", ["auto", "0,9000", "batch"])
+def test_a_model_keeps_the_stretch_that_it_was_trained_with(two_colours, stretch):
+    in_16_bits(two_colours)
+    output, given = two_colours / "model.safetensors", () if stretch == "auto" else ("--stretch", stretch)
+    train(two_colours, "--epochs", 1, *given, "-o", output)
+    ranges = load_model(output).spec.stretch
+    scenes = sorted((two_colours / "images").iterdir())
+    maps = two_colours / "maps"
+    command = ["predict", *scenes, "-o", maps, "--model", output, "--device", "cpu", "--json"]
+    done = CliRunner().invoke(app, [*map(str, command)])
+    notes = [
+        next(note for note in item["notes"] if "stretched" in note).partition(" from ")[2]
+        for item in json.loads(done.stdout)["results"]
+    ]
+    if stretch == "auto":
+        assert ranges == ()
+        assert len(set(notes)) == 3
+        return
+    low, high = (0.0, 9000.0) if stretch != "batch" else ranges[0]
+    assert ranges == ((low, high),) * 3
+    shown = f"{low:.4g} to {high:.4g}"
+    assert notes == [", ".join([shown] * 3)] * 3
+    if stretch == "batch":
+        pixels = np.stack([rasterio.open(scene).read(1) for scene in scenes])
+        np.testing.assert_allclose((low, high), np.percentile(pixels, (2, 98)), rtol=0.02)
 
 
 def test_masks_of_floats_train_as_whole_numbers(two_colours):
