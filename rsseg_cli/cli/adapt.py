@@ -54,7 +54,7 @@ def adapt_command(
         pairs = [(scene, labels)]
     else:
         raise UsageError("needs SCENE.tif and LABELS, or --scenes LIST.csv")
-    with Bar("%", hidden=quiet) as bar:
+    with Bar("train", "%", hidden=quiet) as bar:
 
         def show(done: float, words: str) -> None:
             bar.show(int(100 * done), 100, words)

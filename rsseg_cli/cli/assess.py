@@ -51,7 +51,7 @@ def assess_command(
 
     if output is not None:
         check_assessment_folder(output, overwrite=config.overwrite)
-    with Bar("row", hidden=quiet) as bar:
+    with Bar("read", "row", hidden=quiet) as bar:
         result = assess(labels, points, config, progress=bar.show)
     if output is not None:
         title = f"{Path(labels).name} checked at {result.points} points"

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rsseg_cli.cli.options import say, show
-from rsseg_cli.cli.progress import BatchProgress, short_names
+from rsseg_cli.cli.messages import SOME_FAILED
+from rsseg_cli.cli.options import show
+from rsseg_cli.cli.progress import batch_progress, short_names
 from rsseg_cli.cli.tables import class_lines, size_text
 from rsseg_cli.errors import UsageError
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 RASTER_ENDINGS = (".tif", ".tiff")
 
-SOME_FAILED = 3
-INTERRUPTED = 130
 SHOWN = 40  # scenes in the table; the manifest has them all
 
 
@@ -83,14 +82,14 @@ def run_scenes(
     scenes = list_scenes(arguments, stdin=stdin, asset=asset, target=settings.folder)
     engine = ray or LocalEngine(jobs)
     try:
-        with BatchProgress(hidden=quiet) as progress:
+        with batch_progress(hidden=quiet) as progress:
             result = run_batch(scenes, settings, engine, progress)
     except KeyboardInterrupt as err:
-        say(
-            f"rsseg: interrupted; {settings.manifest_path} lists what is done. To continue, repeat the "
-            "command with --resume"
+        stopped = KeyboardInterrupt()
+        stopped.add_note(
+            f"{settings.manifest_path} lists what is done. To continue, repeat the command with --resume"
         )
-        raise typer.Exit(INTERRUPTED) from err
+        raise stopped from err
     show(result, batch_summary, as_json=as_json)
     if result.count("failed"):
         raise typer.Exit(SOME_FAILED)

@@ -67,7 +67,7 @@ def change_command(
         crs = SceneInfo.of(before).grid.crs
         wkt = "" if crs is None else crs.to_wkt()
         vectors.check_output(vector, settings, crs=wkt, names={}, where=before, inputs=[before, after])
-    with Bar("row", hidden=quiet) as bar:
+    with Bar("compare", "row", hidden=quiet) as bar:
         result = find_changes(
             before, after, output, config, confidence_before=confidence_before,
             confidence_after=confidence_after, progress=bar.show,

@@ -9,6 +9,7 @@ import typer
 
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
+from rsseg_cli.cli.messages import say
 from rsseg_cli.cli.tables import comparison_table, score_table
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.data import DataConfig
@@ -102,7 +103,7 @@ def eval_command(
     done, comparison = run.run()
     if report is not None:
         page = run.write_report(report, done, comparison, overwrite=overwrite)
-        opt.say(f"rsseg: report: {page}")
+        say(f"rsseg: report: {page}")
     scores = done.result.scores
     if as_json:
         opt.echo_json({**scores, **({"against": comparison.as_dict()} if comparison else {})})
@@ -115,4 +116,4 @@ def eval_command(
 
 def _show(done: SourceDone) -> None:
     size = f"{done.pixels / 1e6:.1f} Mpx in {done.seconds:.1f} s"
-    opt.say(f"rsseg: {done.model}, {done.number} of {done.sources}: {done.name}, {size}")
+    say(f"rsseg: {done.model}, {done.number} of {done.sources}: {done.name}, {size}")

@@ -18,12 +18,11 @@ import typer
 from typer.core import TyperGroup
 
 from rsseg_cli._version import __version__, source_commit
-from rsseg_cli.cli.options import say
+from rsseg_cli.cli import messages as msg
 from rsseg_cli.errors import RssegError, one_line, redact
 from rsseg_cli.system import allow_open_files, file_limit_advice
 
-FAILED = 1
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+WrongUse: type[Exception] = typer.BadParameter.__bases__[0]  # which Typer does not name
 
 COMMANDS = {  # module and name of each, in the order of the help
     "predict": "predict:predict_command",
@@ -76,7 +75,15 @@ class _Group(TyperGroup):
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()  # a closed pipe shows here, where Typer ends quietly, not at interpreter exit
+            msg.messages().end(0)
             return result
+        except typer.Exit as err:
+            msg.messages().end(err.exit_code)
+            raise
+        except WrongUse as err:
+            if msg.messages().form != "json":
+                raise
+            raise _exit(err.format_message(), err, err.exit_code) from err  # type: ignore[attr-defined]
         except RssegError as err:
             raise _exit(str(err), err, err.exit_code) from err
         except (MemoryError, RuntimeError) as err:
@@ -90,8 +97,7 @@ class _Group(TyperGroup):
             advice = f". {file_limit_advice()}" if err.errno == errno.EMFILE else ""
             raise _exit(f"{err}{advice}", err) from err
         except KeyboardInterrupt as err:
-            say(f"rsseg: {_with_notes('interrupted', err)}")
-            raise typer.Exit(INTERRUPTED) from err
+            raise _exit("interrupted", err, msg.INTERRUPTED) from err
 
 
 def _is_out_of_memory(err: Exception) -> bool:
@@ -105,22 +111,9 @@ def _with_notes(message: str, err: BaseException) -> str:
     return "; ".join([message, *getattr(err, "__notes__", ())])
 
 
-def _exit(message: str, err: BaseException, code: int = FAILED) -> typer.Exit:
-    say(f"rsseg: error: {one_line(redact(_with_notes(message, err)))}")
+def _exit(message: str, err: BaseException, code: int = msg.FAILED) -> typer.Exit:
+    msg.messages().end(code, one_line(redact(_with_notes(message, err))))
     return typer.Exit(code)
-
-
-class _LogHandler(logging.Handler):
-    """`rsseg: MESSAGE` on stderr, with the level's name from warning upwards."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        line = f"rsseg: {level}{one_line(redact(record.getMessage()))}"
-        bars = sys.modules.get("tqdm")
-        if bars is None or not sys.stderr.isatty():
-            say(line)
-        else:  # above the bars, not into one
-            bars.tqdm.write(line, file=sys.stderr)
 
 
 app = typer.Typer(
@@ -149,18 +142,23 @@ def _start(
         bool,
         typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
     ] = False,
+    progress: Annotated[
+        msg.Form,
+        typer.Option(
+            help="Progress on stderr. bar: bars on a terminal, lines elsewhere. json: lines of JSON for "
+            "programs, messages too; see docs/progress.md. off: none.",
+        ),
+    ] = "bar",
 ) -> None:
-    logger = logging.getLogger("rsseg_cli")
-    logger.handlers[:] = [_LogHandler()]
-    logger.setLevel(logging.INFO)
+    msg.start(progress)
 
 
 def main() -> None:
     _open_standard_streams()
     _use_utf8()
     if not _has_working_folder():
-        say("rsseg: error: the working folder does not exist any more; change to another one")
-        raise SystemExit(FAILED)
+        msg.say("rsseg: error: the working folder does not exist any more; change to another one")
+        raise SystemExit(msg.FAILED)
     allow_open_files()
     # Read when torch loads: its threads sleep while they wait for one another. On cores that other programs
     # keep busy, spinning threads use up the time of the one they wait for.

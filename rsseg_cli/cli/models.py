@@ -37,7 +37,7 @@ def list_command(as_json: opt.Json = False) -> None:
 
     specs = [read_spec(name) for name in registry.list_models()]
     if as_json:
-        keys = ("name", "description", "classes", "bands", "gsd_m", "license")
+        keys = ("name", "description", "classes", "bands", "gsd_m", "license", "is_refiner")
         values = [{key: getattr(spec, key) for key in keys} for spec in specs]
         opt.echo_json(
             [value | {"classes": spec.class_names} for value, spec in zip(values, specs, strict=True)]

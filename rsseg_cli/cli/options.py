@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,16 +44,6 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing o
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="No progress and no notes on stderr.", callback=_silence)
 ]
-
-
-def say(text: str) -> None:
-    """Print on stderr; where nobody reads that any more, the work goes on."""
-    try:
-        typer.echo(text, err=True)
-    except OSError:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stderr.fileno())
-        os.close(null)
 
 
 def echo_json(value: Any) -> None:

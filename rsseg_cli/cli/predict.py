@@ -186,7 +186,7 @@ def predict_command(
 
     target = outputs.output or default_output(scenes[0], read_spec(outputs.model).name)
     resume = "resume" in batch
-    with Bar("tile", hidden=quiet) as bar:
+    with Bar("map", "tile", hidden=quiet) as bar:
         if ray is not None:
             paths = {"labels": str(target), **layers, "vector": outputs.vector}
             task = SceneTask(

@@ -1,4 +1,4 @@
-"""Progress on stderr: bars where that is a terminal, lines where it is not."""
+"""Progress on stderr: bars where that is a terminal, lines where it is not; lines of JSON for programs."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
-from rsseg_cli.cli.options import say
+from rsseg_cli.cli.messages import Stage, messages, say
 from rsseg_cli.cli.tables import size_text
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ def _tqdm(**settings: Any) -> Any:
 
 
 class Bar:
-    """Counts what is done, in units such as "tile"; `show` is a callback for the library."""
+    """Counts what is done at a stage such as "map", in units such as "tile"; `show` is a callback."""
 
-    def __init__(self, unit: str, *, hidden: bool) -> None:
-        self._unit, self._hidden = unit, hidden
+    def __init__(self, stage: str, unit: str, *, hidden: bool) -> None:
+        self._unit, self._hidden = unit, hidden or messages().form == "off"
+        self._stage = Stage(stage) if messages().form == "json" and not hidden else None
         self._bar: Any = None
 
     def __enter__(self) -> Bar:
@@ -43,6 +45,9 @@ class Bar:
             self._bar.close()
 
     def show(self, done: int, total: int, words: str = "") -> None:
+        if self._stage is not None:
+            self._stage.show(done, total, words)
+            return
         if self._bar is None:  # disable=None: no bar where stderr is no terminal
             self._bar = _tqdm(total=total, unit=self._unit, disable=True if self._hidden else None)
         if words:
@@ -119,6 +124,31 @@ class BatchProgress:
         remaining = f", {_duration(left)} left" if self._done < total else ""
         size = f"{size_text(details.get('pixels', 0))} in {details.get('seconds', 0):.1f} s"
         return f"{start}: {size}; {self._rate()}{remaining}"
+
+
+class BatchStages:
+    """Progress of a batch as lines of JSON: of all scenes, and of each that runs."""
+
+    def on_start(self, scenes: Mapping[int, str], skipped: int) -> None:
+        self._names = dict(zip(scenes, short_names(list(scenes.values())), strict=True))
+        self._running = {task: Stage("map", name) for task, name in self._names.items()}
+        self._scenes, self._done = Stage("scenes"), 0
+        self._scenes.show(0, len(scenes))
+
+    def on_tiles(self, task: int, done: int, total: int) -> None:
+        self._running[task].show(done, total)
+
+    def on_scene_end(self, task: int, report: run.SceneReport) -> None:
+        if report.error or report.reason:
+            say(f"{self._names[task]}: {report.reason or report.error}", "error" if report.error else "info")
+        self._done += 1
+        self._scenes.show(self._done, len(self._names))
+
+
+def batch_progress(*, hidden: bool) -> AbstractContextManager[run.BatchCallback]:
+    if messages().form == "json" and not hidden:
+        return nullcontext(BatchStages())
+    return BatchProgress(hidden=hidden or messages().form == "off")
 
 
 def short_names(scenes: Sequence[str]) -> list[str]:

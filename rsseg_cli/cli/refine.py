@@ -64,7 +64,7 @@ def refine_command(
     """
     from rsseg_cli.pipeline import refine
 
-    with Bar("window", hidden=quiet) as bar:
+    with Bar("refine", "window", hidden=quiet) as bar:
         result = refine(
             scene, labels, output, config=config, run=run, uncertainty=uncertainty, preview=preview,
             progress=bar.show, resume=resume,

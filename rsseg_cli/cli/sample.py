@@ -43,7 +43,7 @@ def sample_command(
     """
     from rsseg_cli.accuracy import draw_sample
 
-    with Bar("row", hidden=quiet) as bar:
+    with Bar("read", "row", hidden=quiet) as bar:
         result = draw_sample(labels, output, config, chips=chips, image=image, progress=bar.show)
     opt.show(result, summary, as_json=as_json)
 

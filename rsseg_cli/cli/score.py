@@ -9,6 +9,7 @@ import typer
 
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
+from rsseg_cli.cli.messages import say
 from rsseg_cli.cli.progress import Bar
 from rsseg_cli.cli.tables import score_table, size_text
 from rsseg_cli.evaluation import PairConfig
@@ -53,11 +54,11 @@ def score_command(
         reports.check_report_folder(report, overwrite=overwrite)
     from rsseg_cli.evaluation import score_pair
 
-    with Bar("block", hidden=quiet) as bar:
+    with Bar("score", "block", hidden=quiet) as bar:
         score = score_pair(predicted, truth, config, progress=bar.show)
     if report is not None:
         page = _write_report(report, predicted, truth, config, score, overwrite)
-        opt.say(f"rsseg: report: {page}")
+        say(f"rsseg: report: {page}")
     scores = score.result.scores
     if as_json:
         opt.echo_json(scores)

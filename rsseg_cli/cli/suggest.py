@@ -37,7 +37,7 @@ def suggest_command(
     """
     from rsseg_cli.accuracy import suggest
 
-    with Bar("row", hidden=quiet) as bar:
+    with Bar("read", "row", hidden=quiet) as bar:
         result = suggest(scene, labels, confidence, output, config, progress=bar.show)
     opt.show(result, summary, as_json=as_json)
 

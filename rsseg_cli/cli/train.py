@@ -13,6 +13,7 @@ import typer
 
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
+from rsseg_cli.cli.messages import messages, say
 from rsseg_cli.data import DataConfig
 from rsseg_cli.training import config as kinds
 
@@ -82,7 +83,7 @@ def train_bicor_seg(
         settings,
         _run_options(run, info.get("name", output.stem), quiet=quiet),
         kinds.ModelInfo(**{"name": output.stem, "gsd_m": data.gsd_m, **info}),
-        show=lambda table: None if quiet else opt.say(table),
+        show=lambda table: None if quiet else say(table),
         command=_command_line(ctx),
         overwrite=overwrite,
     )
@@ -157,7 +158,7 @@ def train_idgbr(
         coarse=coarse or (),
         closer_maps=closer_maps or (),
         base_model=behind,
-        show=lambda table: None if quiet else opt.say(table),
+        show=lambda table: None if quiet else say(table),
         command=_command_line(ctx),
         overwrite=overwrite,
     )
@@ -167,7 +168,8 @@ def train_idgbr(
 
 def _run_options(given: dict[str, Any], name: str, *, quiet: bool) -> kinds.RunOptions:
     """Complete what was given: a bar on a terminal, lines elsewhere, nothing with --quiet."""
-    show: kinds.Show = "none" if quiet else "bar" if sys.stderr.isatty() else "lines"
+    hidden = quiet or messages().form == "off"
+    show: kinds.Show = "none" if hidden else "bar" if sys.stderr.isatty() else "lines"
     return kinds.RunOptions(**{"run_dir": Path("runs") / name, "show": show, **given})
 
 

@@ -44,7 +44,7 @@ def vectorize_command(
     from rsseg_cli.vector import load_pyogrio, vectorize
 
     load_pyogrio()
-    with Bar("row", hidden=quiet) as bar:
+    with Bar("trace", "row", hidden=quiet) as bar:
         result = vectorize(labels, output, config, confidence=confidence, progress=bar.show)
     opt.show(result, summary, as_json=as_json)
 
