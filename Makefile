@@ -2,6 +2,7 @@
 # make test    run the tests (PYTEST='-m slow' for the slow ones)
 # make lint    style and types
 # make docs    the documentation as a site, in build/site
+# make qgis-plugin    the QGIS plugin as a zip, in dist
 # make lock    versions and hashes of everything, for development, into requirements.lock
 # make audit   known vulnerabilities of what is installed; a list of it (CycloneDX) in build/sbom.json
 # Each makes its environment in .venv first; all that is needed is Python 3.11 or later.
@@ -12,7 +13,7 @@ PYTEST :=
 PYTHON := python3.13 python3.12 python3.11 python3.14 python3 python
 RESOLUTION := highest
 
-.PHONY: demo environment test lint docs audit lock clean
+.PHONY: demo environment test lint docs qgis-plugin audit lock clean
 .DELETE_ON_ERROR:
 
 environment: $(VENV)/.ready
@@ -32,6 +33,9 @@ docs: $(VENV)/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[docs]'
 	$(BIN)/mkdocs build --strict
 
+qgis-plugin:
+	python3 qgis/package.py dist
+
 audit: $(VENV)/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python pip-audit cyclonedx-bom
 	mkdir -p build
@@ -42,7 +46,7 @@ lock: $(VENV)/.ready
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --python-version 3.11 --all-extras pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) build demo *.egg-info
+	rm -rf $(VENV) build demo dist *.egg-info
 
 # The candidates are tried, not looked up: pyenv's shims exist for versions that do not run.
 $(VENV)/.ready: pyproject.toml
