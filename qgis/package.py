@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import sys
 import zipfile
 from pathlib import Path
@@ -12,10 +11,8 @@ MADE = (1980, 1, 1, 0, 0, 0)  # the first time that a zip can hold
 
 
 def pack(folder: Path) -> Path:
-    """Write FOLDER/rsseg-qgis-VERSION.zip, which QGIS installs, and return its path."""
-    metadata = configparser.ConfigParser(interpolation=None)
-    metadata.read(HERE / "rsseg" / "metadata.txt", encoding="utf-8")
-    target = folder / f"rsseg-qgis-{metadata['general']['version']}.zip"
+    """Write FOLDER/rsseg-qgis.zip, which QGIS installs, and return its path."""
+    target = folder / "rsseg-qgis.zip"
     files = {f"rsseg/{path.name}": path for path in (HERE / "rsseg").iterdir() if path.is_file()}
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(target, "w") as archive:

@@ -50,6 +50,8 @@ def test_options_of_commands_exist(page: Path) -> None:
         command, rest = typer.main.get_command(app), words(line)
         context = command.make_context("rsseg", [], resilient_parsing=True)
         while rest and hasattr(command, "commands"):
+            if rest[0] == "--progress":
+                rest = rest[2:]
             name = rest.pop(0)
             command = command.get_command(context, name)
             assert command is not None, f"{line}: no command {name}"
