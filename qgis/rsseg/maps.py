@@ -84,8 +84,7 @@ class Predict(RssegAlgorithm):
             edges = (extent.xMinimum(), extent.yMinimum(), extent.xMaximum(), extent.yMaximum())
             arguments += ["--bbox", *map(repr, edges)]
         arguments += given("--aoi", self.vector(parameters, "AREA", context, feedback))
-        if parameters.get("GSD") is not None:
-            arguments += given("--gsd", self.parameterAsDouble(parameters, "GSD", context))
+        arguments += given("--gsd", self.parameterAsDouble(parameters, "GSD", context) or None)
         arguments += given("--tta", self.parameterAsEnumString(parameters, "VIEWS", context))
         result = self.run_rsseg([*arguments, *self.options(parameters, context)], feedback)
         for name, item in result["classes"].items():
