@@ -261,18 +261,21 @@ def write_assessment(
     return path / PAGE
 
 
-def estimate_text(item: dict[str, Any], digits: int = 3) -> str:
-    """Word an estimate as value ± half of its interval."""
+def estimate_text(item: dict[str, Any]) -> str:
+    """Word an accuracy and its interval, which is not symmetric."""
     if item["value"] is None:
         return "–"
-    if item["interval"] is None:
-        return f"{item['value']:.{digits}f}"
-    return f"{item['value']:.{digits}f} ± {item['interval'][1] - item['value']:.{digits}f}"
+    ends = "" if item["interval"] is None else " ({:.3f} to {:.3f})".format(*item["interval"])
+    return f"{item['value']:.3f}{ends}"
 
 
 def area_text(item: dict[str, Any]) -> str:
-    """Word an area likewise, with as many digits as its size needs."""
-    return estimate_text(item, 0 if (item["value"] or 0) >= 1000 else 2)
+    """Word an area as value ± half of its interval, with as many digits as its size needs."""
+    if item["value"] is None:
+        return "–"
+    digits = 0 if item["value"] >= 1000 else 2
+    reach = "" if item["interval"] is None else f" ± {item['interval'][1] - item['value']:.{digits}f}"
+    return f"{item['value']:.{digits}f}{reach}"
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:
