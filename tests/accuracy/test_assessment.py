@@ -123,7 +123,7 @@ def test_the_report_holds_the_figures(tmp_path: Path, truth: np.ndarray, mapped:
     assert figures == json.loads(json.dumps(result.as_dict()))
     text = page.read_text()
     assert "A &lt;map&gt;" in text
-    assert f"{figures['overall_accuracy']['value']:.3f} ±" in text
+    assert f"{figures['overall_accuracy']['value']:.3f} (" in text
     assert "biased" in text
     with (tmp_path / "report/matrix.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -134,10 +134,10 @@ DESIGNS = ("stratified", "random", "cluster")
 
 @pytest.mark.parametrize("design", DESIGNS)
 def test_95_percent_intervals_hold_the_truth(design: str) -> None:
-    """Of 300 samples each figure may miss its coverage by chance: 3 % is 2.4 standard deviations."""
-    share = coverage(design, 11, 300)
+    """A figure that is held in 95 % misses by 1.5 % (one standard deviation) in 200 samples."""
+    share = coverage(design, 11, 200)
     assert 0.935 <= share.mean() <= 0.97
-    assert share.min() > 0.90
+    assert share.min() > 0.89
 
 
 @pytest.mark.slow
