@@ -15,9 +15,7 @@ from rsseg_cli.cli.progress import Bar
 
 @from_settings
 def assess_command(
-    labels: Annotated[
-        str, typer.Argument(metavar="MAP.tif", help="Raster of class indices, as rsseg predict writes it.")
-    ],
+    labels: opt.ClassMap,
     points: Annotated[
         str,
         typer.Argument(metavar="POINTS", help="Points of `rsseg sample` with the true classes filled in."),

@@ -10,7 +10,6 @@ import typer
 from rsseg_cli.cli import options as opt
 from rsseg_cli.errors import OutputError
 
-MODEL = "landcover"
 FILES = ("scene.tif", "labels.tif", "map.tif", "preview.png")
 Seed = Annotated[int, typer.Option(metavar="N", help="Each number is another place, season and light.")]
 
@@ -51,11 +50,12 @@ def demo_command(
     ] = Path("demo"),
     size: Annotated[int, typer.Option(metavar="PX", help="Width and height of the scene, px.")] = 2048,
     seed: Seed = 0,
+    model: opt.Model = "landcover",
     overwrite: opt.Overwrite = False,
 ) -> None:
     """Draw a scene, map it, and score the map.
 
-    The model is 'landcover'; its map is scored against the exact labels of the drawing.
+    The map is scored against the exact labels of the drawing.
 
     Example: rsseg demo -o demo
     """
@@ -64,12 +64,12 @@ def demo_command(
     from rsseg_cli.pipeline import predict
     from rsseg_cli.weights import read_spec
 
-    read_spec(MODEL)  # fails before anything is drawn
+    read_spec(model)  # fails before anything is drawn
     scene, labels, land_cover, picture = (output / name for name in FILES)
     _make_folder(output, overwrite)
     synthetic.write_scene(scene, size=size, seed=seed, labels_path=labels, overwrite=overwrite)
     typer.echo(f"scene    {scene}: {size} x {size} px, drawn; its exact labels: {labels}")
-    result = predict(scene, land_cover, model=MODEL, preview=picture, overwrite=overwrite)
+    result = predict(scene, land_cover, model=model, preview=picture, overwrite=overwrite)
     typer.echo(f"map      {land_cover}: {result.seconds:.1f} s; open it in QGIS")
     typer.echo(f"picture  {picture}: the scene, the map over it, its legend")
     scores = score_pair(str(land_cover), str(labels), PairConfig()).result.scores

@@ -22,6 +22,9 @@ def _silence(quiet: bool) -> bool:
 Model = Annotated[
     str, typer.Option(metavar="NAME|PATH", help="A bundled model, or the path of a .safetensors file.")
 ]
+ClassMap = Annotated[
+    str, typer.Argument(metavar="MAP.tif", help="Raster of class indices, as rsseg predict writes it.")
+]
 Preview = Annotated[
     Path | None, typer.Option(metavar="FILE.png", help="Also draw the scene with the map over it.")
 ]

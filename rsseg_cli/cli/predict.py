@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -17,7 +17,44 @@ from rsseg_cli.cli.tables import summary
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig, option
 from rsseg_cli.errors import UsageError
 
+if TYPE_CHECKING:
+    from rsseg_cli.batch import RayEngine
+
 BATCH = BatchSettings(folder=Path(), model="")
+Scenes = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SCENE...",
+        help="Any raster GDAL reads: GeoTIFF, VRT, /vsicurl/https://..., s3://... . Several: scenes, "
+        "globs, folders, @LIST.txt, - for a list on standard input, a STAC ItemCollection.",
+    ),
+]
+Jobs = Annotated[
+    str | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        metavar="N|auto",
+        help="Worker processes: for one scene, of its polygons; for several, of the scenes. Default for "
+        "several: one, or one per GPU; auto: one per GPU, or one for every 4 cores.",
+    ),
+]
+Refine = Annotated[
+    bool,
+    typer.Option(
+        "--refine",
+        help="Redraw class boundaries with a refiner; all outputs show the refined map. The options from "
+        "--refiner to --uncertainty apply to it.",
+    ),
+]
+Asset = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="Name or role of the assets of a STAC ItemCollection that are the scenes; red,green,blue "
+        "joins assets of one band each. Default: role data, or visual.",
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,51 +131,21 @@ class Workers:
 
 @from_settings
 def predict_command(
-    scenes: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="SCENE...",
-            help="Any raster GDAL reads: GeoTIFF, VRT, /vsicurl/https://..., s3://... . Several: scenes, "
-            "globs, folders, @LIST.txt, - for a list on standard input, a STAC ItemCollection.",
-        ),
-    ],
+    scenes: Scenes,
     *,
     outputs: Annotated[Outputs, Options()],
     polygons: Annotated[
         VectorConfig,
         Options("min_area_m2 fill_holes_m2 simplify_m smooth classes dissolve dst_crs layer format qml"),
     ],
-    jobs: Annotated[
-        str | None,
-        typer.Option(
-            "--jobs",
-            "-j",
-            metavar="N|auto",
-            help="Worker processes: for one scene, of its polygons; for several, of the scenes. Default for "
-            "several: one, or one per GPU; auto: one per GPU, or one for every 4 cores.",
-        ),
-    ] = None,
-    refine: Annotated[
-        bool,
-        typer.Option(
-            "--refine",
-            help="Redraw class boundaries with a refiner; all outputs show the refined map. The options from "
-            "--refiner to --uncertainty apply to it.",
-        ),
-    ] = False,
+    jobs: Jobs = None,
+    refine: Refine = False,
     refinement: Annotated[RefineConfig, Options("refiner steps band_m ensemble seed")],
     uncertainty: opt.Uncertainty = None,
     batch: Annotated[
         dict[str, Any], Options("suffix manifest resume skip_existing keep_tree mosaic", of=(BATCH,))
     ],
-    asset: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Name or role of the assets of a STAC ItemCollection that are the scenes; red,green,blue "
-            "joins assets of one band each. Default: role data, or visual.",
-        ),
-    ] = "",
+    asset: Asset = "",
     run_by: Annotated[Workers, Options()],
     config: Annotated[PredictConfig, Options()],
     as_json: opt.Json = False,
@@ -181,25 +188,39 @@ def predict_command(
             asset=asset, jobs=workers, ray=ray, as_json=as_json, quiet=quiet,
         )  # fmt: skip
         return
+    opt.show(
+        _map_one(scenes[0], outputs, settings, layers, polygons, workers, ray, "resume" in batch, quiet),
+        summary, as_json=as_json,
+    )  # fmt: skip
+
+
+def _map_one(
+    scene: str,
+    outputs: Outputs,
+    settings: dict[str, Any],
+    layers: dict[str, Any],
+    polygons: VectorConfig,
+    workers: int | None,
+    ray: RayEngine | None,
+    resume: bool,
+    quiet: bool,
+) -> Any:
     from rsseg_cli.pipeline import predict
     from rsseg_cli.weights import read_spec
 
-    target = outputs.output or default_output(scenes[0], read_spec(outputs.model).name)
-    resume = "resume" in batch
+    target = outputs.output or default_output(scene, read_spec(outputs.model).name)
     with Bar("map", "tile", hidden=quiet) as bar:
-        if ray is not None:
-            paths = {"labels": str(target), **layers, "vector": outputs.vector}
-            task = SceneTask(
-                index=0, scene=scenes[0], vector=polygons, resume=resume, **settings,
-                outputs={kind: Path(path) for kind, path in paths.items() if path is not None},
-            )  # fmt: skip
-            result = ray.run_one(task, bar.show)
-        else:
-            result = predict(
-                scenes[0], target, vector=outputs.vector, resume=resume, progress=bar.show,
+        if ray is None:
+            return predict(
+                scene, target, vector=outputs.vector, resume=resume, progress=bar.show,
                 vector_config=replace(polygons, jobs=workers or 0), **settings, **layers,
             )  # fmt: skip
-    opt.show(result, summary, as_json=as_json)
+        paths = {"labels": str(target), **layers, "vector": outputs.vector}
+        task = SceneTask(
+            index=0, scene=scene, vector=polygons, resume=resume, **settings,
+            outputs={kind: Path(path) for kind, path in paths.items() if path is not None},
+        )  # fmt: skip
+        return ray.run_one(task, bar.show)
 
 
 def default_output(scene: str, model_name: str) -> Path:

@@ -15,9 +15,7 @@ from rsseg_cli.cli.progress import Bar
 
 @from_settings
 def sample_command(
-    labels: Annotated[
-        str, typer.Argument(metavar="MAP.tif", help="Raster of class indices, as rsseg predict writes it.")
-    ],
+    labels: opt.ClassMap,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="Points: .gpkg .geojson .fgb")
     ],
