@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import os
 from collections.abc import Sequence
@@ -12,21 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli import files
 from rsseg_cli._version import __version__
 from rsseg_cli.accuracy.config import AssessConfig
 from rsseg_cli.accuracy.estimate import Accuracy, Sample, estimate
 from rsseg_cli.accuracy.points import CheckedPoints, read_points
 from rsseg_cli.accuracy.strata import ClassMap, Progress, Strata
-from rsseg_cli.errors import DataError, OutputError
+from rsseg_cli.errors import DataError
 from rsseg_cli.evaluation import metrics
+from rsseg_cli.evaluation import report as reports
 from rsseg_cli.raster import classes
 
-PAGE, FIGURES, MATRIX, AREAS = "index.html", "assessment.json", "matrix.csv", "areas.csv"
+FIGURES, MATRIX, AREAS = "assessment.json", "matrix.csv", "areas.csv"
 FEW = 10  # points of a stratum, below which its intervals are not to be trusted
 logger = logging.getLogger(__name__)
 
@@ -216,13 +214,7 @@ def _sample(
 
 def check_assessment_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Raise OutputError if an assessment cannot be written to this folder."""
-    path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"{path}: is a file; needs a folder")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path}: its folder {path.parent} does not exist")
-    for name in (PAGE, FIGURES, MATRIX, AREAS):
-        files.check_target(path / name, overwrite=overwrite) if path.exists() else None
+    reports.check_report_folder(folder, overwrite=overwrite, names=(reports.PAGE, FIGURES, MATRIX, AREAS))
 
 
 def write_assessment(
@@ -230,35 +222,14 @@ def write_assessment(
 ) -> Path:
     """Write FOLDER/index.html, assessment.json, matrix.csv and areas.csv; return the path of the page."""
     check_assessment_folder(folder, overwrite=overwrite)
-    path = Path(folder)
     figures = result.as_dict()
-    environment = jinja2.Environment(
-        loader=jinja2.ChoiceLoader(
-            [jinja2.PackageLoader("rsseg_cli.accuracy", ""), jinja2.PackageLoader("rsseg_cli.evaluation", "")]
-        ),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = reports.environment("rsseg_cli.accuracy")
     environment.filters |= {"estimate": estimate_text, "area": area_text}
     page = environment.get_template("assessment.html.j2").render(
         title=title, figures=figures, unit=result.unit, version=__version__
     )
-    texts = {
-        FIGURES: json.dumps(figures, indent=1, ensure_ascii=False) + "\n",
-        MATRIX: _matrix_csv(result),
-        AREAS: _areas_csv(figures, result.unit),
-        PAGE: page,
-    }
-    try:
-        path.mkdir(exist_ok=True)
-        for name, text in texts.items():
-            with files.write_atomic(path / name) as file:
-                file.write_text(text, encoding="utf-8")
-    except OSError as err:
-        raise OutputError(f"{path}: the assessment cannot be written ({err})") from err
-    return path / PAGE
+    tables = {MATRIX: _matrix_csv(result), AREAS: _areas_csv(figures, result.unit)}
+    return reports.write_files(folder, {FIGURES: reports.json_text(figures), **tables, reports.PAGE: page})
 
 
 def estimate_text(item: dict[str, Any]) -> str:
@@ -289,30 +260,16 @@ def _matrix_csv(result: Assessment) -> str:
     rows: list[list[object]] = [["map", "truth", "points", "area_proportion"]]
     for row, mapped in enumerate(result.class_names):
         for col, truth in enumerate(result.class_names):
-            rows.append(
-                [
-                    mapped,
-                    truth,
-                    int(accuracy.counts[row, col]),
-                    round(float(accuracy.proportions[row, col]), 8),
-                ]
-            )
+            share = round(float(accuracy.proportions[row, col]), 8)
+            rows.append([mapped, truth, int(accuracy.counts[row, col]), share])
     return _table(rows)
 
 
 def _areas_csv(figures: dict[str, Any], unit: str) -> str:
-    rows: list[list[object]] = [
-        ["class", f"mapped_area_{unit}", f"area_{unit}", "standard_error", "low", "high"]
-    ]
+    mapped, estimated = f"mapped_area_{unit}", f"area_{unit}"
+    rows: list[list[object]] = [["class", mapped, estimated, "standard_error", "low", "high"]]
     for item in figures["classes"]:
-        area = item[f"area_{unit}"]
-        rows.append(
-            [
-                item["name"],
-                item[f"mapped_area_{unit}"],
-                area["value"],
-                area["standard_error"],
-                *(area["interval"] or ("", "")),
-            ]
-        )
+        area = item[estimated]
+        ends = area["interval"] or ("", "")
+        rows.append([item["name"], item[mapped], area["value"], area["standard_error"], *ends])
     return _table(rows)

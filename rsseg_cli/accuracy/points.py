@@ -86,36 +86,21 @@ def class_style(source: ClassMap, kind: str) -> str:
     Args:
         kind: marker or fill.
     """
-    colours = classes.read_colours(source.path)
+    colours, black = classes.read_colours(source.path), {"outline_color": "0,0,0,255", "size": "3"}
     root = ET.Element("qgis", version="3.22.0", styleCategories="Symbology|Fields|Forms")
     renderer = ET.SubElement(root, "renderer-v2", type="categorizedSymbol", attr=TRUTH)
-    categories, symbols = ET.SubElement(renderer, "categories"), ET.SubElement(renderer, "symbols")
-    entries = [(name, name, colours.get(value, (150, 150, 150))) for value, name in source.names.items()]
-    for number, (value, label, colour) in enumerate([*entries, ("", "to be filled in", (255, 0, 200))]):
-        ET.SubElement(
-            categories, "category", value=value, type="string", symbol=str(number), label=label, render="true"
-        )
-        symbol = ET.SubElement(symbols, "symbol", type=kind, name=str(number), alpha="1")
-        layer = ET.SubElement(symbol, "layer", {"class": f"Simple{kind.title()}", "enabled": "1"})
-        options = ET.SubElement(layer, "Option", type="Map")
-        for key, text in {
-            "name": "cross_fill" if value == "" else "circle",
-            "color": ",".join(map(str, (*colour, 255))),
-            "outline_color": "0,0,0,255",
-            "size": "3",
-        }.items():
-            ET.SubElement(options, "Option", type="QString", name=key, value=text)
+    parts = ET.SubElement(renderer, "categories"), ET.SubElement(renderer, "symbols")
+    for value, name in source.names.items():
+        fill = colours.get(value, (150, 150, 150))
+        classes.add_category(*parts, name, name, fill, kind, text=True, name="circle", **black)
+    classes.add_category(*parts, "", "to be filled in", (255, 0, 200), kind, name="cross_fill", **black)
     field = ET.SubElement(ET.SubElement(root, "fieldConfiguration"), "field", name=TRUTH)
     widget = ET.SubElement(field, "editWidget", type="ValueMap")
     listed = ET.SubElement(ET.SubElement(widget, "config"), "Option", type="Map")
     values = ET.SubElement(listed, "Option", type="List", name="map")
     for name in source.names.values():
-        entry = ET.SubElement(values, "Option", type="Map")
-        ET.SubElement(entry, "Option", type="QString", name=name, value=name)
-    ET.indent(root)
-    return "<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n" + ET.tostring(
-        root, encoding="unicode"
-    )
+        classes.add_options(values, {name: name})
+    return classes.qml(root).decode()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -97,6 +97,15 @@ class LabelFormat:
             )
         return drawn[0]
 
+    def field_in(self, path: Path, fields: Sequence[str]) -> str:
+        """Return the attribute of a file that names the class; "" where all polygons are of one class."""
+        if self.field and self.field not in fields:
+            raise DataError(f"{path}: has no attribute {self.field!r}; it has {', '.join(fields) or 'none'}")
+        if self.field or self.vector_class:
+            return self.field
+        by_name = {name.casefold(): name for name in reversed(fields)}
+        return next((by_name[name] for name in FIELDS if name in by_name), "")
+
     def index_of(self, value: Any) -> int | None:
         """Class number of a vector attribute's value (a name or a number), 255 for unlabelled, else None."""
         if isinstance(value, str):

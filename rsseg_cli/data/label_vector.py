@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rasterio.features import rasterize
 
-from rsseg_cli.data.label_format import FIELDS, LabelFormat, Labels, span_text
+from rsseg_cli.data.label_format import LabelFormat, Labels, span_text
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster import Grid, gdal
 
@@ -122,7 +122,7 @@ def _read(path: Path, format: LabelFormat, grid: Grid | None) -> Any:
     try:
         layer = gdal.first_layer(path)
         info = pyogrio.read_info(path, layer=layer)
-        field = _field_of(path, list(map(str, info["fields"])), format)
+        field = format.field_in(path, list(map(str, info["fields"])))
         box = None if grid is None else _box_in(info["crs"], grid)
         frame = geopandas.read_file(
             path, layer=layer, columns=[field] if field else [], engine="pyogrio", bbox=box,
@@ -133,20 +133,6 @@ def _read(path: Path, format: LabelFormat, grid: Grid | None) -> Any:
     frame = frame.sort_index()  # a spatial index may give features in its own order
     frame.attrs["field"] = field
     return frame
-
-
-def _field_of(path: Path, fields: Sequence[str], format: LabelFormat) -> str:
-    """The attribute that names the class; "" where all polygons are of one class."""
-    if format.field:
-        if format.field not in fields:
-            raise DataError(
-                f"{path}: has no attribute {format.field!r}; it has {', '.join(fields) or 'none'}"
-            )
-        return format.field
-    if format.vector_class:
-        return ""
-    by_name = {name.casefold(): name for name in reversed(fields)}
-    return next((by_name[name] for name in FIELDS if name in by_name), "")
 
 
 def _box_in(crs: str | None, grid: Grid) -> tuple[float, float, float, float] | None:

@@ -53,8 +53,8 @@ def edges(values: Labels, known: Mask) -> Mask:
     """
     gradient = np.zeros(values.shape, np.bool_)
     gradient[1:-1, 1:-1] = _has_gradient(values.astype(np.int16))
-    gradient &= ~_grow(~known)
-    return _grow(gradient) & known
+    gradient &= _widen(known, 1, np.minimum)
+    return _widen(gradient, 1, np.maximum) & known
 
 
 def _has_gradient(values: NDArray[np.int16]) -> Mask:
@@ -62,17 +62,6 @@ def _has_gradient(values: NDArray[np.int16]) -> Mask:
     down = values[:-2] + 2 * values[1:-1] + values[2:]
     across = values[:, :-2] + 2 * values[:, 1:-1] + values[:, 2:]
     return (down[:, 2:] != down[:, :-2]) | (across[2:] != across[:-2])
-
-
-def _grow(mask: Mask) -> Mask:
-    """The mask and the eight pixels around each of its pixels."""
-    wide = mask.copy()
-    wide[:, 1:] |= mask[:, :-1]
-    wide[:, :-1] |= mask[:, 1:]
-    grown = wide.copy()
-    grown[1:] |= wide[:-1]
-    grown[:-1] |= wide[1:]
-    return grown
 
 
 def missed_weight(edge: Mask, mapped_edge: Mask, known: Mask, core: Part) -> float:
@@ -276,12 +265,12 @@ def _bounds(values: Labels, known: Mask) -> tuple[Labels, Labels]:
     return np.where(known, values, np.uint8(255)), np.where(known, values, np.uint8(0))
 
 
-def _widen(values: Labels, step: int, choose: Callable[..., Labels]) -> Labels:
+def _widen(values: NDArray[Any], step: int, choose: Callable[..., Any]) -> NDArray[Any]:
     """The least (or largest) of each pixel and those `step` px up, down, left, right and diagonally."""
     return _shifted(_shifted(values, step, choose).T, step, choose).T
 
 
-def _shifted(values: Labels, step: int, choose: Callable[..., Labels]) -> Labels:
+def _shifted(values: NDArray[Any], step: int, choose: Callable[..., Any]) -> NDArray[Any]:
     chosen = values.copy(order="K")
     if step < len(values):
         choose(chosen[step:], values[:-step], out=chosen[step:])

@@ -38,14 +38,16 @@ LEFT, RIGHT, TOP, BOTTOM = 40, 14, 10, 58
 Value = float | None
 
 
-def check_report_folder(folder: str | os.PathLike[str], *, overwrite: bool = False) -> None:
-    """Raise OutputError if a report cannot be written to this folder."""
+def check_report_folder(
+    folder: str | os.PathLike[str], *, overwrite: bool = False, names: Sequence[str] = (PAGE, SCORES)
+) -> None:
+    """Raise OutputError if a report of files with these names cannot be written to a folder."""
     path = Path(folder)
     if path.exists() and not path.is_dir():
-        raise OutputError(f"{path}: is a file; --report needs a folder")
+        raise OutputError(f"{path}: is a file; a report needs a folder")
     if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path}: its folder {path.parent} does not exist")
-    for name in (PAGE, SCORES):
+        raise OutputError(f"{path}: its folder {path.absolute().parent} does not exist")
+    for name in names:
         files.check_regular(path / name)
         if (path / name).exists() and not overwrite:
             raise OutputError(f"{path / name}: exists already; pass --overwrite to replace it")
@@ -88,7 +90,7 @@ def write_report(
     boundary = result.scores.get("boundary") or {}
     kinds = (("boundary_iou", "Boundary IoU"), ("trimap_accuracy", "Trimap accuracy")) if boundary else ()
     page = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             title=title,
@@ -115,10 +117,18 @@ def write_report(
             version=__version__,
         )
     )
+    return write_files(folder, {SCORES: json_text(without_nan(numbers)), PAGE: page})
+
+
+def json_text(values: Any) -> str:
+    return json.dumps(values, indent=1, ensure_ascii=False) + "\n"
+
+
+def write_files(folder: str | os.PathLike[str], texts: Mapping[str, str]) -> Path:
+    """Write the files of a report by name, and return the path of the page."""
     path = Path(folder)
     try:
         path.mkdir(exist_ok=True)
-        texts = {SCORES: json.dumps(without_nan(numbers), indent=1, ensure_ascii=False) + "\n", PAGE: page}
         for name, text in texts.items():
             with files.write_atomic(path / name) as file:
                 file.write_text(text, encoding="utf-8")
@@ -128,9 +138,12 @@ def write_report(
 
 
 @cache
-def _environment() -> jinja2.Environment:
+def environment(package: str = "rsseg_cli.evaluation") -> jinja2.Environment:
+    """Return the templates of reports, and those of another package."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("rsseg_cli.evaluation", ""),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(name, "") for name in dict.fromkeys([package, "rsseg_cli.evaluation"])]
+        ),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,

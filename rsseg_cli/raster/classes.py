@@ -19,8 +19,11 @@ from rasterio.shutil import copy
 from rsseg_cli.errors import DataError, SceneError
 from rsseg_cli.raster import gdal, legend
 from rsseg_cli.raster.info import SceneInfo
+from rsseg_cli.raster.legend import add_category as add_category
+from rsseg_cli.raster.legend import add_options as add_options
 from rsseg_cli.raster.legend import class_style as class_style
 from rsseg_cli.raster.legend import colour_of as colour_of
+from rsseg_cli.raster.legend import qml as qml
 from rsseg_cli.raster.reader import SceneReader
 from rsseg_cli.raster.remap import plain as plain
 from rsseg_cli.raster.remap import remapped as remapped

@@ -131,28 +131,33 @@ def class_style(
         entry = {"value": str(value), "label": name, "alpha": "255", "color": _hex(fill)}
         ET.SubElement(palette, "paletteEntry", entry)
         if occurring is None or value in occurring:
-            _category(categories, symbols, str(value), name, fill)
-    _category(categories, symbols, "", "other", OTHER)
-    return _qml(root)
+            add_category(categories, symbols, str(value), name, fill)
+    add_category(categories, symbols, "", "other", OTHER)
+    return qml(root)
 
 
 _PALETTED = {"type": "paletted", "band": "1", "opacity": "1", "alphaBand": "-1", "nodataColor": ""}
 
 
-def _category(
-    categories: ET.Element, symbols: ET.Element, value: str, label: str, fill: Sequence[int]
+def add_category(
+    categories: ET.Element,
+    symbols: ET.Element,
+    value: str,
+    label: str,
+    fill: Sequence[int],
+    kind: str = "fill",
+    *,
+    text: bool = False,
+    **options: str,
 ) -> None:
-    """Add a category with its symbol; an empty value stands for all others."""
+    """Add a category with its symbol, a fill or marker; an empty value stands for all others."""
     number = str(len(categories))
-    kind = "long" if value else "string"
-    shown = {"value": value, "type": kind, "symbol": number, "label": label, "render": "true"}
+    type_of_value = "long" if value and not text else "string"
+    shown = {"value": value, "type": type_of_value, "symbol": number, "label": label, "render": "true"}
     ET.SubElement(categories, "category", shown)
-    symbol = ET.SubElement(symbols, "symbol", type="fill", name=number, alpha="1", clip_to_extent="1")
-    layer = ET.SubElement(
-        symbol, "layer", {"class": "SimpleFill", "enabled": "1", "locked": "0", "pass": "0"}
-    )
-    options = ET.SubElement(layer, "Option", type="Map")
-    for key, text in {
+    symbol = ET.SubElement(symbols, "symbol", type=kind, name=number, alpha="1", clip_to_extent="1")
+    attributes = {"class": f"Simple{kind.title()}", "enabled": "1", "locked": "0", "pass": "0"}
+    add_options(ET.SubElement(symbol, "layer", attributes), {
         "color": ",".join(map(str, (*fill, 255))),
         "outline_color": ",".join(map(str, (*(int(part * OUTLINE) for part in fill), 255))),
         "outline_style": "solid",
@@ -160,7 +165,14 @@ def _category(
         "outline_width_unit": "MM",
         "joinstyle": "bevel",
         "style": "solid",
-    }.items():
+        **options,
+    })  # fmt: skip
+
+
+def add_options(parent: ET.Element, texts: Mapping[str, str]) -> None:
+    """Add a map of texts, as QGIS stores settings."""
+    options = ET.SubElement(parent, "Option", type="Map")
+    for key, text in texts.items():
         ET.SubElement(options, "Option", type="QString", name=key, value=text)
 
 
@@ -178,14 +190,14 @@ def ramp_style() -> bytes:
         value = step / (len(RAMP) - 1)
         item = {"value": f"{value:g}", "label": f"{value:g}", "alpha": "255", "color": _hex(colour)}
         ET.SubElement(shader, "item", item)
-    return _qml(root)
+    return qml(root)
 
 
 def _hex(colour: Sequence[int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _qml(root: ET.Element) -> bytes:
+def qml(root: ET.Element) -> bytes:
     ET.indent(root)
     head = b"<!DOCTYPE qgis PUBLIC 'http://mrcc.com/qgis.dtd' 'SYSTEM'>\n"
     return head + ET.tostring(root, encoding="utf-8") + b"\n"

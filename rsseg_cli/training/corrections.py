@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from shapely import STRtree
     from shapely.geometry.base import BaseGeometry
 
-FIELDS = ("class", "class_name", "label", "class_index")
 WIDTH_PX = {0: 2.0, 1: 1.0}  # radius that a point and half the width that a line gets, px of the model
 OVERLAP_PX = 1.0  # area that two classes may share
 SHOWN = 5
@@ -89,11 +88,14 @@ def read_corrections(
             classes overlap.
     """
     frame = _read(path, grid)
-    name = _field(path, [column for column in frame.columns if column != "geometry"], field)
+    known = LabelFormat(class_names=tuple(class_names), field=field)
+    columns = list(frame.columns.drop("geometry"))
+    name = known.field_in(path, columns)
+    if not name:
+        raise DataError(f"{path}: no attribute names a class ({', '.join(columns)}). Pass --label-field")
     frame = frame[[not _is_empty(value) for value in frame[name]]]
     if frame.empty:
         raise DataError(f"{path}: field {name!r} is empty throughout; fill in classes first")
-    known = LabelFormat(class_names=tuple(class_names))
     indices = [known.index_of(_plain(value)) for value in frame[name]]
     unknown = [str(value) for value, index in zip(frame[name], indices, strict=True) if index is None]
     if unknown:
@@ -139,20 +141,6 @@ def _read(path: Path, grid: Grid) -> Any:
         frame = frame.to_crs(grid.crs.to_wkt())
     frame.geometry = frame.geometry.make_valid()
     return frame
-
-
-def _field(path: Path, fields: Sequence[str], wanted: str) -> str:
-    if wanted:
-        if wanted not in fields:
-            raise DataError(f"{path}: has no field {wanted!r}; it has {', '.join(fields) or 'none'}")
-        return wanted
-    by_name = {name.casefold(): name for name in fields}
-    for name in FIELDS:
-        if name in by_name:
-            return by_name[name]
-    raise DataError(
-        f"{path}: has no field {', '.join(FIELDS)}, but {', '.join(fields) or 'none'}. Pass --label-field"
-    )
 
 
 def _widened(shape: BaseGeometry, pixel: float) -> BaseGeometry:

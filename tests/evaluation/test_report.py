@@ -265,7 +265,7 @@ def test_a_report_is_not_replaced_unless_asked(scored, tmp_path):
     write_report(tmp_path / "r", result, title="second", classes=CLASSES, overwrite=True)
     assert "second" in (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="is a file; --report needs a folder"):
+    with pytest.raises(OutputError, match="is a file; a report needs a folder"):
         check_report_folder(tmp_path / "file")
     with pytest.raises(OutputError, match="does not exist"):
         check_report_folder(tmp_path / "none" / "r")
