@@ -28,7 +28,7 @@ exec env PYTHONPATH=%s OMP_NUM_THREADS=1 %s -m rsseg_cli "$@"
 START = """
 import json, sys
 from qgis.core import *
-application = QgsApplication([], False)
+application = QgsApplication([], True)
 application.initQgis()
 sys.path.append(QgsApplication.pkgDataPath() + "/python/plugins")
 sys.path.append(QgsApplication.qgisSettingsDirPath() + "python/plugins")

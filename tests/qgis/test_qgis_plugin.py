@@ -71,6 +71,35 @@ for layer in QgsProject.instance().mapLayers().values():
     )
     found[kind] = [renderer.type(), legend]
 """
+DIALOGS = """
+import qgis.utils
+qgis.utils.iface = None
+from processing.gui.AlgorithmDialog import AlgorithmDialog
+from processing.gui.BatchAlgorithmDialog import BatchAlgorithmDialog
+create = QgsApplication.processingRegistry().createAlgorithmById
+"""
+FORMS = """
+found = {}
+for name in given["names"]:
+    algorithm = create("rsseg:" + name)
+    form = AlgorithmDialog(algorithm, False, None).mainWidget()
+    batch = BatchAlgorithmDialog(create("rsseg:" + name)).mainWidget()
+    found[name] = [len(form.wrappers), batch.batchRowCount(), algorithm.canExecute()]
+"""
+BATCH = """
+dialog = BatchAlgorithmDialog(create("rsseg:predict"))
+table = dialog.mainWidget()
+table.addRow(1)
+context = QgsProcessingContext()
+for row, (scene, target) in enumerate(zip(given["scenes"], given["maps"])):
+    for name, value in {"INPUT": scene, **given["values"]}.items():
+        table.wrappers[row][table.parameter_to_column[name]].setParameterValue(value, context)
+    table.tblParameters.cellWidget(row + 1, table.parameter_to_column["OUTPUT"]).setValue(target)
+table.checkLoadLayersOnCompletion.setChecked(True)
+dialog.runAlgorithm()
+layers = QgsProject.instance().mapLayers().values()
+found = {layer.source(): [item.label for item in layer.renderer().classes()] for layer in layers}
+"""
 REST = """
 run = lambda name, **values: processing.run("rsseg:" + name, values)
 scene, labels, sure = given["scene"], given["map"], given["sure"]
@@ -210,6 +239,7 @@ def test_a_cancelled_run_ends_without_a_map(qgis: Qgis, long_run: dict[str, obje
     assert not (tmp_path / "map.tif").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_killed_qgis_leaves_no_program(
     qgis: Qgis, long_run: dict[str, object], tmp_path: Path, number: int
@@ -236,6 +266,26 @@ def test_a_model_chains_algorithms_and_loads_styles(
     assert found["raster"] == ["paletted", ["roof", "road", "tree"]]
     assert (kind, legend[-1]) == ("categorizedSymbol", "other")
     assert {"other"} < set(legend) <= {"roof", "road", "tree", "other"}
+
+
+def test_forms_have_all_parameters(qgis: Qgis) -> None:
+    """Those of one run and those of a batch, which begin with one row."""
+    found = qgis.python(DIALOGS + FORMS, names=ALGORITHMS)
+    assert {name: rest for name, (_, *rest) in found.items()} == {
+        name: [1, [True, ""]] for name in ALGORITHMS
+    }
+    assert found["predict"][0] == 11
+
+
+@pytest.mark.slow
+def test_a_batch_maps_its_scenes(
+    qgis: Qgis, make_raster: Callable[..., Path], models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    scenes = [str(make_raster(f"{name} 1.tif")) for name in "ab"]
+    maps = [str(tmp_path / f"map {name}.tif") for name in "ab"]
+    values = {"MODEL_FILE": models[0], "OPTIONS": OPTIONS}
+    found = qgis.python(DIALOGS + BATCH, scenes=scenes, maps=maps, values=values)
+    assert found == {path: ["roof", "road", "tree"] for path in maps}
 
 
 @pytest.mark.slow
