@@ -72,10 +72,10 @@ def find_program(path: str = "") -> str:
     found = shutil.which("rsseg", path=folders)
     uv = shutil.which("uv", path=folders)
     if found is None and uv is not None:
-        asked = subprocess.run(
-            [uv, "tool", "dir", "--bin"], capture_output=True, text=True, env=environment(), timeout=20
-        )
-        found = shutil.which("rsseg", path=asked.stdout.strip() or os.devnull)
+        asked = [uv, "tool", "dir", "--bin"]
+        with suppress(OSError, subprocess.SubprocessError):
+            folder = subprocess.check_output(asked, text=True, env=environment(), timeout=20).strip()
+            found = shutil.which("rsseg", path=folder)
     if found is None:
         raise ProgramError(f"The rsseg program is not installed, or not found. {INSTALL}")
     return found
