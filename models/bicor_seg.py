@@ -82,11 +82,13 @@ def check_whole_numbers(config: object, **limits: int) -> None:
 
 
 class BicorExplanation(NamedTuple):
-    """Logits (B, N, H, W); of each layer heatmap logits (B, N, h, w) and class embeddings (B, N, C)."""
+    """Logits (B, N, H, W); of each layer heatmap logits (B, N, h, w) and class embeddings (B, N, C); means
+    (B, D) of the encoder's deepest features."""
 
     logits: Tensor
     heatmaps: tuple[Tensor, ...]
     class_embeddings: tuple[Tensor, ...]
+    pooled: Tensor
 
 
 class BicorTrainingOutput(NamedTuple):
@@ -115,23 +117,24 @@ class BicorSeg(nn.Module):
 
     def explain(self, image: Tensor) -> BicorExplanation:
         """Logits with every layer's heatmap logits and class embeddings, in one pass."""
-        return self._explain(self._features(image))
+        scales = self._scales(image)
+        return BicorExplanation(*self._decode(self.neck(scales)), scales[-1].mean((2, 3)))
 
     def forward_training(self, image: Tensor) -> BicorTrainingOutput:
         """As `explain`, with the auxiliary head on the features before co-refinement."""
-        features = self._features(image)
-        return BicorTrainingOutput(*self._explain(features), self.decoder.classify_auxiliary(features))
+        features = self.neck(self._scales(image))
+        return BicorTrainingOutput(*self._decode(features), self.decoder.classify_auxiliary(features))
 
-    def _explain(self, features: Tensor) -> BicorExplanation:
+    def _decode(self, features: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         features, heatmaps, embeddings = self.decoder.co_refine(features)
-        return BicorExplanation(self.decoder.classify(features, embeddings[-1]), heatmaps, embeddings)
+        return self.decoder.classify(features, embeddings[-1]), heatmaps, embeddings
 
-    def _features(self, image: Tensor) -> Tensor:
+    def _scales(self, image: Tensor) -> list[Tensor]:
         if image.shape[-2] % STRIDE or image.shape[-1] % STRIDE:
             raise ValueError(
                 f"image of {tuple(image.shape[-2:])} px: height and width must be multiples of {STRIDE}"
             )
-        return self.neck(self.encoder(image))
+        return self.encoder(image)
 
 
 def build_encoder(name: str, in_channels: int, *, pretrained: bool = False) -> nn.Module:

@@ -14,19 +14,17 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Literal
 
 from rsseg_cli import files
 from rsseg_cli.errors import ModelError, OutputError, UsageError
+from rsseg_cli.weights.header import Header, read_header
 from rsseg_cli.weights.spec import MAX_SPEC_BYTES, ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SPEC_KEY = "rsseg_model"  # in the safetensors metadata
-MAX_HEADER_BYTES = 16 * 2**20
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -151,15 +149,9 @@ def save_model(
 ) -> Path:
     """Write a model file, whole or not at all. Vectors (biases, norms, statistics) stay float32."""
     import torch
-    from safetensors.torch import save_file
 
     path = Path(path)
     check_target(path, overwrite)
-    text = spec.to_json()
-    if len(text) > MAX_SPEC_BYTES:
-        raise ModelError(
-            f"{path}: model description of {len(text)} characters; needs {MAX_SPEC_BYTES} or less"
-        )
     tensors = {}
     for name, tensor in network.state_dict().items():
         stored = tensor.detach().cpu().contiguous().clone()
@@ -168,12 +160,40 @@ def save_model(
             if not torch.isfinite(stored).all():
                 raise ModelError(f"{path}: tensor {name} is not finite as {stored.dtype}")
         tensors[name] = stored
+    _write(path, tensors, spec)
+    return path
+
+
+def rewrite_spec(
+    name_or_path: str | os.PathLike[str], output: Path, spec: ModelSpec, *, overwrite: bool = False
+) -> None:
+    """Write a copy of a model file with another description, its tensors byte by byte as they are."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    check_target(output, overwrite)
+    path = model_file(name_or_path)
+    read_header(path)
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError) as err:
+        raise ModelError(f"{path}: its tensors cannot be read ({err})") from err
+    _write(output, tensors, spec)
+
+
+def _write(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None:
+    from safetensors.torch import save_file
+
+    text = spec.to_json()
+    if len(text) > MAX_SPEC_BYTES:
+        raise ModelError(
+            f"{path}: model description of {len(text)} characters; needs {MAX_SPEC_BYTES} or less"
+        )
     try:
         with files.write_atomic(path) as temporary:
             save_file(tensors, temporary, metadata={SPEC_KEY: text})
     except OSError as err:
         raise OutputError(f"{path}: cannot be written ({err})") from err
-    return path
 
 
 def average_models(first: str | Path, others: Sequence[str | Path]) -> TrainedModel:
@@ -259,57 +279,6 @@ def file_sha256(path: Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as err:
         raise ModelError(f"{path}: cannot be read ({err})") from err
-
-
-Length = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class TensorEntry(msgspec.Struct, frozen=True):
-    """A tensor in the header of a safetensors file; offsets of its bytes count from the header's end."""
-
-    dtype: str
-    shape: list[Length]
-    data_offsets: tuple[Length, Length]
-
-
-class Header(NamedTuple):
-    """Tensors by name, and the metadata, whatever it is."""
-
-    tensors: dict[str, TensorEntry]
-    metadata: Any
-
-    @property
-    def shapes(self) -> dict[str, list[int]]:
-        return {name: entry.shape for name, entry in self.tensors.items()}
-
-
-def read_header(path: Path) -> Header:
-    """Read the header of a safetensors file that is not trusted; no tensor is read."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
-                raise ModelError(
-                    f"{path}: a pickle, which can run any code and is not loaded; turn a released checkpoint "
-                    "into a model file with `rsseg models import`"
-                )
-            if len(start) < 8 or not 2 <= length <= size - 8:
-                raise ModelError(f"{path}: {size} bytes, no safetensors file or a truncated one")
-            if length > MAX_HEADER_BYTES:
-                raise ModelError(f"{path}: header of {length} bytes; at most {MAX_HEADER_BYTES} are read")
-            entries = msgspec.json.decode(file.read(length), type=dict[str, Any])
-        metadata = entries.pop("__metadata__", None)
-        tensors = msgspec.convert(entries, dict[str, TensorEntry])
-    except OSError as err:
-        raise ModelError(f"{path}: cannot be read ({err})") from err
-    except (msgspec.MsgspecError, ValueError, RecursionError) as err:
-        raise ModelError(f"{path}: its header is not that of a safetensors file ({err})") from err
-    needed = 8 + length + max((entry.data_offsets[1] for entry in tensors.values()), default=0)
-    if size != needed or any(entry.data_offsets[0] > entry.data_offsets[1] for entry in tensors.values()):
-        raise ModelError(f"{path}: {size} bytes, its header says {needed}; the file is truncated or damaged")
-    return Header(tensors, metadata)
 
 
 def _spec_of(header: Header, path: Path) -> ModelSpec:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, Literal, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import msgspec
 
 from rsseg_cli.errors import ModelError
+from rsseg_cli.weights.tile_statistics import TileStatistics, problem_of, summarise
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SPEC_VERSION = 1
 MAX_SPEC_BYTES = 1_000_000
@@ -18,6 +22,7 @@ MAX_NAME = 100  # characters of a class's, band's or model's name
 Architecture = Literal["bicor-seg", "idgbr-lite", "idgbr", "external"]
 REFINERS = ("idgbr-lite", "idgbr")
 MAX_TEXT = 100_000  # characters of a description's texts
+MIN_TEMPERATURE = 0.05  # its inverse is the largest
 MAX_DEPTH = 17  # of nested scores and settings
 PALETTE = (
     (214, 69, 65), (222, 203, 164), (120, 120, 128), (76, 145, 65), (58, 124, 190),
@@ -58,6 +63,8 @@ class ModelSpec:
         gsd_range_m: resolutions that are run without resampling.
         refinement: how to use a refiner: "steps" of the sampler, "band_m" around boundaries that may change,
             "model" whose maps it was trained on, "model_gsd_m" that model's resolution.
+        temperature: probabilities are those of the logits divided by it, chosen on validation data.
+        training_tiles: statistics of the training data by kind: colour, texture, features; {} if not known.
     """
 
     MAX_CLASSES: ClassVar[int] = 254  # a class raster is uint8, and 254 and 255 have other meanings
@@ -80,6 +87,8 @@ class ModelSpec:
     scores: dict[str, Any] = field(default_factory=dict)
     refiner: str | None = None
     refinement: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+    training_tiles: dict[str, TileStatistics] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problem = self._problem()
@@ -120,7 +129,9 @@ class ModelSpec:
             low, high = self.gsd_range_m
             if self.gsd_m is None or not 0 < low <= self.gsd_m <= high < math.inf:
                 return f"gsd_range_m {self.gsd_range_m} must enclose gsd_m {self.gsd_m}"
-        return self._refinement_problem()
+        if not MIN_TEMPERATURE <= self.temperature <= 1 / MIN_TEMPERATURE:
+            return f"temperature {self.temperature}; needs {MIN_TEMPERATURE:g} to {1 / MIN_TEMPERATURE:g}"
+        return problem_of(self.training_tiles) or self._refinement_problem()
 
     def _refinement_problem(self) -> str | None:
         steps, band_m = self.refinement.get("steps", 1), self.refinement.get("band_m", 1.0)
@@ -170,6 +181,15 @@ class ModelSpec:
             mean=(0.0,) * len(bands),
             std=(1.0,) * len(bands),
         )
+
+    def with_training_tiles(
+        self, training: Mapping[str, Tensor], held_out: Mapping[str, Tensor]
+    ) -> ModelSpec:
+        """Return the description with statistics of descriptors (tiles, D) by kind; see `TileStatistics`."""
+        parts = [
+            {kind: values.double().numpy() for kind, values in part.items()} for part in (training, held_out)
+        ]
+        return replace(self, training_tiles=summarise(*parts))
 
     def to_json(self) -> str:
         """Write strict JSON; scores and settings that are not finite become null."""

@@ -51,12 +51,12 @@ class Band:
 
 
 class Block(NamedTuple):
-    """Finished rows (layers, rows, width), compressed; `refined` counts the band down to the last of them."""
+    """Finished rows (layers, rows, width), compressed, and the counts of the band down to the last one."""
 
     row: int
     shape: tuple[int, ...]
     packed: bytes
-    refined: Mapping[str, int]
+    counts: Mapping[str, int]
 
     def values(self) -> NDArray[np.uint8]:
         """Return the rows, uint8 (layers, rows, width)."""
@@ -68,7 +68,7 @@ class BandRows:
     """Finished rows of a band, from top to bottom."""
 
     blocks: tuple[Block, ...]
-    refined: Mapping[str, int] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 class BandPool(Protocol):
@@ -108,12 +108,7 @@ class SharedPasses(passes.Passes):
 
     def map(self, job: passes.Job, rows: Pass, state: passes.PassState) -> None:
         band = Band(task=self._task_of(state), job=job, layers=dict(rows.layers), first=rows.first)
-        plan = passes.plan_tiles(job)
-        with closing(self._run(band, plan.rows, _row_bytes(rows, job.grid, plan.rows))) as bands:
-            for end, finished in bands:
-                for block in finished.blocks:
-                    rows.write(block.row, block.values())
-                rows.progress(end * len(plan.cols))
+        self._write(band, rows, state, passes.plan_tiles(job), job.grid)
 
     def refine(
         self,
@@ -127,15 +122,18 @@ class SharedPasses(passes.Passes):
         bare = replace(refinement, refiner="")  # each worker has loaded it
         job = RefineJob(refinement=bare, windows=windows, source=source)
         band = Band(task=self._task_of(state), refine=job, layers=dict(rows.layers), first=rows.first)
-        plan = windows.plan
-        above, here = Counter(state.refined), Counter[str]()
+        self._write(band, rows, state, windows.plan, refinement.map)
+
+    def _write(self, band: Band, rows: Pass, state: passes.PassState, plan: tiling.Plan, grid: Grid) -> None:
+        """Run a pass in bands, and hand on their rows and counts."""
+        above, here = Counter(state.counted_before), Counter[str]()
         state.counts = lambda _: dict(above + here)
-        with closing(self._run(band, plan.rows, _row_bytes(rows, refinement.map, plan.rows))) as bands:
+        with closing(self._run(band, plan.rows, _row_bytes(rows, grid, plan.rows))) as bands:
             for end, finished in bands:
                 for block in finished.blocks:
-                    here = Counter(block.refined)
+                    here = Counter(block.counts)
                     rows.write(block.row, block.values())
-                above, here = above + Counter(finished.refined), Counter()
+                above, here = above + Counter(finished.counts), Counter()
                 rows.progress(end * len(plan.cols))
 
     def _task_of(self, state: passes.PassState) -> SceneTask:
@@ -182,8 +180,8 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
     state = passes.PassState()
 
     def keep(row: int, rows: NDArray[np.uint8]) -> None:
-        refined = state.counted(row + rows.shape[1])
-        blocks.append(Block(row, rows.shape, zlib.compress(rows.tobytes(), ZLIB_LEVEL), refined))
+        counts = state.counted(row + rows.shape[1])
+        blocks.append(Block(row, rows.shape, zlib.compress(rows.tobytes(), ZLIB_LEVEL), counts))
 
     rows = Pass(layers=band.layers, write=keep, progress=lambda _: None, first=band.first, end=band.end)
     if band.refine is not None and refine is not None:
@@ -196,7 +194,7 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
         passes.Passes(model).map(job, rows, state)
     else:
         raise ValueError("a band of neither pass")
-    return BandRows(blocks=tuple(blocks), refined=dict(state.counted()))
+    return BandRows(blocks=tuple(blocks), counts=dict(state.counted()))
 
 
 def _row_bytes(rows: Pass, grid: Grid, axis: tiling.Axis) -> int:

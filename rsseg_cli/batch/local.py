@@ -128,11 +128,11 @@ def _origin_of(err: Exception) -> str:
 
 def _place(model: TrainedModel, config: PredictConfig) -> None:
     """Load a network, and move it to the device for all scenes unless it is compiled."""
-    from rsseg_cli.inference import Engine, choose_device
+    from rsseg_cli.inference import Engine
 
     network = model.network
     if Engine.arithmetic(config).of(Engine.architecture(model)).runtime == "torch":
-        Engine.place(network, choose_device(config.device))
+        Engine.place(network, Engine.choose_device(config.device))
 
 
 class WorkerProcess:
@@ -284,9 +284,9 @@ class LocalEngine:
 
 def devices_for(device: str, jobs: int | None, gpus: Sequence[str] | None = None) -> list[str]:
     """Return the device of each process; `gpus` are those that this process sees."""
-    from rsseg_cli.inference import choose_device
+    from rsseg_cli.inference import Engine
 
-    chosen = choose_device(device)
+    chosen = Engine.choose_device(device)
     visible = (_gpus() if gpus is None else gpus) if device in ("auto", "cuda") else ()
     if len(visible) > 1:
         return [visible[index % len(visible)] for index in range(jobs or len(visible))]

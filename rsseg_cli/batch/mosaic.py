@@ -199,6 +199,7 @@ def map_sheets(
         classes=_sum_classes(results),
         notes=(*mapped["notes"], *(note for sheet in task.sheets for note in sheet.notes)),
         refined=results_of.Refined(**mapped["refined"]) if mapped["refined"] else None,
+        unlike=results_of.Unlike(**mapped["unlike"]) if mapped.get("unlike") else None,
         computed=mapped["computed"],
     ), results
 
@@ -218,8 +219,9 @@ def _map_whole(task: SceneTask, folder: Path, run: Callable[[], PredictResult]) 
     except OSError as err:
         raise OutputError(f"{folder}: cannot be written ({err})") from err
     mapped = run()
-    refined = asdict(mapped.refined) if mapped.refined else None
-    summary = {"notes": list(mapped.notes), "refined": refined, "computed": dict(mapped.computed)}
+    summary: dict[str, Any] = {"notes": list(mapped.notes), "computed": dict(mapped.computed)}
+    for name, value in (("refined", mapped.refined), ("unlike", mapped.unlike)):
+        summary[name] = None if value is None else asdict(value)
     try:
         with files.write_atomic(state) as file:
             file.write_text(json.dumps(summary), encoding="utf-8")

@@ -39,8 +39,8 @@ DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 BEFORE, EXISTING, OUTSIDE = "done before", "already there", "outside the area"  # why a scene is skipped
 # of a report, in the manifest
 RESULT_FIELDS = (
-    "seconds", "pixels", "valid_pixels", "classes", "notes", "refined", "computed", "reason", "error",
-    "error_kind",
+    "seconds", "pixels", "valid_pixels", "classes", "notes", "refined", "unlike", "computed", "reason",
+    "error", "error_kind",
 )  # fmt: skip
 _log = logging.getLogger(__name__)
 

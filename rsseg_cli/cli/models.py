@@ -1,4 +1,4 @@
-"""`rsseg models`: list and show models, import released checkpoints, average runs."""
+"""`rsseg models`: list and show models, calibrate them, import released checkpoints, average runs."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from rsseg_cli.cli import options as opt
+from rsseg_cli.cli.calibrate import calibrate_command
 from rsseg_cli.cli.from_settings import Options, from_settings
 from rsseg_cli.config import check_bounds, option
 from rsseg_cli.errors import UsageError
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
     from rsseg_cli.weights import ClassSpec, ModelSpec
 
 app = typer.Typer(
-    help="List, show, import and average trained models.",
+    help="List, show, calibrate, import and average trained models.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")]
+
+app.command("calibrate")(calibrate_command)
 
 
 @app.command("list")

@@ -31,6 +31,8 @@ def score_table(scores: Mapping[str, Any], names: Sequence[str] = ()) -> str:
         _class_line("mean", [_decimal(scores["miou"]), ends, _decimal(scores["mean_f1"])], width, known)
     )
     overall = f"overall accuracy {_decimal(scores['overall_accuracy'])}, kappa {_decimal(scores['kappa'])}"
+    if calibration := scores.get("calibration"):
+        overall += f", expected calibration error {_decimal(calibration['ece'])}"
     lines += ["", overall]
     if boundary := scores.get("boundary"):
         lines += _boundary_lines(boundary, intervals["boundary_iou"]["mean"] if known else [], width)

@@ -29,7 +29,7 @@ from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec
 if TYPE_CHECKING:
     from rsseg_cli.data import LabelledData
 
-PREFIX, MAP = "rsseg-eval-", "map.tif"  # of temporary folders; of the map in one
+PREFIX, MAP, CONFIDENCE = "rsseg-eval-", "map.tif", "confidence.tif"  # of temporary folders; files in one
 logger = logging.getLogger(__name__)
 
 
@@ -109,13 +109,16 @@ def _map_and_score(
 ) -> tuple[int, list[TileScore]]:
     """Add a scene to the scores; return the pixels and tiles of its map, which lies in `folder`."""
     image, truth = source.rasters(folder)
-    map_path = folder / MAP
+    map_path, confidence = folder / MAP, folder / CONFIDENCE
     marks = {"nodata": source.nodata, "alpha": source.alpha, "stretch": source.stretch}
     given = {name: value for name, value in marks.items() if value not in (None, "auto")}
     config = dataclasses.replace(config or PredictConfig(), **given)
-    pixels = predict(image, map_path, model=model, config=config, refine=refine).pixels
-    truth_format = LabelFormat(class_names=scorer.config.names)
-    return pixels, scorer.add(source.name, map_path, truth, truth_format=truth_format, image=image)
+    pixels = predict(image, map_path, model=model, config=config, refine=refine, confidence=confidence).pixels
+    tiles = scorer.add(
+        source.name, map_path, truth, truth_format=LabelFormat(class_names=scorer.config.names), image=image,
+        confidence=confidence,
+    )  # fmt: skip
+    return pixels, tiles
 
 
 def score_config(

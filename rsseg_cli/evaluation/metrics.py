@@ -1,4 +1,4 @@
-"""Scores of a map against labels, from one confusion matrix.
+"""Scores of a map against labels, from one confusion matrix; whether its confidences hold.
 
 Rows are true classes, columns mapped ones; a last column counts pixels mapped as none of the classes, which
 are wrong. Pixels without a label are in no cell.
@@ -17,6 +17,9 @@ from rsseg_cli.raster import classes as class_values
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+FULL_SCALE = 254  # a confidence of 1 in uint8; 255 is no data
+BINS = 15  # of confidences
 
 
 def confusion_matrix(mapped: Tensor, labels: Tensor, classes: int) -> Tensor:
@@ -93,3 +96,48 @@ def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
     """NaN where `whole` is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
+
+
+class Reliability:
+    """Counts pixels, and right ones, by confidence (uint8): whether confidences hold.
+
+    Source: arXiv 1706.04599, equations 2, 3 and 5 to 9.
+    """
+
+    def __init__(self) -> None:
+        self.pixels = np.zeros(FULL_SCALE + 1, np.int64)
+        self.right = np.zeros(FULL_SCALE + 1, np.int64)
+
+    def add(self, confidence: NDArray[np.uint8], right: NDArray[np.bool_], known: NDArray[np.bool_]) -> None:
+        """Count the pixels that have a label (`known`) and a confidence."""
+        known = known & (confidence <= FULL_SCALE)
+        for counts, chosen in ((self.pixels, known), (self.right, known & right)):
+            counts += np.bincount(confidence[chosen], minlength=len(counts))
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return the expected calibration error and its bins of equal width; None of no pixels."""
+        total = int(self.pixels.sum())
+        if not total:
+            return None
+        values = np.arange(FULL_SCALE + 1) / FULL_SCALE
+        bin_of = np.minimum((values * BINS).astype(np.intp), BINS - 1)
+        pixels, right, sums = (
+            np.bincount(bin_of, weights, BINS) for weights in (self.pixels, self.right, self.pixels * values)
+        )
+        rows = [
+            {
+                "from": index / BINS,
+                "to": (index + 1) / BINS,
+                "pixels": int(pixels[index]),
+                "confidence": sums[index] / pixels[index] if pixels[index] else None,
+                "accuracy": right[index] / pixels[index] if pixels[index] else None,
+            }
+            for index in range(BINS)
+        ]
+        return {
+            "ece": float(np.abs(right - sums).sum() / total),
+            "mean_confidence": float(sums.sum() / total),
+            "accuracy": float(right.sum() / total),
+            "pixels": total,
+            "bins": rows,
+        }

@@ -35,6 +35,7 @@ HATCH = ((190, 190, 190), (151, 151, 151))
 JPEG_QUALITY = 84
 WIDTH, HEIGHT = 460, 290  # of a chart
 LEFT, RIGHT, TOP, BOTTOM = 40, 14, 10, 58
+SQUARE = HEIGHT - TOP - BOTTOM  # of the reliability diagram
 Value = float | None
 
 
@@ -88,6 +89,7 @@ def write_report(
         **({"against": comparison.as_dict()} if comparison else {}),
     }
     boundary = result.scores.get("boundary") or {}
+    calibration = result.scores.get("calibration")
     kinds = (("boundary_iou", "Boundary IoU"), ("trimap_accuracy", "Trimap accuracy")) if boundary else ()
     page = (
         environment()
@@ -105,6 +107,8 @@ def write_report(
             rows=list(zip(classes, result.scores["classes"], confusion.tolist(), strict=True)),
             columns=len(classes) + bool(confusion[:, len(classes) :].sum()),
             charts=[boundary_chart(boundary, kind, name, classes) for kind, name in kinds],
+            calibration=calibration,
+            reliability=reliability_chart(calibration) if calibration else None,
             comparison=comparison,
             differences=interval_chart(comparison) if comparison else None,
             tiles=[_shown_tile(tile, classes) for tile in tiles],
@@ -170,6 +174,8 @@ def _cards(scores: Mapping[str, Any]) -> list[tuple[str, Value, Sequence[Value]]
     intervals = _intervals(scores)
     names = {"miou": "mIoU", "mean_f1": "mean F1", "overall_accuracy": "overall accuracy", "kappa": "kappa"}
     cards = [(name, scores[key], intervals.get(key, ())) for key, name in names.items()]
+    if calibration := scores.get("calibration"):
+        cards.append(("expected calibration error", calibration["ece"], ()))
     boundary = scores.get("boundary")
     if boundary:
         middle = (len(boundary["widths_px"]) - 1) // 2
@@ -290,6 +296,22 @@ def boundary_chart(
         "ticks": list(zip(xs, widths, metres, strict=True)),
         "in_metres": bool(boundary.get("widths_m")),
         "curves": [*curves, curve("mean", "", values["mean"])],
+    }
+
+
+def reliability_chart(calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """Share of right pixels in each bin by its confidence; dots grow with the pixels that they stand for."""
+
+    def dot(row: Mapping[str, Any]) -> dict[str, Any]:
+        radius = 3 + 9 * math.sqrt(row["pixels"] / calibration["pixels"])
+        return {**row, "x": LEFT + SQUARE * row["confidence"], "y": _y(row["accuracy"]), "radius": radius}
+
+    return {
+        "side": SQUARE,
+        "left": LEFT,
+        "top": TOP,
+        "levels": [(share / 5, LEFT + SQUARE * share / 5, _y(share / 5)) for share in range(6)],
+        "dots": [dot(row) for row in calibration["bins"] if row["pixels"]],
     }
 
 

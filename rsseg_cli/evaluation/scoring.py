@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.windows import Window as RasterWindow
 
 from rsseg_cli.data import LabelFormat, LabelReader, datasets
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation.boundary import BoundaryCounts, check_widths, halo_px, near_border
 from rsseg_cli.evaluation.intervals import score_intervals
-from rsseg_cli.evaluation.metrics import mean_of, scores_of, without_nan
+from rsseg_cli.evaluation.metrics import Reliability, mean_of, scores_of, without_nan
 from rsseg_cli.evaluation.tiles import (
     MAX_TILES,
     MapAndTruth,
@@ -27,7 +28,7 @@ from rsseg_cli.evaluation.tiles import (
     TileScore,
     Window,
 )
-from rsseg_cli.raster import Area, classes
+from rsseg_cli.raster import Area, classes, gdal
 from rsseg_cli.weights import ClassSpec, ModelSpec
 
 MAX_ERODE_PX = 64
@@ -116,6 +117,7 @@ class Scorer:
         self._confusion = np.zeros((count, count + 1), np.int64)
         self._boundary = BoundaryCounts(classes=count, widths=config.boundary_widths_px)
         self._tiles = TileBook(config.tile_size, count, len(config.boundary_widths_px), max_tiles)
+        self._reliability = Reliability()
         self._wfm: list[float] = []
         self._gsd_m: list[float | None] = []
         self._pixels = 0
@@ -128,6 +130,7 @@ class Scorer:
         *,
         truth_format: LabelFormat | None = None,
         image: str | Path | None = None,
+        confidence: str | Path | None = None,
         window: Window | None = None,
         area: Area | None = None,
     ) -> list[TileScore]:
@@ -135,6 +138,7 @@ class Scorer:
 
         Args:
             truth_format: what the labels mean; class numbers by default.
+            confidence: raster of the map's confidences on its grid, as `predict` writes it.
             window: (row, col, height, width) of the map, px; what lies outside is not looked at.
             area: in the map's CRS; pixels outside are not looked at.
         """
@@ -155,14 +159,17 @@ class Scorer:
             )  # fmt: skip
             tiles = SceneTiles(scored=scored, window=pair.window, size=self.config.tile_size)
             self._tiles.open(tiles)
-            self._add_blocks(pair, tiles, counts)
+            opened = stack.enter_context(gdal.open_raster(confidence)) if confidence is not None else None
+            self._add_blocks(pair, tiles, counts, opened)
         self._boundary.merge(counts)
         self._wfm.append(_wfm(counts, tiles))
         gsd_m = mapped.grid.gsd_m
         self._gsd_m.append(None if gsd_m is None else math.sqrt(gsd_m[0] * gsd_m[1]))
         return list(tiles.scores())
 
-    def _add_blocks(self, pair: MapAndTruth, tiles: SceneTiles, counts: BoundaryCounts) -> None:
+    def _add_blocks(
+        self, pair: MapAndTruth, tiles: SceneTiles, counts: BoundaryCounts, confidence: Any
+    ) -> None:
         erode = self.config.protocol.erode_px
         halo = max(halo_px(counts.widths), erode)
         blocks = list(pair.blocks(self._block_size))
@@ -179,6 +186,10 @@ class Scorer:
                 if erode:
                     kept = np.where(near_border(labels, erode)[core], np.uint8(classes.IGNORE), kept)
                 self._confusion += tiles.add(block, mapped[core], kept, bands)
+                if confidence is not None:
+                    row, col = pair.window[0] + block[0], pair.window[1] + block[1]
+                    values = confidence.read(1, window=RasterWindow(col, row, width, height))
+                    self._reliability.add(values, mapped[core] == kept, kept != classes.IGNORE)
             if self._progress is not None:
                 self._progress(done, len(blocks))
 
@@ -214,6 +225,9 @@ class Scorer:
                 **self._by_width(self._boundary.trimap_accuracy()),
             },
         }
+        calibration = self._reliability.summary()
+        if calibration is not None:
+            scores["calibration"] = calibration
         pixels = int(matrix.sum())
         outside, unlabelled = int(matrix[:, -1].sum()), 1 - pixels / self._pixels
         return scores | {

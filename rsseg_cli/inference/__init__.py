@@ -5,18 +5,17 @@ from typing import TYPE_CHECKING
 from rsseg_cli._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rsseg_cli.inference import passes, tiling, windows
+    from rsseg_cli.inference import domain, passes, tiling, windows
     from rsseg_cli.inference.engine import Engine, Scaling
     from rsseg_cli.inference.passes import Pass
     from rsseg_cli.inference.refiner import RefinerEngine
-    from rsseg_cli.inference.runtime import choose_device
 
 __all__ = [
     "Engine",
     "Pass",
     "RefinerEngine",
     "Scaling",
-    "choose_device",
+    "domain",
     "passes",
     "tiling",
     "windows",
@@ -28,6 +27,5 @@ __getattr__ = lazy_names(
         "Pass": "passes",
         "RefinerEngine": "refiner",
         "Scaling": "engine",
-        "choose_device": "runtime",
     },
 )

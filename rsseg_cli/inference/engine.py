@@ -39,6 +39,7 @@ OUT_OF_MEMORY = (
     "CUBLAS_STATUS_ALLOC_FAILED",
     "CUDNN_STATUS_ALLOC_FAILED",
 )
+Describe = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 _log = logging.getLogger(__name__)
 
 
@@ -57,7 +58,8 @@ class Engine(AbstractContextManager):
     The network is compiled, see `runtime.choose`, or in evaluation mode on the device until the engine is
     closed, which restores its modes, device and memory format; lower precision is then by autocast: weights
     keep their type. `heatmaps` also gives the network's last class heatmaps, by its method `explain`;
-    `probabilities` replaces logits where one view is run; `steps` are those of a refiner.
+    `probabilities` replaces logits where one view is run; `steps` are those of a refiner. `describe` gets
+    each batch as the network sees it, and the means of its deepest features: see `take_descriptions`.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Engine(AbstractContextManager):
         heatmaps: bool = False,
         probabilities: bool = False,
         steps: int | None = None,
+        describe: Describe | None = None,
     ) -> None:
         source = Source.of(network)
         arithmetic = runtime.choose(config).of(source.architecture)
@@ -77,6 +80,7 @@ class Engine(AbstractContextManager):
         self.dtype = getattr(torch, arithmetic.dtype)
         self.classes = classes
         self.heatmaps = heatmaps
+        self._describe, self._described = describe, list[torch.Tensor]()
         self.gives_logits = not (probabilities or heatmaps) and config.tta == "none"
         self._views = VIEWS[config.tta]
         self._two_scales = config.tta == "scales"
@@ -86,6 +90,8 @@ class Engine(AbstractContextManager):
         self._compiled: CompiledNetwork | None = None
         if arithmetic.runtime == "torch":
             self._hold(source.load())
+            if describe is not None and not hasattr(self._network, "explain"):
+                self._describe = None
             if heatmaps and not hasattr(self._network, "explain"):
                 raise ModelError(
                     f"{self._name} has no class heatmaps (no method `explain`); "
@@ -104,6 +110,8 @@ class Engine(AbstractContextManager):
             else torch.tensor(scaling.limits, device=self.device).view(-1, 2, 1, 1)
         )
         self._batch_size: int | None = None if config.batch_size == "auto" else config.batch_size
+
+    choose_device = staticmethod(runtime.choose_device)
 
     @staticmethod
     def arithmetic(config: PredictConfig) -> runtime.Choice:
@@ -213,16 +221,29 @@ class Engine(AbstractContextManager):
         _log.warning("out of memory on %s: batch size %d lowered to %d", self.device, len(tiles), half)
         return torch.cat([self.run(tiles[:half]), self.run(tiles[half:])])
 
+    def take_descriptions(self) -> torch.Tensor | None:
+        """Return what `describe` gave for the tiles run since the last call, in their order: (tiles, ...)."""
+        described, self._described = self._described, []
+        return torch.cat(described) if described else None
+
     def _run(self, tiles: Sequence[Any]) -> torch.Tensor:
         pixels = self._to_device(tiles)
-        total = self._forward(pixels)  # the first view of every set is the tile as it is
+        total, pooled = self._forward(pixels)  # the first view of every set is the tile as it is
+        described = None if self._describe is None or pooled is None else self._describe(pixels, pooled)
+        total = self._averaged(total, pixels)
+        if described is not None:  # and memory was enough
+            self._described.append(described)
+        return total
+
+    def _averaged(self, total: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        """Average the scores of the first view with those of the others."""
         for view in self._views[1:]:
             seen = apply_view(pixels, view).contiguous(memory_format=self._layout)
-            total = total + unapply_view(self._forward(seen), view)
+            total = total + unapply_view(self._forward(seen)[0], view)
         if self._two_scales:
             larger = nn.functional.interpolate(pixels, scale_factor=LARGER, mode="bilinear")
             seen = larger.contiguous(memory_format=self._layout)
-            return (total + nn.functional.avg_pool2d(self._forward(seen), LARGER)) / 2
+            return (total + nn.functional.avg_pool2d(self._forward(seen)[0], LARGER)) / 2
         return total / len(self._views) if len(self._views) > 1 else total
 
     def _to_device(self, tiles: Sequence[NDArray[Any]]) -> torch.Tensor:
@@ -239,16 +260,18 @@ class Engine(AbstractContextManager):
             pixels = pixels.clamp_(self._limits[:, 0], self._limits[:, 1])
         return pixels.to(self._input_dtype)
 
-    def _forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        heatmaps: torch.Tensor | None = None
+    def _forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return scores (B, channels, H, W) and, where they are asked for, the means of features (B, D)."""
+        heatmaps = pooled = None
         if self._compiled is not None:
-            logits, strongest = self._compiled(pixels)
+            logits, strongest, pooled = self._compiled(pixels)
             heatmaps = strongest if self.heatmaps else None
         else:
             with self._autocast():
-                if self.heatmaps:
+                if self.heatmaps or self._describe is not None:
                     explanation = self._network.explain(pixels)  # type: ignore[operator, union-attr]
-                    logits, heatmaps = explanation.logits, explanation.heatmaps[-1]
+                    logits, pooled = explanation.logits, getattr(explanation, "pooled", None)
+                    heatmaps = explanation.heatmaps[-1] if self.heatmaps else None
                 else:
                     logits = self._network(pixels)  # type: ignore[misc]
         self._check(logits, pixels)
@@ -262,7 +285,7 @@ class Engine(AbstractContextManager):
                 heatmaps.float().sigmoid(), pixels.shape[-2:], mode="bilinear", align_corners=False
             )
             scores = torch.cat([scores, strength], 1)
-        return scores
+        return scores, pooled
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
@@ -285,6 +308,7 @@ class Engine(AbstractContextManager):
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
         self.run([tile])
+        self.take_descriptions()
         tile_bytes = max(1, torch.cuda.max_memory_allocated(self.device) - before)
         self._free()
         free_bytes, _ = torch.cuda.mem_get_info(self.device)

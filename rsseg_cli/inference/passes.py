@@ -22,6 +22,7 @@ FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254
 MAX_EMPTY_TILES = 64  # in a batch
 BATCHES_TOGETHER = 4  # at least, before a batch is cut short at the end of a tile row
 UNMERGED = "unmerged"  # the layer of the network's own classes, where several make one of the map's
+TINY = 1e-30
 HALF = 0.499  # least share of a resampled pixel's weight from valid pixels
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
@@ -36,6 +37,7 @@ class Pass:
         write: called in a thread of its own with a first row of the map and uint8 (channels, rows, width).
         progress: called with the number of tiles done, those above `first` included.
         first, end: tile rows whose finished rows are wanted; None for the last.
+        observe: called with tiles that were run and their descriptions, where the engine makes any.
     """
 
     layers: Mapping[str, slice]
@@ -43,6 +45,7 @@ class Pass:
     progress: Callable[[int], object]
     first: int = 0
     end: int | None = None
+    observe: Callable[[Sequence[TilePixels], torch.Tensor], None] | None = None
 
     @property
     def channels(self) -> int:
@@ -86,6 +89,9 @@ def run_pass(
         for batch in _batches(feed, engine, assembler.columns):
             inputs = [input_of(item) for item in batch if item.pixels is not None]
             scores = iter(engine.run(inputs) if inputs else ())
+            described = engine.take_descriptions()
+            if described is not None and rows.observe is not None:
+                rows.observe([item for item in batch if item.pixels is not None], described)
             finished = [
                 block
                 for item in batch
@@ -201,6 +207,7 @@ class Assembler:
         window: (row, col, height, width) of the plan that is the map, if not resampled; all of it by default.
         masked: if resampled, pixels that are not valid have no weight; else their scores count as they are.
         merge: positions of the engine's classes that make each class of the map; () for the same ones.
+        temperature: of the probabilities that leave; classes are the same at any.
     """
 
     def __init__(
@@ -213,12 +220,13 @@ class Assembler:
         window: tuple[int, int, int, int] | None = None,
         masked: bool = False,
         merge: Sequence[Sequence[int]] = (),
+        temperature: float = 1.0,
     ) -> None:
         self.plan, self._merge = plan, merge
         self.span = span_of(plan, engine, resampled=resampler is not None, first=rows.first, end=rows.end)
         self.columns = len(plan.cols)
         self._engine, self._layers, self._channels = engine, rows.layers, rows.channels
-        self._resampler, self._masked = resampler, masked
+        self._resampler, self._masked, self._temperature = resampler, masked, temperature
         ramps = [
             torch.from_numpy(tiling.ramp_weights(axis.ramp)).to(engine.device)
             for axis in (plan.rows, plan.cols)
@@ -285,14 +293,19 @@ class Assembler:
         parts = []
         if UNMERGED in self._layers:
             parts.append(self._labels(scores, empty)[0])
+        sure = scores
+        if self._temperature != 1 and not self._layers.keys().isdisjoint(("confidence", "probabilities")):
+            sure = tempered(scores, self._temperature)
         if self._merge:
-            scores = merge_classes(scores, self._merge)
+            scores, sure = (merge_classes(item, self._merge) for item in (scores, sure))
         labels, best = self._labels(scores, empty)
         parts.append(labels)
+        if self._temperature != 1:
+            best = sure.gather(0, labels.long().clamp_(max=len(sure) - 1))
         if "confidence" in self._layers:
             parts.append(_to_bytes(best))
         if "probabilities" in self._layers:
-            parts.append(_to_bytes(scores))
+            parts.append(_to_bytes(sure))
         if "heatmaps" in self._layers or "uncertainty" in self._layers:
             others = values[self._engine.classes :]
             if self._merge and "heatmaps" in self._layers:
@@ -307,6 +320,15 @@ class Assembler:
         if self._resampler is not None:  # beside tiles that were not run
             labels[best.values <= 0 if empty is None else empty] = classes.NODATA
         return labels[None], best.values[None]
+
+
+def tempered(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Return softmax(logits / temperature) of softmax(logits), (classes, ...), with the same sum.
+
+    Of probabilities that are a mean over tiles or views too: their order, and so the class, stays.
+    """
+    powers = probabilities.clamp_min(0).pow(1 / temperature)
+    return powers.mul_(probabilities.sum(0) / powers.sum(0).clamp_min(TINY))
 
 
 def _to_bytes(values: torch.Tensor) -> torch.Tensor:

@@ -16,15 +16,16 @@ ONNX_OPSET = 17
 
 
 class Segmenting(nn.Module):
-    """BiCoR-Seg: image (1, bands, H, W) -> logits (1, N, H, W), last heatmap logits (1, N, h, w)."""
+    """BiCoR-Seg: image (1, bands, H, W) -> logits (1, N, H, W), last heatmap logits (1, N, h, w), means of
+    the deepest features (1, D)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         explanation = self.network.explain(image)  # type: ignore[operator]
-        return explanation.logits, explanation.heatmaps[-1]
+        return explanation.logits, explanation.heatmaps[-1], explanation.pooled
 
 
 class Refining(nn.Module):

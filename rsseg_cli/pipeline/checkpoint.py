@@ -40,13 +40,14 @@ class PassState:
     Attributes:
         batch_size: tiles a batch at the end of an earlier run, as pixels may depend on it.
         current_batch_size: set by the pass; falls where memory runs out.
-        counts: set by the pass: counts of refining, that run's included, of the rows above one, or of all.
+        counted_before: counts of that run.
+        counts: set by the pass: its counts, that run's included, of the rows above one, or of all.
         pictures, holes: see what a pass in this process reads.
     """
 
     batch_size: int | None = None
     current_batch_size: Callable[[], int] | None = None
-    refined: Counts = field(default_factory=dict)
+    counted_before: Counts = field(default_factory=dict)
     counts: Callable[[int | None], Counts] | None = None
     pictures: Pictures | None = None
     holes: HoleMask | None = None
@@ -56,7 +57,7 @@ class PassState:
 
     def counted(self, rows: int | None = None) -> Counts:
         """Return what was counted in the rows above one, or in all."""
-        return self.refined if self.counts is None else self.counts(rows)
+        return self.counted_before if self.counts is None else self.counts(rows)
 
 
 class RowSink(Protocol):
@@ -90,7 +91,7 @@ class ResumablePass:
             sink.resume_from(checkpoint)
             self.first = bisect_left(cuts, checkpoint.rows)
             self.complete = checkpoint.complete or self.first == len(cuts) - 1
-            self.state = PassState(batch_size=run.batches.get(name), refined=checkpoint.refined)
+            self.state = PassState(batch_size=run.batches.get(name), counted_before=checkpoint.counts)
 
     def rest(self, layers: Mapping[str, slice], progress: Callable[[int], object]) -> Pass:
         return Pass(layers=layers, write=self.write, progress=progress, first=self.first)
@@ -113,7 +114,7 @@ class ResumablePass:
             complete=rows is None,
             pixels=pixels,
             areas_m2=areas_m2,
-            refined=dict(self.state.counted(rows)),
+            counts=dict(self.state.counted(rows)),
         )
         self._run.add_checkpoint(self._name, checkpoint, self._sink.new_files())
 

@@ -26,6 +26,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         files: sizes by name, bytes.
         pixels, areas_m2: of each value in these rows, by `AreaCounter`; empty where they are not counted.
+        counts: what else the pass counted: tiles unlike the training data, or what refining changed.
     """
 
     rows: Annotated[int, Meta(ge=1, le=2**31)]
@@ -33,7 +34,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     files: dict[FileName, Count] = {}
     pixels: list[Count] = []
     areas_m2: list[Area] = []
-    refined: dict[str, Count] = {}
+    counts: dict[str, Count] = {}
 
     def __post_init__(self) -> None:
         if len(self.pixels) not in (0, VALUES) or len(self.areas_m2) != len(self.pixels):

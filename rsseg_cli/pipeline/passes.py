@@ -13,13 +13,14 @@ from typing import Any
 from torch import nn
 
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.inference import Engine, Pass, RefinerEngine, passes, tiling
+from rsseg_cli.inference import Engine, Pass, RefinerEngine, domain, passes, tiling
 from rsseg_cli.inference import windows as geometry
 from rsseg_cli.pipeline.checkpoint import Counts, PassState
-from rsseg_cli.pipeline.job import Job
+from rsseg_cli.pipeline.job import Job, prepare
 from rsseg_cli.pipeline.merge import Merger
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement
 from rsseg_cli.pipeline.result import Refined
+from rsseg_cli.pipeline.unlike import UnlikeCounter
 from rsseg_cli.raster import SceneInfo
 from rsseg_cli.system import give_back_memory
 from rsseg_cli.weights import TrainedModel
@@ -31,7 +32,7 @@ REFINED_LAYERS = ("labels", "confidence", "probabilities", "uncertainty")  # tha
 Progress = passes.Progress
 __all__ = [
     "Job", "LabelSource", "PassState", "Passes", "Refinement", "Windows",
-    "plan_tiles",
+    "plan_tiles", "prepare",
 ]  # fmt: skip
 
 
@@ -61,10 +62,27 @@ class Passes:
             heatmaps="heatmaps" in rows.layers,
             probabilities=job.resampled
             or bool({"confidence", "probabilities"} & {*rows.layers} or job.merge),
+            describe=domain.tile_distances(job.spec, job.config.device),
         )
         with engine:
             plan = plan_tiles(job)
-            assembler = passes.Assembler(engine, plan, rows, resampler=_map_resampler(job), merge=job.merge)
+            seen = UnlikeCounter(engine.to_host)
+            rows = replace(rows, observe=seen.add)
+            assembler = passes.Assembler(
+                engine,
+                plan,
+                rows,
+                resampler=_map_resampler(job),
+                merge=job.merge,
+                temperature=job.spec.temperature,
+            )
+            span, cuts, before = assembler.span, map_cuts(job), Counter(state.counted_before)
+
+            def counts(rows: int | None) -> Counts:
+                end = span.end if rows is None else bisect_left(cuts, rows)
+                return dict(before + Counter(seen.counts(span.first, end)))
+
+            state.counts = counts
             state.current_batch_size = partial(engine.batch_size, plan.rows.size, plan.cols.size)
             give_back_memory()
             on_read = state.pictures.see if state.pictures else None
@@ -113,6 +131,7 @@ class Passes:
                 window=None if frame.resampled else (row - region.row, col - region.col, *frame.window[2:]),
                 masked=True,
                 merge=merge,
+                temperature=refinement.spec.temperature,
             )
             sides = windows.plan.rows.size, windows.plan.cols.size
             state.current_batch_size = partial(engine.batch_size, *sides)
@@ -121,7 +140,7 @@ class Passes:
             scene = stack.enter_context(refinement.scene_reader())
             merger = Merger(refinement, coarse, rows.layers, layers, rows.write, stack)
             reader = geometry.RefineReader(scene, coarse, frame, region, _seen_band(refinement))
-            span, cuts, before = assembler.span, refined_cuts(refinement, windows), state.refined
+            span, cuts, before = assembler.span, refined_cuts(refinement, windows), state.counted_before
             windows_run: Counter[int] = Counter()  # by row of windows
 
             def counts(rows: int | None) -> Counts:

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli.pipeline.unlike import Unlike
 from rsseg_cli.raster import Grid, classes
 
 AREA_TOLERANCE = 1e-5
@@ -56,6 +57,7 @@ class PredictResult:
         classes: by name, in the model's order.
         notes: what differs from what one might expect, one sentence each; logged as warnings too.
         computed: device, runtime and dtype of each model, by its name.
+        unlike: how much of the scene is unlike the training data; None where the model does not say.
     """
 
     paths: dict[str, Path]
@@ -66,9 +68,12 @@ class PredictResult:
     notes: tuple[str, ...] = ()
     refined: Refined | None = None
     computed: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    unlike: Unlike | None = None
 
     def as_dict(self) -> dict[str, Any]:
         more: dict[str, Any] = {} if self.refined is None else {"refined": self.refined.as_dict()}
+        if self.unlike is not None:
+            more["unlike"] = asdict(self.unlike)
         if self.computed:
             more["computed"] = {name: dict(how) for name, how in self.computed.items()}
         return {
@@ -126,6 +131,7 @@ class AreaCounter:
         start: float,
         notes: Sequence[str] = (),
         refined: Refined | None = None,
+        unlike: Unlike | None = None,
     ) -> PredictResult:
         """Return the result of a run that began at `time.monotonic()` = `start`."""
         valid = int(self._pixels[: classes.NODATA].sum())
@@ -145,6 +151,7 @@ class AreaCounter:
             classes=areas,
             notes=tuple(notes),
             refined=refined,
+            unlike=unlike,
         )
 
 

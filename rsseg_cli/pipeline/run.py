@@ -37,6 +37,7 @@ from rsseg_cli.pipeline.passes import (
     refined_of,
 )
 from rsseg_cli.pipeline.result import PredictResult
+from rsseg_cli.pipeline.unlike import Unlike
 from rsseg_cli.system import give_back_memory
 from rsseg_cli.weights import TrainedModel, registry
 
@@ -223,19 +224,19 @@ def _run_passes(
             target = Target(job, run, map_cuts(job), stack)
             rows = ResumablePass(run, ROWS, map_cuts(job), target)
             rows.state.pictures, rows.state.holes = target.pictures, target.holes
-            _map(job, passes, rows, job.layers, progress, total)
-            return target.commit(lambda: target.counter.result(job.paths, start, job.notes))
+            unlike = _map(job, passes, rows, job.layers, progress, total)
+            return target.commit(lambda: target.counter.result(job.paths, start, job.notes, unlike=unlike))
         network = refinement.load().network
         windows = plan_windows(refinement, network, job)
         total += len(windows.plan)
         cuts = refined_cuts(refinement, windows)
         target = Target(job, run, cuts, stack, holes=False)
-        coarse = None
+        coarse = unlike = None
         if plan.model is not None:
             coarse = CoarseFile(job, run, map_cuts(job), stack)
             rows = ResumablePass(run, COARSE, map_cuts(job), coarse)
             rows.state.pictures, rows.state.holes = target.pictures, coarse.holes
-            _map(job, passes, rows, coarse.layers, progress, total)
+            unlike = _map(job, passes, rows, coarse.layers, progress, total)
         rows = ResumablePass(run, ROWS, cuts, target)
         if not rows.complete:
             source = coarse.finish() if coarse is not None else source
@@ -247,7 +248,7 @@ def _run_passes(
         refined = refined_of(refinement, network, len(windows.plan), rows.state.counted())
         if coarse is not None:
             coarse.drop()
-        return target.commit(lambda: target.counter.result(job.paths, start, job.notes, refined))
+        return target.commit(lambda: target.counter.result(job.paths, start, job.notes, refined, unlike))
 
 
 def _map(
@@ -257,9 +258,13 @@ def _map(
     layers: Mapping[str, slice],
     progress: Progress | None,
     total: int,
-) -> None:
+) -> Unlike | None:
+    """Map the rest of a scene; return how much of it is unlike the training data, and warn of it."""
     job.note_unmarked_holes()
-    if rows.complete:
-        return
-    passes.map(job, rows.rest(layers, lambda done: progress and progress(done, total)), rows.state)
-    rows.finish()
+    if not rows.complete:
+        passes.map(job, rows.rest(layers, lambda done: progress and progress(done, total)), rows.state)
+        rows.finish()
+    unlike = Unlike.of(rows.state.counted())
+    if warning := unlike and unlike.warning(job.info.name, job.spec.name):
+        job.warn(warning)
+    return unlike

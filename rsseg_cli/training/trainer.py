@@ -22,7 +22,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tqdm import tqdm
 
 from rsseg_cli.errors import DataError, ModelError, UsageError
-from rsseg_cli.inference import choose_device
+from rsseg_cli.inference import Engine
 from rsseg_cli.training.config import RunOptions, Show, TrainConfig
 from rsseg_cli.training.module import averaged_weights, mixed_precision
 
@@ -108,7 +108,7 @@ class _Patience(EarlyStopping):
 
 
 def build_trainer(config: TrainConfig, run: RunOptions, best: ModelCheckpoint) -> L.Trainer:
-    device = choose_device(run.device)
+    device = Engine.choose_device(run.device)
     last = ModelCheckpoint(run.run_dir, "last", every_n_epochs=1, enable_version_counter=False)
     callbacks: list[L.Callback] = [best, last, RunProgress(run.show)]
     if config.ema:

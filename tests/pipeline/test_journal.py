@@ -19,7 +19,7 @@ JOURNAL = Journal(
             files={"labels.0.tif": 1200},
             pixels=list(range(256)),
             areas_m2=[value / 3 for value in range(256)],
-            refined={"windows_run": 3},
+            counts={"windows_run": 3},
         )
     },
     batches={"map": 8},
