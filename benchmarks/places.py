@@ -14,6 +14,7 @@ eye: the share of pixels mapped as building (or water) where there is none.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import tempfile
 import time
@@ -29,7 +30,7 @@ from rasterio.transform import from_origin
 
 from rsseg_cli import predict
 from rsseg_cli.data.synthetic import draw_scene
-from rsseg_cli.weights import TrainedModel, load_model
+from rsseg_cli.weights import TrainedModel, load_model, registry
 
 NONE = 255
 KINDS = {  # what labels of a kind call a class, and which classes of landcover it may be
@@ -254,6 +255,18 @@ def show(results: list[tuple[str, TrainedModel, dict[str, dict[str, float]]]]) -
     return "\n".join(lines)
 
 
+def write(name: str, model: TrainedModel, scores: dict[str, dict[str, float]]) -> None:
+    """Keep the scores by place in the model's file."""
+    seen = seen_places(model)
+    places = {
+        place: {"score": round(values["score"], 3), "trained": place.split()[0] in seen}
+        for place, values in scores.items()
+        if "score" in values
+    }
+    spec = dataclasses.replace(model.spec, scores=model.spec.scores | {"places": places})
+    registry.rewrite_spec(name, registry.model_file(name), spec, overwrite=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -266,6 +279,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path("runs/places"))
     parser.add_argument("--places", help="these alone: the starts of their names, as kampala,zurich")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", action="store_true", help="into the model files too, for `models list`")
     parser.add_argument("--threads", type=int, help="of torch")
     args = parser.parse_args()
     if args.threads:
@@ -281,7 +295,10 @@ def main() -> None:
     results = []
     for name, model in zip(args.model, models, strict=True):
         started = time.perf_counter()
-        results.append((Path(name).stem, model, measure(model, found, args.gsd)))
+        scores = measure(model, found, args.gsd)
+        results.append((Path(name).stem, model, scores))
+        if args.write:
+            write(name, model, scores)
         if not args.json:
             print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
     print(json.dumps({name: scores for name, _, scores in results}) if args.json else show(results))

@@ -37,7 +37,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rsseg_cli.data.synthetic import draw_scene
 from rsseg_cli.models.bicor_seg import BicorExplanation, BicorSeg
-from rsseg_cli.models.losses import fisher_discriminative
+from rsseg_cli.models.losses import fisher_discriminative, set_loss
 from rsseg_cli.weights import ModelSpec, load_model, save_model
 
 LANDCOVER = ("building", "land", "road", "vegetation", "water")
@@ -399,30 +399,6 @@ def vary(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 # Loss
-
-
-def set_loss(logits: Tensor, allowed: Tensor, smoothing: float = 0.03) -> Tensor:
-    """Minus the log of the summed probabilities of the allowed classes, mean over known pixels; and Dice.
-
-    Args:
-        logits: (B, N, H, W).
-        allowed: bool (B, N, H, W); all False where nothing is known.
-        smoothing: share of the loss that any class of a pixel of one class may have.
-    """
-    known = allowed.any(1)
-    logs = logits.log_softmax(1)
-    loss = -torch.where(allowed, logs, logs.new_full((), -1e4)).logsumexp(1)
-    single = allowed.sum(1) == 1
-    loss = torch.where(single, (1 - smoothing) * loss - smoothing * logs.mean(1), loss)
-    entropy = (loss * known).sum() / known.sum().clamp(min=1)
-    told = known.unsqueeze(1) & (~allowed | single.unsqueeze(1))  # whether a pixel is of a class is known
-    truth = allowed & told
-    probability = logs.exp() * told
-    overlap = (probability * truth).sum((0, 2, 3))
-    count = truth.sum((0, 2, 3))
-    dice = 1 - (2 * overlap + 0.05) / (probability.sum((0, 2, 3)) + count + 0.05)
-    present = count > 0
-    return entropy + (dice * present).sum() / present.sum().clamp(min=1)
 
 
 def total_loss(output: BicorExplanation, allowed: Tensor) -> Tensor:

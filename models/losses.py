@@ -1,4 +1,5 @@
-"""Losses of BiCoR-Seg: cross-entropy with Dice, hierarchical heatmap supervision, Fisher discrimination.
+"""Losses of BiCoR-Seg: cross-entropy with Dice, hierarchical heatmap supervision, Fisher discrimination;
+and of labels that only say which classes a pixel may be.
 
 Source: arXiv 2512.20255 and its released program; the cross-entropy here divides by the valid pixels only.
 Of IDGBR (arXiv 2507.01573) the alignment of its features to a DINOv2 encoder's.
@@ -6,7 +7,9 @@ Of IDGBR (arXiv 2507.01573) the alignment of its features to a DINOv2 encoder's.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,6 +61,41 @@ def dice(logits: Tensor, labels: Tensor, smooth: float = 0.05) -> Tensor:
     return (loss * present).sum() / present.sum().clamp(min=1)
 
 
+def set_loss(logits: Tensor, allowed: Tensor, smoothing: float = 0.03) -> Tensor:
+    """Minus the log of the summed probabilities of the allowed classes, mean over known pixels; and Dice.
+
+    Dice counts a pixel for a class where it is known whether it is of the class.
+
+    Args:
+        logits: (B, N, H, W).
+        allowed: bool (B, N, H, W); all False where nothing is known.
+        smoothing: share of the loss that any class of a pixel of one class may have.
+    """
+    known = allowed.any(1)
+    logs = logits.log_softmax(1)
+    loss = -torch.where(allowed, logs, logs.new_full((), -1e4)).logsumexp(1)
+    single = allowed.sum(1) == 1
+    loss = torch.where(single, (1 - smoothing) * loss - smoothing * logs.mean(1), loss)
+    entropy = (loss * known).sum() / known.sum().clamp(min=1)
+    decided = known.unsqueeze(1) & (~allowed | single.unsqueeze(1))
+    truth = allowed & decided
+    probability = logs.exp() * decided
+    overlap = (probability * truth).sum((0, 2, 3))
+    count = truth.sum((0, 2, 3))
+    ratio = 1 - (2 * overlap + 0.05) / (probability.sum((0, 2, 3)) + count + 0.05)
+    present = count > 0
+    return entropy + (ratio * present).sum() / present.sum().clamp(min=1)
+
+
+def class_sets(classes: int, sets: Iterable[Sequence[int]] = ()) -> Tensor:
+    """Return what a label allows, bool (256, N): label k < N one class, N + k the k-th set, others none."""
+    table = torch.zeros(256, classes, dtype=torch.bool)
+    table[:classes] = torch.eye(classes, dtype=torch.bool)
+    for label, members in enumerate(sets, classes):
+        table[label, list(members)] = True
+    return table
+
+
 def fisher_discriminative(embeddings: Tensor) -> Tensor:
     """Scatter of each class's embeddings (B, N, C) over the batch, over the distance between classes.
 
@@ -73,13 +111,25 @@ def fisher_discriminative(embeddings: Tensor) -> Tensor:
     return within / (between + 1e-6)
 
 
-def bicor_loss_parts(
-    output: BicorTrainingOutput, labels: Tensor, weights: BicorLossWeights
-) -> dict[str, Tensor]:
-    """Return the weighted parts of the training loss, of int64 labels (B, H, W); 255 is ignored."""
+def label_loss(labels: Tensor, smoothing: float, sets: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+    """Return the loss of logits (B, N, H, W) on labels (B, H, W): cross-entropy and Dice, or `set_loss`."""
+    if sets is None:
+        return lambda logits: cross_entropy(logits, labels, smoothing) + dice(logits, labels)
+    allowed = sets[labels].permute(0, 3, 1, 2)
+    return lambda logits: set_loss(logits, allowed, smoothing)
 
-    def main(logits: Tensor) -> Tensor:
-        return cross_entropy(logits, labels, weights.smoothing) + dice(logits, labels)
+
+def bicor_loss_parts(
+    output: BicorTrainingOutput, labels: Tensor, weights: BicorLossWeights, sets: Tensor | None = None
+) -> dict[str, Tensor]:
+    """Return the weighted parts of the training loss, of int64 labels (B, H, W); 255 is ignored.
+
+    `sets` is `class_sets` of labels that may be of several classes; `set_loss` is then in place of
+    cross-entropy and Dice.
+    """
+    main = auxiliary = label_loss(labels, weights.smoothing, sets)
+    if sets is None:
+        auxiliary = partial(cross_entropy, labels=labels, smoothing=weights.smoothing)
 
     heatmap_loss = output.logits.new_zeros(())
     fisher_loss = weights.fisher_last * fisher_discriminative(output.class_embeddings[-1])
@@ -89,7 +139,7 @@ def bicor_loss_parts(
         fisher_loss = fisher_loss + weights.fisher * fisher_discriminative(embeddings)
     return {
         "main": main(output.logits),
-        "auxiliary": weights.auxiliary * cross_entropy(output.auxiliary_logits, labels, weights.smoothing),
+        "auxiliary": weights.auxiliary * auxiliary(output.auxiliary_logits),
         "heatmaps": heatmap_loss,
         "fisher": fisher_loss,
     }

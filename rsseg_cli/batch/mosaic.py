@@ -182,7 +182,7 @@ def map_sheets(
 ) -> tuple[PredictResult, tuple[PredictResult, ...]]:
     """Map a mosaic by `run` and cut its rasters; return the result of all sheets, and of each."""
     start = time.monotonic()
-    folder = Path(task.scene).parent
+    folder, spec = Path(task.scene).parent, results_of.with_unsure(spec, task.config)
     lock = OutputLock(folder.with_name(f"{folder.name}.lock"), folder)
     lock.acquire()
     try:

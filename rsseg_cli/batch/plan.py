@@ -20,7 +20,7 @@ MAX_NAMED = 5  # paths in a message
 
 def check_model(settings: BatchSettings) -> str:
     """Check model, refiner, formats and area before any scene is opened; return the model's name."""
-    from rsseg_cli.pipeline import refinement
+    from rsseg_cli.pipeline import refinement, result
     from rsseg_cli.raster import Area, RasterWriter
     from rsseg_cli.vector import chosen_classes
 
@@ -33,7 +33,7 @@ def check_model(settings: BatchSettings) -> str:
         refinement.with_refiner(spec, settings.model, settings.refine)
     renamed, _ = refinement.remapped(spec, settings.config.remap)
     if settings.vector:
-        names = dict(enumerate(renamed.class_names))
+        names = dict(enumerate(result.with_unsure(renamed, settings.config).class_names))
         chosen_classes(settings.vector_config.classes, names, f"model {spec.name!r}")
     RasterWriter.check_options(settings.config.creation_options)
     if settings.config.aoi is not None:

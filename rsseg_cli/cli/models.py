@@ -32,7 +32,10 @@ app.command("calibrate")(calibrate_command)
 
 @app.command("list")
 def list_command(as_json: opt.Json = False) -> None:
-    """List the bundled models.
+    """List the bundled models, with their scores by place and their earlier versions.
+
+    Scores are IoU of one class or the mean over classes, of what a place's labels tell apart; a star marks
+    places that the model was trained on.
 
     Example: rsseg models list
     """
@@ -41,18 +44,21 @@ def list_command(as_json: opt.Json = False) -> None:
     specs = [read_spec(name) for name in registry.list_models()]
     if as_json:
         keys = ("name", "description", "classes", "bands", "gsd_m", "license", "is_refiner")
-        values = [{key: getattr(spec, key) for key in keys} for spec in specs]
         opt.echo_json(
-            [value | {"classes": spec.class_names} for value, spec in zip(values, specs, strict=True)]
+            [
+                {key: getattr(spec, key) for key in keys}
+                | {"classes": spec.class_names, "places": _places(spec), "versions": _versions(spec.name)}
+                for spec in specs
+            ]
         )
         return
     width = max((len(spec.name) for spec in specs), default=0)
     for spec in specs:
         typer.echo(f"{spec.name:<{width}}  {_resolution(spec)}  {', '.join(spec.class_names)}")
+        for line in _known(spec):
+            typer.echo(f"{'':<{width}}  {line}")
     if not specs:
         typer.echo("no models are bundled; pass a model file's path to --model")
-    if registry.earlier_versions():
-        typer.echo(f"earlier versions, to repeat old runs: {', '.join(registry.earlier_versions())}")
 
 
 @app.command("show")
@@ -69,9 +75,10 @@ def show_command(
     spec, path = read_spec(model), registry.model_file(model)
     file = {"path": str(path), "bytes": path.stat().st_size, "sha256": registry.file_sha256(path)}
     if as_json:
-        opt.echo_json({**json.loads(spec.to_json()), "file": file})
+        tiles = {kind: len(item.prototypes) for kind, item in spec.training_tiles.items()}
+        opt.echo_json({**json.loads(spec.to_json()), "training_tiles": tiles, "file": file})
         return
-    for line in _card(spec):
+    for line in [*_card(spec), *_known(spec)]:
         typer.echo(line)
     typer.echo(f"file         {path}, {path.stat().st_size / 1e6:.1f} MB")
     typer.echo(f"sha256       {file['sha256']}")
@@ -261,6 +268,43 @@ def _classes(classes: str, colours: str) -> tuple[ClassSpec, ...]:
     return tuple(
         ClassSpec(name, (red, green, blue)) for name, (red, green, blue) in zip(names, triples, strict=True)
     )
+
+
+def _versions(name: str) -> list[str]:
+    from rsseg_cli.weights import registry
+
+    return [version for version in registry.earlier_versions() if version.startswith(f"{name}@")]
+
+
+def _places(spec: ModelSpec) -> dict[str, Any]:
+    """Scores by place, as `benchmarks/places.py` writes them into a model file."""
+    places = spec.scores.get("places")
+    known = places.items() if isinstance(places, dict) else ()
+    return {name: item for name, item in known if isinstance(item, dict) and _are_numbers(item, "score")}
+
+
+def _are_numbers(values: Any, *keys: str) -> bool:
+    """Whether a file's values are there, and are what they should be."""
+    return isinstance(values, dict) and all(isinstance(values.get(key), int | float) for key in keys)
+
+
+def _known(spec: ModelSpec) -> list[str]:
+    """Word scores by place, how confidences were calibrated, and earlier versions."""
+    lines = []
+    if places := _places(spec):
+        scores = [
+            f"{name} {item['score']:.2f}{'*' * bool(item.get('trained'))}" for name, item in places.items()
+        ]
+        lines.append(f"by place: {', '.join(scores)}")
+    known = spec.scores.get("calibration")
+    if _are_numbers(known, "ece_before", "ece_after"):
+        lines.append(
+            f"confidence: expected calibration error {known['ece_after']:.3f} ({known['ece_before']:.3f} "
+            f"without temperature {spec.temperature:.3g})"
+        )
+    if versions := _versions(spec.name):
+        lines.append(f"earlier versions, to repeat old runs: {', '.join(versions)}")
+    return lines
 
 
 def _resolution(spec: ModelSpec) -> str:

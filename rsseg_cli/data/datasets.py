@@ -43,6 +43,7 @@ __all__ = [
     "open_data",
     "read_classes",
     "read_scene_list",
+    "single_labels",
     "vector_crs",
     "with_fixed_stretch",
 ]
@@ -140,7 +141,7 @@ def _open_own(config: DataConfig, default_classes: tuple[ClassSpec, ...]) -> Lab
     table = read_classes(config.classes) if config.classes else ClassTable(default_classes)
     format = LabelFormat(
         class_names=tuple(item.name for item in table.classes), colours=table.colours, values=table.values,
-        field=config.field, vector_class=config.vector_class, outside=config.outside,
+        field=config.field, vector_class=config.vector_class, outside=config.outside, sets=table.sets,
     )  # fmt: skip
     listed = [scene for path in config.scenes for scene in read_scene_list(path, format)]
     for folder in config.folders:
@@ -155,7 +156,8 @@ def _open_own(config: DataConfig, default_classes: tuple[ClassSpec, ...]) -> Lab
     scenes = with_validation(unique_names(listed), labelled_areas, share=config.val_share, seed=config.seed)
     name = next(path.stem for path in (*config.folders, *config.scenes))
     gsd_m = config.gsd_m or ground_resolution(scenes)
-    return LabelledData(name, tuple(scenes), table.classes, config.bands or LabelledData.bands, gsd_m)
+    bands = config.bands or LabelledData.bands
+    return LabelledData(name, tuple(scenes), table.classes, bands, gsd_m, sets=table.sets)
 
 
 def check_coding(counts: NDArray[np.integer], names: tuple[str, ...], sources: Iterable[Source]) -> None:
@@ -179,6 +181,13 @@ def check_coding(counts: NDArray[np.integer], names: tuple[str, ...], sources: I
             f"unlabelled. If 255 is a class, pass --classes FILE.json with {json.dumps(items)}; if not, add "
             '{"name": "unlabelled", "value": 255} to such a list'
         )
+
+
+def single_labels(data: LabelledData) -> LabelFormat:
+    """What the labels of the data's rasters mean to scores: sets of classes are unlabelled."""
+    known = len(data.classes)
+    values = {label: label for label in range(known)} | {known + k: IGNORE for k in range(len(data.sets))}
+    return LabelFormat(class_names=data.class_names, values=values if data.sets else None)
 
 
 def _check_places(scenes: Sequence[LabelledScene]) -> None:

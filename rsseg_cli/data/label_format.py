@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ FIELDS = ("class", "class_name", "label", "class_index", "class_inde")  # the la
 Colour = tuple[int, int, int]
 Labels = NDArray[np.uint8]
 MAX_BYTES = 1_000_000
+ClassSets = Mapping[str, tuple[int, ...]]
+logger = logging.getLogger(__name__)
 Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Hex = Annotated[str, msgspec.Meta(pattern="^#[0-9a-fA-F]{6}$")]
 Triple = tuple[Byte, Byte, Byte]
@@ -43,6 +46,7 @@ class LabelFormat:
         field, vector_class, outside: of polygons, as the options of `DataConfig` explain them.
         by_pixel: a label raster of the image's size lies on the image's pixels, whatever its georeferencing.
         unknown: what a colour outside `colours` does: "error", or "unlabelled", which is counted.
+        sets: classes that a pixel may be of, by the set's name; set k has the label N + k beside N classes.
     """
 
     class_names: tuple[str, ...]
@@ -54,12 +58,14 @@ class LabelFormat:
     outside: str = ""
     by_pixel: bool = False
     unknown: Literal["error", "unlabelled"] = "error"
+    sets: ClassSets = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.class_names) <= MAX_CLASSES:
-            raise DataError(f"{len(self.class_names)} classes; needs 1 to {MAX_CLASSES}")
+        labels = len(self.class_names) + len(self.sets)
+        if not self.class_names or labels > MAX_CLASSES:
+            raise DataError(f"{labels} classes; needs 1 to {MAX_CLASSES}")
         for index in [*(self.colours or {}).values(), *(self.values or {}).values()]:
-            if index != IGNORE and not 0 <= index < len(self.class_names):
+            if index != IGNORE and not 0 <= index < labels:
                 raise DataError(f"class number {index}; needs 0 to {len(self.class_names) - 1}, or {IGNORE}")
         for colour in self.colours or ():
             if len(colour) != 3 or not all(0 <= part <= 255 for part in colour):
@@ -71,7 +77,8 @@ class LabelFormat:
 
     @cached_property
     def _index_by_name(self) -> dict[str, int]:
-        own = {classes.plain(name): index for index, name in enumerate(self.class_names)}
+        labels = (*self.class_names, *self.sets)
+        own = {classes.plain(name): index for index, name in enumerate(labels)}
         return own | dict(self.aliases)
 
     @cached_property
@@ -119,12 +126,13 @@ class LabelFormat:
             return None
         if self.values is not None:
             return self.values.get(int(value), IGNORE if value == IGNORE else None)
-        return int(value) if 0 <= value < len(self.class_names) or value == IGNORE else None
+        labels = len(self.class_names) + len(self.sets)
+        return int(value) if 0 <= value < labels or value == IGNORE else None
 
     def table(self, size: int = 256) -> Labels:
         """Class number of raw values 0 to `size` - 1; 254 where a value is no class."""
         table = np.full(size, INVALID, np.uint8)
-        values = {index: index for index in range(len(self.class_names))}
+        values = {index: index for index in range(len(self.class_names) + len(self.sets))}
         for raw, index in {IGNORE: IGNORE, **(values if self.values is None else self.values)}.items():
             if 0 <= raw < size:
                 table[raw] = index
@@ -158,6 +166,7 @@ class _Item(msgspec.Struct, forbid_unknown_fields=True):
     mask_colour: Hex | list[Any] | None = None
     mask_color: Hex | list[Any] | None = None
     value: int | list[int] | None = None
+    any_of: list[str] = []
 
     @property
     def map_colour(self) -> Colour | None:
@@ -183,6 +192,21 @@ class ClassTable:
     classes: tuple[ClassSpec, ...]
     colours: Mapping[Colour, int] | None = None
     values: Mapping[int, int] | None = None
+    sets: ClassSets = dataclasses.field(default_factory=dict)
+
+    def without_sets(self, text: str) -> ClassTable:
+        """Return the table for scores: pixels of a set of classes are unlabelled, and a warning says so."""
+        if not self.sets:
+            return self
+        logger.warning(
+            "%s: pixels labelled %s say only which classes they may be; left out", text, ", ".join(self.sets)
+        )
+        known = len(self.classes)
+
+        def single(table: Mapping[Any, int] | None) -> dict[Any, int] | None:
+            return table and {key: index if index < known else IGNORE for key, index in table.items()}
+
+        return ClassTable(self.classes, single(self.colours), single(self.values))
 
 
 def read_classes(text: str) -> ClassTable:
@@ -190,7 +214,8 @@ def read_classes(text: str) -> ClassTable:
 
     `colour` is [red, green, blue] or "#rrggbb", on maps and, without `mask_colour`, in colour masks. `value`
     is the raw number in masks, or a list of them, for all classes or for none. An item called "unlabelled"
-    is no class: its values and mask colours do not count.
+    is no class: its values and mask colours do not count. An item with "any_of", names of classes, is a set:
+    its pixels are of one of these.
     """
     if not text.lower().endswith(".json"):
         names = [part.strip() for part in text.split(",")]
@@ -199,15 +224,32 @@ def read_classes(text: str) -> ClassTable:
     items = _read(text)
     numbered: list[tuple[int, _Item]] = []
     kept: list[_Item] = []
+    sets = [item for item in items if item.any_of]
     for item in items:
+        if item.any_of:
+            continue
         unlabelled = classes.is_unlabelled(item.name)
         numbered.append((IGNORE if unlabelled else len(kept), item))
         kept += [] if unlabelled else [item]
-    _check_names(text, [item.name for item in kept])
+    numbered += [(len(kept) + number, item) for number, item in enumerate(sets)]
+    _check_names(text, [item.name for item in (*kept, *sets)])
     specs = [ClassSpec(item.name, item.map_colour) if item.map_colour else item.name for item in kept]
     masks = ((colour, index, item.name) for index, item in numbered for colour in item.masks)
     colours = _unambiguous(text, "mask colour", masks)
-    return ClassTable(ClassSpec.from_names(specs), colours or None, _values(text, kept, numbered))
+    allowed = {item.name: _members(text, item, [one.name for one in kept]) for item in sets}
+    values = _values(text, [*kept, *sets], numbered)
+    return ClassTable(ClassSpec.from_names(specs), colours or None, values, allowed)
+
+
+def _members(text: str, item: _Item, names: Sequence[str]) -> tuple[int, ...]:
+    """Class numbers of a set; fewer than all classes, or it says nothing."""
+    known = {classes.plain(name): index for index, name in enumerate(names)}
+    unknown = [name for name in item.any_of if classes.plain(name) not in known]
+    members = tuple(sorted({known[classes.plain(name)] for name in item.any_of if name not in unknown}))
+    if unknown or len(members) == len(names):
+        problem = f"no class {', '.join(unknown)}" if unknown else "all classes; call it unlabelled"
+        raise DataError(f"{text}: any_of of {item.name!r} names {problem}")
+    return members
 
 
 def _read(text: str) -> list[_Item]:
@@ -229,8 +271,8 @@ def _read(text: str) -> list[_Item]:
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
         problem = re.sub(r" - at `\$\[(\d+)\]\.?([^`]*)`", _where, str(err))
         raise DataError(
-            f'{text}: {problem}; needs a JSON list of {{"name", "colour", "value", "mask_colour"}}, colours '
-            'as [red, green, blue] from 0 to 255 or "#rrggbb", values as whole numbers'
+            f'{text}: {problem}; needs a JSON list of {{"name", "colour", "value", "mask_colour", "any_of"}}'
+            ', colours as [red, green, blue] from 0 to 255 or "#rrggbb", values as whole numbers'
         ) from err
     return items
 

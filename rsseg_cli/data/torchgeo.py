@@ -109,8 +109,8 @@ class TorchSample:
 
     def _check_mask(self, mask: NDArray[np.integer], where: str) -> None:
         if self.format.values is None:
-            values = np.unique(mask)
-            wrong = values[(values < 0) | (values >= len(self.format.class_names)) & (values != IGNORE)]
+            values, labels = np.unique(mask), len(self.format.class_names) + len(self.format.sets)
+            wrong = values[(values < 0) | (values >= labels) & (values != IGNORE)]
             if wrong.size:
                 raise DataError(
                     f"{where}: label value {wrong[0]} is no class; the classes are 0 to "
@@ -139,7 +139,7 @@ def open_torchgeo(name: str, config: DataConfig) -> LabelledData:
         for part, dataset in parts.items()
         for index in range(len(dataset))
     ]
-    return LabelledData(name, tuple(sources), classes, bands)
+    return LabelledData(name, tuple(sources), classes, bands, sets=format.sets)
 
 
 def data_class(name: str) -> Any:
@@ -227,7 +227,7 @@ def _classes_of(dataset: Any, name: str, config: DataConfig) -> tuple[tuple[Clas
     if config.classes:
         table = read_classes(config.classes)
         names = tuple(item.name for item in table.classes)
-        return table.classes, LabelFormat(class_names=names, values=table.values)
+        return table.classes, LabelFormat(class_names=names, values=table.values, sets=table.sets)
     for key in ("classes", "all_classes"):
         listed = getattr(dataset, key, None)
         if isinstance(listed, (list, tuple)) and listed and all(isinstance(item, str) for item in listed):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -205,7 +205,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class LabelledData:
-    """Labelled images in three parts, the bands to use, and the resolution to train at, if known."""
+    """Labelled images in three parts, the bands to use, and the resolution to train at, if known.
+
+    `sets` are classes that a pixel may be of, by name; beside N classes, label N + k is the k-th of them.
+    """
 
     name: str
     sources: tuple[Source, ...]
@@ -213,6 +216,7 @@ class LabelledData:
     bands: tuple[str, ...] = ("red", "green", "blue")
     gsd_m: float | None = None
     protocol: ScoringProtocol = field(default_factory=ScoringProtocol)
+    sets: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def marked(self, **values: Any) -> LabelledData:
         """Set fields of every source."""

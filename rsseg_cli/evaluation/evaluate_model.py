@@ -80,12 +80,17 @@ def evaluate(
     sources = sources_of(data, split)
     check_classes(model.spec, data)
     scorer = Scorer(score or score_config(data))
-    worst = WorstTiles(len(sources))
+    worst, labels = WorstTiles(len(sources)), datasets.single_labels(data)
+    if data.sets:
+        logger.warning(
+            "pixels labelled %s say only which classes they may be; left out of the scores",
+            ", ".join(data.sets),
+        )
     with _each_note_once():
         for number, source in enumerate(sources, 1):
             start = time.monotonic()
             with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:
-                pixels, tiles = _map_and_score(source, Path(folder), model, config, refine, scorer)
+                pixels, tiles = _map_and_score(source, Path(folder), model, config, refine, scorer, labels)
                 if pictures:
                     worst.add(tiles)
             if progress is not None:
@@ -106,6 +111,7 @@ def _map_and_score(
     config: PredictConfig | None,
     refine: RefineConfig | None,
     scorer: Scorer,
+    truth_format: LabelFormat,
 ) -> tuple[int, list[TileScore]]:
     """Add a scene to the scores; return the pixels and tiles of its map, which lies in `folder`."""
     image, truth = source.rasters(folder)
@@ -115,9 +121,8 @@ def _map_and_score(
     config = dataclasses.replace(config or PredictConfig(), **given)
     pixels = predict(image, map_path, model=model, config=config, refine=refine, confidence=confidence).pixels
     tiles = scorer.add(
-        source.name, map_path, truth, truth_format=LabelFormat(class_names=scorer.config.names), image=image,
-        confidence=confidence,
-    )  # fmt: skip
+        source.name, map_path, truth, truth_format=truth_format, image=image, confidence=confidence
+    )
     return pixels, tiles
 
 

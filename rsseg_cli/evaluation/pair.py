@@ -38,7 +38,8 @@ def score_pair(
         for value, name in classes.read_names(predicted).items()
         if not classes.is_unlabelled(name)
     }
-    table = datasets.read_classes(config.classes) if config.classes else _table_of_map(predicted, names)
+    given = datasets.read_classes(config.classes).without_sets(truth) if config.classes else None
+    table = given or _table_of_map(predicted, names)
     if config.classes and names:
         _check_names(predicted, list(names.values()), [item.name for item in table.classes])
     by_value = bool(config.classes and table.values)

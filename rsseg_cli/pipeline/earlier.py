@@ -90,7 +90,7 @@ def _are_of_this_run(job: Job, inputs: Sequence[str]) -> bool:
     written_ns = min((path.stat().st_mtime_ns for path in job.paths.values() if path.is_file()), default=0)
     if any(_changed_ns(file) > written_ns for file in inputs):
         return False
-    for kind in job.layers:
+    for kind in job.layers.keys() & job.paths.keys():
         try:
             with gdal.open_raster(job.paths[kind]) as dataset:
                 tags, size = dataset.tags(), (dataset.height, dataset.width)
@@ -113,7 +113,7 @@ def _changed_ns(file: str) -> int:
 
 def _counted(job: Job) -> PredictResult:
     start = time.monotonic()
-    counter = AreaCounter(job.spec.class_names, job.grid)
+    counter = AreaCounter(job.map_spec.class_names, job.grid)
     with gdal.open_raster(job.paths["labels"]) as dataset:
         step = dataset.block_shapes[0][0]
         for row in range(0, job.grid.height, step):

@@ -19,6 +19,7 @@ from rsseg_cli import files
 from rsseg_cli.config import PredictConfig, VectorConfig, stretch_pairs
 from rsseg_cli.errors import ModelError, OutputError, SceneError
 from rsseg_cli.inference import Scaling
+from rsseg_cli.pipeline.result import with_unsure
 from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, SceneReader, classes
 from rsseg_cli.system import physical_bytes
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, read_spec
@@ -87,15 +88,21 @@ class Job:
             self.warn(note)
 
     @property
+    def map_spec(self) -> ModelSpec:
+        """The model's description with the classes of the map."""
+        return with_unsure(self.spec, self.config)
+
+    @property
     def layers(self) -> dict[str, slice]:
-        """Channels of the finished uint8 rows, by the raster that they go to."""
-        classes = len(self.spec.classes)
+        """Channels of the finished uint8 rows, by the raster that they go to; confidence also where it only
+        decides which pixels are unsure."""
+        known = len(self.spec.classes)
         sizes = {
-            "labels": 1, "confidence": 1, "probabilities": classes, "heatmaps": classes, "uncertainty": 1,
+            "labels": 1, "confidence": 1, "probabilities": known, "heatmaps": known, "uncertainty": 1,
         }  # fmt: skip
         layers, first = {}, 0
         for kind, size in sizes.items():
-            if kind in self.paths:
+            if kind in self.paths or (kind == "confidence" and self.config.min_confidence):
                 layers[kind] = slice(first, first + size)
                 first += size
         return layers
@@ -132,7 +139,7 @@ def prepare(
             paths["vector"],
             polygons,
             crs=info.grid.crs.to_wkt() if info.grid.crs is not None else "",
-            names=dict(enumerate(spec.class_names)),
+            names=dict(enumerate(with_unsure(spec, config).class_names)),
             where=info.name,
             inputs=inputs,
         )
@@ -308,7 +315,8 @@ def check_space(job: Job, *, coarse: bool = False) -> None:
     options = {key.upper(): value.upper() for key, value in job.config.creation_options.items()}
     shrink = MAX_SHRINK.get(options.get("COMPRESS", "DEFLATE"), math.inf)
     work = job.paths["labels"].parent
-    for kind, part in job.layers.items():
+    for kind in job.layers.keys() & job.paths.keys():
+        part = job.layers[kind]
         full = pixels * (part.stop - part.start) * OVERVIEWS
         minimum[job.paths[kind].parent] += full / shrink
         usual[job.paths[kind].parent] += full * (USUAL[kind] if shrink > 1 else 1)

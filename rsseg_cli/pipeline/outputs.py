@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +20,7 @@ from rsseg_cli.pipeline.job import Job
 from rsseg_cli.pipeline.journal import Checkpoint
 from rsseg_cli.pipeline.result import AreaCounter, PredictResult
 from rsseg_cli.pipeline.view import HoleMask, Picture, Pictures
-from rsseg_cli.raster import RasterWriter, vrt
+from rsseg_cli.raster import RasterWriter, classes, vrt
 
 ROWS = "map"  # the pass that writes the outputs' rows
 FULL_SCALE = 254  # of probabilities in uint8: 1.0
@@ -31,13 +32,18 @@ class Target:
     def __init__(
         self, job: Job, run: RunState, cuts: Sequence[int], stack: ExitStack, *, holes: bool = True
     ) -> None:
-        self.counter = AreaCounter(job.spec.class_names, job.grid)
+        self.counter = AreaCounter(job.map_spec.class_names, job.grid)
         self._job, self._run, self._stack = job, run, stack
         self._layers = job.layers
         self._reported: set[Path] = set()
         self._writers = {
-            kind: stack.enter_context(_open_writer(job, kind, run, cuts)) for kind in self._layers
+            kind: stack.enter_context(_open_writer(job, kind, run, cuts))
+            for kind in self._layers
+            if kind in job.paths
         }
+        self._least = math.ceil(job.config.min_confidence * FULL_SCALE)
+        is_class = job.config.unsure == "class"
+        self._unsure = len(job.spec.classes) if is_class else classes.NODATA
         self.holes = HoleMask(job, stack) if holes and job.resampled and job.may_have_holes else None
         self.pictures = Pictures(job)
         self._polygons_drawn: dict[str, Any] = {}
@@ -55,10 +61,13 @@ class Target:
     def write(self, row: int, rows: NDArray[np.uint8]) -> None:
         if self.holes is not None:
             self.holes.apply(row, rows)
+        if self._least:
+            labels, confidence = rows[0], rows[self._layers["confidence"]][0]
+            labels[(confidence < self._least) & (labels != classes.NODATA)] = self._unsure
         self.counter.add(row, rows[0])
         self.pictures.add_labels(row, rows[0])
-        for kind, channels in self._layers.items():
-            self._writers[kind].write(row, rows[channels])
+        for kind, writer in self._writers.items():
+            writer.write(row, rows[self._layers[kind]])
 
     def new_files(self) -> list[Path]:
         complete = [file for writer in self._writers.values() for file in writer.complete_files()]
@@ -76,16 +85,15 @@ class Target:
             renames[self._draw(self.pictures["preview"])] = self._job.paths["preview"]
         if "html" in self.pictures:
             self._draw_page_pictures(self.pictures["html"])
-        for kind in reversed(self._layers):  # the map comes last: where it is, everything is
-            writer = self._writers[kind]
+        for kind, writer in reversed(self._writers.items()):  # the map last: where it is, everything is
             if not self._run.is_finished(kind):
                 writer.finish()
                 self._run.finish(kind)
                 self._run.forget(writer.complete_files())
                 writer.drop_rows()
         rasters: dict[Path, Path] = {}
-        for kind in reversed(self._layers):
-            rasters |= self._writers[kind].renames()
+        for writer in reversed(self._writers.values()):
+            rasters |= writer.renames()
         if "vector" in self._job.paths:
             renames |= self._polygons({path: file for file, path in rasters.items()})
             named = set(renames.values())  # one style may be of both
@@ -129,7 +137,7 @@ class Target:
         path, temporary = job.paths["preview"], self._run.dir.of("preview", "png")
         if self._run.is_finished("preview"):
             return temporary
-        classes = tuple((item.name, item.colour) for item in job.spec.classes)
+        classes = tuple((item.name, item.colour) for item in job.map_spec.classes)
         gsd_m = grid.gsd_m
         drawn = draw_preview(
             picture.image(), picture.labels, classes, gsd_m[0] if gsd_m else None, job.spec.name
@@ -148,7 +156,7 @@ class Target:
 
         if self._run.is_finished("html"):
             return
-        colours = [item.colour for item in self._job.spec.classes]
+        colours = [item.colour for item in self._job.map_spec.classes]
         for ending, content in zip(
             ("jpg", "png"), draw_pictures(picture.image(), picture.labels, colours), strict=True
         ):
@@ -164,7 +172,7 @@ class Target:
             model=job.spec.name,
             size=(job.grid.height, job.grid.width),
             width_m=grid.gsd_m[0] * grid.width if grid.gsd_m else None,
-            classes=[(item.name, item.colour) for item in job.spec.classes],
+            classes=[(item.name, item.colour) for item in job.map_spec.classes],
             areas=result.classes,
         )
         scene, drawn = (self._run.dir.of("html", ending).read_bytes() for ending in ("jpg", "png"))
@@ -183,12 +191,13 @@ class Target:
 
 
 def _open_writer(job: Job, kind: str, run: RunState, cuts: Sequence[int]) -> RasterWriter:
-    labels, names = kind == "labels", job.spec.class_names
+    labels, spec = kind == "labels", job.map_spec if kind == "labels" else job.spec
+    names = spec.class_names
     band_names = names if kind in ("probabilities", "heatmaps") else ("class" if labels else kind,)
     meta = vrt.RasterMeta(
         count=len(band_names),
         overviews="mode" if labels else "average",
-        colours={index: item.colour for index, item in enumerate(job.spec.classes)} if labels else {},
+        colours={index: item.colour for index, item in enumerate(spec.classes)} if labels else {},
         category_names=names if labels else (),
         band_names=band_names,
         tags=_tags(job, kind),
@@ -211,6 +220,7 @@ def _tags(job: Job, kind: str) -> dict[str, str]:
     settings = {
         "tile_size": config.tile_size, "overlap": config.overlap, "tta": config.tta, "dtype": config.dtype,
         "bands": job.bands, "nodata": config.nodata, "gsd_m": config.gsd_m, "bbox": config.bbox,
+        "min_confidence": config.min_confidence,
         "aoi": None if config.aoi is None else str(config.aoi),
         "factors": job.scaling.factors, "offsets": job.scaling.offsets,
     }  # fmt: skip

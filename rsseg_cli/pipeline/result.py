@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,15 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from rsseg_cli.config import PredictConfig
+from rsseg_cli.errors import ModelError
 from rsseg_cli.pipeline.unlike import Unlike
 from rsseg_cli.raster import Grid, classes
+from rsseg_cli.weights import ClassSpec, ModelSpec
 
 AREA_TOLERANCE = 1e-5
+UNSURE = ClassSpec("unsure", (250, 240, 150))
+MAX_KNOWN = 253  # classes of a model beside which there is room for that one
 COUNTED_PX = 2**18  # at once: counting takes eight bytes a pixel
 
 
@@ -90,6 +95,18 @@ class PredictResult:
 def result_from_dict(values: Mapping[str, Any]) -> PredictResult:
     """Return the result that `PredictResult.as_dict` gave; a ValueError if it gave another one."""
     return msgspec.convert(dict(values), PredictResult, dec_hook=lambda kind, value: kind(value))
+
+
+def with_unsure(spec: ModelSpec, config: PredictConfig) -> ModelSpec:
+    """Return a model's description with the class of unsure pixels, if they get one."""
+    if not config.min_confidence or config.unsure != "class":
+        return spec
+    if classes.plain(UNSURE.name) in map(classes.plain, spec.class_names) or len(spec.classes) >= MAX_KNOWN:
+        raise ModelError(
+            f"model {spec.name!r}: has a class {UNSURE.name!r} itself, or {MAX_KNOWN} classes or more; take "
+            "--unsure nodata"
+        )
+    return replace(spec, classes=(*spec.classes, UNSURE))
 
 
 class AreaCounter:

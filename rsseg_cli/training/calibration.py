@@ -151,7 +151,7 @@ def _class_numbers(spec: ModelSpec, data: LabelledData) -> NDArray[np.uint8]:
 def _scenes(
     sources: Sequence[datasets.Source], data: LabelledData, folder: Path, config: PredictConfig
 ) -> Iterator[Scene]:
-    format = LabelFormat(class_names=data.class_names)
+    format = datasets.single_labels(data)
     for source in sources:
         with tempfile.TemporaryDirectory(dir=folder) as own:
             image, labels = source.rasters(Path(own))

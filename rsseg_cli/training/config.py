@@ -141,6 +141,9 @@ class TrainConfig:
             )
 
 
+CLOSER_USE = ("closer_scales", "closer_share")  # how a refiner uses the model that looks closer
+
+
 def _lite(default: Any, help: str, **known: Any) -> Any:
     """Declare a size of the lite network; 0 for the arch's own."""
     return option(default, f"{help}. Default: the arch's.", **known)
@@ -159,6 +162,14 @@ class RefinerNetworkSettings:
         "BiCoR-Seg model, name or file, that lite includes to look at the image once more at its own "
         "resolution; encoder and its weights are that model's. Default: none.",
         metavar="MODEL",
+    )
+    closer_scales: tuple[float, ...] = option(
+        (), "With --closer: scales of the image for it, up to 1, averaged. Default: 1, or those of --init.",
+        metavar="A,B", example="1,0.5",
+    )
+    closer_share: float | None = option(
+        None, "With --closer: its share in the result's probabilities. Default: 0, or that of --init.",
+        metavar="SHARE", minimum=0, below=1,
     )
     sd: str = option("", "Stable Diffusion 1.5 in diffusers' layout, to start paper from.", metavar="DIR")
     align: str = option(

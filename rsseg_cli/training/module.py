@@ -22,6 +22,7 @@ from rsseg_cli.data import datasets
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.evaluation import metrics
 from rsseg_cli.models import BicorSeg, losses
+from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.weights import ModelSpec
 
@@ -138,8 +139,11 @@ class SegmentationModule(TrainingModule):
         config: TrainConfig,
         total_steps: int,
         protocol: datasets.ScoringProtocol | None = None,
+        sets: Mapping[str, tuple[int, ...]] | None = None,
     ) -> None:
         super().__init__(network, spec, config, total_steps)
+        table = losses.class_sets(len(spec.classes), sets.values()) if sets else None
+        self.register_buffer("sets", table, persistent=False)
         self.class_names = spec.class_names
         self.protocol = protocol or datasets.ScoringProtocol()
         weights = ("smoothing", "auxiliary", "heatmaps", "fisher", "fisher_last")
@@ -159,8 +163,7 @@ class SegmentationModule(TrainingModule):
         if not isinstance(self.network, BicorSeg):
             logits = self.network(image).float()
             with torch.autocast(image.device.type, enabled=False):
-                weight = self.config.smoothing
-                return {"main": losses.cross_entropy(logits, labels, weight) + losses.dice(logits, labels)}
+                return {"main": losses.label_loss(labels, self.config.smoothing, self.sets)(logits)}
         output = self.network.forward_training(image)
         with torch.autocast(image.device.type, enabled=False):
             exact = losses.BicorTrainingOutput(
@@ -169,7 +172,7 @@ class SegmentationModule(TrainingModule):
                 tuple(embeddings.float() for embeddings in output.class_embeddings),
                 output.auxiliary_logits.float(),
             )
-            return losses.bicor_loss_parts(exact, labels, self.loss_weights)
+            return losses.bicor_loss_parts(exact, labels, self.loss_weights, self.sets)
 
     def forward(self, image: Tensor) -> Tensor:
         return self.network(image)
@@ -180,6 +183,7 @@ class SegmentationModule(TrainingModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         image, labels = batch
         classes = self(self.normalise(image)).max(1).indices
+        labels = labels.where(labels < len(self.confusion), class_values.IGNORE)  # sets are not scored
         self.confusion += metrics.confusion_matrix(classes, labels, len(self.confusion)).cpu()
 
     def on_validation_epoch_end(self) -> None:

@@ -17,6 +17,7 @@ import msgspec
 
 from rsseg_cli.errors import UsageError
 from rsseg_cli.training.config import (
+    CLOSER_USE,
     REFINER_TRAINING,
     NetworkSettings,
     RefinerNetworkSettings,
@@ -165,7 +166,9 @@ def resolve_refiner_settings(
     merged = read_config(config, RefinerSettings) if config else {}
     given = {key: checked(key, value, "option", RefinerSettings) for key, value in (given or {}).items()}
     merged |= given
-    sizes = _names(RefinerNetworkSettings, "init", "closer", "sd", "align", "encoder_weights", "mean", "std")
+    sizes = _names(
+        RefinerNetworkSettings, "init", "closer", *CLOSER_USE, "sd", "align", "encoder_weights", "mean", "std"
+    )
     _check_start(merged.get("init", ""), given, sizes)
     return RefinerSettings(
         network=_part(RefinerNetworkSettings, merged),

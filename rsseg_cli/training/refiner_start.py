@@ -14,7 +14,7 @@ from torch import nn
 from rsseg_cli.data import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models import LiteRefiner, LiteRefinerConfig
-from rsseg_cli.training.config import ModelInfo, RefinerNetworkSettings
+from rsseg_cli.training.config import CLOSER_USE, ModelInfo, RefinerNetworkSettings
 from rsseg_cli.training.recipes import RefinerSettings
 from rsseg_cli.training.start import (
     LITE,
@@ -27,7 +27,7 @@ from rsseg_cli.training.start import (
 from rsseg_cli.weights import ModelSpec, load_model, read_spec, registry
 
 logger = logging.getLogger(__name__)
-SIZES = {item.name for item in dataclasses.fields(LiteRefinerConfig)} - {"closer"}  # that names a model
+SIZES = {item.name for item in dataclasses.fields(LiteRefinerConfig)} - {"closer", *CLOSER_USE}
 CLOSER_SIZES = ("channels", "layers", "topk_ratio", "neck")
 CODEC_RANGE = 0.5  # mean and deviation that bring [0, 1] to the [-1, 1] of Stable Diffusion's codec
 
@@ -42,6 +42,7 @@ def describe_refiner(
     if looking:
         sizes = {key: value for key, value in looking.network.items() if key in CLOSER_SIZES}
         network = network | {"closer": sizes}
+    network = network | _closer_use(chosen, network)
     if chosen.align and architecture != "idgbr":
         raise UsageError(f"--align {chosen.align}: is for refiners of --arch paper, {chosen.init} is none")
     mean, std = input_statistics(chosen, len(data.bands))
@@ -57,6 +58,20 @@ def describe_refiner(
         data, info, start, settings.training.scales,
         architecture=architecture, network=network, mean=mean, std=std, refinement=refinement,
     )  # fmt: skip
+
+
+def _closer_use(chosen: RefinerNetworkSettings, network: dict[str, Any]) -> dict[str, Any]:
+    """Return how the closer look is used, where the settings say; UsageError where there is none."""
+    given = {key: value for key in CLOSER_USE if (value := getattr(chosen, key)) not in ((), None)}
+    if given and not network.get("closer"):
+        option = next(iter(given)).replace("_", "-")
+        raise UsageError(f"--{option}: needs --closer MODEL, or --init with such a refiner")
+    try:
+        if given:
+            LiteRefinerConfig(**(network | given))
+    except ValueError as err:
+        raise UsageError(f"--{str(err).replace('closer_', 'closer-', 1)}") from err
+    return given
 
 
 def _base_model(model: str, looking: ModelSpec | None, start: ModelSpec | None) -> dict[str, Any]:
@@ -127,6 +142,8 @@ def build_refiner(spec: ModelSpec, chosen: RefinerNetworkSettings, seed: int) ->
     if chosen.init:
         network = load_model(chosen.init).network
         logger.info("all tensors taken from %s", chosen.init)
+        if spec.architecture == "idgbr-lite":
+            network.config = LiteRefinerConfig(**spec.network)  # which may use the closer look otherwise
     else:
         weights = "none" if chosen.closer else chosen.encoder_weights  # `closer` has its own
         network = _build_lite(LiteRefinerConfig(**spec.network), weights)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import logging
 import math
 import platform
 import shutil
@@ -19,9 +20,10 @@ from torch import nn
 
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.data import DataConfig, LabelledData, LoadedScene, datasets
-from rsseg_cli.errors import UsageError
+from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation import evaluate
 from rsseg_cli.system import keep_memory
+from rsseg_cli.training.calibration import calibrate, calibration_section
 from rsseg_cli.training.coarse_maps import CoarseMaker, coarse_sources
 from rsseg_cli.training.config import ModelInfo, RunOptions
 from rsseg_cli.training.module import protocol_scores
@@ -47,6 +49,7 @@ from rsseg_cli.training.train_model import (
 from rsseg_cli.training.trainer import environment_rank
 from rsseg_cli.weights import ModelSpec, TrainedModel, read_spec, registry, save_model
 
+logger = logging.getLogger(__name__)
 MAX_EPOCH_ROWS = 40
 MAX_CONFUSION_CLASSES = 30
 CHOSEN_BY = {"boundary_iou": "Boundary IoU at 3 px", "codec_loss": "codec loss", "miou": "mIoU"}
@@ -84,16 +87,19 @@ def train(
     with scene_folder(run.run_dir) as folder:
         scenes = load_training_scenes(labelled, spec, settings.training, folder)
         tests = [source.load(spec, folder) for source in labelled.split("test")]
-        table = _describe_data(scenes, tests, spec, settings, run, show)
-        result = fit_segmenter(network, spec, scenes, settings.training, run, labelled.protocol)
+        table = _describe_data(scenes, tests, (*spec.class_names, *labelled.sets), settings, run, show)
+        result = fit_segmenter(
+            network, spec, scenes, settings.training, run, labelled.protocol, labelled.sets
+        )
     if not result.is_main:
         return None
     round_to_stored(network)
+    spec = _calibrated(TrainedModel(network, spec), labelled, run)
     val = {key: getattr(result, key) for key in ("epoch", "seconds", "processor_seconds", "steps")}
-    scores: dict[str, Any] = {"val": {"val_miou": result.score, **val}}
+    scores: dict[str, Any] = {**spec.scores, "val": {"val_miou": result.score, **val}}
+    config = PredictConfig(device=run.device)
     if tests:
         model = TrainedModel(copy.deepcopy(network), spec)
-        config = PredictConfig(device=run.device)
         tested = evaluate(model, labelled, "test", config=config, pictures=False).result
         scores["test"] = protocol_scores(tested.confusion, spec.class_names, labelled.protocol)
         scores["test"]["confusion"] = tested.confusion.tolist()
@@ -104,6 +110,17 @@ def train(
         network, spec, settings, result, scores, output, table=table, command=command, overwrite=overwrite
     )
     return TrainedFile(saved, result, f"validation mIoU {result.score:.3f}")
+
+
+def _calibrated(model: TrainedModel, data: LabelledData, run: RunOptions) -> ModelSpec:
+    """Return the model's description with what `calibrate` gives, or as it is where that fails."""
+    config = PredictConfig(device=run.device, runtime="torch")
+    spec = dataclasses.replace(model.spec, scores={})
+    try:
+        return calibrate(TrainedModel(copy.deepcopy(model.network), spec), data, config=config)
+    except DataError as err:
+        logger.warning("confidences are not calibrated: %s", err)
+        return spec
 
 
 def train_refiner(
@@ -123,6 +140,8 @@ def train_refiner(
     """Train an IDGBR refiner, as `train`, on the maps of `base_model`, by default the first of `coarse`."""
     registry.check_target(output, overwrite)
     labelled = _open(data, settings.network.init)
+    if labelled.sets:
+        raise UsageError(f"--classes: a refiner learns from no sets of classes ({', '.join(labelled.sets)})")
     sources = coarse_sources(coarse, labelled.class_names) if "refiner" in settings.stages else []
     base_model = base_model or next((source.model.name for source in sources if source.model), "")
     spec = describe_refiner(settings, labelled, info, base_model)
@@ -144,7 +163,7 @@ def train_refiner(
             labelled, spec, settings, maker if sources else None, folder, closer_maps
         )
         loaded = TrainingScenes(scenes.train, scenes.val, scenes.drawn)
-        table = _describe_data(loaded, [], spec, settings, run, show)
+        table = _describe_data(loaded, [], spec.class_names, settings, run, show)
         results = fit_refiner(network, spec, scenes, settings, run)
     last = results[settings.stages[-1]]
     if not last.is_main:
@@ -174,13 +193,13 @@ def _start(run: RunOptions, settings: RunSettings, *, overwrite: bool) -> None:
 def _describe_data(
     scenes: TrainingScenes,
     tests: Sequence[LoadedScene],
-    spec: ModelSpec,
+    names: Sequence[str],
     settings: RunSettings,
     run: RunOptions,
     show: Callable[[str], object],
 ) -> str:
-    """Return the table of the data; the first process shows it and saves the settings."""
-    table = datasets.data_table({**scenes._asdict(), "test": tests}, spec.class_names)
+    """Return the table of the data by label; the first process shows it and saves the settings."""
+    table = datasets.data_table({**scenes._asdict(), "test": tests}, names)
     if environment_rank() == 0:
         show(table)
         save_settings(run.run_dir, settings, resume=run.resume)
@@ -257,6 +276,7 @@ def model_card(
         data_table=table,
         test=test,
         val=val,
+        confidence=calibration_section(spec),
         absent=absent,
         max_classes=MAX_CONFUSION_CLASSES,
         curve=_curve(spec, history),

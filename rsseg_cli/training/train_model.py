@@ -6,7 +6,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -145,12 +145,16 @@ def fit_segmenter(
     config: TrainConfig,
     run: RunOptions,
     protocol: datasets.ScoringProtocol | None = None,
+    sets: Mapping[str, tuple[int, ...]] | None = None,
 ) -> TrainResult:
-    """Train `network`, (B, C, H, W) -> (B, N, H, W), in place to its best weights on validation."""
+    """Train `network`, (B, C, H, W) -> (B, N, H, W), in place to its best weights on validation.
+
+    `sets` are those of `LabelledData`.
+    """
     gsd_m = spec.gsd_m or 1.0
     crops = CropDataset(scenes.train, config, scenes.drawn, gsd_m=gsd_m)
     data = FitData(crops, partial(TileDataset, scenes.val, config.tile_size), config)
-    build = partial(SegmentationModule, network, spec, config, protocol=protocol)
+    build = partial(SegmentationModule, network, spec, config, protocol=protocol, sets=sets)
     crops_per_pass = crops_per_pass_of(scenes.train, config, gsd_m)
     return fit(SegmentationModule.monitored, build, data, run, crops_per_pass)
 
