@@ -242,9 +242,7 @@ class PredictConfig:
     min_confidence: float = option(
         0.0, "Pixels of less confidence are unsure, 0 to 1.", metavar="P", minimum=0, maximum=1
     )
-    unsure: Literal["nodata", "class"] = option(
-        "nodata", "What unsure pixels become: 255, no data, or a class of that name."
-    )
+    unsure: Literal["nodata", "class"] = option("nodata", "Unsure pixels are 255, or a class of that name.")
     creation_options: Mapping[str, str] = option(
         dict, "GDAL creation option of the outputs; repeatable.", "--co", metavar="KEY=VALUE"
     )
