@@ -10,6 +10,7 @@ from torch import Tensor
 from rsseg_cli.inference.runtime import choose_device
 from rsseg_cli.weights import ModelSpec
 
+KINDS = ("colour", "texture", "features")
 LAGS_PX = (1, 2, 4, 8, 16)
 SMALL = 1e-3  # of a band's deviation over the training data
 
@@ -42,7 +43,7 @@ def _difference(grey: Tensor, lag: int) -> Tensor:
 
 
 class TileDistances:
-    """Distances of tiles from the training data, (B, kinds); a mean above 1 is unlike it."""
+    """Distances of tiles from the training data, (B, KINDS); a mean above 1 is unlike it."""
 
     def __init__(self, spec: ModelSpec, device: torch.device) -> None:
         def tensor(values: object) -> Tensor:
@@ -50,7 +51,7 @@ class TileDistances:
 
         self._kinds = {
             kind: (tensor(item.mean), tensor(item.matrix).T, tensor(item.prototypes), item.limit)
-            for kind, item in spec.training_tiles.items()
+            for kind, item in ((kind, spec.training_tiles[kind]) for kind in KINDS)
         }
 
     def __call__(self, pixels: Tensor, pooled: Tensor) -> Tensor:

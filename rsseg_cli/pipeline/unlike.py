@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rsseg_cli.inference.feed import TilePixels
+    from rsseg_cli.inference import passes
 
 KINDS = ("colour", "texture", "features")
 COUNTED = ("tiles", *KINDS)
@@ -66,7 +66,7 @@ class UnlikeCounter:
         self._waiting: deque[tuple[list[int], list[bool], Callable[[], NDArray[np.float32]]]] = deque()
         self._rows: dict[int, NDArray[np.int64]] = {}
 
-    def add(self, items: Sequence[TilePixels], distances: Tensor) -> None:
+    def add(self, items: Sequence[passes.TilePixels], distances: Tensor) -> None:
         """Take distances (tiles, kinds); see `inference.domain.TileDistances`."""
         rows = [item.tile.row_index for item in items]
         used = [bool(item.valid.mean() >= LEAST_DATA) for item in items]

@@ -17,6 +17,7 @@ from rsseg_cli.config import PredictConfig
 from rsseg_cli.data import DataConfig, datasets
 from rsseg_cli.errors import DataError, ModelError
 from rsseg_cli.evaluation import evaluate
+from rsseg_cli.inference import domain
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.pipeline import predict
 from rsseg_cli.training import calibration
@@ -193,4 +194,10 @@ def test_model_files_are_not_trusted(sheets: Path, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"temperature|training_tiles"):
             replace(spec, **changes)
     save_model(tmp_path / "m.safetensors", certain().network, spec)
-    assert load_model(tmp_path / "m.safetensors").spec == spec
+    stored = load_model(tmp_path / "m.safetensors").spec
+    assert stored == spec
+    tile, pooled = torch.rand(1, 3, 64, 64), torch.rand(1, 64)
+    distances = [
+        domain.TileDistances(one, torch.device("cpu"))(tile, pooled).tolist() for one in (spec, stored)
+    ]
+    assert distances[0] == distances[1]  # JSON sorts the kinds

@@ -572,6 +572,34 @@ def test_a_refiner_takes_a_model_along(tmp_path, sheets):
         describe_refiner(resolve_refiner_settings({"closer": "buildings"}), data, ModelInfo(name="x"))
 
 
+def test_how_a_closer_look_is_used(tmp_path, sheets):
+    """Chosen with --closer, or with --init of a refiner that has one; stored sizes else stay."""
+    from rsseg_cli.models import BicorSeg, BicorSegConfig
+
+    path, looking = tmp_path / "own.safetensors", tmp_path / "looking.safetensors"
+    config = BicorSegConfig(classes=2, encoder="test_efficientnet", channels=16)
+    names = ClassSpec.from_names(["dark", "bright"])
+    own = ModelSpec(name="own", architecture="bicor-seg", classes=names, network=vars(config))
+    save_model(path, BicorSeg(config), own)
+    data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
+    sizes = {"encoder": "test_efficientnet", "widths": (16, 16, 16), "closer": str(path)}
+    chosen = resolve_refiner_settings({**sizes, "closer_scales": (1.0, 0.5), "closer_share": 0.5})
+    described = describe_refiner(chosen, data, ModelInfo(name="x", gsd_m=1.0))
+    network, stored = build_refiner(described, chosen.network, 0)
+    assert (network.config.closer_scales, network.config.closer_share) == ((1.0, 0.5), 0.5)
+    save_model(looking, network, stored)
+    chosen = resolve_refiner_settings({"init": str(looking), "closer_share": 0.25})
+    described = describe_refiner(chosen, data, ModelInfo(name="y"))
+    network, _ = build_refiner(described, chosen.network, 0)
+    assert (network.config.closer_scales, network.config.closer_share) == ((1.0, 0.5), 0.25)
+    for given, problem in (
+        ({"encoder": "test_efficientnet", "closer_share": 0.5}, r"--closer-share: needs --closer MODEL"),
+        ({**sizes, "closer_scales": (2.0,)}, r"--closer-scales .*needs up to eight numbers from 0.1 to 1"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            describe_refiner(resolve_refiner_settings(given), data, ModelInfo(name="z", gsd_m=1.0))
+
+
 def test_closer_looks_come_to_the_training_grid(sheets):
     looks, folder = sheets / "looks", sheets / "arrays"
     looks.mkdir()
