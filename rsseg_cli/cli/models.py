@@ -55,8 +55,9 @@ def list_command(as_json: opt.Json = False) -> None:
     width = max((len(spec.name) for spec in specs), default=0)
     for spec in specs:
         typer.echo(f"{spec.name:<{width}}  {_resolution(spec)}  {', '.join(spec.class_names)}")
+    for spec in specs:
         for line in _known(spec):
-            typer.echo(f"{'':<{width}}  {line}")
+            typer.echo(f"{spec.name}: {line}")
     if not specs:
         typer.echo("no models are bundled; pass a model file's path to --model")
 

@@ -238,17 +238,18 @@ def calibration_section(spec: ModelSpec) -> str:
         return ""
     part = "all scenes" if known["part"] == "all" else f"the part {known['part']}"
     lines = [
-        f"{HEADING}\n",
+        HEADING,
+        "",
         f"Temperature {known['temperature']:.3g}, chosen on {known['pixels']:,} labelled pixels of "
-        f"{known['data']} ({part}). Expected calibration error there, 15 bins: {known['ece_before']:.3f} "
-        f"without it, {known['ece_after']:.3f} with it; log loss {known['log_loss_before']:.3f} and "
+        f"{known['data']} ({part}).",
+        f"Expected calibration error there, 15 bins: {known['ece_before']:.3f} without it, "
+        f"{known['ece_after']:.3f} with it; log loss {known['log_loss_before']:.3f} and "
         f"{known['log_loss_after']:.3f}.",
     ]
     if spec.training_tiles:
-        tiles = known["training_tiles"]
         lines.append(
-            f"`predict` warns of a scene most of which is unlike {tiles:,} tiles of the training data in "
-            f"colour, texture or features; of the tiles above {known['false_alarms']:.1%} are."
+            f"`predict` warns of a scene that is unlike the training data ({known['training_tiles']:,} tiles "
+            f"of it) in colour, texture and features; of the tiles above {known['false_alarms']:.1%} are."
         )
     return "\n".join(lines) + "\n"
 

@@ -347,6 +347,23 @@ def test_show_tells_all(model_path: Path) -> None:
     assert values["file"]["bytes"] == model_path.stat().st_size
 
 
+def test_show_has_scores_by_place_and_what_confidences_are_worth(model_path: Path) -> None:
+    spec = read_spec(model_path)
+    scores = {
+        "places": {"kampala": {"score": 0.753, "trained": False}, "dubai": {"score": 0.6, "trained": True}},
+        "calibration": {"ece_before": 0.083, "ece_after": 0.035},
+    }
+    path = model_path.with_name("known.safetensors")
+    registry.rewrite_spec(model_path, path, replace(spec, scores=scores, temperature=1.9))
+    shown = run("models", "show", path).stdout
+    assert "by place: kampala 0.75, dubai 0.60*" in shown
+    assert "expected calibration error 0.035 (0.083 without temperature 1.9)" in shown
+    assert load_model(path).spec.temperature == 1.9
+    scores = {"places": [1], "calibration": {"ece_before": "x"}}  # by a file that is not trusted
+    registry.rewrite_spec(model_path, path, replace(spec, scores=scores), overwrite=True)
+    assert run("models", "show", path).exit_code == 0
+
+
 def test_list_names_the_bundled_models() -> None:
     assert "building, land, road, vegetation, water" in run("models", "list").stdout
     listed = json.loads(run("models", "list", "--json").stdout)
