@@ -356,7 +356,7 @@ def test_show_has_scores_by_place_and_what_confidences_are_worth(model_path: Pat
     path = model_path.with_name("known.safetensors")
     registry.rewrite_spec(model_path, path, replace(spec, scores=scores, temperature=1.9))
     shown = run("models", "show", path).stdout
-    assert "by place: kampala 0.75, dubai 0.60*" in shown
+    assert "by place: dubai 0.60*, kampala 0.75" in shown
     assert "expected calibration error 0.035 (0.083 without temperature 1.9)" in shown
     assert load_model(path).spec.temperature == 1.9
     scores = {"places": [1], "calibration": {"ece_before": "x"}}  # by a file that is not trusted
