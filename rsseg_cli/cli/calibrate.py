@@ -14,7 +14,7 @@ from rsseg_cli.data import DataConfig
 
 DATA = (
     "dataset root domains folders images masks scenes val test val_share classes field vector_class outside "
-    "nodata alpha"
+    "nodata alpha stretch"
 )
 
 

@@ -43,6 +43,7 @@ __all__ = [
     "open_data",
     "read_classes",
     "read_scene_list",
+    "reading",
     "single_labels",
     "vector_crs",
     "with_fixed_stretch",
@@ -181,6 +182,12 @@ def check_coding(counts: NDArray[np.integer], names: tuple[str, ...], sources: I
             f"unlabelled. If 255 is a class, pass --classes FILE.json with {json.dumps(items)}; if not, add "
             '{"name": "unlabelled", "value": 255} to such a list'
         )
+
+
+def reading(source: Source) -> dict[str, Any]:
+    """How the source's image is to be read, as fields of `PredictConfig`, where that is given."""
+    marks = {"nodata": source.nodata, "alpha": source.alpha, "stretch": source.stretch}
+    return {name: value for name, value in marks.items() if value not in (None, "auto")}
 
 
 def single_labels(data: LabelledData) -> LabelFormat:

@@ -116,9 +116,7 @@ def _map_and_score(
     """Add a scene to the scores; return the pixels and tiles of its map, which lies in `folder`."""
     image, truth = source.rasters(folder)
     map_path, confidence = folder / MAP, folder / CONFIDENCE
-    marks = {"nodata": source.nodata, "alpha": source.alpha, "stretch": source.stretch}
-    given = {name: value for name, value in marks.items() if value not in (None, "auto")}
-    config = dataclasses.replace(config or PredictConfig(), **given)
+    config = dataclasses.replace(config or PredictConfig(), **datasets.reading(source))
     pixels = predict(image, map_path, model=model, config=config, refine=refine, confidence=confidence).pixels
     tiles = scorer.add(
         source.name, map_path, truth, truth_format=truth_format, image=image, confidence=confidence

@@ -155,7 +155,7 @@ def _scenes(
     for source in sources:
         with tempfile.TemporaryDirectory(dir=folder) as own:
             image, labels = source.rasters(Path(own))
-            read = replace(config, nodata=source.nodata, alpha=source.alpha)
+            read = replace(config, **datasets.reading(source))
             yield Scene(image=image, labels=labels, format=format, config=read)
 
 
