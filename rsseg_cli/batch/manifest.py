@@ -35,7 +35,8 @@ RESERVE_STEP = 2**12  # by which it shrinks: what is given back may be taken by 
 NOT_IN_OUTPUTS = {
     "device", "batch_size", "overwrite", "readers", "checkpoint_s", "jobs", "block_rows", "refiner",
 }  # fmt: skip
-LATER = {"remap"}  # settings that manifests of earlier versions lack, as nobody could give them
+# settings that manifests of earlier versions lack, and what they were
+LATER = {"remap": None, "min_confidence": 0.0, "unsure": "nodata"}
 RESUMABLE = {"started": "not finished", "failed": "failed before"}  # reasons to resume a scene
 
 Record = dict[str, Any]
@@ -181,7 +182,7 @@ def provenance_of(settings: BatchSettings) -> Record:
 def _plain(config: Any) -> dict[str, Any]:
     """Return the fields that affect the outputs, as JSON returns them."""
     fields = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    given = {name: value for name, value in fields.items() if value is not None or name not in LATER}
+    given = {name: value for name, value in fields.items() if name not in LATER or value != LATER[name]}
     kept = {name: value for name, value in given.items() if name not in NOT_IN_OUTPUTS}
     plain: dict[str, Any] = json.loads(json.dumps(kept, default=str, sort_keys=True))
     return plain
