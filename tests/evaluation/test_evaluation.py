@@ -112,9 +112,10 @@ def test_the_same_as_predict_and_score(labelled, tmp_path):
     done = evaluate(model, data, "test", config=config)
     scorer = Scorer(score_config(data))
     for scene in scenes:
-        predict(scene.image, tmp_path / f"{scene.name}_map.tif", model=model, config=config)
+        mapped, sure = tmp_path / f"{scene.name}_map.tif", tmp_path / f"{scene.name}_sure.tif"
+        predict(scene.image, mapped, model=model, config=config, confidence=sure)
         _, truth = scene.rasters(tmp_path)
-        scorer.add(scene.name, tmp_path / f"{scene.name}_map.tif", truth)
+        scorer.add(scene.name, mapped, truth, confidence=sure)
     again = scorer.result()
     assert done.result.scores == again.scores
     assert (done.result.confusion == again.confusion).all()
