@@ -220,10 +220,11 @@ def _tags(job: Job, kind: str) -> dict[str, str]:
     settings = {
         "tile_size": config.tile_size, "overlap": config.overlap, "tta": config.tta, "dtype": config.dtype,
         "bands": job.bands, "nodata": config.nodata, "gsd_m": config.gsd_m, "bbox": config.bbox,
-        "min_confidence": config.min_confidence,
         "aoi": None if config.aoi is None else str(config.aoi),
         "factors": job.scaling.factors, "offsets": job.scaling.offsets,
     }  # fmt: skip
+    if config.min_confidence:
+        settings["min_confidence"] = config.min_confidence
     tags = {
         "TIFFTAG_SOFTWARE": f"rsseg {__version__}",
         "RSSEG_LAYER": kind,
