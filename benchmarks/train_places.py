@@ -115,7 +115,7 @@ def sources(data: Path, finest_m: float, drawn: int) -> Iterator[Source]:
     rng = np.random.default_rng(0)
     for seed in range(2000, 2000 + drawn):
         gsd_m = float(np.exp(rng.uniform(np.log(finest_m), np.log(min(1.0, 4 * finest_m)))))
-        image, labels = draw_scene(640, seed, gsd_m)
+        image, labels = draw_scene(640, seed, gsd_m, "any" if seed % 2 else "classic")
         yield Source(
             place="drawn", group="drawn", gsd_m=gsd_m, image=image, allowed=(1 << labels).astype(np.uint8)
         )

@@ -21,6 +21,15 @@ def demo_scene(
     size: Annotated[int, typer.Option(help="Width and height, px: 64 to 20000.", metavar="PX")] = 2048,
     seed: Seed = 0,
     gsd: Annotated[float, typer.Option(help="Metres a pixel on the ground: 0.1 to 1.5.", metavar="M")] = 0.3,
+    style: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="classic: eight kinds of place; any: one of all, in any light and season; or suburb, town, "
+            "rural, desert, coast, industry, tropics, dense, vineyards, ploughland, greenhouses, solar, "
+            "terraces, wetland, conifers, scrub, snow, oldtown, informal, flatroofs, villas.",
+        ),
+    ] = "classic",
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -38,7 +47,9 @@ def demo_scene(
     """
     from rsseg_cli.data import synthetic
 
-    synthetic.write_scene(output, size=size, seed=seed, gsd_m=gsd, labels_path=labels, overwrite=overwrite)
+    synthetic.write_scene(
+        output, size=size, seed=seed, gsd_m=gsd, style=style, labels_path=labels, overwrite=overwrite
+    )
     for path in (output, *([] if labels is None else [labels])):
         typer.echo(path)
 

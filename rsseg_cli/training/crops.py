@@ -225,7 +225,7 @@ class TileDataset(Dataset[tuple[Tensor, ...]]):
 def draw_training_scenes(
     spec: ModelSpec, *, count: int, gsd_m: float, size: int = 1024, seed: int = 1000
 ) -> list[LoadedScene]:
-    """Draw scenes with the model's classes, matched by name; others become `background`, else unlabelled.
+    """Draw scenes of any style with the model's classes; others become `background`, else unlabelled.
 
     A resolution that cannot be drawn becomes the nearest that can.
     """
@@ -243,6 +243,6 @@ def draw_training_scenes(
     table[: len(drawn)] = [names.index(name) if name in names else other for name in drawn]
     scenes = []
     for index in range(count):
-        image, labels = synthetic.draw_scene(size, seed + index, gsd_m)
+        image, labels = synthetic.draw_scene(size, seed + index, gsd_m, style="any")
         scenes.append(LoadedScene(f"drawn-{seed + index}", image, table[labels], gsd_m))
     return scenes

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from rsseg_cli.cli import app
 from rsseg_cli.data.synthetic.render import Renderer
 from rsseg_cli.data.synthetic.scene import CLASSES, draw_scene, write_scene
-from rsseg_cli.data.synthetic.style import PLACES, make_style
+from rsseg_cli.data.synthetic.style import PLACES, STYLES, make_style
 from rsseg_cli.errors import OutputError, UsageError
 
 BUILDING, LAND, ROAD, VEGETATION, WATER = range(5)
@@ -217,3 +217,94 @@ def test_command_says_its_bounds(tmp_path):
     shown = CliRunner().invoke(app, ["demo-scene", "--help"], terminal_width=200).output
     assert "Example: rsseg demo-scene" in shown
     assert "64 to 20000" in shown
+
+
+# Styles on demand
+
+
+def shares_of(style: str, seed: int = 1, gsd_m: float = 0.5) -> np.ndarray:
+    _, labels = draw_scene(384, seed, gsd_m, style)
+    return np.bincount(labels.ravel(), minlength=len(CLASSES)) / labels.size
+
+
+def test_any_style_draws_all_of_them_in_wider_light():
+    styles = [make_style(seed, "any") for seed in range(300)]
+    assert {style.name for style in styles} == set(STYLES)
+    assert min(style.sun_elevation for style in styles) < np.radians(20)
+    assert max(style.haze for style in styles) > 0.2
+    assert max(style.lean for style in styles) > 0.3
+    assert all(style.lean == 0 for style in map(make_style, range(1, 40)))
+
+
+@pytest.mark.parametrize(
+    ("style", "label", "share"),
+    [
+        ("vineyards", VEGETATION, 0.2),
+        ("greenhouses", BUILDING, 0.3),
+        ("oldtown", BUILDING, 0.4),
+        ("conifers", VEGETATION, 0.6),
+        ("wetland", WATER, 0.2),
+        ("scrub", LAND, 0.6),
+        ("snow", LAND, 0.15),
+    ],
+)
+def test_styles_have_their_cover(style, label, share):
+    assert np.median([shares_of(style, seed)[label] for seed in (1, 2, 3)]) > share
+
+
+def test_snow_covers_grass_and_is_land():
+    image, labels = draw_scene(384, 2, 0.5, "snow")
+    grey = image.mean(0)
+    assert grey[labels == LAND].mean() > grey[labels == VEGETATION].mean() + 40
+
+
+def rows_scene(gsd_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels and labels of a vineyard's parcel: what is neither road nor building."""
+    image, labels = draw_scene(256, 1, gsd_m, "vineyards")
+    inside = (labels == LAND) | (labels == VEGETATION)
+    return image.mean(0)[inside], labels[inside]
+
+
+def test_rows_of_vines_are_vegetation_and_the_soil_between_them_land():
+    grey, labels = rows_scene(0.25)
+    assert 0.2 < (labels == VEGETATION).mean() < 0.7
+    assert grey[labels == LAND].mean() > grey[labels == VEGETATION].mean() + 5
+
+
+def test_rows_too_close_to_see_are_vegetation():
+    assert (rows_scene(1.2)[1] == VEGETATION).mean() > (rows_scene(0.25)[1] == VEGETATION).mean() + 0.1
+
+
+def test_an_oblique_view_moves_roofs_and_shows_walls():
+    seed = next(s for s in range(50) if make_style(s, "flatroofs").lean > 0.15)
+    leaning = Renderer(seed, 0.5, "flatroofs")
+    upright = Renderer(seed, 0.5, "flatroofs")
+    upright.style.lean = 0.0
+    seen, plan = leaning.draw(0, 0, 300, 300)[1], upright.draw(0, 0, 300, 300)[1]
+    assert (seen == BUILDING).sum() > (plan == BUILDING).sum() * 1.02
+    assert 0.02 < (seen != plan).mean() < 0.3
+
+
+@pytest.mark.parametrize("style", ["vineyards", "flatroofs", "oldtown"])
+def test_blocks_of_a_leaning_scene_join_without_a_seam(style):
+    seed = next(s for s in range(50) if make_style(s, style).lean > 0.1)
+    renderer = Renderer(seed, 0.6, style)
+    _, whole = renderer.draw(0, 0, 200, 200)
+    halves = [renderer.draw(col, 0, 100, 200)[1] for col in (0, 100)]
+    assert (np.concatenate(halves, axis=1) == whole).mean() > 0.995
+
+
+def test_unknown_style_is_refused():
+    with pytest.raises(UsageError, match=r"style 'moon': needs one of classic, any, suburb"):
+        draw_scene(64, 0, 0.3, "moon")
+
+
+def test_command_draws_a_style_and_lists_them(tmp_path):
+    scene = tmp_path / "s.tif"
+    result = CliRunner().invoke(app, ["demo-scene", str(scene), "--size", "64", "--style", "snow"])
+    assert result.exit_code == 0, result.output
+    with rasterio.open(scene) as raster:
+        assert np.array_equal(raster.read(), draw_scene(64, 0, 0.3, "snow")[0])
+        assert raster.tags()["RSSEG_DRAWN"].endswith("style snow")
+    shown = CliRunner().invoke(app, ["demo-scene", "--help"], terminal_width=250).output
+    assert all(style in shown for style in STYLES)

@@ -32,7 +32,7 @@ class CellBuilder:
         v1 = plan.line(1, j + 1) - (plan.half_width(1, j + 1) if bridged[1] else 0.0)
         cell = Block(u0, v0, u1, v1)
         zone = style.zone_of(i, j, river, self.rng)
-        urban = zone in ("suburb", "dense", "towers", "industry")
+        urban = zone in ("suburb", "dense", "towers", "industry", "oldtown")
         rounding = 9.0 if all(bridged) else 0.0
         label = ROAD if urban else VEGETATION if style.green else LAND
         self.patch(cell, label, style.pavement if urban else style.verge, rounding)

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from rsseg_cli.data.synthetic.plan import PITCH, Body
-from rsseg_cli.data.synthetic.style import CAR, FLAT, HALL, HIP, Style
+from rsseg_cli.data.synthetic.style import BUILDING, CAR, FLAT, HALL, HIP, Style
 
 if TYPE_CHECKING:
     from rsseg_cli.data.synthetic.render import Canvas, View
@@ -121,8 +121,45 @@ def _shifted(shape: tuple[int, ...], dy: int, dx: int) -> tuple[tuple[slice, sli
     return target, source
 
 
-def photograph(canvas: Canvas, inner: tuple[slice, slice], key: tuple[int, ...]) -> NDArray[np.uint8]:
-    """What a camera sees of the inner window of a canvas, uint8 (3, h, w)."""
+class Lean:
+    """A camera off nadir: what stands high is pushed outwards, over what lies behind it."""
+
+    def __init__(self, style: Style, gsd: float) -> None:
+        self.pixels_a_m = style.lean / gsd
+        self.x, self.y = math.sin(style.lean_azimuth), -math.cos(style.lean_azimuth)
+        self.reach = math.ceil(style.tallest_m * self.pixels_a_m)
+
+    def margins(self) -> tuple[int, int, int, int]:
+        """Pixels needed beyond a window: left, right, top, bottom."""
+        x, y = math.ceil(abs(self.x) * self.reach), math.ceil(abs(self.y) * self.reach)
+        return x * (self.x > 0), x * (self.x < 0), y * (self.y > 0), y * (self.y < 0)
+
+    def seen(
+        self, height: Plane, inner: tuple[slice, slice]
+    ) -> tuple[tuple[slice, slice] | tuple[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_] | None]:
+        """The pixel of the canvas that each pixel of the inner window shows, and where that is a wall."""
+        if not self.reach:
+            return inner, None
+        rows, cols = inner
+        shift = np.zeros((rows.stop - rows.start, cols.stop - cols.start), np.int64)
+        seen = height[inner].copy()
+        for distance in range(1, math.ceil(float(height.max()) * self.pixels_a_m) + 1):
+            dy, dx = round(self.y * distance), round(self.x * distance)
+            behind = height[rows.start - dy : rows.stop - dy, cols.start - dx : cols.stop - dx]
+            higher = behind * self.pixels_a_m >= distance
+            shift[higher], seen[higher] = distance, behind[higher]
+        at_row = np.arange(rows.start, rows.stop)[:, None] - np.rint(self.y * shift).astype(np.int64)
+        at_col = np.arange(cols.start, cols.stop)[None, :] - np.rint(self.x * shift).astype(np.int64)
+        return (at_row, at_col), seen * self.pixels_a_m > shift + 1.5
+
+
+def photograph(
+    canvas: Canvas,
+    source: tuple[slice, slice] | tuple[NDArray[np.int64], NDArray[np.int64]],
+    wall: NDArray[np.bool_] | None,
+    key: tuple[int, ...],
+) -> NDArray[np.uint8]:
+    """What a camera sees of a canvas, uint8 (3, h, w): `source` and `wall` as `Lean.seen` returns them."""
     style, gsd = canvas.style, canvas.gsd
     sunlit = canvas.light * (1 - shadow(canvas.height, canvas.sun, gsd))
     drift = 1 + 0.02 * canvas.broad
@@ -130,10 +167,19 @@ def photograph(canvas: Canvas, inner: tuple[slice, slice], key: tuple[int, ...])
     ambient = 1 - np.clip(occlusion / 9, 0, 0.4)
     sigma = style.softness * float(np.clip(0.16 / gsd, 0.42, 0.8))
     rng = np.random.default_rng(list(key))
-    out = np.empty((3, inner[0].stop - inner[0].start, inner[1].stop - inner[1].start), np.float32)
+    out = np.empty((3, *canvas.labels[source].shape), np.float32)
+    if wall is not None:
+        wall &= canvas.labels[source] == BUILDING
+        facing = -math.cos(style.lean_azimuth - canvas.sun.azimuth)
+        wall_light = 0.55 + 0.25 * facing
     for band in range(3):
         plane = canvas.albedo[band] * (DIRECT[band] * sunlit + SKY[band] * ambient) * drift
-        plane = gaussian_filter(plane, sigma, truncate=3)[inner]
+        if wall is None:
+            plane = gaussian_filter(plane, sigma, truncate=3)[source]
+        else:
+            plane = plane[source]
+            plane[wall] = (0.4 * plane[wall] + 0.5 * style.concrete[band]) * wall_light
+            plane = gaussian_filter(plane, sigma, truncate=3)
         plane = plane * (1 - style.haze) + style.haze * HAZE[band]
         plane = plane * (style.balance[band] * style.exposure * (1.02 + 0.10 * (canvas.sun.z - 0.7)))
         out[band] = np.float32(0.4) + np.float32(style.contrast) * (plane - np.float32(0.4))

@@ -14,11 +14,28 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.data.synthetic.style import BUILDING, CAR, FLAT, GABLE, HALL, HIP, Colour, Rng, Style
+from rsseg_cli.data.synthetic.style import BUILDING, CAR, FLAT, GABLE, HALL, HIP, LAND, Colour, Rng, Style
 
 PITCH = {FLAT: 0.0, GABLE: 0.7, HIP: 0.6, CAR: 0.0, HALL: 0.16}
 PAVEMENT_M = 2.2
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows that stand on a surface along its angle.
+
+    `along_m` is the distance of the plants, or the length of a table of panels; 0: unbroken. `ragged` is 0
+    for panels and about 1 for plants.
+    """
+
+    spacing_m: float
+    width_m: float
+    colour: Colour
+    along_m: float = 0.0
+    height_m: float = 1.5
+    ragged: float = 0.0
+    label: int = LAND
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +50,7 @@ class Surface:
     period_m: float = 0.0
     furrow: float = 0.0
     alpha: float = 1.0
+    rows: Rows | None = None
 
 
 @dataclass(frozen=True, slots=True)

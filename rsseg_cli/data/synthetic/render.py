@@ -12,12 +12,12 @@ from PIL import Image
 from rasterio.features import rasterize
 from rasterio.transform import Affine
 
-from rsseg_cli.data.synthetic.light import Plane, Sun, photograph, roof_light, smooth_noise
+from rsseg_cli.data.synthetic.light import Lean, Plane, Sun, photograph, roof_light, smooth_noise
 from rsseg_cli.data.synthetic.plan import Body, Content, Plan, Surface
-from rsseg_cli.data.synthetic.style import CAR, LAND, ROAD, VEGETATION, WATER, make_style
-from rsseg_cli.data.synthetic.zones import ZonedCell
+from rsseg_cli.data.synthetic.rows import draw_rows
+from rsseg_cli.data.synthetic.style import CAR, CLASSIC, LAND, ROAD, VEGETATION, WATER, make_style
+from rsseg_cli.data.synthetic.world import WorldCell
 
-TALLEST_M = 34.0
 Index = NDArray[np.int64]
 
 
@@ -43,9 +43,9 @@ class View:
 class Renderer:
     """Draws windows of the endless scene of one seed at one resolution. Same window, same pixels."""
 
-    def __init__(self, seed: int, gsd_m: float) -> None:
+    def __init__(self, seed: int, gsd_m: float, style: str = CLASSIC) -> None:
         self.seed, self.gsd = seed, gsd_m
-        self.style = make_style(seed)
+        self.style = make_style(seed, style)
         self.plan = Plan(self.style, seed)
         self._cells: dict[tuple[int, int], Content] = {}
 
@@ -54,16 +54,22 @@ class Renderer:
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Image (3, height, width) and labels (height, width) of a window."""
         margin = 6 + math.ceil(6 / self.gsd)
-        reach = math.ceil(TALLEST_M / math.tan(self.style.sun_elevation) / self.gsd)
+        reach = math.ceil(self.style.tallest_m / math.tan(self.style.sun_elevation) / self.gsd)
         sun_x, sun_y = math.sin(self.style.sun_azimuth), -math.cos(self.style.sun_azimuth)
         left, right, top, bottom = (
             margin + max(0, math.ceil(toward * reach)) for toward in (-sun_x, sun_x, -sun_y, sun_y)
+        )
+        lean = Lean(self.style, self.gsd)
+        left, right, top, bottom = (
+            a + b for a, b in zip((left, right, top, bottom), lean.margins(), strict=True)
         )
         view = View(col - left, row - top, width + left + right, height + top + bottom, self.gsd)
         canvas = Canvas(self, view)
         canvas.paint()
         inner = (slice(top, top + height), slice(left, left + width))
-        return photograph(canvas, inner, (self.seed, col + 2**30, row + 2**30)), canvas.labels[inner].copy()
+        source, wall = lean.seen(canvas.height, inner)
+        image = photograph(canvas, source, wall, (self.seed, col + 2**30, row + 2**30))
+        return image, canvas.labels[source].copy()
 
     def content(self, u: Plane, v: Plane) -> list[Content]:
         """The cells that cover these coordinates."""
@@ -73,7 +79,7 @@ class Renderer:
             spans.append(range(first, math.floor((float(values.max()) + pad) / size) + 2))
         wanted = [(i, j) for i in spans[0] for j in spans[1]]
         wanted = [key for key in wanted if self._touches(key, u, v, pad)]
-        self._cells = {key: self._cells.get(key) or ZonedCell(self.plan, *key).build() for key in wanted}
+        self._cells = {key: self._cells.get(key) or WorldCell(self.plan, *key).build() for key in wanted}
         return list(self._cells.values())
 
     def _touches(self, key: tuple[int, int], u: Plane, v: Plane, pad: float) -> bool:
@@ -163,6 +169,9 @@ class Canvas:
         dry = (0.045 * self.patchy + 0.05 * self.broad + 0.04 * self.mottle)[grass]
         self.albedo[0][grass] *= 1 + dry
         self.albedo[2][grass] *= 1 + 0.4 * dry
+        if self.style.snow:
+            self.labels[grass] = LAND
+        draw_rows(self, table, which)
         self._lines([s for s in surfaces if s.alpha < 1])
 
     def _furrows(self, table: Sequence[Surface], which: NDArray[np.int32], texture: Plane) -> None:
@@ -201,6 +210,8 @@ class Canvas:
         uu, vv = self._enlarge(u, step), self._enlarge(v, step)
         bridge = self._bridges(uu, vv)
         ramp = np.clip((30 - shore) / 30, 0, 1)  # gentle, or the bridge's end would shade the road
+        flooded = (shore < 19) & ~bridge  # rows of vines end at the bank
+        self.height[flooded], self.light[flooded] = 0.0, 1.0
         self.height[bridge] = 3.5 * ramp[bridge]
         style, sea = self.style, self.style.coast_u is not None
         beach = 14.0 if sea else 3.0

@@ -3,7 +3,9 @@
 The labels are what a perfect interpreter would draw from above: a roof is building, a crown over a street
 vegetation, a shadow what it falls upon, a bridge road. Paved ground (streets, pavements, drives, yards,
 parking) is road, unpaved ground (soil, gravel paths, sand, stubble) land, whatever is green vegetation, and
-rivers, the sea, ponds and pools water.
+rivers, the sea, ponds and pools water. Vines and fruit trees are vegetation and the soil between their rows
+land; all is vegetation where rows are less than three pixels apart. Greenhouses are building, solar panels
+building on a roof and land on the ground, snow is land, and a wall that an oblique view shows is building.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from rasterio.crs import CRS
 from rasterio.transform import from_origin
 
 from rsseg_cli.data.synthetic.render import Renderer
+from rsseg_cli.data.synthetic.style import ANY, CLASSIC, STYLES
 from rsseg_cli.errors import OutputError, UsageError
 from rsseg_cli.files import replace_all
 from rsseg_cli.raster import Grid, RasterWriter, vrt
@@ -39,7 +42,9 @@ UPPER_LEFT_M = (684_300.0, 5_336_700.0)  # easting, northing
 Pixels = NDArray[np.uint8]
 
 
-def draw_scene(size: int = 2048, seed: int = 0, gsd_m: float = 0.3) -> tuple[Pixels, Pixels]:
+def draw_scene(
+    size: int = 2048, seed: int = 0, gsd_m: float = 0.3, style: str = CLASSIC
+) -> tuple[Pixels, Pixels]:
     """Draw an orthophoto and its label map.
 
     The same arguments give the same pixels. A seed decides place, season, light and colours; seed 0 is the
@@ -50,12 +55,14 @@ def draw_scene(size: int = 2048, seed: int = 0, gsd_m: float = 0.3) -> tuple[Pix
         size: width and height, 64 to 20,000 px.
         seed: 0 or more.
         gsd_m: metres a pixel on the ground, 0.1 to 1.5.
+        style: "classic" (the first eight of STYLES), "any" (one of all, in a wider range of light, season
+            and camera), or the name of one.
 
     Returns:
         image uint8 (3, size, size), red green blue; labels uint8 (size, size): index into CLASSES.
     """
-    _check(size, seed, gsd_m)
-    image, labels = zip(*_strips(size, seed, gsd_m), strict=True)
+    _check(size, seed, gsd_m, style)
+    image, labels = zip(*_strips(size, seed, gsd_m, style), strict=True)
     return np.concatenate(image, axis=1), np.concatenate(labels)
 
 
@@ -65,6 +72,7 @@ def write_scene(
     size: int = 2048,
     seed: int = 0,
     gsd_m: float = 0.3,
+    style: str = CLASSIC,
     labels_path: str | os.PathLike[str] | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -72,13 +80,14 @@ def write_scene(
 
     Memory: one row of blocks. Both files appear whole or not at all.
     """
-    _check(size, seed, gsd_m)
+    _check(size, seed, gsd_m, style)
     target, labels_target = Path(path), None if labels_path is None else Path(labels_path)
     if labels_target is not None and target.resolve() == labels_target.resolve():
         raise OutputError(f"{target}: scene and labels would be the same file. Give them different names.")
     transform = from_origin(*UPPER_LEFT_M, gsd_m, gsd_m)
     grid = Grid(crs=CRS.from_epsg(EPSG), transform=transform, width=size, height=size)
-    tags = {"RSSEG_DRAWN": f"seed {seed}, {size} px, {gsd_m:g} m a pixel"}
+    drawn = f"seed {seed}, {size} px, {gsd_m:g} m a pixel"
+    tags = {"RSSEG_DRAWN": drawn if style == CLASSIC else f"{drawn}, style {style}"}
     rgb = vrt.RasterMeta(
         count=3, overviews="average", band_names=("red", "green", "blue"), tags=tags, nodata=None
     )
@@ -96,7 +105,7 @@ def write_scene(
                 stack.enter_context(RasterWriter(labels_target, grid, classes, overwrite=overwrite))
             )
         row = 0
-        for image, labels in _strips(size, seed, gsd_m):
+        for image, labels in _strips(size, seed, gsd_m, style):
             for writer, pixels in zip(writers, (image, labels[None]), strict=False):
                 writer.write(row, pixels)
             row += len(labels)
@@ -106,7 +115,7 @@ def write_scene(
         replace_all(renames)
 
 
-def _check(size: int, seed: int, gsd_m: float) -> None:
+def _check(size: int, seed: int, gsd_m: float, style: str) -> None:
     low, high = SIZE_RANGE_PX
     if not low <= size <= high:
         raise UsageError(
@@ -118,11 +127,13 @@ def _check(size: int, seed: int, gsd_m: float) -> None:
         raise UsageError(
             f"ground resolution {gsd_m} m a pixel: needs {GSD_RANGE_M[0]} to {GSD_RANGE_M[1]} m."
         )
+    if style not in (CLASSIC, ANY, *STYLES):
+        raise UsageError(f"style {style!r}: needs one of {', '.join((CLASSIC, ANY, *STYLES))}.")
 
 
-def _strips(size: int, seed: int, gsd_m: float) -> Iterator[tuple[Pixels, Pixels]]:
+def _strips(size: int, seed: int, gsd_m: float, style: str) -> Iterator[tuple[Pixels, Pixels]]:
     """Yield image (3, rows, size) and labels (rows, size) from top to bottom, drawn in square blocks."""
-    renderer = Renderer(seed, gsd_m)
+    renderer = Renderer(seed, gsd_m, style)
     starts = range(0, size, BLOCK_PX)
     for row in starts:
         height = min(BLOCK_PX, size - row)

@@ -18,6 +18,12 @@ Roof = tuple[int, Colour]
 Rng = np.random.Generator
 NAMES: dict[str, Any] = {"land": LAND, "vegetation": VEGETATION, "flat": FLAT, "gable": GABLE, "hip": HIP}
 PLACES = ("suburb", "town", "rural", "desert", "coast", "industry", "tropics", "dense")
+STYLES = (
+    *PLACES, "vineyards", "ploughland", "greenhouses", "solar", "terraces", "wetland", "conifers", "scrub",
+    "snow", "oldtown", "informal", "flatroofs", "villas",
+)  # fmt: skip
+CLASSIC, ANY = "classic", "any"
+TALL_ZONES = {"towers", "dense"}
 
 
 def shade(colour: Colour, factor: float) -> Colour:
@@ -40,33 +46,37 @@ class Style(SimpleNamespace):
         """Label and colour of a plot's ground."""
         draw = rng.random()
         if draw < self.bare_yards:
-            return LAND, _vary(rng, self.soil, 0.08)
+            return LAND, vary(rng, self.soil, 0.08)
         if draw < self.bare_yards + self.paved_yards:
-            return ROAD, _vary(rng, self.pavement, 0.08)
-        return VEGETATION, _vary(rng, self.lawn, 0.16)
+            return ROAD, vary(rng, self.pavement, 0.08)
+        return VEGETATION, vary(rng, self.lawn, 0.16)
 
     def roof(self, rng: Rng) -> Roof:
         """Form and colour of a house's roof."""
         kind, colour, _ = _pick(rng, self.roofs)
-        return kind, _vary(rng, colour, 0.10)
+        return kind, vary(rng, colour, 0.10)
 
     def city_roof(self, rng: Rng) -> Roof:
         """Form and colour of a town house's roof."""
         kind, colour, _ = _pick(rng, self.city_roofs)
-        return kind, _vary(rng, colour, 0.08)
+        return kind, vary(rng, colour, 0.08)
 
     def crop(self, rng: Rng, i: int, j: int, k: int) -> tuple[int, Colour, float, float]:
         """Label, colour, furrow distance (m) and furrow strength of a parcel; neighbours differ."""
         label, colour, period, strength = self.crops[
             (i * 5 + j * 3 + k + int(rng.integers(2))) % len(self.crops)
         ]
-        return label, _vary(rng, colour, 0.06), period * float(rng.uniform(0.85, 1.2)), strength
+        return label, vary(rng, colour, 0.06), period * float(rng.uniform(0.85, 1.2)), strength
 
 
-def make_style(seed: int) -> Style:
-    """Make the style of a seed. Seed 0 is the demonstration scene."""
-    rng, tables = np.random.default_rng([seed, 77]), _tables()
-    place = "demo" if seed == 0 else PLACES[int(rng.integers(len(PLACES)))]
+def make_style(seed: int, style: str = CLASSIC) -> Style:
+    """Make the style of a seed. Seed 0 of the classic styles is the demonstration scene."""
+    classic, tables = style == CLASSIC, _tables()
+    rng = np.random.default_rng([seed, 77 if classic else 78])
+    places = PLACES if classic else STYLES
+    place = "demo" if classic and seed == 0 else places[int(rng.integers(len(places)))]
+    if style in STYLES:
+        place = style
     names = NAMES | {name: tuple(colour) for name, colour in tables["colours"].items()}
     settings: dict[str, Any] = {}
     for table in (tables["base"], tables[place]):
@@ -76,14 +86,18 @@ def make_style(seed: int) -> Style:
     settings["fixed_zones"] = {
         (i, j + k): zone for i, j, *zones in settings.get("fixed_zones", ()) for k, zone in enumerate(zones)
     }
-    if seed:
-        settings |= _camera(rng) | {name: _vary(rng, settings[name], 0.08) for name in tables["materials"]}
+    if seed or not classic:
+        settings |= _camera(rng) | {name: vary(rng, settings[name], 0.08) for name in tables["materials"]}
+    if not classic:
+        _widen(rng, settings)
     return Style(**settings, name=place)
 
 
 @cache
 def _tables() -> dict[str, Any]:
-    return tomllib.loads(files(__package__).joinpath("places.toml").read_text(encoding="utf-8"))
+    folder = files(__package__)
+    texts = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("places.toml", "world.toml"))
+    return tomllib.loads("\n".join(texts))
 
 
 def _value(rng: Rng, item: Any, names: dict[str, Any]) -> Any:
@@ -123,13 +137,32 @@ def _camera(rng: Rng) -> dict[str, Any]:
     }
 
 
+def _widen(rng: Rng, settings: dict[str, Any]) -> None:
+    """Long shadows, haze, oblique views, autumn and stronger casts, each in some scenes."""
+    tall = not TALL_ZONES.isdisjoint(name for name, _ in settings["zones"])
+    settings["tallest_m"] = settings["tallest_m"] if tall else 16.0
+    if rng.random() < 0.25:
+        settings["sun_elevation"] = math.radians(rng.uniform(24 if tall else 12, 32))
+    if rng.random() < 0.2:
+        settings["haze"] = float(rng.uniform(0.08, 0.3))
+    if rng.random() < 0.4:
+        settings["lean"] = math.tan(math.radians(rng.uniform(3, 12 if tall else 22)))
+        settings["lean_azimuth"] = float(rng.uniform(-math.pi, math.pi))
+    if rng.random() < 0.12 and settings["green"]:
+        settings["tree_light"] = vary(rng, (0.50, 0.36, 0.15), 0.12)
+    settings["exposure"] *= float(rng.uniform(0.85, 1.15))
+    settings["balance"] = tuple(
+        part * float(cast) for part, cast in zip(settings["balance"], 1 + rng.normal(0, 0.04, 3), strict=True)
+    )
+
+
 def _pick(rng: Rng, choices: tuple[Any, ...]) -> Any:
     """One of some tuples whose last item is a weight."""
     weights = np.array([choice[-1] for choice in choices])
     return choices[int(np.searchsorted(np.cumsum(weights / weights.sum()), rng.random() * 0.999999))]
 
 
-def _vary(rng: Rng, colour: Colour, amount: float) -> Colour:
+def vary(rng: Rng, colour: Colour, amount: float) -> Colour:
     level = 1 + float(rng.normal(0, amount))
     r, g, b = (float(np.clip(c * level * (1 + rng.normal(0, amount * 0.3)), 0.02, 0.97)) for c in colour)
     return r, g, b
