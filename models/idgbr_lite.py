@@ -328,7 +328,21 @@ class CloserLook(nn.Module):
 def _smaller(image: Tensor, size: float) -> Tensor:
     """The image at about a size, its sides multiples of 32, the encoder's last stride."""
     height, width = (max(32, round(int(side) * size / 32) * 32) for side in image.shape[-2:])
-    return F.interpolate(image, (height, width), mode="bilinear", antialias=True)
+    down = _axis_weights(int(image.shape[-2]), height).to(image)
+    across = _axis_weights(int(image.shape[-1]), width).to(image)
+    return down @ image @ across.T
+
+
+def _axis_weights(length: int, shorter: int) -> Tensor:
+    """Weights (shorter, length) of antialiased bilinear resizing along an axis.
+
+    The same as `F.interpolate(..., mode="bilinear", antialias=True)`, which ONNX cannot express.
+    """
+    step = length / shorter
+    centres = (torch.arange(shorter, dtype=torch.float64) + 0.5) * step
+    distances = (torch.arange(length, dtype=torch.float64) + 0.5 - centres[:, None]).abs()
+    weights = (1 - distances / max(step, 1.0)).clamp(min=0)
+    return weights / weights.sum(1, keepdim=True)
 
 
 def _resized(view: Tensor, image: Tensor) -> Tensor:

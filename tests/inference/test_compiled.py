@@ -90,12 +90,14 @@ def test_refined_maps_are_those_of_torch(runtime: str, steps: int | None) -> Non
     check_refined(network, runtime, steps, 64, 96)
 
 
-def test_refiners_that_look_at_smaller_images_are_compiled_for_each_shape() -> None:
+@pytest.mark.parametrize("runtime", COMPILED)
+def test_refiners_that_look_at_smaller_images_are_compiled_for_each_shape(runtime: str) -> None:
+    skip_without(runtime)
     closer = {"channels": 32, "layers": 1, "neck": "conv"}
     sizes = {"closer": closer, "closer_scales": (0.5, 1.0), "closer_share": 0.5}
     network = LiteRefinerConfig(**REFINER, **sizes).build().eval()
     for height, width in ((64, 96), (128, 64)):
-        check_refined(network, "openvino", None, height, width)
+        check_refined(network, runtime, None, height, width)
 
 
 def check_refined(network: Any, runtime: str, steps: int | None, height: int, width: int) -> None:

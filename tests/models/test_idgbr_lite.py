@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from rsseg_cli.errors import ModelError
 from rsseg_cli.models.bicor_seg import BicorSeg, BicorSegConfig
-from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig
+from rsseg_cli.models.idgbr_lite import LiteRefiner, LiteRefinerConfig, _smaller
 from rsseg_cli.weights import ClassSpec, ModelSpec, load_model, save_model
 
 SMALL = {"classes": 3, "codec_channels": 32, "widths": (16, 16, 32), "middle": 1, "window_px": 32}
@@ -179,6 +179,15 @@ def test_what_a_closer_look_knows_goes_before_what_it_sees(sizes: tuple[float, .
         torch.testing.assert_close(result, expected)
         whole = known[:1].expand(2, -1, -1, -1)
         assert torch.equal(network._look(image, network.conditions.see(image), whole), whole / 254)
+
+
+@pytest.mark.parametrize("size", [0.25, 0.5, 0.75, 1.0])
+@pytest.mark.parametrize("shape", [(96, 64), (32, 160), (512, 448)], ids=str)
+def test_smaller_images_are_those_of_antialiased_interpolation(size: float, shape: tuple[int, int]) -> None:
+    image = torch.randn(2, 3, *shape)
+    smaller = _smaller(image, size)
+    expected = F.interpolate(image.double(), smaller.shape[-2:], mode="bilinear", antialias=True)
+    assert (smaller - expected).abs().max() < 1e-5
 
 
 def test_a_closer_look_has_its_share_in_the_result() -> None:
