@@ -21,12 +21,13 @@ from rsseg_cli.pipeline.merge import Merger
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement
 from rsseg_cli.pipeline.result import Refined
 from rsseg_cli.pipeline.unlike import UnlikeCounter
-from rsseg_cli.raster import SceneInfo
+from rsseg_cli.raster import SceneInfo, gdal
 from rsseg_cli.system import give_back_memory
 from rsseg_cli.weights import TrainedModel
 
 REACH_PX = 2  # beside the network's own: rounding, and neighbours in resampling
 RESAMPLED_PX = 1.5  # by which a boundary may lie elsewhere among the pixels that the refiner sees
+MAX_DECODERS = 8  # blocks of a row that are decoded at once, each in a thread
 COUNTED = ("windows_run", "band_pixels", "changed_pixels")  # of `Refined`, row by row
 REFINED_LAYERS = ("labels", "confidence", "probabilities", "uncertainty")  # that refining changes, in order
 Progress = passes.Progress
@@ -96,7 +97,7 @@ class Passes:
                     rows,
                     # Blocks that are strips are left to GDAL's cache: each thread would decode them whole.
                     threads=1 if striped else job.config.readers,
-                    block_width=1 if job.resampled or striped else job.info.block_shape[1],
+                    block_width=1 if job.resampled or striped else block_width(job.info),
                 )
 
     def refine(
@@ -181,6 +182,11 @@ def _map_resampler(job: Job) -> passes.Resampler | None:
         return None
     seen, grid = job.network_grid, job.grid
     return passes.Resampler((seen.height, seen.width), (grid.height, grid.width))
+
+
+def block_width(info: SceneInfo) -> int:
+    """Return of how many columns reads are multiples, so that all threads have a block to decode."""
+    return info.block_shape[1] * min(gdal.threads(), MAX_DECODERS)
 
 
 def _is_striped(info: SceneInfo) -> bool:

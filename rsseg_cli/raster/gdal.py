@@ -20,7 +20,7 @@ from rasterio.env import get_gdal_config, set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsseg_cli.errors import RssegError, SceneError, redact
-from rsseg_cli.system import file_limit_advice, max_open_files
+from rsseg_cli.system import cores, file_limit_advice, max_open_files
 
 CACHE_MIB = 24  # GDAL's own default is 5 % of RAM; readers ask for what a row of tiles needs
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://", "az://", "ftp://")
@@ -77,10 +77,20 @@ class _BlockCache:
 _cache = _BlockCache()
 
 
+def threads() -> int:
+    """Return how many threads of GDAL code and decode blocks: the process's share of the cores."""
+    limit = os.environ.get("GDAL_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS", "")
+    return min(int(limit), cores()) if limit.isdecimal() else cores()
+
+
 @contextmanager
-def env(path: str = "", cache_mib: int = CACHE_MIB) -> Iterator[None]:
-    """Set up GDAL: network retries, and one block cache, as large as the largest one requested."""
-    settings = NETWORK | (REMOTE_ONLY if is_remote(path) else {})
+def env(path: str = "", cache_mib: int = CACHE_MIB, *, decoding: bool = False) -> Iterator[None]:
+    """Set up GDAL: network retries, and one block cache, as large as the largest one requested.
+
+    With `decoding`, blocks of one window are decoded in several threads, which a fork would not survive.
+    """
+    settings = {"GDAL_NUM_THREADS": str(threads())} if decoding else {}
+    settings |= NETWORK | (REMOTE_ONLY if is_remote(path) else {})
     settings |= {"GDAL_MAX_DATASET_POOL_SIZE": str(min(100, max(4, (max_open_files() - 64) // 2)))}
     options = {key: value for key, value in settings.items() if key not in os.environ}
     with rasterio.Env(**options):

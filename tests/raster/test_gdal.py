@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from rasterio.env import get_gdal_config
@@ -36,6 +38,35 @@ def test_the_block_cache_is_as_large_as_the_largest_open_request(monkeypatch: py
             assert cache_mib() == 100
         assert threads.submit(open_and_close_an_environment).result() == gdal.CACHE_MIB
     assert cache_mib() == before
+
+
+def native_threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads by /proc")
+@pytest.mark.parametrize(("limit", "more"), [("1", 0), ("3", 3)])
+def test_blocks_are_decoded_by_the_threads_of_the_process(
+    make_raster: MakeRaster, limit: str, more: int
+) -> None:
+    """GDAL keeps its threads, so each case is a process of its own."""
+    tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128, "compress": "deflate"}
+    path = make_raster(shape=(600, 700), **tiles)
+    code = (
+        "import sys; sys.path[:] = eval(sys.argv[1])\n"
+        "import rasterio, test_gdal\n"
+        "from rsseg_cli.raster import SceneInfo, SceneReader\n"
+        "before = test_gdal.native_threads()\n"
+        "with SceneReader(SceneInfo.of(sys.argv[2]), (1, 2, 3)) as reader:\n"
+        "    pixels, _ = reader.read(100, 50, 400, 600)\n"
+        "print(test_gdal.native_threads() - before)\n"
+        "assert (pixels == rasterio.open(sys.argv[2]).read()[:, 100:500, 50:650]).all()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, repr(sys.path), str(path)],
+        env=os.environ | {"GDAL_NUM_THREADS": limit}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == (f"{more}\n", "")
 
 
 def test_a_raster_without_georeferencing_opens_without_a_warning(make_raster: MakeRaster) -> None:
