@@ -82,7 +82,10 @@ class Job:
         return SceneReader(self.info, self.bands, grid, region_mask=self.area, **more)
 
     def note_unmarked_holes(self) -> None:
-        """Warn where a scene has much of pure black or white and no nodata value."""
+        """Warn where a scene has much of pure black or white and no nodata value, unless its stretch did."""
+        sampled = self.scaling.limits is not None and self.config.stretch == "auto"
+        if sampled and self.grid == self.info.grid:
+            return
         note = self.info.unmarked_holes(self.bands, self.grid)
         if note and not any(known.startswith(f"{note};") for known in self.notes):
             self.warn(note)
@@ -320,7 +323,7 @@ def check_space(job: Job, *, coarse: bool = False) -> None:
         full = pixels * (part.stop - part.start) * OVERVIEWS
         minimum[job.paths[kind].parent] += full / shrink
         usual[job.paths[kind].parent] += full * (USUAL[kind] if shrink > 1 else 1)
-        usual[work] += full * USUAL[kind] * (2 if coarse and kind != "uncertainty" else 1)
+        usual[work] += full * USUAL[kind] * (3 if coarse and kind != "uncertainty" else 2)
     if "vector" in job.paths:
         rasters = (job.vector.min_area_m2 > 0) + (job.vector.fill_holes_m2 > 0)  # temporary
         usual[job.paths["vector"].parent] += pixels * (USUAL_VECTOR + rasters)

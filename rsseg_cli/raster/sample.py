@@ -18,8 +18,8 @@ from rsseg_cli.raster.reader import SceneReader, coarse_grid
 
 PERCENTILES = (2.0, 98.0)
 SIZE_PX = 1024  # longest side of the overview that is sampled
-WHOLE_PX = 64 << 20  # of larger scenes without overviews some rows are read
-ROW_BANDS = 32
+WHOLE_PX = 4 << 20  # of larger scenes without overviews some blocks are read
+MIN_BLOCKS, MAX_BLOCKS = 4, 8  # of an axis that are sampled: a quarter, within these
 HOLE_SHARE = 0.005  # of pixels of one extreme value, from which they may be unmarked holes
 MAX_COMMON_PIXELS = 8 << 20  # of all scenes that share a stretch
 MAX_FILLS = 3  # different ones in a scene
@@ -50,21 +50,20 @@ class Sample:
         grid: Grid | None = None,
         *,
         nodata: float | None = None,
-        whole_px: int = WHOLE_PX,
-        row_bands: int = ROW_BANDS,
     ) -> Self:
         """Read an overview of SIZE_PX of the scene or a window of its grid.
 
-        Of more than `whole_px` px without overviews only `row_bands` bands of rows are read, each one block
-        high. `nodata` is a value of pixels without data beside what the scene marks.
+        Of more than WHOLE_PX px without overviews only some blocks are read, evenly spread. `nodata` is a
+        value of pixels without data beside what the scene marks.
         """
         grid = grid or info.grid
         coarse = coarse_grid(grid, SIZE_PX)
-        rows = [(0, coarse.height)]
-        if not info.overviews and grid.height * grid.width > whole_px:
-            rows = _sample_rows(info.block_shape[0] * coarse.height / grid.height, coarse.height, row_bands)
+        rows, cols = [(0, coarse.height)], [(0, coarse.width)]
+        if not info.overviews and grid.height * grid.width > WHOLE_PX:
+            cols = _sample_axis(info.block_shape[1], grid.width, coarse.width)
+            rows = _sample_axis(info.block_shape[0], grid.height, coarse.height, MAX_BLOCKS**2 // len(cols))
         with SceneReader(info, bands, coarse, nodata, by_band=True) as reader:
-            parts = [reader.read(row, 0, height, coarse.width) for row, height in rows]
+            parts = [reader.read(row, col, height, width) for row, height in rows for col, width in cols]
         pixels = np.concatenate([pixels.reshape(len(bands), -1) for pixels, _ in parts], 1)
         valid = np.concatenate([valid.reshape(len(bands), -1) for _, valid in parts], 1)
         return cls(pixels=pixels, valid=valid & np.isfinite(pixels))  # means of huge values may not be
@@ -174,7 +173,7 @@ def unmarked_holes(info: SceneInfo, bands: Sequence[int], grid: Grid) -> Fill | 
     """Return the value that may mark holes in an 8 or 16 bit scene that has no mark of its own."""
     if info.has_mask or not {info.dtypes[band - 1] for band in bands} <= {"uint8", "uint16"}:
         return None
-    fills = Sample.read(info, bands, grid, whole_px=4 << 20, row_bands=8).fills()
+    fills = Sample.read(info, bands, grid).fills()
     return max(fills, key=lambda fill: fill.share, default=None)
 
 
@@ -217,10 +216,13 @@ def _sparse(sample: Sample, number: int) -> Sample:
     return Sample(pixels=sample.pixels[:, ::step], valid=sample.valid[:, ::step])
 
 
-def _sample_rows(block: float, height: int, number: int) -> list[tuple[int, int]]:
-    """Return (row, height) of evenly spaced bands of rows, each inside a row of blocks `block` rows high."""
-    count = max(1, math.ceil(height / block))
-    chosen = np.unique(np.linspace(0, count - 1, number).round().astype(int))
-    rows = sorted({min(math.ceil(index * block), height - 1) for index in chosen})
-    ends = [*rows[1:], height]
-    return [(row, min(max(1, int(block)), end - row)) for row, end in zip(rows, ends, strict=True)]
+def _sample_axis(block: int, length: int, coarse: int, most: int = MAX_BLOCKS) -> list[tuple[int, int]]:
+    """Return (start, size) of evenly spaced pieces of a `coarse` axis, each inside a block of the scene."""
+    step = block * coarse / length
+    count = math.ceil(length / block)
+    number = min(max(MIN_BLOCKS, math.ceil(count / 4)), most)
+    pieces = {}
+    for index in np.linspace(0, count - 1, number).round().tolist():
+        start = min(math.ceil(index * step), coarse - 1)
+        pieces[start] = max(1, min(math.floor((index + 1) * step), coarse) - start)
+    return list(pieces.items())

@@ -34,18 +34,23 @@ def bytes_read() -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="counts bytes by /proc")
-@pytest.mark.parametrize("kind", ["plain", "resampled", "striped"])
+@pytest.mark.parametrize("kind", ["plain", "resampled", "striped", "searched", "stretched"])
 def test_each_block_is_decoded_once(make_raster, tmp_path, kind):
     """More blocks than fit into the cache, uncompressed, so that bytes count them.
 
-    The scene marks its holes, so that no sample is searched for them.
+    Scenes without marked holes are searched for them in some blocks, and stretched by some.
     """
     tiles = {} if kind == "striped" else {"tiled": True, "blockxsize": 256, "blockysize": 256}
-    scene = make_raster(shape=(SIZE, SIZE), bands=12, kind="value", hole=(300, 300, 500, 500), **tiles)
+    if kind in ("searched", "stretched"):
+        dtype = "uint16" if kind == "stretched" else "uint8"
+        scene = make_raster(shape=(SIZE, SIZE + 512), bands=6, dtype=dtype, **tiles)
+    else:
+        scene = make_raster(shape=(SIZE, SIZE), bands=12, kind="value", hole=(300, 300, 500, 500), **tiles)
     sizes = {"gsd_m": 0.8, "gsd_range_m": (0.8, 0.8)} if kind == "resampled" else {}
+    sizes |= {"scaling": "stretch" if kind == "stretched" else "none"}
     model = trained(Bright(), 2, **sizes)
     settings = {"model": model, "bands": (1, 2, 3), "overwrite": True}
-    predict(make_raster("small.tif", bands=12), tmp_path / "warm.tif", preview=tmp_path / "w.png", **settings)
+    predict(make_raster("small.tif", bands=6), tmp_path / "warm.tif", preview=tmp_path / "w.png", **settings)
     before = bytes_read()
     predict(scene, tmp_path / "map.tif", preview=tmp_path / "map.png", **settings)
     share = (bytes_read() - before) / scene.stat().st_size
