@@ -126,9 +126,8 @@ class CoarseFile:
         plain = Grid(crs=None, transform=Affine.identity(), height=grid.height, width=grid.width)
         path = self._run.dir.folder / "coarse.vrt"
         with gdal.errors(OutputError, f"{path}: cannot be written", "Is the disk full?"):
-            path.write_bytes(
-                vrt.of_parts(self._rows.parts, plain, vrt.RasterMeta(count=self._count, nodata=None))
-            )
+            text = vrt.of_parts(self._rows.parts, plain, vrt.RasterMeta(count=self._count, nodata=None))
+            path.write_text(text, "utf-8")
         count = self._job.network_classes
         table = np.full(256, classes.INVALID, np.uint8)
         table[:count], table[classes.NODATA] = np.arange(count), classes.NODATA

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -62,24 +62,29 @@ def _mean_of_four(a: Rows, b: Rows, c: Rows, d: Rows) -> Rows:
 BLOCK = 512
 LOW_BLOCK = 128
 HALVED_ROWS = 64  # at once, for an overview; even
+MAX_ROW_BYTES = 64 << 20
 ROW_STEP = 16  # heights of a TIFF's blocks are multiples of this
 
 
 class TiledFile:
-    """Rows in one file, written by whole rows of blocks, each once."""
+    """Rows in one file, written by whole rows of blocks, each once.
 
-    def __init__(self, path: Path, count: int, height: int, width: int) -> None:
+    Args:
+        options: GDAL's creation options, `blockysize` among them; None for those of temporary files.
+    """
+
+    def __init__(
+        self, path: Path, count: int, height: int, width: int, options: Mapping[str, str] | None = None
+    ) -> None:
         self.path = path
         self.height, self.width = height, width
         self.rows_written = 0
         self._pending = 0
-        # A block row of all bands is held in memory: lower blocks for wide outputs of many bands.
-        low = count * width * BLOCK > 64 << 20
-        self._block = LOW_BLOCK if low else min(BLOCK, -(-height // ROW_STEP) * ROW_STEP)
+        options = options or temporary_options(count, height, width)
+        self._block_width, self._block = int(options["blockxsize"]), int(options["blockysize"])
         self._buffer = np.empty((count, self._block, width), np.uint8)
         profile = {"driver": "GTiff", "dtype": "uint8", "count": count, "height": height, "width": width}
-        profile |= {"tiled": True, "blockxsize": BLOCK, "blockysize": self._block, "interleave": "band"}
-        profile |= {"compress": "zstd", "zstd_level": 1, "bigtiff": "if_safer"}
+        profile |= {"tiled": True, "bigtiff": "if_safer", **options}
         self._dataset: Any = gdal.open_raster(path, "w", **profile)
 
     def push(self, rows: Rows) -> Iterator[Rows]:
@@ -106,7 +111,7 @@ class TiledFile:
     def complete(self) -> None:
         self.close()
         with gdal.open_raster(self.path) as dataset:
-            last = (self.width - 1) // BLOCK, (self.height - 1) // self._block
+            last = (self.width - 1) // self._block_width, (self.height - 1) // self._block
             offset, size = (
                 int(
                     dataset.get_tag_item(f"BLOCK_{name}_{last[0]}_{last[1]}", "TIFF", bidx=dataset.count) or 0
@@ -115,6 +120,18 @@ class TiledFile:
             )
         if not size or offset + size > self.path.stat().st_size:
             raise OutputError(f"{self.path}: cannot be written whole. Is the disk full?")
+
+
+def temporary_options(count: int, height: int, width: int) -> dict[str, str]:
+    """Return options of files that are read once: a row of blocks of all bands is held in memory."""
+    block = LOW_BLOCK if is_large(count, width) else min(BLOCK, -(-height // ROW_STEP) * ROW_STEP)
+    sizes = {"blockxsize": str(BLOCK), "blockysize": str(block), "interleave": "band"}
+    return sizes | {"compress": "zstd", "zstd_level": "1"}
+
+
+def is_large(count: int, width: int, block: int = BLOCK) -> bool:
+    """Whether a row of blocks of all bands would take much memory."""
+    return count * width * block > MAX_ROW_BYTES
 
 
 class RowPart(NamedTuple):
@@ -195,49 +212,38 @@ def _rows_of(part: RowPart, count: int, width: int) -> Iterator[Rows]:
 
 
 class Pyramid:
-    """Overviews, made from rows as they pass, each level half of the one above."""
+    """A raster and its overviews, made from rows as they pass, each level half of the one above."""
 
     def __init__(
-        self, name: Callable[[int], Path], count: int, height: int, width: int, resampling: Overviews
+        self,
+        name: Callable[[int], Path],
+        count: int,
+        height: int,
+        width: int,
+        resampling: Overviews,
+        options: Mapping[str, str] | None = None,
     ) -> None:
-        self._height, self._resampling = height, resampling
-        self._seen = 0
-        self._odd: Rows | None = None  # (count, 1, width): waits for the row that it is halved with
+        self._resampling = resampling
         self.levels: list[TiledFile] = []
         try:
+            self._add(name, count, height, width, options)
             while max(height, width) > BLOCK:
                 height, width = -(-height // 2), -(-width // 2)
-                self.levels.append(TiledFile(name(len(self.levels) + 1), count, height, width))
+                self._add(name, count, height, width, options)
         except BaseException:
             self.close()
             raise
 
-    def push(self, rows: Rows) -> None:
-        """Take the next full-resolution rows, any number."""
-        self._seen += rows.shape[1]
-        if self.levels and rows.shape[1]:
-            for pair in self._pairs(rows):
-                self._put(0, pair)
+    def _add(self, name: Callable[[int], Path], *size: Any) -> None:
+        self.levels.append(TiledFile(name(len(self.levels)), *size))
 
-    def _pairs(self, rows: Rows) -> Iterator[Rows]:
-        """Rows in even numbers, but for the last of an odd height."""
-        first = 0
-        if self._odd is not None:
-            yield np.concatenate([self._odd, rows[:, :1]], axis=1)
-            first, self._odd = 1, None
-        end = rows.shape[1]
-        if (end - first) % 2 and self._seen < self._height:
-            end -= 1
-            self._odd = rows[:, end:].copy()
-        if end > first:
-            yield rows[:, first:end]
-
-    def _put(self, level: int, rows: Rows) -> None:
-        for first in range(0, rows.shape[1], HALVED_ROWS):
-            half = downsample2x(rows[:, first : first + HALVED_ROWS], self._resampling)
-            for block in self.levels[level].push(half):
-                if level + 1 < len(self.levels):
-                    self._put(level + 1, block)
+    def push(self, rows: Rows, level: int = 0) -> None:
+        """Take the next rows of a level, any number."""
+        for block in self.levels[level].push(rows):
+            if level + 1 < len(self.levels):
+                for first in range(0, block.shape[1], HALVED_ROWS):
+                    half = downsample2x(block[:, first : first + HALVED_ROWS], self._resampling)
+                    self.push(half, level + 1)
 
     def complete(self) -> list[Path]:
         """Close once all rows have come; return the files of the levels."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 from xml.etree import ElementTree as ET
+
+from affine import Affine
 
 from rsseg_cli.errors import SceneError
 from rsseg_cli.raster import gdal
@@ -74,27 +76,39 @@ class _Band(NamedTuple):
     nodata: float | None = None
     colour: str = ""
     palette: Mapping[int, Sequence[int]] = {}
-    overviews: Sequence[Path] = ()
+    overviews: Sequence[_Source] = ()
     scale: float = 1.0
 
 
-def of_parts(parts: Sequence[RowPart], grid: Grid, meta: RasterMeta, overviews: Sequence[Path] = ()) -> bytes:
+def of_parts(parts: Sequence[RowPart], grid: Grid, meta: RasterMeta, overviews: Sequence[Path] = ()) -> str:
     """Return a VRT of files of rows, any number of them, and of overviews; it must lie beside them."""
+    windows = {part.path.name: (part.row, 0, part.height, grid.width) for part in parts}
+    return _of_rows(windows, grid, meta, [path.name for path in overviews])
+
+
+def without_pixels(grid: Grid, meta: RasterMeta, overviews: Sequence[tuple[int, int]]) -> str:
+    """Return a VRT of a raster without its pixels, with overviews of some (height, width)."""
+    bands = [_Band(dtype="uint8", sources=(), nodata=meta.nodata)] * meta.count
+    smaller = [
+        _xml(replace(grid, crs=None, transform=Affine.identity(), height=height, width=width), bands)
+        for height, width in overviews
+    ]
+    return _of_rows({}, grid, meta, smaller)
+
+
+def _of_rows(files: Mapping[str, Window], grid: Grid, meta: RasterMeta, overviews: Sequence[str]) -> str:
     classes = {f"CLASS_{index}": name for index, name in enumerate(meta.category_names)}
     colour = "Palette" if meta.colours else "Gray" if meta.count == 1 else "Undefined"
     coloured = tuple(meta.band_names) == RGB
     bands = [
         _Band(
             dtype="uint8",
-            sources=[
-                _Source(part.path.name, str(band), True, (part.row, 0, part.height, grid.width))
-                for part in parts
-            ],
+            sources=[_Source(name, str(band), True, window) for name, window in files.items()],
             description=meta.band_names[band - 1] if meta.band_names else None,
             nodata=meta.nodata,
             colour=RGB[band - 1].capitalize() if coloured else colour,
             palette=meta.colours,
-            overviews=overviews,
+            overviews=[_Source(name, str(band), not gdal.is_description(name)) for name in overviews],
             scale=meta.scale,
         )
         for band in range(1, meta.count + 1)
@@ -129,7 +143,7 @@ def of_sheets(sheets: Sequence[Sheet], grid: Grid, *, nodata: float | None, mask
         )
     ]
     mask = _Band(dtype="uint8", sources=sources("mask,1")) if masked else None
-    return _xml(grid, bands, mask=mask).decode("utf-8")
+    return _xml(grid, bands, mask=mask)
 
 
 def of_bands(info: SceneInfo, bands: Sequence[tuple[int, str]], grid: Grid, srs: str | None = None) -> str:
@@ -157,7 +171,7 @@ def _of_bands(bands: Sequence[tuple[SceneInfo, int, str]], grid: Grid, srs: str 
         )
         for info, band, name in bands
     ]
-    return _xml(grid, chosen, srs=srs).decode("utf-8")
+    return _xml(grid, chosen, srs=srs)
 
 
 def _xml(
@@ -167,7 +181,7 @@ def _xml(
     srs: str | None = None,
     tags: Mapping[str, str] | None = None,
     mask: _Band | None = None,
-) -> bytes:
+) -> str:
     root = ET.Element("VRTDataset", rasterXSize=str(grid.width), rasterYSize=str(grid.height))
     srs = srs or (None if grid.crs is None else grid.crs.to_wkt())
     if srs:
@@ -183,7 +197,7 @@ def _xml(
         _add_band(root, band, number)
     if mask is not None:
         _add_band(ET.SubElement(root, "MaskBand"), mask)
-    return ET.tostring(root, encoding="utf-8")
+    return ET.tostring(root, encoding="unicode")
 
 
 def _add_band(parent: ET.Element, band: _Band, number: int | None = None) -> None:
@@ -203,8 +217,8 @@ def _add_band(parent: ET.Element, band: _Band, number: int | None = None) -> Non
             red, green, blue = (int(part) for part in band.palette.get(index, (0, 0, 0)))
             opaque = "255" if index in band.palette else "0"
             ET.SubElement(table, "Entry", c1=str(red), c2=str(green), c3=str(blue), c4=opaque)
-    for path in band.overviews:
-        _add_file(ET.SubElement(element, "Overview"), _Source(path.name, str(number), relative=True))
+    for overview in band.overviews:
+        _add_file(ET.SubElement(element, "Overview"), overview)
     for source in band.sources:
         _add_source(element, source, TYPES[band.dtype])
 

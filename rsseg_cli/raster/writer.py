@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import itertools
 import logging
 import os
@@ -19,9 +18,9 @@ from rasterio.shutil import copy
 
 from rsseg_cli.errors import OutputError, UsageError
 from rsseg_cli.files import check_target, replace_all, sync
-from rsseg_cli.raster import gdal, legend, vrt
+from rsseg_cli.raster import cog, gdal, legend, vrt
 from rsseg_cli.raster.classes import NODATA
-from rsseg_cli.raster.rows import BLOCK, Pyramid, RowParts, Rows
+from rsseg_cli.raster.rows import BLOCK, Pyramid, RowPart, RowParts, Rows, is_large
 
 if TYPE_CHECKING:
     from rsseg_cli.raster.grid import Grid
@@ -34,7 +33,6 @@ FORBIDDEN_OPTIONS = {
 }  # fmt: skip
 LOSSY = {"JPEG", "WEBP", "JXL", "LERC", "LERC_DEFLATE", "LERC_ZSTD"}
 BLOCK_OPTIONS = {"BLOCKSIZE", "BLOCKXSIZE", "BLOCKYSIZE"}
-MAX_THREADS = 4
 _numbers = itertools.count()
 
 
@@ -46,7 +44,7 @@ class RasterWriter(AbstractContextManager):
 
     Args:
         cuts: rows at which temporary files begin, and the height: all rows above a cut that was passed are in
-            complete files. One file by default.
+            complete files, from which `resume_from` continues. None by default.
         temporary: path of the temporary file with an ending, on the target's file system for "tif".
         finished: an earlier run finished the temporary "tif": it is only published.
     """
@@ -69,13 +67,16 @@ class RasterWriter(AbstractContextManager):
         self.check_options(options or {})
         self._sidecars = _sidecars(self.path, meta, overwrite=overwrite)
         self._options = _upper(options or {})
-        self._rows = 0
+        self._rows, self._cuts = 0, cuts or ()
         self._finished = finished
         self._stem = f".{self.path.name}.{os.getpid()}.{next(_numbers)}"
-        self._temporary, self._own = temporary or self._beside, temporary is None
+        self._temporary, self._own = temporary or self._beside, set[Path]()
         self._pyramid: Pyramid | None = None
+        copying = self._copy_options()
+        large = is_large(meta.count, grid.width, int(copying["BLOCKSIZE"]))
+        self._blocks = None if large else cog.block_options(copying)  # None: GDAL writes the file again
         self._parts = RowParts(
-            lambda row: self._temporary(f"{row}.tif"), meta.count, grid.width, cuts or (0, grid.height)
+            lambda row: self._temporary(f"{row}.tif"), meta.count, grid.width, cuts or (0,)
         )
         if finished:
             return
@@ -83,10 +84,8 @@ class RasterWriter(AbstractContextManager):
             with gdal.env(), gdal.errors(OutputError, str(self.path)):
                 self._pyramid = Pyramid(
                     lambda level: self._temporary(f"level{level}.tif"),
-                    meta.count, grid.height, grid.width, meta.overviews,
+                    meta.count, grid.height, grid.width, meta.overviews, self._blocks,
                 )  # fmt: skip
-                if cuts is None:
-                    self._parts.open()
         except BaseException:
             self.discard()
             raise
@@ -125,8 +124,9 @@ class RasterWriter(AbstractContextManager):
                 f"{self.path}: rows {row} to {row + array.shape[1]}, due {self._rows} to {self.grid.height}"
             )
         with self._writing():
-            self._parts.push(array)
-            self._add_to_overviews(array)
+            if self._cuts:
+                self._parts.push(array)
+            self._add_to_levels(array)
         self._rows += array.shape[1]
 
     @contextmanager
@@ -134,7 +134,7 @@ class RasterWriter(AbstractContextManager):
         with gdal.env(), gdal.errors(OutputError, f"{self.path}: cannot be written", "Is the disk full?"):
             yield
 
-    def _add_to_overviews(self, rows: Rows) -> None:
+    def _add_to_levels(self, rows: Rows) -> None:
         if self._pyramid is not None:
             self._pyramid.push(rows)
 
@@ -144,7 +144,7 @@ class RasterWriter(AbstractContextManager):
         with gdal.env(), gdal.errors(OutputError, where, advice):
             self._parts.resume_from(rows)
             for array in self._parts.read():
-                self._add_to_overviews(array)
+                self._add_to_levels(array)
                 yield self._rows, array
                 self._rows += array.shape[1]
 
@@ -160,11 +160,20 @@ class RasterWriter(AbstractContextManager):
         """Build the file under its temporary name, on disk; the target stays as it is."""
         if self._rows != self.grid.height:
             raise ValueError(f"{self.path}: {self._rows} of {self.grid.height} rows written")
+        if self._pyramid is None:
+            raise ValueError(f"{self.path}: finished before")
         finished, described = self._temporary("tif"), self._temporary("vrt")
         with self._writing():
-            overviews = [] if self._pyramid is None else self._pyramid.complete()
-            described.write_bytes(vrt.of_parts(self._parts.parts, self.grid, self.meta, overviews))
-            copy(str(described), str(finished), **self._copy_options())
+            levels, options = self._pyramid.complete(), self._copy_options()
+            if self._blocks is None:
+                whole = [RowPart(levels[0], 0, self.grid.height)]
+                described.write_text(vrt.of_parts(whole, self.grid, self.meta, levels[1:]), "utf-8")
+                copy(str(described), str(finished), driver="COG", **options)
+            else:
+                shapes = [(level.height, level.width) for level in self._pyramid.levels[1:]]
+                described.write_text(vrt.without_pixels(self.grid, self.meta, shapes), "utf-8")
+                copy(str(described), str(finished), driver="COG", **options, SPARSE_OK="YES")
+                cog.fill(finished, levels)
             sync(finished)
             for ending, (_, content) in self._sidecars.items():
                 self._temporary(ending).write_bytes(content)
@@ -198,17 +207,17 @@ class RasterWriter(AbstractContextManager):
         self._parts.close()
         if self._pyramid is not None:
             self._pyramid.close()
-        if self._own:
-            for temporary in self.path.parent.glob(f"{glob.escape(self._stem)}.*"):
-                temporary.unlink(missing_ok=True)
+        for path in self._own:
+            path.unlink(missing_ok=True)
 
     def _beside(self, ending: str) -> Path:
-        return self.path.parent / f"{self._stem}.{ending}"
+        path = self.path.parent / f"{self._stem}.{ending}"
+        self._own.add(path)
+        return path
 
     def _copy_options(self) -> dict[str, str]:
-        threads = str(min(MAX_THREADS, os.cpu_count() or 1))
-        options = {"COMPRESS": "DEFLATE", "NUM_THREADS": threads, "BIGTIFF": "IF_SAFER"}
-        return options | {"driver": "COG", "BLOCKSIZE": str(BLOCK)} | self._options
+        options = {"COMPRESS": "DEFLATE", "NUM_THREADS": str(gdal.threads()), "BIGTIFF": "IF_SAFER"}
+        return options | {"BLOCKSIZE": str(BLOCK)} | self._options
 
 
 def _try_options(options: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 from affine import Affine
 from rasterio.crs import CRS
 from rasters import MakeRaster
@@ -140,6 +141,29 @@ def test_creation_options_reach_the_file(tmp_path: Path) -> None:
 
 
 # --- overviews
+
+
+@pytest.mark.parametrize("bands", [1, 3])
+@pytest.mark.parametrize("shape", [(40, 30), (1100, 1500), (1, 3000)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"COMPRESS": "NONE"},
+        {"compress": "zstd", "LEVEL": "3", "PREDICTOR": "YES", "BLOCKSIZE": "128"},
+        {"COMPRESS": "LZW", "BIGTIFF": "YES", "NUM_THREADS": "ALL_CPUS"},
+    ],
+    ids=str,
+)
+def test_files_are_those_of_gdal_byte_by_byte(
+    tmp_path: Path, bands: int, shape: tuple[int, int], options: dict[str, str]
+) -> None:
+    path, again = tmp_path / "map.tif", tmp_path / "again.tif"
+    write_all(path, draw_labels(*shape, bands), grid_of(*shape), 100, options=options, tags={"A": "b"})
+    given = {"COMPRESS": "DEFLATE", "BLOCKSIZE": "512", "BIGTIFF": "IF_SAFER"}
+    given |= {key.upper(): value for key, value in options.items()}
+    rasterio.shutil.copy(str(path), str(again), driver="COG", **given)
+    assert path.read_bytes() == again.read_bytes()
 
 
 def test_class_overviews_hold_only_classes_that_are_there(tmp_path: Path) -> None:
