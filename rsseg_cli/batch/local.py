@@ -8,9 +8,12 @@ import signal
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from itertools import chain
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -69,27 +72,35 @@ class SceneRunner:
 
     def run(self, task: SceneTask, progress: SceneProgress | None = None) -> SceneOutcome:
         """Map a scene; an error of the scene is its outcome, an error of `load` is raised."""
-        model, refine = self.load(task)
-        sheets: tuple[PredictResult, ...] = ()
-        try:
-            if task.sheets:
-                from rsseg_cli.batch.mosaic import map_sheets
-                from rsseg_cli.pipeline import refinement
+        return self.start(task, progress)()
 
-                spec, _ = refinement.remapped(model.spec, task.config.remap)
-                result, sheets = map_sheets(task, spec, lambda: self._predict(task, model, refine, progress))
-            else:
-                result = self._predict(task, model, refine, progress)
-        except RssegError as err:
-            return SceneOutcome(index=task.index, error=_with_notes(err), error_kind=type(err).__name__)
-        except KeyboardInterrupt as err:
-            _log.info("%s: %s", gdal.display_name(task.scene), _with_notes(err, "stopped"))
-            raise
-        except Exception as err:  # one scene must not end the batch
-            _log.error("%s: unexpected error\n%s", task.scene, traceback.format_exc().rstrip())
-            message = _with_notes(err, _origin_of(err))
-            return SceneOutcome(index=task.index, error=message, error_kind=UNEXPECTED)
-        return SceneOutcome(index=task.index, result=result, sheets=sheets)
+    def start(self, task: SceneTask, progress: SceneProgress | None = None) -> Callable[[], SceneOutcome]:
+        """Map a scene; the function that is returned finishes its outputs, in any thread, see `run`."""
+        model, refine = self.load(task)
+        if task.sheets:
+            from rsseg_cli.batch.mosaic import map_sheets
+            from rsseg_cli.pipeline import refinement
+
+            spec, _ = refinement.remapped(model.spec, task.config.remap)
+
+            def whole() -> PredictResult:
+                return self._predict(task, model, refine, progress)
+
+            found = _attempt(task, lambda: map_sheets(task, spec, whole))
+            if isinstance(found, SceneOutcome):
+                return lambda: found
+            return lambda: SceneOutcome(index=task.index, result=found[0], sheets=found[1])
+        rest = _attempt(task, lambda: self._predict(task, model, refine, progress, finish=lambda rest: rest))
+        if isinstance(rest, SceneOutcome):
+            return lambda: rest
+
+        def finished() -> SceneOutcome:
+            result = _attempt(task, rest)
+            return (
+                result if isinstance(result, SceneOutcome) else SceneOutcome(index=task.index, result=result)
+            )
+
+        return finished
 
     def _predict(
         self,
@@ -97,10 +108,11 @@ class SceneRunner:
         model: TrainedModel,
         refine: RefineConfig | None,
         progress: SceneProgress | None,
-    ) -> PredictResult:
+        **more: Any,
+    ) -> Any:
         from rsseg_cli.pipeline import predict
 
-        more: dict[str, Any] = dict(task.outputs)
+        more |= task.outputs
         return predict(
             task.scene,
             more.pop("labels"),
@@ -113,6 +125,21 @@ class SceneRunner:
             passes=self._passes(task) if self._passes else None,
             **more,
         )
+
+
+def _attempt(task: SceneTask, do: Callable[[], Any]) -> Any:
+    """Return a result, or the outcome of a scene that failed."""
+    try:
+        return do()
+    except RssegError as err:
+        return SceneOutcome(index=task.index, error=_with_notes(err), error_kind=type(err).__name__)
+    except KeyboardInterrupt as err:
+        _log.info("%s: %s", gdal.display_name(task.scene), _with_notes(err, "stopped"))
+        raise
+    except Exception as err:  # one scene must not end the batch
+        _log.error("%s: unexpected error\n%s", task.scene, traceback.format_exc().rstrip())
+        message = _with_notes(err, _origin_of(err))
+        return SceneOutcome(index=task.index, error=message, error_kind=UNEXPECTED)
 
 
 def _with_notes(err: BaseException, message: str = "") -> str:
@@ -233,6 +260,7 @@ def serve(pipe: Connection) -> None:
         import torch
 
         torch.set_num_threads(min(torch.get_num_threads(), threads))
+        os.environ.setdefault("GDAL_NUM_THREADS", str(threads))
         if device.startswith("cuda:"):  # the default device; no other one gets a context
             torch.cuda.set_device(device)
         runner = SceneRunner()
@@ -276,10 +304,27 @@ class LocalEngine:
         if len(devices) > 1:
             yield from _in_processes(first, rest, devices, progress)
             return
-        runner = SceneRunner()
-        yield runner.run(first, progress)
-        for task in rest:
-            yield runner.run(task, progress)
+        yield from _in_turn(chain([first], rest), progress)
+
+
+def _in_turn(tasks: Iterable[SceneTask], progress: SceneProgress | None) -> Iterator[SceneOutcome]:
+    """Map scenes in this thread, and finish the outputs of each one while the next is mapped."""
+    runner = SceneRunner()
+    finishing: deque[Future[SceneOutcome]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="rsseg-finish") as finisher:
+        try:
+            for task in tasks:
+                finishing.append(finisher.submit(runner.start(task, progress)))
+                if len(finishing) > 1:
+                    yield finishing.popleft().result()
+        except GeneratorExit:
+            raise
+        except BaseException:  # what was mapped before is told first
+            while finishing:
+                yield finishing.popleft().result()
+            raise
+        while finishing:
+            yield finishing.popleft().result()
 
 
 def devices_for(device: str, jobs: int | None, gpus: Sequence[str] | None = None) -> list[str]:

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
+from operator import call
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from rsseg_cli.system import give_back_memory
 from rsseg_cli.weights import TrainedModel, registry
 
 PathLike = str | os.PathLike[str]
+Finish = Callable[[Callable[[], PredictResult]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,7 @@ def predict(
     progress: Progress | None = None,
     resume: bool = False,
     passes: Passes | None = None,
+    finish: Finish = call,
     **settings: Any,
 ) -> PredictResult:
     """Map the land cover of a scene: a raster of class indices on the scene's own grid, and other outputs.
@@ -98,6 +102,8 @@ def predict(
         resume: continue where an earlier run of the same call was killed or stopped. If there was none, or it
             was another call, or the scene has changed since, start over with a warning.
         passes: runs the networks elsewhere; None for this process. The outputs are written by this one.
+        finish: called once the scene is mapped, with a function that finishes and publishes the outputs; what
+            it returns is returned. Another thread may call that function, while this one maps another scene.
         settings: fields of `config`, in place of its own.
     """
     wanted = {
@@ -123,7 +129,7 @@ def predict(
         return ScenePlan(job=job, inputs=inputs, model=model, refinement=refinement)
 
     chosen = replace(config or PredictConfig(), **settings)
-    return _run_scene(paths, chosen, check, progress=progress, resume=resume, passes=passes)
+    return _run_scene(paths, chosen, check, progress=progress, resume=resume, passes=passes, finish=finish)
 
 
 def refine(
@@ -181,6 +187,7 @@ def _run_scene(
     progress: Progress | None,
     resume: bool,
     passes: Passes | None = None,
+    finish: Finish = call,
 ) -> PredictResult:
     """Check a run by `prepare`, do what an earlier one left of it, and publish its outputs."""
     start = time.monotonic()
@@ -203,52 +210,69 @@ def _run_scene(
     if exist:
         result = earlier_result(plan.job, published, marks, plan.inputs)
         if result is not None:
-            return replace(result, computed=computed)
+            return finish(partial(replace, result, computed=computed))
         if not config.overwrite:
             prepare(config)  # says what is in the way
     height, interval_s = plan.job.grid.height, config.checkpoint_s
-    with RunState(paths, marks, height, resume=resume, interval_s=interval_s) as run:
-        result = _run_passes(plan, passes, run, progress, start)
-    give_back_memory()
-    return replace(result, computed=computed)
+    opened = ExitStack()
+    with ExitStack() as while_mapping:
+        while_mapping.enter_context(opened)
+        run = opened.enter_context(RunState(paths, marks, height, resume=resume, interval_s=interval_s))
+        commit = _run_passes(plan, passes, run, progress, start, opened)
+        while_mapping.pop_all()
+
+    def rest() -> PredictResult:
+        with opened:
+            result = commit()
+        give_back_memory()
+        return replace(result, computed=computed)
+
+    return finish(rest)
 
 
 def _run_passes(
-    plan: ScenePlan, passes: Passes, run: RunState, progress: Progress | None, start: float
-) -> PredictResult:
-    """Map the scene into the outputs, or into temporary files which are refined into the outputs."""
+    plan: ScenePlan,
+    passes: Passes,
+    run: RunState,
+    progress: Progress | None,
+    start: float,
+    stack: ExitStack,
+) -> Callable[[], PredictResult]:
+    """Map the scene into the outputs, or into temporary files which are refined into the outputs; return what
+    finishes them."""
     job, refinement, source = plan.job, plan.refinement, plan.labels
     tiles = total = 0 if plan.model is None else len(plan_tiles(job))
-    with ExitStack() as stack:
-        if refinement is None:
-            target = Target(job, run, map_cuts(job), stack)
-            rows = ResumablePass(run, ROWS, map_cuts(job), target)
-            rows.state.pictures, rows.state.holes = target.pictures, target.holes
-            unlike = _map(job, passes, rows, job.layers, progress, total)
-            return target.commit(lambda: target.counter.result(job.paths, start, job.notes, unlike=unlike))
-        network = refinement.load().network
-        windows = plan_windows(refinement, network, job)
-        total += len(windows.plan)
-        cuts = refined_cuts(refinement, windows)
-        target = Target(job, run, cuts, stack, holes=False)
-        coarse = unlike = None
-        if plan.model is not None:
-            coarse = CoarseFile(job, run, map_cuts(job), stack)
-            rows = ResumablePass(run, COARSE, map_cuts(job), coarse)
-            rows.state.pictures, rows.state.holes = target.pictures, coarse.holes
-            unlike = _map(job, passes, rows, coarse.layers, progress, total)
-        rows = ResumablePass(run, ROWS, cuts, target)
-        if not rows.complete:
-            source = coarse.finish() if coarse is not None else source
-            if source is None:
-                raise ValueError("no map to refine")
-            rest = rows.rest(job.layers, lambda done: progress and progress(tiles + done, total))
-            passes.refine(refinement, windows, source, rest, rows.state)
-            rows.finish()
-        refined = refined_of(refinement, network, len(windows.plan), rows.state.counted())
-        if coarse is not None:
-            coarse.drop()
-        return target.commit(lambda: target.counter.result(job.paths, start, job.notes, refined, unlike))
+    if refinement is None:
+        target = Target(job, run, map_cuts(job), stack)
+        rows = ResumablePass(run, ROWS, map_cuts(job), target)
+        rows.state.pictures, rows.state.holes = target.pictures, target.holes
+        unlike = _map(job, passes, rows, job.layers, progress, total)
+        return partial(
+            target.commit, lambda: target.counter.result(job.paths, start, job.notes, unlike=unlike)
+        )
+    network = refinement.load().network
+    windows = plan_windows(refinement, network, job)
+    total += len(windows.plan)
+    cuts = refined_cuts(refinement, windows)
+    target = Target(job, run, cuts, stack, holes=False)
+    coarse = unlike = None
+    if plan.model is not None:
+        coarse = CoarseFile(job, run, map_cuts(job), stack)
+        rows = ResumablePass(run, COARSE, map_cuts(job), coarse)
+        rows.state.pictures, rows.state.holes = target.pictures, coarse.holes
+        unlike = _map(job, passes, rows, coarse.layers, progress, total)
+    rows = ResumablePass(run, ROWS, cuts, target)
+    if not rows.complete:
+        source = coarse.finish() if coarse is not None else source
+        if source is None:
+            raise ValueError("no map to refine")
+        rest = rows.rest(job.layers, lambda done: progress and progress(tiles + done, total))
+        passes.refine(refinement, windows, source, rest, rows.state)
+        rows.finish()
+    refined = refined_of(refinement, network, len(windows.plan), rows.state.counted())
+    if coarse is not None:
+        coarse.drop()
+    return partial(target.commit, lambda: target.counter.result(job.paths, start, job.notes, refined, unlike))
 
 
 def _map(

@@ -5,7 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,7 @@ from rsseg_cli.weights import ModelSpec, save_model
 
 torch.set_num_threads(1)
 SMALL = PredictConfig(tile_size=64, overlap=16)
+LISTINGS = ("os.listdir", "os.scandir", "glob.glob", "glob.glob/2", "pathlib.Path.glob", "pathlib.Path.rglob")
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,53 @@ def test_a_scene_fails_alone_and_says_why(make_raster, model_file, tmp_path):
     with rasterio.open(tmp_path / "map3.tif") as dataset:
         assert dataset.shape == (60, 80)
     assert not (tmp_path / "map1.tif").exists()
+
+
+def test_a_scene_is_finished_while_the_next_is_mapped(make_raster, model_file, tmp_path):
+    tasks = [task(index, make_raster(f"{index}.tif"), tmp_path, model_file) for index in range(3)]
+    events = []
+    for outcome in LocalEngine().run(tasks, lambda index, done, total: events.append(f"{index} is mapped")):
+        assert outcome.result.paths["labels"].exists()
+        events.append(f"{outcome.index} is published")
+    published = [events.index(f"{index} is published") for index in range(3)]
+    assert published == sorted(published)
+    assert events.index("1 is mapped") < published[0]
+    assert events.index("2 is mapped") < published[1]
+
+
+def test_what_was_mapped_is_told_before_an_interrupt(make_raster, model_file, tmp_path):
+    def stop(index, done, total):
+        if index == 1:
+            raise KeyboardInterrupt
+
+    tasks = [task(index, make_raster(f"{index}.tif"), tmp_path, model_file) for index in range(2)]
+    outcomes = LocalEngine().run(tasks, stop)
+    assert next(outcomes).result.paths["labels"].exists()
+    with pytest.raises(KeyboardInterrupt):
+        next(outcomes)
+    assert [path.name for path in tmp_path.glob(".map*")] == []
+
+
+def test_work_for_a_scene_does_not_grow_with_the_folder(make_raster, model_file, tmp_path):
+    """Neither files beside a scene nor those beside its outputs are listed."""
+    (tmp_path / "maps").mkdir()
+    tasks = [task(index, make_raster(f"{index}.tif"), tmp_path / "maps", model_file) for index in range(4)]
+    more = {"confidence": "c.tif", "preview": "p.png", "vector": "v.gpkg"}
+    tasks = [
+        replace(
+            each,
+            outputs=each.outputs
+            | {kind: tmp_path / "maps" / f"{each.index}{end}" for kind, end in more.items()},
+        )
+        for each in tasks
+    ]
+    listed, counts = [], []
+    sys.addaudithook(lambda event, given: listed.append(str(given[0])) if event in LISTINGS else None)
+    for outcome in LocalEngine().run(tasks):
+        assert outcome.error == ""
+        counts.append(len(listed))
+    assert counts[0] > 0
+    assert not {str(tmp_path), str(tmp_path / "maps")} & set(listed)
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_batch(make_raster, tmp_path):
