@@ -4,7 +4,9 @@
     python benchmarks/predict.py plain     a loop that reads a tile, convolves it, takes argmax, writes it
     python benchmarks/predict.py memory    peak memory at 8192 x 4096 and 8192 x 8192 px
     python benchmarks/predict.py huge      40,000 x 40,000 px
+    python benchmarks/predict.py read      a scene as tiles, blocks decoded by one thread and by all
     python benchmarks/predict.py runtimes  torch, ONNX Runtime, OpenVINO: a tile, and whole programs
+    python benchmarks/predict.py peers     other programs, each in an environment of its own; see --peer
 
 Every measured run is a process of its own, with the same number of threads; runs of both sides alternate, and
 medians are compared. Times are from the first call to the finished file, without imports. Memory is the
@@ -37,19 +39,22 @@ TILE_PX, OVERLAP_PX, CLASSES = 512, 128, 6
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form)
+    parser.add_argument(
+        "what", choices=["bare", "plain", "memory", "huge", "read", "runtimes", "peers", "run"]
     )
-    parser.add_argument("what", choices=["bare", "plain", "memory", "huge", "runtimes", "run"])
     parser.add_argument("--size", type=int, default=None, help="side of the scene, px")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each side")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of torch, for both sides")
     parser.add_argument("--device", default="auto")
-    parser.add_argument(
-        "--batch-size", type=int, default=None, help="of both sides of `bare`; default: rsseg's choice"
-    )
+    parser.add_argument("--batch-size", type=int, help="of both sides of `bare`; default: rsseg's choice")
     parser.add_argument("--model", default="lite", help="of `bare`: lite, paper, or a model's name or file")
     parser.add_argument("--folder", type=Path, default=None, help="where scenes are kept between calls")
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="NAME=PYTHON",
+        help="of `peers`: monai, terratorch or habitat-mapper, and the Python that has it; repeatable",
+    )  # fmt: skip
     parser.add_argument("--part", help=argparse.SUPPRESS)
     parser.add_argument("--scene", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -63,6 +68,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         arguments.folder = arguments.folder or Path(temporary)
         arguments.folder.mkdir(parents=True, exist_ok=True)
+        from predict_peers import compare_peers
+        from predict_read import compare_reading
         from predict_runtimes import compare_runtimes
 
         {
@@ -70,7 +77,9 @@ def main() -> None:
             "plain": compare_plain,
             "memory": compare_memory,
             "huge": measure_huge,
+            "read": compare_reading,
             "runtimes": compare_runtimes,
+            "peers": compare_peers,
         }[arguments.what](arguments)
 
 
@@ -130,17 +139,8 @@ def run_part(arguments: argparse.Namespace, part: str, scene: Path) -> dict[str,
 
     Seconds, seconds of all its threads with imports, peak memory in MB.
     """
-    command = [
-        sys.executable,
-        __file__,
-        "run",
-        "--part",
-        part,
-        "--scene",
-        str(scene),
-        "--folder",
-        str(arguments.folder),
-    ]
+    command = [sys.executable, __file__, "run", "--part", part, "--scene", str(scene)]
+    command += ["--folder", str(arguments.folder)]
     command += ["--threads", str(arguments.threads), "--device", arguments.device, "--model", arguments.model]
     command += ["--batch-size", str(arguments.batch_size)] if arguments.batch_size else []
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -356,11 +356,8 @@ def run_plain(arguments: argparse.Namespace, overlap: int = OVERLAP_PX) -> dict[
 def plain_tiles(length: int, overlap: int) -> list[tuple[int, int, int]]:
     """(start, first and end of the core) of tiles at a fixed stride, the last one moved to the edge."""
     starts = [*range(0, max(length - TILE_PX, 0), TILE_PX - overlap), max(length - TILE_PX, 0)]
-    edges = [
-        0,
-        *[(before + TILE_PX + after) // 2 for before, after in itertools.pairwise(starts)],
-        length,
-    ]
+    between = [(before + TILE_PX + after) // 2 for before, after in itertools.pairwise(starts)]
+    edges = [0, *between, length]
     return list(zip(starts, edges, edges[1:], strict=False))
 
 
@@ -376,12 +373,25 @@ def run_imports(arguments: argparse.Namespace) -> dict[str, float]:
     return {"seconds": time.monotonic() - start}
 
 
+def run_read(arguments: argparse.Namespace) -> dict[str, float]:
+    from predict_read import read
+
+    return read(arguments.scene)
+
+
+def run_read_one(arguments: argparse.Namespace) -> dict[str, float]:
+    os.environ["GDAL_NUM_THREADS"] = "1"
+    return run_read(arguments)
+
+
 PARTS: dict[str, Callable[[argparse.Namespace], dict[str, float]]] = {
     "rsseg": run_rsseg,
     "rsseg-network": run_rsseg_network,
     "bare": run_bare,
     "plain": run_plain,
     "plain-apart": run_plain_apart,
+    "read": run_read,
+    "read-one": run_read_one,
     "imports": run_imports,
 }
 
