@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from rsseg_cli.errors import OutputError
@@ -110,15 +112,13 @@ class TiledFile:
 
     def complete(self) -> None:
         self.close()
-        with gdal.open_raster(self.path) as dataset:
-            last = (self.width - 1) // self._block_width, (self.height - 1) // self._block
-            offset, size = (
-                int(
-                    dataset.get_tag_item(f"BLOCK_{name}_{last[0]}_{last[1]}", "TIFF", bidx=dataset.count) or 0
-                )
-                for name in ("OFFSET", "SIZE")
-            )
-        if not size or offset + size > self.path.stat().st_size:
+        last = (self.width - 1) // self._block_width, (self.height - 1) // self._block
+        tags = [f"BLOCK_{name}_{last[0]}_{last[1]}" for name in ("OFFSET", "SIZE")]
+        end = 0
+        with suppress(RasterioError), gdal.open_raster(self.path) as dataset:
+            offset, size = (int(dataset.get_tag_item(tag, "TIFF", bidx=dataset.count) or 0) for tag in tags)
+            end = offset + size if size else 0
+        if not 0 < end <= self.path.stat().st_size:
             raise OutputError(f"{self.path}: cannot be written whole. Is the disk full?")
 
 

@@ -16,17 +16,17 @@ def outputs(folder):
     return {kind: folder / f"{kind}.tif" for kind in ("confidence", "probabilities")}
 
 
-@pytest.mark.parametrize("room", [150_000, 450_000, 800_000, 1_000_000])
+@pytest.mark.parametrize("room", [150_000, 450_000, 1_000_000, 1_300_000])
 def test_a_disk_that_fills_up_is_resumed(make_raster, tmp_path, small_disk, room):
-    """While rows are written, or rasters finished; of noise the rows take 500 kB, the outputs more."""
+    """While rows are written, or rasters finished; of noise rows, blocks and outputs take 500 kB each."""
     scene, model = make_raster(shape=(420, 260)), trained(Local(), 5)
     settings = {"tile_size": 96, "overlap": 32, "checkpoint_s": 0}
     predict(
         scene, tmp_path / "whole" / "map.tif", model=model, **outputs(_made(tmp_path / "whole")), **settings
     )
-    folder = small_disk(room + 1_200_000)
+    folder = small_disk(room + 1_600_000)
     filler = folder / "filler"
-    filler.write_bytes(bytes(1_200_000))
+    filler.write_bytes(bytes(1_600_000))
     with pytest.raises(OutputError, match=r"disk full|No space left") as caught:
         predict(scene, folder / "map.tif", model=model, **outputs(folder), **settings)
     visible = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
