@@ -86,7 +86,8 @@ def class_style(source: ClassMap, kind: str) -> str:
     Args:
         kind: marker or fill.
     """
-    colours, black = classes.read_colours(source.path), {"outline_color": "0,0,0,255", "size": "3"}
+    colours = classes.read_colours(source.path)
+    black: dict[str, Any] = {"outline_color": "0,0,0,255", "size": "3"}
     root = ET.Element("qgis", version="3.22.0", styleCategories="Symbology|Fields|Forms")
     renderer = ET.SubElement(root, "renderer-v2", type="categorizedSymbol", attr=TRUTH)
     parts = ET.SubElement(renderer, "categories"), ET.SubElement(renderer, "symbols")

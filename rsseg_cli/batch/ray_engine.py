@@ -134,8 +134,8 @@ def _outcome(task: SceneTask, future: Future[SceneOutcome]) -> SceneOutcome:
 
 def absolute(task: SceneTask) -> SceneTask:
     model = os.path.abspath(task.model) if Path(task.model).is_file() else task.model
-    given = {"aoi": task.config.aoi, "remap": task.config.remap}
-    config = replace(task.config, **{name: file.absolute() for name, file in given.items() if file})
+    aoi, remap = task.config.aoi, task.config.remap
+    config = replace(task.config, aoi=aoi and aoi.absolute(), remap=remap and remap.absolute())
     refine = task.refine
     if refine is not None and isinstance(refine.refiner, str | Path) and Path(refine.refiner).is_file():
         refine = replace(refine, refiner=Path(refine.refiner).absolute())

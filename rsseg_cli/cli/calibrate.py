@@ -9,6 +9,7 @@ import typer
 
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
+from rsseg_cli.cli.messages import say
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.data import DataConfig
 
@@ -55,7 +56,7 @@ def calibrate_command(
     scenes = [scene.path for scene in list_scenes(training)] if training else []
     saved = calibration.calibrate_file(
         model, output, data, split, training=scenes, config=config,
-        progress=(lambda _: None) if quiet else opt.say, overwrite=overwrite,
+        progress=(lambda _: None) if quiet else say, overwrite=overwrite,
     )  # fmt: skip
     result = saved.scores["calibration"]
     if as_json:

@@ -298,7 +298,7 @@ def _known(spec: ModelSpec) -> list[str]:
         ]
         lines.append(f"by place: {', '.join(scores)}")
     known = spec.scores.get("calibration")
-    if _are_numbers(known, "ece_before", "ece_after"):
+    if known and _are_numbers(known, "ece_before", "ece_after"):
         lines.append(
             f"confidence: expected calibration error {known['ece_after']:.3f} ({known['ece_before']:.3f} "
             f"without temperature {spec.temperature:.3g})"

@@ -204,7 +204,9 @@ class ClassTable:
         known = len(self.classes)
 
         def single(table: Mapping[Any, int] | None) -> dict[Any, int] | None:
-            return table and {key: index if index < known else IGNORE for key, index in table.items()}
+            return (
+                {key: index if index < known else IGNORE for key, index in table.items()} if table else None
+            )
 
         return ClassTable(self.classes, single(self.colours), single(self.values))
 

@@ -83,4 +83,4 @@ class UnlikeCounter:
                     counted += [1, *distances]
         chosen = [counted for row, counted in self._rows.items() if first <= row < end]
         total = np.sum(chosen, 0, dtype=np.int64) if chosen else np.zeros(len(COUNTED), np.int64)
-        return dict(zip(COUNTED, total.tolist(), strict=True))
+        return {name: int(count) for name, count in zip(COUNTED, total.tolist(), strict=True)}  # type: ignore[arg-type]

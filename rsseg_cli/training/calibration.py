@@ -129,12 +129,12 @@ def calibrate(
     result: dict[str, Any] = fit.result() | {"data": data.name, "part": split}
     spec = replace(model.spec, temperature=result["temperature"])
     if seen:
-        training_tiles, tiles = _joined(seen), _joined(held_out)
-        spec = spec.with_training_tiles(training_tiles, tiles)
-        alarms = domain.TileDistances(spec, torch.device("cpu")).of(tiles).mean(1) > 1
+        validation = _joined(held_out)
+        spec = spec.with_training_tiles(_joined(seen), validation)
+        alarms = domain.TileDistances(spec, torch.device("cpu")).of(validation).mean(1) > 1
         result |= {"training_tiles": len(seen), "false_alarms": float(alarms.float().mean())}
-    known = {key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}
-    return replace(spec, scores=spec.scores | {"calibration": known})
+    rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}
+    return replace(spec, scores=spec.scores | {"calibration": rounded})
 
 
 def _class_numbers(spec: ModelSpec, data: LabelledData) -> NDArray[np.uint8]:

@@ -131,6 +131,7 @@ class SegmentationModule(TrainingModule):
     """
 
     monitored = MonitoredMetric("miou", "max")
+    sets: Tensor | None  # a buffer
 
     def __init__(
         self,

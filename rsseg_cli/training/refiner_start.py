@@ -143,7 +143,7 @@ def build_refiner(spec: ModelSpec, chosen: RefinerNetworkSettings, seed: int) ->
         network = load_model(chosen.init).network
         logger.info("all tensors taken from %s", chosen.init)
         if spec.architecture == "idgbr-lite":
-            network.config = LiteRefinerConfig(**spec.network)  # which may use the closer look otherwise
+            network.config = LiteRefinerConfig(**spec.network)  # type: ignore[assignment]  # which may use the closer look otherwise
     else:
         weights = "none" if chosen.closer else chosen.encoder_weights  # `closer` has its own
         network = _build_lite(LiteRefinerConfig(**spec.network), weights)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +123,15 @@ def test_maps_are_the_same_at_any_temperature(sheets: Path, tmp_path: Path, tta:
     assert soft[2].mean() < sharp[2].mean() - 10
     assert np.array_equal(soft[2][0], soft[3].max(0))
     assert np.abs(soft[3].sum(0).astype(int) - 254).max() <= 1
+
+
+def test_command_writes_a_temperature_and_says_so(sheets: Path, tmp_path: Path) -> None:
+    save_model(tmp_path / "m.safetensors", certain().network, certain().spec)
+    given = "m.safetensors -o out.safetensors --data sheets --val c --classes dark,bright --device cpu"
+    command = [sys.executable, "-m", "rsseg_cli", "models", "calibrate", *given.split()]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert read_spec(tmp_path / "out.safetensors").temperature != 1
 
 
 def test_the_description_is_written_beside_the_same_tensors(sheets: Path, tmp_path: Path) -> None:
