@@ -49,7 +49,7 @@ def drawn(folder: Path, task: str, seeds: range) -> list[Path]:
     paths = []
     for seed in seeds:
         gsd_m = GSD_M[task][seed % 2]
-        paths.append(write(folder / f"drawn_{seed}.tif", draw_scene(640, seed, gsd_m)[0], gsd_m))
+        paths.append(write(folder / f"{task}_drawn_{seed}.tif", draw_scene(640, seed, gsd_m)[0], gsd_m))
     return paths
 
 
@@ -82,7 +82,7 @@ def write_lists(data: Path, task: str, folder: Path) -> None:
         for image in others:
             with rasterio.open(image) as scene:
                 blank = np.full((1, *scene.shape), 255, np.uint8)
-            labels = write(folder / f"{image.stem}.unlabelled.tif", blank, 1.0)
+            labels = write(folder / f"{task}_{image.stem}.unlabelled.tif", blank, 1.0)
             with rasterio.open(image) as scene, rasterio.open(labels, "r+") as target:
                 target.crs, target.transform = scene.crs, scene.transform
             rows.writerow((image.resolve(), labels.resolve(), "val"))

@@ -462,6 +462,12 @@ def test_one_call_is_as_good_as_two(make_raster, tmp_path, gsd_m, tiles):
     assert not changed[~near(read(tmp_path / "map.tif"), 1.5)].any()
     assert calls[-1][0] == calls[-1][1] == result.refined.windows + tiles
     assert sorted(done for done, _ in calls) == [done for done, _ in calls]
+    sure, limits = read(tmp_path / "c.tif"), {"min_confidence": 253.5 / 254, "unsure": "class"}
+    predict(scene, tmp_path / "sure.tif", model=model, refine=config, **limits, **more)
+    known = read(tmp_path / "both.tif")
+    unsure = np.where((sure < 254) & (known != 255), len(model.spec.classes), known)
+    np.testing.assert_array_equal(read(tmp_path / "sure.tif"), unsure)
+    assert 0 < (unsure != known).mean() < 1
 
 
 @pytest.mark.parametrize("both", [False, True])
