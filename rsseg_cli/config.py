@@ -24,15 +24,6 @@ Stretch = tuple[float, ...] | Literal["auto", "batch"]
 VectorFormat = Literal["auto", "GPKG", "FlatGeobuf", "GeoParquet", "GeoJSON", "Shapefile"]
 ALPHA = "What a band called alpha is; auto takes it as data if it has many values, as near-infrared has."
 STRETCH = "Values that become black and white, for all bands or a pair for each"
-VECTOR_ENDINGS = {
-    ".gpkg": "GPKG",
-    ".fgb": "FlatGeobuf",
-    ".parquet": "GeoParquet",
-    ".geoparquet": "GeoParquet",
-    ".geojson": "GeoJSON",
-    ".json": "GeoJSON",
-    ".shp": "Shapefile",
-}
 MAX_COUNT = 10**9
 
 
@@ -345,8 +336,7 @@ class RefineConfig:
 class VectorConfig:
     """How a class raster becomes polygons. Lengths and areas are on the ground, in any CRS.
 
-    `block_rows` is the number of raster rows that a worker takes at once, 0 for the program's choice; the
-    polygons do not depend on it.
+    `block_rows`: rows that a worker takes at once, 0 for the program's choice; polygons do not depend on it.
     """
 
     # fmt: off
@@ -360,27 +350,33 @@ class VectorConfig:
         below=math.inf, needs="a number of m2, 0 or more",
     )
     simplify_m: float = option(
-        0.0,
-        "Remove corners whose triangle is smaller than a square of this side, metres on the ground; shared "
-        "edges stay shared.",
+        0.0, "Remove corners whose triangle is smaller than a square of this side, metres on the ground; "
+        "shared edges stay shared.",
         "--simplify", unit="m", minimum=0, below=math.inf, needs="a number of m, 0 or more",
     )
     smooth: bool = option(
         False, "Round corners; boundaries are first simplified by one pixel, or by --simplify."
     )
+    regularize: bool = option(
+        False, "Square the outlines of buildings where the map allows: straight walls at right angles. "
+        "Neighbours still share theirs; round and odd shapes stay.",
+    )
+    max_shift_m: float = option(
+        0.0, "Farthest that --regularize moves a wall. Default: 3 pixels, or 3 times --simplify if more.",
+        "--max-shift", unit="m", above=0, below=math.inf, unset=0, needs="a number of m above 0",
+    )
+    regularize_classes: tuple[str, ...] | None = option(
+        None, "What --regularize squares. Default: classes called building, house, roof.", metavar="NAME,NAME"
+    )
     classes: tuple[str, ...] | None = option(
         None, "Write only these classes, by name or index. Default: all.", metavar="NAME,NAME"
     )
     remap: Path | None = option(
-        None,
-        "Merge, rename and recolour classes: a JSON list of name, from (the classes that it is made from), "
-        "colour. Others stay.",
-        metavar="CLASSES.json",
+        None, "Merge, rename and recolour classes: a JSON list of name, from (the classes that it is made "
+        "from), colour. Others stay.", metavar="CLASSES.json",
     )
     dissolve: bool = option(False, "Write one multipolygon a class, not one polygon an object.")
-    dst_crs: str = option(
-        "", "CRS of the polygons, such as EPSG:4326. Default: the raster's.", metavar="CRS"
-    )
+    dst_crs: str = option("", "CRS of the polygons, such as EPSG:4326. Default: the raster's.", metavar="CRS")
     layer: str = option("", "Name of the layer. Default: the file's.", metavar="NAME")
     format: VectorFormat = option(
         "auto", "Format; auto goes by the extension: .gpkg .fgb .parquet .geojson .shp"

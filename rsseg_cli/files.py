@@ -32,6 +32,15 @@ KINDS = {
     stat.S_IFCHR: "a device, which no file can replace",
     stat.S_IFBLK: "a device, which no file can replace",
 }
+VECTOR_ENDINGS = {
+    ".gpkg": "GPKG",
+    ".fgb": "FlatGeobuf",
+    ".parquet": "GeoParquet",
+    ".geoparquet": "GeoParquet",
+    ".geojson": "GeoJSON",
+    ".json": "GeoJSON",
+    ".shp": "Shapefile",
+}
 
 
 def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | Path] = ()) -> None:

@@ -36,7 +36,10 @@ NOT_IN_OUTPUTS = {
     "device", "batch_size", "overwrite", "readers", "checkpoint_s", "jobs", "block_rows", "refiner",
 }  # fmt: skip
 # settings that manifests of earlier versions lack, and what they were
-LATER = {"remap": None, "min_confidence": 0.0, "unsure": "nodata"}
+LATER = {
+    "remap": None, "min_confidence": 0.0, "unsure": "nodata", "regularize": False, "max_shift_m": 0.0,
+    "regularize_classes": None,
+}  # fmt: skip
 RESUMABLE = {"started": "not finished", "failed": "failed before"}  # reasons to resume a scene
 
 Record = dict[str, Any]

@@ -22,7 +22,7 @@ def check_model(settings: BatchSettings) -> str:
     """Check model, refiner, formats and area before any scene is opened; return the model's name."""
     from rsseg_cli.pipeline import refinement, result
     from rsseg_cli.raster import Area, RasterWriter
-    from rsseg_cli.vector import chosen_classes
+    from rsseg_cli.vector import check_classes
 
     spec = read_spec(settings.model)
     if spec.is_refiner:
@@ -34,7 +34,7 @@ def check_model(settings: BatchSettings) -> str:
     renamed, _ = refinement.remapped(spec, settings.config.remap)
     if settings.vector:
         names = dict(enumerate(result.with_unsure(renamed, settings.config).class_names))
-        chosen_classes(settings.vector_config.classes, names, f"model {spec.name!r}")
+        check_classes(settings.vector_config, names, f"model {spec.name!r}")
     RasterWriter.check_options(settings.config.creation_options)
     if settings.config.aoi is not None:
         Area.read_polygons(settings.config.aoi)

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rsseg_cli.config import VECTOR_ENDINGS, PredictConfig, RefineConfig, VectorConfig, option
+from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig, option
 from rsseg_cli.errors import UsageError
+from rsseg_cli.files import VECTOR_ENDINGS
 
 MANIFEST = "manifest.jsonl"  # in the folder of the outputs
 

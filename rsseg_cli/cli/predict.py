@@ -136,7 +136,10 @@ def predict_command(
     outputs: Annotated[Outputs, Options()],
     polygons: Annotated[
         VectorConfig,
-        Options("min_area_m2 fill_holes_m2 simplify_m smooth classes dissolve dst_crs layer format qml"),
+        Options(
+            "min_area_m2 fill_holes_m2 simplify_m smooth regularize max_shift_m regularize_classes classes "
+            "dissolve dst_crs layer format qml"
+        ),
     ],
     jobs: Jobs = None,
     refine: Refine = False,

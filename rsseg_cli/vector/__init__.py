@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rsseg_cli._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rsseg_cli.vector.task import chosen_classes
+    from rsseg_cli.vector.task import check_classes
     from rsseg_cli.vector.vectorize_raster import (
         VectorResult,
         check_output,
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __all__ = [
     "VectorResult",
     "add_style",
+    "check_classes",
     "check_output",
-    "chosen_classes",
     "load_pyogrio",
     "prepare",
     "to_geodataframe",
@@ -31,5 +31,5 @@ __all__ = [
 __getattr__ = lazy_names(
     __name__,
     dict.fromkeys(__all__, "vectorize_raster")
-    | {"chosen_classes": "task", "add_style": "write", "load_pyogrio": "write"},
+    | {"check_classes": "task", "add_style": "write", "load_pyogrio": "write"},
 )

@@ -169,6 +169,8 @@ def _fragments(
     positions = graph.rows[lowest].astype(np.int64) * (graph.width + 1) + graph.cols[lowest]
     if curves is None:
         points = np.stack([graph.cols[vertices], graph.rows[vertices]], axis=1) * np.int32(UNITS)
+        if graph.shift is not None:
+            points += graph.shift[vertices]
     else:
         points, counts = curves.points(graph, elements)
         at = np.concatenate([[0], np.cumsum(counts)])

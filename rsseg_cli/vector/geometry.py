@@ -69,6 +69,13 @@ class PixelGeometry:
             squared += 2 * self._value(self.mixed, rows, cols) * d_rows * d_cols
         return np.sqrt(np.maximum(squared, 0))
 
+    def axes_m(self, rows: Floats, cols: Floats) -> Floats:
+        """Return (n, 2, 2): metres on the ground per column and row around points, x along the row."""
+        across, down, mixed = (self._value(part, rows, cols) for part in (self.across, self.down, self.mixed))
+        side = np.sqrt(across)
+        height = np.sqrt(np.maximum(down - mixed * mixed / across, 0))
+        return np.stack([np.stack([side, mixed / side], -1), np.stack([0 * side, height], -1)], -2)
+
     @property
     def pixel_m(self) -> tuple[float, float]:
         """Metres per pixel along a row and along a column, in the middle."""

@@ -53,6 +53,7 @@ class Graph:
             the graph's rows or columns.
         border: bool (V,), beside a pixel without data, or on the raster's edge.
         width: of the raster, px.
+        shift: int32 (V, 2), x and y from the pixel corner in 1/256 px; None if vertices lie on corners.
     """
 
     rows: NDArray[np.int32]
@@ -61,6 +62,7 @@ class Graph:
     twin: NDArray[np.int32]
     border: NDArray[np.bool_]
     width: int
+    shift: NDArray[np.int32] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -109,7 +111,7 @@ def build_graph(
         rows, cols, slots, border = rows[known], cols[known], slots[known], border[known]
     rows += first_row
     cols += first_col
-    return Graph(rows=rows, cols=cols, slots=slots, twin=_link(rows, cols, slots), border=border, width=width)
+    return Graph(rows=rows, cols=cols, slots=slots, twin=link(rows, cols, slots), border=border, width=width)
 
 
 def _corners(labels: Labels, nodata: int, row: int) -> tuple[Ints, NDArray[np.uint8], NDArray[np.bool_]]:
@@ -136,7 +138,7 @@ def _border(labels: Labels, corners: Ints, nodata: int) -> NDArray[np.bool_]:
     return (beside[:-1] | beside[1:]).ravel()[corners]
 
 
-def _link(rows: NDArray[np.int32], cols: NDArray[np.int32], slots: NDArray[np.uint8]) -> NDArray[np.int32]:
+def link(rows: NDArray[np.int32], cols: NDArray[np.int32], slots: NDArray[np.uint8]) -> NDArray[np.int32]:
     """Return twins: to the right the next vertex of the row, downwards the next of the column; -1 beyond."""
     twin = np.full(4 * len(cols), NONE, np.int32)
     here = np.flatnonzero((slots[:-1] & 1 << RIGHT).astype(bool) & (rows[1:] == rows[:-1]))

@@ -47,6 +47,14 @@ def simplify_options(simplify_m: float, smooth: bool, ground: PixelGeometry) -> 
 
 
 @dataclass(frozen=True, kw_only=True)
+class SquareOptions:
+    """Classes whose outlines are squared, and how far their walls may move."""
+
+    classes: frozenset[int]
+    max_shift_m: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockPlan:
     """Settings that hold for all blocks.
 
@@ -63,6 +71,7 @@ class BlockPlan:
     classes: frozenset[int] | None = None
     reproject: tuple[str, str] | None = None
     boundaries: StoredBoundaries | None = None
+    squares: SquareOptions | None = None
     limits: Limits = field(default_factory=Limits)
 
     def reprojection(self) -> Reproject | None:

@@ -28,7 +28,16 @@ from rsseg_cli.vector.plan import BlockPlan, Stopwatch
 
 CELL = 256  # px
 _OPPOSITE = {RIGHT: LEFT, LEFT: RIGHT, DOWN: UP, UP: DOWN}
-_VERTEX = np.dtype([("position", "<i8"), ("ends", "<i8", 4), ("slots", "u1"), ("border", "?")])
+_VERTEX = np.dtype(
+    [
+        ("position", "<i8"),
+        ("ends", "<i8", 4),
+        ("slots", "u1"),
+        ("border", "?"),
+        ("dx", "<i4"),  # from the pixel corner, 1/256 px
+        ("dy", "<i4"),
+    ]
+)
 _COUNT = np.dtype("<i8")
 
 
@@ -44,6 +53,7 @@ class StoredBoundaries:
     width: int
     side: int = 8 * CELL
     cell: int = CELL
+    kind: str = "corners"
 
     @property
     def parts(self) -> list[tuple[int, int]]:
@@ -54,9 +64,9 @@ class StoredBoundaries:
             for col in range(0, self.width + 1, self.side)
         ]
 
-    def path(self, row: int, col: int) -> Path:
+    def path(self, row: int, col: int, kind: str = "") -> Path:
         """File of the part that begins at a corner row and column."""
-        return Path(self.folder) / f".corners-{row}-{col}.bin"
+        return Path(self.folder) / f".{kind or self.kind}-{row}-{col}.bin"
 
     def store(self, graph: Graph, row: int, col: int) -> None:
         """Write the vertices of a part."""
@@ -64,27 +74,40 @@ class StoredBoundaries:
         own &= (graph.cols >= col) & (graph.cols < col + self.side)
         chosen, positions = np.flatnonzero(own), graph.positions
         ends = graph.twin.reshape(-1, 4)[chosen]
-        vertices = np.empty(len(chosen), _VERTEX)
+        vertices = np.zeros(len(chosen), _VERTEX)
         vertices["position"], vertices["slots"] = positions[chosen], graph.slots[chosen]
         vertices["ends"] = np.where(ends == NONE, NONE, 4 * positions[ends >> 2] + (ends & 3))
         vertices["border"] = graph.border[chosen]
-        begins = np.searchsorted(graph.rows[chosen], row + np.arange(self.side + 1)).astype(_COUNT)
+        self.write(vertices, row, col)
+
+    def write(self, vertices: NDArray[Any], row: int, col: int) -> None:
+        """Write the vertices of a part, in the order of their positions."""
+        rows = vertices["position"] // (self.width + 1)
+        begins = np.searchsorted(rows, row + np.arange(self.side + 1)).astype(_COUNT)
         path = self.path(row, col)
         try:
             path.write_bytes(begins.tobytes() + vertices.tobytes())
         except OSError as err:
             raise write_error(path.parent.parent, err) from err
 
-    def read(self, low: int, high: int) -> Graph:
-        """Read the graph of the corner rows `low` to `high` and of the vertices their edges lead to."""
+    def read(self, low: int, high: int, left: int = 0, right: int | None = None) -> Graph:
+        """Read the graph of the corner rows `low` to `high` and of the vertices their edges lead to.
+
+        With `left` and `right`, only the parts that have columns between these.
+        """
+        right = self.width if right is None else right
         parts = [
             self._rows(row, col, low, high)
             for row in range(low // self.side * self.side, high + 1, self.side)
-            for col in range(0, self.width + 1, self.side)
+            for col in range(left // self.side * self.side, right + 1, self.side)
         ]
         vertices = np.concatenate(parts)
         vertices = vertices[np.argsort(vertices["position"])]
         return _graph(vertices, self.width)
+
+    def own(self, row: int, col: int) -> NDArray[Any]:
+        """Read the vertices of a part."""
+        return self._rows(row, col, row, row + self.side - 1)
 
     def _rows(self, row: int, col: int, low: int, high: int) -> NDArray[Any]:
         """Read vertices of a part in some of its rows."""
@@ -114,7 +137,11 @@ def _graph(vertices: NDArray[Any], width: int) -> Graph:
     for slot, by_line in ((RIGHT, at), (DOWN, at[np.argsort(cols[at], kind="stable")])):
         _link_straight(twin, slots, by_line, (rows, cols)[slot == DOWN], slot)
     border = np.concatenate([vertices["border"], np.zeros(len(far), np.bool_)])[order]
-    return Graph(rows=rows, cols=cols, slots=slots, twin=twin.ravel(), border=border, width=width)
+    shift = np.zeros((len(position), 2), np.int32)
+    shift[at] = np.stack([vertices["dx"], vertices["dy"]], axis=1)
+    return Graph(
+        rows=rows, cols=cols, slots=slots, twin=twin.ravel(), border=border, width=width, shift=shift
+    )
 
 
 def _link_straight(

@@ -24,7 +24,9 @@ from rsseg_cli.vector.block import run_block
 from rsseg_cli.vector.join import Joiner
 from rsseg_cli.vector.plan import BlockPlan
 from rsseg_cli.vector.polygons import Polygons
+from rsseg_cli.vector.proposals import propose_part
 from rsseg_cli.vector.regions import FINE, RegionPlan, find_block_regions, store_block
+from rsseg_cli.vector.settle import apply_part, decide_part
 from rsseg_cli.vector.simplify import StoredBoundaries, simplify_part
 from rsseg_cli.vector.small_regions import SmallRegionResolver
 from rsseg_cli.vector.source import ClassSource, StoredSource, stored_source
@@ -166,8 +168,10 @@ class PolygonStream:
             before = time.perf_counter()
             plan = replace(plan, source=self._merge(plan))
             task.stages["merge"] = time.perf_counter() - before
-        if plan.options.tolerance_m2:
+        if plan.options.tolerance_m2 or plan.squares is not None:
             plan = replace(plan, boundaries=self._simplify(plan))
+        if plan.squares is not None:
+            plan = replace(plan, boundaries=self._square(plan))
         joiner = Joiner(plan, self._folder)
         results = self._by_block(plan, run_block, plan, task.blocks, last=True)
         for number, ((_, end), block) in enumerate(results):
@@ -212,6 +216,25 @@ class PolygonStream:
         for seconds in self._pool.ordered_map(simplify_part, (plan, stored), stored.parts):
             self._count(seconds)
         return stored
+
+    def _square(self, plan: BlockPlan) -> StoredBoundaries:
+        """Store the boundaries with squared outlines of buildings in files."""
+        before, stored = time.perf_counter(), plan.boundaries
+        if stored is None:
+            raise ValueError("boundaries are stored before they are squared")
+        squared = replace(stored, kind="squared")
+        for function, shared in (
+            (propose_part, (plan, stored)),
+            (decide_part, (plan, stored)),
+            (apply_part, (stored, squared)),
+        ):
+            for _ in self._pool.ordered_map(function, shared, stored.parts):
+                pass
+        for part in stored.parts:
+            for kind in ("proposed", "decided", stored.kind):
+                stored.path(*part, kind).unlink()
+        self._task.stages["square"] = time.perf_counter() - before
+        return squared
 
     def _merge(self, plan: BlockPlan) -> StoredSource | ClassSource:
         """Merge small objects, then small holes, into their neighbours, in a file of classes."""

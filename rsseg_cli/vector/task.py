@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from rsseg_cli.errors import SceneError, UsageError
 from rsseg_cli.raster import SceneInfo, classes, gdal
 from rsseg_cli.system import cores
 from rsseg_cli.vector.geometry import PixelGeometry
-from rsseg_cli.vector.plan import BlockPlan, simplify_options
+from rsseg_cli.vector.plan import BlockPlan, SquareOptions, simplify_options
 from rsseg_cli.vector.source import ClassSource
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ logger = logging.getLogger(__name__)
 BLOCK_PX = 3 << 19  # of a block: some 40 bytes each with its boundaries
 PARALLEL_PX = 8 << 20  # smaller rasters are done before workers have started
 MAX_JOBS = 8  # by default
+SHIFTS, MAX_SHIFT_PX = 3, 64  # of a wall: by default, in pixels or --simplify; px
+BUILDINGS = {"building", "buildings", "house", "houses", "roof", "roofs", "rooftop", "rooftops"}
+NEGATIONS = {"no", "non", "not"}
 
 
 @dataclass(kw_only=True)
@@ -113,6 +117,7 @@ def make_task(
             transform=info.grid.transform,
             ground=ground,
             options=simplify_options(config.simplify_m, config.smooth, ground),
+            squares=_square_options(config, squared_classes(config, names, info.name), ground),
             classes=chosen_classes(config.classes, names, info.name),
             reproject=None if crs == own or seam is not None else (own, crs),
         ),
@@ -147,8 +152,12 @@ def _remapped(
 
 def metres(config: VectorConfig) -> dict[str, float]:
     """Settings in metres, by option."""
-    values = config.simplify_m, config.min_area_m2, config.fill_holes_m2
-    return dict(zip(("--simplify", "--min-area", "--fill-holes"), values, strict=True))
+    return {
+        "--simplify": config.simplify_m,
+        "--min-area": config.min_area_m2,
+        "--fill-holes": config.fill_holes_m2,
+        "--max-shift": config.max_shift_m,
+    }
 
 
 def _refuse_quantities(info: SceneInfo, name: str) -> None:
@@ -222,7 +231,7 @@ def _confidence(path: str, labels: SceneInfo) -> ClassSource:
 
 
 def chosen_classes(
-    wanted: tuple[str, ...] | None, names: Mapping[int, str], where: str
+    wanted: tuple[str, ...] | None, names: Mapping[int, str], where: str, option: str = "--classes"
 ) -> frozenset[int] | None:
     """Return values of the named classes; a number is a value itself."""
     if wanted is None:
@@ -236,8 +245,53 @@ def chosen_classes(
             values.append(int(name))
         else:
             known = ", ".join(names.values()) or "none; pass class indices"
-            raise UsageError(f"--classes {name}: {where} has no class of this name; it has {known}")
+            raise UsageError(f"{option} {name}: {where} has no class of this name; it has {known}")
     return frozenset(values)
+
+
+def check_classes(config: VectorConfig, names: Mapping[int, str], where: str) -> None:
+    """Refuse names of classes that are not there."""
+    chosen_classes(config.classes, names, where)
+    squared_classes(config, names, where)
+
+
+def squared_classes(config: VectorConfig, names: Mapping[int, str], where: str) -> frozenset[int]:
+    """Return values of the classes whose outlines are squared; none without --regularize."""
+    if not config.regularize:
+        given = {"--max-shift": config.max_shift_m, "--regularize-classes": config.regularize_classes}
+        for option, value in given.items():
+            if value:
+                raise UsageError(f"{option}: belongs to --regularize, which is not given")
+        return frozenset()
+    if config.smooth:
+        raise UsageError("--smooth: rounds the corners that --regularize makes. Leave one of them out.")
+    given = chosen_classes(config.regularize_classes, names, where, "--regularize-classes")
+    if given is not None:
+        return given
+    words = {value: set(re.findall("[a-z]+", name.lower())) for value, name in names.items()}
+    buildings = frozenset(value for value, own in words.items() if own & BUILDINGS and not own & NEGATIONS)
+    if not buildings:
+        known = ", ".join(names.values()) or "no names of classes"
+        raise UsageError(
+            f"--regularize: {where} has no class called building, house or roof; it has {known}. "
+            "Pass --regularize-classes."
+        )
+    return buildings
+
+
+def _square_options(
+    config: VectorConfig, values: frozenset[int], ground: PixelGeometry
+) -> SquareOptions | None:
+    if not values:
+        return None
+    pixel_m = float(ground.pixel_area_m2(np.array(ground.height / 2), np.array(ground.width / 2))) ** 0.5
+    shift_m = config.max_shift_m or SHIFTS * max(pixel_m, config.simplify_m)
+    if shift_m > MAX_SHIFT_PX * pixel_m:
+        raise UsageError(
+            f"{'--max-shift' if config.max_shift_m else '--simplify with --regularize'}: walls that move by "
+            f"{shift_m:g} m, {shift_m / pixel_m:.0f} px; needs at most {MAX_SHIFT_PX} px. Pass --max-shift."
+        )
+    return SquareOptions(classes=values, max_shift_m=shift_m)
 
 
 def target_crs(own: str, asked: str, where: str) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from rsseg_cli import files
 from rsseg_cli._version import __version__
-from rsseg_cli.config import VECTOR_ENDINGS, VectorConfig
+from rsseg_cli.config import VectorConfig
 from rsseg_cli.errors import OutputError, SceneError, UsageError
 from rsseg_cli.raster import Grid, SceneInfo, gdal
 from rsseg_cli.vector.dissolve import dissolve
@@ -27,7 +27,7 @@ from rsseg_cli.vector.layer import Layer, check_name, columns_of, targets
 from rsseg_cli.vector.polygons import Polygons
 from rsseg_cli.vector.sketch import Sketch
 from rsseg_cli.vector.stream import PolygonStream, Progress, WorkerPool
-from rsseg_cli.vector.task import VectorTask, chosen_classes, make_task, metres, target_crs
+from rsseg_cli.vector.task import VectorTask, check_classes, make_task, metres, target_crs
 from rsseg_cli.vector.write import copy_other_layers, write_layer
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def check_output(
     path = Path(output)
     kind = format_of(path, config)
     target_crs(crs, _with_crs(config, kind, path, known=bool(crs), where=where).dst_crs, where)
-    chosen_classes(config.classes, names, where)
+    check_classes(config, names, where)
     if kind == "GPKG":
         check_name(config.layer or path.stem, path)
     styles = [Path(file).with_suffix(".qml") for file in inputs]  # they have a part for polygons too
@@ -271,11 +271,12 @@ def format_of(path: Path, config: VectorConfig) -> str:
     """Return the format by name or ending."""
     if config.format != "auto":
         return config.format
-    if path.suffix.lower() not in VECTOR_ENDINGS:
+    if path.suffix.lower() not in files.VECTOR_ENDINGS:
         raise UsageError(
-            f"{path}: its ending names no format; needs one of {', '.join(VECTOR_ENDINGS)}, or pass --format"
+            f"{path}: its ending names no format; needs one of {', '.join(files.VECTOR_ENDINGS)}, or pass "
+            "--format"
         )
-    return VECTOR_ENDINGS[path.suffix.lower()]
+    return files.VECTOR_ENDINGS[path.suffix.lower()]
 
 
 def _with_crs(config: VectorConfig, kind: str, path: Path, *, known: bool, where: str) -> VectorConfig:
@@ -302,7 +303,8 @@ def _layer(path: Path, kind: str, task: VectorTask) -> Layer:
         "model": tags.get("RSSEG_MODEL", ""),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": ", ".join(f"{name[2:]} {value:g}" for name, value in metres(config).items() if value)
-        + (", smooth" if config.smooth else ""),
+        + (", smooth" if config.smooth else "")
+        + (", --regularize" if config.regularize else ""),
     }
     return Layer(
         path=path,

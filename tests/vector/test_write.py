@@ -10,8 +10,8 @@ import pytest
 import shapely
 from pyproj import CRS
 
-from rsseg_cli.config import VECTOR_ENDINGS
 from rsseg_cli.errors import OutputError
+from rsseg_cli.files import VECTOR_ENDINGS
 from rsseg_cli.vector.layer import Layer
 from rsseg_cli.vector.polygons import ObjectTable, Polygons
 from rsseg_cli.vector.storage import MemmapStore, in_file, release_pages

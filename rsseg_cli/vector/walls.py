@@ -1,0 +1,367 @@
+"""Straight walls fitted to outlines, most of them along a main direction or at right angles to it.
+
+An outline is cut into walls so that the sum over all walls of the squared distances along the outline, in m2
+times m, and of a charge for each wall is the least (the segmentation of Potts 1952 with alternating axes),
+by dynamic programming over the corners that thinning leaves. Sums along the outline are differences of
+prefix sums, so that a wall costs the same whatever its length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rsseg_cli.vector.geometry import Floats
+from rsseg_cli.vector.graph import Ints
+from rsseg_cli.vector.storage import Table
+
+ALONG, ACROSS, FREE = range(3)  # kinds of walls: v is constant, u is constant, any direction
+MAX_CORNERS = 100  # of a thinned outline
+CHUNK = 1 << 15  # thinned corners fitted at once
+FREE_ANGLE = np.radians(20)  # by which its direction differs from the main ones
+ALIGNED_ANGLE = np.radians(15)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outlines:
+    """Lines of points in metres from a point near them, one after the other; a closed one ends at its first.
+
+    Attributes:
+        begins: (k + 1,), first point of each, with the total at the end.
+        fixed: bool (k, 2), which ends must stay where they are.
+    """
+
+    points: Floats
+    begins: Ints
+    closed: NDArray[np.bool_]
+    fixed: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.closed)
+
+    @property
+    def owners(self) -> Ints:
+        """Outline of each point."""
+        return np.repeat(np.arange(len(self)), np.diff(self.begins))
+
+    @property
+    def lengths(self) -> Floats:
+        """Length of each outline."""
+        steps = np.hypot(*np.diff(self.points, axis=0, append=self.points[-1:]).T)
+        steps[self.begins[1:] - 1] = 0
+        return np.add.reduceat(steps, self.begins[:-1])
+
+    def rotated(self, angles: Floats) -> Floats:
+        """Return points (n, 2) in axes that are turned by an angle for each outline."""
+        u, v = self.points.T
+        cos, sin = np.cos(angles)[self.owners], np.sin(angles)[self.owners]
+        return np.stack([u * cos + v * sin, v * cos - u * sin], axis=1)
+
+    def rotated_back(self, points: Floats, angles: Floats) -> Floats:
+        """Undo `rotated`."""
+        u, v = points.T
+        cos, sin = np.cos(angles)[self.owners], np.sin(angles)[self.owners]
+        return np.stack([u * cos - v * sin, v * cos + u * sin], axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Walls(Table):
+    """Walls in the order of their outlines, from point `starts` to point `ends` of all points."""
+
+    outlines: Ints
+    starts: Ints
+    ends: Ints
+    kinds: Ints
+
+
+def thin(outlines: Outlines, tolerance_m: float) -> NDArray[np.bool_]:
+    """Choose the points that remain when those nearer than a tolerance to the line past them go.
+
+    The nearest go first, and no two neighbours at once; ends stay.
+    """
+    points, owners = outlines.points, outlines.owners
+    count = len(points)
+    kept = np.ones(count, np.bool_)
+    before, after = np.arange(count) - 1, np.arange(count) + 1
+    ends = np.zeros(count, np.bool_)
+    ends[outlines.begins[:-1]] = ends[outlines.begins[1:] - 1] = True
+    heights = np.full(count + 1, np.inf)  # the last for points beyond the first and last
+    left = np.bincount(owners, minlength=len(outlines))
+    dirty = ~ends
+    candidates = dirty.copy()
+    while dirty.any():
+        at = np.flatnonzero(dirty)
+        here, to = points[at] - points[before[at]], points[after[at]] - points[before[at]]
+        base = np.hypot(*to.T)
+        height = np.abs(here[:, 0] * to[:, 1] - here[:, 1] * to[:, 0]) / np.where(base > 0, base, 1.0)
+        heights[at] = np.where(base > 0, height, np.hypot(*here.T))
+        candidates[at] = True
+        members = np.flatnonzero(candidates)
+        near = heights[members] < tolerance_m
+        candidates[members[~near]] = False
+        members = members[near]
+        own = heights[members]
+        # of equal ones the first goes
+        lowest = (own < heights[before[members]]) & (own <= heights[after[members]])
+        gone = members[lowest]
+        gone = gone[left[owners[gone]] > 4]
+        kept[gone] = candidates[gone] = False
+        heights[gone] = np.inf
+        left -= np.bincount(owners[gone], minlength=len(left))
+        after[before[gone]], before[after[gone]] = after[gone], before[gone]
+        dirty[:] = False
+        dirty[before[gone]] = dirty[after[gone]] = True
+        dirty &= ~ends
+    return kept
+
+
+def directions(outlines: Outlines, kept: NDArray[np.bool_], groups: Ints) -> tuple[Floats, Floats]:
+    """Return each group's main direction, and the share of its outlines' length that runs along its axes.
+
+    The direction is the one with the most length near it or its perpendicular, where the line that fits the
+    outline from one kept point to the next counts, to the mean of them.
+    """
+    owners, corners = outlines.owners, np.flatnonzero(kept)
+    points = outlines.points
+    sums = prefix_sums(points, outlines.begins)
+    edges = np.flatnonzero(owners[corners[1:]] == owners[corners[:-1]])
+    starts, ends = corners[edges], corners[edges + 1]
+    group = groups[owners[starts]]
+    _, _, _, uu, vv, uv = _centred(sums, starts, ends)
+    lengths = np.hypot(*(points[ends] - points[starts]).T)
+    angles = np.arctan2(2 * uv, uu - vv) / 2 % (np.pi / 2)
+    count = int(groups.max(initial=-1)) + 1
+    bins = 90
+    bin_of = np.minimum((angles / (np.pi / 2) * bins).astype(np.int64), bins - 1)
+    weights = np.bincount(group * bins + bin_of, lengths**2, minlength=count * bins).reshape(count, bins)
+    near = sum(np.roll(weights, shift, axis=1) * np.exp(-((shift / 4) ** 2) / 2) for shift in range(-12, 13))
+    best = (near.argmax(axis=1) + 0.5) * (np.pi / 2) / bins
+    for width in (np.radians(10), np.radians(5)):
+        off = _off(angles, best[group])
+        close = np.abs(off) < width
+        mean = np.bincount(group[close], (lengths**2 * off)[close], minlength=count)
+        best = best + mean / np.maximum(
+            np.bincount(group[close], (lengths**2)[close], minlength=count), 1e-12
+        )
+    aligned = np.abs(_off(angles, best[group])) < ALIGNED_ANGLE
+    share = np.bincount(group, lengths * aligned, minlength=count)
+    return best, share / np.maximum(np.bincount(group, lengths, minlength=count), 1e-12)
+
+
+def _off(angles: Floats, main: Floats) -> Floats:
+    """Return differences from the nearer of a direction and its perpendicular."""
+    quarter = np.pi / 2
+    return (angles - main + quarter / 2) % quarter - quarter / 2
+
+
+def prefix_sums(points: Floats, begins: Ints) -> Floats:
+    """Return (n, 6), sums up to each point, along the line, of 1, u, v, u2, v2 and u v."""
+    (u, v), (du, dv) = points[:-1].T, np.diff(points, axis=0).T
+    lengths = np.hypot(du, dv)
+    lengths[begins[1:-1] - 1] = 0  # from one line to the next
+    mu, mv = u + du / 2, v + dv / 2
+    parts = [1.0, mu, mv, mu * mu + du * du / 12, mv * mv + dv * dv / 12, mu * mv + du * dv / 12]
+    sums = np.zeros((len(points), 6))
+    np.cumsum(np.stack([part * lengths for part in parts], axis=1), axis=0, out=sums[1:])
+    return sums
+
+
+def segment(
+    outlines: Outlines,
+    points: Floats,
+    kept: NDArray[np.bool_],
+    wanted: NDArray[np.bool_],
+    max_shift_m: float,
+    charges: Floats,
+) -> tuple[Walls, NDArray[np.bool_]]:
+    """Cut outlines into walls from which no point of the outline is farther than `max_shift_m`.
+
+    Args:
+        points: of the outlines, along their main directions.
+        kept: points at which walls may meet.
+        wanted: outlines that are cut.
+        charges: of a wall of each kind, m3.
+
+    Returns:
+        Walls, and which outlines have any.
+    """
+    sums = prefix_sums(points, outlines.begins)
+    candidates = np.flatnonzero(kept)
+    begins = np.searchsorted(candidates, outlines.begins)
+    counts = np.diff(begins)
+    tables, solved = [], np.zeros(len(outlines), np.bool_)
+    for chosen in _batches(np.where(wanted, counts, MAX_CORNERS + 1)):
+        width = int(counts[chosen].max())
+        # Short ones repeat their last point.
+        at = np.minimum(np.arange(width), counts[chosen, None] - 1) + begins[chosen, None]
+        search = _Search(points, sums, candidates[at], counts[chosen], outlines.closed[chosen], max_shift_m)
+        search.run(outlines.fixed[chosen], charges)
+        solved[chosen] = search.solved
+        own, starts, ends, kinds = search.walls()
+        tables.append(
+            Walls(
+                outlines=chosen[own],
+                starts=candidates[at][own, starts],
+                ends=candidates[at][own, ends],
+                kinds=kinds,
+            )
+        )
+    none = np.zeros(0, np.int64)
+    walls = Walls.concat([Walls(outlines=none, starts=none, ends=none, kinds=none), *tables])
+    return walls.take(np.lexsort((walls.starts, walls.outlines))), solved
+
+
+def _batches(counts: Ints) -> Iterator[Ints]:
+    """Yield outlines of about as many corners."""
+    order = np.argsort(counts, kind="stable")
+    order = order[counts[order] <= MAX_CORNERS]
+    start = 0
+    while start < len(order):
+        width = 2 * int(counts[order[start]])
+        stop = min(int(np.searchsorted(counts[order], width, "right")), start + max(CHUNK // width, 1))
+        yield order[start:stop]
+        start = stop
+
+
+class _Search:
+    """The cheapest walls of outlines with `counts` corners, (outline, corner) `at` in all points.
+
+    Closed outlines are tried with a first wall of each kind; their last wall is of another kind.
+    """
+
+    def __init__(
+        self,
+        points: Floats,
+        sums: Floats,
+        at: Ints,
+        counts: Ints,
+        closed: NDArray[np.bool_],
+        max_shift_m: float,
+    ) -> None:
+        self._points, self._sums, self._counts, self._closed = points[at], sums[at], counts, closed
+        self._limit = max_shift_m
+        # extremes of u and v between a corner and the next
+        flat = np.stack([at[:, :-1], np.maximum(at[:, 1:], at[:, :-1])], axis=2).reshape(-1, 2)
+        lows, highs = (_extremes(ufunc, points, flat) for ufunc in (np.minimum, np.maximum))
+        shape = (len(at), at.shape[1] - 1, 2)
+        self._lows, self._highs = lows.reshape(shape), highs.reshape(shape)
+
+    def run(self, fixed: NDArray[np.bool_], charges: Floats) -> None:
+        """Find the cheapest walls up to each corner, for each kind of the first and of the last wall."""
+        rows, width = self._sums.shape[:2]
+        rest = np.full((rows, 3, width, 3), np.inf)  # cheapest up to a corner where a wall of a kind begins
+        self._from = np.zeros((rows, 3, width, 3), np.int16)  # the corner where the wall up to here begins
+        self._kind = np.zeros(
+            (rows, 3, width, 3), np.int8
+        )  # the kind of the wall before one that begins here
+        self._total = np.full((rows, 3, width, 3), np.inf)
+        alike = np.where(np.eye(3), np.inf, 0.0)  # walls of one kind do not follow each other
+        rest[:, :, 0] = np.where(self._closed[:, None, None], np.where(np.eye(3), 0.0, np.inf), 0.0)
+        lows, highs = (np.full((rows, width, 2), sign * np.inf) for sign in (1, -1))
+        for end in range(1, width):
+            lows[:, :end] = np.minimum(lows[:, :end], self._lows[:, end - 1, None])
+            highs[:, :end] = np.maximum(highs[:, :end], self._highs[:, end - 1, None])
+            costs = self._costs(end, lows[:, :end], highs[:, :end], fixed)  # (rows, end, 3)
+            totals = rest[:, :, :end] + costs[:, None]
+            self._from[:, :, end] = totals.argmin(axis=2)
+            self._total[:, :, end] = totals.min(axis=2) + charges
+            others = self._total[:, :, end, None] + alike  # (rows, first, kind, kind before)
+            self._kind[:, :, end] = others.argmin(axis=3)
+            rest[:, :, end] = others.min(axis=3)
+        last = self._total[np.arange(rows), :, self._counts - 1]  # (rows, first, kind)
+        last += np.where(self._closed[:, None, None], alike, 0.0)
+        self._best = last.reshape(rows, -1).argmin(axis=1)
+        self.solved = np.isfinite(last.reshape(rows, -1).min(axis=1))
+
+    def _costs(self, end: int, lows: Floats, highs: Floats, fixed: NDArray[np.bool_]) -> Floats:
+        """Return the squared distances (rows, starts, kinds) from walls that end at a corner."""
+        length, su, sv, suu, svv, suv = np.moveaxis(self._sums[:, end, None] - self._sums[:, :end], 2, 0)
+        known = length > 0
+        per = 1 / np.where(known, length, 1.0)
+        costs = np.full((*length.shape, 3), np.inf)
+        is_end = fixed[:, 1] & (self._counts - 1 == end)
+        for kind, axis, first, second in ((ALONG, 1, sv, svv), (ACROSS, 0, su, suu)):
+            mean = first * per
+            mean[:, 0] = np.where(fixed[:, 0], self._points[:, 0, axis], mean[:, 0])
+            mean = np.where(is_end[:, None], self._points[:, end, axis, None], mean)
+            farthest = np.maximum(highs[..., axis] - mean, mean - lows[..., axis])
+            squares = second - 2 * mean * first + mean * mean * length
+            costs[..., kind] = np.where(known & (farthest <= self._limit), np.maximum(squares, 0), np.inf)
+        uu, vv, uv = suu - su * su * per, svv - sv * sv * per, suv - su * sv * per
+        spread = np.hypot(uu - vv, 2 * uv)
+        squares = np.maximum((uu + vv - spread) / 2, 0)
+        # twice the angle to the axes: far from both where its sine is large
+        oblique = np.abs(2 * uv) > np.sin(2 * FREE_ANGLE) * spread
+        oblique &= known & (squares * per < (self._limit / 2) ** 2)
+        oblique[:, 0] &= ~fixed[:, 0]
+        oblique &= ~is_end[:, None]
+        costs[..., FREE] = np.where(oblique, squares, np.inf)
+        return costs
+
+    def walls(self) -> tuple[Ints, Ints, Ints, Ints]:
+        """Return outline, first and last corner and kind of the cheapest walls."""
+        own = np.flatnonzero(self.solved)
+        first, kind = np.divmod(self._best[own], 3)
+        end = self._counts[own] - 1
+        parts = []
+        while len(own):
+            start = self._from[own, first, end, kind].astype(np.int64)
+            parts.append(np.stack([own, start, end, kind], axis=1))
+            goes_on = start > 0
+            own, first, end, kind = own[goes_on], first[goes_on], start[goes_on], kind[goes_on]
+            kind = self._kind[own, first, end, kind].astype(np.int64)
+        table = np.concatenate([np.zeros((0, 4), np.int64), *parts])
+        return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+
+
+def _extremes(ufunc: np.ufunc, points: Floats, ranges: Ints) -> Floats:
+    """Return the least or greatest u and v of points from the first to the last of each range."""
+    # reduceat takes a pair's second index as the begin of a range that is not wanted
+    padded = np.append(points, points[-1:], axis=0)
+    bounds = ranges + np.array([0, 1])
+    return ufunc.reduceat(padded, bounds.ravel(), axis=0)[::2]
+
+
+def turn(walls: Walls, sums: Floats, groups: Ints) -> Floats:
+    """Return the angle by which each group's axes follow its walls best; `groups` are those of outlines."""
+    _, _, _, uu, vv, uv = _centred(sums, walls.starts, walls.ends)
+    group = groups[walls.outlines]
+    along = walls.kinds == ALONG
+    sign = np.where(walls.kinds == FREE, 0, np.where(along, 1, -1))
+    count = int(groups.max(initial=-1)) + 1
+    skew = np.bincount(group, sign * uv, minlength=count)
+    weight = np.bincount(group, np.abs(sign) * np.where(along, uu, vv), minlength=count)
+    return skew / np.maximum(weight, 1e-12)
+
+
+def _centred(sums: Floats, starts: Ints, ends: Ints) -> tuple[Floats, ...]:
+    """Return lengths, mean u and v, and the sums of squares and products around them, between points."""
+    length, su, sv, suu, svv, suv = (sums[ends] - sums[starts]).T
+    u, v = su / length, sv / length
+    return length, u, v, suu - su * u, svv - sv * v, suv - su * v
+
+
+def fit_lines(walls: Walls, sums: Floats) -> Floats:
+    """Return (walls, 3), a, b and c of the lines a u + b v = c through the means of walls."""
+    _, u, v, uu, vv, uv = _centred(sums, walls.starts, walls.ends)
+    angles = np.arctan2(2 * uv, uu - vv) / 2  # of the wall
+    angles = np.choose(walls.kinds, [0.0, np.pi / 2, angles])
+    a, b = -np.sin(angles), np.cos(angles)
+    return np.stack([a, b, a * u + b * v], axis=1)
+
+
+def meet(one: Floats, other: Floats) -> Floats:
+    """Return the points (n, 2) where lines meet; NaN for those within some degrees of each other."""
+    (a, b, c), (d, e, f) = one.T, other.T
+    cross = a * e - b * d
+    cross = np.where(np.abs(cross) < np.sin(FREE_ANGLE / 2), np.nan, cross)
+    return np.stack([(c * e - b * f) / cross, (a * f - c * d) / cross], axis=1)
+
+
+def project(points: Floats, lines: Floats) -> Floats:
+    """Return the nearest points of lines to points."""
+    normals = lines[:, :2]
+    return points + normals * (lines[:, 2] - (points * normals).sum(axis=1))[:, None]
