@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from rsseg_cli.inference.runtime import choose_device
 from rsseg_cli.weights import ModelSpec
 
 KINDS = ("colour", "texture", "features")
+COLOUR_STEP, TEXTURE_STEP = 8, 16  # of pixels, and of rows and columns, that are looked at
 LAGS_PX = (1, 2, 4, 8, 16)
 SMALL = 1e-3  # of a band's deviation over the training data
 
@@ -23,23 +24,23 @@ def descriptors(pixels: Tensor, pooled: Tensor) -> dict[str, Tensor]:
         each band's difference from it; "texture", logarithms of the mean difference in brightness of pixels
         1 to 16 px apart; "features", as given.
     """
-    pixels = pixels.float()
-    grey = pixels.mean(1)
-    tint = (pixels - grey[:, None]).flatten(2)
-    spread = torch.cat([grey.flatten(1).std(1, keepdim=True), tint.std(2)], 1)
+    dots = pixels[:, :, ::COLOUR_STEP, ::COLOUR_STEP].float().flatten(2)
+    grey = dots.mean(1, keepdim=True)
+    spread = torch.cat([grey, dots - grey], 1).std(2)
+    rows = pixels[:, :, ::TEXTURE_STEP].float().mean(1)
+    cols = pixels[:, :, :, ::TEXTURE_STEP].float().mean(1).transpose(1, 2)
+    lines = rows.contiguous(), cols.contiguous()
     return {
-        "colour": torch.cat([pixels.mean((2, 3)), (spread + SMALL).log()], 1),
-        "texture": torch.stack([(_difference(grey, lag) + SMALL).log() for lag in LAGS_PX], 1),
+        "colour": torch.cat([dots.mean(2), (spread + SMALL).log()], 1),
+        "texture": torch.stack([(_difference(lines, lag) + SMALL).log() for lag in LAGS_PX], 1),
         "features": pooled.float(),
     }
 
 
-def _difference(grey: Tensor, lag: int) -> Tensor:
-    """Mean difference of (B, H, W) along rows and columns, every other one: (B,)."""
-    rows, cols = grey[:, ::2], grey[:, :, ::2]
-    across = (rows[:, :, lag:] - rows[:, :, :-lag]).abs().mean((1, 2))
-    down = (cols[:, lag:] - cols[:, :-lag]).abs().mean((1, 2))
-    return (across + down) / 2
+def _difference(lines: Sequence[Tensor], lag: int) -> Tensor:
+    """Mean difference of pixels `lag` px apart, over lines (B, lines, px) along rows and along columns."""
+    along = [(item[:, :, lag:] - item[:, :, :-lag]).abs_().mean((1, 2)) for item in lines]
+    return (along[0] + along[1]) / 2
 
 
 class TileDistances:
