@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from rsseg_cli import files
 from rsseg_cli.accuracy.strata import ClassMap, Strata
+from rsseg_cli.data import datasets
 from rsseg_cli.errors import DataError, OutputError, UsageError
-from rsseg_cli.raster import classes, gdal
+from rsseg_cli.raster import classes
 from rsseg_cli.vector import add_style
 
 if TYPE_CHECKING:
@@ -167,22 +168,13 @@ def read_points(path: str, source: ClassMap, field: str) -> CheckedPoints:
 
 
 def _read(path: str, source: ClassMap) -> geopandas.GeoDataFrame:
-    import geopandas
-
-    try:
-        frame = geopandas.read_file(path, layer=gdal.first_layer(path), engine="pyogrio")
-    except (RuntimeError, OSError, ValueError) as err:
-        raise DataError(f"{path}: cannot be read as points ({err})") from err
-    kinds = set(frame.geom_type.dropna()) if "geometry" in frame.columns else set()
+    frame = datasets.read_shapes(path, source.grid, source.path)
+    kinds = set(frame.geom_type)
     if kinds != {"Point"}:
         raise DataError(
             f"{path}: holds {', '.join(sorted(map(str, kinds))) or 'no geometries'}; needs points"
         )
-    if (frame.crs is None) != (source.grid.crs is None):
-        raise DataError(f"{path} or {source.path}: has no CRS; needs both or neither")
-    frame = frame[~frame.geometry.is_empty & frame.geometry.notna()]
-    crs = source.grid.crs
-    return frame if crs is None else frame.to_crs(crs.to_wkt())
+    return frame
 
 
 def _strata(

@@ -332,7 +332,13 @@ def _card(spec: ModelSpec) -> list[str]:
     ]
     if spec.description:
         lines.insert(1, spec.description)
-    optional = (("licence", spec.license), ("data", spec.data), ("refiner", spec.refiner))
+    ranges = ", ".join(f"{low:g} to {high:g}" for low, high in spec.stretch)
+    optional = (
+        ("stretch", ranges),
+        ("licence", spec.license),
+        ("data", spec.data),
+        ("refiner", spec.refiner),
+    )
     lines += [f"{title:<12} {value}" for title, value in optional if value]
     for title, values in (("scores", spec.scores), ("training", spec.training)):
         if values:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.config import stretch_pairs
 from rsseg_cli.data.label_format import IGNORE, ClassTable, LabelFormat, read_classes
-from rsseg_cli.data.label_vector import check_vector, is_vector, vector_crs
+from rsseg_cli.data.label_vector import check_vector, is_vector, read_shapes, vector_crs
 from rsseg_cli.data.labels import LabelReader
 from rsseg_cli.data.pairs import (
     find_scenes,
@@ -44,6 +44,7 @@ __all__ = [
     "open_data",
     "read_classes",
     "read_scene_list",
+    "read_shapes",
     "reading",
     "single_labels",
     "vector_crs",

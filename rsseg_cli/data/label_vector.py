@@ -35,6 +35,25 @@ def vector_crs(path: Path | str) -> str:
         return ""
 
 
+def read_shapes(path: Path | str, grid: Grid, grid_of: str = "the scene") -> Any:
+    """Features with a geometry as a GeoDataFrame in the grid's CRS, in file order.
+
+    Raises:
+        DataError: the file cannot be read, or only one of it and the grid has a CRS.
+    """
+    import geopandas
+
+    try:
+        frame = geopandas.read_file(path, layer=gdal.first_layer(path), engine="pyogrio")
+    except (RuntimeError, OSError, ValueError) as err:
+        raise DataError(f"{path}: cannot be read as a vector file ({err})") from err
+    frame = frame[frame.geometry.notna() & ~frame.geometry.is_empty].reset_index(drop=True)
+    if (frame.crs is None) != (grid.crs is None):
+        alone = grid_of if frame.crs is None else "it"
+        raise DataError(f"{path}: only {alone} has a CRS; needs both or neither")
+    return frame if grid.crs is None else frame.to_crs(grid.crs.to_wkt())
+
+
 class VectorLabels:
     """Polygons of the first layer of a file, painted by pixel centre, later ones over earlier ones.
 

@@ -80,14 +80,9 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """The comparison in types that JSON has."""
-        groups = {"overall": self.overall, "iou": self.iou, "f1": self.f1}
         return {
-            "first": self.first,
-            "second": self.second,
-            "tiles": self.tiles,
-            "resamples": self.resamples,
-            "level": self.level,
-            **{key: [_as_dict(item) for item in items] for key, items in groups.items()},
+            **{key: getattr(self, key) for key in ("first", "second", "tiles", "resamples", "level")},
+            **{key: [_as_dict(item) for item in getattr(self, key)] for key in ("overall", "iou", "f1")},
         }
 
 

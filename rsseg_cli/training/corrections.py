@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rasterio.features import rasterize
 
-from rsseg_cli.data import LabelFormat
+from rsseg_cli.data import LabelFormat, datasets
 from rsseg_cli.errors import DataError
-from rsseg_cli.raster import Grid, gdal
+from rsseg_cli.raster import Grid
 from rsseg_cli.raster import classes as class_values
 
 if TYPE_CHECKING:
@@ -87,7 +87,8 @@ def read_corrections(
         DataError: the file cannot be read, names unknown classes, lies outside the scene, or shapes of two
             classes overlap.
     """
-    frame = _read(path, grid)
+    frame = datasets.read_shapes(path, grid)
+    frame.geometry = frame.geometry.make_valid()
     known = LabelFormat(class_names=tuple(class_names), field=field)
     columns = list(frame.columns.drop("geometry"))
     name = known.field_in(path, columns)
@@ -122,25 +123,6 @@ def _is_empty(value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _read(path: Path, grid: Grid) -> Any:
-    import geopandas
-
-    try:
-        frame = geopandas.read_file(path, layer=gdal.first_layer(path), engine="pyogrio")
-    except (RuntimeError, OSError, ValueError) as err:
-        raise DataError(f"{path}: cannot be read as a vector file ({err})") from err
-    if "geometry" not in frame.columns:
-        raise DataError(f"{path}: has no geometries")
-    frame = frame[frame.geometry.notna() & ~frame.geometry.is_empty].reset_index(drop=True)
-    if (frame.crs is None) != (grid.crs is None):
-        has = "labels" if frame.crs is not None else "the scene"
-        raise DataError(f"{path}: only {has} has a CRS; needs both or neither")
-    if frame.crs is not None and grid.crs is not None:
-        frame = frame.to_crs(grid.crs.to_wkt())
-    frame.geometry = frame.geometry.make_valid()
-    return frame
 
 
 def _widened(shape: BaseGeometry, pixel: float) -> BaseGeometry:
