@@ -14,7 +14,7 @@ import pytest
 import rasterio
 import typer.main
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

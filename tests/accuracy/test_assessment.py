@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.accuracy import assess, draw_sample, write_assessment
 from rsseg_cli.accuracy.config import AssessConfig, SampleConfig
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.errors import DataError, OutputError
 
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.accuracy import changes, find_changes
 from rsseg_cli.accuracy.config import ChangeConfig
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.errors import DataError, UsageError
 
 LAND, WATER, BUILDING = 1, 2, 0

@@ -13,7 +13,7 @@ from program import masked, reported, run
 
 import rsseg_cli
 import rsseg_cli.weights
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 
 WRONG = {
     "unknown_command": ("map", "scene.tif"),

@@ -21,7 +21,6 @@ from rsseg_cli.inference.refiner import RefinerEngine
 from rsseg_cli.inference.runtime import architecture_of, choose, has_bfloat16
 from rsseg_cli.inference.windows import Window
 from rsseg_cli.models import BicorSeg, BicorSegConfig, LiteRefinerConfig
-from rsseg_cli.models.bicor_seg import BicorSeg as Base
 from rsseg_cli.weights import ModelSpec, registry, save_model
 
 SCALING = Scaling(factors=(1 / 60,) * 3, offsets=(-2.0,) * 3)
@@ -178,7 +177,7 @@ def test_a_model_file_is_not_loaded_again(empty_cache: Callable[[], list[Path]],
     np.testing.assert_allclose(expected, scores(second, tiles(), "torch"), atol=2e-4)
 
 
-class Derived(Base):
+class Derived(BicorSeg):
     """A user's network that computes something else."""
 
     def explain(self, image: torch.Tensor) -> Any:

@@ -15,7 +15,7 @@ from rasterio.transform import from_origin
 from shapely.geometry import LineString, Point, box
 from typer.testing import CliRunner
 
-from rsseg_cli.cli.main import app
+from rsseg_cli.cli import app
 from rsseg_cli.errors import DataError, OutputError, UsageError
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.raster import Grid
