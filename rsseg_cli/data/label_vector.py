@@ -39,7 +39,7 @@ def read_shapes(path: Path | str, grid: Grid, grid_of: str = "the scene") -> Any
     """Features with a geometry as a GeoDataFrame in the grid's CRS, in file order.
 
     Raises:
-        DataError: the file cannot be read, or only one of it and the grid has a CRS.
+        DataError: the file cannot be read, lies elsewhere, or only one of it and the grid has a CRS.
     """
     import geopandas
 
@@ -51,7 +51,14 @@ def read_shapes(path: Path | str, grid: Grid, grid_of: str = "the scene") -> Any
     if (frame.crs is None) != (grid.crs is None):
         alone = grid_of if frame.crs is None else "it"
         raise DataError(f"{path}: only {alone} has a CRS; needs both or neither")
-    return frame if grid.crs is None else frame.to_crs(grid.crs.to_wkt())
+    frame = frame if grid.crs is None else frame.to_crs(grid.crs.to_wkt())
+    lost = np.count_nonzero(~np.isfinite(frame.bounds.to_numpy()).all(axis=1))
+    if lost:
+        raise DataError(
+            f"{path}: {lost} of {len(frame)} shapes lie outside the CRS of {grid_of}. Check its CRS (ogrinfo "
+            "-so); GeoJSON that names none is taken as EPSG:4326"
+        )
+    return frame
 
 
 class VectorLabels:

@@ -15,6 +15,7 @@ from rasterio.enums import ColorInterp
 from shapely.geometry import LineString, Polygon, box
 
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
+from rsseg_cli.data.label_vector import read_shapes
 from rsseg_cli.data.labels import LabelReader
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.raster import Grid
@@ -403,3 +404,13 @@ def test_a_nodata_value_that_is_a_class_names_the_file(tmp_path, monkeypatch, ca
         read(path, grid, LabelFormat(class_names=("here", "building", "road")))
     (warning,) = [record.getMessage() for record in caplog.records]
     assert warning.startswith("x.tif (and others of its folder): labels whose nodata value 0")
+
+
+def test_shapes_in_metres_without_a_crs_are_refused(tmp_path):
+    """GeoJSON means degrees then; 500,000 degrees are nowhere."""
+    grid = grid_of(50, 50)
+    polygons(tmp_path / "a.gpkg", [box(500002, 4999990, 500008, 4999996)])
+    assert len(read_shapes(tmp_path / "a.gpkg", grid)) == 1
+    polygons(tmp_path / "a.geojson", [box(500002, 4999990, 500008, 4999996)], crs=None)
+    with pytest.raises(DataError, match=r"1 of 1 shapes lie outside the CRS of the scene.*EPSG:4326"):
+        read_shapes(tmp_path / "a.geojson", grid)
