@@ -36,9 +36,9 @@ def compare_peers(arguments: argparse.Namespace) -> None:
     for _ in range(arguments.repeats):
         for name, python in sides.items():
             output = arguments.folder / "peer.tif"
+            output.unlink(missing_ok=True)
             measured[name].append(run(python, name, scene, network, output, arguments.threads))
             check(output, size)
-            output.unlink()
     print(f"{size} x {size} px, {arguments.threads} threads, whole programs")
     table(measured, "rsseg")
 
