@@ -13,10 +13,11 @@ and unit means y, x,
 which is Olofsson's equations where the strata are the mapped classes, and the one-stage cluster estimator
 where a unit is a cluster. Finite populations are not corrected for.
 
-Areas have normal intervals, as published. Accuracies near 1, of a class that few units hold, are skewed, so
-theirs are normal on the logit scale, with the variance of the jackknife, which does not shrink as V(R) does
-where few units have x. Without an error found, or with errors alone, the end is that of Clopper and Pearson
-(1934) for the effective number of units in X, (sum x)^2 / sum x^2 with weighted x.
+Areas have normal intervals, as published; of clusters, those of accuracies. Accuracies near 1, of a class
+that few units hold, are skewed, so theirs are normal on the logit scale, with the variance of the jackknife,
+which does not shrink as V(R) does where few units have x. Without an error found, or with errors alone, the
+end is that of Clopper and Pearson (1934) for the effective number of units in X, (sum x)^2 / sum x^2 with
+weighted x.
 
 Source: Korn and Graubard (1998), "Confidence intervals for proportions with small expected number of positive
 counts estimated from survey data", Survey Methodology 24; Shao and Tu (1995), "The Jackknife and Bootstrap".
@@ -25,7 +26,7 @@ counts estimated from survey data", Survey Methodology 24; Shao and Tu (1995), "
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -45,28 +46,32 @@ class Estimate:
     Attributes:
         jackknife_error: of a share, by which the interval is made.
         units: effective number of units that the share is of.
+        whole: of which the value is a share.
     """
 
     value: float
     standard_error: float
     jackknife_error: float = np.nan
     units: float = np.nan
+    whole: float = 1.0
 
     def interval(self, level: float) -> tuple[float, float]:
-        """Return the ends of a share's interval within 0 to 1; of an area, not below 0."""
+        """Return the ends of a share's interval within 0 and the whole; of others, not below 0."""
         reach = NormalDist().inv_cdf(0.5 + level / 2)
         if np.isnan(self.units):
             reach *= self.standard_error
             return max(0.0, self.value - reach), self.value + reach
-        if not 0 < self.value < 1:
+        share = self.value / self.whole
+        if not 0 < share < 1:
             end = (0.5 - level / 2) ** (1 / self.units)
-            return (0.0, 1 - end) if self.value <= 0 else (end, 1.0)
-        odds = self.value / (1 - self.value)
-        factor = math.exp(min(reach * self.jackknife_error / (self.value * (1 - self.value)), MAX_LOGIT))
-        return odds / (odds + factor), odds * factor / (odds * factor + 1)
+            return (0.0, (1 - end) * self.whole) if share <= 0 else (end * self.whole, self.whole)
+        odds = share / (1 - share)
+        factor = math.exp(min(reach * self.jackknife_error / (share * (1 - share)), MAX_LOGIT))
+        return self.whole * odds / (odds + factor), self.whole * odds * factor / (odds * factor + 1)
 
     def scaled(self, factor: float) -> Estimate:
-        return Estimate(value=self.value * factor, standard_error=self.standard_error * factor)
+        value, error, whole = (part * factor for part in (self.value, self.standard_error, self.whole))
+        return replace(self, value=value, standard_error=error, whole=whole)
 
     def as_dict(self, level: float) -> dict[str, Any]:
         """Return value, standard error and interval, None where not defined."""
@@ -151,7 +156,9 @@ def estimate(sample: Sample, classes: int) -> Accuracy:
         users.append(total.ratio(both, mapped))
         producers.append(total.ratio(both, truth))
         f1.append(total.ratio(2.0 * both, mapped.astype(np.float64) + truth))
-        areas.append(total.ratio(truth, one).scaled(sample.area_m2))
+        share = total.ratio(truth, one)
+        share = share if sample.cluster is not None else replace(share, units=np.nan)
+        areas.append(share.scaled(sample.area_m2))
     return Accuracy(
         counts=counts,
         proportions=np.array(cells) / total.of(one),
