@@ -307,13 +307,12 @@ def pixel_weights(heat: Tensor, topk_ratio: float) -> Tensor:
 
     k = max(64, topk_ratio * h * w), at most h * w. Where their sum is no more than 1e-6 all pixels count.
     """
-    heat = heat.flatten(2)
-    pixels = int(heat.shape[-1])  # a Python number also where the network is traced
-    k = min(max(64, round(topk_ratio * pixels)), pixels)
-    if k == pixels:
-        kept = heat
-    else:
-        strongest = heat.topk(k, dim=-1)
-        kept = torch.zeros_like(heat).scatter_(-1, strongest.indices, strongest.values)
+    heat = kept = heat.flatten(2)
+    if topk_ratio < 1:
+        pixels = int(heat.shape[-1])  # a Python number also where the network is traced
+        k = min(max(64, round(topk_ratio * pixels)), pixels)
+        if k < pixels:
+            strongest = heat.topk(k, dim=-1)
+            kept = torch.zeros_like(heat).scatter_(-1, strongest.indices, strongest.values)
     kept = torch.where(kept.sum(-1, keepdim=True) <= 1e-6, heat, kept)
     return kept / (kept.sum(-1, keepdim=True) + 1e-6)

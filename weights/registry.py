@@ -64,13 +64,11 @@ class StoredModel(TrainedModel):
     """
 
     def __init__(self, name_or_path: str | os.PathLike[str]) -> None:
-        path = model_file(name_or_path)
-        header = read_header(path)
+        path, spec = model_file(name_or_path), read_spec(name_or_path)
         bundled = MODELS.get(os.fspath(name_or_path))
         if bundled is not None:
             check_sha256(path, bundled)
-        known = {"path": path, "spec": _spec_of(header, path), "file_sha256": file_sha256(path)}
-        vars(self).update(known)
+        vars(self).update(path=path, spec=spec, file_sha256=file_sha256(path))
 
     path: Path
     file_sha256: str
@@ -122,12 +120,20 @@ def model_file(name_or_path: str | os.PathLike[str]) -> Path:
 def read_spec(name_or_path: str | os.PathLike[str]) -> ModelSpec:
     """Read a model's description from the file's header; no weights are read."""
     path = model_file(name_or_path)
+    if path.suffix.lower() == ".onnx":
+        from rsseg_cli.weights.onnx_file import read_onnx_spec
+
+        return read_onnx_spec(path)
     return _spec_of(read_header(path), path)
 
 
 def load_model(name_or_path: str | os.PathLike[str]) -> TrainedModel:
     """Load a model, float32 on the CPU in evaluation mode; ModelError where the file is not to be trusted."""
     path = model_file(name_or_path)
+    if path.suffix.lower() == ".onnx":
+        from rsseg_cli.weights.onnx_file import read_onnx
+
+        return TrainedModel(*read_onnx(path))
     bundled = MODELS.get(os.fspath(name_or_path))
     if bundled is not None:
         check_sha256(path, bundled)

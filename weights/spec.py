@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SPEC_VERSION = 1
 MAX_SPEC_BYTES = 1_000_000
 MAX_NAME = 100  # characters of a class's, band's or model's name
-Architecture = Literal["bicor-seg", "idgbr-lite", "idgbr", "external"]
+Architecture = Literal["bicor-seg", "idgbr-lite", "idgbr", "onnx", "external"]
 REFINERS = ("idgbr-lite", "idgbr")
 MAX_TEXT = 100_000  # characters of a description's texts
 MIN_TEMPERATURE = 0.05  # its inverse is the largest
@@ -52,7 +52,8 @@ class ModelSpec:
 
     Attributes:
         name: short name, as in `--model NAME`.
-        architecture: "bicor-seg" segments, "idgbr-lite" and "idgbr" refine, "external" is the user's own.
+        architecture: "bicor-seg" segments, "idgbr-lite" and "idgbr" refine, "onnx" is in an ONNX
+            file, "external" is the user's own.
         network: fields of the architecture's config, as `BicorSegConfig`.
         bands: names in the order of the network's channels.
         scaling: "unit" divides integers by their type's largest value and takes floats as they are; "stretch"

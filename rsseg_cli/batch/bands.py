@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli.inference import Pass
+from rsseg_cli.inference import passes as tile_passes
 from rsseg_cli.pipeline import passes
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class SharedPasses(passes.Passes):
         """Return how the workers compute; `config` is that of this process."""
         return self._pool.arithmetic(self._task.config)
 
-    def map(self, job: passes.Job, rows: Pass, state: passes.PassState) -> None:
+    def map(self, job: passes.Job, rows: tile_passes.Pass, state: passes.PassState) -> None:
         band = Band(task=self._task_of(state), job=job, layers=dict(rows.layers), first=rows.first)
         self._write(band, rows, state, passes.plan_tiles(job), job.grid)
 
@@ -115,7 +115,7 @@ class SharedPasses(passes.Passes):
         refinement: passes.Refinement,
         windows: passes.Windows,
         source: passes.LabelSource,
-        rows: Pass,
+        rows: tile_passes.Pass,
         state: passes.PassState,
     ) -> None:
         """See `passes.Passes`. The workers read the map from its file."""
@@ -183,7 +183,9 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
         counts = state.counted(row + rows.shape[1])
         blocks.append(Block(row, rows.shape, zlib.compress(rows.tobytes(), ZLIB_LEVEL), counts))
 
-    rows = Pass(layers=band.layers, write=keep, progress=lambda _: None, first=band.first, end=band.end)
+    rows = tile_passes.Pass(
+        layers=band.layers, write=keep, progress=lambda _: None, first=band.first, end=band.end
+    )
     if band.refine is not None and refine is not None:
         second = band.refine
         refiner = cast("TrainedModel", refine.refiner)  # the runner loads it
@@ -197,5 +199,5 @@ def run_band(band: Band, runner: SceneRunner) -> BandRows:
     return BandRows(blocks=tuple(blocks), counts=dict(state.counted()))
 
 
-def _row_bytes(rows: Pass, grid: Grid, axis: tiling.Axis) -> int:
+def _row_bytes(rows: tile_passes.Pass, grid: Grid, axis: tiling.Axis) -> int:
     return rows.channels * grid.width * -(-grid.height // len(axis))

@@ -1,4 +1,4 @@
-"""`rsseg models`: list and show models, calibrate them, import released checkpoints, average runs."""
+"""`rsseg models`: list, show and export models, calibrate them, import checkpoints, average runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rsseg_cli.weights import ClassSpec, ModelSpec
 
 app = typer.Typer(
-    help="List, show, calibrate, import and average trained models.",
+    help="List, show, calibrate, import, export and average trained models.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -213,6 +213,45 @@ def _read_idgbr(
         "mean": half,
         "std": half,
     }
+
+
+@app.command("export")
+def export_command(
+    model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A bundled model, or a model file.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE.onnx|.xml|.pt2",
+            help="ONNX, OpenVINO (with FILE.bin beside it), or an exported program of PyTorch.",
+        ),
+    ],
+    overwrite: opt.Overwrite = False,
+    as_json: opt.Json = False,
+) -> None:
+    """Write a network as a file that other programs run.
+
+    In goes an image from 0 to 1, (batch, bands, height, width), height and width multiples of 32 px; out come
+    probabilities of the classes. Normalisation and softmax are inside, batch and size are free. The file is
+    run beside the network, and not written if it differs. An ONNX file says of itself what the plug-in
+    Deepness of QGIS and `rsseg predict --model FILE.onnx` need.
+
+    Example: rsseg models export landcover -o landcover.onnx
+    """  # fmt: skip
+    from rsseg_cli.inference import export
+    from rsseg_cli.weights import load_model, read_spec
+
+    export.check_export(output, read_spec(model), overwrite=overwrite)
+    exported = export.export_model(load_model(model), output, overwrite=overwrite)
+    opt.show(exported, export_summary, as_json=as_json)
+
+
+def export_summary(exported: Any) -> str:
+    return (
+        f"{exported.path}: {exported.bytes / 1e6:.1f} MB; probabilities differ from the network's by "
+        f"{exported.difference:.1g} at most, on {exported.pixels} pixels"
+    )
 
 
 @app.command("average")

@@ -5,17 +5,16 @@ from typing import TYPE_CHECKING
 from rsseg_cli._lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rsseg_cli.inference import domain, passes, tiling, windows
+    from rsseg_cli.inference import domain, export, passes, tiling, windows
     from rsseg_cli.inference.engine import Engine, Scaling
-    from rsseg_cli.inference.passes import Pass
     from rsseg_cli.inference.refiner import RefinerEngine
 
 __all__ = [
     "Engine",
-    "Pass",
     "RefinerEngine",
     "Scaling",
     "domain",
+    "export",
     "passes",
     "tiling",
     "windows",
@@ -24,7 +23,6 @@ __getattr__ = lazy_names(
     __name__,
     {
         "Engine": "engine",
-        "Pass": "passes",
         "RefinerEngine": "refiner",
         "Scaling": "engine",
     },

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 MAX_LOADED = 4  # compiled networks that stay in memory for the next scene
 TRACED_PX = 128
+MIN_PROBABILITY = 1e-7  # whose logarithm is taken
 PRECISIONS = {"bfloat16": "bf16", "float32": "f32"}
 Arrays = Sequence[NDArray[Any]]
 Run = Callable[[Arrays], list[NDArray[Any]]]
@@ -45,12 +46,14 @@ class Source:
         architecture: see `runtime.architecture_of`.
         sha256: returns that of its weights.
         traced_px: side of the tile with which it is traced; 0 where a trace holds for tiles of one shape.
+        onnx: of a network that is an ONNX file already.
     """
 
     architecture: str
     sha256: Callable[[], str]
     load: Callable[[], nn.Module]
     traced_px: int = 0
+    onnx: OnnxFile | None = None
 
     @classmethod
     def of(cls, model: nn.Module | TrainedModel) -> Source:
@@ -58,11 +61,55 @@ class Source:
         if isinstance(model, registry.StoredModel):
             spec = model.spec
             architecture = spec.architecture if spec.architecture in COMPILED.values() else ""
+            if architecture == "onnx":
+                return cls(architecture, model.sha256, lambda: model.network, onnx=OnnxFile.of(model.network))
             return cls(architecture, model.sha256, lambda: model.network, traced_px(spec.network))
         network = model.network if isinstance(model, TrainedModel) else model
         architecture = architecture_of(network)
+        if architecture == "onnx":
+            onnx = OnnxFile.of(network)
+            return cls(architecture, onnx.sha256, lambda: network, onnx=onnx)
         settings = vars(network.config) if architecture else {}
         return cls(architecture, lambda: weights_sha256(network), lambda: network, traced_px(settings))
+
+
+@dataclass(frozen=True)
+class OnnxFile:
+    """An ONNX file; `gives` and `side` as in `weights.onnx_file.OnnxNetwork`."""
+
+    content: bytes
+    gives: str
+    side: tuple[int, int]
+
+    @classmethod
+    def of(cls, network: Any) -> OnnxFile:
+        return cls(network.content.numpy().tobytes(), network.gives, network.side)
+
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    def fitted(self, image: NDArray[Any]) -> NDArray[Any]:
+        """Return images (B, bands, h, w), repeated at their edges where the network takes one size alone."""
+        grow = [(wanted or own) - own for wanted, own in zip(self.side, image.shape[2:], strict=True)]
+        if min(grow) < 0:
+            size = " x ".join(str(length or "any") for length in self.side)
+            raise ModelError(f"the network takes tiles of {size} px alone; pass --tile-size {max(self.side)}")
+        return (
+            np.pad(image, ((0, 0), (0, 0), (0, grow[0]), (0, grow[1])), mode="edge") if any(grow) else image
+        )
+
+    def logits(self, scores: NDArray[Any], gives: str) -> NDArray[Any]:
+        """Return logits (B, classes, h, w) of what it gives; of one score for a class and another."""
+        if gives == "probabilities":
+            scores = scores if scores.shape[1] > 1 else np.concatenate([1 - scores, scores], 1)
+            return np.log(scores.clip(MIN_PROBABILITY, None))
+        return scores if scores.shape[1] > 1 else np.concatenate([np.zeros_like(scores), scores], 1)
+
+
+def given_by(run: Run, shape: Sequence[int]) -> str:
+    """Find out what a network gives: values from 0 to 1 for noise are probabilities, others logits."""
+    (scores, *_) = run([np.random.default_rng(0).random(shape, np.float32)])
+    return "probabilities" if scores.min() >= 0 and scores.max() <= 1 else "logits"
 
 
 def traced_px(settings: Mapping[str, Any]) -> int:
@@ -97,6 +144,7 @@ class CompiledNetwork:
     ) -> None:
         self._source, self._arithmetic, self._threads, self._steps = source, arithmetic, threads, steps
         self._sha256 = source.sha256()
+        self._gives = ""  # of an ONNX file
         self._runs: dict[tuple[tuple[int, ...], ...], Run] = {}
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
@@ -104,11 +152,17 @@ class CompiledNetwork:
         import torch
 
         arrays = [values.contiguous().numpy() for values in inputs]
+        onnx = self._source.onnx
+        if onnx is not None:
+            arrays = [onnx.fitted(arrays[0])]
         run = self._run_of([values[:1] for values in arrays])
         results = [run([values[index : index + 1] for values in arrays]) for index in range(len(arrays[0]))]
         joined = [
             parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in zip(*results, strict=True)
         ]
+        if onnx is not None:
+            self._gives = self._gives or onnx.gives or given_by(run, arrays[0][:1].shape)
+            joined = [onnx.logits(joined[0], self._gives)[..., : inputs[0].shape[2], : inputs[0].shape[3]]]
         return [torch.from_numpy(values) for values in joined]
 
     def _run_of(self, arrays: Arrays) -> Run:
@@ -158,6 +212,8 @@ class CompiledNetwork:
         """Return the `openvino.Model`."""
         import openvino
 
+        if self._source.onnx is not None:
+            return _core().read_model(self._source.onnx.content)
         examples = self._examples(arrays, self._source.traced_px)
 
         def trace() -> bytes:
@@ -177,6 +233,8 @@ class CompiledNetwork:
         def trace() -> bytes:
             from rsseg_cli.inference.tracing import onnx_file
 
+            if self._source.onnx is not None:
+                return self._source.onnx.content
             return onnx_file(self._source.load(), self._steps, self._examples(arrays))
 
         def make() -> Any:

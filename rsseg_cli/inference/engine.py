@@ -264,7 +264,8 @@ class Engine(AbstractContextManager):
         """Return scores (B, channels, H, W) and, where they are asked for, the means of features (B, D)."""
         heatmaps = pooled = None
         if self._compiled is not None:
-            logits, strongest, pooled = self._compiled(pixels)
+            logits, *more = self._compiled(pixels)
+            strongest, pooled = more or (None, None)  # an ONNX file gives neither
             heatmaps = strongest if self.heatmaps else None
         else:
             with self._autocast():

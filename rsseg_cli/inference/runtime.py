@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COMPILED = {  # networks that are compiled, by module and class; no other class is, not even one derived
     "rsseg_cli.models.bicor_seg.BicorSeg": "bicor-seg",
     "rsseg_cli.models.idgbr_lite.LiteRefiner": "idgbr-lite",
+    "rsseg_cli.weights.onnx_file.OnnxNetwork": "onnx",
 }
 BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 _log = logging.getLogger(__name__)
@@ -38,6 +39,11 @@ class Choice(NamedTuple):
 
     def of(self, architecture: str) -> Arithmetic:
         """Return how networks of an architecture are computed."""
+        if architecture == "onnx" and self.compiled.runtime == "torch":
+            raise UsageError(
+                "an ONNX file is computed on a CPU, by OpenVINO or ONNX Runtime: pass --device cpu, --dtype "
+                "float32, and --runtime openvino or onnxruntime"
+            )
         return self.compiled if architecture in COMPILED.values() else self.other
 
 
@@ -92,7 +98,7 @@ def architecture_of(network: Any) -> str:
     float32."""
     kind = type(network)
     architecture = COMPILED.get(f"{kind.__module__}.{kind.__qualname__}", "")
-    if architecture and {str(weight.dtype) for weight in network.parameters()} != {"torch.float32"}:
+    if architecture and {str(weight.dtype) for weight in network.parameters()} - {"torch.float32"}:
         return ""
     return architecture
 

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,19 +55,25 @@ def traceable(
 def openvino_graph(network: nn.Module, steps: int | None, examples: Sequence[Tensor]) -> tuple[bytes, bytes]:
     """Return the network in OpenVINO's format: its structure (XML) and its weights."""
     from openvino import serialize
-    from openvino.frontend import FrontEndManager
-    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with traceable(network, steps, examples) as (function, given):
-        traced = torch.jit.trace(function, given, check_trace=False)
-        decoder = TorchScriptPythonDecoder(traced, example_input=given)
-        manager = FrontEndManager()  # `openvino.convert_model` would report its use over the network
-        frontend = manager.load_by_framework("pytorch")
-        graph = frontend.convert(frontend.load(decoder))
+        graph = converted(function, given)
     with tempfile.TemporaryDirectory(prefix="rsseg-graph-") as folder:
         structure, weights = Path(folder, "graph.xml"), Path(folder, "graph.bin")
         serialize(graph, structure, weights)
         return structure.read_bytes(), weights.read_bytes()
+
+
+def converted(function: nn.Module, given: tuple[Tensor, ...]) -> Any:
+    """Trace a function of tensors like those given into an `openvino.Model`."""
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    traced = torch.jit.trace(function, given, check_trace=False)
+    decoder = TorchScriptPythonDecoder(traced, example_input=given)
+    manager = FrontEndManager()  # `openvino.convert_model` would report its use over the network
+    frontend = manager.load_by_framework("pytorch")
+    return frontend.convert(frontend.load(decoder))
 
 
 def onnx_file(network: nn.Module, steps: int | None, examples: Sequence[Tensor]) -> bytes:

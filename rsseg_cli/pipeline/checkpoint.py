@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rsseg_cli import files as files_
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import OutputError, RssegError, SceneError
-from rsseg_cli.inference import Pass
+from rsseg_cli.inference import passes
 from rsseg_cli.pipeline.earlier import differences
 from rsseg_cli.pipeline.journal import Checkpoint, Journal, Publication, read_journal
 from rsseg_cli.pipeline.view import HoleMask, Pictures
@@ -93,8 +93,8 @@ class ResumablePass:
             self.complete = checkpoint.complete or self.first == len(cuts) - 1
             self.state = PassState(batch_size=run.batches.get(name), counted_before=checkpoint.counts)
 
-    def rest(self, layers: Mapping[str, slice], progress: Callable[[int], object]) -> Pass:
-        return Pass(layers=layers, write=self.write, progress=progress, first=self.first)
+    def rest(self, layers: Mapping[str, slice], progress: Callable[[int], object]) -> passes.Pass:
+        return passes.Pass(layers=layers, write=self.write, progress=progress, first=self.first)
 
     def write(self, row: int, rows: Rows) -> None:
         """Hand rows on; make a checkpoint where they end at a cut."""

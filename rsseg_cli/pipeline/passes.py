@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from rsseg_cli.config import PredictConfig
-from rsseg_cli.inference import Engine, Pass, RefinerEngine, domain, passes, tiling
+from rsseg_cli.inference import Engine, RefinerEngine, domain, passes, tiling
 from rsseg_cli.inference import windows as geometry
 from rsseg_cli.pipeline.checkpoint import Counts, PassState
 from rsseg_cli.pipeline.job import Job, prepare
@@ -51,7 +51,7 @@ class Passes:
         """Return `Engine.arithmetic` where the networks run."""
         return Engine.arithmetic(config)
 
-    def map(self, job: Job, rows: Pass, state: PassState) -> None:
+    def map(self, job: Job, rows: passes.Pass, state: PassState) -> None:
         """Stream the scene through the network into finished rows; `state` is that to resume from."""
         if self._model is None:
             raise ValueError("no model to map with")
@@ -101,7 +101,12 @@ class Passes:
                 )
 
     def refine(
-        self, refinement: Refinement, windows: Windows, source: LabelSource, rows: Pass, state: PassState
+        self,
+        refinement: Refinement,
+        windows: Windows,
+        source: LabelSource,
+        rows: passes.Pass,
+        state: PassState,
     ) -> None:
         """Stream scene and map through the refiner into rows of the refined map.
 

@@ -10,7 +10,7 @@ from refiners import LocalRefiner, refiner
 from scipy import ndimage
 
 from rsseg_cli import PredictConfig, RefineConfig
-from rsseg_cli.inference import Engine, Pass, Scaling, passes, tiling
+from rsseg_cli.inference import Engine, Scaling, passes, tiling
 from rsseg_cli.pipeline.job import prepare
 from rsseg_cli.pipeline.passes import Passes, PassState, plan_tiles, plan_windows
 from rsseg_cli.pipeline.refinement import prepare as prepare_refinement
@@ -49,7 +49,7 @@ def mapped(job, model, first=0, end=None, state=None):
     channels = max(part.stop for part in job.layers.values())
     rows = Rows((channels, job.grid.height, job.grid.width))
     calls = []
-    rest = Pass(layers=job.layers, write=rows.write, progress=calls.append, first=first, end=end)
+    rest = passes.Pass(layers=job.layers, write=rows.write, progress=calls.append, first=first, end=end)
     Passes(model).map(job, rest, state or PassState())
     return rows, calls
 
@@ -177,7 +177,7 @@ def test_a_refining_pass_may_be_cut_anywhere(make_raster, tmp_path, gsd_m):
     def refined(first=0, end=None):
         rows = Rows((2, *classes.shape))
         state = PassState()
-        wanted = Pass(layers=job.layers, write=rows.write, progress=int, first=first, end=end)
+        wanted = passes.Pass(layers=job.layers, write=rows.write, progress=int, first=first, end=end)
         Passes().refine(refinement, windows, source, wanted, state)
         return rows, state.counted()
 

@@ -11,7 +11,7 @@ from networks import trained
 from torch import nn
 
 from rsseg_cli import PredictConfig, predict
-from rsseg_cli.inference import Pass
+from rsseg_cli.inference import passes
 from rsseg_cli.pipeline.job import prepare
 from rsseg_cli.pipeline.passes import Passes, PassState
 from rsseg_cli.pipeline.view import Picture, Pictures
@@ -69,7 +69,7 @@ def test_the_picture_is_the_same_however_it_is_read(make_raster, tmp_path, gsd_m
     job = prepare(str(scene), {"labels": tmp_path / "map.tif"}, model, config)
     pictures = [Picture(job) for _ in range(3)]
     for first, picture in zip((0, 12), pictures, strict=False):
-        rows = Pass(layers=job.layers, write=lambda row, rows: None, progress=int, first=first)
+        rows = passes.Pass(layers=job.layers, write=lambda row, rows: None, progress=int, first=first)
         shown = Pictures(job)
         shown["preview"] = picture
         Passes(model).map(job, rows, PassState(pictures=shown))
