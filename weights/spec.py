@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import msgspec
@@ -191,6 +192,19 @@ class ModelSpec:
             {kind: values.double().numpy() for kind, values in part.items()} for part in (training, held_out)
         ]
         return replace(self, training_tiles=summarise(*parts))
+
+    @property
+    def stac_classes(self) -> list[dict[str, Any]]:
+        """Classes as STAC's classification extension describes them."""
+        from rsseg_cli.weights.stac import class_objects
+
+        return class_objects(self.classes)
+
+    def stac_item(self, file: Path, sha256: str) -> dict[str, Any]:
+        """Return a STAC Item of the model, in types that JSON has."""
+        from rsseg_cli.weights.stac import model_item
+
+        return model_item(self, file, sha256)
 
     def to_json(self) -> str:
         """Write strict JSON; scores and settings that are not finite become null."""

@@ -235,11 +235,26 @@ def _cut(task: SceneTask, sheet: Sheet, spec: ModelSpec) -> PredictResult:
     start = time.monotonic()
     grid = SceneInfo.of(sheet.scene).grid
     counter = results_of.AreaCounter(spec.class_names, grid)
-    for kind in sorted(sheet.outputs, key=lambda kind: kind == "labels"):
+    rasters = [kind for kind in sheet.outputs if kind != "stac"]
+    for kind in sorted(rasters, key=lambda kind: kind == "labels"):
         for row, rows in _write_part(task, sheet, kind, grid, spec):
             if kind == "labels":
                 counter.add(row, rows[0])
+    if "stac" in sheet.outputs:
+        _write_item(sheet, grid, spec)
     return replace(counter.result(sheet.outputs, start), notes=sheet.notes)
+
+
+def _write_item(sheet: Sheet, grid: Grid, spec: ModelSpec) -> None:
+    path = sheet.outputs["stac"]
+    mapped = results_of.Mapped(
+        grid=grid, scene=sheet.scene, model=spec.name, classes=spec.stac_classes, paths=sheet.outputs
+    )
+    try:
+        with files.write_atomic(path) as file:
+            file.write_bytes(results_of.item_of(mapped, path))
+    except OSError as err:
+        raise files.write_error(path, err) from err
 
 
 def _write_part(

@@ -101,6 +101,9 @@ def outputs_of(scene: BatchScene, settings: BatchSettings, suffix: str) -> dict[
         outputs[kind] = folder / f"{stem}{more}{ENDINGS.get(kind, '.tif')}"
     if settings.vector:
         outputs["vector"] = folder / f"{stem}.{settings.vector.lower()}"
+    if settings.stac is not None:
+        items = settings.stac / scene.folder if settings.keep_tree else settings.stac
+        outputs["stac"] = items / f"{stem}.json"
     return outputs
 
 

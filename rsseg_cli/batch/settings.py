@@ -20,12 +20,14 @@ class BatchSettings:
     Attributes:
         layers: further outputs, kind -> ending of their names after the map's.
         vector: extension of the polygon files, such as "gpkg"; "" for none.
+        stac: folder of the STAC Items, one for each map; None for none.
     """
 
     folder: Path
     model: str
     layers: Mapping[str, str] = field(default_factory=dict)
     vector: str = ""
+    stac: Path | None = None
     config: PredictConfig = field(default_factory=PredictConfig)
     vector_config: VectorConfig = field(default_factory=VectorConfig)
     refine: RefineConfig | None = None

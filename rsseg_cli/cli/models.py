@@ -66,6 +66,10 @@ def list_command(as_json: opt.Json = False) -> None:
 def show_command(
     model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A bundled model, or a model file.")],
     as_json: opt.Json = False,
+    stac: Annotated[
+        bool,
+        typer.Option("--stac", help="Print a STAC Item, with the Machine Learning Model extension."),
+    ] = False,
 ) -> None:
     """Show a model's inputs, classes, training and scores.
 
@@ -75,6 +79,9 @@ def show_command(
 
     spec, path = read_spec(model), registry.model_file(model)
     file = {"path": str(path), "bytes": path.stat().st_size, "sha256": registry.file_sha256(path)}
+    if stac:
+        opt.echo_json(spec.stac_item(path, str(file["sha256"])))
+        return
     if as_json:
         tiles = {kind: len(item.prototypes) for kind, item in spec.training_tiles.items()}
         opt.echo_json({**json.loads(spec.to_json()), "training_tiles": tiles, "file": file})

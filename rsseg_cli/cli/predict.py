@@ -91,6 +91,9 @@ class Outputs:
         "--vector, polygons under the pointer. One file of 10 MB at most, which loads nothing.",
         metavar="FILE.html",
     )
+    stac: Path | None = option(
+        None, "Also write a STAC Item of each map, named after it, in this folder.", metavar="DIR"
+    )
     vector: str | None = option(
         None,
         "Also write the map's polygons: .gpkg .fgb .parquet .geojson .shp; for several scenes only "
@@ -186,6 +189,7 @@ def predict_command(
             scenes,
             BatchSettings(
                 folder=output_folder(outputs.output), layers=layers, vector=outputs.vector or "",
+                stac=outputs.stac,
                 vector_config=polygons, **settings, **batch,
             ),
             asset=asset, jobs=workers, ray=ray, as_json=as_json, quiet=quiet,
@@ -212,6 +216,11 @@ def _map_one(
     from rsseg_cli.weights import read_spec
 
     target = outputs.output or default_output(scene, read_spec(outputs.model).name)
+    if outputs.stac is not None:
+        from rsseg_cli.batch import run
+
+        run.make_folder(outputs.stac)
+        layers = {**layers, "stac": outputs.stac / f"{target.stem}.json"}
     with Bar("map", "tile", hidden=quiet) as bar:
         if ray is None:
             return predict(

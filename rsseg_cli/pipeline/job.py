@@ -220,7 +220,9 @@ def check_outputs(paths: Mapping[str, Path], inputs: list[str | Path], config: P
         seen[file] = kind
         if kind == "vector":  # by its format
             continue
-        endings = {"preview": (".png",), "html": (".html", ".htm")}.get(kind, (".tif", ".tiff"))
+        endings = {"preview": (".png",), "html": (".html", ".htm"), "stac": (".json",)}.get(
+            kind, (".tif", ".tiff")
+        )
         if path.suffix.lower() not in endings:
             raise OutputError(
                 f"{path}: the {kind} is written as {endings[0][1:].upper()}; its name ends in {endings[0]}"

@@ -101,6 +101,8 @@ class Target:
         finished = result()
         if "html" in self.pictures:
             renames[self._page(finished)] = self._job.paths["html"]
+        if "stac" in self._job.paths:
+            renames[self._item(finished)] = self._job.paths["stac"]
         self._run.publish(renames | rasters, finished.as_dict())
         return finished
 
@@ -178,6 +180,20 @@ class Target:
         scene, drawn = (self._run.dir.of("html", ending).read_bytes() for ending in ("jpg", "png"))
         page = render(text, scene, drawn, (grid.height, grid.width), **self._polygons_drawn)
         return self._write("html", "html", page)
+
+    def _item(self, result: PredictResult) -> Path:
+        from rsseg_cli.pipeline.stac import Mapped, item_of
+
+        job = self._job
+        mapped = Mapped(
+            grid=job.grid,
+            scene=job.info.path,
+            model=job.spec.name,
+            classes=job.spec.stac_classes,
+            paths=job.paths,
+            refiner=result.refined.refiner if result.refined is not None else "",
+        )
+        return self._write("stac", "json", item_of(mapped, job.paths["stac"]))
 
     def _write(self, kind: str, ending: str, content: bytes) -> Path:
         """Write a temporary file of an output."""

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import ModelError
+from rsseg_cli.pipeline.stac import Mapped as Mapped
+from rsseg_cli.pipeline.stac import item_of as item_of
 from rsseg_cli.pipeline.unlike import Unlike
 from rsseg_cli.raster import Grid, classes
 from rsseg_cli.weights import ClassSpec, ModelSpec
@@ -57,8 +59,8 @@ class PredictResult:
     """A finished prediction or refinement.
 
     Attributes:
-        paths: by kind: labels, confidence, probabilities, heatmaps, preview, html, vector,
-            uncertainty.
+        paths: by kind: labels, confidence, probabilities, heatmaps, preview, html, stac,
+            vector, uncertainty.
         classes: by name, in the model's order.
         notes: what differs from what one might expect, one sentence each; logged as warnings too.
         computed: device, runtime and dtype of each model, by its name.

@@ -69,6 +69,7 @@ def predict(
     heatmaps: PathLike | None = None,
     preview: PathLike | None = None,
     html: PathLike | None = None,
+    stac: PathLike | None = None,
     vector: PathLike | None = None,
     vector_config: VectorConfig | None = None,
     refine: RefineConfig | None = None,
@@ -92,6 +93,7 @@ def predict(
         confidence: GeoTIFF of the probability of the class in the map, 0-254 for 0-1, 255 no data.
         preview: PNG of the scene with the map over it.
         html: page with scene, map, class areas and polygons, in one file of 10 MB at most.
+        stac: STAC Item of the map, .json.
         vector: the map's polygons: GeoPackage, FlatGeobuf, GeoParquet, GeoJSON or Shapefile.
         vector_config: settings of the polygons; `overwrite` is that of `config`.
         refine: redraw the boundaries by a refiner, see `refine`. Class, confidence and probabilities of the
@@ -113,6 +115,7 @@ def predict(
         "heatmaps": heatmaps,
         "preview": preview,
         "html": html,
+        "stac": stac,
         "vector": vector,
         "uncertainty": uncertainty,
     }

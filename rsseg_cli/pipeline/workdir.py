@@ -19,7 +19,7 @@ from rsseg_cli.errors import OutputError
 from rsseg_cli.pipeline.journal import Publication
 
 # endings of files that are renamed to an output, or that it is made of at the end
-PUBLISHED = ("tif", "aux.xml", "qml", "png", "jpg", "html")
+PUBLISHED = ("tif", "aux.xml", "qml", "png", "jpg", "html", "json")
 ATTEMPTS = 20  # while runs that end remove their folders
 MAX_OWNER_BYTES = 4096
 

@@ -205,3 +205,19 @@ def test_merged_classes_in_every_sheet_and_a_new_run_where_the_file_changes(shee
     merged.write_text('[{"name": "green", "from": ["tree"]}]')
     result = run(*command, "--resume", "--json")
     assert list(json.loads(result.stdout)["results"][0]["classes"]) == ["green", "roof", "road"]
+
+
+def test_every_sheet_has_an_item(sheet, drawn, run, tmp_path):
+    parts = cut(sheet, drawn)
+    result = run(*parts, "-o", "maps", "--mosaic", "--stac", "items", "--json")
+    assert result.exit_code == 0, result.output
+    items = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "items").iterdir()}
+    assert set(items) == {f"{Path(name).stem}_tiny" for name in parts}
+    for name, item in items.items():
+        href = item["assets"]["labels"]["href"]
+        assert (tmp_path / "items" / href).samefile(tmp_path / "maps" / f"{name}.tif")
+        assert (tmp_path / "items" / item["links"][0]["href"]).name == f"{name.removesuffix('_tiny')}.tif"
+        with rasterio.open(tmp_path / "maps" / f"{name}.tif") as dataset:
+            assert item["properties"]["proj:shape"] == list(dataset.shape)
+    again = run(*parts, "-o", "maps", "--mosaic", "--stac", "items", "--resume")
+    assert "done before" in again.output
