@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -43,9 +44,25 @@ VECTOR_ENDINGS = {
 }
 
 
+def address_of(path: str | Path) -> str | None:
+    """Return the address of a file in an object store, s3://BUCKET/NAME; None for a file of this machine.
+
+    A `Path` of it has one slash for two.
+    """
+    match = re.fullmatch(r"(s3|gs|az):/{1,2}([^/].*)", str(path))
+    return f"{match[1]}://{match[2]}" if match else None
+
+
+def location_of(path: Path) -> str:
+    """Return the absolute path of a file, or its address."""
+    return address_of(path) or str(path.absolute())
+
+
 def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | Path] = ()) -> None:
     """Refuse a target before work starts: an OutputError says why. No target is one of `inputs`."""
     path = Path(path)
+    if address := address_of(path):
+        raise OutputError(f"{address}: only rsseg predict writes to object stores; write a file, and copy it")
     for other in inputs:
         if _same_file(path, other):
             raise OutputError(f"{path}: is the input itself, or a part of it. Choose another output.")

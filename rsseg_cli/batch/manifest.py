@@ -24,7 +24,7 @@ from rsseg_cli.batch.scenes import is_gdal_name
 from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.errors import DataError, OutputError, SceneError
-from rsseg_cli.files import check_regular
+from rsseg_cli.files import check_regular, location_of
 from rsseg_cli.raster import SceneInfo, gdal
 from rsseg_cli.weights import read_spec, registry
 
@@ -227,20 +227,13 @@ def _state(scenes: Iterable[str]) -> Record:
 
 
 def _outputs(paths: Mapping[str, Path]) -> dict[str, Record]:
-    return {kind: {"path": str(path.absolute())} for kind, path in paths.items()}
+    return {kind: {"path": location_of(path)} for kind, path in paths.items()}
 
 
 def with_sizes(record: Record) -> Record:
-    outputs = {kind: {**item, "size": _size(item["path"])} for kind, item in record["outputs"].items()}
+    outputs = {kind: {**item, "size": gdal.size_of(item["path"])} for kind, item in record["outputs"].items()}
     sheets = {"sheets": [with_sizes(sheet) for sheet in record["sheets"]]} if "sheets" in record else {}
     return {**record, "outputs": outputs, **sheets}
-
-
-def _size(path: str) -> int | None:
-    try:
-        return os.path.getsize(path)
-    except OSError:
-        return None
 
 
 def reason_to_run(planned: Record, earlier: Record | None) -> str:
@@ -278,6 +271,6 @@ def _is_lost(planned: Record, earlier: Record) -> bool:
         other = left.get(kind)
         if not isinstance(other, dict) or other.get("path") != item["path"]:
             return True
-        if other.get("size") is None or other["size"] != _size(item["path"]):
+        if other.get("size") is None or other["size"] != gdal.size_of(item["path"]):
             return True
     return False

@@ -8,10 +8,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rsseg_cli import files
 from rsseg_cli.batch.scenes import BatchScene, is_gdal_name
 from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.errors import ModelError, OutputError, UsageError
+from rsseg_cli.raster import gdal
 from rsseg_cli.weights import read_spec
 
 ENDINGS = {"preview": ".png", "html": ".html"}  # of other files than rasters
@@ -55,7 +57,9 @@ def with_common_stretch(settings: BatchSettings, scenes: Sequence[BatchScene]) -
 
 
 def make_folder(path: Path) -> None:
-    """Create an output folder if needed; its parent must exist."""
+    """Create an output folder if needed; its parent must exist. Object stores have no folders."""
+    if files.address_of(path):
+        return
     try:
         path.mkdir(exist_ok=True)
     except OSError as err:
@@ -155,7 +159,7 @@ def check_existing(tasks: Sequence[SceneTask], known: Collection[int]) -> None:
         for task in tasks
         if not task.config.overwrite and task.index not in known
         for path in all_outputs(task)
-        if path.exists()
+        if gdal.size_of(path) is not None
     ]
     if existing:
         more = f" and {len(existing) - MAX_NAMED} more" if len(existing) > MAX_NAMED else ""
@@ -167,7 +171,8 @@ def check_existing(tasks: Sequence[SceneTask], known: Collection[int]) -> None:
 
 
 def make_folders(tasks: Iterable[SceneTask]) -> None:
-    for folder in {path.parent for task in tasks for path in all_outputs(task)}:
+    folders = {path.parent for task in tasks for path in all_outputs(task) if not files.address_of(path)}
+    for folder in folders:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as err:

@@ -33,7 +33,9 @@ from rsseg_cli.batch.scenes import BatchScene
 from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import Engine, SceneOutcome, SceneTask, with_overwrite
 from rsseg_cli.errors import OutputError, OutsideError
+from rsseg_cli.files import address_of
 from rsseg_cli.pipeline import OutputLock
+from rsseg_cli.raster import gdal
 
 DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 BEFORE, EXISTING, OUTSIDE = "done before", "already there", "outside the area"  # why a scene is skipped
@@ -188,9 +190,13 @@ class _Batch:
 
     def _skip_existing(self, tasks: Sequence[SceneTask]) -> None:
         for task in tasks:
-            if all(path.exists() for path in all_outputs(task)):
+            if all(gdal.size_of(path) is not None for path in all_outputs(task)):
                 scene = self._records[task.index]["input"]
-                paths = {kind: str(path) for kind, path in task.outputs.items() if kind not in task.work}
+                paths = {
+                    kind: address_of(path) or str(path)
+                    for kind, path in task.outputs.items()
+                    if kind not in task.work
+                }
                 self._reports[task.index] = SceneReport(
                     scene=scene, status=SKIPPED, reason=EXISTING, details={"paths": paths}
                 )

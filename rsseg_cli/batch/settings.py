@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig, option
 from rsseg_cli.errors import UsageError
-from rsseg_cli.files import VECTOR_ENDINGS
+from rsseg_cli.files import VECTOR_ENDINGS, address_of
 
 MANIFEST = "manifest.jsonl"  # in the folder of the outputs
 
@@ -72,6 +72,13 @@ class BatchSettings:
             raise UsageError(
                 "--resume and --skip-existing exclude each other: the manifest decides, or the files do"
             )
+        if address_of(self.manifest_path):
+            raise UsageError(
+                f"-o {address_of(self.folder)}: no manifest can be kept in an object store, where nothing is "
+                "appended; pass --manifest FILE.jsonl"
+            )
+        if self.mosaic and address_of(self.folder):
+            raise UsageError("--mosaic writes sheets to a folder of this machine; copy them from there")
         if self.config.bbox is not None and self.mosaic:
             raise UsageError("--bbox does not work with --mosaic; pass --aoi FILE")
         if "uncertainty" in self.layers and (self.refine is None or self.refine.ensemble == 1):

@@ -65,7 +65,8 @@ class Outputs:
     output: Path | None = option(
         None,
         "Map of class indices, 255 without data. Default: SCENE_MODEL.tif beside a local scene, in the "
-        "current folder for a remote one. For several scenes, the folder of their maps.",
+        "current folder for a remote one. For several scenes, the folder of their maps. Here and below it "
+        "may be s3://, gs:// or az://, to be uploaded to.",
         "--output", "-o", metavar="OUT.tif|OUT_DIR",
     )
     model: str = option(

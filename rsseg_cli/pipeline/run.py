@@ -38,6 +38,7 @@ from rsseg_cli.pipeline.passes import (
     refined_cuts,
     refined_of,
 )
+from rsseg_cli.pipeline.remote import with_uploads
 from rsseg_cli.pipeline.result import PredictResult
 from rsseg_cli.pipeline.unlike import Unlike
 from rsseg_cli.system import give_back_memory
@@ -88,7 +89,8 @@ def predict(
 
     Args:
         scene: anything that GDAL reads: a path, /vsicurl/..., s3://...
-        output: GeoTIFF of class indices: uint8, 255 where the scene has no data.
+        output: GeoTIFF of class indices: uint8, 255 where the scene has no data. It and other outputs may lie
+            in object stores (s3://, gs://, az://): they are made on this machine, then uploaded whole.
         model: name of a bundled model, path of a model file, or a network with its spec.
         confidence: GeoTIFF of the probability of the class in the map, 0-254 for 0-1, 255 no data.
         preview: PNG of the scene with the map over it.
@@ -123,16 +125,20 @@ def predict(
     if refine is None and uncertainty is not None:
         raise UsageError("--uncertainty is the disagreement of a refiner's samples; needs --refine")
 
-    def check(config: PredictConfig) -> ScenePlan:
-        job = prepare(os.fspath(scene), paths, model, config, vector_config)
-        refinement = None
-        if refine is not None:
-            job, refinement = refinements.prepare_for_job(job, model, refine)
-        inputs = [os.fspath(scene), *job.info.files, *([str(config.aoi)] if config.aoi else [])]
-        return ScenePlan(job=job, inputs=inputs, model=model, refinement=refinement)
-
     chosen = replace(config or PredictConfig(), **settings)
-    return _run_scene(paths, chosen, check, progress=progress, resume=resume, passes=passes, finish=finish)
+
+    def make(paths: Mapping[str, Path], finish: Finish) -> Any:
+        def check(config: PredictConfig) -> ScenePlan:
+            job = prepare(os.fspath(scene), paths, model, config, vector_config)
+            refinement = None
+            if refine is not None:
+                job, refinement = refinements.prepare_for_job(job, model, refine)
+            inputs = [os.fspath(scene), *job.info.files, *([str(config.aoi)] if config.aoi else [])]
+            return ScenePlan(job=job, inputs=inputs, model=model, refinement=refinement)
+
+        return _run_scene(paths, chosen, check, progress=progress, resume=resume, passes=passes, finish=finish)
+
+    return with_uploads(paths, make, finish, overwrite=chosen.overwrite, resume=resume)
 
 
 def refine(

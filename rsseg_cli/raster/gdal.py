@@ -20,6 +20,8 @@ from rasterio.env import get_gdal_config, set_gdal_config
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from rsseg_cli.errors import RssegError, SceneError, redact
+from rsseg_cli.raster.object_store import size_of as size_of
+from rsseg_cli.raster.object_store import upload as upload
 from rsseg_cli.system import cores, file_limit_advice, max_open_files
 
 CACHE_MIB = 24  # GDAL's own default is 5 % of RAM; readers ask for what a row of tiles needs
