@@ -24,6 +24,7 @@ ELSEWHERE = {  # what cannot run here as it stands, and where it is tested
     "--ray-address": "tests/batch, with a cluster of this machine",
     "--engine ray": "tests/batch, with a cluster of this machine",
     "items.json": "tests/batch, with items that the test makes",
+    "s3://": "tests/batch, with an object store of this machine",
     "index.vrt": "tests/batch, with sheets that touch",
 }
 SHORTER = {  # so that a run takes seconds

@@ -35,6 +35,7 @@ def _gdal() -> Any:
     library.VSIFSeekL.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_int]
     library.VSIFTellL.argtypes, library.VSIFTellL.restype = [ctypes.c_void_p], ctypes.c_uint64
     library.VSIFCloseL.argtypes = [ctypes.c_void_p]
+    library.VSICurlPartialClearCache.argtypes = [ctypes.c_char_p]
     library.CPLGetLastErrorMsg.restype = ctypes.c_char_p
     return library
 
@@ -78,6 +79,7 @@ def size_of(path: str | Path) -> int | None:
         except OSError:
             return None
     with _environment() as library:
+        library.VSICurlPartialClearCache(_name(address))  # others may have changed it since
         opened = library.VSIFOpenL(_name(address), b"rb")
         if not opened:
             return None

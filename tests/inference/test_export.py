@@ -6,8 +6,6 @@ import json
 from dataclasses import asdict, replace
 
 import numpy as np
-import onnx
-import onnxruntime
 import openvino
 import pytest
 import torch
@@ -20,6 +18,8 @@ from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, read_spec, save_model
 
 torch.set_num_threads(1)
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
 NAMES = ("roof", "road \"'<&", "tree")
 
 

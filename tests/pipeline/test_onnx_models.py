@@ -6,11 +6,9 @@ import json
 from dataclasses import asdict
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from networks import read
-from onnx import TensorProto, helper
 
 from rsseg_cli import predict
 from rsseg_cli.errors import ModelError, UsageError
@@ -19,6 +17,9 @@ from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec
 
 torch.set_num_threads(1)
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+TensorProto, helper = onnx.TensorProto, onnx.helper
 SMALL = {"tile_size": 64, "overlap": 16, "dtype": "float32"}
 ANY = ("n", 3, "h", "w")
 
