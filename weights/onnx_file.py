@@ -80,10 +80,6 @@ def read_onnx(path: Path) -> tuple[OnnxNetwork, ModelSpec]:
     return OnnxNetwork(content, info, gives if gives in ("logits", "probabilities") else ""), spec
 
 
-def read_onnx_spec(path: Path) -> ModelSpec:
-    return _spec_of(inspect(_content(path), str(path)), path)
-
-
 def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:

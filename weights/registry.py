@@ -1,8 +1,7 @@
 """Model files: looked up by name or path, checked, loaded, saved.
 
 A model file is safetensors: tensors without code, and a header whose metadata carries the ModelSpec as JSON.
-Files are taken as coming from strangers: sizes are checked before anything is allocated, and a pickle is
-never opened.
+Files come from strangers: sizes are checked before anything is allocated, and a pickle is never opened.
 """
 
 from __future__ import annotations
@@ -120,11 +119,7 @@ def model_file(name_or_path: str | os.PathLike[str]) -> Path:
 def read_spec(name_or_path: str | os.PathLike[str]) -> ModelSpec:
     """Read a model's description from the file's header; no weights are read."""
     path = model_file(name_or_path)
-    if path.suffix.lower() == ".onnx":
-        from rsseg_cli.weights.onnx_file import read_onnx_spec
-
-        return read_onnx_spec(path)
-    return _spec_of(read_header(path), path)
+    return load_model(path).spec if path.suffix.lower() == ".onnx" else _spec_of(read_header(path), path)
 
 
 def load_model(name_or_path: str | os.PathLike[str]) -> TrainedModel:
@@ -206,8 +201,7 @@ def average_models(first: str | Path, others: Sequence[str | Path]) -> TrainedMo
     """Average the weights of models; the result is described as the first, without its scores.
 
     Source: model soups, arXiv 2203.05482. Runs that start from the same weights and seed often end in one
-    valley, where the mean of their weights scores better than each. `others` are models or checkpoints of
-    runs.
+    valley, where the mean of their weights scores better than each. `others` are models or checkpoints.
     """
     if not others:
         raise UsageError("only one model: needs two or more to average")
