@@ -38,10 +38,10 @@ def with_uploads(
     addresses = {kind: address for kind, path in paths.items() if (address := files.address_of(path))}
     if not addresses:
         return make(dict(paths), finish)
-    existing = [address for address in addresses.values() if gdal.size_of(address) is not None]
-    if existing and not (overwrite or resume):
-        raise OutputError(f"{existing[0]}: exists. Pass --overwrite to replace it, or choose another output.")
     staging = folder_of(addresses)
+    existing = [address for address in addresses.values() if gdal.size_of(address) is not None]
+    if existing and not overwrite and not (resume and staging.is_dir()):
+        raise OutputError(f"{existing[0]}: exists. Pass --overwrite to replace it, or choose another output.")
     if not resume:
         shutil.rmtree(staging, ignore_errors=True)
     local = dict(paths)

@@ -99,6 +99,7 @@ def test_what_is_there_is_replaced_only_when_asked(make_raster, tmp_path, store,
     (store / "bucket/map.tif").write_bytes(b"before")
     result = run(scene, "-o", "s3://bucket/map.tif", code=1)
     assert "s3://bucket/map.tif: exists. Pass --overwrite" in result.output
+    assert "exists. Pass --overwrite" in run(scene, "-o", "s3://bucket/map.tif", "--resume", code=1).output
     assert (store / "bucket/map.tif").read_bytes() == b"before"
     run(scene, "-o", "s3://bucket/map.tif", "--overwrite")
     assert pixels(store / "bucket/map.tif").shape == (1, 70, 80)
