@@ -70,7 +70,7 @@ class Outputs:
         "--output", "-o", metavar="OUT.tif|OUT_DIR",
     )
     model: str = option(
-        "landcover", "A bundled model, or the path of a .safetensors file.", metavar="NAME|PATH"
+        "landcover", "A bundled model, or the path of a .safetensors or .onnx file.", metavar="NAME|PATH"
     )
     confidence: str | None = option(
         None,
