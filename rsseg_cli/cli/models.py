@@ -240,9 +240,9 @@ def export_command(
     """Write a network as a file that other programs run.
 
     In goes an image from 0 to 1, (batch, bands, height, width), height and width multiples of 32 px; out come
-    probabilities of the classes. Normalisation and softmax are inside, batch and size are free. The file is
-    run beside the network, and not written if it differs. An ONNX file says of itself what the plug-in
-    Deepness of QGIS and `rsseg predict --model FILE.onnx` need.
+    probabilities of the classes. Normalisation and softmax are inside; batch and size are free, but for .pt2,
+    which takes tiles of 512 px. The file is run beside the network, and not written if it differs. An ONNX
+    file says of itself what the plug-in Deepness of QGIS and `rsseg predict --model FILE.onnx` need.
 
     Example: rsseg models export landcover -o landcover.onnx
     """  # fmt: skip
