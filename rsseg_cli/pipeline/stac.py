@@ -169,10 +169,8 @@ def footprint(grid: Grid) -> Any:
         moved = shapely.transform(inside, lambda xy, turn=turn: xy - (360.0 * turn, 0.0))
         parts += [part for part in shapely.get_parts(moved) if part.geom_type == "Polygon" and part.area > 0]
     rounded = [shapely.set_precision(part, 10.0**-DIGITS) for part in parts]
-    kept = [shapely.orient_polygons(part) for part in rounded if not part.is_empty]
-    if not kept:
-        return None
-    return kept[0] if len(kept) == 1 else shapely.MultiPolygon(kept)
+    whole = shapely.union_all(rounded)  # around a pole the first part and the last one touch
+    return None if whole.is_empty else shapely.orient_polygons(whole)
 
 
 def _bbox(shape: Any) -> list[float]:

@@ -128,7 +128,7 @@ def test_tiles_of_one_size_are_filled_up(make_raster, tmp_path):
         predict(image, tmp_path / "map.tif", model=model, overwrite=True, **SMALL)
         np.testing.assert_array_equal(read(tmp_path / "map.tif")[0], brightest(image))
     with pytest.raises(ModelError, match="takes tiles of 64 x 64 px alone; pass --tile-size 64"):
-        predict(image, tmp_path / "map.tif", model=model, overwrite=True, tile_size=96, dtype="float32")
+        predict(image, tmp_path / "map.tif", model=model, overwrite=True, tile_size=96, overlap=0)
 
 
 def test_a_description_beside_the_file(make_raster, tmp_path):
@@ -207,7 +207,7 @@ def channels_last(path):
         (custom, "operator 'Shell' of 'com.evil' is no standard one"),
         (endless, "operator Loop repeats what it holds"),
         (two_inputs, "2 inputs; needs one, the image"),
-        (channels_last, "network of 64 bands, its description names"),
+        (channels_last, "its output is 1 x 64 x 64 x 3; needs batch x 3 classes x height x width"),
         (
             lambda path: bright(path, metadata={"model_type": "Detector"}),
             "a Detector; needs a network that segments",

@@ -28,11 +28,11 @@ def test_an_item_describes_a_model(name):
     assert asset["file:checksum"] == f"1220{registry.file_sha256(path)}"
     assert [band["name"] for band in asset["bands"]] == list(spec.bands)
     assert any(uri.endswith("mlm/v1.5.0/schema.json") for uri in item["stac_extensions"])
+    described = item["properties"]["mlm:output"][0]["classification:classes"]
+    assert [entry.pop("title") for entry in described] == list(spec.class_names)  # not known to stac-model
     model = MLModelProperties(**item["properties"])
     assert model.name == spec.name
     assert [band for band in model.input[0].bands] == list(spec.bands)
     assert model.input[0].value_scaling[0].mean == pytest.approx(spec.mean[0] * 255)
     assert model.output[0].result.shape == [-1, len(spec.classes), -1, -1]
-    described = item["properties"]["mlm:output"][0]["classification:classes"]
-    assert [entry["title"] for entry in described] == list(spec.class_names)
     assert described[0]["color_hint"] == "{:02X}{:02X}{:02X}".format(*spec.classes[0].colour)
