@@ -25,6 +25,10 @@ VectorFormat = Literal["auto", "GPKG", "FlatGeobuf", "GeoParquet", "GeoJSON", "S
 ALPHA = "What a band called alpha is; auto takes it as data if it has many values, as near-infrared has."
 STRETCH = "Values that become black and white, for all bands or a pair for each"
 MAX_COUNT = 10**9
+REMAP = (
+    "Merge, rename and recolour classes: a JSON list of name, from (the classes that it is made from), colour. "
+    "Others stay."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,10 +229,7 @@ class PredictConfig:
         None, "Vector file; map only the pixels inside its polygons.", metavar="FILE"
     )
     remap: Path | None = option(
-        None,
-        "Merge, rename and recolour classes: a JSON list of name, from (the classes that it is made from), "
-        "colour. Others stay. Probabilities are added up before the class is chosen.",
-        metavar="CLASSES.json",
+        None, f"{REMAP} Probabilities are added up before the class is chosen.", metavar="CLASSES.json"
     )
     min_confidence: float = option(
         0.0, "Pixels of less confidence are unsure, 0 to 1.", metavar="P", minimum=0, maximum=1
@@ -371,10 +372,7 @@ class VectorConfig:
     classes: tuple[str, ...] | None = option(
         None, "Write only these classes, by name or index. Default: all.", metavar="NAME,NAME"
     )
-    remap: Path | None = option(
-        None, "Merge, rename and recolour classes: a JSON list of name, from (the classes that it is made "
-        "from), colour. Others stay.", metavar="CLASSES.json",
-    )
+    remap: Path | None = option(None, REMAP, metavar="CLASSES.json")
     dissolve: bool = option(False, "Write one multipolygon a class, not one polygon an object.")
     dst_crs: str = option("", "CRS of the polygons, such as EPSG:4326. Default: the raster's.", metavar="CRS")
     layer: str = option("", "Name of the layer. Default: the file's.", metavar="NAME")

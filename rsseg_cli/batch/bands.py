@@ -124,7 +124,9 @@ class SharedPasses(passes.Passes):
         band = Band(task=self._task_of(state), refine=job, layers=dict(rows.layers), first=rows.first)
         self._write(band, rows, state, windows.plan, refinement.map)
 
-    def _write(self, band: Band, rows: Pass, state: passes.PassState, plan: tiling.Plan, grid: Grid) -> None:
+    def _write(
+        self, band: Band, rows: tile_passes.Pass, state: passes.PassState, plan: tiling.Plan, grid: Grid
+    ) -> None:
         """Run a pass in bands, and hand on their rows and counts."""
         above, here = Counter(state.counted_before), Counter[str]()
         state.counts = lambda _: dict(above + here)

@@ -248,7 +248,12 @@ def _cut(task: SceneTask, sheet: Sheet, spec: ModelSpec) -> PredictResult:
 def _write_item(sheet: Sheet, grid: Grid, spec: ModelSpec) -> None:
     path = sheet.outputs["stac"]
     mapped = results_of.Mapped(
-        grid=grid, scene=sheet.scene, model=spec.name, classes=spec.stac_classes, paths=sheet.outputs
+        grid=grid,
+        scene=sheet.scene,
+        model=spec.name,
+        classes=spec.stac_classes,
+        bands=spec.class_names,
+        paths=sheet.outputs,
     )
     try:
         with files.write_atomic(path) as file:

@@ -62,7 +62,7 @@ class Probabilities(nn.Module):
         for name in ("mean", "std"):
             values = torch.tensor(getattr(model.spec, name), dtype=torch.float32).view(1, -1, 1, 1)
             self.register_buffer(name, values)
-        self.temperature = float(getattr(model.spec, "temperature", 1.0))
+        self.temperature = model.spec.temperature
 
     def forward(self, image: Tensor) -> Tensor:
         logits = self.network((image - self.mean) / self.std)
@@ -98,7 +98,8 @@ def export_model(model: TrainedModel, path: Path, *, overwrite: bool = False) ->
         mean=(0.0,) * len(model.spec.bands),
         std=(1.0,) * len(model.spec.bands),
         network={"gives": "probabilities", "exported_from": model.spec.architecture, "rsseg": __version__},
-        **({"temperature": 1.0} if hasattr(model.spec, "temperature") else {}),
+        temperature=1.0,
+        training_tiles={},
     )
     write = {".onnx": _onnx, ".xml": _openvino, ".pt2": _program}[path.suffix.lower()]
     temporary = [file.with_name(f".{file.stem}.export{file.suffix}") for file in _files(path)]

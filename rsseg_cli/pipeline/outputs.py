@@ -189,7 +189,8 @@ class Target:
             grid=job.grid,
             scene=job.info.path,
             model=job.spec.name,
-            classes=job.spec.stac_classes,
+            classes=job.map_spec.stac_classes,
+            bands=job.spec.class_names,
             paths=job.paths,
             refiner=result.refined.refiner if result.refined is not None else "",
         )

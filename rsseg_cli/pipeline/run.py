@@ -136,7 +136,9 @@ def predict(
             inputs = [os.fspath(scene), *job.info.files, *([str(config.aoi)] if config.aoi else [])]
             return ScenePlan(job=job, inputs=inputs, model=model, refinement=refinement)
 
-        return _run_scene(paths, chosen, check, progress=progress, resume=resume, passes=passes, finish=finish)
+        return _run_scene(
+            paths, chosen, check, progress=progress, resume=resume, passes=passes, finish=finish
+        )
 
     return with_uploads(paths, make, finish, overwrite=chosen.overwrite, resume=resume)
 

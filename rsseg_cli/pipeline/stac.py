@@ -50,12 +50,13 @@ DIGITS = 7  # of degrees
 
 @dataclass(frozen=True, kw_only=True)
 class Mapped:
-    """What an Item tells of a map; `classes` as in `ModelSpec.stac_classes`."""
+    """What an Item tells of a map; `classes` as in `ModelSpec.stac_classes`, `bands` of probabilities."""
 
     grid: Grid
     scene: str
     model: str
     classes: Sequence[Mapping[str, Any]]
+    bands: Sequence[str]
     paths: Mapping[str, Path]
     refiner: str = ""
 
@@ -89,9 +90,7 @@ def item_of(mapped: Mapped, path: Path) -> bytes:
         "properties": properties,
         "links": [{"rel": "derived_from", "href": _href(mapped.scene, folder), "type": GEOTIFF}],
         "assets": {
-            kind: _asset(kind, file, folder, mapped.classes)
-            for kind, file in mapped.paths.items()
-            if kind != "stac"
+            kind: _asset(kind, file, folder, mapped) for kind, file in mapped.paths.items() if kind != "stac"
         },
     }
     if shape is not None:
@@ -99,18 +98,18 @@ def item_of(mapped: Mapped, path: Path) -> bytes:
     return json.dumps(item, indent=1, ensure_ascii=True).encode()
 
 
-def _asset(kind: str, file: Path, folder: Path, described: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _asset(kind: str, file: Path, folder: Path, mapped: Mapped) -> dict[str, Any]:
     asset: dict[str, Any] = {
         "href": _href(str(file), folder),
         "type": MEDIA.get(file.suffix.lower(), COG),
         "roles": ROLES.get(kind, ["data"]),
     }
     if kind in ("labels", "vector"):
-        asset["classification:classes"] = list(described)
+        asset["classification:classes"] = list(mapped.classes)
     if kind == "labels":
         asset |= {"data_type": "uint8", "nodata": classes.NODATA}
     elif asset["type"] == COG:
-        names = [item["title"] for item in described] if kind in ("probabilities", "heatmaps") else [kind]
+        names = mapped.bands if kind in ("probabilities", "heatmaps") else [kind]
         values = {"data_type": "uint8", "nodata": classes.NODATA, "raster:scale": SCALE}
         asset["bands"] = [{"name": name, **values} for name in names]
     return asset
