@@ -26,8 +26,8 @@ ALPHA = "What a band called alpha is; auto takes it as data if it has many value
 STRETCH = "Values that become black and white, for all bands or a pair for each"
 MAX_COUNT = 10**9
 REMAP = (
-    "Merge, rename and recolour classes: a JSON list of name, from (the classes that it is made from), colour. "
-    "Others stay."
+    "Merge, rename and recolour classes: a JSON list of name, from (the classes that it is made from), "
+    "colour. Others stay."
 )
 
 
