@@ -251,14 +251,7 @@ def export_command(
 
     export.check_export(output, read_spec(model), overwrite=overwrite)
     exported = export.export_model(load_model(model), output, overwrite=overwrite)
-    opt.show(exported, export_summary, as_json=as_json)
-
-
-def export_summary(exported: Any) -> str:
-    return (
-        f"{exported.path}: {exported.bytes / 1e6:.1f} MB; probabilities differ from the network's by "
-        f"{exported.difference:.1g} at most, on {exported.pixels} pixels"
-    )
+    opt.show(exported, str, as_json=as_json)
 
 
 @app.command("average")

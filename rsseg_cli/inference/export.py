@@ -49,6 +49,12 @@ class Exported:
     def as_dict(self) -> dict[str, Any]:
         return {**vars(self), "path": str(self.path)}
 
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.bytes / 1e6:.1f} MB; probabilities differ from the network's by "
+            f"{self.difference:.1g} at most, on {self.pixels} pixels"
+        )
+
 
 class Probabilities(nn.Module):
     """A network with the normalisation before it and softmax behind it."""
