@@ -14,7 +14,8 @@ from rsseg_cli.vector.graph import NONE, Ints
 from rsseg_cli.vector.trace import spans
 
 MIN_ALIGNED = 0.54  # share of a group's outlines along its main direction and the perpendicular
-MIN_RIGHT = 0.6  # share of right angles among a group's corners
+MIN_RIGHT = 0.75  # share of right angles among a group's corners
+MIN_DONE = 0.7  # share of a group's outlines, without holes, for which walls were found
 COARSE = 0.5  # of the largest shift: nearer points are no corners when the main direction is sought
 THIN, THIN_PX = 0.25, 1.0  # of the largest shift, and of a pixel, the height of stairs: walls end elsewhere
 FREE_CHARGE = 3.0  # of a wall in any direction, in walls
@@ -104,6 +105,9 @@ class Squarer:
         solved &= fit.sound(TIP * self._shift_m)
         good = np.bincount(groups, ~solved & ~chained.optional, minlength=len(angles)) == 0
         good &= wanted & (fit.right_angles(groups) >= MIN_RIGHT)
+        outer = np.where(chained.optional & outlines.closed, 0.0, outlines.lengths)
+        total, done = (np.bincount(groups, part, minlength=len(angles)) for part in (outer, outer * solved))
+        good &= done >= MIN_DONE * total
         kept, moved = np.zeros(len(order), np.bool_), np.empty_like(points)
         kept[order], moved[order] = fit.kept, outlines.rotated_back(fit.points, angles[groups])
         ends, begins = outlines.begins[1:][outlines.closed] - 1, outlines.begins[:-1][outlines.closed]

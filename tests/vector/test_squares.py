@@ -148,10 +148,11 @@ def test_round_and_tiny_ones_stay(tmp_path):
 
 
 def test_walls_in_other_directions_stay_straight(tmp_path):
-    shape = turned(shapely.Polygon([(0, 0), (24, 0), (24, 10), (14, 18), (0, 18)]), 25)
+    corners = [(-6, 0), (30, 0), (30, 10), (24, 18), (16, 18), (16, 24), (0, 24), (0, 12), (-6, 12)]
+    shape = turned(shapely.Polygon(corners), 25)
     (found,) = of(squared(write(tmp_path / "map.tif", drawn((shape, 1))[0])), 1)
-    assert len(turns(found)) == 5
-    assert np.count_nonzero(np.abs(turns(found) - 90) < 0.2) == 3
+    assert len(turns(found)) == 9
+    assert np.count_nonzero(np.abs(turns(found) - 90) < 0.2) == 7
     assert found.area == pytest.approx(shape.area, rel=0.01)
 
 
