@@ -87,10 +87,11 @@ class RunSettings:
 
     def to_toml(self) -> str:
         """Return a file that `--config` reads back as these settings."""
-        parts = [
-            "\n".join([f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in items.items())])
+        sections = {
+            section: [f"{key} = {_toml(value)}" for key, value in items.items() if value is not None]
             for section, items in self.values().items()
-        ]
+        }
+        parts = ["\n".join([f"[{section}]", *lines]) for section, lines in sections.items()]
         return "\n\n".join(parts) + "\n"
 
 
