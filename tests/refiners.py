@@ -10,6 +10,12 @@ from rsseg_cli.weights import ModelSpec, TrainedModel
 UNKNOWN = 255
 
 
+def noise(shape, row, col, *, seed, sample=0):
+    """The refiner's noise of a window (channels, height, width) at a pixel."""
+    at = torch.tensor([row]), torch.tensor([col])
+    return RefinerEngine.noise(shape, *at, seed=seed, sample=sample)[0].numpy()
+
+
 class LocalRefiner(nn.Module):
     """Random convolutions over image, coarse classes and noise that reach `halo_px` far."""
 
@@ -98,7 +104,7 @@ def whole_scores(network, image, coarse, seed=0, sample=0):
     image, coarse = np.pad(image, ((0, 0), *pad), mode="reflect"), np.pad(coarse, pad, mode="reflect")
     stride = network.latent_stride
     shape = (network.latent_channels, image.shape[1] // stride, image.shape[2] // stride)
-    noise = torch.from_numpy(RefinerEngine.noise(shape, 0, 0, seed=seed, sample=sample))
+    drawn = torch.from_numpy(noise(shape, 0, 0, seed=seed, sample=sample))
     with torch.inference_mode():
-        logits = network(torch.from_numpy(image)[None] / 255, torch.from_numpy(coarse)[None], noise[None])
+        logits = network(torch.from_numpy(image)[None] / 255, torch.from_numpy(coarse)[None], drawn[None])
     return logits[0, :, :height, :width]

@@ -18,6 +18,7 @@ from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import ModelError
 from rsseg_cli.inference import runtime
 from rsseg_cli.inference.compiled import CompiledNetwork, Source
+from rsseg_cli.inference.device import Graphs, Transfers
 from rsseg_cli.weights import TrainedModel
 
 STRIDE_PX = 32  # deepest stride of the encoders: heights and widths are multiples of it
@@ -77,6 +78,8 @@ class Engine(AbstractContextManager):
         source = Source.of(network)
         arithmetic = runtime.choose(config).of(source.architecture)
         self.device = runtime.choose_device(config.device)
+        self.transfers = Transfers(self.device)
+        self._graphs = Graphs(is_recorded=bool(source.architecture))  # others may wait for the device
         self.dtype = getattr(torch, arithmetic.dtype)
         self.classes = classes
         self.heatmaps = heatmaps
@@ -153,6 +156,7 @@ class Engine(AbstractContextManager):
             network.to(device).to(memory_format=torch.channels_last)
 
     def close(self) -> None:
+        self._graphs.forget()
         if self._network is None:
             return
         for part, training in self._modes:
@@ -175,27 +179,18 @@ class Engine(AbstractContextManager):
             self._batch_size = self._auto_batch(height, width, beside_bytes)
         return self._batch_size
 
-    def to_host(self, values: torch.Tensor) -> Callable[[], NDArray[Any]]:
-        """Start to copy values from the device; the result waits for them, and for nothing queued later."""
-        if self.device.type != "cuda":
-            return values.cpu().numpy
-        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        host.copy_(values, non_blocking=True)
-        arrived = torch.cuda.Event()
-        arrived.record(torch.cuda.current_stream(self.device))
-
-        def wait() -> NDArray[Any]:
-            arrived.synchronize()
-            return host.numpy()
-
-        return wait
-
     @torch.inference_mode()
     def run(self, tiles: Sequence[Any]) -> torch.Tensor:
-        """Return float32 (B, channels, h, w) on the device, of tiles (bands, h, w) of one size."""
+        """Return float32 (B, channels, h, w) on the device, of tiles (bands, h, w) of one size.
+
+        The next call may overwrite it. Batches that do not fit into memory are halved.
+        """
         height, width = tiles[0].shape[1:]
         try:
-            return self._run(tiles)[..., :height, :width]
+            scores, described = self._graphs.call(self._compute, *self._inputs(tiles))
+            if described is not None:
+                self._described.append(described.clone())
+            return scores[..., :height, :width]
         except (RuntimeError, MemoryError) as err:
             if (
                 self._network is not None
@@ -215,25 +210,35 @@ class Engine(AbstractContextManager):
                 f"out of memory on {self.device} with one tile of {height} x {width} px; "
                 f"pass {advice}another --device ({problem:.120})"
             )
-        self._free()
-        half = math.ceil(len(tiles) / 2)
-        self._batch_size = half
-        _log.warning("out of memory on %s: batch size %d lowered to %d", self.device, len(tiles), half)
-        return torch.cat([self.run(tiles[:half]), self.run(tiles[half:])])
+        half = self.halve(len(tiles))
+        first = self.run(tiles[:half]).clone()
+        return torch.cat([first, self.run(tiles[half:])])
 
     def take_descriptions(self) -> torch.Tensor | None:
         """Return what `describe` gave for the tiles run since the last call, in their order: (tiles, ...)."""
         described, self._described = self._described, []
         return torch.cat(described) if described else None
 
-    def _run(self, tiles: Sequence[Any]) -> torch.Tensor:
-        pixels = self._to_device(tiles)
+    def halve(self, tiles: int) -> int:
+        """Lower the batch size to half of as many tiles as did not fit, and give back unused memory."""
+        half = math.ceil(tiles / 2)
+        self._batch_size = half
+        self._graphs.forget()
+        self._free()
+        _log.warning("out of memory on %s: batch size %d lowered to %d", self.device, tiles, half)
+        return half
+
+    def _inputs(self, tiles: Sequence[Any]) -> tuple[torch.Tensor, ...]:
+        """Return the inputs of `_compute`, on the device."""
+        return (self.transfers.stack([pad_to_stride(tile) for tile in tiles]),)
+
+    def _compute(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return the scores (B, channels, H, W) of pixels (B, bands, H, W) as they were read, and the tiles'
+        descriptions, if any."""
+        pixels = self._scaled(inputs[0])
         total, pooled = self._forward(pixels)  # the first view of every set is the tile as it is
         described = None if self._describe is None or pooled is None else self._describe(pixels, pooled)
-        total = self._averaged(total, pixels)
-        if described is not None:  # and memory was enough
-            self._described.append(described)
-        return total
+        return self._averaged(total, pixels), described
 
     def _averaged(self, total: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
         """Average the scores of the first view with those of the others."""
@@ -246,15 +251,9 @@ class Engine(AbstractContextManager):
             return (total + nn.functional.avg_pool2d(self._forward(seen)[0], LARGER)) / 2
         return total / len(self._views) if len(self._views) > 1 else total
 
-    def _to_device(self, tiles: Sequence[NDArray[Any]]) -> torch.Tensor:
-        return self._scaled(np.stack([pad_to_stride(tile) for tile in tiles]))
-
-    def _scaled(self, batch: NDArray[Any]) -> torch.Tensor:
-        if batch.dtype not in (np.uint8, np.float32):
-            with np.errstate(over="ignore"):  # infinite, then cut to the limits
-                batch = batch.astype(np.float32)
+    def _scaled(self, batch: torch.Tensor) -> torch.Tensor:
         # reordered while pixels are bytes, a quarter of the memory
-        pixels = torch.from_numpy(batch).to(self.device).contiguous(memory_format=self._layout).float()
+        pixels = batch.contiguous(memory_format=self._layout).float()
         pixels = pixels.mul_(self._factors).add_(self._offsets)
         if self._limits is not None:
             pixels = pixels.clamp_(self._limits[:, 0], self._limits[:, 1])
@@ -330,7 +329,7 @@ def merge_classes(
 ) -> torch.Tensor:
     """Add up the probabilities of the classes of each group."""
     parts = [
-        probabilities.index_select(axis, torch.tensor(group, device=probabilities.device)).sum(axis)
+        torch.stack([probabilities.select(axis, index) for index in group], axis).sum(axis)
         for group in groups
     ]
     return torch.stack(parts, axis)

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from rsseg_cli.inference.tiling import Plan, Tile
 
 CHUNK_WIDTH_PX = 1024  # columns a read asks for, rounded to whole blocks of the file
-PREFETCH_GROUPS = 1
 # Tiles are handed over in groups: on busy processors each hand-over may have to wait.
 GROUP_PIXEL_TILES = 2
 GROUP_TILES = 32
@@ -61,7 +60,8 @@ class TileFeed(AbstractContextManager):
 
     A tile row is read in chunks of columns, whole blocks of `block_width`, and only the rows that the tile
     row before it did not have; shared rows are kept: bands x overlap x width values. `core_only` skips tiles
-    without valid pixels where they have a weight, else those without any.
+    without valid pixels where they have a weight, else those without any. `tiles_ahead` are made before
+    they are asked for.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class TileFeed(AbstractContextManager):
         first_row: int = 0,
         end_row: int | None = None,
         core_only: bool = False,
+        tiles_ahead: int = 1,
     ) -> None:
         self._reader = reader
         self._plan = plan
@@ -82,6 +83,7 @@ class TileFeed(AbstractContextManager):
         self._end_row = len(plan.rows) if end_row is None else end_row
         self._chunk_width = -(-CHUNK_WIDTH_PX // block_width) * block_width
         self._chunks_ahead = threads + 1
+        self._groups_ahead = -(-tiles_ahead // GROUP_PIXEL_TILES)
         self._readers = ThreadPoolExecutor(threads, thread_name_prefix="rsseg-read")
         self._assembler = ThreadPoolExecutor(1, thread_name_prefix="rsseg-assemble")
 
@@ -91,7 +93,7 @@ class TileFeed(AbstractContextManager):
 
     def __iter__(self) -> Iterator[TilePixels]:
         tiles = self._assemble()
-        ahead = deque(self._assembler.submit(_take_group, tiles) for _ in range(PREFETCH_GROUPS))
+        ahead = deque(self._assembler.submit(_take_group, tiles) for _ in range(self._groups_ahead))
         while True:
             group = ahead.popleft().result()
             if not group:

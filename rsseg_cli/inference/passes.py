@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,19 +12,19 @@ from numpy.typing import NDArray
 
 from rsseg_cli.errors import ModelError
 from rsseg_cli.inference import stitch, tiling
-from rsseg_cli.inference.engine import Engine, memory_errors, merge_classes
+from rsseg_cli.inference.batches import batches, neighbours, rows_together
+from rsseg_cli.inference.engine import Engine, is_out_of_memory, memory_errors, merge_classes
 from rsseg_cli.inference.feed import Reader, RowSink, TileFeed, TilePixels
 from rsseg_cli.inference.resample import Resampler
 from rsseg_cli.raster import classes
 
 FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254
-MAX_EMPTY_TILES = 64  # in a batch
-BATCHES_TOGETHER = 4  # at least, before a batch is cut short at the end of a tile row
 UNMERGED = "unmerged"  # the layer of the network's own classes, where several make one of the map's
 TINY = 1e-30
 HALF = 0.499  # least share of a resampled pixel's weight from valid pixels
 
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
+Observe = Callable[[Sequence[TilePixels], torch.Tensor], None] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +44,7 @@ class Pass:
     progress: Callable[[int], object]
     first: int = 0
     end: int | None = None
-    observe: Callable[[Sequence[TilePixels], torch.Tensor], None] | None = None
+    observe: Observe = None
 
     @property
     def channels(self) -> int:
@@ -84,21 +83,14 @@ def run_pass(
             first_row=span.run_first,
             end_row=span.run_end,
             core_only=core_only,
+            tiles_ahead=engine.batch_size(assembler.plan.rows.size, assembler.plan.cols.size),
         ) as feed,
     ):
-        for batch in _batches(feed, engine, assembler.columns):
-            inputs = [input_of(item) for item in batch if item.pixels is not None]
-            scores = iter(engine.run(inputs) if inputs else ())
-            described = engine.take_descriptions()
-            if described is not None and rows.observe is not None:
-                rows.observe([item for item in batch if item.pixels is not None], described)
-            finished = [
-                block
-                for item in batch
-                for block in assembler.push(item, None if item.pixels is None else next(scores))
-            ]
+        for batch in batches(feed, engine, assembler.columns):
+            inputs = [None if item.pixels is None else input_of(item) for item in batch]
+            finished = _run_batch(engine, assembler, batch, inputs, rows.observe)
             done += len(batch)
-            del batch, inputs, scores  # not kept while the next batch runs
+            del batch, inputs  # not kept while the next batch runs
             for block in waiting:
                 sink.put(block.row, block.col, block.values())
             waiting = finished  # fetched while the device works on the next batch
@@ -108,34 +100,38 @@ def run_pass(
         sink.finish()
 
 
-def _batches(feed: TileFeed, engine: Engine, columns: int) -> Iterator[list[TilePixels]]:
-    """Group tiles in order: with as many to run as the device takes at once, and those without between."""
-    batch: list[TilePixels] = []
-    filled = 0
-    for item in feed:
-        size = engine.batch_size(item.tile.height, item.tile.width)
-        if batch and item.tile.col_index == 0 and item.tile.row_index % rows_together(size, columns) == 0:
-            yield batch
-            batch, filled = [], 0
-        batch.append(item)
-        filled += item.pixels is not None
-        if filled >= size or len(batch) == MAX_EMPTY_TILES:
-            yield batch
-            batch, filled = [], 0
-    if batch:
-        yield batch
-
-
-def rows_together(batch_size: int, columns: int) -> int:
-    """Return of which number tile rows are multiples that begin a new batch.
-
-    On some devices a result depends on the rest of its batch, so a tile must be in the same batch wherever a
-    run begins. The number is a power of two, so that it divides that of any larger batch: out of memory, a
-    pass goes on with smaller batches, and another may continue it with these.
-    """
-    if batch_size == 1:
-        return 1
-    return 1 << (-(-BATCHES_TOGETHER * batch_size // columns) - 1).bit_length()
+def _run_batch(
+    engine: Engine, assembler: Assembler, batch: Sequence[TilePixels], inputs: Sequence[Any], observe: Observe
+) -> list[OutputBlock]:
+    """Run tiles and assemble their scores: all at once, or what does not fit into memory in halves."""
+    finished: list[OutputBlock] = []
+    done = 0  # tiles
+    try:
+        filled = [each for each in inputs if each is not None]
+        scores = engine.run(filled) if filled else None
+        described = engine.take_descriptions()
+        used = 0
+        for items in neighbours(batch):
+            tiles = slice(used, used + len(items))
+            own = None if scores is None or items[0].pixels is None else scores[tiles]
+            finished += assembler.push(items, own)
+            done += len(items)
+            if own is not None:
+                used = tiles.stop
+                if described is not None and observe is not None:
+                    observe(items, described[tiles])
+        return finished
+    except (RuntimeError, MemoryError) as err:
+        left = sum(each is not None for each in inputs[done:])
+        if left < 2 or not is_out_of_memory(err):
+            raise
+    scores = own = None  # before what is left is run again
+    engine.take_descriptions()
+    engine.halve(left)
+    middle = done + (len(batch) - done) // 2
+    for part in (slice(done, middle), slice(middle, None)):
+        finished += _run_batch(engine, assembler, batch[part], inputs[part], observe)
+    return finished
 
 
 class Span(NamedTuple):
@@ -234,7 +230,7 @@ class Assembler:
         self._stitcher = stitch.Stitcher(
             plan,
             (ramps[0], ramps[1]),
-            functools.partial(torch.softmax, dim=0) if engine.gives_logits else None,
+            torch.softmax if engine.gives_logits else None,
             first_row=self.span.run_first,
         )
         self._window = window or (0, 0, plan.height, plan.width)
@@ -242,18 +238,30 @@ class Assembler:
         cuts = row_cuts(plan, resampler, self._window[0], self._window[2])
         self.row_cuts: Sequence[int] = cuts[self.span.first : self.span.end + 1]
 
-    def push(self, item: TilePixels, scores: torch.Tensor | None) -> Iterator[OutputBlock]:
-        """Yield what a tile finishes; `scores` (channels, h, w) is None where the tile was not run."""
-        if item.tile.row_index < self.span.end:
-            for block in self._finish(item, scores):  # those above the span build the overlap
-                if item.tile.row_index >= self.span.first:
-                    yield block
+    @torch.inference_mode()
+    def push(self, items: Sequence[TilePixels], scores: torch.Tensor | None) -> list[OutputBlock]:
+        """Return what neighbours in a tile row finish, or one tile that was not run; `scores` are None then.
 
-    def _finish(self, item: TilePixels, scores: torch.Tensor | None) -> Iterator[OutputBlock]:
-        tile = item.tile
-        block = self._stitcher.skip(tile) if scores is None else self._stitcher.push(tile, scores)
-        first_row, first_col = block.row - tile.row, block.col - tile.col
-        valid = item.valid[first_row : first_row + block.height, first_col : first_col + block.width]
+        Where memory runs out nothing has changed, and the same tiles may be pushed with new scores.
+
+        Args:
+            scores: float (tiles, channels, h, w), which are overwritten.
+        """
+        row_index = items[0].tile.row_index
+        if row_index >= self.span.end:
+            return []
+        finished = list(self._finish(items, scores))
+        self._stitcher.commit()
+        if self._resampler is not None:
+            self._resampler.commit()
+        return finished if row_index >= self.span.first else []  # those above the span build the overlap
+
+    def _finish(self, items: Sequence[TilePixels], scores: torch.Tensor | None) -> Iterator[OutputBlock]:
+        if scores is None:
+            block = self._stitcher.skip(items[0].tile)
+        else:
+            block = self._stitcher.push([item.tile for item in items], scores)
+        valid = self._valid(items, block)
         if self._resampler is None:
             yield from self._in_map(block, valid)
             return
@@ -262,9 +270,21 @@ class Assembler:
             shape = (self._engine.channels, block.height, block.width)
             values = torch.zeros(shape, device=self._engine.device)
         elif self._masked and not valid.all():
-            values = values * torch.from_numpy(np.ascontiguousarray(valid)).to(values.device)
+            values = values * self._engine.transfers.stack([valid])
         for row, col, strip in self._resampler.push(block.row, block.col, values):
-            yield OutputBlock(row, col, self._engine.to_host(self._classify(strip)))
+            yield OutputBlock(row, col, self._engine.transfers.fetch(self._classify(strip)))
+
+    def _valid(self, items: Sequence[TilePixels], block: stitch.Block) -> NDArray[np.bool_]:
+        """Return which pixels of a block are data."""
+        first_row, cuts = block.row - items[0].tile.row, self.plan.cols.cuts
+        parts = [
+            item.valid[
+                first_row : first_row + block.height,
+                cuts[item.tile.col_index] - item.tile.col : cuts[item.tile.col_index + 1] - item.tile.col,
+            ]
+            for item in items
+        ]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, 1)
 
     def _in_map(self, block: stitch.Block, valid: NDArray[np.bool_]) -> Iterator[OutputBlock]:
         top, left, height, width = self._window
@@ -278,10 +298,11 @@ class Assembler:
             empty = np.full((self._channels, *valid.shape), classes.NODATA, np.uint8)
             yield OutputBlock(row, col, lambda: empty)
             return
-        fetch = self._engine.to_host(self._classify(block.values[:, rows, cols]))
-        yield OutputBlock(row, col, fetch if valid.all() else functools.partial(_masked, fetch, valid))
+        values = self._classify(block.values[:, rows, cols])
+        if not valid.all():
+            values.masked_fill_(self._engine.transfers.stack([~valid]), classes.NODATA)
+        yield OutputBlock(row, col, self._engine.transfers.fetch(values))
 
-    @torch.inference_mode()
     def _classify(self, values: torch.Tensor) -> torch.Tensor:
         """uint8 (layers, h, w) of scores (channels, h, w)."""
         empty: torch.Tensor | None = None
@@ -309,7 +330,9 @@ class Assembler:
         if "heatmaps" in self._layers or "uncertainty" in self._layers:
             others = values[self._engine.classes :]
             if self._merge and "heatmaps" in self._layers:
-                others = torch.stack([others[list(group)].amax(0) for group in self._merge])
+                others = torch.stack(
+                    [torch.stack([others[index] for index in group]).amax(0) for group in self._merge]
+                )
             parts.append(_to_bytes(others))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
@@ -318,7 +341,7 @@ class Assembler:
         best = scores.max(0)  # on the CPU its indices are 40 times faster than argmax
         labels = best.indices.to(torch.uint8).masked_fill_(best.values.isnan(), classes.INVALID)
         if self._resampler is not None:  # beside tiles that were not run
-            labels[best.values <= 0 if empty is None else empty] = classes.NODATA
+            labels.masked_fill_(best.values <= 0 if empty is None else empty, classes.NODATA)
         return labels[None], best.values[None]
 
 
@@ -334,9 +357,3 @@ def tempered(probabilities: torch.Tensor, temperature: float) -> torch.Tensor:
 def _to_bytes(values: torch.Tensor) -> torch.Tensor:
     """[0, 1] to 0-254, rounded."""
     return (values * FULL_SCALE).add_(0.5).clamp_(0, FULL_SCALE).to(torch.uint8)
-
-
-def _masked(fetch: Callable[[], NDArray[np.uint8]], valid: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    values = fetch()
-    values[:, ~valid] = classes.NODATA
-    return values

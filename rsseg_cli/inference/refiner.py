@@ -4,58 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.errors import ModelError
 from rsseg_cli.inference.engine import Engine, Scaling, merge_classes
+from rsseg_cli.inference.noise import normal_noise
 from rsseg_cli.inference.windows import Window
 from rsseg_cli.raster import classes
-
-_STEP = np.uint64(0x9E3779B97F4A7C15)
-_FACTORS = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
-_HALF = np.uint64(32)
-
-
-def normal_noise(
-    shape: tuple[int, int, int], row: int, col: int, *, seed: int, sample: int = 0
-) -> NDArray[np.float32]:
-    """Return standard normal numbers of a window (channels, height, width).
-
-    They depend on the pixel, counted from the scene's origin, on seed and sample, not on the window.
-    """
-    channels, height, width = shape
-    rows = np.arange(row, row + height, dtype=np.uint64)[:, None] << _HALF
-    pixels = rows | np.arange(col, col + width, dtype=np.uint64)
-    noise = np.empty(shape, np.float32)
-    hashed = _mix(pixels)
-    for pair in range((channels + 1) // 2):
-        key = _mix(_mix(np.full(1, seed, np.uint64)) ^ np.uint64(sample << 32 | pair))
-        bits = _mix(hashed ^ key)
-        radius = np.sqrt(-2 * np.log(_open_unit(bits >> _HALF)))
-        angle = 2 * np.pi * _open_unit(bits & np.uint64(0xFFFFFFFF))
-        for channel, wave in zip(range(2 * pair, channels), (np.cos, np.sin), strict=False):
-            noise[channel] = radius * wave(angle)
-    return noise
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output for these states; overflow wraps, as it must."""
-    values = values + _STEP
-    values = (values ^ (values >> np.uint64(30))) * _FACTORS[0]
-    values = (values ^ (values >> np.uint64(27))) * _FACTORS[1]
-    return values ^ (values >> np.uint64(31))
-
-
-def _open_unit(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """32 random bits to (0, 1)."""
-    return (bits.astype(np.float64) + 0.5) / 2.0**32
-
 
 REFINER_ATTRIBUTES = ("latent_stride", "latent_channels", "alignment_px", "halo_px", "default_steps")
 
@@ -98,10 +59,11 @@ class RefinerEngine(Engine):
             None if list(order) == list(range(len(order))) else torch.tensor(order, device=self.device)
         )
         self._merge = merge
-        self._numbers = np.full(
-            256, classes.NODATA, np.int64
-        )  # the network's number of each class of the map
-        self._numbers[: len(order)] = order
+        numbers = torch.full((256,), classes.NODATA)
+        numbers[: len(order)] = torch.tensor(order)
+        self._numbers = numbers.to(self.device)  # the network's number of each class of the map
+        # float64, which MPS lacks
+        self._noise_device = torch.device("cpu") if self.device.type == "mps" else self.device
 
     @staticmethod
     def check(network: nn.Module) -> None:
@@ -121,25 +83,33 @@ class RefinerEngine(Engine):
         """Channels of a result: classes, then the samples' disagreement if enabled."""
         return self.classes + self.uncertainty
 
-    def _run(self, tiles: Sequence[Window]) -> torch.Tensor:
-        image = self._scaled(np.stack([window.image for window in tiles]))
-        coarse = torch.from_numpy(self._numbers[np.stack([window.coarse for window in tiles])]).to(
-            self.device
+    def _inputs(self, tiles: Sequence[Window]) -> tuple[torch.Tensor, ...]:
+        image, coarse = (
+            self.transfers.stack(parts)
+            for parts in ([window.image for window in tiles], [window.coarse for window in tiles])
         )
-        scores = self._sample(image, coarse, self._noise(tiles, 0))
+        stride = self._latents[1]
+        origins = [np.array([window.row // stride, window.col // stride], np.int32) for window in tiles]
+        return image, coarse, self.transfers.stack(origins)
+
+    def _compute(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Return the scores (B, channels, H, W) of images, maps (B, H, W) and origins (B, 2) of latents."""
+        image, coarse = self._scaled(inputs[0]), self._numbers[inputs[1].int()]
+        noise = partial(self._noise, inputs[2], image.shape[-2:])
+        scores = self._sample(image, coarse, noise(0))
         entropy = self._entropy(scores) if self.uncertainty else None
         for number in range(1, self._samples):
-            sample = self._sample(image, coarse, self._noise(tiles, number))
+            sample = self._sample(image, coarse, noise(number))
             scores += sample
             if entropy is not None:
                 entropy += self._entropy(sample)
         if self._samples > 1:
             scores /= self._samples
         if entropy is None:
-            return scores
+            return scores, None
         max_entropy = math.log(max(2, min(self._samples, len(self._merge) or self.classes)))
         disagreement = (self._entropy(scores) - entropy / self._samples).div_(max_entropy).clamp_(0, 1)
-        return torch.cat([scores, disagreement], 1)
+        return torch.cat([scores, disagreement], 1), None
 
     def _entropy(self, scores: torch.Tensor) -> torch.Tensor:
         return entropy_of(merge_classes(scores, self._merge, 1) if self._merge else scores)
@@ -157,20 +127,12 @@ class RefinerEngine(Engine):
             return scores.index_select(1, self._order)
         return scores.clone() if scores is logits else scores
 
-    def _noise(self, tiles: Sequence[Window], sample: int) -> torch.Tensor:
-        """Return noise by the windows' origins: float (B, latent_channels, h, w)."""
+    def _noise(self, origins: torch.Tensor, size: Sequence[int], sample: int) -> torch.Tensor:
         channels, stride = self._latents
-        noise = [
-            normal_noise(
-                (channels, window.shape[1] // stride, window.shape[2] // stride),
-                window.row // stride,
-                window.col // stride,
-                seed=self._config.seed,
-                sample=sample,
-            )
-            for window in tiles
-        ]
-        return torch.from_numpy(np.stack(noise)).to(self.device, self._input_dtype)
+        shape = channels, size[0] // stride, size[1] // stride
+        rows, cols = origins.to(self._noise_device).long().unbind(1)
+        noise = normal_noise(shape, rows, cols, seed=self._config.seed, sample=sample)
+        return noise.to(self.device, self._input_dtype)
 
     def _blank(self, height: int, width: int) -> Any:
         image = super()._blank(height, width)

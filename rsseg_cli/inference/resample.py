@@ -68,10 +68,15 @@ class Resampler:
         self._source_width, self._strip_values = source[1], strip_values
         self._above: torch.Tensor | None = None  # (C, 1, source width): last row of the blocks above
         self._left: torch.Tensor | None = None  # (C, 1 + h, 1): last column before, with the row above
+        # what `commit` sets: the part of `_above` to write, its row, and `_left`
+        self._next: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     @torch.inference_mode()
     def push(self, row: int, col: int, values: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
-        """Yield what this block finishes: (row, col, values), in strips of rows of a bounded size."""
+        """Yield what this block finishes: (row, col, values), in strips of rows of a bounded size.
+
+        `commit` adds the block.
+        """
         block, row, col = self._extend(row, col, values)
         end_row, end_col = row + block.shape[1], col + block.shape[2]
         # The first row and column of an extended block were finished with the block before, unless it is the
@@ -88,6 +93,15 @@ class Resampler:
             strip = _interpolate(block, self.rows, rows, row, axis=1)
             yield first, first_col, _interpolate(strip, self.cols, columns, col, axis=2)
 
+    @torch.inference_mode()
+    def commit(self) -> None:
+        """Add the block that was pushed last, which takes no memory; until then it may be pushed again."""
+        if self._next is None:
+            raise ValueError("nothing was pushed")
+        above, row, self._left = self._next
+        self._next = None
+        above.copy_(row)
+
     def _extend(self, row: int, col: int, values: torch.Tensor) -> tuple[torch.Tensor, int, int]:
         """Put the row above and the column before in front of the block."""
         if self._above is None:
@@ -96,12 +110,11 @@ class Resampler:
         block = values
         if row:
             block = torch.cat([self._above[:, :, col:end], block], dim=1)
-        self._above[:, :, col:end] = values[:, -1:]
         if col:
             if self._left is None or self._left.shape[1] != block.shape[1]:
                 raise TilingError(f"the block at ({row}, {col}) does not follow the one before")
             block = torch.cat([self._left, block], dim=2)
-        self._left = block[:, :, -1:].clone()
+        self._next = self._above[:, :, col:end], values[:, -1:], block[:, :, -1:].clone()
         return block, row - bool(row), col - bool(col)
 
 

@@ -67,7 +67,7 @@ class Passes:
         )
         with engine:
             plan = plan_tiles(job)
-            seen = UnlikeCounter(engine.to_host)
+            seen = UnlikeCounter(engine.transfers.fetch)
             rows = replace(rows, observe=seen.add)
             assembler = passes.Assembler(
                 engine,

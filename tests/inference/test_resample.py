@@ -25,6 +25,7 @@ def resample_in_blocks(scene, target, layout, **options):
                 view = canvas[:, row : row + values.shape[1], col : col + values.shape[2]]
                 assert view.isnan().all(), "a pixel came twice"
                 view[:] = values
+            resampler.commit()
     return canvas
 
 

@@ -9,13 +9,13 @@ import pytest
 import rasterio
 import torch
 from affine import Affine
-from refiners import ImageClass, LocalRefiner, NextClass, SignOfNoise, refiner, whole_scores
+from refiners import ImageClass, LocalRefiner, NextClass, SignOfNoise, noise, refiner, whole_scores
 from scipy import ndimage
 from torch import nn
 
 from rsseg_cli import RefineConfig, predict, refine
 from rsseg_cli.errors import ModelError, OutputError, SceneError, UsageError
-from rsseg_cli.inference import RefinerEngine, windows
+from rsseg_cli.inference import windows
 from rsseg_cli.weights import ModelSpec, TrainedModel
 
 torch.set_num_threads(1)
@@ -93,13 +93,13 @@ def test_the_band_is_that_of_a_distance_transform(band_m, gsd_m):
 
 
 def test_noise_belongs_to_its_place():
-    whole = RefinerEngine.noise((3, 200, 220), 0, 0, seed=7)
-    np.testing.assert_array_equal(whole[:, 40:90, 110:160], RefinerEngine.noise((3, 50, 50), 40, 110, seed=7))
+    whole = noise((3, 200, 220), 0, 0, seed=7)
+    np.testing.assert_array_equal(whole[:, 40:90, 110:160], noise((3, 50, 50), 40, 110, seed=7))
     assert abs(whole.mean()) < 0.01
     assert abs(whole.std() - 1) < 0.01
     others = [
-        RefinerEngine.noise((3, 200, 220), 0, 0, seed=8),
-        RefinerEngine.noise((3, 200, 220), 0, 0, seed=7, sample=1),
+        noise((3, 200, 220), 0, 0, seed=8),
+        noise((3, 200, 220), 0, 0, seed=7, sample=1),
     ]
     planes = np.stack([*whole, *others[0], *others[1]]).reshape(9, -1)
     assert abs(np.corrcoef(planes) - np.eye(9)).max() < 0.03
@@ -187,10 +187,8 @@ def test_an_ensemble_averages_and_tells_its_disagreement(make_raster, make_label
     result = refine(
         make_raster(shape=(64, 64)), labels, tmp_path / "r.tif", config=config, uncertainty=tmp_path / "u.tif"
     )
-    noise = np.stack(
-        [RefinerEngine.noise((1, 16, 16), 0, 0, seed=2, sample=sample)[0] for sample in range(3)]
-    )
-    second = (noise < 0).mean(0).repeat(4, 0).repeat(4, 1)
+    drawn = np.stack([noise((1, 16, 16), 0, 0, seed=2, sample=sample)[0] for sample in range(3)])
+    second = (drawn < 0).mean(0).repeat(4, 0).repeat(4, 1)
     band = near(coarse, 4.0)
     np.testing.assert_array_equal(read(tmp_path / "r.tif"), np.where(band, second > 0.5, coarse))
     with np.errstate(divide="ignore", invalid="ignore"):
