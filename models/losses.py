@@ -54,7 +54,10 @@ def dice(logits: Tensor, labels: Tensor, smooth: float = 0.05) -> Tensor:
     classes = logits.shape[1]
     flat = (index.flatten() + classes * (~valid).flatten().to(index.dtype)).clamp(max=classes)
     overlap = hit.new_zeros(classes + 1).index_add(0, flat, hit.flatten())[:classes]
-    truth = torch.bincount(flat, minlength=classes + 1)[:classes].to(hit.dtype)
+    counts = flat.new_zeros(classes + 1).index_add(
+        0, flat, torch.ones_like(flat)
+    )  # `bincount` waits for a GPU
+    truth = counts[:classes].to(hit.dtype)
     total = probabilities.sum(dim=(0, 2, 3)) + truth
     loss = 1 - (2 * overlap + smooth) / (total + smooth)
     present = truth > 0
@@ -106,7 +109,7 @@ def fisher_discriminative(embeddings: Tensor) -> Tensor:
         return embeddings.new_zeros(())
     means = embeddings.mean(0)  # (N, C)
     within = (embeddings - means).square().sum(-1).mean()
-    first, second = torch.triu_indices(classes, classes, offset=1)
+    first, second = torch.triu_indices(classes, classes, offset=1, device=embeddings.device)
     between = (means[first] - means[second]).square().sum(-1).mean().clamp(min=1e-4)
     return within / (between + 1e-6)
 

@@ -24,9 +24,11 @@ BINS = 15  # of confidences
 
 def confusion_matrix(mapped: Tensor, labels: Tensor, classes: int) -> Tensor:
     """Count pixels by true (rows) and mapped class (columns), int64 (N, N); 255 in `labels` is left out."""
-    valid = labels != class_values.IGNORE
-    pairs = labels[valid] * classes + mapped[valid]
-    return pairs.bincount(minlength=classes**2).view(classes, classes)
+    cells = classes**2
+    pairs = labels.long() * classes + mapped
+    pairs = pairs.masked_fill(labels == class_values.IGNORE, cells).flatten()
+    counts = pairs.new_zeros(cells + 1)  # no `bincount`, which waits for a GPU
+    return counts.index_add_(0, pairs, pairs.new_ones(pairs.shape))[:cells].view(classes, classes)
 
 
 def count_confusion(

@@ -19,7 +19,7 @@ from rsseg_cli.raster import SceneInfo, SceneReader
 from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.corrections import read_corrections
-from rsseg_cli.training.crops import draw_training_scenes, jitter_colours
+from rsseg_cli.training.crops import draw_factors, draw_training_scenes, vary_colours, worsen
 from rsseg_cli.weights import ModelSpec
 
 CROP = 256
@@ -179,7 +179,8 @@ class Crops:
             is_drawn.append(True)
         turned = [_turned(*part, rng) for part in parts]
         clean = torch.stack([image for image, _ in turned])
-        varied = torch.stack([jitter_colours(image, rng, COLOUR) for image in clean])
+        factors = torch.stack([draw_factors(rng, clean.shape[1], COLOUR) for _ in clean])
+        varied = vary_colours(torch.stack([worsen(image, rng, COLOUR) for image in clean]), factors)
         labels = torch.stack([labels for _, labels in turned]).long()
         return varied, clean, labels, torch.tensor(is_drawn)
 

@@ -123,9 +123,9 @@ class TrainConfig:
     tile_size: int = option(
         512, "Side of validation tiles, px: a multiple of 32.", unit="px", minimum=64, maximum=8192, step=32
     )
-    workers: int = option(
-        0, "Processes that prepare crops; 0: the training process itself.", metavar="N", minimum=0,
-        maximum=256,
+    workers: int | Literal["auto"] = option(
+        "auto", "Processes that prepare crops; 0: the training process itself; auto: 0, with a GPU up to 8.",
+        metavar="N|auto", minimum=0, maximum=256,
     )
     seed: int = option(0, "Seed of all random numbers.", **COUNT_OR_NONE)
 

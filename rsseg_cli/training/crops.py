@@ -1,6 +1,7 @@
 """Augmented crops of labelled scenes, and whole scenes in tiles.
 
 Every crop follows from (seed, index) alone, so a resumed run sees the crops that an uninterrupted one sees.
+Crops leave as bytes, with the factors of their colours, which vary on the device.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ Window = tuple[slice, slice]
 ROWS = 1024  # read at once of a scene on disk
 
 
-class CropDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented crops: image float32 (bands, crop, crop) in [0, 1], labels int64 (crop, crop).
+class CropDataset(Dataset[tuple[Tensor, ...]]):
+    """Augmented crops: image uint8 (bands, crop, crop), labels uint8 (crop, crop), colours' factors.
 
     Real scenes are as likely as the square root of their labelled area on the ground, drawn ones equally;
     `gsd_m` is the resolution of a crop at scale 1.
@@ -49,12 +50,12 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
             [weights / weights.sum() * (1 - share), np.full(len(drawn), share / max(len(drawn), 1))]
         )
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        image, planes = self.crop(np.random.default_rng((self.config.seed, index)))
-        return image, planes[0].long()
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        image, planes, factors = self.crop(np.random.default_rng((self.config.seed, index)))
+        return image, planes[0], factors
 
-    def crop(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return an image float32 (bands, crop, crop) in [0, 1], and its `planes` uint8 (P, crop, crop)."""
+    def crop(self, rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Return an image uint8 (bands, crop, crop), its `planes` uint8 (P, crop, crop), its factors."""
         size = self.config.crop_size
         if rng.random() < self.config.mosaic:
             parts = [self._varied_crop(rng, size // 2) for _ in range(4)]
@@ -68,9 +69,9 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
             quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
             image, planes = (torch.rot90(item, quarters, (1, 2)) for item in (image, planes))
             image, planes = (image.flip(2), planes.flip(2)) if flip else (image, planes)
-        if self.config.colour:
-            image = jitter_colours(image, rng, self.config.colour)
-        return image.contiguous(), planes.contiguous()
+        image = worsen(image, rng, self.config.colour)
+        factors = draw_factors(rng, len(image), self.config.colour)
+        return image.contiguous(), planes.contiguous(), factors
 
     def planes(self, scene: int, window: Window, rng: np.random.Generator) -> NDArray[np.uint8]:
         """Return class planes of a window of a scene, (P, rows, cols); the first holds the labels."""
@@ -84,7 +85,6 @@ class CropDataset(Dataset[tuple[Tensor, Tensor]]):
                 break
         # copies: a scene's files are read-only
         pixels, classes = torch.from_numpy(np.array(image))[None], torch.from_numpy(np.array(planes))
-        pixels = pixels.float() / 255
         if pixels.shape[-1] == size:
             return pixels[0], classes
         pixels = F.interpolate(
@@ -116,25 +116,45 @@ def pad_to(
     return np.pad(image, short, mode="edge"), np.pad(planes, short, constant_values=class_values.IGNORE)
 
 
-def jitter_colours(image: Tensor, rng: np.random.Generator, strength: float) -> Tensor:
-    """Vary gain by band, saturation, contrast, gamma, blur and noise of an image (bands, H, W) in [0, 1]."""
-    bands = image.shape[0]
-    common = rng.uniform(-0.25, 0.25) * strength
-    gains = np.exp(common + rng.uniform(-0.12, 0.12, bands) * strength)
-    image = image * torch.from_numpy(gains).float()[:, None, None]
-    grey = image.mean(0, keepdim=True)
-    image = grey + (image - grey) * float(np.exp(rng.uniform(-0.5, 0.4) * strength))
-    mean = image.mean()
-    image = mean + (image - mean) * float(np.exp(rng.uniform(-0.3, 0.3) * strength))
-    image = image.clamp(0, 1) ** float(np.exp(rng.uniform(-0.25, 0.25) * strength))
+def worsen(image: Tensor, rng: np.random.Generator, strength: float) -> Tensor:
+    """Blur some images (bands, H, W), of bytes or in [0, 1], and add noise to some."""
     if rng.random() < 0.25 * strength:
         small = tuple(max(1, int(side * rng.uniform(0.4, 0.9))) for side in image.shape[1:])
         softer = F.interpolate(image[None], size=small, mode="bilinear", antialias=True)
         image = F.interpolate(softer, size=image.shape[1:], mode="bilinear", align_corners=False)[0]
     if rng.random() < 0.3 * strength:
         noise = torch.from_numpy(rng.standard_normal(image.shape, dtype=np.float32))
-        image = image + noise * float(rng.uniform(0, 0.04))
-    return image.clamp(0, 1)
+        noise *= float(rng.uniform(0, 0.04))
+        if image.dtype == torch.uint8:
+            return (image + 255 * noise).round_().clamp_(0, 255).byte()
+        image = (image + noise).clamp_(0, 1)
+    return image
+
+
+def draw_factors(rng: np.random.Generator, bands: int, strength: float) -> Tensor:
+    """Draw how an image's colours vary, float32 (bands + 3,): gains by band, saturation, contrast, gamma.
+
+    All are 1 where the strength is 0.
+    """
+    common = rng.uniform(-0.25, 0.25) * strength
+    exponents = [
+        *(common + rng.uniform(-0.12, 0.12, bands) * strength),
+        rng.uniform(-0.5, 0.4) * strength,
+        rng.uniform(-0.3, 0.3) * strength,
+        rng.uniform(-0.25, 0.25) * strength,
+    ]
+    return torch.from_numpy(np.exp(exponents)).float()
+
+
+def vary_colours(images: Tensor, factors: Tensor) -> Tensor:
+    """Vary the colours of images (B, bands, H, W) in [0, 1] by their factors (B, bands + 3)."""
+    bands = images.shape[1]
+    saturation, contrast, gamma = factors[:, bands:, None, None, None].unbind(1)
+    images = images * factors[:, :bands, None, None]
+    grey = images.mean(1, keepdim=True)
+    images = grey + (images - grey) * saturation
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return (mean + (images - mean) * contrast).clamp(0, 1) ** gamma
 
 
 def _labelled_px(scene: LoadedScene) -> int:
@@ -179,7 +199,7 @@ class EpochSampler(Sampler[int]):
 
 
 class TileDataset(Dataset[tuple[Tensor, ...]]):
-    """Whole scenes in tiles without overlap, for validation: image (bands, tile, tile), labels (tile, tile).
+    """Whole scenes in tiles without overlap, for validation: uint8 image (bands, tile, tile), labels.
 
     Process `rank` of `world` takes every world-th tile; one without a tile takes one without labels.
     """
@@ -205,13 +225,13 @@ class TileDataset(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         image, planes = self.tile(index)
-        return image, planes[0].long()
+        return image, planes[0]
 
     def planes(self, scene: int, window: Window) -> NDArray[np.uint8]:
         return self.scenes[scene].labels[None, *window]
 
     def tile(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return a tile's image in [0, 1] and its `planes` uint8."""
+        """Return a tile's image and its `planes`, both uint8."""
         scene, window, _ = self.tiles[index]
         image, planes = pad_to(
             self.scenes[scene].image[:, *window], self.planes(scene, window), self.tile_size
@@ -219,7 +239,7 @@ class TileDataset(Dataset[tuple[Tensor, ...]]):
         image, planes = np.array(image), np.array(planes)  # copies: a scene's files are read-only
         if self.blank:
             planes[0] = class_values.IGNORE
-        return torch.from_numpy(image).float() / 255, torch.from_numpy(planes)
+        return torch.from_numpy(image), torch.from_numpy(planes)
 
 
 def draw_training_scenes(

@@ -24,9 +24,11 @@ from rsseg_cli.evaluation import metrics
 from rsseg_cli.models import BicorSeg, losses
 from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.config import TrainConfig
+from rsseg_cli.training.crops import vary_colours
 from rsseg_cli.weights import ModelSpec
 
 END_SHARE = 0.01  # of the highest rate, where `end_rate` is 0
+CHECKED_STEPS = 10  # on a GPU, one of so many looks at the loss
 
 
 class MonitoredMetric(NamedTuple):
@@ -56,7 +58,13 @@ class TrainingModule(L.LightningModule):
         self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1), persistent=False)
         self.history: list[dict[str, Any]] = []
         self.step_loss = float("nan")
-        self.loss_sum, self.loss_count, self.epoch_started, self.epoch_rate = 0.0, 0, 0.0, 0.0
+        self.losses_seen = torch.zeros(2)  # of this epoch's steps: the last one's, and their sum
+        self.loss_count, self.epoch_started, self.epoch_rate = 0, 0.0, 0.0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether each step looks at its loss, for which a GPU would have to be waited for."""
+        return self.device.type == "cpu"
 
     @property
     def trained(self) -> nn.Module:
@@ -71,29 +79,42 @@ class TrainingModule(L.LightningModule):
     def progress_text(self, scores: Mapping[str, Any]) -> str:
         """Return an epoch's scores for the progress line."""
 
-    def normalise(self, image: Tensor) -> Tensor:
+    def normalise(self, image: Tensor, factors: Tensor | None = None) -> Tensor:
+        """Return images of bytes as the network expects them; factors vary their colours."""
+        image = image.float() / 255
+        if factors is not None and self.config.colour:
+            image = vary_colours(image, factors)
         return ((image - self.get_buffer("mean")) / self.get_buffer("std")).contiguous(
             memory_format=torch.channels_last
         )
 
     def training_step(self, batch: Any, batch_index: int) -> Tensor:
         loss, parts = self.losses(batch)
-        self.step_loss = loss.item()
-        if not torch.isfinite(loss.detach()):
-            kept = f"epoch {len(self.history)} is kept" if self.history else "no epoch was finished"
-            more = ", or --precision 32" if self.config.precision == "16" else ""
-            raise ModelError(
-                f"step {self.global_step + 1} (epoch {self.current_epoch + 1}): the loss is {self.step_loss}"
-                f", training stops; {kept}. Pass a lower --lr than {self.config.learning_rate:g}{more}"
-            )
-        self.loss_sum, self.loss_count = self.loss_sum + self.step_loss, self.loss_count + 1
+        seen = loss.detach().float()
+        self.losses_seen = torch.stack([seen, self.losses_seen[1].to(seen.device) + seen])
+        if self.is_waiting or self.loss_count % CHECKED_STEPS == 0:
+            self._check_losses()
+        self.loss_count += 1
         self.log("loss", loss, on_step=True, on_epoch=True)
         for name, part in parts.items():
             self.log(f"loss_{name}", part.detach(), on_step=True, on_epoch=False)
         return loss
 
+    def _check_losses(self) -> float:
+        """Return the sum of the epoch's losses, which the device must have computed; ModelError where one of
+        them is no number."""
+        self.step_loss, total = self.losses_seen.tolist()
+        if math.isfinite(total):
+            return total
+        kept = f"epoch {len(self.history)} is kept" if self.history else "no epoch was finished"
+        more = ", or --precision 32" if self.config.precision == "16" else ""
+        raise ModelError(
+            f"step {self.global_step + 1} (epoch {self.current_epoch + 1}): the loss is {self.step_loss}"
+            f", training stops; {kept}. Pass a lower --lr than {self.config.learning_rate:g}{more}"
+        )
+
     def on_train_epoch_start(self) -> None:
-        self.loss_sum, self.loss_count, self.epoch_started = 0.0, 0, time.perf_counter()
+        self.losses_seen, self.loss_count, self.epoch_started = torch.zeros(2), 0, time.perf_counter()
         groups = self.optimizers().param_groups  # type: ignore[union-attr]
         self.epoch_rate = float(groups[-1]["lr"])
         self.log("rate", self.epoch_rate, on_step=False, on_epoch=True)
@@ -102,7 +123,7 @@ class TrainingModule(L.LightningModule):
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
-                "loss": self.loss_sum / max(self.loss_count, 1),
+                "loss": self._check_losses() / max(self.loss_count, 1),
                 "rate": self.epoch_rate,
                 "seconds": round(time.perf_counter() - self.epoch_started, 1),
                 **scores,
@@ -151,9 +172,9 @@ class SegmentationModule(TrainingModule):
         self.loss_weights = losses.BicorLossWeights(**{key: getattr(config, key) for key in weights})
         self.confusion = torch.zeros(len(spec.classes), len(spec.classes), dtype=torch.int64)
 
-    def losses(self, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        image, labels = batch
-        parts = self._loss_parts(self.normalise(image), labels)
+    def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+        image, labels, factors = batch
+        parts = self._loss_parts(self.normalise(image, factors), labels.long())
         return torch.stack(list(parts.values())).sum(), parts
 
     def progress_text(self, scores: Mapping[str, Any]) -> str:
@@ -179,16 +200,16 @@ class SegmentationModule(TrainingModule):
         return self.network(image)
 
     def on_validation_epoch_start(self) -> None:
-        self.confusion.zero_()
+        self.confusion = torch.zeros_like(self.confusion, device=self.device)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
         image, labels = batch
         classes = self(self.normalise(image)).max(1).indices
         labels = labels.where(labels < len(self.confusion), class_values.IGNORE)  # sets are not scored
-        self.confusion += metrics.confusion_matrix(classes, labels, len(self.confusion)).cpu()
+        self.confusion += metrics.confusion_matrix(classes, labels, len(self.confusion))
 
     def on_validation_epoch_end(self) -> None:
-        total = self.trainer.strategy.reduce(self.confusion.to(self.device), reduce_op="sum")
+        total = self.trainer.strategy.reduce(self.confusion, reduce_op="sum")
         scores = protocol_scores(total.cpu(), self.class_names, self.protocol)
         for name in ("miou", "mean_f1", "overall_accuracy"):
             self.log(f"val_{name}", scores[name])
@@ -247,19 +268,51 @@ def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict[str, 
     return [group for group in groups if group["params"]]
 
 
-def averaged_weights(decay: float) -> WeightAveraging:
-    """Average weights and statistics exponentially; the decay rises to `decay`, to forget the start."""
+class Averaging(WeightAveraging):
+    """Average weights and statistics exponentially; the decay rises to `decay`, to forget the start.
 
-    def average(means: Any, values: Any, count: Tensor | int) -> None:
-        step = int(count)  # one synchronisation with the device a step, not one a tensor
-        now = min(decay, (1 + step) / (10 + step))
-        for mean, value in zip(means, values, strict=True):
-            if mean.is_floating_point():
-                mean += (value - mean) * (1 - now)  # exact where both are equal: frozen weights stay
-            else:
-                mean.copy_(value)
+    All stays on the device, and nothing waits for it.
+    """
 
-    return WeightAveraging(multi_avg_fn=average, use_buffers=True)
+    def __init__(self, decay: float) -> None:
+        super().__init__(use_buffers=True)
+        self._decay, self._count = decay, 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._average_model is not None:  # made on the CPU
+            self._count = int(self._average_model.to(pl_module.device).n_averaged)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._average_model is None or trainer.global_step <= self._latest_update_step:
+            return
+        self._latest_update_step = trainer.global_step
+        share = 1 - min(self._decay, (1 + self._count) / (10 + self._count)) if self._count else 1.0
+        move_towards(self._average_model.module, pl_module, share)
+        self._average_model.n_averaged += 1
+        self._count += 1
+
+
+@torch.no_grad()
+def move_towards(average: nn.Module, network: nn.Module, share: float) -> None:
+    """Move all numbers of a network by a share of the way to another's; whole numbers become the other's."""
+    pairs = [
+        (mean, value.detach())
+        for means, values in (
+            (average.parameters(), network.parameters()), (average.buffers(), network.buffers())
+        )
+        for mean, value in zip(means, values, strict=True)
+    ]  # fmt: skip
+    moved = [pair for pair in pairs if share < 1 and pair[0].is_floating_point()]
+    kept = [pair for pair in pairs if share == 1 or not pair[0].is_floating_point()]
+    for mean, value in kept:
+        mean.copy_(value)
+    if moved:
+        means, values = zip(*moved, strict=True)
+        steps = torch._foreach_sub(values, means)
+        torch._foreach_mul_(steps, share)
+        torch._foreach_add_(means, steps)  # exact where both are equal: frozen weights stay
 
 
 def mixed_precision(precision: str, device: torch.device | str) -> str:

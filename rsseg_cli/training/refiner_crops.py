@@ -30,7 +30,7 @@ MAX_CLASSES = 8  # of a map that is smoothed, and of random blobs
 
 
 class LabelCrops(Dataset[tuple[Tensor]]):
-    """Label maps int64 (crop, crop) for the codec: of scenes, half of them degraded, and random ones."""
+    """Label maps uint8 (crop, crop) for the codec: of scenes, half of them degraded, and random ones."""
 
     def __init__(
         self,
@@ -51,16 +51,16 @@ class LabelCrops(Dataset[tuple[Tensor]]):
         config = self.crops.config
         rng = np.random.default_rng((config.seed, index, 1))
         if rng.random() < self.refining.random_maps:
-            return (torch.from_numpy(random_map(rng, self.classes, config.crop_size)).long(),)
+            return (torch.from_numpy(random_map(rng, self.classes, config.crop_size)),)
         labels = self.crops.crop(rng)[1][0]
         if rng.random() < WORSE_SHARE:
             labels = torch.from_numpy(degrade(labels.numpy(), rng, self.refining.degrade_px))
-        return (labels.long(),)
+        return (labels,)
 
 
 class RefinerCrops(CropDataset):
-    """Augmented crops: image float32 (bands, crop, crop) in [0, 1], coarse map uint8 and labels int64 (crop,
-    crop); with closer looks also these, uint8 (N, crop, crop). A crop takes one of its scene's `maps`.
+    """Augmented crops: image (bands, crop, crop), coarse map and labels (crop, crop), with closer looks also
+    these (N, crop, crop), all uint8, and factors of colours. A crop takes one of its scene's `maps`.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class RefinerCrops(CropDataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:  # type: ignore[override]
         rng = np.random.default_rng((self.config.seed, index))
-        image, planes = self.crop(rng)
+        image, planes, factors = self.crop(rng)
         labels, coarse, *closer = planes.numpy()
         if rng.random() < self.refining.from_labels:
             coarse = np.where(labels == class_values.IGNORE, coarse, labels)
         if rng.random() < self.refining.degrade or np.array_equal(coarse, labels):
             coarse = degrade(coarse, rng, self.refining.degrade_px)
-        crop = image, torch.from_numpy(np.array(coarse)), planes[0].long()
-        return (*crop, planes[2:]) if closer else crop
+        crop = image, torch.from_numpy(np.array(coarse)), planes[0]
+        return (*crop, planes[2:], factors) if closer else (*crop, factors)
 
     def planes(self, scene: int, window: Window, rng: np.random.Generator) -> NDArray[np.uint8]:
         maps = self.maps[scene]
@@ -130,7 +130,7 @@ class RefinerTiles(TileDataset):
 
     def __getitem__(self, index: int) -> tuple[Any, ...]:
         image, (labels, coarse) = self.tile(index)
-        return image, coarse, labels.long(), self.tiles[index][2]
+        return image, coarse, labels, self.tiles[index][2]
 
 
 def degrade(labels: Labels, rng: np.random.Generator, reach_px: int) -> Labels:

@@ -68,7 +68,7 @@ class CodecModule(StageModule):
     stage: diffusion.Stage = "codec"
 
     def losses(self, batch: tuple[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        return split_losses(self.refiner.codec_losses(batch[0]))
+        return split_losses(self.refiner.codec_losses(batch[0].long()))
 
     def progress_text(self, scores: Mapping[str, Any]) -> str:
         return f"val codec loss {scores['codec_loss']:.4f}"
@@ -80,7 +80,7 @@ class CodecModule(StageModule):
         labels, numbers = batch[-2:]
         if (labels != class_values.IGNORE).any():
             torch.manual_seed(int(numbers[0]))
-            self.val_losses.append(self.refiner.codec_losses(labels)["loss"].float())
+            self.val_losses.append(self.refiner.codec_losses(labels.long())["loss"].float())
 
     def on_validation_epoch_end(self) -> None:
         losses = torch.stack([*self.val_losses, torch.zeros((), device=self.device)])
@@ -118,8 +118,8 @@ class RefinerModule(StageModule):
         self.tallies = {"": Tally(self.classes), "coarse_": Tally(self.classes)}
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:
-        image, *others = batch  # coarse map, labels, and the closer look where there is one
-        inputs: Any = (self.normalise(image), *others)
+        image, coarse, labels, *closer, factors = batch  # a closer look where there is one
+        inputs: Any = (self.normalise(image, factors), coarse, labels.long(), *closer)
         if self.align is None:
             return split_losses(self.refiner.refiner_losses(*inputs))
         if self.global_step < self.align_steps:
@@ -148,7 +148,7 @@ class RefinerModule(StageModule):
         noise = self.noise(numbers, (height, width)).to(image.device)
         logits = self(self.normalise(image), coarse, noise)
         classes = logits.max(1).indices.to(torch.uint8).cpu().numpy()
-        truth = labels.to(torch.uint8).cpu().numpy()
+        truth = labels.cpu().numpy()
         for before, refined, known in zip(coarse.cpu().numpy(), classes, truth, strict=True):
             self.tallies[""].add(merge_in_band(before, refined, self.band_px), known)
             self.tallies["coarse_"].add(before, known)

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rsseg_cli.data import LabelledData, LoadedScene, datasets
 from rsseg_cli.errors import DataError, ModelError, UsageError
+from rsseg_cli.system import cores
 from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.training.crops import (
     CropDataset,
@@ -46,6 +47,7 @@ from rsseg_cli.weights import ModelSpec
 logger = logging.getLogger(__name__)
 
 SETTINGS_FILE = "settings.toml"
+MAX_WORKERS = 8  # that prepare crops for a GPU
 
 
 class TrainingScenes(NamedTuple):
@@ -124,18 +126,19 @@ class FitData(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         config = self.config
-        return DataLoader(
-            self.crops,
-            batch_size=config.batch_size,
-            sampler=EpochSampler(self.length, config.batch_size, *self._rank()),
-            num_workers=config.workers,
-            persistent_workers=config.workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            drop_last=True,
-        )
+        sampler = EpochSampler(self.length, config.batch_size, *self._rank())
+        return self._loader(self.crops, config.batch_size, sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.tiles(*self._rank()), batch_size=2)
+        return self._loader(self.tiles(*self._rank()), 2)
+
+    def _loader(self, items: Dataset[Any], batch_size: int, **more: Any) -> DataLoader[Any]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        many = min(MAX_WORKERS, cores() // self._rank()[1]) if on_gpu else 0
+        workers = many if self.config.workers == "auto" else int(self.config.workers)
+        return DataLoader(
+            items, batch_size, num_workers=workers, persistent_workers=workers > 0, pin_memory=on_gpu, **more
+        )
 
 
 def fit_segmenter(

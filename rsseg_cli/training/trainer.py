@@ -24,7 +24,7 @@ from tqdm import tqdm
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.inference import Engine
 from rsseg_cli.training.config import RunOptions, Show, TrainConfig
-from rsseg_cli.training.module import averaged_weights, mixed_precision
+from rsseg_cli.training.module import Averaging, mixed_precision
 
 logger = logging.getLogger(__name__)
 REFRESH_S = 0.5
@@ -112,7 +112,7 @@ def build_trainer(config: TrainConfig, run: RunOptions, best: ModelCheckpoint) -
     last = ModelCheckpoint(run.run_dir, "last", every_n_epochs=1, enable_version_counter=False)
     callbacks: list[L.Callback] = [best, last, RunProgress(run.show)]
     if config.ema:
-        callbacks.append(averaged_weights(config.ema))
+        callbacks.append(Averaging(config.ema))
     if config.patience:
         callbacks.append(_Patience(best.monitor or "", mode=best.mode, patience=config.patience))
     if run.resume:

@@ -88,7 +88,8 @@ def test_the_loss_lets_a_pixel_be_any_of_its_set(sheets: DataConfig) -> None:
     torch.manual_seed(0)
     network = BicorSeg(BicorSegConfig(classes=3, encoder="test_efficientnet", channels=16))
     module = SegmentationModule(network, spec(), settings.TrainConfig(), 1, sets=data.sets)
-    batch = torch.from_numpy(scene.image)[None].float() / 255, torch.from_numpy(scene.labels)[None].long()
+    image, labels = torch.from_numpy(scene.image)[None], torch.from_numpy(scene.labels)[None]
+    batch = image, labels, torch.ones(1, 6)  # colours as they are
     loss, parts = module.losses(batch)
     assert set(parts) == {"main", "auxiliary", "heatmaps", "fisher"}
     loss.backward()
@@ -99,10 +100,10 @@ def test_the_loss_lets_a_pixel_be_any_of_its_set(sheets: DataConfig) -> None:
         module.losses(batch)[0].backward()
         optimizer.step()
     assert module.losses(batch)[0] < 0.9 * before
-    mapped = network(module.normalise(batch[0])).argmax(1)[0, :32]
+    mapped = network(module.normalise(image)).argmax(1)[0, :32]
     assert ((mapped == 0) | (mapped == 1)).float().mean() > 0.9
     module.on_validation_epoch_start()
-    module.validation_step(batch, 0)
+    module.validation_step((image, labels), 0)
     assert module.confusion.sum() == 2048
 
 

@@ -17,8 +17,10 @@ from rsseg_cli.training.crops import (
     EpochSampler,
     TileDataset,
     crops_per_pass_of,
+    draw_factors,
     draw_training_scenes,
-    jitter_colours,
+    vary_colours,
+    worsen,
 )
 from rsseg_cli.weights import ClassSpec, ModelSpec
 
@@ -129,9 +131,9 @@ class TestCrops:
             [loaded(self.labels())], TrainConfig(crop_size=64, scales=(1, 1), mosaic=mosaic, colour=0)
         )
         for index in range(20):
-            image, labels = crops[index]
+            image, labels, _ = crops[index]
             assert image.shape == (3, 64, 64)
-            torch.testing.assert_close(image[0], labels.float() * 60 / 255)
+            assert torch.equal(image[0], labels * 60)
 
     def test_scale_follows_the_ground(self):
         """Stripes 16 m wide: at 1 m a pixel they are 16 px wide, from a scene at 0.5 m as from one at 1 m."""
@@ -141,12 +143,12 @@ class TestCrops:
             crops = CropDataset(
                 [loaded(labels, gsd_m)], TrainConfig(crop_size=128, scales=(1, 1), mosaic=0, colour=0)
             )
-            _, crop = crops[0]
+            _, crop, _ = crops[0]
             changes = max((crop[0, 1:] != crop[0, :-1]).sum(), (crop[1:, 0] != crop[:-1, 0]).sum())
             assert changes in (7, 8)
 
     def test_a_scene_smaller_than_a_crop_is_filled_up_with_ignore(self):
-        image, labels = CropDataset(
+        image, labels, _ = CropDataset(
             [loaded(self.labels()[:40, :50])], TrainConfig(crop_size=64, scales=(1, 1), mosaic=0)
         )[0]
         assert image.shape == (3, 64, 64)
@@ -166,12 +168,33 @@ class TestCrops:
         assert share == pytest.approx(0.3, abs=0.08)
 
     def test_colours_stay_in_range_and_zero_strength_changes_nothing(self):
-        image = torch.rand(3, 32, 32)
-        for seed in range(20):
-            changed = jitter_colours(image, np.random.default_rng(seed), 1.0)
-            assert changed.shape == image.shape
-            assert 0 <= changed.min() <= changed.max() <= 1
-        torch.testing.assert_close(jitter_colours(image, np.random.default_rng(0), 0.0), image)
+        images, rng = torch.rand(20, 3, 32, 32), np.random.default_rng(0)
+        factors = torch.stack([draw_factors(rng, 3, 1.0) for _ in images])
+        changed = vary_colours(images, factors)
+        assert changed.shape == images.shape
+        assert 0 <= changed.min() <= changed.max() <= 1
+        assert ((changed - images).abs().mean((1, 2, 3)) > 0.005).all()
+        none = torch.stack([draw_factors(rng, 3, 0.0) for _ in images])
+        torch.testing.assert_close(vary_colours(images, none), images, atol=1e-6, rtol=0)
+
+    def test_the_colours_of_an_image_do_not_depend_on_its_batch(self):
+        images, rng = torch.rand(8, 3, 32, 32), np.random.default_rng(0)
+        factors = torch.stack([draw_factors(rng, 3, 1.0) for _ in images])
+        together = vary_colours(images, factors)
+        alone = [vary_colours(image[None], own[None])[0] for image, own in zip(images, factors, strict=True)]
+        torch.testing.assert_close(torch.stack(alone), together, atol=1e-6, rtol=0)
+
+    @pytest.mark.parametrize("kind", ["bytes", "shares"])
+    def test_some_images_are_blurred_and_some_get_noise(self, kind):
+        image = torch.full((3, 32, 32), 128, dtype=torch.uint8)
+        image[:, ::2] = 140
+        image = image if kind == "bytes" else image / 255
+        worse = [worsen(image, np.random.default_rng(seed), 1.0) for seed in range(60)]
+        spread = torch.stack([item.float().std() / image.float().std() for item in worse])
+        assert all(item.dtype == image.dtype for item in worse)
+        assert 6 <= (spread < 0.9).sum() <= 25  # 25 %
+        assert 6 <= (spread > 1.01).sum() <= 25  # 30 %
+        assert all(torch.equal(worsen(image, np.random.default_rng(seed), 0.0), image) for seed in range(9))
 
     def test_epochs_do_not_repeat_crops(self):
         sampler = EpochSampler(5)

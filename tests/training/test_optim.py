@@ -10,7 +10,13 @@ import torch
 from torch import nn
 
 from rsseg_cli.training.config import TrainConfig
-from rsseg_cli.training.module import build_optimizer, build_schedule, learning_rate_factor, parameter_groups
+from rsseg_cli.training.module import (
+    build_optimizer,
+    build_schedule,
+    learning_rate_factor,
+    move_towards,
+    parameter_groups,
+)
 from rsseg_cli.training.recipes import resolve_settings
 
 
@@ -97,3 +103,19 @@ def test_lookahead_goes_on_from_its_state(stopped_after):
         step(network, optimizer, seed)
         step(other, resumed, seed)
     assert torch.equal(network.weight, other.weight)
+
+
+def test_an_average_moves_by_a_share_and_leaves_what_is_equal():
+    average, network = nn.BatchNorm1d(4), nn.BatchNorm1d(4)
+    nn.init.normal_(network.bias)
+    network.running_mean += 2
+    network.num_batches_tracked += 7
+    network.weight.data[:] = average.weight.data[:] = 0.1
+    before = copy.deepcopy(average)
+    move_towards(average, network, 0.25)
+    torch.testing.assert_close(average.bias, 0.25 * network.bias)
+    torch.testing.assert_close(average.running_mean, torch.full((4,), 0.5))
+    assert torch.equal(average.weight, before.weight)
+    assert average.num_batches_tracked == 7
+    move_towards(average, network, 1.0)
+    assert torch.equal(average.bias, network.bias)

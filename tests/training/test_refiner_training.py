@@ -156,11 +156,11 @@ def test_image_rough_map_and_labels_of_a_crop_have_one_geometry():
     config = TrainConfig(crop_size=64, mosaic=0.0, colour=0.0, scales=(1.0, 1.0))
     crops = RefinerCrops([scene], [(other,)], config, plain)
     for index in range(10):
-        image, coarse, actual = crops[index]
-        assert torch.equal(coarse.long(), actual ^ 1)
-        assert torch.equal((image[0] > 0.5).long(), actual)
+        image, coarse, actual, _ = crops[index]
+        assert torch.equal(coarse, actual ^ 1)
+        assert torch.equal((image[0] > 127).byte(), actual)
     scaled = RefinerCrops([scene], [(other,)], TrainConfig(crop_size=64, mosaic=0.0), plain)
-    assert all(torch.equal(part[1].long(), part[2] ^ 1) for part in (scaled[index] for index in range(10)))
+    assert all(torch.equal(part[1], part[2] ^ 1) for part in (scaled[index] for index in range(10)))
 
 
 def test_a_crop_takes_one_version_and_too_good_maps_are_degraded():
@@ -172,7 +172,7 @@ def test_a_crop_takes_one_version_and_too_good_maps_are_degraded():
     actual = {int(value) for index in range(20) for value in crops[index][1].unique()}
     assert actual == {0, 1}
     perfect = RefinerCrops([scene], [(scene.labels,)], config, plain)
-    assert not all(torch.equal(part[1].long(), part[2]) for part in (perfect[index] for index in range(8)))
+    assert not all(torch.equal(part[1], part[2]) for part in (perfect[index] for index in range(8)))
     with pytest.raises(ValueError, match="every scene"):
         RefinerCrops([scene], [()], config, plain)
 
@@ -185,7 +185,7 @@ def test_a_closer_look_has_the_crops_geometry_and_drawn_scenes_have_none():
     crops = RefinerCrops([scene], [(scene.labels,)], config, plain, [drawn], [looked])
     kinds = set()
     for index in range(12):
-        _, _, labels, closer = crops[index]
+        _, _, labels, closer, _ = crops[index]
         known = bool((closer != class_values.IGNORE).all())
         assert known or (closer == class_values.IGNORE).all()
         assert not known or torch.equal(closer[1] == 254, labels == 1)
@@ -211,7 +211,7 @@ def test_label_maps_of_the_first_stage():
     assert max(int(drawn[index][0].max()) for index in range(10)) > 1
     real = LabelCrops([scene], config, RefiningConfig(random_maps=0.0), classes=6)
     assert max(int(real[index][0].max()) for index in range(10)) == 1
-    assert real[3][0].dtype == torch.int64
+    assert real[3][0].dtype == torch.uint8
 
 
 def test_validation_tiles_lie_evenly_over_what_is_labelled():
