@@ -1,5 +1,6 @@
 # make demo    draw a scene, map it, say where the map and its picture lie
 # make test    run the tests (PYTEST='-m slow' for the slow ones)
+# make gpu     on a machine with a CUDA device: the tests marked gpu, then the benchmark, to gpu.json
 # make lint    style and types
 # make docs    the documentation as a site, in build/site
 # make qgis-plugin    the QGIS plugin as a zip, in dist
@@ -13,7 +14,7 @@ PYTEST :=
 PYTHON := python3.13 python3.12 python3.11 python3.14 python3 python
 RESOLUTION := highest
 
-.PHONY: demo environment test lint docs qgis-plugin audit lock clean
+.PHONY: demo environment test gpu lint docs qgis-plugin audit lock clean
 .DELETE_ON_ERROR:
 
 environment: $(VENV)/.ready
@@ -23,6 +24,10 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
+
+gpu: $(VENV)/.ready
+	$(BIN)/python -m pytest -m gpu tests/test_gpu.py $(PYTEST)
+	$(BIN)/python benchmarks/gpu.py
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check .

@@ -40,6 +40,16 @@ def own_address() -> str:
         return str(probe.getsockname()[0])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
 @pytest.fixture(autouse=True)
 def loggers_as_before() -> Iterator[None]:
     """A command sets levels for its whole process; the next test begins without them."""
