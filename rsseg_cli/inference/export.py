@@ -154,7 +154,7 @@ def _compare(function: Probabilities, run: Run, sizes: Sequence[tuple[int, int, 
 def _traced_bytes(function: Probabilities, spec: ModelSpec) -> bytes:
     axes = {0: "batch", 2: "side", 3: "side"}  # Deepness takes outputs alone whose sides have one name
     side = traced_px({})
-    written = io.BytesIO()
+    written: Any = io.BytesIO()
     torch.onnx.export(
         function, (_example(spec, 1, side, side),), written, dynamo=False, opset_version=ONNX_OPSET,
         input_names=["image"], output_names=["probabilities"],

@@ -67,7 +67,7 @@ def item_of(mapped: Mapped, path: Path) -> bytes:
     shape = footprint(grid)
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     by = f"model {mapped.model}" + (f", boundaries by {mapped.refiner}" if mapped.refiner else "")
-    properties = {
+    properties: dict[str, Any] = {
         "datetime": _taken(mapped.scene) or now,
         "created": now,
         "proj:code": _code(grid),
@@ -151,7 +151,7 @@ def footprint(grid: Grid) -> Any:
     zero, one = np.zeros_like(steps), np.ones_like(steps)
     cols = np.concatenate([steps, one, 1 - steps, zero]) * grid.width
     rows = np.concatenate([zero, steps, one, 1 - steps]) * grid.height
-    x, y = grid.transform * (cols, rows)
+    x, y = grid.transform * (cols, rows)  # type: ignore[operator]
     transformer = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
     lon, lat = map(np.asarray, transformer.transform(x, y))
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):

@@ -154,13 +154,13 @@ def outline_graph(buildings: Buildings, rows: Ints, cols: Ints, nodata: int) -> 
     straight = (slots == (1 << LEFT | 1 << RIGHT)) | (slots == (1 << UP | 1 << DOWN))
     position = np.concatenate([graph.positions, rows[straight] * (graph.width + 1) + cols[straight]])
     order = np.argsort(position)
-    at = [part.astype(np.int32) for part in np.divmod(position[order], graph.width + 1)]
+    at_row, at_col = (part.astype(np.int32) for part in np.divmod(position[order], graph.width + 1))
     slots = np.concatenate([graph.slots, slots[straight]])[order]
     return Graph(
-        rows=at[0],
-        cols=at[1],
+        rows=at_row,
+        cols=at_col,
         slots=slots,
-        twin=link(*at, slots),
+        twin=link(at_row, at_col, slots),
         border=np.zeros(len(slots), np.bool_),
         width=graph.width,
     )

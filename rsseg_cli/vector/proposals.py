@@ -94,8 +94,8 @@ def propose_part(shared: tuple[BlockPlan, StoredBoundaries], row: int, col: int)
 
 def _propose(plan: BlockPlan, stored: StoredBoundaries, row: int, col: int) -> Proposal:
     none = Proposal(groups=np.zeros(0, GROUP), moved=np.zeros(0, MOVED), gone=np.zeros(0, GONE))
-    source = plan.source
-    if row >= source.height or col >= source.width:  # the raster's last corners alone
+    source, squares = plan.source, plan.squares
+    if squares is None or row >= source.height or col >= source.width:  # the raster's last corners alone
         return none
     rows, cols = window_of(source, stored.side, row, col)
     # Corner (1, 1) of the window is its first in the raster: one row and column of pixels lie around it.
@@ -107,13 +107,13 @@ def _propose(plan: BlockPlan, stored: StoredBoundaries, row: int, col: int) -> P
         col + stored.side - cols[0] + 1,
     )
     area_m2 = float(plan.ground.pixel_area_m2(*(np.array(sum(span) / 2) for span in (rows, cols))))
-    smallest = SMALLEST * plan.squares.max_shift_m**2 / area_m2
-    buildings = find_buildings(labels, plan.squares.classes, source.nodata, part, smallest)
+    smallest = SMALLEST * squares.max_shift_m**2 / area_m2
+    buildings = find_buildings(labels, squares.classes, source.nodata, part, smallest)
     if (buildings.group_of == NONE).all():
         return none
     old = stored.read(*rows, *cols)
     window = _Window(plan, buildings, old, (rows[0] - 1, cols[0] - 1), labels)
-    return window.propose(plan.squares.max_shift_m)
+    return window.propose(squares.max_shift_m)
 
 
 class _Window:

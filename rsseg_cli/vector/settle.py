@@ -138,8 +138,8 @@ def _old_edges(near: Proposal, number: Ints, gone_number: Ints, old: Graph) -> l
     for slot in range(4):
         wall_of[4 * gone[gone != NONE] + slot] = gone_number[gone != NONE]
     at = _found(positions, near.moved["position"])
-    record, slot = np.nonzero((near.moved["ends"] != NONE) & (at != NONE)[:, None])
-    wall_of[4 * at[record] + slot] = number[record]
+    record, ends = np.nonzero((near.moved["ends"] != NONE) & (at != NONE)[:, None])
+    wall_of[4 * at[record] + ends] = number[record]
     # where vertices lie if their group is squared, for those that move
     mover, new = np.full(len(old), NONE, np.int64), place.copy()
     moved = np.stack([near.moved["x"], near.moved["y"]], axis=1).astype(np.int64)

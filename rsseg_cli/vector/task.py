@@ -265,9 +265,9 @@ def squared_classes(config: VectorConfig, names: Mapping[int, str], where: str) 
         return frozenset()
     if config.smooth:
         raise UsageError("--smooth: rounds the corners that --regularize makes. Leave one of them out.")
-    given = chosen_classes(config.regularize_classes, names, where, "--regularize-classes")
-    if given is not None:
-        return given
+    chosen = chosen_classes(config.regularize_classes, names, where, "--regularize-classes")
+    if chosen is not None:
+        return chosen
     words = {value: set(re.findall("[a-z]+", name.lower())) for value, name in names.items()}
     buildings = frozenset(value for value, own in words.items() if own & BUILDINGS and not own & NEGATIONS)
     if not buildings:
