@@ -117,7 +117,10 @@ class BicorSeg(nn.Module):
 
     def explain(self, image: Tensor) -> BicorExplanation:
         """Logits with every layer's heatmap logits and class embeddings, in one pass."""
-        scales = self._scales(image)
+        return self.decode(self._scales(image))
+
+    def decode(self, scales: list[Tensor]) -> BicorExplanation:
+        """As `explain`, on the encoder's features: several decoders can share one encoder's pass."""
         return BicorExplanation(*self._decode(self.neck(scales)), scales[-1].mean((2, 3)))
 
     def forward_training(self, image: Tensor) -> BicorTrainingOutput:

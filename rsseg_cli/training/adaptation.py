@@ -1,9 +1,11 @@
 """Adapt a model to a place: a few drawn labels, and minutes.
 
-A few labels must not ruin the rest. Where nothing is drawn, the network is held to what the model said
-before, a class that the labels contradict less than the others. Drawn scenes with exact labels are replayed,
-batch statistics stay as they are, weights are averaged over steps, and of all states that with the best score
-on labels held out is kept.
+A few labels must not ruin the rest. The encoder and the batch statistics stay as they are. Where nothing is
+labelled, the network is held to what the model said before, a class that the labels contradict less than the
+others; on artificial scenes it is held to the model where that was right and learns the labels where it was
+wrong. Weights are averaged over steps, and of all states that with the best score on labels held out is kept.
+At the end the weights go back towards those of the model (WiSE-FT, Wortsman et al., CVPR 2022,
+arXiv:2109.01903) until little is lost on other artificial scenes.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from torch.nn import functional as F
 from rsseg_cli import files
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.evaluation import metrics
-from rsseg_cli.models import BicorSeg, losses
+from rsseg_cli.models import BicorSeg
 from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.adaptation_data import Crops, ScenePatches
+from rsseg_cli.training.adaptation_loss import adaptation_loss
 from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.runs import card_templates
 from rsseg_cli.training.start import start_from_model
@@ -38,7 +41,10 @@ SAVE_EVERY_S = 60.0
 WARMUP = 20  # steps
 DECAY_FROM = 0.7  # share of the time, from which the rate falls to nothing
 AVERAGE = 0.99
-DISTIL, REPLAY, HEATMAPS = 0.5, 0.5, 0.1  # weights of losses beside that of the labels
+STEPS_BACK = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0)  # shares of the change that is kept
+PRIOR = 0.02  # share of a patch in which each class is taken to be right
+MOST_LOST = 0.02  # share of artificial pixels that the model has right and may get wrong
+MOST_CHANGED = 0.2  # share of the scenes that labels of one class alone may change
 Progress = Callable[[float, str], None]
 
 
@@ -138,18 +144,15 @@ class _Run:
         self.base = start.network.eval().requires_grad_(False)
         self.network, self.spec = start_from_model(start, spec, config.model)
         self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.average = {key: value.clone() for key, value in self.network.state_dict().items()}
-        named = [*self.network.named_parameters()]
-        encoder = [value for name, value in named if name.startswith("encoder.")]
-        rest = [value for name, value in named if not name.startswith("encoder.")]
-        rates = [(encoder, config.learning_rate * 0.1), (rest, config.learning_rate)]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": part, "lr": rate, "rate": rate} for part, rate in rates], weight_decay=0.01
-        )
+        self.start = {key: value.clone() for key, value in self.network.state_dict().items()}
+        self.average = {key: value.clone() for key, value in self.start.items()}
+        self.network.encoder.requires_grad_(False)
+        learnt = [value for value in self.network.parameters() if value.requires_grad]
+        self.optimizer = torch.optim.AdamW(learnt, lr=config.learning_rate, weight_decay=0.0)
         self._mean, self._std = (torch.tensor(part).view(1, -1, 1, 1) for part in (spec.mean, spec.std))
         self.crops = Crops(patches, spec, config)
-        self.held_out = sum(len(item.scored) for item in patches)
-        self.trust = self._trust()
+        self._chooses = len(self.crops.scored_classes) > 1  # one class would choose what maps it most
+        self.meaning = self._meaning()
         self.state = _State()
         self._checkpoint = output.with_name(f"{output.name}.ckpt")
         if config.resume:
@@ -188,17 +191,15 @@ class _Run:
 
     def _words(self) -> str:
         before, best = self.state.before, self.state.best_score
-        if before is None:
+        if before is None or not self._chooses:
             return f"step {self.state.step}"
-        now = f"{best:.3f}" if best >= 0 else "-"
-        return f"held-out mIoU {before['miou']:.3f} -> {now}"
+        return f"held-out mIoU {before['miou']:.3f} -> {f'{best:.3f}' if best >= 0 else '-'}"
 
     def _step(self, done: float) -> None:
         rate = min(1.0, (self.state.step + 1) / WARMUP) * min(1.0, max(0.02, (1 - done) / (1 - DECAY_FROM)))
         for group in self.optimizer.param_groups:
-            group["lr"] = group["rate"] * rate
-        image, clean, labels, is_drawn = self.crops.batch(self.state.step)
-        loss = self._loss(image, clean, labels, is_drawn)
+            group["lr"] = self.config.learning_rate * rate
+        loss = self._loss(*self.crops.batch(self.state.step))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
@@ -210,56 +211,27 @@ class _Run:
                 if value.is_floating_point():
                     self.average[key].lerp_(value, 1 - decay)
 
-    def _loss(self, image: Tensor, clean: Tensor, labels: Tensor, is_drawn: Tensor) -> Tensor:
-        """Labels, what the model said before where there are none, and drawn scenes.
-
-        Args:
-            image, clean: (B, bands, H, W) in [0, 1], with colours varied and as they are.
-            is_drawn: (B,), of drawn scenes, whose labels are complete.
-        """
-        output = self.network.explain(self._normalised(image))
-        logits = output.logits
-        own = torch.where(is_drawn.view(-1, 1, 1), class_values.IGNORE, labels)
-        loss = self._of_labels(logits, own)
-        for heatmaps in output.heatmaps:
-            resized = F.interpolate(heatmaps, size=labels.shape[-2:], mode="bilinear", align_corners=False)
-            loss = loss + HEATMAPS * self._of_labels(resized, own)
-        if is_drawn.any():
-            drawn = logits[is_drawn], labels[is_drawn]
-            loss = loss + REPLAY * (losses.cross_entropy(*drawn) + losses.dice(*drawn))
-        return loss + DISTIL * self._held(
-            logits, clean, (own == class_values.IGNORE) & ~is_drawn.view(-1, 1, 1)
-        )
-
-    def _of_labels(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy, each class that occurs with the same weight."""
-        counts = torch.bincount(labels.flatten(), minlength=256)[: logits.shape[1]].float()
-        if not counts.any():
-            return logits.sum() * 0
-        weight = torch.where(counts > 0, 1 / counts.clamp(min=1), torch.zeros(()))
-        return F.cross_entropy(logits, labels, weight, ignore_index=class_values.IGNORE, label_smoothing=0.02)
-
-    def _held(self, logits: Tensor, clean: Tensor, where: Tensor) -> Tensor:
-        """Divergence from what the model said before, weighted by how far its class can be trusted."""
+    def _loss(self, image: Tensor, labels: Tensor, is_drawn: Tensor) -> Tensor:
         with torch.no_grad():
-            before = self.base(self._normalised(clean)).softmax(1)
-        weight = self.trust[before.max(1).indices] * where
-        known = logits[:, : before.shape[1]].log_softmax(1)
-        divergence = F.kl_div(known, before, reduction="none").sum(1)
-        return (divergence * weight).sum() / weight.sum().clamp(min=1)
+            scales = self.network.encoder(self._normalised(image))
+            before = self.base.decode(scales).logits.softmax(1)
+        output = self.network.decode(scales)
+        return adaptation_loss(output.logits, output.heatmaps, before, labels, is_drawn, self.meaning)
 
-    def _trust(self) -> Tensor:
-        """Weight of each class of the base model: its share of right pixels where it meets a label."""
-        hits = torch.zeros(len(self.spec.classes))
-        counts = torch.zeros(len(self.spec.classes))
+    def _meaning(self) -> Tensor:
+        """What the labels say where the base model says a class, (classes, classes), rows of sum 1.
+
+        A class that has no labels itself, or none beside those of one other class, means itself.
+        """
+        count = len(self.spec.classes)
+        confusion = torch.zeros(count, count)
         for image, labels in (part for item in self.patches for part in item.labelled()):
-            classes = self._classes(self.base, image)
             known = labels != class_values.IGNORE
-            mapped, right = classes[known].long(), (classes == labels)[known].float()
-            total = known.sum().clamp(min=1)
-            hits.index_add_(0, mapped, right / total)
-            counts.index_add_(0, mapped, torch.ones_like(right) / total)
-        return ((hits + 0.25) / (counts + 0.25)) ** 2
+            found = metrics.confusion_matrix(self._classes(self.base, image).long(), labels.long(), count)
+            confusion += found.T / known.sum()
+        labelled = confusion.sum(0) > 0
+        confusion[~labelled] = 0
+        return F.normalize(confusion + PRIOR * torch.eye(count), p=1, dim=1)
 
     def _normalised(self, image: Tensor) -> Tensor:
         return ((image - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
@@ -283,7 +255,7 @@ class _Run:
 
     def _keep_best(self) -> None:
         """Keep the averaged weights if they score as well as any before."""
-        now = self._score(self._averaged())
+        now = self._score(self._averaged()) if self._chooses else None
         score = now["miou"] if now is not None else float(self.state.step)
         if score >= self.state.best_score:
             self.state.best_score = score
@@ -318,7 +290,7 @@ class _Run:
         """Write the best state, and remove the checkpoint of a run that is over."""
         if not self.state.best:
             self._keep_best()
-        network = self._averaged(self.state.best)
+        network = self._limited(self._averaged(self.state.best))
         after = self._score(network)
         result = AdaptResult(
             path=self.output,
@@ -335,6 +307,31 @@ class _Run:
         if self.done >= 1:
             self._checkpoint.unlink(missing_ok=True)
         return result
+
+    def _limited(self, network: BicorSeg) -> BicorSeg:
+        """The network with as much of what it learnt as the limits of loss and change allow."""
+        own, learnt = self.start, network.state_dict()
+        one_class = sum(area > 0 for area in self._areas().values()) == 1
+        for share in STEPS_BACK:
+            weights = {
+                key: torch.lerp(own[key], value, share) if value.is_floating_point() else value
+                for key, value in learnt.items()
+            }
+            network.load_state_dict(weights)
+            changed = self._changed(network) if one_class else 0.0
+            if self._lost(network) <= MOST_LOST and changed <= MOST_CHANGED:
+                break
+        logger.info("%.0f %% of the change of the weights is kept", 100 * share)
+        return network
+
+    def _lost(self, network: BicorSeg) -> float:
+        """Share of artificial pixels that the model has right and the network wrong."""
+        lost = total = 0
+        for image, labels in self.crops.checks():
+            right = self._classes(self.base, image) == labels
+            lost += int((right & (self._classes(network, image) != labels)).sum())
+            total += int(right.sum())
+        return lost / max(total, 1)
 
     def _notes(self, after: dict[str, Any] | None) -> list[str]:
         if after is None or self.state.before is None:

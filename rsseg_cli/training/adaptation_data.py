@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,8 @@ CELL = 512  # side of a patch, px
 MAX_LABELLED = 160  # patches with labels, of a scene
 SAMPLES = 12  # patches at random
 COLOUR = 0.6
-DRAWN = 6  # scenes that are replayed
+DRAWN, CHECKS = 16, 6  # artificial scenes to learn from, and to see what is lost
+DRAWN_PX = 384
 
 
 class _Patch(NamedTuple):
@@ -141,7 +143,7 @@ def _to_tensor(image: NDArray[np.uint8]) -> Tensor:
 
 
 class Crops:
-    """Batches of two crops with labels, one of anywhere in the scenes, one drawn; from (seed, step) alone."""
+    """Batches of a crop with labels, one of anywhere, two of artificial scenes; from (seed, step) alone."""
 
     def __init__(self, scenes: Sequence[ScenePatches], spec: ModelSpec, config: AdaptConfig) -> None:
         self._seed = config.seed
@@ -156,25 +158,30 @@ class Crops:
             ]
             if members:
                 self._by_class.append(members)
-        self._drawn: list[LoadedScene] = []
-        if spec.bands[:3] == ("red", "green", "blue") and len(spec.bands) == 3 and config.replay:
-            try:
-                self._drawn = draw_training_scenes(
-                    spec, count=DRAWN, gsd_m=scenes[0].gsd_m, size=CELL, seed=7000
+        scored = (np.unique(labels) for scene in scenes for _, labels in scene.scored)
+        self.scored_classes = {int(index) for part in scored for index in part} - {class_values.IGNORE}
+        drawn: list[LoadedScene] = []
+        if spec.bands == ("red", "green", "blue") and config.replay:
+            with contextlib.suppress(DataError):  # no class of the artificial scenes
+                drawn = draw_training_scenes(
+                    spec, count=DRAWN + CHECKS, gsd_m=scenes[0].gsd_m, size=DRAWN_PX, seed=7000
                 )
-            except DataError:  # no class of the drawn scenes
-                self._drawn = []
+        self._drawn, self._checks = drawn[CHECKS:], drawn[:CHECKS]
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return images with varied colours, as they are, labels, and which are drawn.
+    def checks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images (bands, H, W) in [0, 1] and labels (H, W) of artificial scenes not learnt from."""
+        yield from ((_to_tensor(scene.image), torch.from_numpy(scene.labels)) for scene in self._checks)
 
-        (B, bands, CROP, CROP) in [0, 1] twice, int64 (B, CROP, CROP), bool (B,).
+    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return images with varied colours, labels, and which are artificial.
+
+        (B, bands, CROP, CROP) in [0, 1], int64 (B, CROP, CROP), bool (B,).
         """
         rng = np.random.default_rng((self._seed, step))
-        parts = [self._labelled(rng), self._labelled(rng), self._random(rng)]
+        parts = [self._labelled(rng), self._random(rng)]
         is_drawn = [False] * len(parts)
-        if self._drawn:
-            scene = self._drawn[int(rng.integers(len(self._drawn)))]
+        for index in rng.integers(0, max(1, len(self._drawn)), 2 * bool(self._drawn)):
+            scene = self._drawn[int(index)]
             parts.append(_cut(scene.image, scene.labels, None, rng))
             is_drawn.append(True)
         turned = [_turned(*part, rng) for part in parts]
@@ -182,7 +189,7 @@ class Crops:
         factors = torch.stack([draw_factors(rng, clean.shape[1], COLOUR) for _ in clean])
         varied = vary_colours(torch.stack([worsen(image, rng, COLOUR) for image in clean]), factors)
         labels = torch.stack([labels for _, labels in turned]).long()
-        return varied, clean, labels, torch.tensor(is_drawn)
+        return varied, labels, torch.tensor(is_drawn)
 
     def _labelled(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return a crop around a labelled pixel, of each class as often."""

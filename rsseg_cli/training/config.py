@@ -315,8 +315,7 @@ class AdaptConfig:
         0, "Steps to train, instead of a time.", metavar="N", minimum=1, maximum=MAX_COUNT, unset=0
     )
     learning_rate: float = option(
-        3e-4, "Highest learning rate; a tenth of it in the encoder.", "--lr", metavar="RATE", above=0,
-        below=1,
+        3e-4, "Highest learning rate; the encoder stays as it is.", "--lr", metavar="RATE", above=0, below=1
     )
     replay: bool = option(
         True, "Also train on drawn scenes, so that the model keeps what it knows.", "--replay/--no-replay"

@@ -22,6 +22,7 @@ from rsseg_cli.raster import Grid
 from rsseg_cli.training import adapt
 from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.corrections import read_corrections
+from rsseg_cli.training.crops import draw_training_scenes
 from rsseg_cli.weights import ModelSpec, load_model, save_model
 
 NAMES = ("building", "land", "vegetation")
@@ -238,3 +239,37 @@ def test_the_command_takes_one_scene_or_a_list(
     first, second = json.loads(one.stdout), json.loads(many.stdout)
     assert first["steps"] == second["steps"] == 2
     assert first["before"] == second["before"]
+
+
+def test_labels_of_one_class_leave_most_of_the_map(
+    tmp_path: Path, scene: Path, model: Path, truth: np.ndarray
+) -> None:
+    squares = np.argwhere(truth[::64, ::64] == 2)[:5]
+    labels = write(tmp_path / "one.gpkg", [("vegetation", patch(*square)) for square in squares])
+    config = AdaptConfig(model=str(model), steps=60, learning_rate=1e-2, replay=False)
+
+    result = adapt([(scene, labels)], tmp_path / "mine.safetensors", config)
+
+    assert 0 < result.changed_share <= 0.2
+
+
+def test_little_is_lost_on_artificial_scenes(
+    tmp_path: Path, scene: Path, model: Path, truth: np.ndarray
+) -> None:
+    config = AdaptConfig(model=str(model), steps=30, learning_rate=1e-2)
+    adapt([(scene, drawn(tmp_path, truth))], tmp_path / "mine.safetensors", config)
+
+    before, after = load_model(model), load_model(tmp_path / "mine.safetensors")
+    assert all(
+        torch.equal(*pair)
+        for pair in zip(before.network.encoder.parameters(), after.network.encoder.parameters(), strict=True)
+    )
+    right = lost = 0
+    for item in draw_training_scenes(before.spec, count=6, gsd_m=1.0, size=384, seed=7000):
+        image = (
+            torch.from_numpy(item.image)[None] / 255 - torch.tensor(before.spec.mean).view(1, 3, 1, 1)
+        ) / (torch.tensor(before.spec.std).view(1, 3, 1, 1))
+        with torch.no_grad():
+            was, now = (used.network(image)[0].argmax(0).numpy() == item.labels for used in (before, after))
+        right, lost = right + was.sum(), lost + (was & ~now).sum()
+    assert lost <= 0.021 * right

@@ -1,0 +1,219 @@
+"""Measure `rsseg adapt` and `rsseg suggest` against what a user can expect of them.
+
+    python benchmarks/adapt.py DATA [--steps 300] [--part spain --part drawn --part suggest] [--json]
+
+spain: ten shapes (four of vines as vegetation, two tracks, two fields, two roofs) over a Spanish orthophoto
+of `DATA/unlabelled`, then the share of the scene that is mapped as building, and the mean IoU on the test
+tile of `DATA/dubai` (a square of 1024 px of each of its parts), before and after.
+drawn: ten squares a class on the left half of an artificial scene, then the mean IoU on its right half:
+before, after, and after training on all labels of the left half.
+suggest: squares that `rsseg suggest` chooses against twice as many random ones, with the exact labels of an
+artificial scene.
+
+`--steps` is the budget of each run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import geopandas
+import numpy as np
+import rasterio
+from numpy.typing import NDArray
+from PIL import Image
+from rasterio.features import shapes
+from shapely.geometry import LineString, Polygon, box, shape
+
+from rsseg_cli import predict
+from rsseg_cli.accuracy import suggest
+from rsseg_cli.accuracy.config import SuggestConfig
+from rsseg_cli.data.synthetic import CLASSES, write_scene
+from rsseg_cli.training import adapt
+from rsseg_cli.training.config import AdaptConfig
+from rsseg_cli.weights import load_model
+
+NAMES = [name for name, _ in CLASSES]
+SPAIN = "unlabelled/spain_pnoa25_0398_3-1_1.tif"
+SHAPES = (  # class and corners (column, row), px of the orthophoto; two corners are a line
+    ("vegetation", ((960, 1400), (1240, 1460), (1220, 1520), (940, 1470))),
+    ("vegetation", ((20, 880), (260, 950), (240, 1000), (20, 940))),
+    ("vegetation", ((620, 1060), (740, 1080), (560, 1400), (440, 1360))),
+    ("vegetation", ((240, 300), (500, 360), (480, 400), (220, 350))),
+    ("road", ((330, 20), (240, 200))),
+    ("road", ((1690, 1300), (1440, 1860))),
+    ("land", ((200, 640), (700, 760), (680, 860), (150, 720))),
+    ("land", ((600, 80), (900, 60), (960, 260), (700, 200))),
+    ("building", ((984, 596), (1014, 604), (1010, 648), (980, 640))),
+    ("building", ((1182, 1650), (1240, 1662), (1230, 1702), (1174, 1694))),
+)
+STYLE, SEED, SIDE, GSD_M = "greenhouses", 5, 1024, 1.0
+SQUARE_PX = 12
+Labels = NDArray[np.uint8]
+
+
+def spain(data: Path, folder: Path, model: str, steps: int) -> dict[str, Any]:
+    scene = data / SPAIN
+    with rasterio.open(scene) as source:
+        transform, crs = source.transform, source.crs
+    corners = [[transform * point for point in points] for _, points in SHAPES]
+    drawn = [LineString(points) if len(points) == 2 else Polygon(points) for points in corners]
+    labels = folder / "spain.gpkg"
+    geopandas.GeoDataFrame({"class": [name for name, _ in SHAPES]}, geometry=drawn, crs=crs).to_file(labels)
+    adapted = folder / "spain.safetensors"
+    result = adapt([(scene, labels)], adapted, AdaptConfig(model=model, steps=steps))
+    rows: dict[str, Any] = {"steps": result.steps, "seconds": result.seconds}
+    for when, used in (("before", model), ("after", str(adapted))):
+        mapped = _mapped(scene, folder, used)
+        rows[f"building share {when}"] = float((mapped == 0).mean())
+        rows[f"dubai test mIoU {when}"] = _dubai(data, folder, used)
+    return rows
+
+
+def _dubai(data: Path, folder: Path, model: str) -> float:
+    confusion, used = np.zeros((5, 5), np.int64), load_model(model)
+    for path in sorted((data / "dubai/images").glob("tile8_*.jpg")):
+        with Image.open(path) as image, Image.open(data / f"dubai/masks/{path.stem}.png") as mask:
+            left, top = ((side - 1024) // 2 for side in image.size)
+            part = np.asarray(image.crop((left, top, left + 1024, top + 1024)))
+            labels = np.asarray(mask.crop((left, top, left + 1024, top + 1024)))
+        square = folder / "dubai.png"
+        Image.fromarray(part).save(square)
+        confusion += _confusion(labels, _mapped(square, folder, used))
+    return _miou(confusion)
+
+
+def _mapped(scene: Path, folder: Path, model: Any) -> Labels:
+    target = folder / "map.tif"
+    predict(scene, target, model=model, overwrite=True)
+    with rasterio.open(target) as made:
+        return made.read(1)
+
+
+def _confusion(labels: Labels, mapped: Labels) -> NDArray[np.int64]:
+    known = (labels < 5) & (mapped < 5)
+    return np.bincount(labels[known] * 5 + mapped[known], minlength=25).reshape(5, 5)
+
+
+def _miou(confusion: NDArray[np.int64]) -> float:
+    hits = confusion.diagonal()
+    union = confusion.sum(0) + confusion.sum(1) - hits
+    return float(np.mean(hits[union > 0] / union[union > 0]))
+
+
+class Drawn:
+    """An artificial scene whose left half may be labelled and whose right half is scored."""
+
+    def __init__(self, folder: Path, model: str, steps: int) -> None:
+        self.folder, self.model, self.steps = folder, model, steps
+        self.path, truth = folder / "scene.tif", folder / "truth.tif"
+        write_scene(
+            self.path, size=SIDE, seed=SEED, gsd_m=GSD_M, style=STYLE, labels_path=truth, overwrite=True
+        )
+        with rasterio.open(truth) as source:
+            self.truth, self.transform, self.crs = source.read(1), source.transform, source.crs
+
+    def score(self, model: str) -> float:
+        mapped = _mapped(self.path, self.folder, model)[:, SIDE // 2 :]
+        return _miou(_confusion(self.truth[:, SIDE // 2 :], mapped))
+
+    def squares(self, corners: Sequence[tuple[int, int]]) -> list[tuple[str, Polygon]]:
+        """A label for each square that one class fills by three quarters; others stay unlabelled."""
+        found = []
+        for row, col in corners:
+            inside = self.truth[row : row + SQUARE_PX, col : col + SQUARE_PX]
+            counts = np.bincount(inside.ravel(), minlength=5)
+            if counts.max() >= 0.75 * inside.size:
+                ends = (self.transform * (col + a, row + a) for a in (0, SQUARE_PX))
+                (left, top), (right, bottom) = ends
+                found.append((NAMES[int(counts.argmax())], box(left, bottom, right, top)))
+        return found
+
+    def everything(self) -> list[tuple[str, Polygon]]:
+        left = self.truth.copy()
+        left[:, SIDE // 2 :] = 255
+        made = shapes(left, mask=left < 5, transform=self.transform)
+        return [(NAMES[int(value)], shape(geometry)) for geometry, value in made if shape(geometry).area > 20]
+
+    def adapted(self, labels: list[tuple[str, Polygon]], seed: int = 0) -> float:
+        """Mean IoU after an adaptation to some labels."""
+        path, output = self.folder / "labels.gpkg", self.folder / "drawn.safetensors"
+        columns, outlines = {"class": [name for name, _ in labels]}, [polygon for _, polygon in labels]
+        path.unlink(missing_ok=True)
+        geopandas.GeoDataFrame(columns, geometry=outlines, crs=self.crs).to_file(path)
+        config = AdaptConfig(model=self.model, steps=self.steps, seed=seed, overwrite=True)
+        adapt([(self.path, path)], output, config)
+        return self.score(str(output))
+
+
+def drawn(data: Path, folder: Path, model: str, steps: int) -> dict[str, Any]:
+    scene, rng = Drawn(folder, model, steps), np.random.default_rng(1)
+    corners = rng.integers(0, (SIDE - SQUARE_PX, SIDE // 2 - SQUARE_PX), (20_000, 2))
+    by_class: dict[str, list[tuple[str, Polygon]]] = {name: [] for name in NAMES}
+    for label in scene.squares([(int(row), int(col)) for row, col in corners]):
+        clear = all(not label[1].intersects(other[1]) for members in by_class.values() for other in members)
+        if len(by_class[label[0]]) < 10 and clear:
+            by_class[label[0]].append(label)
+    few = [label for members in by_class.values() for label in members]
+    rows = {"labels": len(few), "before": scene.score(model), "ten a class": scene.adapted(few)}
+    rows["all labels"] = scene.adapted(scene.everything())
+    rows["recovered"] = (rows["ten a class"] - rows["before"]) / (rows["all labels"] - rows["before"])
+    return rows
+
+
+def suggested(data: Path, folder: Path, model: str, steps: int, number: int = 20) -> dict[str, Any]:
+    scene, left = Drawn(folder, model, steps), folder / "left.tif"
+    with rasterio.open(scene.path) as source:
+        window = rasterio.windows.Window(0, 0, SIDE // 2, SIDE)
+        profile = {**source.profile, "width": SIDE // 2}
+        with rasterio.open(left, "w", **profile) as target:
+            target.write(source.read(window=window))
+    mapped, sure = folder / "left_map.tif", folder / "left_sure.tif"
+    predict(left, mapped, model=model, confidence=sure)
+    config = SuggestConfig(number=number, size_m=SQUARE_PX * GSD_M)
+    chosen = suggest(left, mapped, sure, folder / "look.gpkg", config).squares
+    rows: dict[str, Any] = {"before": scene.score(model)}
+    rows[f"{number} suggested"] = scene.adapted(scene.squares([(item.row, item.col) for item in chosen]))
+    scores = []
+    for seed in (1, 2):
+        places = np.random.default_rng(seed).permutation((SIDE // SQUARE_PX) * (SIDE // 2 // SQUARE_PX))
+        across = SIDE // 2 // SQUARE_PX
+        cells = [(int(k) // across * SQUARE_PX, int(k) % across * SQUARE_PX) for k in places[: 2 * number]]
+        scores.append(scene.adapted(scene.squares(cells), seed))
+    rows[f"{2 * number} random"] = scores
+    return rows
+
+
+PARTS = {"spain": spain, "drawn": drawn, "suggest": suggested}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--model", default="landcover@1")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--part", action="append", choices=PARTS)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    found = {}
+    for name in arguments.part or PARTS:
+        began = time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = PARTS[name](arguments.data, Path(folder), arguments.model, arguments.steps)
+        found[name]["cpu seconds"] = round(time.process_time() - began, 1)
+        if not arguments.json:
+            print(name, json.dumps(found[name]), flush=True)
+    if arguments.json:
+        print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
