@@ -49,7 +49,7 @@ GSD_M = {"buildings": (0.15, 0.6), "landcover": (0.3, 1.5)}
 RUN_M = {"buildings": (0.15, 0.35), "landcover": (0.35, 1.5)}  # run as they are; others are resampled
 SHARES = {
     "buildings": {"oam": 0.48, "drawn": 0.32, "naip": 0.07, "dubai": 0.06, "spain": 0.07},
-    "landcover": {"oam": 0.26, "drawn": 0.28, "naip": 0.12, "dubai": 0.28, "spain": 0.06},
+    "landcover": {"oam": 0.24, "drawn": 0.36, "naip": 0.11, "dubai": 0.24, "spain": 0.05},
 }
 SPAIN = {  # left out, as it has buildings or water: left, top, right, bottom, shares of width and height
     "0345_6-4_0": (),

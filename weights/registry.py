@@ -86,11 +86,12 @@ class StoredModel(TrainedModel):
 # Bundled models: the SHA-256 of NAME.safetensors in this folder. NAME@N is an earlier version, kept so that
 # old runs can be repeated.
 MODELS = {
-    "buildings": "927c7b9f6180ceba9c68760615ce6ea1a8ab1c0a9b0232946ec68d8a0c94741d",
+    "buildings": "4648ec43c038c7309a17ce4ef10afec5295f0e2b5a78ff649d6c29ab48575e14",
     "buildings@1": "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9",
     "buildings-refiner": "2bbc58b3b07fa3d1fa7031883c46d7bd6e19a2db1740c973b7d024ae7f2fe4ac",
-    "landcover": "3e13568ec0ddfdd9a4fa909cfcb27a36c007509b1303fb05b81bce529d116311",
+    "landcover": "91caa603dcd0884d45ee09233ebbe77ae61902e121c32864cfa02ee20bee5811",
     "landcover@1": "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50",
+    "landcover@2": "3e13568ec0ddfdd9a4fa909cfcb27a36c007509b1303fb05b81bce529d116311",
     "landcover-refiner": "2dccd797f924f494e7c4a8bbbb895ac857c2664d5e9f7cad542c138f3cd6ac45",
 }
 

@@ -1,0 +1,102 @@
+"""Bundled models on a drawn scene: what their cards say, whatever computes it.
+
+A card has the line `Check: rsseg demo-scene ... : mIoU N`, in float32; a refiner's has N -> M.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import torch
+
+from rsseg_cli import RefineConfig, predict, refine
+from rsseg_cli.data import synthetic
+from rsseg_cli.weights import registry
+
+CARDS = Path(registry.FOLDER)
+LINE = re.compile(
+    r"\*\*Check\*\*: `rsseg demo-scene --gsd (\S+) --seed (\d+) --size (\d+)`: mIoU ([\d.]+)(?: -> ([\d.]+))?"
+)
+MODELS = ("buildings", "landcover")
+
+
+def card(name: str) -> tuple[float, int, int, float, float]:
+    """Resolution, seed, size and the scores."""
+    text = (CARDS / f"{name}.md").read_text(encoding="utf-8").replace("\n  ", " ")
+    found = LINE.search(text)
+    assert found is not None, f"{name}.md has no line of its check"
+    gsd, seed, size, before, after = found.groups()
+    return float(gsd), int(seed), int(size), float(before), float(after or "nan")
+
+
+def scene_of(name: str, folder: Path) -> tuple[Path, np.ndarray]:
+    gsd, seed, size, *_ = card(name)
+    synthetic.write_scene(folder / "scene.tif", size=size, seed=seed, gsd_m=gsd)
+    _, labels = synthetic.draw_scene(size, seed, gsd)
+    return folder / "scene.tif", (labels == 0).astype(np.uint8) if name.startswith("buildings") else labels
+
+
+def mean_iou(labels: np.ndarray, truth: np.ndarray) -> float:
+    scores = [
+        np.sum((labels == value) & (truth == value)) / np.sum((labels == value) | (truth == value))
+        for value in np.unique(truth)
+    ]
+    return float(np.mean(scores))
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as raster:
+        return raster.read(1)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_model_scores_as_its_card_says(name: str, tmp_path: Path, threads: None) -> None:
+    """With one thread and two the same, in OpenVINO nearly so, in bfloat16 within 1 % of the pixels."""
+    scene, truth = scene_of(name, tmp_path)
+    maps = {}
+    for number, (runtime, dtype, count) in enumerate(
+        [
+            ("torch", "float32", 1),
+            ("torch", "float32", 2),
+            ("openvino", "float32", 2),
+            ("openvino", "auto", 2),
+        ]
+    ):
+        torch.set_num_threads(count)
+        path = tmp_path / f"{number}.tif"
+        predict(scene, path, model=name, device="cpu", runtime=runtime, dtype=dtype)
+        maps[runtime, dtype, count] = read(path)
+    first = maps["torch", "float32", 1]
+    assert mean_iou(first, truth) == pytest.approx(card(name)[3], abs=0.005)
+    for (_, dtype, _), labels in maps.items():
+        assert np.mean(labels == first) >= (0.9995 if dtype == "float32" else 0.99)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_refiner_scores_as_its_card_says(name: str, tmp_path: Path) -> None:
+    scene, truth = scene_of(f"{name}-refiner", tmp_path)
+    predict(scene, tmp_path / "map.tif", model=name, device="cpu", dtype="float32")
+    refine(
+        scene,
+        tmp_path / "map.tif",
+        tmp_path / "refined.tif",
+        config=RefineConfig(refiner=f"{name}-refiner"),
+        device="cpu",
+        dtype="float32",
+    )
+    *_, before, after = card(f"{name}-refiner")
+    assert mean_iou(read(tmp_path / "map.tif"), truth) == pytest.approx(before, abs=0.005)
+    assert mean_iou(read(tmp_path / "refined.tif"), truth) == pytest.approx(after, abs=0.005)
