@@ -89,9 +89,12 @@ def threads() -> int:
 def env(path: str = "", cache_mib: int = CACHE_MIB, *, decoding: bool = False) -> Iterator[None]:
     """Set up GDAL: network retries, and one block cache, as large as the largest one requested.
 
-    With `decoding`, blocks of one window are decoded in several threads, which a fork would not survive.
+    With `decoding`, blocks of one window are decoded in several threads, which a fork would not survive. Not
+    those of remote scenes, nor of VRTs, which may name some: a block that cannot be fetched would be zeros
+    without an error.
     """
-    settings = {"GDAL_NUM_THREADS": str(threads())} if decoding else {}
+    local = not is_remote(path) and not path.lower().endswith(".vrt") and not path.lstrip().startswith("<")
+    settings = {"GDAL_NUM_THREADS": str(threads()) if local else "1"} if decoding else {}
     settings |= NETWORK | (REMOTE_ONLY if is_remote(path) else {})
     settings |= {"GDAL_MAX_DATASET_POOL_SIZE": str(min(100, max(4, (max_open_files() - 64) // 2)))}
     options = {key: value for key, value in settings.items() if key not in os.environ}

@@ -79,7 +79,7 @@ def test_the_same_scores_as_predict_and_score(models, sheets):
     assert made.exit_code == 0, made.stderr
     scored = run(target, sheets / "masks" / "east.tif", "--json", command="score")
     assert scored.exit_code == 0, scored.stderr
-    assert json.loads(done.stdout) == json.loads(scored.stdout)
+    assert json.loads(done.stdout).items() >= json.loads(scored.stdout).items()  # and its calibration
 
 
 def test_json_holds_what_is_promised(models, sheets):
