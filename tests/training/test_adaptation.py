@@ -253,6 +253,7 @@ def test_labels_of_one_class_leave_most_of_the_map(
     assert 0 < result.changed_share <= 0.2
 
 
+@pytest.mark.slow
 def test_little_is_lost_on_artificial_scenes(
     tmp_path: Path, scene: Path, model: Path, truth: np.ndarray
 ) -> None:
