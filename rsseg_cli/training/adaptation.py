@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -214,7 +214,7 @@ class _Run:
     def _loss(self, image: Tensor, labels: Tensor, is_drawn: Tensor) -> Tensor:
         with torch.no_grad():
             scales = self.network.encoder(self._normalised(image))
-            before = self.base.decode(scales).logits.softmax(1)
+            before = cast(BicorSeg, self.base).decode(scales).logits.softmax(1)
         output = self.network.decode(scales)
         return adaptation_loss(output.logits, output.heatmaps, before, labels, is_drawn, self.meaning)
 
