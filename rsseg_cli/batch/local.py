@@ -319,7 +319,7 @@ def _in_turn(tasks: Iterable[SceneTask], progress: SceneProgress | None) -> Iter
                     yield finishing.popleft().result()
         except GeneratorExit:
             raise
-        except BaseException:  # what was mapped before is told first
+        except BaseException:  # report what was mapped before first
             while finishing:
                 yield finishing.popleft().result()
             raise

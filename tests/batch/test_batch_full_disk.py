@@ -87,7 +87,7 @@ FULL = ("No space left on device", "0 bytes free, the outputs", "Is the disk ful
 
 
 def test_on_a_disk_without_a_byte_all_that_fails_is_reported(make_raster, model_file, small_disk, tmp_path):
-    """The second scene is finished while the first one is told, so that it may be done too."""
+    """The second scene is finished while the first one is reported, so that it may be done too."""
     scenes = [BatchScene(path=str(make_raster(f"{name}.tif")), stem=name) for name in "abcdef"]
     disk = small_disk(4_000_000)
     config = PredictConfig(tile_size=64, overlap=16)

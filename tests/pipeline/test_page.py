@@ -74,7 +74,7 @@ def probe(page: Path, script: str) -> dict:
     """Open the page, run a script in it, and return what it gives to `tell`; the policy stays in force."""
     head = """window.broken = [];
         addEventListener('securitypolicyviolation', event => broken.push(event.violatedDirective));"""
-    tail = f"""const tell = value => document.body.setAttribute('told', JSON.stringify(value));
+    tail = f"""const report = value => document.body.setAttribute('seen', JSON.stringify(value));
         const at = id => document.getElementById(id); {script}"""
     text = page.read_text(encoding="utf-8")
     for code in (head, tail):
@@ -85,11 +85,11 @@ def probe(page: Path, script: str) -> dict:
     copy = page.with_name("probed.html")
     copy.write_text(text, encoding="utf-8")
     dom = run_browser("--dump-dom", copy.as_uri())
-    told = re.search(r'told="([^"]*)"', dom)
-    assert told is not None, dom[:2000]
+    seen = re.search(r'seen="([^"]*)"', dom)
+    assert seen is not None, dom[:2000]
     import html
 
-    return json.loads(html.unescape(told[1]))
+    return json.loads(html.unescape(seen[1]))
 
 
 def test_the_page_is_one_file_that_names_no_address(make_raster, tmp_path):
@@ -198,20 +198,20 @@ def test_a_browser_shows_scene_and_map_beside_a_divider(make_raster, tmp_path):
     )
     shot = tmp_path / "shot.png"
     run_browser(f"--screenshot={shot}", (tmp_path / "map.html").as_uri())
-    told = probe(
+    seen = probe(
         tmp_path / "map.html",
         """const box = at("view").getBoundingClientRect();
-        tell({box: [box.left, box.top, box.width, box.height], images: document.images.length,
+        report({box: [box.left, box.top, box.width, box.height], images: document.images.length,
           title: document.title, broken, clip: at("map").style.clipPath, stage: at("stage").offsetWidth,
           left: at("stage").getBoundingClientRect().left});""",
     )
-    assert told["images"] == 2
-    assert told["broken"] == []
-    assert told["title"] == "scene.tif"
-    assert told["clip"] == "inset(0px 0px 0px 50%)"
+    assert seen["images"] == 2
+    assert seen["broken"] == []
+    assert seen["title"] == "scene.tif"
+    assert seen["clip"] == "inset(0px 0px 0px 50%)"
     picture = np.asarray(Image.open(shot).convert("RGB")).astype(int)
-    left, _, width = told["left"], told["box"][0], told["stage"]
-    row = round(told["box"][1] + told["box"][3] * 0.3)
+    left, _, width = seen["left"], seen["box"][0], seen["stage"]
+    row = round(seen["box"][1] + seen["box"][3] * 0.3)
     dark, bright = picture[row, round(left + 0.2 * width)], picture[row, round(left + 0.8 * width)]
     assert np.abs(dark - 20).max() < 8  # the scene
     assert np.abs(bright - (0.25 * 240 + 0.75 * np.array([30, 30, 200]))).max() < 8  # the map over it
@@ -224,7 +224,7 @@ def test_a_browser_names_polygons_and_moves_the_divider(make_raster, tmp_path):
         half_scene(make_raster), tmp_path / "map.tif", model=two_parts((HOSTILE, "bright")),
         html=tmp_path / "map.html", vector=tmp_path / "map.gpkg", confidence=tmp_path / "c.tif", **SMALL,
     )  # fmt: skip
-    told = probe(
+    seen = probe(
         tmp_path / "map.html",
         """const stage = at("stage").getBoundingClientRect(), said = [], clips = [];
         const over = (x, y) => { at("stage").dispatchEvent(new PointerEvent("pointermove",
@@ -236,15 +236,15 @@ def test_a_browser_names_polygons_and_moves_the_divider(make_raster, tmp_path):
         for (const value of [0, 250, 1000]) { at("swipe").value = value;
           at("swipe").dispatchEvent(new Event("input")); clips.push(at("map").style.clipPath); }
         const before = at("stage").offsetWidth; key("+"); key("+");
-        tell({said, clips, zoom: at("stage").offsetWidth / before, images: document.images.length, broken,
+        report({said, clips, zoom: at("stage").offsetWidth / before, images: document.images.length, broken,
           outline: at("outline").getAttribute("d")});""",
     )
-    assert told["said"][0].startswith(f"{HOSTILE}, 1201.0 m²")
-    assert re.fullmatch(r"bright, 1201\.0 m², confidence 1\.00", told["said"][1])
-    assert told["said"][2] == ""
-    assert told["said"][3] in told["said"][:2]
-    assert told["clips"] == ["inset(0px 0px 0px 0%)", "inset(0px 0px 0px 25%)", "inset(0px 0px 0px 100%)"]
-    assert told["zoom"] == pytest.approx(2.25, rel=0.01)
-    assert told["images"] == 2
-    assert told["broken"] == []
-    assert told["outline"].startswith("M")
+    assert seen["said"][0].startswith(f"{HOSTILE}, 1201.0 m²")
+    assert re.fullmatch(r"bright, 1201\.0 m², confidence 1\.00", seen["said"][1])
+    assert seen["said"][2] == ""
+    assert seen["said"][3] in seen["said"][:2]
+    assert seen["clips"] == ["inset(0px 0px 0px 0%)", "inset(0px 0px 0px 25%)", "inset(0px 0px 0px 100%)"]
+    assert seen["zoom"] == pytest.approx(2.25, rel=0.01)
+    assert seen["images"] == 2
+    assert seen["broken"] == []
+    assert seen["outline"].startswith("M")
