@@ -77,9 +77,9 @@ class Squarer:
 
     def __init__(self, chained: Chained, shift_m: float, pixel_m: float) -> None:
         outlines, self._shift_m = chained.outlines, shift_m
-        coarse, thinned = (
-            wall.thin(outlines, max(part * shift_m, THIN_PX * pixel_m)) for part in (COARSE, THIN)
-        )
+        tolerances = (max(part * shift_m, THIN_PX * pixel_m) for part in (THIN, COARSE))
+        thinned = wall.thin(outlines, np.ones(len(outlines.points), np.bool_), next(tolerances))
+        coarse = wall.thin(outlines, thinned, next(tolerances))
         self._angles, aligned = wall.directions(outlines, coarse, chained.groups)
         angles = self._angles[chained.groups]
         self._order = order = _from_outermost(outlines, outlines.rotated(angles))

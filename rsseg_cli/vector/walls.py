@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from rsseg_cli.vector.geometry import Floats
 from rsseg_cli.vector.graph import Ints
 from rsseg_cli.vector.storage import Table
+from rsseg_cli.vector.trace import portions
 
 ALONG, ACROSS, FREE = range(3)  # kinds of walls: v is constant, u is constant, any direction
 MAX_CORNERS = 100  # of a thinned outline
-CHUNK = 1 << 15  # thinned corners fitted at once
+CHUNK = 1 << 18  # pairs of thinned corners fitted at once
 FREE_ANGLE = np.radians(20)  # by which its direction differs from the main ones
 ALIGNED_ANGLE = np.radians(15)
 
@@ -77,45 +78,42 @@ class Walls(Table):
     kinds: Ints
 
 
-def thin(outlines: Outlines, tolerance_m: float) -> NDArray[np.bool_]:
-    """Choose the points that remain when those nearer than a tolerance to the line past them go.
+def thin(outlines: Outlines, kept: NDArray[np.bool_], tolerance_m: float) -> NDArray[np.bool_]:
+    """Choose the kept points that remain when those nearer than a tolerance to the line past them go.
 
     The nearest go first, and no two neighbours at once; ends stay.
     """
-    points, owners = outlines.points, outlines.owners
-    count = len(points)
-    kept = np.ones(count, np.bool_)
+    chosen = np.flatnonzero(kept)
+    points, owners = outlines.points[chosen], outlines.owners[chosen]
+    count = len(chosen)
     before, after = np.arange(count) - 1, np.arange(count) + 1
-    ends = np.zeros(count, np.bool_)
-    ends[outlines.begins[:-1]] = ends[outlines.begins[1:] - 1] = True
+    is_end = np.append(True, owners[1:] != owners[:-1])[:count]
+    is_end[:-1] |= is_end[1:]
+    is_end[-1:] = True
     heights = np.full(count + 1, np.inf)  # the last for points beyond the first and last
     left = np.bincount(owners, minlength=len(outlines))
-    dirty = ~ends
-    candidates = dirty.copy()
-    while dirty.any():
-        at = np.flatnonzero(dirty)
-        here, to = points[at] - points[before[at]], points[after[at]] - points[before[at]]
+    remain = np.ones(count, np.bool_)
+    changed = near = np.flatnonzero(~is_end)
+    while len(changed):
+        here, to = points[changed] - points[before[changed]], points[after[changed]] - points[before[changed]]
         base = np.hypot(*to.T)
         height = np.abs(here[:, 0] * to[:, 1] - here[:, 1] * to[:, 0]) / np.where(base > 0, base, 1.0)
-        heights[at] = np.where(base > 0, height, np.hypot(*here.T))
-        candidates[at] = True
-        members = np.flatnonzero(candidates)
-        near = heights[members] < tolerance_m
-        candidates[members[~near]] = False
-        members = members[near]
-        own = heights[members]
+        heights[changed] = np.where(base > 0, height, np.hypot(*here.T))
+        near = np.union1d(near, changed)
+        near = near[heights[near] < tolerance_m]
+        own = heights[near]
         # of equal ones the first goes
-        lowest = (own < heights[before[members]]) & (own <= heights[after[members]])
-        gone = members[lowest]
+        gone = near[(own < heights[before[near]]) & (own <= heights[after[near]])]
         gone = gone[left[owners[gone]] > 4]
-        kept[gone] = candidates[gone] = False
+        remain[gone] = False
         heights[gone] = np.inf
         left -= np.bincount(owners[gone], minlength=len(left))
         after[before[gone]], before[after[gone]] = after[gone], before[gone]
-        dirty[:] = False
-        dirty[before[gone]] = dirty[after[gone]] = True
-        dirty &= ~ends
-    return kept
+        changed = np.unique(np.concatenate([before[gone], after[gone]]))
+        changed = changed[~is_end[changed]]
+    thinned = np.zeros(len(kept), np.bool_)
+    thinned[chosen[remain]] = True
+    return thinned
 
 
 def directions(outlines: Outlines, kept: NDArray[np.bool_], groups: Ints) -> tuple[Floats, Floats]:
@@ -191,138 +189,145 @@ def segment(
     sums = prefix_sums(points, outlines.begins)
     candidates = np.flatnonzero(kept)
     begins = np.searchsorted(candidates, outlines.begins)
-    counts = np.diff(begins)
+    lows, highs = (_Extremes(ufunc, points, candidates) for ufunc in (np.minimum, np.maximum))
     tables, solved = [], np.zeros(len(outlines), np.bool_)
-    for chosen in _batches(np.where(wanted, counts, MAX_CORNERS + 1)):
-        width = int(counts[chosen].max())
-        # Short ones repeat their last point.
-        at = np.minimum(np.arange(width), counts[chosen, None] - 1) + begins[chosen, None]
-        search = _Search(points, sums, candidates[at], counts[chosen], outlines.closed[chosen], max_shift_m)
-        search.run(outlines.fixed[chosen], charges)
+    for chosen in _batches(np.where(wanted, np.diff(begins), 0)):
+        search = _Search(outlines, chosen, points, sums, candidates, begins[chosen], np.diff(begins)[chosen])
+        search.run(lows, highs, max_shift_m, charges)
         solved[chosen] = search.solved
-        own, starts, ends, kinds = search.walls()
-        tables.append(
-            Walls(
-                outlines=chosen[own],
-                starts=candidates[at][own, starts],
-                ends=candidates[at][own, ends],
-                kinds=kinds,
-            )
-        )
+        tables.append(search.walls())
     none = np.zeros(0, np.int64)
     walls = Walls.concat([Walls(outlines=none, starts=none, ends=none, kinds=none), *tables])
     return walls.take(np.lexsort((walls.starts, walls.outlines))), solved
 
 
 def _batches(counts: Ints) -> Iterator[Ints]:
-    """Yield outlines of about as many corners."""
-    order = np.argsort(counts, kind="stable")
-    order = order[counts[order] <= MAX_CORNERS]
-    start = 0
-    while start < len(order):
-        width = 2 * int(counts[order[start]])
-        stop = min(int(np.searchsorted(counts[order], width, "right")), start + max(CHUNK // width, 1))
+    """Yield outlines by their number of corners, the largest first, as many as have about CHUNK pairs."""
+    order = np.argsort(-counts, kind="stable")
+    order = order[(counts[order] <= MAX_CORNERS) & (counts[order] > 1)]
+    for start, stop in portions(counts[order] ** 2 // 2, CHUNK):
         yield order[start:stop]
-        start = stop
+
+
+class _Extremes:
+    """Least or greatest u and v of points between corners: those of 1, 2, 4, ... edges from each on."""
+
+    def __init__(self, ufunc: np.ufunc, points: Floats, corners: Ints) -> None:
+        self._ufunc = ufunc
+        within = ufunc.reduceat(points, corners, axis=0)
+        within = ufunc(within, points[np.append(corners[1:], corners[-1:])])
+        self._levels = [within]
+        for level in range(int(MAX_CORNERS).bit_length() - 1):
+            step = 1 << level
+            ahead = np.concatenate([within[step:], within[-1:].repeat(min(step, len(within)), axis=0)])
+            within = ufunc(within, ahead[: len(within)])
+            self._levels.append(within)
+
+    def between(self, starts: Ints, counts: Ints) -> Floats:
+        """Return (n, 2), over `counts` edges from each start on."""
+        found = np.empty((len(starts), 2))
+        levels = np.frexp(counts)[1] - 1
+        for level, values in enumerate(self._levels):
+            at = np.flatnonzero(levels == level)
+            first, last = starts[at], starts[at] + counts[at] - (1 << level)
+            found[at] = self._ufunc(values[first], values[last])
+        return found
 
 
 class _Search:
-    """The cheapest walls of outlines with `counts` corners, (outline, corner) `at` in all points.
+    """The cheapest walls of outlines, those with the most corners first.
 
     Closed outlines are tried with a first wall of each kind; their last wall is of another kind.
     """
 
     def __init__(
         self,
+        outlines: Outlines,
+        chosen: Ints,
         points: Floats,
         sums: Floats,
-        at: Ints,
+        corners: Ints,
+        begins: Ints,
         counts: Ints,
-        closed: NDArray[np.bool_],
-        max_shift_m: float,
     ) -> None:
-        self._points, self._sums, self._counts, self._closed = points[at], sums[at], counts, closed
-        self._limit = max_shift_m
-        # extremes of u and v between a corner and the next
-        flat = np.stack([at[:, :-1], np.maximum(at[:, 1:], at[:, :-1])], axis=2).reshape(-1, 2)
-        lows, highs = (_extremes(ufunc, points, flat) for ufunc in (np.minimum, np.maximum))
-        shape = (len(at), at.shape[1] - 1, 2)
-        self._lows, self._highs = lows.reshape(shape), highs.reshape(shape)
+        self._names, self._points, self._sums, self._corners = chosen, points, sums, corners
+        self._begins, self._counts = begins, counts
+        self._closed, self._fixed = outlines.closed[chosen], outlines.fixed[chosen]
+        # pairs of corners, by the second: number of outlines that have it, and pairs before
+        self._rows = np.searchsorted(-counts, -np.arange(counts[0] + 1))
+        self._pairs = np.cumsum(np.arange(counts[0] + 1) * self._rows)
 
-    def run(self, fixed: NDArray[np.bool_], charges: Floats) -> None:
+    def run(self, lows: _Extremes, highs: _Extremes, max_shift_m: float, charges: Floats) -> None:
         """Find the cheapest walls up to each corner, for each kind of the first and of the last wall."""
-        rows, width = self._sums.shape[:2]
+        rows, width = len(self._counts), int(self._counts[0])
+        costs = self._costs(lows, highs, max_shift_m)
         rest = np.full((rows, 3, width, 3), np.inf)  # cheapest up to a corner where a wall of a kind begins
         self._from = np.zeros((rows, 3, width, 3), np.int16)  # the corner where the wall up to here begins
-        self._kind = np.zeros(
-            (rows, 3, width, 3), np.int8
-        )  # the kind of the wall before one that begins here
-        self._total = np.full((rows, 3, width, 3), np.inf)
+        self._kind = np.zeros((rows, 3, width, 3), np.int8)  # of the wall before one that begins here
+        total = np.full((rows, 3, width, 3), np.inf)
         alike = np.where(np.eye(3), np.inf, 0.0)  # walls of one kind do not follow each other
         rest[:, :, 0] = np.where(self._closed[:, None, None], np.where(np.eye(3), 0.0, np.inf), 0.0)
-        lows, highs = (np.full((rows, width, 2), sign * np.inf) for sign in (1, -1))
         for end in range(1, width):
-            lows[:, :end] = np.minimum(lows[:, :end], self._lows[:, end - 1, None])
-            highs[:, :end] = np.maximum(highs[:, :end], self._highs[:, end - 1, None])
-            costs = self._costs(end, lows[:, :end], highs[:, :end], fixed)  # (rows, end, 3)
-            totals = rest[:, :, :end] + costs[:, None]
-            self._from[:, :, end] = totals.argmin(axis=2)
-            self._total[:, :, end] = totals.min(axis=2) + charges
-            others = self._total[:, :, end, None] + alike  # (rows, first, kind, kind before)
-            self._kind[:, :, end] = others.argmin(axis=3)
-            rest[:, :, end] = others.min(axis=3)
-        last = self._total[np.arange(rows), :, self._counts - 1]  # (rows, first, kind)
+            own = slice(0, self._rows[end])
+            cost = costs[self._pairs[end - 1] : self._pairs[end]].reshape(-1, 1, end, 3)
+            totals = rest[own, :, :end] + cost
+            self._from[own, :, end] = totals.argmin(axis=2)
+            total[own, :, end] = totals.min(axis=2) + charges
+            others = total[own, :, end, None] + alike  # (rows, first, kind, kind before)
+            self._kind[own, :, end] = others.argmin(axis=3)
+            rest[own, :, end] = others.min(axis=3)
+        last = total[np.arange(rows), :, self._counts - 1]  # (rows, first, kind)
         last += np.where(self._closed[:, None, None], alike, 0.0)
         self._best = last.reshape(rows, -1).argmin(axis=1)
         self.solved = np.isfinite(last.reshape(rows, -1).min(axis=1))
 
-    def _costs(self, end: int, lows: Floats, highs: Floats, fixed: NDArray[np.bool_]) -> Floats:
-        """Return the squared distances (rows, starts, kinds) from walls that end at a corner."""
-        length, su, sv, suu, svv, suv = np.moveaxis(self._sums[:, end, None] - self._sums[:, :end], 2, 0)
+    def _costs(self, lows: _Extremes, highs: _Extremes, max_shift_m: float) -> Floats:
+        """Return (pairs, kinds), the squared distances from walls between two corners.
+
+        Pairs are in the order of their end, their outline and their start.
+        """
+        ends = np.repeat(np.arange(len(self._rows)), np.diff(self._pairs, prepend=0))
+        before = np.append(0, self._pairs)[ends]
+        row, start = np.divmod(np.arange(len(ends)) - before, ends)
+        begins = self._begins[row]
+        first, last = self._corners[begins + start], self._corners[begins + ends]
+        low, high = (part.between(begins + start, ends - start) for part in (lows, highs))
+        length, su, sv, suu, svv, suv = (self._sums[last] - self._sums[first]).T
         known = length > 0
         per = 1 / np.where(known, length, 1.0)
-        costs = np.full((*length.shape, 3), np.inf)
-        is_end = fixed[:, 1] & (self._counts - 1 == end)
-        for kind, axis, first, second in ((ALONG, 1, sv, svv), (ACROSS, 0, su, suu)):
-            mean = first * per
-            mean[:, 0] = np.where(fixed[:, 0], self._points[:, 0, axis], mean[:, 0])
-            mean = np.where(is_end[:, None], self._points[:, end, axis, None], mean)
-            farthest = np.maximum(highs[..., axis] - mean, mean - lows[..., axis])
-            squares = second - 2 * mean * first + mean * mean * length
-            costs[..., kind] = np.where(known & (farthest <= self._limit), np.maximum(squares, 0), np.inf)
+        costs = np.full((len(ends), 3), np.inf)
+        from_end = self._fixed[row, 0] & (start == 0)
+        to_end = self._fixed[row, 1] & (ends == self._counts[row] - 1)
+        for kind, axis, total, squares in ((ALONG, 1, sv, svv), (ACROSS, 0, su, suu)):
+            mean = np.where(from_end, self._points[first, axis], total * per)
+            mean = np.where(to_end, self._points[last, axis], mean)
+            farthest = np.maximum(high[:, axis] - mean, mean - low[:, axis])
+            cost = np.maximum(squares - 2 * mean * total + mean * mean * length, 0)
+            costs[:, kind] = np.where(known & (farthest <= max_shift_m), cost, np.inf)
         uu, vv, uv = suu - su * su * per, svv - sv * sv * per, suv - su * sv * per
         spread = np.hypot(uu - vv, 2 * uv)
-        squares = np.maximum((uu + vv - spread) / 2, 0)
+        cost = np.maximum((uu + vv - spread) / 2, 0)
         # twice the angle to the axes: far from both where its sine is large
         oblique = np.abs(2 * uv) > np.sin(2 * FREE_ANGLE) * spread
-        oblique &= known & (squares * per < (self._limit / 2) ** 2)
-        oblique[:, 0] &= ~fixed[:, 0]
-        oblique &= ~is_end[:, None]
-        costs[..., FREE] = np.where(oblique, squares, np.inf)
+        oblique &= known & (cost * per < (max_shift_m / 2) ** 2) & ~from_end & ~to_end
+        costs[:, FREE] = np.where(oblique, cost, np.inf)
         return costs
 
-    def walls(self) -> tuple[Ints, Ints, Ints, Ints]:
-        """Return outline, first and last corner and kind of the cheapest walls."""
+    def walls(self) -> Walls:
+        """Return the cheapest walls."""
         own = np.flatnonzero(self.solved)
         first, kind = np.divmod(self._best[own], 3)
         end = self._counts[own] - 1
-        parts = []
+        parts = [np.zeros((0, 4), np.int64)]
         while len(own):
             start = self._from[own, first, end, kind].astype(np.int64)
-            parts.append(np.stack([own, start, end, kind], axis=1))
+            corners = [self._corners[self._begins[own] + corner] for corner in (start, end)]
+            parts.append(np.stack([self._names[own], *corners, kind], axis=1))
             goes_on = start > 0
             own, first, end, kind = own[goes_on], first[goes_on], start[goes_on], kind[goes_on]
             kind = self._kind[own, first, end, kind].astype(np.int64)
-        table = np.concatenate([np.zeros((0, 4), np.int64), *parts])
-        return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
-
-
-def _extremes(ufunc: np.ufunc, points: Floats, ranges: Ints) -> Floats:
-    """Return the least or greatest u and v of points from the first to the last of each range."""
-    # reduceat takes a pair's second index as the begin of a range that is not wanted
-    padded = np.append(points, points[-1:], axis=0)
-    bounds = ranges + np.array([0, 1])
-    return ufunc.reduceat(padded, bounds.ravel(), axis=0)[::2]
+        outlines, starts, ends, kinds = np.concatenate(parts).T
+        return Walls(outlines=outlines, starts=starts, ends=ends, kinds=kinds)
 
 
 def turn(walls: Walls, sums: Floats, groups: Ints) -> Floats:
