@@ -20,7 +20,7 @@ from rsseg_cli.vector.outlines import window_of
 from rsseg_cli.vector.plan import BlockPlan
 from rsseg_cli.vector.proposals import Proposal
 from rsseg_cli.vector.simplify import StoredBoundaries
-from rsseg_cli.vector.storage import Table, writing
+from rsseg_cli.vector.storage import Table, load_tables, store_tables
 
 
 def decide_part(shared: tuple[BlockPlan, StoredBoundaries], row: int, col: int) -> None:
@@ -32,18 +32,12 @@ def decide_part(shared: tuple[BlockPlan, StoredBoundaries], row: int, col: int) 
         near = _near(stored, row, col)
         rows, cols = window_of(plan.source, stored.side, row, col)
         rejected = _rejected(near, stored.read(*rows, *cols), own)
-    path = stored.path(row, col, "decided")
-    with writing(path.parent), open(path, "wb") as file:
-        np.save(file, np.setdiff1d(own, rejected), allow_pickle=False)
-
-
-def _parts_around(stored: StoredBoundaries, row: int, col: int) -> list[tuple[int, int]]:
-    return [part for part in stored.parts if max(abs(part[0] - row), abs(part[1] - col)) <= stored.side]
+    store_tables(stored.path(row, col, "decided"), np.setdiff1d(own, rejected))
 
 
 def _near(stored: StoredBoundaries, row: int, col: int) -> Proposal:
     """Return the proposals of a part and those around it."""
-    parts = [Proposal.load(stored.path(*part, "proposed")) for part in _parts_around(stored, row, col)]
+    parts = [Proposal.load(stored.path(*part, "proposed")) for part in stored.around(row, col)]
     return Proposal.concat(parts)
 
 
@@ -189,13 +183,13 @@ def _found(positions: Ints, wanted: Ints) -> Ints:
 def apply_part(shared: tuple[StoredBoundaries, StoredBoundaries], row: int, col: int) -> None:
     """Store a part's boundaries with the outlines of squared groups."""
     stored, squared = shared
-    near = _near(stored, row, col)
     keys = np.concatenate(
-        [
-            np.load(stored.path(*part, "decided"), allow_pickle=False)
-            for part in _parts_around(stored, row, col)
-        ]
+        [load_tables(stored.path(*part, "decided"), np.int64)[0] for part in stored.around(row, col)]
     )
+    if not len(keys):
+        stored.path(row, col).rename(squared.path(row, col))
+        return
+    near = _near(stored, row, col)
     vertices = stored.own(row, col)
     moved = near.moved[np.isin(near.moved["group"], keys)]
     place = np.stack(np.divmod(moved["position"], stored.width + 1), axis=1)

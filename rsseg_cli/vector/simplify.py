@@ -15,6 +15,7 @@ of the second kind that touch it, and on those of the first kind that touch thes
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from rsseg_cli.files import write_error
 from rsseg_cli.vector.curves import ALONG, CORNER, UPRIGHT, count_inside
 from rsseg_cli.vector.graph import DOWN, LEFT, NONE, RIGHT, UP, Graph, Ints, build_graph
 from rsseg_cli.vector.plan import BlockPlan, Stopwatch
+from rsseg_cli.vector.surroundings import Surroundings
 
 CELL = 256  # px
 _OPPOSITE = {RIGHT: LEFT, LEFT: RIGHT, DOWN: UP, UP: DOWN}
@@ -58,11 +60,7 @@ class StoredBoundaries:
     @property
     def parts(self) -> list[tuple[int, int]]:
         """First corner row and column of each part."""
-        return [
-            (row, col)
-            for row in range(0, self.height + 1, self.side)
-            for col in range(0, self.width + 1, self.side)
-        ]
+        return list(product(*(range(0, size + 1, self.side) for size in (self.height, self.width))))
 
     def path(self, row: int, col: int, kind: str = "") -> Path:
         """File of the part that begins at a corner row and column."""
@@ -104,6 +102,14 @@ class StoredBoundaries:
         vertices = np.concatenate(parts)
         vertices = vertices[np.argsort(vertices["position"])]
         return _graph(vertices, self.width)
+
+    def around(self, row: int, col: int) -> list[tuple[int, int]]:
+        """Return a part and those that touch it."""
+        rows, cols = (
+            range(max(first - self.side, 0), min(first + self.side, size) + 1, self.side)
+            for first, size in ((row, self.height), (col, self.width))
+        )
+        return list(product(rows, cols))
 
     def own(self, row: int, col: int) -> NDArray[Any]:
         """Read the vertices of a part."""
@@ -169,7 +175,8 @@ def simplify_part(shared: tuple[BlockPlan, StoredBoundaries], row: int, col: int
     labels = source.read(rows[0] - 1, rows[1] - rows[0] + 2, first, end - first)
     watch.lap("read")
     graph = build_graph(labels, rows[0], source.nodata, first, source.width)
-    del labels
+    if plan.squares is None:
+        del labels
     watch.lap("boundaries")
     if len(graph):
         simplifier = Simplifier(graph, plan, rows, cols, cell)
@@ -178,6 +185,12 @@ def simplify_part(shared: tuple[BlockPlan, StoredBoundaries], row: int, col: int
         graph = graph.without(~simplifier.alive)
     watch.lap("shape")
     stored.store(graph, row, col)
+    if plan.squares is not None:
+        shape = source.height, source.width
+        around = Surroundings.of(
+            labels, (rows[0] - 1, first), graph, (row, col), stored.side, shape, source.nodata
+        )
+        around.of_classes(plan.squares.classes).store(stored.path(row, col, "around"))
     watch.lap("hand over")
     return watch.seconds
 

@@ -138,6 +138,25 @@ def writing(folder: Path) -> Iterator[None]:
         raise write_error(folder.parent, err) from err
 
 
+def store_tables(path: Path, *tables: NDArray[Any]) -> None:
+    """Write arrays to a file, for `load_tables`."""
+    with writing(path.parent), open(path, "wb") as file:
+        file.write(np.array([len(table) for table in tables], np.int64).tobytes())
+        for table in tables:
+            file.write(table.tobytes())
+
+
+def load_tables(path: Path, *dtypes: DTypeLike) -> list[NDArray[Any]]:
+    """Read the arrays of `store_tables`, which were of these types."""
+    data = path.read_bytes()
+    counts = np.frombuffer(data, np.int64, len(dtypes))
+    at, tables = counts.nbytes, []
+    for dtype, count in zip(map(np.dtype, dtypes), counts.tolist(), strict=True):
+        tables.append(np.frombuffer(data, dtype, count, at))
+        at += tables[-1].nbytes
+    return tables
+
+
 def in_file(array: NDArray[Any]) -> bool:
     """Tell whether an array lies in a file."""
     return isinstance(_base(array), mmap.mmap)

@@ -231,8 +231,8 @@ class PolygonStream:
             for _ in self._pool.ordered_map(function, shared, stored.parts):
                 pass
         for part in stored.parts:
-            for kind in ("proposed", "decided", stored.kind):
-                stored.path(*part, kind).unlink()
+            for kind in ("around", "proposed", "decided", stored.kind):
+                stored.path(*part, kind).unlink(missing_ok=True)
         self._task.stages["square"] = time.perf_counter() - before
         return squared
 

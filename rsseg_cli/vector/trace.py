@@ -34,8 +34,8 @@ from rsseg_cli.vector.storage import Table, release_pages
 NO_KEY = np.int64(-(2**62))
 POINTS = 1 << 18  # copied at a time
 # The pixel on the left of a half-edge, by slot, from its corner.
-_LEFT_ROW = np.array([-1, 0, 0, -1], np.int64)
-_LEFT_COL = np.array([0, -1, 0, -1], np.int64)
+LEFT_ROW = np.array([-1, 0, 0, -1], np.int64)
+LEFT_COL = np.array([0, -1, 0, -1], np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +152,8 @@ class Tracer:
 
     def _object_left_of(self, vertices: Ints, slots: NDArray[Any]) -> Ints:
         """Return the object on the left of half-edges; -1 outside the raster."""
-        rows = self._graph.rows[vertices] + _LEFT_ROW[slots] - self._row
-        cols = self._graph.cols[vertices] + _LEFT_COL[slots]
+        rows = self._graph.rows[vertices] + LEFT_ROW[slots] - self._row
+        cols = self._graph.cols[vertices] + LEFT_COL[slots]
         height, width = self._objects.run_of.shape
         inside = (rows >= 0) & (rows < height) & (cols >= 0) & (cols < width)
         objects = self._objects.at(np.where(inside, rows, 0), np.where(inside, cols, 0))
