@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from rsseg_cli.batch import BatchSettings, SceneTask
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.batch import are_many, output_folder, ray_engine, run_scenes
 from rsseg_cli.cli.from_settings import Options, from_settings
-from rsseg_cli.cli.progress import Bar
+from rsseg_cli.cli.progress import StageBars
 from rsseg_cli.cli.tables import summary
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig, option
 from rsseg_cli.errors import UsageError
@@ -222,10 +223,11 @@ def _map_one(
 
         run.make_folder(outputs.stac)
         layers = {**layers, "stac": outputs.stac / f"{target.stem}.json"}
-    with Bar("map", "tile", hidden=quiet) as bar:
+    with StageBars({"map": "tile", "write": "row", "trace": "row"}, hidden=quiet) as bars:
+        mapped = partial(bars.show, "map")
         if ray is None:
             return predict(
-                scene, target, vector=outputs.vector, resume=resume, progress=bar.show,
+                scene, target, vector=outputs.vector, resume=resume, progress=mapped, stages=bars.show,
                 vector_config=replace(polygons, jobs=workers or 0), **settings, **layers,
             )  # fmt: skip
         paths = {"labels": str(target), **layers, "vector": outputs.vector}
@@ -233,7 +235,7 @@ def _map_one(
             index=0, scene=scene, vector=polygons, resume=resume, **settings,
             outputs={kind: Path(path) for kind, path in paths.items() if path is not None},
         )  # fmt: skip
-        return ray.run_one(task, bar.show)
+        return ray.run_one(task, mapped)
 
 
 def default_output(scene: str, model_name: str) -> Path:

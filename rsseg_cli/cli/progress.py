@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,26 @@ class Bar:
         if words:
             self._bar.set_postfix_str(words, refresh=False)
         self._bar.update(done - self._bar.n)
+
+
+class StageBars:
+    """One bar after another; `show` is a callback that is told the stage."""
+
+    def __init__(self, units: Mapping[str, str], *, hidden: bool) -> None:
+        self._units, self._hidden, self._open = units, hidden, ExitStack()
+        self._bars: dict[str, Bar] = {}
+
+    def __enter__(self) -> StageBars:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def show(self, stage: str, done: int, total: int) -> None:
+        if stage not in self._bars:
+            self._open.close()
+            self._bars[stage] = self._open.enter_context(Bar(stage, self._units[stage], hidden=self._hidden))
+        self._bars[stage].show(done, total)
 
 
 class BatchProgress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
-from rsseg_cli.cli.progress import Bar
+from rsseg_cli.cli.progress import StageBars
 from rsseg_cli.cli.tables import summary
 from rsseg_cli.config import PredictConfig, RefineConfig
 
@@ -64,9 +65,9 @@ def refine_command(
     """
     from rsseg_cli.pipeline import refine
 
-    with Bar("refine", "window", hidden=quiet) as bar:
+    with StageBars({"refine": "window", "write": "row"}, hidden=quiet) as bars:
         result = refine(
             scene, labels, output, config=config, run=run, uncertainty=uncertainty, preview=preview,
-            progress=bar.show, resume=resume,
+            progress=partial(bars.show, "refine"), stages=bars.show, resume=resume,
         )  # fmt: skip
     opt.show(result, summary, as_json=as_json)

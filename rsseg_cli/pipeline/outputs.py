@@ -22,6 +22,8 @@ from rsseg_cli.pipeline.result import AreaCounter, PredictResult
 from rsseg_cli.pipeline.view import HoleMask, Picture, Pictures
 from rsseg_cli.raster import RasterWriter, classes, vrt
 
+Stages = Callable[[str, int, int], None]  # stage, rows done, rows in all
+
 ROWS = "map"  # the pass that writes the outputs' rows
 FULL_SCALE = 254  # of probabilities in uint8: 1.0
 
@@ -78,16 +80,23 @@ class Target:
     def counted(self) -> tuple[list[int], list[float]]:
         return self.counter.counts
 
-    def commit(self, result: Callable[[], PredictResult]) -> PredictResult:
+    def commit(self, result: Callable[[], PredictResult], stages: Stages | None) -> PredictResult:
         """Finish all outputs, then publish them: until all are finished, none appears or is replaced."""
+        stages = stages or _untold
         renames: dict[Path, Path] = {}
         if "preview" in self.pictures:
             renames[self._draw(self.pictures["preview"])] = self._job.paths["preview"]
         if "html" in self.pictures:
             self._draw_page_pictures(self.pictures["html"])
-        for kind, writer in reversed(self._writers.items()):  # the map last: where it is, everything is
+        height, count = self._job.grid.height, len(self._writers)
+        for number, (kind, writer) in enumerate(reversed(self._writers.items())):
+            # the map last: where it is, everything is
             if not self._run.is_finished(kind):
-                writer.finish()
+                writer.finish(
+                    lambda share, before=number: stages(
+                        "write", round((before + share) * height), count * height
+                    )
+                )
                 self._run.finish(kind)
                 self._run.forget(writer.complete_files())
                 writer.drop_rows()
@@ -95,7 +104,7 @@ class Target:
         for writer in reversed(self._writers.values()):
             rasters |= writer.renames()
         if "vector" in self._job.paths:
-            renames |= self._polygons({path: file for file, path in rasters.items()})
+            renames |= self._polygons({path: file for file, path in rasters.items()}, stages)
             named = set(renames.values())  # one style may be of both
             rasters = {file: path for file, path in rasters.items() if path not in named}
         finished = result()
@@ -106,7 +115,7 @@ class Target:
         self._run.publish(renames | rasters, finished.as_dict())
         return finished
 
-    def _polygons(self, files: dict[Path, Path]) -> dict[Path, Path]:
+    def _polygons(self, files: dict[Path, Path], stages: Stages) -> dict[Path, Path]:
         """Write the polygons of the finished map; `files` are its rasters' temporary ones, by name."""
         from rsseg_cli.vector import prepare  # loads scipy
 
@@ -125,7 +134,7 @@ class Target:
             from rsseg_cli.pipeline.page import MAX_POLYGONS_BYTES
 
             sketch = polygons.draw_on(self.pictures["html"].grid, MAX_POLYGONS_BYTES)
-        renames = polygons.run(None)
+        renames = polygons.run(functools.partial(stages, "trace"))
         if sketch is not None:
             drawn = {"polygons": sketch.polygons, "left_out": sketch.left_out, "steps": sketch.steps}
             self._polygons_drawn = drawn
@@ -205,6 +214,10 @@ class Target:
         except OSError as err:
             raise files_.write_error(self._job.paths[kind], err) from err
         return file
+
+
+def _untold(stage: str, done: int, total: int) -> None:
+    """Stand in for a callback that was not given."""
 
 
 def _open_writer(job: Job, kind: str, run: RunState, cuts: Sequence[int]) -> RasterWriter:

@@ -26,7 +26,7 @@ from rsseg_cli.pipeline.earlier import (
 )
 from rsseg_cli.pipeline.job import Job, Model, check_space, prepare
 from rsseg_cli.pipeline.merge import COARSE, CoarseFile
-from rsseg_cli.pipeline.outputs import ROWS, Target
+from rsseg_cli.pipeline.outputs import ROWS, Stages, Target
 from rsseg_cli.pipeline.passes import (
     LabelSource,
     Passes,
@@ -76,6 +76,7 @@ def predict(
     refine: RefineConfig | None = None,
     uncertainty: PathLike | None = None,
     progress: Progress | None = None,
+    stages: Stages | None = None,
     resume: bool = False,
     passes: Passes | None = None,
     finish: Finish = call,
@@ -103,6 +104,8 @@ def predict(
             are of the refined map.
         uncertainty: of the refiner, see `refine`.
         progress: called with tiles done and tiles in all, those of refining included.
+        stages: called with "write" or "trace", rows done and rows in all, while rasters and polygons are
+            written after that.
         resume: continue where an earlier run of the same call was killed or stopped. If there was none, or it
             was another call, or the scene has changed since, start over with a warning.
         passes: runs the networks elsewhere; None for this process. The outputs are written by this one.
@@ -137,7 +140,14 @@ def predict(
             return ScenePlan(job=job, inputs=inputs, model=model, refinement=refinement)
 
         return _run_scene(
-            paths, chosen, check, progress=progress, resume=resume, passes=passes, finish=finish
+            paths,
+            chosen,
+            check,
+            progress=progress,
+            stages=stages,
+            resume=resume,
+            passes=passes,
+            finish=finish,
         )
 
     return with_uploads(paths, make, finish, overwrite=chosen.overwrite, resume=resume)
@@ -153,6 +163,7 @@ def refine(
     uncertainty: PathLike | None = None,
     preview: PathLike | None = None,
     progress: Progress | None = None,
+    stages: Stages | None = None,
     resume: bool = False,
     **settings: Any,
 ) -> PredictResult:
@@ -187,7 +198,7 @@ def refine(
         return ScenePlan(job=job, inputs=inputs, refinement=refinement, labels=source)
 
     chosen = replace(run or PredictConfig(), **settings)
-    return _run_scene(paths, chosen, check, progress=progress, resume=resume)
+    return _run_scene(paths, chosen, check, progress=progress, stages=stages, resume=resume)
 
 
 def _run_scene(
@@ -196,6 +207,7 @@ def _run_scene(
     prepare: Callable[[PredictConfig], ScenePlan],
     *,
     progress: Progress | None,
+    stages: Stages | None,
     resume: bool,
     passes: Passes | None = None,
     finish: Finish = call,
@@ -229,7 +241,7 @@ def _run_scene(
     with ExitStack() as while_mapping:
         while_mapping.enter_context(opened)
         run = opened.enter_context(RunState(paths, marks, height, resume=resume, interval_s=interval_s))
-        commit = _run_passes(plan, passes, run, progress, start, opened)
+        commit = _run_passes(plan, passes, run, progress, stages, start, opened)
         while_mapping.pop_all()
 
     def rest() -> PredictResult:
@@ -246,6 +258,7 @@ def _run_passes(
     passes: Passes,
     run: RunState,
     progress: Progress | None,
+    stages: Stages | None,
     start: float,
     stack: ExitStack,
 ) -> Callable[[], PredictResult]:
@@ -259,7 +272,7 @@ def _run_passes(
         rows.state.pictures, rows.state.holes = target.pictures, target.holes
         unlike = _map(job, passes, rows, job.layers, progress, total)
         return partial(
-            target.commit, lambda: target.counter.result(job.paths, start, job.notes, unlike=unlike)
+            target.commit, lambda: target.counter.result(job.paths, start, job.notes, unlike=unlike), stages
         )
     network = refinement.load().network
     windows = plan_windows(refinement, network, job)
@@ -283,7 +296,9 @@ def _run_passes(
     refined = refined_of(refinement, network, len(windows.plan), rows.state.counted())
     if coarse is not None:
         coarse.drop()
-    return partial(target.commit, lambda: target.counter.result(job.paths, start, job.notes, refined, unlike))
+    return partial(
+        target.commit, lambda: target.counter.result(job.paths, start, job.notes, refined, unlike), stages
+    )
 
 
 def _map(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -58,8 +58,10 @@ class _Directory(NamedTuple):
     sizes: _Array
 
 
-def fill(path: Path, levels: Sequence[Path]) -> None:
+def fill(path: Path, levels: Sequence[Path], progress: Callable[[float], None] = lambda share: None) -> None:
     """Append the blocks of GeoTIFFs, the largest first, to a COG without pixels of the same levels.
+
+    `progress` is called with the share that is done, 0 to 1.
 
     Raises:
         OutputError: a level lacks blocks, or the file becomes larger than its format allows.
@@ -69,12 +71,16 @@ def fill(path: Path, levels: Sequence[Path]) -> None:
         if len(directories) != len(levels):
             raise ValueError(f"{path}: {len(directories)} levels, needs {len(levels)}")
         target.seek(0, os.SEEK_END)
+        total, done = sum(len(directory.sizes.values) for directory in directories), 0
         for directory, level in reversed(list(zip(directories, levels, strict=True))):
             with level.open("rb") as source:
-                _append(target, directory, source, level)
+                for _ in _append(target, directory, source, level):
+                    done += 1
+                    progress(done / total)
 
 
-def _append(target: BinaryIO, directory: _Directory, source: BinaryIO, level: Path) -> None:
+def _append(target: BinaryIO, directory: _Directory, source: BinaryIO, level: Path) -> Iterator[None]:
+    """Append blocks, one at each step."""
     offsets, sizes = (part.values for part in directory)
     given = _directories(source)[0]
     for index, (start, size) in enumerate(
@@ -89,6 +95,7 @@ def _append(target: BinaryIO, directory: _Directory, source: BinaryIO, level: Pa
             raise OutputError(f"{target.name}: larger than 4 GiB. Pass --co BIGTIFF=YES")
         target.write(struct.pack("<I", size) + block + block[-4:])
         offsets[index], sizes[index] = position, size
+        yield
     for part in directory:
         target.seek(part.start)
         target.write(part.values.tobytes())

@@ -156,8 +156,11 @@ class RasterWriter(AbstractContextManager):
         self.finish()
         self.publish()
 
-    def finish(self) -> None:
-        """Build the file under its temporary name, on disk; the target stays as it is."""
+    def finish(self, progress: Callable[[float], None] = lambda share: None) -> None:
+        """Build the file under its temporary name, on disk; the target stays as it is.
+
+        `progress` is called with the share that is done, at least at the end.
+        """
         if self._rows != self.grid.height:
             raise ValueError(f"{self.path}: {self._rows} of {self.grid.height} rows written")
         if self._pyramid is None:
@@ -173,7 +176,7 @@ class RasterWriter(AbstractContextManager):
                 shapes = [(level.height, level.width) for level in self._pyramid.levels[1:]]
                 described.write_text(vrt.without_pixels(self.grid, self.meta, shapes), "utf-8")
                 copy(str(described), str(finished), driver="COG", **options, SPARSE_OK="YES")
-                cog.fill(finished, levels)
+                cog.fill(finished, levels, progress)
             sync(finished)
             for ending, (_, content) in self._sidecars.items():
                 self._temporary(ending).write_bytes(content)
@@ -181,6 +184,7 @@ class RasterWriter(AbstractContextManager):
         if self._own:
             self.drop_rows()
         self._finished = True
+        progress(1.0)
 
     def drop_rows(self) -> None:
         """Remove the temporary files that a finished raster was made from."""

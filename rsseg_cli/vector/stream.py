@@ -149,7 +149,7 @@ def serve(connection: Connection) -> None:
             del answer, item
 
 
-Progress = Callable[[int, int], None]  # rows done, rows in all
+Progress = Callable[[int, int], None]  # rows done, rows in all: those of the raster, for each pass over it
 TRIM_BLOCKS = 8  # blocks after which freed memory goes back: what the next one needs takes time to get
 GIVEN, MERGED = ".given.bin", ".merged.bin"  # in the scratch folder: classes without small objects, holes
 
@@ -159,22 +159,27 @@ class PolygonStream:
 
     def __init__(self, task: VectorTask, pool: WorkerPool, folder: Path) -> None:
         self._task, self._pool, self._folder = task, pool, folder
+        self._progress: Progress | None = None
+        self._passes, self._done = 1, 0.0
 
     def polygons(self, progress: Progress | None = None) -> Iterator[Polygons]:
         """Yield finished polygons after each block, in the order of their last pixels."""
         task = self._task
         plan = task.plan_in(self._folder)
+        merges = sum(size > 0 for size in (task.config.min_area_m2, task.config.fill_holes_m2))
+        shapes = bool(plan.options.tolerance_m2) or plan.squares is not None
+        self._progress, self._passes = progress, 1 + 2 * merges + shapes + (plan.squares is not None)
         if task.config.min_area_m2 or task.config.fill_holes_m2:
             before = time.perf_counter()
             plan = replace(plan, source=self._merge(plan))
             task.stages["merge"] = time.perf_counter() - before
-        if plan.options.tolerance_m2 or plan.squares is not None:
+        if shapes:
             plan = replace(plan, boundaries=self._simplify(plan))
         if plan.squares is not None:
             plan = replace(plan, boundaries=self._square(plan))
         joiner = Joiner(plan, self._folder)
         results = self._by_block(plan, run_block, plan, task.blocks, last=True)
-        for number, ((_, end), block) in enumerate(results):
+        for number, block in enumerate(results):
             before = time.perf_counter()
             finished = joiner.add(block)
             block.seconds["join"] = time.perf_counter() - before
@@ -184,8 +189,6 @@ class PolygonStream:
             del finished
             if number % TRIM_BLOCKS == 0:
                 give_back_memory()
-            if progress is not None:
-                progress(end, plan.source.height)
 
     def _by_block(
         self,
@@ -195,14 +198,22 @@ class PolygonStream:
         items: Iterable[tuple[Any, ...]],
         *,
         last: bool = False,
-    ) -> Iterator[tuple[tuple[int, int], Any]]:
-        """Yield rows and result of each block; then drop what its sources keep for it."""
+    ) -> Iterator[Any]:
+        """Yield the result of each block; then drop what its sources keep for it."""
         sources = [source for source in (plan.source, plan.confidence) if isinstance(source, ClassSource)]
         results = self._pool.ordered_map(function, shared, items, last=last)
         for rows, result in zip(self._task.blocks, results, strict=True):
             for source in sources:
                 source.forget(*rows)
-            yield rows, result
+            yield result
+            self._advance((rows[1] - rows[0]) / plan.source.height)
+
+    def _advance(self, share: float) -> None:
+        """Say how many rows are done, all passes over them together; `share` is that of a pass."""
+        self._done += share
+        if self._progress is not None:
+            height = self._task.info.grid.height
+            self._progress(round(self._done * height), self._passes * height)
 
     def _count(self, seconds: dict[str, float]) -> None:
         stages = self._task.stages
@@ -215,6 +226,7 @@ class PolygonStream:
         stored = StoredBoundaries(folder=str(self._folder), height=source.height, width=source.width)
         for seconds in self._pool.ordered_map(simplify_part, (plan, stored), stored.parts):
             self._count(seconds)
+            self._advance(1 / len(stored.parts))
         return stored
 
     def _square(self, plan: BlockPlan) -> StoredBoundaries:
@@ -229,7 +241,7 @@ class PolygonStream:
             (apply_part, (stored, squared)),
         ):
             for _ in self._pool.ordered_map(function, shared, stored.parts):
-                pass
+                self._advance(1 / 3 / len(stored.parts))
         for part in stored.parts:
             for kind in ("around", "proposed", "decided", stored.kind):
                 stored.path(*part, kind).unlink(missing_ok=True)
@@ -259,7 +271,7 @@ class PolygonStream:
         """Store a source's classes after one kind of small regions was merged."""
         source, blocks = regions.block.source, self._task.blocks
         resolver = SmallRegionResolver(regions, regions.block.ground.pixel_m, path.parent)
-        for _, block in self._by_block(regions.block, find_block_regions, regions, blocks):
+        for block in self._by_block(regions.block, find_block_regions, regions, blocks):
             resolver.add(block)
         resolver.finish()
         if resolver.dropped:

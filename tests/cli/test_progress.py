@@ -6,6 +6,8 @@ import json
 import os
 import subprocess
 import sys
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +39,13 @@ def events(*arguments: object, code: int = 0, form: str = "json") -> list[dict[s
 
 
 def stages(lines: list[dict[str, Any]], scene: str | None = None) -> list[dict[str, Any]]:
-    """Lines about progress; counts rise to their total, which says that no time is left."""
+    """Lines about progress; each stage's counts rise to their total, which says that no time is left."""
     found = [item for item in lines if item["event"] == "progress" and item.get("scene") == scene]
-    counts = [item["done"] for item in found]
-    assert counts == sorted(counts)
-    assert found[-1]["done"] == found[-1]["total"]
-    assert found[-1].get("eta", 0) == 0
+    for _, of_stage in groupby(found, key=itemgetter("stage")):
+        counts = list(of_stage)
+        assert [item["done"] for item in counts] == sorted(item["done"] for item in counts)
+        assert counts[-1]["done"] == counts[-1]["total"]
+        assert counts[-1].get("eta", 0) == 0
     return found
 
 
@@ -50,19 +53,25 @@ def test_every_step_from_a_scene_to_suggestions(
     make_raster: MakeRaster, models: tuple[Path, Path], tmp_path: Path
 ) -> None:
     scene, (model, refiner) = make_raster(shape=(200, 260)), models
-    at = {name: tmp_path / name for name in ("map.tif", "c.tif", "r.tif", "map.gpkg", "look.gpkg", "new")}
+    at = {name: tmp_path / name for name in ("map.tif", "c.tif", "r.tif", "map.gpkg", "m.fgb", "look.gpkg")}
     options = ("--overlap", 16, "--model", model, "--confidence", at["c.tif"])
     refining = ("--refiner", refiner, *RUN)
+    shapes = ("--min-area", 5, "--fill-holes", 5, "--simplify", 1)
     commands = {
-        "map": ("predict", scene, "-o", at["map.tif"], *options, *RUN),
-        "refine": ("refine", scene, at["map.tif"], "-o", at["r.tif"], *refining),
-        "trace": ("vectorize", at["map.tif"], "-o", at["map.gpkg"]),
-        "score": ("score", at["r.tif"], at["map.tif"]),
-        "read": ("suggest", scene, at["map.tif"], "--confidence", at["c.tif"], "-o", at["look.gpkg"]),
-    }
-    for stage, command in commands.items():
+        ("map", "write", "trace"): (
+            "predict", scene, "-o", at["map.tif"], "--vector", at["m.fgb"], *options, *RUN, *shapes,
+        ),
+        ("refine", "write"): ("refine", scene, at["map.tif"], "-o", at["r.tif"], *refining),
+        ("trace",): (
+            "vectorize", at["map.tif"], "-o", at["map.gpkg"], *shapes, "--regularize",
+            "--regularize-classes", "roof",
+        ),
+        ("score",): ("score", at["r.tif"], at["map.tif"]),
+        ("read",): ("suggest", scene, at["map.tif"], "--confidence", at["c.tif"], "-o", at["look.gpkg"]),
+    }  # fmt: skip
+    for names, command in commands.items():
         lines = events(*command)
-        assert {item["stage"] for item in stages(lines)} == {stage}
+        assert tuple(name for name, _ in groupby(stages(lines), key=itemgetter("stage"))) == names
         assert lines[-1] == {"event": "done"}
 
 
