@@ -9,15 +9,14 @@
 DATA holds `oam_buildings`. Each map becomes polygons with `--simplify 0.3`; those of the class building are
 what --regularize and the library start from. A building has changed where its corners have. Angles are those
 of rings that have changed, where they turn by more than 5 degrees; right ones within 2 degrees. Milliseconds
-are those of processors, for each building of the map: of the program with --regularize less those without it,
-the least of some runs in turn, and of the library's call on one core. The library (`rsseg[bench]`) is run
+are those of one processor, for each building of the map: of `vectorize` with --regularize less those without
+it, the least of some calls in turn, and of the library's call. The library (`rsseg[bench]`) is run
 with its defaults but for its simplification, which is 0.3 m too.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
 import subprocess
 import sys
 import tempfile
@@ -59,7 +58,7 @@ def main() -> None:
     parser.add_argument("--maps", type=Path, help="folder where maps are kept")
     parser.add_argument("--min-area", default="0", help="of objects and holes, m2")
     parser.add_argument("--scenes", nargs="+", default=SCENES)
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         maps = arguments.maps or Path(temporary)
@@ -75,46 +74,39 @@ def main() -> None:
             labels = maps / f"{scene}.map.tif"
             if not labels.exists():
                 image = str(data / "images" / f"{scene}.tif")
-                rsseg("predict", image, "--model", "buildings", "-o", str(labels), "-q")
+                command = [sys.executable, "-m", "rsseg_cli", "predict", image, "--model", "buildings"]
+                subprocess.run([*command, "-o", str(labels), "-q"], cwd=ROOT, check=True)
             compare(labels, data / "masks" / f"{scene}.tif", arguments, Path(temporary))
 
 
 def compare(labels: Path, truth: Path, arguments: argparse.Namespace, folder: Path) -> None:
     """Print the table of a scene."""
-    steps = [
-        "--simplify",
-        str(SIMPLIFY_M),
-        "--min-area",
-        arguments.min_area,
-        "--fill-holes",
-        arguments.min_area,
-    ]
+    from rsseg_cli.config import VectorConfig
+    from rsseg_cli.vector import vectorize
+
+    area = float(arguments.min_area)
     outputs = {"--simplify": folder / "simplified.gpkg", "--regularize": folder / "squared.gpkg"}
     seconds: dict[str, list[float]] = {name: [] for name in outputs}
-    for _ in range(arguments.repeats):
+    for _ in range(arguments.repeats + 1):  # the first loads libraries
         for name, output in outputs.items():
-            more = ["--regularize"] if name == "--regularize" else []
-            seconds[name].append(
-                rsseg(
-                    "vectorize",
-                    str(labels),
-                    "-o",
-                    str(output),
-                    "--overwrite",
-                    "-q",
-                    "--jobs",
-                    "1",
-                    *steps,
-                    *more,
-                )
+            config = VectorConfig(
+                simplify_m=SIMPLIFY_M,
+                min_area_m2=area,
+                fill_holes_m2=area,
+                regularize=name == "--regularize",
+                overwrite=True,
+                jobs=1,
             )
+            start = time.process_time()
+            vectorize(labels, output, config)
+            seconds[name].append(time.process_time() - start)
     frames = {name: buildings(output) for name, output in outputs.items()}
     before = frames["--simplify"]
     start = time.process_time()
     frames["buildingregulariser"] = library(before)
     took = {
         "--simplify": 0.0,
-        "--regularize": min(seconds["--regularize"]) - min(seconds["--simplify"]),
+        "--regularize": min(seconds["--regularize"][1:]) - min(seconds["--simplify"][1:]),
         "buildingregulariser": time.process_time() - start,
     }
     print(f"{labels.name}, --simplify {SIMPLIFY_M} --min-area {arguments.min_area}")
@@ -128,16 +120,6 @@ def compare(labels: Path, truth: Path, arguments: argparse.Namespace, folder: Pa
     print(
         f"  --regularize, blocks of 100, 333 and all rows, 1 and 2 jobs: {'equal' if same else 'DIFFERENT'}"
     )
-
-
-def rsseg(*arguments: str) -> float:
-    """Run the program and return the seconds that processors spent on it."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(
-        [sys.executable, "-m", "rsseg_cli", *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def buildings(path: Path) -> Any:

@@ -1,12 +1,14 @@
 """python s3_server.py FOLDER: an object store on a free port of this machine, FOLDER/BUCKET/NAME its objects.
 
-Prints the port, then a line a request: method, status, path. Requests must be signed. Names that hold
+It speaks the languages of S3, Google Cloud Storage and Azure as far as GDAL needs them. Prints the port, then
+a line a request: method, status, path. Requests must be signed, by "key". Names that hold
 "denied" are refused while the file FOLDER/denied is there. A program of its own, as GDAL may hold Python's
 lock.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +16,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 FOLDER = Path(sys.argv[1])
 PARTS: dict[str, dict[int, bytes]] = {}
+BLOCKS: dict[str, dict[str, bytes]] = {}
+SIGNED = ("AWS4-HMAC-SHA256", "GOOG1 key:", "SharedKey key:")
 REFUSED = b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
 MISSING = b"<Error><Code>NoSuchKey</Code><Message>no such key</Message></Error>"
 
@@ -38,16 +42,32 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         body = self.body()
         number, upload = self.query.get("partNumber"), self.query.get("uploadId")
-        signed = self.headers.get("Authorization", "").startswith("AWS4-HMAC-SHA256")
+        signed = self.headers.get("Authorization", "").startswith(SIGNED)
         denied = "denied" in self.file.name and (FOLDER / "denied").exists()
         if denied or not signed:
             self.answer(403, REFUSED)
+        elif "x-ms-version" in self.headers:
+            self.put_blob(body)
         elif number and upload:
             PARTS[upload[0]][int(number[0])] = body
             self.answer(200, b"", {"ETag": f'"{number[0]}"'})
         else:
             self.keep(body)
             self.answer(200, b"", {"ETag": '"0"'})
+
+    def put_blob(self, body: bytes) -> None:
+        """As Azure does: an empty blob, what is appended to it, a block of one, or the list of its blocks."""
+        kind, block = self.query.get("comp", [""])[0], self.query.get("blockid", [""])[0]
+        blocks = BLOCKS.setdefault(self.path.partition("?")[0], {})
+        if kind == "block":
+            blocks[block] = body
+        elif kind == "blocklist":
+            self.keep(b"".join(blocks[name] for name in re.findall(r"<Latest>([^<]+)<", body.decode())))
+        elif kind == "appendblock":
+            self.keep(self.file.read_bytes() + body)
+        else:
+            self.keep(body)
+        self.answer(201, b"")
 
     def do_POST(self) -> None:
         self.body()

@@ -21,6 +21,8 @@ from rsseg_cli.errors import OutputError
 
 PREFIXES = {"s3": "/vsis3/", "gs": "/vsigs/", "az": "/vsiaz/"}
 SEEK_END = 2
+BLOCK_BYTES = 50 << 20  # of a block on Azure; GDAL 3.10 cannot write a blob of fewer in blocks
+BLOCKS = (ctypes.c_char_p * 2)(b"BLOB_TYPE=BLOCK", None)
 
 
 @cache
@@ -61,9 +63,13 @@ def _problem(library: Any) -> str:
 
 
 def upload(file: Path, address: str) -> None:
-    """Copy a file to an object store; there it appears whole or not at all."""
+    """Copy a file to an object store; there it appears whole or not at all.
+
+    On Azure, one below BLOCK_BYTES appears empty before it is whole: GDAL makes the blob, then appends to it.
+    """
+    options = BLOCKS if address.startswith("az://") and file.stat().st_size > BLOCK_BYTES else None
     with _environment() as library:
-        if library.VSICopyFile(os.fsencode(file), _name(address), None, 2**64 - 1, None, None, None) != 0:
+        if library.VSICopyFile(os.fsencode(file), _name(address), None, 2**64 - 1, options, None, None) != 0:
             raise OutputError(
                 f"{address}: cannot be written ({_problem(library)}). Check the address, and the credentials "
                 "that GDAL finds (AWS_..., GS_... or AZURE_... in the environment)"
