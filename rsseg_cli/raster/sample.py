@@ -19,7 +19,10 @@ from rsseg_cli.raster.reader import SceneReader, coarse_grid
 PERCENTILES = (2.0, 98.0)
 SIZE_PX = 1024  # longest side of the overview that is sampled
 WHOLE_PX = 4 << 20  # of larger scenes without overviews some blocks are read
-MIN_BLOCKS, MAX_BLOCKS = 4, 8  # of an axis that are sampled: a quarter, within these
+BLOCK_SHARE = 1 / 16  # of the blocks that are sampled, but
+MIN_BLOCKS, MAX_BLOCKS = 16, 64  # not fewer or more, and
+SMALL_PX, MAX_SMALL_BLOCKS = 2 << 20, 128  # more of small ones, until they hold SMALL_PX
+GOLDEN_RATIO = 0.6180339887498949
 HOLE_SHARE = 0.005  # of pixels of one extreme value, from which they may be unmarked holes
 MAX_COMMON_PIXELS = 8 << 20  # of all scenes that share a stretch
 MAX_FILLS = 3  # different ones in a scene
@@ -53,17 +56,16 @@ class Sample:
     ) -> Self:
         """Read an overview of SIZE_PX of the scene or a window of its grid.
 
-        Of more than WHOLE_PX px without overviews only some blocks are read, evenly spread. `nodata` is a
-        value of pixels without data beside what the scene marks.
+        Of more than WHOLE_PX px without overviews only some blocks are read. `nodata` is a value of pixels
+        without data beside what the scene marks.
         """
         grid = grid or info.grid
         coarse = coarse_grid(grid, SIZE_PX)
-        rows, cols = [(0, coarse.height)], [(0, coarse.width)]
+        windows = [(0, 0, coarse.height, coarse.width)]
         if not info.overviews and grid.height * grid.width > WHOLE_PX:
-            cols = _sample_axis(info.block_shape[1], grid.width, coarse.width)
-            rows = _sample_axis(info.block_shape[0], grid.height, coarse.height, MAX_BLOCKS**2 // len(cols))
+            windows = _sample_windows(info.block_shape, grid, coarse)
         with SceneReader(info, bands, coarse, nodata, by_band=True) as reader:
-            parts = [reader.read(row, col, height, width) for row, height in rows for col, width in cols]
+            parts = [reader.read(*window) for window in windows]
         pixels = np.concatenate([pixels.reshape(len(bands), -1) for pixels, _ in parts], 1)
         valid = np.concatenate([valid.reshape(len(bands), -1) for _, valid in parts], 1)
         return cls(pixels=pixels, valid=valid & np.isfinite(pixels))  # means of huge values may not be
@@ -216,13 +218,21 @@ def _sparse(sample: Sample, number: int) -> Sample:
     return Sample(pixels=sample.pixels[:, ::step], valid=sample.valid[:, ::step])
 
 
-def _sample_axis(block: int, length: int, coarse: int, most: int = MAX_BLOCKS) -> list[tuple[int, int]]:
-    """Return (start, size) of evenly spaced pieces of a `coarse` axis, each inside a block of the scene."""
-    step = block * coarse / length
-    count = math.ceil(length / block)
-    number = min(max(MIN_BLOCKS, math.ceil(count / 4)), most)
-    pieces = {}
-    for index in np.linspace(0, count - 1, number).round().tolist():
-        start = min(math.ceil(index * step), coarse - 1)
-        pieces[start] = max(1, min(math.floor((index + 1) * step), coarse) - start)
-    return list(pieces.items())
+def _sample_windows(block_shape: tuple[int, int], grid: Grid, coarse: Grid) -> list[list[int]]:
+    """Return (row, col, height, width) of the blocks of the scene that are sampled, on the coarse grid.
+
+    Quasirandom, one in each of as many bands of rows: at equal steps, what repeats in the scene would always
+    be sampled at one phase.
+    """
+    sizes = np.array([coarse.height, coarse.width])
+    steps = np.maximum(1, block_shape * sizes / (grid.height, grid.width))  # of blocks, in coarse pixels
+    counts = np.ceil(sizes / steps)
+    small = min(int(SMALL_PX * counts.prod() / (grid.height * grid.width)), MAX_SMALL_BLOCKS)
+    number = max(MIN_BLOCKS, small, min(math.ceil(counts.prod() * BLOCK_SHARE), MAX_BLOCKS))
+    order = np.arange(number)
+    rows = (order + (0.5 + order * GOLDEN_RATIO) % 1) / number
+    cols = (0.5 + order * math.sqrt(2)) % 1
+    blocks = np.unique((np.stack([rows, cols], 1) * counts).astype(int), axis=0)
+    starts = np.minimum(np.ceil(blocks * steps), sizes - 1)
+    ends = np.minimum(np.floor((blocks + 1) * steps), sizes)
+    return np.hstack([starts, np.maximum(1, ends - starts)]).astype(int).tolist()
