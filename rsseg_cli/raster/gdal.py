@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import html
 import logging
 import os
 import re
@@ -27,9 +28,13 @@ from rsseg_cli.system import cores, file_limit_advice, max_open_files
 CACHE_MIB = 24  # GDAL's own default is 5 % of RAM; readers ask for what a row of tiles needs
 REMOTE = ("/vsi", "http://", "https://", "s3://", "gs://", "az://", "ftp://")
 LOCAL = ("/vsimem", "/vsizip//", "/vsitar//", "/vsigzip//")
+REMOTE_NAME = re.compile(r"/vsi(?!mem|zip/|tar/|gzip/)|\w://")  # in the text of a VRT
+MAX_VRT_BYTES, MAX_NESTED = 16 << 20, 32  # of VRTs that are searched for remote sources
 # For local files too: a VRT may name URLs. GDAL_HTTP_RETRY_CODES is left alone: a list of codes replaces
 # GDAL's own rule (429, 500, 502 to 504), which also tries again after lost connections.
-NETWORK = {
+# A VRT that reads its sources in threads takes a source that cannot be read for one without data.
+SETTINGS = {
+    "VRT_NUM_THREADS": "1",
     "GDAL_HTTP_CONNECTTIMEOUT": "30",
     "GDAL_HTTP_MAX_RETRY": "4",
     "GDAL_HTTP_RETRY_DELAY": "1",  # s, then twice as long each time
@@ -85,19 +90,44 @@ def threads() -> int:
     return min(int(limit), cores()) if limit.isdecimal() else cores()
 
 
+def decoders(path: str) -> int:
+    """Return how many threads may decode the blocks of a window.
+
+    It is one if some are remote: with more, GDAL takes blocks that it cannot fetch for zeros.
+    """
+    paths = [path]
+    for path in paths:
+        text = _text_of_vrt(path)
+        if REMOTE_NAME.search(path) or REMOTE_NAME.search(text) or len(text) > MAX_VRT_BYTES:
+            return 1
+        names = re.findall(r">\s*([^<>]+\.vrt)\s*<", text, re.IGNORECASE)
+        nested = [file for name in names for file in (name, os.path.join(os.path.dirname(path), name))]
+        paths += [file for file in dict.fromkeys(nested) if file not in paths and os.path.isfile(file)]
+        if len(paths) > MAX_NESTED:
+            return 1
+    return threads()
+
+
+def _text_of_vrt(path: str) -> str:
+    """Return up to MAX_VRT_BYTES and one of a VRT, which may be given as its text; "" for other files."""
+    text = path if path.lstrip().startswith("<") else ""
+    if not text and path.lower().endswith(".vrt"):
+        with suppress(OSError), open(path, "rb") as file:
+            text = file.read(MAX_VRT_BYTES + 1).decode(errors="replace")
+    return html.unescape(text)
+
+
 @contextmanager
-def env(path: str = "", cache_mib: int = CACHE_MIB, *, decoding: bool = False) -> Iterator[None]:
+def env(path: str = "", cache_mib: int = CACHE_MIB, *, decoders: int | None = None) -> Iterator[None]:
     """Set up GDAL: network retries, and one block cache, as large as the largest one requested.
 
-    With `decoding`, blocks of one window are decoded in several threads, which a fork would not survive. Not
-    those of remote scenes, nor of VRTs, which may name some: a block that cannot be fetched would be zeros
-    without an error.
+    With several `decoders`, blocks of one window are decoded in threads, which a fork would not survive.
     """
-    local = not is_remote(path) and not path.lower().endswith(".vrt") and not path.lstrip().startswith("<")
-    settings = {"GDAL_NUM_THREADS": str(threads()) if local else "1"} if decoding else {}
-    settings |= NETWORK | (REMOTE_ONLY if is_remote(path) else {})
+    settings = {"GDAL_NUM_THREADS": str(decoders)} if decoders else {}
+    settings |= SETTINGS | (REMOTE_ONLY if is_remote(path) else {})
     settings |= {"GDAL_MAX_DATASET_POOL_SIZE": str(min(100, max(4, (max_open_files() - 64) // 2)))}
-    options = {key: value for key, value in settings.items() if key not in os.environ}
+    fixed = {"VRT_NUM_THREADS"} | ({"GDAL_NUM_THREADS"} if decoders == 1 else set())
+    options = {key: value for key, value in settings.items() if key in fixed or key not in os.environ}
     with rasterio.Env(**options):
         if "GDAL_CACHEMAX" in os.environ:
             yield
@@ -153,7 +183,7 @@ def retrying(
 
 def _forget_answers(path: str | Path) -> None:
     """Wait, then make GDAL request a URL again: it takes half an answer for the file's end."""
-    time.sleep(float(os.environ.get("GDAL_HTTP_RETRY_DELAY", NETWORK["GDAL_HTTP_RETRY_DELAY"])))
+    time.sleep(float(os.environ.get("GDAL_HTTP_RETRY_DELAY", SETTINGS["GDAL_HTTP_RETRY_DELAY"])))
     forget = rasterio.Env(CPL_VSIL_CURL_NON_CACHED="/vsi")  # any path that begins so, once it closes
     with env(str(path)), forget, suppress(RasterioError):
         rasterio.open(path, sharing=False).close()

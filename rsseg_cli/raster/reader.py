@@ -80,7 +80,8 @@ class SceneReader:
         self._reading = threading.Lock()
         self._handles: list[Any] = []
         self.handle: Any = None
-        self._env = gdal.env(info.path, self._cache_mib, decoding=True)
+        self._decoders = gdal.decoders(info.path)
+        self._env = gdal.env(info.path, self._cache_mib, decoders=self._decoders)
 
     def __enter__(self) -> Self:
         self._env.__enter__()
@@ -134,7 +135,7 @@ class SceneReader:
         owner = self._local if gdal.is_remote(self.info.path) else self
         handle = getattr(owner, "handle", None)
         if handle is None:
-            env = gdal.env(self.info.path, self._cache_mib, decoding=True)
+            env = gdal.env(self.info.path, self._cache_mib, decoders=self._decoders)
             with env, gdal.errors(SceneError, self.info.name):
                 handle = self.info.open(self._level)
             with self._lock:

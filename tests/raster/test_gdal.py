@@ -69,6 +69,41 @@ def test_blocks_are_decoded_by_the_threads_of_the_process(
     assert (done.stdout, done.stderr) == (f"{more}\n", "")
 
 
+@pytest.mark.parametrize(
+    ("sources", "one"),
+    [
+        (["a.tif", "/vsizip/a.zip/b.tif", "/data/a.vrt"], False),
+        (["a.tif", "/vsicurl/http://host/b.tif"], True),
+        (["/vsis3/bucket/b.tif"], True),
+        (["/vsizip//vsicurl/http://host/b.zip"], True),
+        (["https://host/b.tif"], True),
+    ],
+)
+@pytest.mark.parametrize("depth", range(4))
+def test_vrts_of_remote_files_are_decoded_in_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sources: list[str], one: bool, depth: int
+) -> None:
+    monkeypatch.setattr(gdal, "cores", lambda: 3)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for number in range(depth, -1, -1):
+        text = "".join(f'<SourceFilename relativeToVRT="1">{name}</SourceFilename>' for name in sources)
+        (tmp_path / f"{number}.vrt").write_text(f"<VRTDataset>{text}</VRTDataset>")
+        sources = ["a.tif", f"{number}.vrt"]
+    assert gdal.decoders(str(tmp_path / "0.vrt")) == (1 if one else 3)
+    assert gdal.decoders((tmp_path / "0.vrt").read_text()) == (1 if one and not depth else 3)
+
+
+def test_a_vrt_of_itself_or_of_very_many_others_ends(tmp_path: Path) -> None:
+    own, many = tmp_path / "own.vrt", tmp_path / "many.vrt"
+    own.write_text("<VRTDataset><SourceFilename>own.vrt</SourceFilename></VRTDataset>")
+    assert gdal.decoders(str(own)) == gdal.threads()
+    names = [f"{number}.vrt" for number in range(gdal.MAX_NESTED + 1)]
+    many.write_text("".join(f"<SourceFilename>{name}</SourceFilename>" for name in names))
+    for name in names:
+        (tmp_path / name).write_text("<VRTDataset/>")
+    assert gdal.decoders(str(many)) == 1
+
+
 def test_a_raster_without_georeferencing_opens_without_a_warning(make_raster: MakeRaster) -> None:
     path = make_raster(crs=None)
     code = f"from rsseg_cli.raster import SceneInfo; SceneInfo.of({str(path)!r})"

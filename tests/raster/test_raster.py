@@ -19,7 +19,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasters import MakeRaster, coordinate_array
 
 from rsseg_cli.errors import SceneError, UsageError, redact
-from rsseg_cli.raster import Grid, SceneInfo, SceneReader
+from rsseg_cli.raster import Grid, SceneInfo, SceneReader, vrt
 from rsseg_cli.raster.sample import Sample
 
 RGB = ("red", "green", "blue")
@@ -387,6 +387,31 @@ def test_a_file_cut_short_names_file_and_window(make_raster: MakeRaster, tiled: 
         ) as caught:
             reader.read(768, 512, 256, 512)
     assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_source_cut_short_of_a_vrt_is_an_error(
+    make_raster: MakeRaster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nested: bool
+) -> None:
+    """Also where the user has GDAL read with threads: it takes such a source for one without data."""
+    monkeypatch.setenv("GDAL_NUM_THREADS", "4")
+    sheets = [
+        make_raster(f"{name}.tif", bands=1, shape=(512, 512), tiled=True, blockxsize=128, blockysize=128)
+        for name in "ab"
+    ]
+    infos = [SceneInfo.of(path) for path in sheets]
+    grid = Grid(crs=infos[0].grid.crs, transform=infos[0].grid.transform, width=1024, height=512)
+    windows = [vrt.Sheet(info, (0, 512 * number, 512, 512)) for number, info in enumerate(infos)]
+    joined = tmp_path / "joined.vrt"
+    joined.write_text(vrt.of_sheets(windows, grid, nodata=None, masked=False))
+    if nested:
+        joined = tmp_path / "nested.vrt"
+        joined.write_text(vrt.of_bands(SceneInfo.of(tmp_path / "joined.vrt"), [(1, "red")], grid))
+    os.truncate(sheets[1], sheets[1].stat().st_size * 3 // 4)
+    with SceneReader(SceneInfo.of(joined), (1,)) as reader:
+        reader.read(0, 0, 512, 512)
+        with pytest.raises(SceneError, match=r"rows 0 to 511, columns 0 to 1023 cannot be read"):
+            reader.read(0, 0, 512, 1024)
 
 
 # --- reading on another grid

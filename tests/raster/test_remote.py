@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from rsseg_cli import predict
 from rsseg_cli.cli import app
 from rsseg_cli.errors import SceneError
+from rsseg_cli.raster import SceneInfo, SceneReader, vrt
 
 
 class Server(NamedTuple):
@@ -127,6 +128,22 @@ def test_answers_that_fail_or_are_cut_are_asked_for_again(
         tags = str(there.tags()) + (tmp_path / "remote.tif").read_bytes().decode("latin-1")
     assert f"{server.address}/{mood}/scene.tif?..." in tags
     assert not any(word in tags for word in SECRETS)
+
+
+def test_a_remote_source_that_cannot_be_read_is_an_error(
+    make_raster, server: Server, tmp_path: Path, hasty: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GDAL_NUM_THREADS", "4")
+    tiles = {"tiled": True, "blockxsize": 128, "blockysize": 128}
+    info = SceneInfo.of(make_raster("served/scene.tif", array=bands(512), **tiles))
+    text = vrt.of_bands(info, [(1, "red")], info.grid)
+    address = f"/vsicurl/http://{server.address}/cut-99/scene.tif"
+    (tmp_path / "scene.vrt").write_text(text.replace(info.path, address))
+    with (
+        SceneReader(SceneInfo.of(tmp_path / "scene.vrt"), (1,)) as reader,
+        pytest.raises(SceneError, match="cannot be read"),
+    ):
+        reader.read(0, 0, 512, 512)
 
 
 @pytest.mark.parametrize(
