@@ -43,8 +43,9 @@ def axis_weights(
     weights = np.maximum(weights, 0)
     weights[(taps < 0) | (taps >= source_size)] = 0
     weights /= weights.sum(1, keepdims=True)
-    taps = np.clip(taps, 0, source_size - 1)
-    first, last = int(taps.min()), int(taps.max())
+    used = taps[weights > 0]  # no pixel, and so no block, beyond these is read
+    first, last = int(used.min()), int(used.max())
+    taps = np.clip(taps, first, last)
     pointers = np.arange(0, taps.size + 1, taps.shape[1])
     matrix = csr_matrix(
         (weights.astype(np.float32).ravel(), (taps - first).ravel(), pointers), (count, last - first + 1)

@@ -19,10 +19,10 @@ from rsseg_cli.raster.reader import SceneReader, coarse_grid
 PERCENTILES = (2.0, 98.0)
 SIZE_PX = 1024  # longest side of the overview that is sampled
 WHOLE_PX = 4 << 20  # of larger scenes without overviews some blocks are read
-BLOCK_SHARE = 1 / 16  # of the blocks that are sampled, but
-MIN_BLOCKS, MAX_BLOCKS = 16, 64  # not fewer or more, and
-SMALL_PX, MAX_SMALL_BLOCKS = 2 << 20, 128  # more of small ones, until they hold SMALL_PX
-GOLDEN_RATIO = 0.6180339887498949
+BLOCK_SHARE, SMALL_BLOCK_SHARE = 1 / 16, 1 / 4  # of the blocks that are sampled, within
+MIN_BLOCKS, MAX_BLOCKS, MAX_SMALL_BLOCKS = 16, 64, 128
+SMALL_PX = 2 << 20  # in all of small blocks
+PLASTIC = 1.324717957244746  # root of x**3 = x + 1; see _sample_windows
 HOLE_SHARE = 0.005  # of pixels of one extreme value, from which they may be unmarked holes
 MAX_COMMON_PIXELS = 8 << 20  # of all scenes that share a stretch
 MAX_FILLS = 3  # different ones in a scene
@@ -223,16 +223,19 @@ def _sample_windows(block_shape: tuple[int, int], grid: Grid, coarse: Grid) -> l
 
     Quasirandom, one in each of as many bands of rows: at equal steps, what repeats in the scene would always
     be sampled at one phase.
+
+    Source: Roberts 2018, The unreasonable effectiveness of quasirandom sequences, R2.
     """
     sizes = np.array([coarse.height, coarse.width])
     steps = np.maximum(1, block_shape * sizes / (grid.height, grid.width))  # of blocks, in coarse pixels
     counts = np.ceil(sizes / steps)
-    small = min(int(SMALL_PX * counts.prod() / (grid.height * grid.width)), MAX_SMALL_BLOCKS)
-    number = max(MIN_BLOCKS, small, min(math.ceil(counts.prod() * BLOCK_SHARE), MAX_BLOCKS))
+    blocks = counts.prod()
+    small = min(blocks * SMALL_PX / (grid.height * grid.width), blocks * SMALL_BLOCK_SHARE, MAX_SMALL_BLOCKS)
+    number = max(MIN_BLOCKS, math.ceil(small), min(math.ceil(blocks * BLOCK_SHARE), MAX_BLOCKS))
     order = np.arange(number)
-    rows = (order + (0.5 + order * GOLDEN_RATIO) % 1) / number
-    cols = (0.5 + order * math.sqrt(2)) % 1
-    blocks = np.unique((np.stack([rows, cols], 1) * counts).astype(int), axis=0)
-    starts = np.minimum(np.ceil(blocks * steps), sizes - 1)
-    ends = np.minimum(np.floor((blocks + 1) * steps), sizes)
+    rows = (order + (0.5 + order / PLASTIC**2) % 1) / number
+    cols = (0.5 + order / PLASTIC) % 1
+    chosen = np.unique((np.stack([rows, cols], 1) * counts).astype(int), axis=0)
+    starts = np.minimum(np.ceil(chosen * steps), sizes - 1)
+    ends = np.minimum(np.floor((chosen + 1) * steps), sizes)
     return np.hstack([starts, np.maximum(1, ends - starts)]).astype(int).tolist()
