@@ -241,12 +241,17 @@ def estimate_text(item: dict[str, Any]) -> str:
 
 
 def area_text(item: dict[str, Any]) -> str:
-    """Word an area as value ± half of its interval, with as many digits as its size needs."""
+    """Word an area as value ± half of its interval, or with its ends where these are not symmetric."""
     if item["value"] is None:
         return "–"
     digits = 0 if item["value"] >= 1000 else 2
-    reach = "" if item["interval"] is None else f" ± {item['interval'][1] - item['value']:.{digits}f}"
-    return f"{item['value']:.{digits}f}{reach}"
+    value = f"{item['value']:.{digits}f}"
+    if item["interval"] is None:
+        return value
+    low, high = item["interval"]
+    if np.isclose(low + high, 2 * item["value"]):
+        return f"{value} ± {high - item['value']:.{digits}f}"
+    return f"{value} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:

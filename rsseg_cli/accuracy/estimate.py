@@ -11,16 +11,20 @@ and unit means y, x,
     V(R) = sum W_h^2 (s_yh^2 + R^2 s_xh^2 - 2 R s_xyh) / n_h / X^2
 
 which is Olofsson's equations where the strata are the mapped classes, and the one-stage cluster estimator
-where a unit is a cluster. Finite populations are not corrected for.
+where a unit is a cluster. Finite populations are not corrected for. V(R) is too small where few clusters have
+x: the squared residual of each cluster is divided by 1 - its share of X (Bell and McCaffrey).
 
-Areas have normal intervals, as published; of clusters, those of accuracies. Accuracies near 1, of a class
-that few units hold, are skewed, so theirs are normal on the logit scale, with the variance of the jackknife,
-which does not shrink as V(R) does where few units have x. Without an error found, or with errors alone, the
-end is that of Clopper and Pearson (1934) for the effective number of units in X, (sum x)^2 / sum x^2 with
-weighted x.
+Areas from points have normal intervals, as published. Those of accuracies are skewed near 0 and 1: from
+points they are Wilson's, for the effective number of points R (1 - R) / V(R) (Dean and Pagano); from clusters
+they are Student's on the logit scale, as are those of areas, with as many degrees of freedom as clusters less
+strata (Korn and Graubard). Without an error found, or with errors alone, the end is that of Clopper and
+Pearson (1934) for the effective number of units in X, (sum x)^2 / sum x^2 with weighted x.
 
-Source: Korn and Graubard (1998), "Confidence intervals for proportions with small expected number of positive
-counts estimated from survey data", Survey Methodology 24; Shao and Tu (1995), "The Jackknife and Bootstrap".
+Source: Bell and McCaffrey (2002), "Bias reduction in standard errors for linear regression with multi-stage
+samples", Survey Methodology 28; Dean and Pagano (2015), "Evaluating confidence interval methods for binomial
+proportions in clustered surveys", Journal of Survey Statistics and Methodology 3; Korn and Graubard (1998),
+"Confidence intervals for proportions with small expected number of positive counts estimated from survey
+data", Survey Methodology 24.
 """
 
 from __future__ import annotations
@@ -32,10 +36,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-SMALLEST = 1e-9  # share of a total that is left without a unit
+MAX_SHARE = 1 - 1e-9  # of a total that one unit has
 MAX_LOGIT = 700.0  # whose exponential is finite
 
 
@@ -44,30 +49,34 @@ class Estimate:
     """A value with its standard error; NaN where it is not defined.
 
     Attributes:
-        jackknife_error: of a share, by which the interval is made.
-        units: effective number of units that the share is of.
+        units: effective number of units that a share is of; NaN has a normal interval.
+        degrees: of freedom; None where units are points.
         whole: of which the value is a share.
     """
 
     value: float
     standard_error: float
-    jackknife_error: float = np.nan
     units: float = np.nan
+    degrees: int | None = None
     whole: float = 1.0
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return the ends of a share's interval within 0 and the whole; of others, not below 0."""
-        reach = NormalDist().inv_cdf(0.5 + level / 2)
+        quantile = 0.5 + level / 2
+        reach = NormalDist().inv_cdf(quantile)
         if np.isnan(self.units):
             reach *= self.standard_error
             return max(0.0, self.value - reach), self.value + reach
-        share = self.value / self.whole
-        if not 0 < share < 1:
-            end = (0.5 - level / 2) ** (1 / self.units)
-            return (0.0, (1 - end) * self.whole) if share <= 0 else (end * self.whole, self.whole)
-        odds = share / (1 - share)
-        factor = math.exp(min(reach * self.jackknife_error / (share * (1 - share)), MAX_LOGIT))
-        return self.whole * odds / (odds + factor), self.whole * odds * factor / (odds * factor + 1)
+        share, error = self.value / self.whole, self.standard_error / self.whole
+        if share <= 0:
+            low, high = 0.0, 1 - (1 - quantile) ** (1 / self.units)
+        elif share >= 1:
+            low, high = (1 - quantile) ** (1 / self.units), 1.0
+        elif self.degrees is None:
+            low, high = _wilson(share, error, reach)
+        else:
+            low, high = _logit(share, error, float(stdtrit(self.degrees, quantile)))
+        return low * self.whole, high * self.whole
 
     def scaled(self, factor: float) -> Estimate:
         value, error, whole = (part * factor for part in (self.value, self.standard_error, self.whole))
@@ -84,6 +93,19 @@ class Estimate:
             "standard_error": self.standard_error,
             "interval": list(self.interval(level)),
         }
+
+
+def _wilson(share: float, error: float, reach: float) -> tuple[float, float]:
+    per_unit = reach**2 * error**2 / (share * (1 - share))
+    middle = (share + per_unit / 2) / (1 + per_unit)
+    half = math.sqrt((reach * error) ** 2 + per_unit**2 / 4) / (1 + per_unit)
+    return middle - half, middle + half
+
+
+def _logit(share: float, error: float, reach: float) -> tuple[float, float]:
+    odds = share / (1 - share)
+    factor = math.exp(min(reach * error / (share * (1 - share)), MAX_LOGIT))
+    return odds / (odds + factor), odds * factor / (odds * factor + 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,79 +163,73 @@ def estimate(sample: Sample, classes: int) -> Accuracy:
         ValueError: a stratum has no unit.
     """
     total = _Totals(sample)
-    one = np.ones(len(sample.truth))
-    agree = (sample.mapped == sample.truth).astype(np.float64)
     counts = np.zeros((classes, classes), np.int64)
+    proportions = np.zeros((classes, classes))
     np.add.at(counts, (sample.mapped, sample.truth), 1)
-    cells = [
-        [total.of((sample.mapped == row) & (sample.truth == col)) for col in range(classes)]
-        for row in range(classes)
-    ]
-    users, producers, f1, areas = [], [], [], []
-    for index in range(classes):
-        mapped, truth = sample.mapped == index, sample.truth == index
-        both = mapped & truth
-        users.append(total.ratio(both, mapped))
-        producers.append(total.ratio(both, truth))
-        f1.append(total.ratio(2.0 * both, mapped.astype(np.float64) + truth))
-        share = total.ratio(truth, one)
-        share = share if sample.cluster is not None else replace(share, units=np.nan)
-        areas.append(share.scaled(sample.area_m2))
+    np.add.at(proportions, (sample.mapped, sample.truth), total.weights)
+    every = np.arange(classes)[:, np.newaxis]
+    mapped, truth = (sample.mapped == every).astype(np.float64), (sample.truth == every).astype(np.float64)
+    both, one = mapped * truth, np.ones_like(truth)
+    areas = [share.scaled(sample.area_m2) for share in total.ratios(truth, one)]
     return Accuracy(
         counts=counts,
-        proportions=np.array(cells) / total.of(one),
-        overall=total.ratio(agree, one),
-        users=users,
-        producers=producers,
-        f1=f1,
-        areas_m2=areas,
+        proportions=proportions / proportions.sum(),
+        overall=total.ratios(both.sum(0, keepdims=True), one[:1])[0],
+        users=total.ratios(both, mapped),
+        producers=total.ratios(both, truth),
+        f1=total.ratios(2 * both, mapped + truth),
+        areas_m2=areas if sample.cluster is not None else [replace(area, units=np.nan) for area in areas],
     )
 
 
 class _Totals:
-    """Ratios of totals over the strata."""
+    """Ratios of totals over the strata.
+
+    Attributes:
+        weights: share of the area that each pixel stands for.
+    """
 
     def __init__(self, sample: Sample) -> None:
         self._unit, stratum = sample.units()
         self._members = [np.flatnonzero(stratum == h) for h in range(len(sample.areas_m2))]
-        self._units = len(stratum)
-        empty = [h for h, members in enumerate(self._members) if not len(members)]
-        if empty:
-            raise ValueError(f"stratum {empty[0]} has no unit")
-        self._weights = sample.areas_m2 / sample.area_m2
-        if sample.cluster is not None:  # a stratum holds as many units as its area has room for
+        numbers = np.array([len(members) for members in self._members])
+        if not numbers.all():
+            raise ValueError(f"stratum {int(numbers.argmin())} has no unit")
+        shares = sample.areas_m2 / sample.area_m2
+        self._clusters = sample.cluster is not None
+        if self._clusters:  # a stratum holds as many units as its area has room for
             sizes = np.bincount(self._unit)
-            self._weights = self._weights / [sizes[members].mean() for members in self._members]
+            shares = shares / [sizes[members].mean() for members in self._members]
+        self._per_unit = shares / numbers
+        self.weights: Floats = self._per_unit[sample.stratum]
 
-    def of(self, values: NDArray[Any]) -> float:
-        """Return the total of a value of pixels, in shares of the area."""
-        sums = np.bincount(self._unit, values, self._units)
-        return float(
-            sum(w * sums[members].mean() for w, members in zip(self._weights, self._members, strict=True))
-        )
+    def _of_units(self, values: Floats) -> Floats:
+        """Sum the values of pixels (N, pixels) by unit."""
+        if not self._clusters:
+            return values
+        return np.stack([np.bincount(self._unit, row) for row in values])
 
-    def ratio(self, of: NDArray[Any], to: NDArray[Any]) -> Estimate:
-        whole, part = self.of(to), self.of(of)
-        if whole == 0:
-            return Estimate(value=np.nan, standard_error=np.nan)
-        y, x = (np.bincount(self._unit, values, self._units) for values in (of, to))
-        value = part / whole
-        variance = jackknife = squares = 0.0
-        for w, members in zip(self._weights, self._members, strict=True):
-            n, ys, xs = len(members), y[members], x[members]
-            rest = ys - value * xs
-            squares += (w / n) ** 2 * (xs**2).sum()
-            if n > 1:
-                variance += w**2 * rest.var(ddof=1) / n
-                left = whole + w * (xs.mean() - xs) / (n - 1)  # without each unit in turn
-                known = left > SMALLEST * whole
-                changes = (part + w * (ys.mean() - ys) / (n - 1))[known] / left[known] - value
-                jackknife += (n - 1) / n * (changes**2).sum()
-            elif rest.any():
-                variance = np.nan
-        return Estimate(
-            value=float(value),
-            standard_error=float(np.sqrt(variance) / whole),
-            jackknife_error=float(np.sqrt(jackknife)),
-            units=float(whole**2 / squares),
-        )
+    def ratios(self, of: Floats, to: Floats) -> list[Estimate]:
+        """Estimate ratios of totals of values of pixels, each (N, pixels)."""
+        part, whole = of @ self.weights, to @ self.weights
+        y, x = self._of_units(of), self._of_units(to)
+        variance, squares = np.zeros(len(part)), np.zeros(len(part))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = part / whole
+            for w, members in zip(self._per_unit, self._members, strict=True):
+                n, xs = len(members), x[:, members]
+                squares += w**2 * (xs**2).sum(1)
+                if n == 1:
+                    variance[xs.any(1)] = np.nan
+                    continue
+                rest = y[:, members] - value[:, np.newaxis] * xs
+                rest -= rest.mean(1, keepdims=True)
+                if self._clusters:
+                    rest /= np.sqrt(1 - np.minimum(w * xs / whole[:, np.newaxis], MAX_SHARE))
+                variance += w**2 * n / (n - 1) * (rest**2).sum(1)
+            error, units = np.sqrt(variance) / whole, whole**2 / squares
+        degrees = y.shape[1] - len(self._members) if self._clusters else None
+        return [
+            Estimate(value=float(v), standard_error=float(e), units=float(u), degrees=degrees)
+            for v, e, u in zip(value, error, units, strict=True)
+        ]

@@ -109,6 +109,9 @@ def test_clusters_are_units(tmp_path: Path, truth: np.ndarray, mapped: np.ndarra
 
     assert clustered.accuracy.overall.value == pytest.approx(alone.accuracy.overall.value)
     assert clustered.accuracy.overall.standard_error > 1.2 * alone.accuracy.overall.standard_error
+    low, high = clustered.as_dict()["classes"][0]["area_ha"]["interval"]
+    assert f"({low:.2f} to {high:.2f})" in clustered.table()[1][3]
+    assert " ± " in alone.table()[1][3]
 
 
 def test_the_report_holds_the_figures(tmp_path: Path, truth: np.ndarray, mapped: np.ndarray) -> None:
