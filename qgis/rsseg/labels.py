@@ -40,7 +40,7 @@ class Score(RssegAlgorithm):
         "matched by name; pixels without a label do not count."
     )
 
-    def initAlgorithm(self, configuration: dict[str, Any]) -> None:
+    def initAlgorithm(self, configuration: dict[str, Any] | None = None) -> None:
         self.addParameter(QgsProcessingParameterRasterLayer("MAP", "Map"))
         kinds = [QgsProcessing.TypeRaster, QgsProcessing.TypeVectorPolygon]
         self.addParameter(QgsProcessingParameterMapLayer("TRUTH", "Truth", types=kinds))
@@ -91,7 +91,7 @@ class Suggest(RssegAlgorithm):
         "the field 'class' of those that you can tell, and pass them to Adapt."
     )
 
-    def initAlgorithm(self, configuration: dict[str, Any]) -> None:
+    def initAlgorithm(self, configuration: dict[str, Any] | None = None) -> None:
         self.addParameter(QgsProcessingParameterRasterLayer("INPUT", "Scene"))
         self.addParameter(QgsProcessingParameterRasterLayer("MAP", "Map"))
         self.addParameter(QgsProcessingParameterRasterLayer("CONFIDENCE", "Confidence of the map"))
@@ -120,7 +120,7 @@ class Adapt(RssegAlgorithm):
         "where the map is wrong, a few shapes of each class concerned; what is not drawn counts as unknown."
     )
 
-    def initAlgorithm(self, configuration: dict[str, Any]) -> None:
+    def initAlgorithm(self, configuration: dict[str, Any] | None = None) -> None:
         self.addParameter(QgsProcessingParameterRasterLayer("INPUT", "Scene"))
         kinds = [QgsProcessing.TypeVectorAnyGeometry]
         self.addParameter(QgsProcessingParameterVectorLayer("LABELS", "Labels", kinds))

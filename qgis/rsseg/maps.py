@@ -36,9 +36,9 @@ class Predict(RssegAlgorithm):
         "style shows."
     )
 
-    def initAlgorithm(self, configuration: dict[str, Any]) -> None:
+    def initAlgorithm(self, configuration: dict[str, Any] | None = None) -> None:
         self.addParameter(QgsProcessingParameterRasterLayer("INPUT", "Scene"))
-        add_model(self)
+        add_model(self, endings="*.safetensors *.onnx")
         self.addParameter(
             QgsProcessingParameterBoolean("REFINE", "Redraw boundaries by the model's refiner", False)
         )
@@ -101,7 +101,7 @@ class Refine(RssegAlgorithm):
         "change. The map's classes must be the refiner's."
     )
 
-    def initAlgorithm(self, configuration: dict[str, Any]) -> None:
+    def initAlgorithm(self, configuration: dict[str, Any] | None = None) -> None:
         self.addParameter(QgsProcessingParameterRasterLayer("INPUT", "Scene"))
         self.addParameter(QgsProcessingParameterRasterLayer("MAP", "Map"))
         add_model(self, "REFINER", refiners=True)
@@ -125,7 +125,7 @@ class Polygons(RssegAlgorithm):
         "with the map's confidence, how sure the model was. Lengths and areas are on the ground, in any CRS."
     )
 
-    def initAlgorithm(self, configuration: dict[str, Any]) -> None:
+    def initAlgorithm(self, configuration: dict[str, Any] | None = None) -> None:
         self.addParameter(QgsProcessingParameterRasterLayer("INPUT", "Map"))
         self.addParameter(
             QgsProcessingParameterRasterLayer("CONFIDENCE", "Confidence of the map", optional=True)
@@ -137,6 +137,7 @@ class Polygons(RssegAlgorithm):
                 )
             )
         self.addParameter(QgsProcessingParameterBoolean("SMOOTH", "Round corners", False))
+        self.addParameter(QgsProcessingParameterBoolean("SQUARE", "Square outlines of buildings", False))
         self.add_options("vectorize")
         self.addParameter(
             QgsProcessingParameterVectorDestination("OUTPUT", "Polygons", QgsProcessing.TypeVectorPolygon)
@@ -150,6 +151,8 @@ class Polygons(RssegAlgorithm):
             arguments += given(flag, self.parameterAsDouble(parameters, name, context))
         if self.parameterAsBool(parameters, "SMOOTH", context):
             arguments.append("--smooth")
+        if self.parameterAsBool(parameters, "SQUARE", context):
+            arguments.append("--regularize")
         if not output.lower().endswith(".gpkg"):  # which carries its style
             arguments.append("--qml")
         result = self.run_rsseg([*arguments, *self.options(parameters, context)], feedback)

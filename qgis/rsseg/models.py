@@ -63,7 +63,9 @@ def _keep(path: str, modified: float, found: list[dict[str, Any]]) -> dict[str, 
     return names
 
 
-def add_model(algorithm: RssegAlgorithm, name: str = "MODEL", *, refiners: bool = False) -> None:
+def add_model(
+    algorithm: RssegAlgorithm, name: str = "MODEL", *, refiners: bool = False, endings: str = "*.safetensors"
+) -> None:
     """A choice of the program's models, and of a file instead."""
     title, names = ("Refiner" if refiners else "Model"), model_names(refiners=refiners)
     first = next((item for item in names if item.startswith("landcover")), *names[:1])
@@ -72,7 +74,10 @@ def add_model(algorithm: RssegAlgorithm, name: str = "MODEL", *, refiners: bool 
     )
     algorithm.addParameter(
         QgsProcessingParameterFile(
-            f"{name}_FILE", f"{title} file, instead of a bundled one", extension="safetensors", optional=True
+            f"{name}_FILE",
+            f"{title} file, instead of a bundled one",
+            optional=True,
+            fileFilter=f"Model files ({endings})",
         )
     )
 
@@ -90,7 +95,7 @@ class Models(RssegAlgorithm):
         "of the other algorithms offer these from then on."
     )
 
-    def initAlgorithm(self, configuration: dict[str, Any]) -> None:
+    def initAlgorithm(self, configuration: dict[str, Any] | None = None) -> None:
         self.addParameter(QgsProcessingParameterFeatureSink("OUTPUT", "Models", QgsProcessing.TypeVector))
 
     def processAlgorithm(self, parameters, context, feedback) -> dict[str, Any]:

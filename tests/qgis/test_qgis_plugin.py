@@ -48,6 +48,7 @@ second = QgsProcessingModelChildAlgorithm("rsseg:polygons")
 second.setChildId("polygons")
 second.addParameterSources("INPUT", [Value.fromChildOutput("predict", "OUTPUT")])
 second.addParameterSources("MIN_AREA", [Value.fromStaticValue(2)])
+second.addParameterSources("SQUARE", [Value.fromStaticValue(True)])
 for child, name in ((first, "map"), (second, "shapes")):
     output = QgsProcessingModelOutput(name, name)
     output.setChildId(child.childId())
