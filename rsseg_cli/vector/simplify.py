@@ -60,7 +60,8 @@ class StoredBoundaries:
     @property
     def parts(self) -> list[tuple[int, int]]:
         """First corner row and column of each part."""
-        return list(product(*(range(0, size + 1, self.side) for size in (self.height, self.width))))
+        rows, cols = (range(0, size + 1, self.side) for size in (self.height, self.width))
+        return list(product(rows, cols))
 
     def path(self, row: int, col: int, kind: str = "") -> Path:
         """File of the part that begins at a corner row and column."""

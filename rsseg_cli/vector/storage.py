@@ -151,7 +151,7 @@ def load_tables(path: Path, *dtypes: DTypeLike) -> list[NDArray[Any]]:
     data = path.read_bytes()
     counts = np.frombuffer(data, np.int64, len(dtypes))
     at, tables = counts.nbytes, []
-    for dtype, count in zip(map(np.dtype, dtypes), counts.tolist(), strict=True):
+    for dtype, count in zip(dtypes, counts.tolist(), strict=True):
         tables.append(np.frombuffer(data, dtype, count, at))
         at += tables[-1].nbytes
     return tables
