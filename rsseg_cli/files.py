@@ -111,6 +111,15 @@ def companions(path: Path) -> list[Path]:
     return files
 
 
+def read_limited(path: Path, limit: int) -> bytes:
+    """Read a file that is not trusted; ValueError where it has more than `limit` bytes."""
+    with path.open("rb") as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise ValueError(f"is larger than {limit} bytes")
+    return content
+
+
 @contextmanager
 def write_atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary path to write to, which then replaces `path`; after an error `path` is as before."""

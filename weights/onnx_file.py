@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from rsseg_cli.errors import ModelError
+from rsseg_cli.files import read_limited
 from rsseg_cli.weights.spec import MAX_SPEC_BYTES, ClassSpec, ModelSpec
 
 SPEC_KEY = "rsseg_model"  # in the metadata
@@ -73,22 +74,14 @@ class OnnxNetwork(nn.Module):
 
 def read_onnx(path: Path) -> tuple[OnnxNetwork, ModelSpec]:
     """Read a file that is not trusted; ModelError where it is not to be run."""
-    content = _content(path)
+    try:
+        content = read_limited(path, MAX_FILE_BYTES)
+    except (OSError, ValueError) as err:
+        raise ModelError(f"{path}: cannot be read ({err})") from err
     info = inspect(content, str(path))
     spec = _spec_of(info, path)
     gives = spec.network.get("gives", "")
     return OnnxNetwork(content, info, gives if gives in ("logits", "probabilities") else ""), spec
-
-
-def _content(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as err:
-        raise ModelError(f"{path}: cannot be read ({err})") from err
-    if len(content) > MAX_FILE_BYTES:
-        raise ModelError(f"{path}: more than {MAX_FILE_BYTES} bytes; no ONNX file is as large")
-    return content
 
 
 def inspect(content: bytes, where: str) -> OnnxInfo:

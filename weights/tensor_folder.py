@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from rsseg_cli.errors import ModelError
+from rsseg_cli.files import read_limited
 from rsseg_cli.weights.registry import read_header, to_float32
 
 if TYPE_CHECKING:
@@ -131,11 +132,7 @@ def _needs(message: str) -> str:
 def read_json(path: Path) -> dict[str, Any]:
     """Read a small JSON object from a file that is not trusted."""
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_CONFIG_BYTES + 1)
-        if len(text) > MAX_CONFIG_BYTES:
-            raise ModelError(f"{path}: longer than {MAX_CONFIG_BYTES} bytes; not read")
-        return msgspec.json.decode(text, type=dict[str, Any])
+        return msgspec.json.decode(read_limited(path, MAX_CONFIG_BYTES), type=dict[str, Any])
     except OSError as err:
         raise ModelError(f"{path}: cannot be read ({err})") from err
     except (msgspec.MsgspecError, ValueError, RecursionError) as err:

@@ -26,7 +26,8 @@ from rsseg_cli.data.pairs import (
     with_validation,
 )
 from rsseg_cli.data.scenes import LabelledScene
-from rsseg_cli.data.types import DataConfig, LabelledData, LoadedScene, ScoringProtocol, Source
+from rsseg_cli.data.torchgeo import TorchSample
+from rsseg_cli.data.types import DataConfig, LabelledData, LoadedScene, ScoringProtocol
 from rsseg_cli.errors import DataError, SceneError, UsageError
 from rsseg_cli.raster import SceneInfo
 from rsseg_cli.weights import ClassSpec, ModelSpec
@@ -50,6 +51,7 @@ __all__ = [
     "vector_crs",
     "with_fixed_stretch",
 ]
+Source = LabelledScene | TorchSample
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 MAX_STRETCHED = 256  # images that decide a common stretch
 COUNT_PX = 1 << 24  # labels counted at a time

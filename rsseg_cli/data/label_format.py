@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -25,12 +25,8 @@ OTHER_NAMES = ("background", "other")
 FIELDS = ("class", "class_name", "label", "class_index", "class_inde")  # the last as Shapefiles cut it
 Colour = tuple[int, int, int]
 Labels = NDArray[np.uint8]
-MAX_BYTES = 1_000_000
 ClassSets = Mapping[str, tuple[int, ...]]
 logger = logging.getLogger(__name__)
-Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
-Hex = Annotated[str, msgspec.Meta(pattern="^#[0-9a-fA-F]{6}$")]
-Triple = tuple[Byte, Byte, Byte]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,24 +157,27 @@ class _Item(msgspec.Struct, forbid_unknown_fields=True):
     """A class as the file writes it."""
 
     name: str
-    colour: Hex | Triple | None = None
-    color: Hex | Triple | None = None
-    mask_colour: Hex | list[Any] | None = None
-    mask_color: Hex | list[Any] | None = None
+    colour: classes.Hex | classes.Triple | None = None
+    color: classes.Hex | classes.Triple | None = None
+    mask_colour: classes.Hex | list[Any] | None = None
+    mask_color: classes.Hex | list[Any] | None = None
     value: int | list[int] | None = None
     any_of: list[str] = []
 
     @property
     def map_colour(self) -> Colour | None:
         colour = self.colour or self.color
-        return _rgb(colour) if colour else None
+        return classes.rgb(colour) if colour else None
 
     @property
     def masks(self) -> list[Colour]:
         """Colours in masks: one or several, by default that of maps."""
         given: Any = self.mask_colour or self.mask_color or self.colour or self.color or []
         single = isinstance(given, str) or any(isinstance(part, int) for part in given)
-        return [_rgb(part) for part in msgspec.convert([given] if single else given, list[Hex | Triple])]
+        return [
+            classes.rgb(part)
+            for part in msgspec.convert([given] if single else given, list[classes.Hex | classes.Triple])
+        ]
 
     @property
     def values(self) -> list[int]:
@@ -256,36 +255,22 @@ def _members(text: str, item: _Item, names: Sequence[str]) -> tuple[int, ...]:
 
 def _read(text: str) -> list[_Item]:
     try:
-        with Path(text).open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise DataError(f"{text}: is larger than {MAX_BYTES} bytes; needs a JSON list of classes")
-        items = msgspec.json.decode(content, type=list[_Item])
-        for number, item in enumerate(items):
+        items = classes.read_items(Path(text), _Item)
+        for number, item in enumerate(items, 1):
             item.name = item.name.strip()
             if not item.name:
-                raise msgspec.ValidationError(f"Expected a name - at `$[{number}].name`")
+                raise ValueError(f"Expected a name in class {number}, name")
             try:
                 _ = item.masks
             except msgspec.ValidationError as err:
                 problem = str(err).partition(" - at ")[0]
-                raise msgspec.ValidationError(f"{problem} - at `$[{number}].mask_colour`") from err
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
-        problem = re.sub(r" - at `\$\[(\d+)\]\.?([^`]*)`", _where, str(err))
+                raise ValueError(f"{problem} in class {number}, mask_colour") from err
+    except ValueError as err:
         raise DataError(
-            f'{text}: {problem}; needs a JSON list of {{"name", "colour", "value", "mask_colour", "any_of"}}'
+            f'{text}: {err}; needs a JSON list of {{"name", "colour", "value", "mask_colour", "any_of"}}'
             ', colours as [red, green, blue] from 0 to 255 or "#rrggbb", values as whole numbers'
         ) from err
     return items
-
-
-def _where(match: re.Match[str]) -> str:
-    return f" in class {int(match[1]) + 1}{', ' + match[2] if match[2] else ''}"
-
-
-def _rgb(colour: Any) -> Colour:
-    red, green, blue = bytes.fromhex(colour[1:]) if isinstance(colour, str) else colour
-    return red, green, blue
 
 
 def _check_names(text: str, names: Sequence[str]) -> None:

@@ -160,10 +160,11 @@ class LabelledScene:
         return self.format or LabelFormat(class_names=class_names)
 
     def raw_counts(self, class_names: tuple[str, ...]) -> RawCounts | None:
+        """Count label values as they are stored; None for polygons."""
         return None if is_vector(self.labels) else raw_counts(self.labels, self.label_format(class_names))
 
     def picture(self, folder: Path | None) -> str:
-        """The image, by way of a VRT where bands are chosen by number or a resolution is known but no CRS."""
+        """What GDAL opens as the image: a VRT in `folder` where bands are chosen by number."""
         if not self.bands:
             return str(self.image)
         if folder is None:

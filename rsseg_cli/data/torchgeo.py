@@ -37,7 +37,7 @@ BANDS = {1: ("grey",), 3: ("red", "green", "blue"), 4: ("red", "green", "blue", 
 
 @dataclass(frozen=True)
 class TorchSample:
-    """A sample of a TorchGeo data set; it is written to files to be read as any other scene.
+    """A sample of a TorchGeo data set, with the methods of the `LabelledScene` that it is written as.
 
     `scale` is 255 where pixel values are from 0 to 1, else 1.
     """

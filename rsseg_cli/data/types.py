@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from rsseg_cli.config import ALPHA, STRETCH, Alpha, Stretch, check_bounds, check_stretch, option
 from rsseg_cli.errors import UsageError
@@ -14,9 +14,10 @@ if TYPE_CHECKING:  # the command line reads the options of `DataConfig`, without
     import numpy as np
     from numpy.typing import NDArray
 
-    from rsseg_cli.data.label_raster import RawCounts
+    from rsseg_cli.data.scenes import LabelledScene
+    from rsseg_cli.data.torchgeo import TorchSample
     from rsseg_cli.raster import Grid
-    from rsseg_cli.weights import ClassSpec, ModelSpec
+    from rsseg_cli.weights import ClassSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,47 +60,6 @@ class LoadedScene:
     labels: NDArray[np.uint8]
     gsd_m: float
     grid: Grid | None = None
-
-
-class Source(Protocol):
-    """A labelled image of the part `split` (train, val, test), with a `name` unique in its data."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def stem(self) -> str: ...
-
-    @property
-    def split(self) -> str: ...
-
-    @property
-    def nodata(self) -> float | None:
-        """Value of pixels without data, in addition to the image's own mask."""
-
-    @property
-    def alpha(self) -> Alpha:
-        """What a band called alpha is."""
-
-    @property
-    def stretch(self) -> Stretch:
-        """Values that become black and white."""
-
-    def load(self, spec: ModelSpec, folder: Path | None, *, finest_gsd_m: float | None = None) -> LoadedScene:
-        """Read for training; the arrays are memory-mapped files in `folder`."""
-        ...
-
-    def picture(self, folder: Path) -> str:
-        """What GDAL opens as the image; files that it takes are in `folder`."""
-        ...
-
-    def rasters(self, folder: Path) -> tuple[str, Path]:
-        """The image for prediction, and its label raster on the image's own grid (uint8, 255 unlabelled)."""
-        ...
-
-    def raw_counts(self, class_names: tuple[str, ...]) -> RawCounts | None:
-        """Count label values as they are stored; None for polygons."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,7 +171,7 @@ class LabelledData:
     """
 
     name: str
-    sources: tuple[Source, ...]
+    sources: tuple[LabelledScene | TorchSample, ...]
     classes: tuple[ClassSpec, ...]
     bands: tuple[str, ...] = ("red", "green", "blue")
     gsd_m: float | None = None
@@ -223,7 +183,7 @@ class LabelledData:
         sources: Any = self.sources  # dataclasses, of scenes or of TorchGeo's samples
         return replace(self, sources=tuple(replace(source, **values) for source in sources))
 
-    def split(self, name: str) -> tuple[Source, ...]:
+    def split(self, name: str) -> tuple[LabelledScene | TorchSample, ...]:
         return tuple(source for source in self.sources if source.split == name)
 
     @property

@@ -25,8 +25,12 @@ from rsseg_cli.raster.legend import class_style as class_style
 from rsseg_cli.raster.legend import colour_of as colour_of
 from rsseg_cli.raster.legend import qml as qml
 from rsseg_cli.raster.reader import SceneReader
+from rsseg_cli.raster.remap import Hex as Hex
+from rsseg_cli.raster.remap import Triple as Triple
 from rsseg_cli.raster.remap import plain as plain
+from rsseg_cli.raster.remap import read_items as read_items
 from rsseg_cli.raster.remap import remapped as remapped
+from rsseg_cli.raster.remap import rgb as rgb
 
 NODATA = 255  # of a class raster: no class, no data
 IGNORE = 255  # of labels: pixels that a loss or a score leaves out

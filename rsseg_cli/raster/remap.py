@@ -6,11 +6,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from rsseg_cli.errors import UsageError
+from rsseg_cli.files import read_limited
 
 MAX_BYTES = 1_000_000
 MAX_CLASSES = 254
@@ -20,6 +21,7 @@ Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
 Hex = Annotated[str, msgspec.Meta(pattern="^#[0-9a-fA-F]{6}$")]
 Triple = tuple[Byte, Byte, Byte]
 Colour = tuple[int, int, int]
+Item = TypeVar("Item")
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=MAX_NAME)]
 
 
@@ -117,23 +119,26 @@ def remapped(path: Path, names: Sequence[str], where: str) -> Remapped:
 
 def _read(path: Path) -> list[_Item]:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise UsageError(f"--remap {path}: is larger than {MAX_BYTES} bytes; needs a list of classes")
-        items = msgspec.json.decode(content, type=list[_Item])
-        for number, item in enumerate(items):
+        items = read_items(path, _Item)
+        for number, item in enumerate(items, 1):
             if not item.name.isprintable() or item.name != item.name.strip():
-                raise msgspec.ValidationError(f"Expected printable characters - at `$[{number}].name`")
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as err:
-        problem = re.sub(r" - at `\$\[(\d+)\]\.?([^`]*)`", _where, str(err))
+                raise ValueError(f"Expected printable characters in class {number}, name")
+    except ValueError as err:
         raise UsageError(
-            f'--remap {path}: {problem}; needs a JSON list of {{"name", "from", "colour"}}: a name, the '
+            f'--remap {path}: {err}; needs a JSON list of {{"name", "from", "colour"}}: a name, the '
             'classes that it is made from, a colour as [red, green, blue] from 0 to 255 or "#rrggbb"'
         ) from err
     if not 1 <= len(items) <= MAX_CLASSES:
         raise UsageError(f"--remap {path}: {len(items)} classes; needs 1 to {MAX_CLASSES}")
     return items
+
+
+def read_items(path: Path, kind: type[Item]) -> list[Item]:
+    """Read a JSON list of classes from a file that is not trusted; ValueError says what is wrong where."""
+    try:
+        return msgspec.json.decode(read_limited(path, MAX_BYTES), type=list[kind])  # type: ignore[valid-type]
+    except (OSError, ValueError, msgspec.MsgspecError, RecursionError) as err:
+        raise ValueError(re.sub(r" - at `\$\[(\d+)\]\.?([^`]*)`", _where, str(err))) from err
 
 
 def _where(match: re.Match[str]) -> str:

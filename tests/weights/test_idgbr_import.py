@@ -318,7 +318,7 @@ Break = Callable[[Path, Path], object]
         (lambda r, _: (r / "unet_gen" / WEIGHTS).unlink(), "unet_gen: no file of tensors"),
         (lambda r, _: (r / "unet_gen" / WEIGHTS).write_bytes(b"12345678" * 9), "unet_gen.*truncated"),
         (lambda _, s: (s / "unet" / "config.json").write_text("[" * 10**5), r"unet.config\.json: no JSON"),
-        (lambda _, s: (s / "unet" / "config.json").write_text(" " * 10**6 + "{}"), "longer than 1000000"),
+        (lambda _, s: (s / "unet" / "config.json").write_text(" " * 10**6 + "{}"), "larger than 1000000"),
         (lambda _, s: (s / "vae" / "config.json").write_text("{}"), "no 'block_out_channels'"),
         (lambda _, s: edit_json(s / "unet" / "config.json", block_out_channels=[8, 10**9]), "up to 4096"),
         (lambda _, s: edit_json(s / "unet" / "config.json", block_out_channels="320"), "multiples of"),
