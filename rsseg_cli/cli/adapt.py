@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
 from rsseg_cli.cli.progress import Bar
@@ -17,21 +15,16 @@ from rsseg_cli.training import config as kinds
 @from_settings
 def adapt_command(
     scene: Annotated[
-        Path | None, typer.Argument(metavar="[SCENE.tif]", help="Scene on which the labels were drawn.")
+        Path | None, opt.argument("[SCENE.tif]", "Scene on which the labels were drawn.")
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Argument(
-            metavar="[LABELS]", help="Polygons, lines or points with a class: any vector file, in any CRS."
-        ),
+        opt.argument("[LABELS]", "Polygons, lines or points with a class: any vector file, in any CRS."),
     ] = None,
     *,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="MODEL.safetensors", help="Model file to write.")
-    ],
+    output: Annotated[Path, opt.output("MODEL.safetensors", "Model file to write.")],
     scenes: Annotated[
-        Path | None,
-        typer.Option(metavar="LIST.csv", help="Several scenes instead: columns image and labels."),
+        Path | None, opt.option("LIST.csv", "Several scenes instead: columns image and labels.")
     ] = None,
     config: Annotated[kinds.AdaptConfig, Options()],
     as_json: opt.Json = False,

@@ -17,18 +17,11 @@ from rsseg_cli.cli.progress import Bar
 def assess_command(
     labels: opt.ClassMap,
     points: Annotated[
-        str,
-        typer.Argument(metavar="POINTS", help="Points of `rsseg sample` with the true classes filled in."),
+        str, opt.argument("POINTS", "Points of `rsseg sample` with the true classes filled in.")
     ],
     *,
     output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FOLDER",
-            help="Write a report (HTML), the figures (JSON) and tables (CSV).",
-        ),
+        Path | None, opt.output("FOLDER", "Write a report (HTML), the figures (JSON) and tables (CSV).")
     ] = None,
     config: Annotated[kinds.AssessConfig, Options()],
     as_json: opt.Json = False,

@@ -21,7 +21,7 @@ DATA = (
 
 @from_settings
 def calibrate_command(
-    model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A bundled model, or a model file.")],
+    model: Annotated[str, opt.argument("NAME|PATH", "A bundled model, or a model file.")],
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")],
     data: Annotated[DataConfig, Options(DATA)],
@@ -31,9 +31,9 @@ def calibrate_command(
     ] = "val",
     training: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SCENE",
-            help="Scenes that the model was trained on, without labels: a raster, glob, folder or @LIST.txt; "
+        opt.option(
+            "SCENE",
+            "Scenes that the model was trained on, without labels: a raster, glob, folder or @LIST.txt; "
             "repeatable. Default: the train part of the data.",
         ),
     ] = None,

@@ -16,34 +16,21 @@ from rsseg_cli.config import VectorConfig
 
 @from_settings
 def change_command(
-    before: Annotated[
-        str, typer.Argument(metavar="BEFORE.tif", help="Earlier map, as rsseg predict writes it.")
-    ],
+    before: Annotated[str, opt.argument("BEFORE.tif", "Earlier map, as rsseg predict writes it.")],
     after: Annotated[
-        str,
-        typer.Argument(metavar="AFTER.tif", help="Later map of the same classes, on any grid, in any CRS."),
+        str, opt.argument("AFTER.tif", "Later map of the same classes, on any grid, in any CRS.")
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="FILE.tif", help="Raster of changes, on the earlier map's grid."
-        ),
-    ],
+    output: Annotated[Path, opt.output("FILE.tif", "Raster of changes, on the earlier map's grid.")],
     *,
     vector: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="Also write polygons of the changes: .gpkg .fgb .parquet .geojson .shp"
-        ),
+        opt.option("FILE", "Also write polygons of the changes: .gpkg .fgb .parquet .geojson .shp"),
     ] = None,
     config: Annotated[kinds.ChangeConfig, Options()],
     confidence_before: Annotated[
-        str | None,
-        typer.Option(metavar="C.tif", help="Confidence of the earlier map, from predict --confidence."),
+        str | None, opt.option("C.tif", "Confidence of the earlier map, from predict --confidence.")
     ] = None,
-    confidence_after: Annotated[
-        str | None, typer.Option(metavar="C.tif", help="Confidence of the later map.")
-    ] = None,
+    confidence_after: Annotated[str | None, opt.option("C.tif", "Confidence of the later map.")] = None,
     polygons: Annotated[VectorConfig, Options("min_area_m2 simplify_m smooth dst_crs")],
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,

@@ -11,30 +11,27 @@ from rsseg_cli.cli import options as opt
 from rsseg_cli.errors import OutputError
 
 FILES = ("scene.tif", "labels.tif", "map.tif", "preview.png")
-Seed = Annotated[int, typer.Option(metavar="N", help="Each number is another place, season and light.")]
+Seed = Annotated[int, opt.option("N", "Each number is another place, season and light.")]
 
 
 def demo_scene(
-    output: Annotated[
-        Path, typer.Argument(metavar="OUT.tif", help="GeoTIFF to write: red, green, blue; UTM zone 32N.")
-    ],
-    size: Annotated[int, typer.Option(help="Width and height, px: 64 to 20000.", metavar="PX")] = 2048,
+    output: Annotated[Path, opt.argument("OUT.tif", "GeoTIFF to write: red, green, blue; UTM zone 32N.")],
+    size: Annotated[int, opt.option("PX", "Width and height, px: 64 to 20000.")] = 2048,
     seed: Seed = 0,
-    gsd: Annotated[float, typer.Option(help="Metres a pixel on the ground: 0.1 to 1.5.", metavar="M")] = 0.3,
+    gsd: Annotated[float, opt.option("M", "Metres a pixel on the ground: 0.1 to 1.5.")] = 0.3,
     style: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="classic: eight kinds of place; any: one of all, in any light and season; or suburb, town, "
+        opt.option(
+            "NAME",
+            "classic: eight kinds of place; any: one of all, in any light and season; or suburb, town, "
             "rural, desert, coast, industry, tropics, dense, vineyards, ploughland, greenhouses, solar, "
             "terraces, wetland, conifers, scrub, snow, oldtown, informal, flatroofs, villas.",
         ),
     ] = "classic",
     labels: Annotated[
         Path | None,
-        typer.Option(
-            metavar="LABELS.tif",
-            help="Also write the exact label map: 0 building, 1 land, 2 road, 3 vegetation, 4 water.",
+        opt.option(
+            "LABELS.tif", "Also write the exact label map: 0 building, 1 land, 2 road, 3 vegetation, 4 water."
         ),
     ] = None,
     overwrite: opt.Overwrite = False,
@@ -55,11 +52,8 @@ def demo_scene(
 
 
 def demo_command(
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FOLDER", help="Folder for the files; created if needed."),
-    ] = Path("demo"),
-    size: Annotated[int, typer.Option(metavar="PX", help="Width and height of the scene, px.")] = 2048,
+    output: Annotated[Path, opt.output("FOLDER", "Folder for the files; created if needed.")] = Path("demo"),
+    size: Annotated[int, opt.option("PX", "Width and height of the scene, px.")] = 2048,
     seed: Seed = 0,
     model: opt.Model = "landcover",
     overwrite: opt.Overwrite = False,

@@ -44,9 +44,9 @@ def eval_command(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(
-            metavar="N",
-            help="Seed given to train: decides which scenes it held out for validation; also seeds the "
+        opt.option(
+            "N",
+            "Seed given to train: decides which scenes it held out for validation; also seeds the "
             "refiner's noise.",
         ),
     ] = 0,
@@ -56,9 +56,9 @@ def eval_command(
     ],
     against: Annotated[
         str,
-        typer.Option(
-            metavar="NAME|PATH",
-            help="A second model for the same scenes: differences with 95% intervals, from 2000 resamples of "
+        opt.option(
+            "NAME|PATH",
+            "A second model for the same scenes: differences with 95% intervals, from 2000 resamples of "
             "the tiles.",
         ),
     ] = "",

@@ -64,11 +64,10 @@ def list_command(as_json: opt.Json = False) -> None:
 
 @app.command("show")
 def show_command(
-    model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A bundled model, or a model file.")],
+    model: Annotated[str, opt.argument("NAME|PATH", "A bundled model, or a model file.")],
     as_json: opt.Json = False,
     stac: Annotated[
-        bool,
-        typer.Option("--stac", help="Print a STAC Item, with the Machine Learning Model extension."),
+        bool, typer.Option("--stac", help="Print a STAC Item, with the Machine Learning Model extension.")
     ] = False,
 ) -> None:
     """Show a model's inputs, classes, training and scores.
@@ -142,9 +141,9 @@ class ImportSettings:
 def import_command(
     checkpoint: Annotated[
         Path,
-        typer.Argument(
-            metavar="RELEASED",
-            help="A Lightning checkpoint of BiCoR-Seg, a folder of IDGBR, or of Stable Diffusion 1.5 alone.",
+        opt.argument(
+            "RELEASED",
+            "A Lightning checkpoint of BiCoR-Seg, a folder of IDGBR, or of Stable Diffusion 1.5 alone.",
         ),
     ],
     output: Output,
@@ -224,14 +223,12 @@ def _read_idgbr(
 
 @app.command("export")
 def export_command(
-    model: Annotated[str, typer.Argument(metavar="NAME|PATH", help="A bundled model, or a model file.")],
+    model: Annotated[str, opt.argument("NAME|PATH", "A bundled model, or a model file.")],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE.onnx|.xml|.pt2",
-            help="ONNX, OpenVINO (with FILE.bin beside it), or an exported program of PyTorch.",
+        opt.output(
+            "FILE.onnx|.xml|.pt2",
+            "ONNX, OpenVINO (with FILE.bin beside it), or an exported program of PyTorch.",
         ),
     ],
     overwrite: opt.Overwrite = False,
@@ -258,9 +255,9 @@ def export_command(
 def average_command(
     models: Annotated[
         list[str],
-        typer.Argument(
-            metavar="MODEL RUN...",
-            help="A model, and further models or checkpoints (runs/NAME/last.ckpt) of the same network.",
+        opt.argument(
+            "MODEL RUN...",
+            "A model, and further models or checkpoints (runs/NAME/last.ckpt) of the same network.",
         ),
     ],
     output: Output,

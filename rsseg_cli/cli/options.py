@@ -19,28 +19,32 @@ def _silence(quiet: bool) -> bool:
     return quiet
 
 
-Model = Annotated[
-    str, typer.Option(metavar="NAME|PATH", help="A bundled model, or the path of a .safetensors file.")
-]
-ClassMap = Annotated[
-    str, typer.Argument(metavar="MAP.tif", help="Raster of class indices, as rsseg predict writes it.")
-]
-Preview = Annotated[
-    Path | None, typer.Option(metavar="FILE.png", help="Also draw the scene with the map over it.")
-]
+def argument(metavar: str, help: str) -> Any:
+    return typer.Argument(metavar=metavar, help=help)
+
+
+def option(metavar: str, help: str, *flags: str) -> Any:
+    return typer.Option(*flags, metavar=metavar, help=help)
+
+
+def output(metavar: str, help: str) -> Any:
+    return option(metavar, help, "--output", "-o")
+
+
+Model = Annotated[str, option("NAME|PATH", "A bundled model, or the path of a .safetensors file.")]
+ClassMap = Annotated[str, argument("MAP.tif", "Raster of class indices, as rsseg predict writes it.")]
+Preview = Annotated[Path | None, option("FILE.png", "Also draw the scene with the map over it.")]
 Uncertainty = Annotated[
     str | None,
-    typer.Option(
-        metavar="FILE.tif",
-        help="Also write how much the refiner's samples disagree, 0-254 for 0-1: 0 where they agree or none "
+    option(
+        "FILE.tif",
+        "Also write how much the refiner's samples disagree, 0-254 for 0-1: 0 where they agree or none "
         "was drawn, 1 where each is sure of another class (mutual information, divided by its maximum).",
     ),
 ]
 ReportFolder = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FOLDER", help="Also write a page of scores and of the worst tiles, and the scores as JSON."
-    ),
+    option("FOLDER", "Also write a page of scores and of the worst tiles, and the scores as JSON."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")]

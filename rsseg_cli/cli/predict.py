@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 BATCH = BatchSettings(folder=Path(), model="")
 Scenes = Annotated[
     list[str],
-    typer.Argument(
-        metavar="SCENE...",
-        help="Any raster GDAL reads: GeoTIFF, VRT, /vsicurl/https://..., s3://... . Several: scenes, "
+    opt.argument(
+        "SCENE...",
+        "Any raster GDAL reads: GeoTIFF, VRT, /vsicurl/https://..., s3://... . Several: scenes, "
         "globs, folders, @LIST.txt, - for a list on standard input, a STAC ItemCollection.",
     ),
 ]
@@ -50,9 +50,9 @@ Refine = Annotated[
 ]
 Asset = Annotated[
     str,
-    typer.Option(
-        metavar="NAME",
-        help="Name or role of the assets of a STAC ItemCollection that are the scenes; red,green,blue "
+    opt.option(
+        "NAME",
+        "Name or role of the assets of a STAC ItemCollection that are the scenes; red,green,blue "
         "joins assets of one band each. Default: role data, or visual.",
     ),
 ]

@@ -25,22 +25,13 @@ RUN_HELP = {
 @from_settings
 def refine_command(
     scene: Annotated[
-        str,
-        typer.Argument(metavar="SCENE", help="The mapped raster; warped where its grid is not the map's."),
+        str, opt.argument("SCENE", "The mapped raster; warped where its grid is not the map's.")
     ],
     labels: Annotated[
         str,
-        typer.Argument(
-            metavar="LABELS.tif",
-            help="Class raster of any model with the refiner's classes, matched by name.",
-        ),
+        opt.argument("LABELS.tif", "Class raster of any model with the refiner's classes, matched by name."),
     ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", metavar="REFINED.tif", help="The refined map, on the grid of LABELS.tif."
-        ),
-    ],
+    output: Annotated[Path, opt.output("REFINED.tif", "The refined map, on the grid of LABELS.tif.")],
     *,
     config: Annotated[RefineConfig, Options("refiner steps band_m ensemble seed tile_size overlap gsd_m")],
     uncertainty: opt.Uncertainty = None,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from rsseg_cli.accuracy import config as kinds
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
@@ -16,18 +14,14 @@ from rsseg_cli.cli.progress import Bar
 @from_settings
 def sample_command(
     labels: opt.ClassMap,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Points: .gpkg .geojson .fgb")
-    ],
+    output: Annotated[Path, opt.output("FILE", "Points: .gpkg .geojson .fgb")],
     *,
     config: Annotated[kinds.SampleConfig, Options()],
     chips: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Also write a picture of the scene around each point."),
+        Path | None, opt.option("FOLDER", "Also write a picture of the scene around each point.")
     ] = None,
     image: Annotated[
-        str | None,
-        typer.Option(metavar="SCENE", help="Scene of the pictures. Default: the one that the map names."),
+        str | None, opt.option("SCENE", "Scene of the pictures. Default: the one that the map names.")
     ] = None,
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,

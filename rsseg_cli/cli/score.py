@@ -18,14 +18,13 @@ from rsseg_cli.evaluation import PairConfig
 @from_settings
 def score_command(
     predicted: Annotated[
-        str,
-        typer.Argument(metavar="PREDICTED.tif", help="Map of class indices, as `rsseg predict` writes it."),
+        str, opt.argument("PREDICTED.tif", "Map of class indices, as `rsseg predict` writes it.")
     ],
     truth: Annotated[
         str,
-        typer.Argument(
-            metavar="TRUTH",
-            help="Label raster, or polygons (GPKG, GeoJSON, Shapefile, FlatGeobuf); on any grid, in any CRS.",
+        opt.argument(
+            "TRUTH",
+            "Label raster, or polygons (GPKG, GeoJSON, Shapefile, FlatGeobuf); on any grid, in any CRS.",
         ),
     ],
     *,

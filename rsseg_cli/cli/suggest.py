@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from rsseg_cli.accuracy import config as kinds
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
@@ -15,15 +13,11 @@ from rsseg_cli.cli.progress import Bar
 
 @from_settings
 def suggest_command(
-    scene: Annotated[str, typer.Argument(metavar="SCENE.tif", help="Scene that was mapped.")],
-    labels: Annotated[str, typer.Argument(metavar="MAP.tif", help="Its map, as rsseg predict writes it.")],
+    scene: Annotated[str, opt.argument("SCENE.tif", "Scene that was mapped.")],
+    labels: Annotated[str, opt.argument("MAP.tif", "Its map, as rsseg predict writes it.")],
     *,
-    confidence: Annotated[
-        str, typer.Option(metavar="C.tif", help="Confidence of the map, from predict --confidence.")
-    ],
-    output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="Squares: .gpkg .geojson .fgb")
-    ],
+    confidence: Annotated[str, opt.option("C.tif", "Confidence of the map, from predict --confidence.")],
+    output: Annotated[Path, opt.output("FILE", "Squares: .gpkg .geojson .fgb")],
     config: Annotated[kinds.SuggestConfig, Options()],
     as_json: opt.Json = False,
     quiet: opt.Quiet = False,

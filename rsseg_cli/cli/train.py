@@ -21,9 +21,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 
 Config = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE.toml",
-        help="Settings that replace the defaults; options replace both. Every run writes one: "
+    opt.option(
+        "FILE.toml",
+        "Settings that replace the defaults; options replace both. Every run writes one: "
         "RUN_DIR/settings.toml.",
     ),
 ]
@@ -44,16 +44,14 @@ def train() -> None:
 @from_settings
 def train_bicor_seg(
     ctx: typer.Context,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="MODEL.safetensors", help="Model file to write.")
-    ],
+    output: Annotated[Path, opt.output("MODEL.safetensors", "Model file to write.")],
     *,
     data: Annotated[DataConfig, Options()],
     recipe: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="Settings to start from: default, finetune, or paper, the published ones of --dataset; for "
+        opt.option(
+            "NAME",
+            "Settings to start from: default, finetune, or paper, the published ones of --dataset; for "
             "your own data paper:loveda, paper:vaihingen or paper:potsdam. Default: finetune with --init, "
             "else default, whose values are shown below.",
         ),
@@ -98,31 +96,28 @@ def train_bicor_seg(
 @from_settings
 def train_idgbr(
     ctx: typer.Context,
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="REFINER.safetensors", help="Model file to write.")
-    ],
+    output: Annotated[Path, opt.output("REFINER.safetensors", "Model file to write.")],
     *,
     coarse: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="MODEL|FOLDER|GLOB",
-            help="Coarse maps: a model (name or file) that maps all scenes beforehand, or label rasters "
+        opt.option(
+            "MODEL|FOLDER|GLOB",
+            "Coarse maps: a model (name or file) that maps all scenes beforehand, or label rasters "
             "STEM.tif and STEM_*.tif of the images; repeatable. A crop takes one of its scene's maps at "
             "random; validation takes the first, a model's before rasters.",
         ),
     ] = None,
     closer_maps: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="FOLDER|GLOB",
-            help="With --closer: class probabilities STEM.tif or STEM_*.tif of all training images, by "
+        opt.option(
+            "FOLDER|GLOB",
+            "With --closer: class probabilities STEM.tif or STEM_*.tif of all training images, by "
             "models trained without them (rsseg predict --gsd ... --probabilities), instead of the refiner's "
             "own look, which is too good there; repeatable.",
         ),
     ] = None,
     behind: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="Model whose maps are refined. Default: the first of --coarse."),
+        str, opt.option("NAME", "Model whose maps are refined. Default: the first of --coarse.")
     ] = "",
     data: Annotated[DataConfig, Options()],
     config: Config = None,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
 from rsseg_cli.cli.progress import Bar
@@ -20,18 +18,13 @@ if TYPE_CHECKING:
 @from_settings
 def vectorize_command(
     labels: Annotated[
-        str, typer.Argument(metavar="LABELS.tif", help="Raster of class indices, as rsseg predict writes it.")
+        str, opt.argument("LABELS.tif", "Raster of class indices, as rsseg predict writes it.")
     ],
-    output: Annotated[
-        Path,
-        typer.Option("--output", "-o", metavar="FILE", help="Vector file: .gpkg .fgb .parquet .geojson .shp"),
-    ],
+    output: Annotated[Path, opt.output("FILE", "Vector file: .gpkg .fgb .parquet .geojson .shp")],
     *,
     confidence: Annotated[
         str | None,
-        typer.Option(
-            metavar="C.tif", help="Confidence of the map, from predict --confidence: adds mean and minimum."
-        ),
+        opt.option("C.tif", "Confidence of the map, from predict --confidence: adds mean and minimum."),
     ] = None,
     config: Annotated[VectorConfig, Options()],
     as_json: opt.Json = False,
