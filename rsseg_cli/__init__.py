@@ -28,12 +28,12 @@ __all__ = [
     "train",
     "vectorize",
 ]
-MODULES = {
-    "config": ("PredictConfig", "RefineConfig", "VectorConfig"),
-    "evaluation": ("evaluate",),
-    "pipeline": ("PredictResult", "predict", "refine"),
-    "training": ("train",),
-    "vector": ("VectorResult", "to_geodataframe", "vectorize"),
-    "weights": ("load_model",),
-}
-__getattr__ = lazy_names(__name__, {name: module for module, names in MODULES.items() for name in names})
+__getattr__ = lazy_names(
+    __name__,
+    config="PredictConfig RefineConfig VectorConfig",
+    evaluation="evaluate",
+    pipeline="PredictResult predict refine",
+    training="train",
+    vector="VectorResult to_geodataframe vectorize",
+    weights="load_model",
+)

@@ -22,12 +22,8 @@ __all__ = [
 ]
 __getattr__ = lazy_names(
     __name__,
-    {
-        "assess": "assessment",
-        "check_assessment_folder": "assessment",
-        "draw_sample": "drawing",
-        "find_changes": "changes",
-        "suggest": "suggestions",
-        "write_assessment": "assessment",
-    },
+    assessment="assess check_assessment_folder write_assessment",
+    drawing="draw_sample",
+    changes="find_changes",
+    suggestions="suggest",
 )

@@ -14,12 +14,10 @@ __all__ = [
 ]
 __getattr__ = lazy_names(
     __name__,
-    {
-        "BatchSettings": "settings",
-        "LocalEngine": "local",
-        "RayEngine": "ray_engine",
-        "SceneTask": "task",
-        "list_scenes": "scenes",
-        "run_batch": "run",
-    },
+    settings="BatchSettings",
+    local="LocalEngine",
+    ray_engine="RayEngine",
+    task="SceneTask",
+    scenes="list_scenes",
+    run="run_batch",
 )

@@ -20,12 +20,5 @@ __all__ = [
     "synthetic",
 ]
 __getattr__ = lazy_names(
-    __name__,
-    {
-        "DataConfig": "types",
-        "LabelFormat": "label_format",
-        "LabelReader": "labels",
-        "LabelledData": "types",
-        "LoadedScene": "types",
-    },
+    __name__, types="DataConfig LabelledData LoadedScene", label_format="LabelFormat", labels="LabelReader"
 )

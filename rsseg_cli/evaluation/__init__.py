@@ -20,12 +20,5 @@ __all__ = [
     "score_pair",
 ]
 __getattr__ = lazy_names(
-    __name__,
-    {
-        "EvaluationRun": "evaluate_model",
-        "PairConfig": "config",
-        "SourceDone": "evaluate_model",
-        "evaluate": "evaluate_model",
-        "score_pair": "pair",
-    },
+    __name__, evaluate_model="EvaluationRun SourceDone evaluate", config="PairConfig", pair="score_pair"
 )

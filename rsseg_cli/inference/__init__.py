@@ -19,11 +19,4 @@ __all__ = [
     "tiling",
     "windows",
 ]
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "Engine": "engine",
-        "RefinerEngine": "refiner",
-        "Scaling": "engine",
-    },
-)
+__getattr__ = lazy_names(__name__, engine="Engine Scaling", refiner="RefinerEngine")

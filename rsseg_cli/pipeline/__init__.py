@@ -22,12 +22,5 @@ __all__ = [
     "round_length_m",
 ]
 __getattr__ = lazy_names(
-    __name__,
-    {
-        "OutputLock": "workdir",
-        "PredictResult": "result",
-        "predict": "run",
-        "refine": "run",
-        "round_length_m": "preview",
-    },
+    __name__, workdir="OutputLock", result="PredictResult", run="predict refine", preview="round_length_m"
 )

@@ -21,11 +21,7 @@ __all__ = [
 ]
 __getattr__ = lazy_names(
     __name__,
-    {
-        "adapt": "adaptation",
-        "resolve_refiner_settings": "recipes",
-        "resolve_settings": "recipes",
-        "train": "runs",
-        "train_refiner": "runs",
-    },
+    adaptation="adapt",
+    recipes="resolve_refiner_settings resolve_settings",
+    runs="train train_refiner",
 )

@@ -27,9 +27,9 @@ __all__ = [
     "to_geodataframe",
     "vectorize",
 ]
-
 __getattr__ = lazy_names(
     __name__,
-    dict.fromkeys(__all__, "vectorize_raster")
-    | {"check_classes": "task", "add_style": "write", "load_pyogrio": "write"},
+    vectorize_raster="VectorResult check_output prepare to_geodataframe vectorize",
+    write="add_style load_pyogrio",
+    task="check_classes",
 )
