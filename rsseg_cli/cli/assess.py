@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from rsseg_cli.accuracy import config as kinds
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
+from rsseg_cli.cli.messages import say
 from rsseg_cli.cli.progress import Bar
 
 
@@ -47,7 +46,7 @@ def assess_command(
     if output is not None:
         title = f"{Path(labels).name} checked at {result.points} points"
         page = write_assessment(output, result, title=title, overwrite=config.overwrite)
-        typer.echo(f"rsseg: report: {page}", err=True)
+        say(f"rsseg: report: {page}")
     opt.show(result, summary, as_json=as_json)
 
 

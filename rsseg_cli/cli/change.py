@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
-
-import typer
 
 from rsseg_cli.accuracy import config as kinds
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.from_settings import Options, from_settings
+from rsseg_cli.cli.messages import say
 from rsseg_cli.cli.progress import Bar
 from rsseg_cli.config import VectorConfig
 
@@ -43,13 +43,11 @@ def change_command(
 
     Example: rsseg change map_2019.tif map_2024.tif -o change.tif --tolerance 2 --vector change.gpkg
     """
-    import dataclasses
-
     from rsseg_cli import vector as vectors
     from rsseg_cli.accuracy import find_changes
     from rsseg_cli.raster import SceneInfo
 
-    settings = dataclasses.replace(polygons, overwrite=config.overwrite)
+    settings = replace(polygons, overwrite=config.overwrite)
     if vector is not None:
         crs = SceneInfo.of(before).grid.crs
         wkt = "" if crs is None else crs.to_wkt()
@@ -60,11 +58,11 @@ def change_command(
             confidence_after=confidence_after, progress=bar.show,
         )  # fmt: skip
     if vector is not None:
-        kinds = tuple(str(code) for code in result.occurring())
-        if kinds:
-            vectors.vectorize(output, vector, dataclasses.replace(settings, classes=kinds))
+        occurring = tuple(map(str, result.occurring()))
+        if occurring:
+            vectors.vectorize(output, vector, replace(settings, classes=occurring))
         else:
-            typer.echo(f"rsseg: {vector}: not written, as nothing changed", err=True)
+            say(f"rsseg: {vector}: not written, as nothing changed")
     opt.show(result, summary, as_json=as_json)
 
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import geopandas
+import numpy as np
 import pytest
+import rasterio
 import torch
 from rasters import MakeRaster
 from shapely import box
@@ -73,6 +75,21 @@ def test_every_step_from_a_scene_to_suggestions(
         lines = events(*command)
         assert tuple(name for name, _ in groupby(stages(lines), key=itemgetter("stage"))) == names
         assert lines[-1] == {"event": "done"}
+
+
+def test_reports_and_files_left_out_are_lines_too(make_raster: MakeRaster, tmp_path: Path) -> None:
+    labels = make_raster(array=np.indices((1, 64, 64), np.uint8)[2] // 32)
+    with rasterio.open(labels, "r+") as dataset:
+        dataset.update_tags(CLASS_0="land", CLASS_1="roof")
+    points, polygons = tmp_path / "points.gpkg", tmp_path / "change.gpkg"
+    lines = events("change", labels, labels, "-o", tmp_path / "change.tif", "--vector", polygons)
+    assert lines[-2]["message"] == f"{polygons}: not written, as nothing changed"
+    events("sample", labels, "-n", 40, "-o", points)
+    checked = geopandas.read_file(points)
+    checked["class"] = [stratum.split(",")[0] for stratum in checked["stratum"]]
+    checked.to_file(points, layer="points")
+    lines = events("assess", labels, points, "-o", tmp_path / "assessment")
+    assert lines[-2]["message"] == f"report: {tmp_path / 'assessment' / 'index.html'}"
 
 
 def test_training_says_how_far_it_is(
