@@ -22,7 +22,7 @@ def adapt_command(
         opt.argument("[LABELS]", "Polygons, lines or points with a class: any vector file, in any CRS."),
     ] = None,
     *,
-    output: Annotated[Path, opt.output("MODEL.safetensors", "Model file to write.")],
+    output: Annotated[Path, opt.option("MODEL.safetensors", "Model file to write.", "-o", "--output")],
     scenes: Annotated[
         Path | None, opt.option("LIST.csv", "Several scenes instead: columns image and labels.")
     ] = None,
@@ -48,11 +48,9 @@ def adapt_command(
     else:
         raise UsageError("needs SCENE.tif and LABELS, or --scenes LIST.csv")
     with Bar("train", "%", hidden=quiet) as bar:
-
-        def show(done: float, words: str) -> None:
-            bar.show(int(100 * done), 100, words)
-
-        result = adapt(pairs, output, config, progress=show)
+        result = adapt(
+            pairs, output, config, progress=lambda done, words: bar.show(int(100 * done), 100, words)
+        )
     opt.show(result, summary, as_json=as_json)
 
 

@@ -44,7 +44,7 @@ def train() -> None:
 @from_settings
 def train_bicor_seg(
     ctx: typer.Context,
-    output: Annotated[Path, opt.output("MODEL.safetensors", "Model file to write.")],
+    output: Annotated[Path, opt.option("MODEL.safetensors", "Model file to write.", "-o", "--output")],
     *,
     data: Annotated[DataConfig, Options()],
     recipe: Annotated[
@@ -96,7 +96,7 @@ def train_bicor_seg(
 @from_settings
 def train_idgbr(
     ctx: typer.Context,
-    output: Annotated[Path, opt.output("REFINER.safetensors", "Model file to write.")],
+    output: Annotated[Path, opt.option("REFINER.safetensors", "Model file to write.", "-o", "--output")],
     *,
     coarse: Annotated[
         list[str] | None,

@@ -147,14 +147,7 @@ class CoarseMaker:
             sides = grid.height + 2 * MARGIN_PX, grid.width + 2 * MARGIN_PX
             bbox = grid.window(-MARGIN_PX, -MARGIN_PX, *sides).bounds
         gsd_m = spec.gsd_m * times if spec.gsd_m and times != 1 and bbox else None
-        config = PredictConfig(
-            device=self.device,
-            bbox=bbox,
-            gsd_m=gsd_m,
-            nodata=source.nodata,
-            alpha=source.alpha,
-            stretch=source.stretch,
-        )
+        config = PredictConfig(device=self.device, bbox=bbox, gsd_m=gsd_m, **datasets.reading(source))
         predict(picture, path, model=model, config=config)
         return path
 
