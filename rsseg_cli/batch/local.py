@@ -308,18 +308,24 @@ class LocalEngine:
 
 
 def _in_turn(tasks: Iterable[SceneTask], progress: SceneProgress | None) -> Iterator[SceneOutcome]:
-    """Map scenes in this thread, and finish the outputs of each one while the next is mapped."""
+    """Map scenes in this thread, and finish the outputs of each one while the next is mapped.
+
+    A scene is reported before the outputs of the next one are finished.
+    """
     runner = SceneRunner()
+    mapped: deque[Callable[[], SceneOutcome]] = deque()
     finishing: deque[Future[SceneOutcome]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="rsseg-finish") as finisher:
         try:
             for task in tasks:
-                finishing.append(finisher.submit(runner.start(task, progress)))
-                if len(finishing) > 1:
+                mapped.append(runner.start(task, progress))
+                if finishing:
                     yield finishing.popleft().result()
+                finishing.append(finisher.submit(mapped.popleft()))
         except GeneratorExit:
             raise
         except BaseException:  # report what was mapped before first
+            finishing.extend(map(finisher.submit, mapped))
             while finishing:
                 yield finishing.popleft().result()
             raise

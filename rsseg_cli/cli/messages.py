@@ -108,15 +108,15 @@ def say(text: str, level: str = "info") -> None:
 class Stage:
     """Lines of JSON about a part of the work; `eta`, in seconds, goes by what was done since the first."""
 
-    def __init__(self, name: str, scene: str | None = None) -> None:
-        self._names = {"stage": name, "scene": scene}
+    def __init__(self, name: str, scene: str | None = None, every_s: float = EVERY_S) -> None:
+        self._names, self._every_s = {"stage": name, "scene": scene}, every_s
         self._first: tuple[float, float] | None = None
         self._shown = 0.0
 
     def show(self, done: float, total: int, words: str = "") -> None:
         now = time.monotonic()
         start, before = self._first = self._first or (now, done)
-        if start < now < self._shown + EVERY_S and done < total:
+        if start < now < self._shown + self._every_s and done < total:
             return
         self._shown = now
         eta = round((now - start) / (done - before) * (total - done), 1) if done > before else None

@@ -152,7 +152,7 @@ class BatchStages:
     def on_start(self, scenes: Mapping[int, str], skipped: int) -> None:
         self._names = dict(zip(scenes, short_names(list(scenes.values())), strict=True))
         self._running = {task: Stage("map", name) for task, name in self._names.items()}
-        self._scenes, self._done = Stage("scenes"), 0
+        self._scenes, self._done = Stage("scenes", every_s=0.0), 0
         self._scenes.show(0, len(scenes))
 
     def on_tiles(self, task: int, done: int, total: int) -> None:
