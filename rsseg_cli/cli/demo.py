@@ -10,6 +10,7 @@ import typer
 from rsseg_cli.cli import options as opt
 from rsseg_cli.errors import OutputError
 
+GSD_M = 0.4  # of the demonstration: within what `landcover` reads as it is
 FILES = ("scene.tif", "labels.tif", "map.tif", "preview.png")
 Seed = Annotated[int, opt.option("N", "Each number is another place, season and light.")]
 
@@ -72,7 +73,7 @@ def demo_command(
     read_spec(model)  # fails before anything is drawn
     scene, labels, land_cover, picture = (output / name for name in FILES)
     _make_folder(output, overwrite)
-    synthetic.write_scene(scene, size=size, seed=seed, labels_path=labels, overwrite=overwrite)
+    synthetic.write_scene(scene, size=size, seed=seed, gsd_m=GSD_M, labels_path=labels, overwrite=overwrite)
     typer.echo(f"scene    {scene}: {size} x {size} px, drawn; its exact labels: {labels}")
     result = predict(scene, land_cover, model=model, preview=picture, overwrite=overwrite)
     typer.echo(f"map      {land_cover}: {result.seconds:.1f} s; open it in QGIS")

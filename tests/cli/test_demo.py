@@ -11,8 +11,9 @@ import torch
 from typer.testing import CliRunner
 
 from rsseg_cli.cli import app
+from rsseg_cli.cli.demo import GSD_M
 from rsseg_cli.models import BicorSeg, BicorSegConfig
-from rsseg_cli.weights import ClassSpec, ModelSpec, save_model
+from rsseg_cli.weights import ClassSpec, ModelSpec, read_spec, save_model
 
 torch.set_num_threads(1)
 CLASSES = ("building", "land", "road", "vegetation", "water")
@@ -50,6 +51,11 @@ def test_demo_draws_maps_and_scores(tmp_path: Path, model: Path) -> None:
     assert again.exit_code == 1
     assert "--overwrite" in again.stderr
     assert run(*arguments, "--overwrite").exit_code == 0
+
+
+def test_demo_is_drawn_at_a_resolution_of_its_model() -> None:
+    low, high = read_spec("landcover").gsd_range_m
+    assert low <= GSD_M <= high
 
 
 def test_demo_needs_the_model_before_it_draws(tmp_path: Path) -> None:
