@@ -25,9 +25,10 @@ def works(*command: str) -> bool:
     return bool(shutil.which(command[0])) and subprocess.run(command, capture_output=True).returncode == 0
 
 
-def accepted(*command: str | Path) -> None:
+def accepted(*command: str | Path) -> str:
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,9 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_rio_cogeo_accepts_maps_of_change(outputs: Path) -> None:
     rio = [sys.executable, "-c", "from rasterio.rio.main import main_group; main_group()"]
-    accepted(*rio, "cogeo", "validate", "--strict", outputs / "change.tif")
+    path = outputs / "change.tif"  # the exit status is 0 for a file that is not valid too
+    said = accepted(*rio, "cogeo", "validate", "--strict", path)
+    assert said.strip() == f"{path} is a valid cloud optimized GeoTIFF"
 
 
 @pytest.mark.skipif(not works(*GPKG[:1], "-c", "import osgeo_utils"), reason="GDAL's samples are missing")

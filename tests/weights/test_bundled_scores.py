@@ -85,6 +85,24 @@ def test_model_scores_as_its_card_says(name: str, tmp_path: Path, threads: None)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "sha256", "score"),
+    [
+        ("landcover@1", "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50", 0.816),
+        ("buildings@1", "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9", 0.893),
+    ],
+)
+def test_models_of_version_0_1_0_load_and_score_as_they_did(
+    name: str, sha256: str, score: float, tmp_path: Path
+) -> None:
+    """Files as that version wrote them, on the scene of the model's card."""
+    assert registry.file_sha256(CARDS / f"{name}.safetensors") == sha256
+    scene, truth = scene_of(name.partition("@")[0], tmp_path)
+    predict(scene, tmp_path / "map.tif", model=name, device="cpu", dtype="float32")
+    assert mean_iou(read(tmp_path / "map.tif"), truth) == pytest.approx(score, abs=0.005)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_refiner_scores_as_its_card_says(name: str, tmp_path: Path) -> None:
     scene, truth = scene_of(f"{name}-refiner", tmp_path)
