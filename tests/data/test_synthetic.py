@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 
@@ -12,6 +13,7 @@ import rasterio
 from typer.testing import CliRunner
 
 from rsseg_cli.cli import app
+from rsseg_cli.data.synthetic.plan import SUBJECT_M
 from rsseg_cli.data.synthetic.render import Renderer
 from rsseg_cli.data.synthetic.scene import CLASSES, draw_scene, write_scene
 from rsseg_cli.data.synthetic.style import PLACES, STYLES, make_style
@@ -240,7 +242,7 @@ def test_any_style_draws_all_of_them_in_wider_light():
     ("style", "label", "share"),
     [
         ("vineyards", VEGETATION, 0.2),
-        ("greenhouses", BUILDING, 0.2),
+        ("greenhouses", BUILDING, 0.3),
         ("oldtown", BUILDING, 0.4),
         ("conifers", VEGETATION, 0.6),
         ("wetland", WATER, 0.2),
@@ -249,7 +251,25 @@ def test_any_style_draws_all_of_them_in_wider_light():
     ],
 )
 def test_styles_have_their_cover(style, label, share):
-    assert np.mean([shares_of(style, seed)[label] for seed in range(1, 8)]) > share
+    assert np.median([shares_of(style, seed)[label] for seed in (1, 2, 3)]) > share
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_scene_shows_the_subject_of_its_style(style):
+    for seed in range(10):
+        plan = Renderer(seed, 1.0, style).plan
+        if style == "coast":
+            x, y = np.mgrid[:150:10, :150:10].astype(float)
+            assert 0.2 < (plan.shore_m(*plan.to_uv(x, y)) < 0).mean() < 0.8
+            continue
+        u, v = map(float, plan.to_uv(np.float64(SUBJECT_M), np.float64(SUBJECT_M)))
+        i, j = (math.floor(at / size) for at, size in zip((u, v), plan.style.cell_m, strict=True))
+        cells = [(i + down, j + right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
+        (i, j) = next(cell for cell in cells if cell in plan.style.fixed_zones)
+        assert plan.style.zone_of(i, j, False, plan.rng(0)) == plan.style.zones[0][0]
+        assert not plan.is_river(i)
+        for axis, at, index in ((0, u, i), (1, v, j)):
+            assert plan.line(axis, index) + 45 < at < plan.line(axis, index + 1) - 45
 
 
 def test_snow_covers_grass_and_is_land():
@@ -260,7 +280,7 @@ def test_snow_covers_grass_and_is_land():
 
 def rows_scene(gsd_m: float) -> tuple[np.ndarray, np.ndarray]:
     """Pixels and labels of a vineyard's parcel: what is neither road nor building."""
-    image, labels = draw_scene(256, 1, gsd_m, "vineyards")
+    image, labels = draw_scene(256, 5, gsd_m, "vineyards")
     inside = (labels == LAND) | (labels == VEGETATION)
     return image.mean(0)[inside], labels[inside]
 
@@ -276,7 +296,7 @@ def test_rows_too_close_to_see_are_vegetation():
 
 
 def test_an_oblique_view_moves_roofs_and_shows_walls():
-    seed = next(s for s in range(50) if make_style(s, "flatroofs").lean > 0.15)
+    seed = next(s for s in range(50) if make_style(s, "flatroofs").lean > 0.2)
     leaning = Renderer(seed, 0.5, "flatroofs")
     upright = Renderer(seed, 0.5, "flatroofs")
     upright.style.lean = 0.0

@@ -18,6 +18,7 @@ from rsseg_cli.data.synthetic.style import BUILDING, CAR, FLAT, GABLE, HALL, HIP
 
 PITCH = {FLAT: 0.0, GABLE: 0.7, HIP: 0.6, CAR: 0.0, HALL: 0.16}
 PAVEMENT_M = 2.2
+SUBJECT_M = 75.0  # from the scene's upper left corner, to the right and down
 Array = NDArray[np.float64]
 
 
@@ -85,6 +86,26 @@ class Plan:
         self.style, self.seed = style, seed
         self._cos, self._sin = math.cos(style.rotation), math.sin(style.rotation)
         self._lines: dict[tuple[int, int], float] = {}
+        if style.subject:
+            self._show(style.subject)
+
+    def _show(self, subject: str) -> None:
+        """Move the coast to SUBJECT_M, or the middle of a cell that gets the subject's zone."""
+        at = np.float64(SUBJECT_M)
+        u, v = map(float, self.to_uv(at, at))  # type: ignore[arg-type]
+        if self.style.coast_u is not None:
+            self.style.coast_u = u
+            return
+        i, j = (math.floor(at / size) for at, size in zip((u, v), self.style.cell_m, strict=True))
+        i += self.is_river(i)
+        self.style.fixed_zones[i, j] = subject
+        u, v = (self.line(0, i) + self.line(0, i + 1)) / 2, (self.line(1, j) + self.line(1, j + 1)) / 2
+        x, y = self.point(u, v)
+        right, down = x - SUBJECT_M, y - SUBJECT_M
+        self.style.origin = (
+            self.style.origin[0] + self._cos * right + self._sin * down,
+            self.style.origin[1] - self._sin * right + self._cos * down,
+        )
 
     def to_xy(self, u: Array, v: Array) -> tuple[Array, Array]:
         """(u, v) -> (x, y), m."""

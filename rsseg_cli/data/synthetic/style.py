@@ -90,6 +90,7 @@ def make_style(seed: int, style: str = CLASSIC) -> Style:
         settings |= _camera(rng) | {name: vary(rng, settings[name], 0.08) for name in tables["materials"]}
     if not classic:
         _widen(rng, settings)
+    settings["subject"] = "" if classic else settings["zones"][0][0]
     return Style(**settings, name=place)
 
 
