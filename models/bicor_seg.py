@@ -12,7 +12,7 @@ Segmentation", arXiv 2512.20255. Encoders come from timm (Apache-2.0); released 
     F2CE, CE2F                HeatmapBridge.update_embeddings, .modulate_features
     gamma, beta               scale, shift
 
-What the published network does not have is an option that is off by default: `neck`.
+What the published network does not have are options that are off by default: `neck`, `smooth`.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class BicorSegConfig:
         channels: C, width of features and class embeddings; a multiple of 16.
         topk_ratio: share of a class's pixels that update its embedding; 1 takes all.
         neck: "published" joins the scales by linear maps; "conv" adds norms and a 3 x 3 convolution a scale.
+        smooth: average logits over 3 x 3 px, weights 1, 2, 1: pixel shuffle leaves a pattern a pixel wide.
     """
 
     classes: int
@@ -48,6 +49,7 @@ class BicorSegConfig:
     topk_ratio: float = 1.0
     in_channels: int = 3
     neck: Literal["published", "conv"] = "published"
+    smooth: bool = False
 
     def __post_init__(self) -> None:
         check_whole_numbers(self, classes=254, channels=4096, layers=32, in_channels=1024)
@@ -57,6 +59,8 @@ class BicorSegConfig:
             raise ValueError(f"topk_ratio {self.topk_ratio}: needs 0 < ratio <= 1")
         if self.neck not in ("published", "conv"):
             raise ValueError(f"neck {self.neck!r}: needs published or conv")
+        if not isinstance(self.smooth, bool):
+            raise ValueError(f"smooth {self.smooth!r:.40}: needs true or false")
 
     @classmethod
     def paper(cls, classes: int, layers: int = 2, topk_ratio: float = 1.0) -> BicorSegConfig:
@@ -67,7 +71,7 @@ class BicorSegConfig:
     def lite(cls, classes: int, *, published: bool = False) -> BicorSegConfig:
         """A size for the CPU: EfficientNet-Lite0, 128 channels; `published` leaves out its options."""
         sizes = cls(classes=classes, encoder="tf_efficientnet_lite0", channels=128)
-        return sizes if published else replace(sizes, neck="conv")
+        return sizes if published else replace(sizes, neck="conv", smooth=True)
 
     def build(self) -> BicorSeg:
         return BicorSeg(self)
@@ -207,6 +211,7 @@ class BicorDecoder(nn.Module):
             HeatmapBridge(config.channels, config.topk_ratio) for _ in range(config.layers)
         )
         self.upsampler = PixelShuffleUpsampler(config.channels)
+        self.smooth = config.smooth
         self.classifier = nn.Linear(config.channels, config.channels // 16, bias=False)
         self.auxiliary_classifier = nn.Linear(config.channels, config.channels // 16, bias=False)
 
@@ -222,7 +227,8 @@ class BicorDecoder(nn.Module):
 
     def classify(self, features: Tensor, embeddings: Tensor) -> Tensor:
         """Dot product of every pixel with every class: (B, C, h, w), (B, N, C) -> (B, N, 4h, 4w)."""
-        return class_dot_product(self.classifier(embeddings), self.upsampler(features))
+        logits = class_dot_product(self.classifier(embeddings), self.upsampler(features))
+        return smoothed(logits) if self.smooth else logits
 
     def classify_auxiliary(self, features: Tensor) -> Tensor:
         """The same on features before co-refinement; the class table gets no gradient from here."""
@@ -303,6 +309,12 @@ def channel_norm(norm: nn.LayerNorm, features: Tensor) -> Tensor:
 def class_dot_product(embeddings: Tensor, features: Tensor) -> Tensor:
     """(B, N, C) and (B, C, h, w) -> (B, N, h, w)."""
     return (embeddings @ features.flatten(2)).view(-1, embeddings.shape[1], *features.shape[2:])
+
+
+def smoothed(logits: Tensor) -> Tensor:
+    """Mean over 3 x 3 px with weights 1, 2, 1 along each side; at the edges over the pixels that exist."""
+    wider = F.avg_pool2d(logits, 2, stride=1, padding=1, count_include_pad=False)
+    return F.avg_pool2d(wider, 2, stride=1)
 
 
 def pixel_weights(heat: Tensor, topk_ratio: float) -> Tensor:

@@ -33,6 +33,7 @@ def network_sizes(settings: NetworkSettings, classes: int, bands: int) -> dict[s
     sizes |= {"classes": classes, "in_channels": bands, "neck": settings.neck or "published"}
     if settings.arch == "lite":
         sizes |= {"encoder": LITE, "channels": 128, "neck": settings.neck or "conv"}
+        sizes["smooth"] = sizes["neck"] == "conv"
     elif settings.arch != "paper":
         if not timm.is_model(settings.arch):
             raise UsageError(f"--arch {settings.arch!r:.100}: needs lite, paper or an encoder of timm")

@@ -16,6 +16,7 @@ from rsseg_cli.models.bicor_seg import (
     Neck,
     build_encoder,
     pixel_weights,
+    smoothed,
 )
 from rsseg_cli.models.losses import (
     IGNORE,
@@ -117,9 +118,32 @@ def test_sizes_that_do_not_fit_are_named():
         tiny()(torch.rand(1, 3, 40, 64))
     with pytest.raises(ValueError, match="strides"):
         build_encoder("test_vit", 3)
-    for wrong in ({"channels": 20}, {"layers": 0}, {"topk_ratio": 0.0}, {"classes": 0}, {"classes": 255}):
+    for wrong in (
+        {"channels": 20},
+        {"layers": 0},
+        {"topk_ratio": 0.0},
+        {"classes": 0},
+        {"classes": 255},
+        {"smooth": 1},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             BicorSegConfig(**{"classes": 3, **wrong})
+
+
+def test_smoothing_is_the_weighted_mean_of_neighbours_and_removes_patterns_of_single_pixels():
+    plain, smooth = tiny().eval(), tiny(smooth=True).eval()
+    smooth.load_state_dict(plain.state_dict())
+    image = torch.rand(1, 3, 64, 96)
+    logits = plain(image)
+    line = torch.tensor([0.25, 0.5, 0.25])
+    kernel = (line[:, None] * line).expand(logits.shape[1], 1, 3, 3)
+    expected = F.conv2d(logits, kernel, groups=logits.shape[1])
+    assert torch.allclose(smooth(image)[..., 1:-1, 1:-1], expected, atol=1e-5)
+    rows, cols = torch.meshgrid(torch.arange(8), torch.arange(10), indexing="ij")
+    for pattern in (rows % 2, cols % 2, (rows + cols) % 2):
+        left = smoothed(pattern.float()[None, None])[..., 1:-1, 1:-1]
+        assert torch.allclose(left, torch.full_like(left, 0.5))
+    assert torch.allclose(smoothed(torch.full((1, 2, 4, 4), 3.0)), torch.full((1, 2, 4, 4), 3.0))
 
 
 @pytest.mark.parametrize("neck", ["published", "conv"])
