@@ -61,7 +61,7 @@ class Sample:
         """
         grid = grid or info.grid
         coarse = coarse_grid(grid, SIZE_PX)
-        windows = [(0, 0, coarse.height, coarse.width)]
+        windows = [[0, 0, coarse.height, coarse.width]]
         if not info.overviews and grid.height * grid.width > WHOLE_PX:
             windows = _sample_windows(info.block_shape, grid, coarse)
         with SceneReader(info, bands, coarse, nodata, by_band=True) as reader:
@@ -227,7 +227,8 @@ def _sample_windows(block_shape: tuple[int, int], grid: Grid, coarse: Grid) -> l
     Source: Roberts 2018, The unreasonable effectiveness of quasirandom sequences, R2.
     """
     sizes = np.array([coarse.height, coarse.width])
-    steps = np.maximum(1, block_shape * sizes / (grid.height, grid.width))  # of blocks, in coarse pixels
+    shrink = sizes / (grid.height, grid.width)
+    steps = np.maximum(1, np.array(block_shape) * shrink)  # of blocks, in coarse pixels
     counts = np.ceil(sizes / steps)
     blocks = counts.prod()
     small = min(blocks * SMALL_PX / (grid.height * grid.width), blocks * SMALL_BLOCK_SHARE, MAX_SMALL_BLOCKS)
