@@ -510,8 +510,8 @@ def test_a_failed_output_leaves_all_old_ones(make_raster, tmp_path, monkeypatch,
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     finish = RasterWriter.finish
 
-    def fail(writer):
-        finish(writer)
+    def fail(writer, *more):
+        finish(writer, *more)
         if writer.path == outputs[failing]:
             raise OutputError("disk full")
 
