@@ -56,7 +56,7 @@ class Bar:
 
 
 class StageBars:
-    """One bar after another; `show` is a callback that is told the stage."""
+    """One bar after another; `show` is a callback that gets the stage."""
 
     def __init__(self, units: Mapping[str, str], *, hidden: bool) -> None:
         self._units, self._hidden, self._open = units, hidden, ExitStack()

@@ -82,7 +82,7 @@ class Target:
 
     def commit(self, result: Callable[[], PredictResult], stages: Stages | None) -> PredictResult:
         """Finish all outputs, then publish them: until all are finished, none appears or is replaced."""
-        stages = stages or _untold
+        stages = stages or _unreported
         renames: dict[Path, Path] = {}
         if "preview" in self.pictures:
             renames[self._draw(self.pictures["preview"])] = self._job.paths["preview"]
@@ -216,7 +216,7 @@ class Target:
         return file
 
 
-def _untold(stage: str, done: int, total: int) -> None:
+def _unreported(stage: str, done: int, total: int) -> None:
     """Stand in for a callback that was not given."""
 
 
