@@ -101,7 +101,7 @@ def sources(data: Path, finest_m: float, drawn: int) -> Iterator[Source]:
         image, labels, _ = _read(path, data / f"dubai/masks/{path.stem}.png", 0.0)
         table = np.zeros(256, np.uint8)
         table[:5] = 1 << np.arange(5)
-        zoom = max(1, round(0.3 / finest_m))
+        zoom = max(1, round(0.3 / finest_m))  # `buildings` sees them at twice the size
         image = ndimage.zoom(image, (1, zoom, zoom), order=1, grid_mode=True, mode="nearest")
         labels = ndimage.zoom(labels, zoom, order=0, grid_mode=True, mode="nearest")
         yield Source(place="dubai", group="dubai", gsd_m=1.0 / zoom, image=image, allowed=table[labels])
@@ -429,11 +429,7 @@ def train(args: argparse.Namespace) -> None:
     network = start.network.to(device=device, memory_format=torch.channels_last).train()
     if not isinstance(network, BicorSeg):
         raise SystemExit(f"--init {args.init}: needs a BiCoR-Seg model")
-    frozen_parts(network, args.freeze)
-    if args.keep_statistics:
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+    frozen_parts(network, args.freeze, args.keep_statistics)
     if device.type == "cpu":
         torch.set_flush_denormal(True)
         depthwise_in_float32(network)
@@ -506,8 +502,12 @@ def train(args: argparse.Namespace) -> None:
             break
 
 
-def frozen_parts(network: BicorSeg, blocks: int) -> None:
+def frozen_parts(network: BicorSeg, blocks: int, keep_statistics: bool) -> None:
     """Leave the encoder's first convolution and stages as they are, their batch statistics too."""
+    if keep_statistics:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
     if not blocks:
         return
     encoder = network.encoder
