@@ -13,7 +13,6 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +87,6 @@ def check_export(path: Path, spec: ModelSpec, *, overwrite: bool = False) -> Non
             f"model {spec.name!r}: a share of the pixels updates its classes (topk_ratio "
             f"{spec.network.get('topk_ratio')}), a number that an exported network cannot take from its tile"
         )
-    if path.suffix.lower() == ".onnx" and find_spec("onnx") is None:
-        raise UsageError("an ONNX file is written by the package onnx: install rsseg[onnxruntime]")
     for file in _files(path):
         files.check_target(file, overwrite=overwrite)
 
