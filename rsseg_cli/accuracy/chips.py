@@ -23,7 +23,7 @@ def check_chips(folder: Path, source: ClassMap, image: str | None) -> SceneInfo:
     name = image or classes.read_scene_name(source.path)
     if not name:
         raise DataError(f"{source.path}: does not say which scene it was made from. Pass --image")
-    info = SceneInfo.of(name)
+    info = SceneInfo.of(name).in_colour()
     if (info.grid.crs is None) != (source.grid.crs is None):
         raise DataError(f"{name} or {source.path}: has no CRS; needs both or neither")
     if folder.exists() and not folder.is_dir():

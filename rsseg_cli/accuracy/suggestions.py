@@ -118,7 +118,7 @@ class _Table:
 
 
 def _measure(source: ClassMap, scene: str, confidence: str, side: int, progress: Progress | None) -> _Table:
-    sure_info, scene_info = SceneInfo.of(confidence), SceneInfo.of(scene)
+    sure_info, scene_info = SceneInfo.of(confidence), SceneInfo.of(scene).in_colour()
     grid = source.grid
     for info, what in ((sure_info, "the confidence"), (scene_info, "the scene")):
         if (info.grid.height, info.grid.width) != (grid.height, grid.width):

@@ -78,7 +78,7 @@ class LabelledScene:
         """Read image and labels, cut to the box that holds all labels, at the finer of `finest_gsd_m` and the
         model's resolution, never finer than the scene; as files in `folder`, or in memory.
         """
-        info = SceneInfo.of(self.picture(folder), self.nodata, self.alpha)
+        info = SceneInfo.of(self.picture(folder), self.nodata, self.alpha).in_colour(spec.bands)
         chosen = info.select_bands(spec.bands, None, spec.name)
         grid, gsd_m = training_grid(info.grid, spec.gsd_m, finest_gsd_m)
         labels, (top, left) = self._load_labels(info.grid, grid, spec, folder)

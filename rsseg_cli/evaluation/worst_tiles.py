@@ -162,7 +162,7 @@ def _shrunk(labels: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
 def _picture(path: Any, grid: Grid) -> NDArray[np.uint8] | None:
     """uint8 (h, w, 3) of a scene on `grid`; None where it cannot be shown, which spoils no report."""
     try:
-        info = SceneInfo.of(path)
+        info = SceneInfo.of(path).in_colour()
         with SceneReader(info, _display_bands(info), grid) as reader:
             array, valid = reader.read(0, 0, grid.height, grid.width)
     except (RssegError, ValueError):  # ValueError: the image lies on another grid than the map

@@ -129,7 +129,7 @@ def prepare(
         raise ModelError(
             f"model {spec.name!r} has no class heatmaps; leave out --heatmaps or use a BiCoR-Seg model"
         )
-    info = SceneInfo.of(scene, config.nodata, config.alpha)
+    info = SceneInfo.of(scene, config.nodata, config.alpha).in_colour(spec.bands, config.bands)
     inputs: list[str | Path] = [scene, *info.files]
     inputs += [] if isinstance(model, TrainedModel) else [Path(model)]
     inputs += [file for file in (config.aoi, config.remap) if file]
@@ -294,9 +294,11 @@ def scaling_of(
     elif not ranges:
         ranges = info.stretch_ranges(bands)
     if stretched:
-        shown = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in ranges)
+        shown = "band by band from " + ", ".join(f"{low:.4g} to {high:.4g}" for low, high in ranges)
+        if len(set(ranges)) == 1:
+            shown = "from {:.4g} to {:.4g}".format(*ranges[0])
         dtype = info.dtypes[bands[0] - 1]
-        notes.append(f"{info.name}: {dtype} values are stretched to 0 to 1, band by band from {shown}")
+        notes.append(f"{info.name}: {dtype} values are stretched to 0 to 1, {shown}")
     factors, offsets, limits = [], [], []
     for (low, high), mean, std in zip(ranges, spec.mean, spec.std, strict=True):
         factors.append(1 / ((high - low) * std))

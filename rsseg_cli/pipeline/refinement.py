@@ -131,7 +131,7 @@ def prepare(
     names = classes.read_names(labels)
     match = classes.match(map_info.name, names, spec.name, spec.class_names)
     notes = [match.note] if match.note else []
-    info = SceneInfo.of(scene, run.nodata, run.alpha)
+    info = SceneInfo.of(scene, run.nodata, run.alpha).in_colour(spec.bands, run.bands)
     inputs: list[str | Path] = [scene, labels, *info.files, *map_info.files]
     inputs += [] if isinstance(refiner, TrainedModel) else [Path(refiner)]
     check_outputs(paths, inputs, run)

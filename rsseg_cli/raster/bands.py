@@ -59,9 +59,11 @@ def _advice(info: SceneInfo, wanted: Sequence[str]) -> str:
         return "Pass another model; or the file itself, if its parts of one grid are the bands."
     if info.count < len(wanted):
         files = " ".join(f"{name.upper()}.tif" for name in wanted)
+        every = ",".join("1" * len(wanted))
+        grey = f". --bidx {every} maps it in grey, less well" if info.count == 1 else ""
         return (
             "Pass another model; or, if each band has a file of its own, join them first: "
-            f"gdalbuildvrt -separate scene.vrt {files}"
+            f"gdalbuildvrt -separate scene.vrt {files}{grey}"
         )
     return "Pass --bidx or another model."
 

@@ -146,6 +146,18 @@ class SceneInfo:
             info.warn(note)
         return info
 
+    def in_colour(
+        self, wanted: Sequence[str] = ("red", "green", "blue"), bidx: Sequence[int] | None = None
+    ) -> SceneInfo:
+        """Return the colours of one band of palette indices, unless it is chosen by number; else itself."""
+        if self.colour_interpretations != ("palette",) or len(wanted) == 1 or bidx:
+            return self
+        from rsseg_cli.raster import vrt
+
+        own = SceneInfo.of(self.path) if self.nodata_given else self
+        info = SceneInfo.of(vrt.of_palette(own), self.nodata if self.nodata_given else None)
+        return replace(info, title=self.title or self.path, overviews=())  # GDAL averages indices
+
     def select_bands(
         self, wanted: Sequence[str], bidx: Sequence[int] | None = None, model: str = ""
     ) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from rsseg_cli.raster.pixels import Array, Mask
 from rsseg_cli.raster.reader import SceneReader, coarse_grid
 
 PERCENTILES = (2.0, 98.0)
+BYTE_MAX = 255
 SIZE_PX = 1024  # longest side of the overview that is sampled
 WHOLE_PX = 4 << 20  # of larger scenes without overviews some blocks are read
 BLOCK_SHARE, SMALL_BLOCK_SHARE = 1 / 16, 1 / 4  # of the blocks that are sampled, within
@@ -70,8 +71,14 @@ class Sample:
         valid = np.concatenate([valid.reshape(len(bands), -1) for _, valid in parts], 1)
         return cls(pixels=pixels, valid=valid & np.isfinite(pixels))  # means of huge values may not be
 
-    def percentile_ranges(self) -> list[Range]:
-        """Return the 2nd and 98th percentile of each band's valid pixels, the second larger."""
+    def ranges(self) -> list[Range]:
+        """Return 0 and 255 for bytes stored in a larger type, else the 2nd and 98th percentile of each band.
+
+        These are of valid pixels; the second is larger.
+        """
+        known = self.pixels[self.valid]
+        if known.size and known.min() >= 0 and BYTE_MAX // 2 < known.max() <= BYTE_MAX:
+            return [(0.0, float(BYTE_MAX))] * len(self.pixels)
         ranges = []
         for values, valid in zip(self.pixels, self.valid, strict=True):
             low, high = np.percentile(values[valid], PERCENTILES) if valid.any() else (0.0, 1.0)
@@ -155,7 +162,7 @@ def stretch_ranges(info: SceneInfo, bands: Sequence[int]) -> list[Range]:
         for fill in fills:
             sample = sample.without(fill.value)
             info.warn(f"{info.name}: {describe_fill(info, fill)}; left out of the stretch")
-    return sample.bare().percentile_ranges()
+    return sample.bare().ranges()
 
 
 def describe_fill(info: SceneInfo, fill: Fill) -> str:
@@ -191,7 +198,7 @@ def common_ranges(
     read = 0
     for path in paths:
         with suppress(SceneError):
-            info = SceneInfo.of(path, nodata, alpha)
+            info = SceneInfo.of(path, nodata, alpha).in_colour(wanted, bidx)
             bands = info.select_bands(wanted, bidx)
             read += 1
             if any(info.dtypes[band - 1] != "uint8" for band in bands):
@@ -206,7 +213,7 @@ def common_ranges(
     return Sample(
         pixels=np.concatenate([sample.pixels for sample in samples], 1),
         valid=np.concatenate([sample.valid for sample in samples], 1),
-    ).percentile_ranges()
+    ).ranges()
 
 
 def _sparse(sample: Sample, number: int) -> Sample:

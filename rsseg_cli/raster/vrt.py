@@ -60,13 +60,14 @@ class Sheet(NamedTuple):
 
 
 class _Source(NamedTuple):
-    """A file that a band shows: all of the raster, or a window of it."""
+    """A file that a band shows: all of the raster, or a window of it; `colour` 1 to 4 of its palette."""
 
     name: str
     band: str
     relative: bool = False
     window: Window | None = None
     block_shape: tuple[int, int] | None = None
+    colour: int = 0
 
 
 class _Band(NamedTuple):
@@ -161,6 +162,17 @@ def of_files(bands: Sequence[tuple[SceneInfo, int, str]]) -> str:
     return _of_bands(bands, first.grid)
 
 
+def of_palette(info: SceneInfo) -> str:
+    """Return a VRT of the colours of a band of palette indices: red, green, blue, and the band's mask."""
+    name = _gdal_name(info)
+    bands = [
+        _Band(dtype="uint8", sources=[_Source(name, "1", colour=number)], colour=colour.capitalize())
+        for number, colour in enumerate(RGB, 1)
+    ]
+    mask = _Band(dtype="uint8", sources=[_Source(name, "mask,1")]) if info.has_mask else None
+    return _xml(info.grid, bands, mask=mask)
+
+
 def _of_bands(bands: Sequence[tuple[SceneInfo, int, str]], grid: Grid, srs: str | None = None) -> str:
     chosen = [
         _Band(
@@ -224,8 +236,10 @@ def _add_band(parent: ET.Element, band: _Band, number: int | None = None) -> Non
 
 
 def _add_source(parent: ET.Element, source: _Source, dtype: str) -> None:
-    element = ET.SubElement(parent, "SimpleSource")
+    element = ET.SubElement(parent, "ComplexSource" if source.colour else "SimpleSource")
     _add_file(element, source)
+    if source.colour:
+        ET.SubElement(element, "ColorTableComponent").text = str(source.colour)
     if source.window is None:
         return
     row, col, height, width = map(str, source.window)

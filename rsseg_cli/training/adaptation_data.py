@@ -48,7 +48,7 @@ class ScenePatches:
     """
 
     def __init__(self, image: Path, labels: Path, spec: ModelSpec, config: AdaptConfig) -> None:
-        info = SceneInfo.of(str(image))
+        info = SceneInfo.of(str(image)).in_colour(spec.bands)
         self.name, self.gsd_m = info.name, 1.0
         bands = info.select_bands(spec.bands, None, spec.name)
         grid, self.gsd_m = scene_files.training_grid(info.grid, _resolution(info, spec))

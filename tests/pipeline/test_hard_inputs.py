@@ -125,7 +125,7 @@ PIXELS = {
     "floats near the type's end": good(scenes.huge_floats),
     "complex numbers": bad(scenes.as_dtype("complex64"), "complex numbers"),
     "1 bit": good(scenes.one_bit),
-    "palette": bad(scenes.palette, "Expand its palette first"),
+    "palette": good(scenes.palette),
     "palette, one band thrice": bad(scenes.palette, "Expand its palette first", "scene.tif", "-b", "1,1,1"),
     "one band": bad(
         lambda d: scenes.write(d / "scene.tif", scenes.noise(1)), "1 band (uint8), model 'tiny' needs 3"

@@ -242,7 +242,7 @@ def test_a_mask_without_overviews_is_not_lost(make_raster: MakeRaster, kind: str
     _, valid, _ = SceneReader.overview(info, (1, 2, 3), 100)
     assert not valid[:25].any()
     assert valid[25:].all()
-    assert min(low for low, _ in Sample.read(info, (1, 2, 3)).percentile_ranges()) > 900
+    assert min(low for low, _ in Sample.read(info, (1, 2, 3)).ranges()) > 900
 
 
 def test_a_mask_with_overviews_keeps_them(make_raster: MakeRaster) -> None:

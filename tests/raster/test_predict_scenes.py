@@ -75,7 +75,7 @@ def test_a_given_stretch_holds_for_all_sheets(make_raster: MakeRaster, tmp_path:
     array = picture()
     array[0] //= 2
     whole, notes = mapped(make_raster(array=array), tmp_path, stretch=(0, 4000))
-    assert any("from 0 to 4000, 0 to 4000, 0 to 4000" in note for note in notes)
+    assert any("to 0 to 1, from 0 to 4000" in note for note in notes)
     parts = [
         mapped(make_raster(f"{row}.tif", array=array[:, row : row + 60]), tmp_path, stretch=(0, 4000))[0]
         for row in (0, 60)

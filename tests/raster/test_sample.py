@@ -127,3 +127,18 @@ def test_masks_of_each_band(make_raster: MakeRaster, tmp_path: Path) -> None:
     array[:, 10:12] = 0
     sample = Sample.read(SceneInfo.of(make_raster(array=array, **tagged(0))), BANDS)
     assert (~sample.valid).sum(1).tolist() == [140, 40, 40]
+
+
+@pytest.mark.parametrize("dtype", ["int16", "uint16", "uint32", "float32", "float64"])
+@pytest.mark.parametrize("fill", [None, -9999])
+def test_bytes_in_a_larger_type_keep_their_range(
+    make_raster: MakeRaster, dtype: str, fill: int | None
+) -> None:
+    if fill and dtype.startswith("u"):
+        pytest.skip("the type has no negative numbers")
+    array = (scene_array("int16") // 16).astype(dtype)
+    if fill:
+        array[:, :40] = fill
+    assert SceneInfo.of(make_raster(array=array, kind="none")).stretch_ranges(BANDS) == [(0, 255)] * 3
+    dark = SceneInfo.of(make_raster("dark.tif", array=(array // 2).clip(0), kind="none"))
+    assert all(high < 125 for _, high in dark.stretch_ranges(BANDS))
