@@ -32,6 +32,7 @@ from rsseg_cli.vector.walls import Outlines
 UNITS = 256
 SMALLEST = 9.0  # building that is squared, in squares of the largest shift
 MIN_IOU = 0.85  # of a squared building with what it was
+ROUND = 0.7  # largest area that squaring changes, in that between an outline and its ellipse
 GROUP = np.dtype([("key", "<i8"), ("area", "<i8")])
 MOVED = np.dtype(
     [
@@ -201,6 +202,7 @@ class _Window:
         change = shapely.symmetric_difference(old[sound], new[sound])
         changed, areas = shapely.area(change), shapely.area(old[sound]) + shapely.area(new[sound])
         alike = areas - changed >= MIN_IOU * (areas + changed)  # twice the common and the joint area
+        alike &= changed < ROUND * _from_ellipse(old[sound])
         alike[self._swallows(change, group[sound])] = False
         alike &= ~self._crosses(old[sound], new[sound])
         sound[sound] = alike
@@ -292,6 +294,31 @@ class _Window:
         middles = sums / np.bincount(owners, minlength=count)[:, None]
         axes = self._plan.ground.axes_m(middles[:, 1], middles[:, 0])
         return np.einsum("nij,nj->ni", axes[owners], at - middles[owners]), axes, middles
+
+
+def _from_ellipse(polygons: NDArray[Any]) -> Floats:
+    """Return the area between outlines of polygons and the ellipses of the same second moments."""
+    rings = shapely.get_exterior_ring(polygons)
+    points, owners = shapely.get_coordinates(rings, return_index=True)
+    inner = owners[1:] == owners[:-1]
+    owner = owners[1:][inner]
+
+    def total(values: Floats) -> Floats:
+        return np.bincount(owner, values, minlength=len(polygons))
+
+    points = points - shapely.get_coordinates(shapely.centroid(shapely.polygons(rings)))[owners]
+    one, other = points[:-1][inner], points[1:][inner]
+    cross = one[:, 0] * other[:, 1] - one[:, 1] * other[:, 0]
+    area = total(cross) / 2
+    both = one + other
+    products = (
+        both[:, :, None] * both[:, None] + one[:, :, None] * one[:, None] + other[:, :, None] * other[:, None]
+    )
+    moments = np.stack([total(cross * part) for part in products.reshape(-1, 4).T], axis=1).reshape(-1, 2, 2)
+    inverse = np.linalg.inv(moments / (24 * area[:, None, None]))
+    middle = both / 2
+    radii = np.einsum("ni,nij,nj->n", middle, inverse[owner], middle) / 4  # squared, 1 on the ellipse
+    return total(np.abs(cross) / 2 * np.abs(1 - 1 / np.maximum(radii, 1e-3)))
 
 
 def _polygons(points: Floats, ring: Ints, owner: Ints, outer: NDArray[np.bool_]) -> NDArray[Any]:

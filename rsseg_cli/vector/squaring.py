@@ -13,11 +13,9 @@ from rsseg_cli.vector.geometry import Floats
 from rsseg_cli.vector.graph import NONE, Ints
 from rsseg_cli.vector.trace import spans
 
-MIN_ALIGNED = 0.54  # share of a group's outlines along its main direction and the perpendicular
-MIN_RIGHT = 0.75  # share of right angles among a group's corners
+MIN_RIGHT = 0.8  # share of right angles among a group's corners
 MIN_DONE = 0.7  # share of a group's outlines, without holes, for which walls were found
-COARSE = 0.5  # of the largest shift: nearer points are no corners when the main direction is sought
-THIN, THIN_PX = 0.25, 1.0  # of the largest shift, and of a pixel, the height of stairs: walls end elsewhere
+THIN, THIN_PX = 0.34, 1.0  # of the largest shift, and of a pixel, the height of stairs: walls end elsewhere
 FREE_CHARGE = 3.0  # of a wall in any direction, in walls
 ATTEMPTS = (
     (1.0, (2.0, 0.5)),
@@ -77,18 +75,18 @@ class Squarer:
 
     def __init__(self, chained: Chained, shift_m: float, pixel_m: float) -> None:
         outlines, self._shift_m = chained.outlines, shift_m
-        tolerances = (max(part * shift_m, THIN_PX * pixel_m) for part in (THIN, COARSE))
-        thinned = wall.thin(outlines, np.ones(len(outlines.points), np.bool_), next(tolerances))
-        coarse = wall.thin(outlines, thinned, next(tolerances))
-        self._angles, aligned = wall.directions(outlines, coarse, chained.groups)
+        thinned = wall.thin(
+            outlines, np.ones(len(outlines.points), np.bool_), max(THIN * shift_m, THIN_PX * pixel_m)
+        )
+        coarse = wall.thin(outlines, thinned, max(shift_m, THIN_PX * pixel_m))
+        self._angles = wall.directions(outlines, coarse, chained.groups)
         angles = self._angles[chained.groups]
         self._order = order = _from_outermost(outlines, outlines.rotated(angles))
         self._chained = chained.reordered(order)
         thinned = thinned[order]
         thinned[outlines.begins[:-1]] = thinned[outlines.begins[1:] - 1] = True
         self._thinned, self._points = thinned, self._chained.outlines.rotated(angles)
-        self._possible = (aligned >= MIN_ALIGNED)[chained.groups]
-        self._possible &= ~(chained.optional & outlines.closed) | (outlines.lengths >= MIN_HOLE * shift_m)
+        self._possible = ~(chained.optional & outlines.closed) | (outlines.lengths >= MIN_HOLE * shift_m)
 
     def square(self, wanted: NDArray[np.bool_], charge: float) -> Squared:
         """Square the outlines of wanted groups; `charge` is that of a wall, in cubes of the largest shift."""

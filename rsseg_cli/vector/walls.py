@@ -23,7 +23,6 @@ ALONG, ACROSS, FREE = range(3)  # kinds of walls: v is constant, u is constant, 
 MAX_CORNERS = 100  # of a thinned outline
 CHUNK = 1 << 18  # pairs of thinned corners fitted at once
 FREE_ANGLE = np.radians(20)  # by which its direction differs from the main ones
-ALIGNED_ANGLE = np.radians(15)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +115,10 @@ def thin(outlines: Outlines, kept: NDArray[np.bool_], tolerance_m: float) -> NDA
     return thinned
 
 
-def directions(outlines: Outlines, kept: NDArray[np.bool_], groups: Ints) -> tuple[Floats, Floats]:
-    """Return each group's main direction, and the share of its outlines' length that runs along its axes.
+def directions(outlines: Outlines, kept: NDArray[np.bool_], groups: Ints) -> Floats:
+    """Return each group's main direction.
 
-    The direction is the one with the most length near it or its perpendicular, where the line that fits the
+    It is the one with the most length near it or its perpendicular, where the line that fits the
     outline from one kept point to the next counts, to the mean of them.
     """
     owners, corners = outlines.owners, np.flatnonzero(kept)
@@ -144,9 +143,7 @@ def directions(outlines: Outlines, kept: NDArray[np.bool_], groups: Ints) -> tup
         best = best + mean / np.maximum(
             np.bincount(group[close], (lengths**2)[close], minlength=count), 1e-12
         )
-    aligned = np.abs(_off(angles, best[group])) < ALIGNED_ANGLE
-    share = np.bincount(group, lengths * aligned, minlength=count)
-    return best, share / np.maximum(np.bincount(group, lengths, minlength=count), 1e-12)
+    return best
 
 
 def _off(angles: Floats, main: Floats) -> Floats:
