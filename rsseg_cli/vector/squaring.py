@@ -13,7 +13,7 @@ from rsseg_cli.vector.geometry import Floats
 from rsseg_cli.vector.graph import NONE, Ints
 from rsseg_cli.vector.trace import spans
 
-MIN_RIGHT = 0.8  # share of right angles among a group's corners
+MIN_RIGHT = 0.77  # share of right angles among a group's corners
 MIN_DONE = 0.7  # share of a group's outlines, without holes, for which walls were found
 THIN, THIN_PX = 0.34, 1.0  # of the largest shift, and of a pixel, the height of stairs: walls end elsewhere
 FREE_CHARGE = 3.0  # of a wall in any direction, in walls
