@@ -199,7 +199,7 @@ def main() -> None:
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", default="landcover@1")
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--part", action="append", choices=PARTS)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()

@@ -12,7 +12,7 @@ Segmentation", arXiv 2512.20255. Encoders come from timm (Apache-2.0); released 
     F2CE, CE2F                HeatmapBridge.update_embeddings, .modulate_features
     gamma, beta               scale, shift
 
-What the published network does not have are options that are off by default: `neck`, `smooth`.
+What the published network does not have are options that are off by default: `neck`, `smooth`, `correction`.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class BicorSegConfig:
         topk_ratio: share of a class's pixels that update its embedding; 1 takes all.
         neck: "published" joins the scales by linear maps; "conv" adds norms and a 3 x 3 convolution a scale.
         smooth: average logits over 3 x 3 px, weights 1, 2, 1: pixel shuffle leaves a pattern a pixel wide.
+        correction: width of the head with which an adaptation corrects the logits; 0 for none.
     """
 
     classes: int
@@ -50,6 +51,7 @@ class BicorSegConfig:
     in_channels: int = 3
     neck: Literal["published", "conv"] = "published"
     smooth: bool = False
+    correction: int = 0
 
     def __post_init__(self) -> None:
         check_whole_numbers(self, classes=254, channels=4096, layers=32, in_channels=1024)
@@ -59,6 +61,8 @@ class BicorSegConfig:
             raise ValueError(f"topk_ratio {self.topk_ratio}: needs 0 < ratio <= 1")
         if self.neck not in ("published", "conv"):
             raise ValueError(f"neck {self.neck!r}: needs published or conv")
+        if self.correction:
+            check_whole_numbers(self, correction=1024)
         if not isinstance(self.smooth, bool):
             raise ValueError(f"smooth {self.smooth!r:.40}: needs true or false")
 
@@ -114,6 +118,7 @@ class BicorSeg(nn.Module):
         widths = cast(FeatureInfo, self.encoder.feature_info).channels()
         self.neck = Neck(widths, config.channels, config.neck)
         self.decoder = BicorDecoder(config)
+        self.correction = Correction(widths[0] + widths[1], config) if config.correction else None
 
     def forward(self, image: Tensor) -> Tensor:
         """Return class logits (B, N, H, W) of a normalised image (B, bands, H, W), sides multiples of 32."""
@@ -125,12 +130,20 @@ class BicorSeg(nn.Module):
 
     def decode(self, scales: list[Tensor]) -> BicorExplanation:
         """As `explain`, on the encoder's features: several decoders can share one encoder's pass."""
-        return BicorExplanation(*self._decode(self.neck(scales)), scales[-1].mean((2, 3)))
+        logits, heatmaps, embeddings = self._decode(self.neck(scales))
+        if self.correction is not None:
+            logits = self.correction(scales, logits)
+        return BicorExplanation(logits, heatmaps, embeddings, scales[-1].mean((2, 3)))
 
     def forward_training(self, image: Tensor) -> BicorTrainingOutput:
         """As `explain`, with the auxiliary head on the features before co-refinement."""
-        features = self.neck(self._scales(image))
-        return BicorTrainingOutput(*self._decode(features), self.decoder.classify_auxiliary(features))
+        scales = self._scales(image)
+        features = self.neck(scales)
+        logits, heatmaps, embeddings = self._decode(features)
+        if self.correction is not None:
+            logits = self.correction(scales, logits)
+        auxiliary = self.decoder.classify_auxiliary(features)
+        return BicorTrainingOutput(logits, heatmaps, embeddings, auxiliary)
 
     def _decode(self, features: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         features, heatmaps, embeddings = self.decoder.co_refine(features)
@@ -234,6 +247,42 @@ class BicorDecoder(nn.Module):
         """The same on features before co-refinement; the class table gets no gradient from here."""
         embeddings = self.class_table.detach().expand(features.shape[0], -1, -1)
         return class_dot_product(self.auxiliary_classifier(embeddings), self.upsampler(features))
+
+
+class Correction(nn.Module):
+    """Adds to the logits what a small network makes of the two finest scales and of the logits.
+
+    `mean` and `std` are those of its inputs, (c_0 + c_1 + N,). It starts as nothing.
+    """
+
+    def __init__(self, width: int, config: BicorSegConfig) -> None:
+        super().__init__()
+        width += config.classes
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        self.hidden = nn.Linear(width, config.correction)
+        self.output = nn.Linear(config.correction, config.classes)
+        self.linear = nn.Linear(width, config.classes, bias=False)
+        self.scale = nn.Parameter(torch.zeros(()))  # of the logits: a network may be too sure of itself
+        for parameter in (*self.output.parameters(), *self.linear.parameters()):
+            nn.init.zeros_(parameter)
+
+    def forward(self, scales: list[Tensor], logits: Tensor) -> Tensor:
+        """Correct logits (B, N, H, W) by the encoder's scales."""
+        change = self.change(self.inputs(scales, logits)).permute(0, 3, 1, 2)
+        return logits + F.interpolate(change, size=logits.shape[-2:], mode="bilinear", align_corners=False)
+
+    @staticmethod
+    def inputs(scales: list[Tensor], logits: Tensor) -> Tensor:
+        """Join the two finest scales and the logits at stride 4: (B, h, w, c_0 + c_1 + N)."""
+        coarser = F.interpolate(scales[1], size=scales[0].shape[-2:], mode="bilinear", align_corners=False)
+        return torch.cat([scales[0], coarser, F.avg_pool2d(logits, 4)], 1).permute(0, 2, 3, 1)
+
+    def change(self, inputs: Tensor) -> Tensor:
+        """Inputs (..., c_0 + c_1 + N) -> what is added to the logits (..., N)."""
+        logits = inputs[..., -self.output.out_features :]
+        inputs = (inputs - self.mean) / self.std
+        return self.output(F.gelu(self.hidden(inputs))) + self.linear(inputs) + self.scale * logits
 
 
 class HeatmapBridge(nn.Module):

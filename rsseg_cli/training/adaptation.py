@@ -1,11 +1,10 @@
-"""Adapt a model to a place: a few drawn labels, and minutes.
+"""Adapt a model to a place: a few drawn labels, and a minute.
 
-A few labels must not ruin the rest. The encoder and the batch statistics stay as they are. Where nothing is
-labelled, the network is held to what the model said before, a class that the labels contradict less than the
-others; on artificial scenes it is held to the model where that was right and learns the labels where it was
-wrong. Weights are averaged over steps, and of all states that with the best score on labels held out is kept.
-At the end the weights go back towards those of the model (WiSE-FT, Wortsman et al., CVPR 2022,
-arXiv:2109.01903) until little is lost on other artificial scenes.
+The network stays as it is. A small head learns what to add to its logits, from the finest features of the
+encoder and the logits themselves: what is drawn right, little elsewhere. On artificial scenes it is held to
+the model where that is right. Of all states that with the best score on labels held out is kept. At the end
+the head goes back towards nothing (as WiSE-FT, Wortsman et al., CVPR 2022, arXiv:2109.01903) until little is
+lost on other artificial scenes.
 """
 
 from __future__ import annotations
@@ -28,8 +27,7 @@ from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.evaluation import metrics
 from rsseg_cli.models import BicorSeg
 from rsseg_cli.raster import classes as class_values
-from rsseg_cli.training.adaptation_data import Crops, ScenePatches
-from rsseg_cli.training.adaptation_loss import adaptation_loss
+from rsseg_cli.training.adaptation_data import Encoder, Pixels, ScenePatches, View, drawn_scenes, pixels_of
 from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.runs import card_templates
 from rsseg_cli.training.start import start_from_model
@@ -38,11 +36,11 @@ from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, load_model, sa
 logger = logging.getLogger(__name__)
 SCORE_EVERY_S = 40.0
 SAVE_EVERY_S = 60.0
-WARMUP = 20  # steps
-DECAY_FROM = 0.7  # share of the time, from which the rate falls to nothing
-AVERAGE = 0.99
-STEPS_BACK = (1.0, 0.85, 0.7, 0.55, 0.4, 0.3, 0.2, 0.1, 0.05, 0.0)  # shares of the change that is kept
-PRIOR = 0.02  # share of a patch in which each class is taken to be right
+HIDDEN = 64  # width of the head
+BATCH = 4096  # labelled pixels a step
+KEEP = 1.0  # weights beside that of the labels: of changes where the model is right,
+WEIGHT_DECAY = 1e-3  # and of the head's weights
+HALVINGS = 8  # of the share of the change that is kept
 MOST_LOST = 0.02  # share of artificial pixels that the model has right and may get wrong
 MOST_CHANGED = 0.2  # share of the scenes that labels of one class alone may change
 Progress = Callable[[float, str], None]
@@ -104,6 +102,10 @@ def adapt(
     start = load_model(config.model)
     if not isinstance(start.network, BicorSeg):
         raise ModelError(f"{config.model}: architecture {start.spec.architecture}; needs bicor-seg")
+    if start.spec.network.get("correction") and config.new_classes:
+        raise UsageError(
+            f"--new-classes: {config.model} is adapted already; pass the model that it came from"
+        )
     spec = _with_classes(start.spec, config.new_classes)
     patches = [ScenePatches(image, labels, spec, config) for image, labels in scenes]
     run = _Run(start, spec, patches, output, config)
@@ -129,7 +131,7 @@ def _with_classes(spec: ModelSpec, new: Sequence[str]) -> ModelSpec:
 
 
 class _Run:
-    """The network on its way, the model that it started from, and what it learns from."""
+    """The head on its way, the model that it corrects, and what it learns from."""
 
     def __init__(
         self,
@@ -141,18 +143,18 @@ class _Run:
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.output, self.patches = config, output, patches
-        self.base = start.network.eval().requires_grad_(False)
-        self.network, self.spec = start_from_model(start, spec, config.model)
-        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.start = {key: value.clone() for key, value in self.network.state_dict().items()}
-        self.average = {key: value.clone() for key, value in self.start.items()}
-        self.network.encoder.requires_grad_(False)
-        learnt = [value for value in self.network.parameters() if value.requires_grad]
-        self.optimizer = torch.optim.AdamW(learnt, lr=config.learning_rate, weight_decay=0.0)
-        self._mean, self._std = (torch.tensor(part).view(1, -1, 1, 1) for part in (spec.mean, spec.std))
-        self.crops = Crops(patches, spec, config)
-        self._chooses = len(self.crops.scored_classes) > 1  # one class would choose what maps it most
-        self.meaning = self._meaning()
+        sizes = {**start.spec.network, "correction": start.spec.network.get("correction") or HIDDEN}
+        wider = dataclasses.replace(start, spec=dataclasses.replace(start.spec, network=sizes))
+        self.network, self.spec = start_from_model(wider, spec, config.model)
+        self.network.eval().requires_grad_(False)
+        self.head: Any = self.network.correction
+        self.head.requires_grad_(True)
+        self._read(Encoder(cast(BicorSeg, start.network.eval()), self.network, self.spec))
+        self.start = {key: value.clone() for key, value in self.head.state_dict().items()}
+        self.optimizer = torch.optim.Adam(self.head.parameters(), lr=config.learning_rate)
+        scored_classes = {int(index) for _, labels in self._scored for index in labels.unique()}
+        # one class would choose what maps it most
+        self._chooses = len(scored_classes - {class_values.IGNORE}) > 1
         self.state = _State()
         self._checkpoint = output.with_name(f"{output.name}.ckpt")
         if config.resume:
@@ -162,13 +164,41 @@ class _Run:
                 f"{self._checkpoint}: is of a stopped run; pass --resume, or --overwrite to start over"
             )
         if self.state.before is None:
-            self.state.before = self._score(self.base)
+            self.state.before = self._score(None)
+
+    def _read(self, encoder: Encoder) -> None:
+        """Run the network over everything once."""
+        rng = np.random.default_rng(self.config.seed)
+        labelled: list[Pixels] = []
+        self._scored: list[tuple[View, Tensor]] = []
+        for patch in (patch for item in self.patches for patch in item.patches):
+            view = encoder.view(patch.image)
+            labelled.append(pixels_of(view, patch.labels, rng))
+            if (patch.scored != class_values.IGNORE).any():
+                self._scored.append((view, torch.from_numpy(patch.scored)))
+        self._labelled = Pixels.joined(labelled)
+        self._samples = [encoder.view(patch.image) for item in self.patches for patch in item.random]
+        drawn, checks = drawn_scenes(self.spec, self.patches[0].gsd_m) if self.config.replay else ([], [])
+        self._checks = [(encoder.view(scene.image), torch.from_numpy(scene.labels)) for scene in checks]
+        kept = []
+        for scene in drawn:
+            view = encoder.view(scene.image)
+            right = view.classes().numpy() == scene.labels
+            kept.append(pixels_of(view, np.where(right, scene.labels, class_values.IGNORE), rng))
+        if self._has_one_class:  # one class says nothing of the others
+            kept += [pixels_of(view, view.classes().to(torch.uint8).numpy(), rng) for view in self._samples]
+        self._kept = Pixels.joined(kept) if kept else None
+        counts = torch.bincount(self._labelled.labels, minlength=len(self.spec.classes))
+        self._weights = counts.clamp(min=1).float().rsqrt()[self._labelled.labels]
+        if not self.head.std.ne(1).any():  # of a model that was not adapted before
+            inputs = torch.cat([view.inputs.flatten(0, 1) for view in self._samples])
+            self.head.mean.copy_(inputs.mean(0))
+            self.head.std.copy_(inputs.std(0) + 1e-3)
 
     def train(self, progress: Progress | None) -> None:
         """Train until the time is up."""
         began = time.monotonic() - self.state.seconds
         scored = saved = time.monotonic()
-        self.network.eval()  # batch statistics stay as they are; there is no dropout
         while self.done < 1:
             self._step(self.done)
             now = time.monotonic()
@@ -184,10 +214,8 @@ class _Run:
 
     @property
     def done(self) -> float:
-        """Share of the time, or of the steps, that is over."""
-        if self.config.steps:
-            return self.state.step / self.config.steps
-        return self.state.seconds / (self.config.minutes * 60)
+        """Share of the steps, or of the time, that is over."""
+        return max(self.state.step / self.config.steps, self.state.seconds / (self.config.minutes * 60))
 
     def _words(self) -> str:
         before, best = self.state.before, self.state.best_score
@@ -196,82 +224,55 @@ class _Run:
         return f"held-out mIoU {before['miou']:.3f} -> {f'{best:.3f}' if best >= 0 else '-'}"
 
     def _step(self, done: float) -> None:
-        rate = min(1.0, (self.state.step + 1) / WARMUP) * min(1.0, max(0.02, (1 - done) / (1 - DECAY_FROM)))
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * rate
-        loss = self._loss(*self.crops.batch(self.state.step))
+            group["lr"] = self.config.learning_rate * max(0.02, 1 - done)
+        loss = self._loss(np.random.default_rng((self.config.seed, self.state.step)))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         self.optimizer.step()
         self.state.step += 1
-        decay = min(AVERAGE, (1 + self.state.step) / (10 + self.state.step))
-        with torch.no_grad():
-            for key, value in self.network.state_dict().items():
-                if value.is_floating_point():
-                    self.average[key].lerp_(value, 1 - decay)
 
-    def _loss(self, image: Tensor, labels: Tensor, is_drawn: Tensor) -> Tensor:
-        with torch.no_grad():
-            scales = self.network.encoder(self._normalised(image))
-            before = cast(BicorSeg, self.base).decode(scales).logits.softmax(1)
-        output = self.network.decode(scales)
-        return adaptation_loss(output.logits, output.heatmaps, before, labels, is_drawn, self.meaning)
+    def _loss(self, rng: np.random.Generator) -> Tensor:
+        """Labels, each class by the root of its area; changes where the model is right; size of weights."""
+        drawn = torch.multinomial(self._weights, BATCH, replacement=True)
+        part = self._labelled.at(drawn)
+        logits = part.logits + self.head.change(part.inputs)
+        loss = F.cross_entropy(logits, part.labels)
+        if self._kept is not None:
+            part = self._kept.at(torch.from_numpy(rng.integers(0, len(self._kept.labels), BATCH // 2)))
+            loss = loss + KEEP * self._change(part)
+        size = sum((value**2).sum() for value in self.head.parameters() if value.ndim > 1)
+        return loss + WEIGHT_DECAY * size
 
-    def _meaning(self) -> Tensor:
-        """What the labels say where the base model says a class, (classes, classes), rows of sum 1.
+    def _change(self, part: Pixels) -> Tensor:
+        shares = (part.logits + self.head.change(part.inputs)).log_softmax(1)
+        return F.kl_div(shares, part.before, reduction="batchmean")
 
-        A class that has no labels itself, or none beside those of one other class, means itself.
-        """
-        count = len(self.spec.classes)
-        confusion = torch.zeros(count, count)
-        for image, labels in (part for item in self.patches for part in item.labelled()):
-            known = labels != class_values.IGNORE
-            found = metrics.confusion_matrix(self._classes(self.base, image).long(), labels.long(), count)
-            confusion += found.T / known.sum()
-        labelled = confusion.sum(0) > 0
-        confusion[~labelled] = 0
-        return F.normalize(confusion + PRIOR * torch.eye(count), p=1, dim=1)
-
-    def _normalised(self, image: Tensor) -> Tensor:
-        return ((image - self._mean) / self._std).contiguous(memory_format=torch.channels_last)
-
-    @torch.no_grad()
-    def _classes(self, network: Any, image: Tensor) -> Tensor:
-        """Classes (H, W) of an image (bands, H, W) in [0, 1]."""
-        return network(self._normalised(image[None]))[0].max(0).indices.to(torch.uint8)  # faster than argmax
-
-    def _score(self, network: Any) -> dict[str, Any] | None:
+    def _score(self, head: Any) -> dict[str, Any] | None:
         """Scores on the held-out labels; None where there are none."""
         count = len(self.spec.classes)
         confusion = torch.zeros(count, count, dtype=torch.int64)
-        for image, labels in (part for item in self.patches for part in item.scored):
-            classes = self._classes(network, image)
-            confusion += metrics.confusion_matrix(classes.long(), labels.long(), count)
+        for view, labels in self._scored:
+            confusion += metrics.confusion_matrix(view.classes(head), labels.long(), count)
         if not confusion.any():
             return None
         scores = metrics.without_nan(metrics.scores_of(confusion))
         return {key: scores[key] for key in ("overall_accuracy", "miou", "iou")}
 
+    @torch.no_grad()
     def _keep_best(self) -> None:
-        """Keep the averaged weights if they score as well as any before."""
-        now = self._score(self._averaged()) if self._chooses else None
+        """Keep the head if it scores as well as any before."""
+        now = self._score(self.head) if self._chooses else None
         score = now["miou"] if now is not None else float(self.state.step)
         if score >= self.state.best_score:
             self.state.best_score = score
-            self.state.best = {key: value.clone() for key, value in self.average.items()}
-
-    def _averaged(self, weights: dict[str, Tensor] | None = None) -> BicorSeg:
-        network = BicorSeg(self.network.config)
-        network.load_state_dict(weights or self.average)
-        return network.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+            self.state.best = {key: value.clone() for key, value in self.head.state_dict().items()}
 
     def save(self) -> None:
         """Write the checkpoint."""
         stored = {
             "state": dataclasses.asdict(self.state) | {"best": self.state.best},
-            "network": self.network.state_dict(),
-            "average": self.average,
+            "head": self.head.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
         with files.write_atomic(self._checkpoint) as part:
@@ -280,18 +281,19 @@ class _Run:
     def _load(self) -> None:
         try:
             stored = torch.load(self._checkpoint, weights_only=True)
-            self.network.load_state_dict(stored["network"])
+            self.head.load_state_dict(stored["head"])
             self.optimizer.load_state_dict(stored["optimizer"])
-            self.average, self.state = stored["average"], _State(**stored["state"])
+            self.state = _State(**stored["state"])
         except (OSError, RuntimeError, KeyError, TypeError, ValueError) as err:
             raise UsageError(f"{self._checkpoint}: cannot be resumed ({err!s:.200})") from err
 
+    @torch.no_grad()
     def finish(self) -> AdaptResult:
         """Write the best state, and remove the checkpoint of a run that is over."""
         if not self.state.best:
             self._keep_best()
-        network = self._limited(self._averaged(self.state.best))
-        after = self._score(network)
+        self._limit()
+        after = self._score(self.head)
         result = AdaptResult(
             path=self.output,
             steps=self.state.step,
@@ -300,36 +302,37 @@ class _Run:
             held_out=sum(item.held_out for item in self.patches),
             before=self.state.before,
             after=after,
-            changed_share=self._changed(network),
+            changed_share=self._changed(),
             notes=tuple(self._notes(after)),
         )
-        self._write(network, result)
+        self._write(result)
         if self.done >= 1:
             self._checkpoint.unlink(missing_ok=True)
         return result
 
-    def _limited(self, network: BicorSeg) -> BicorSeg:
-        """The network with as much of what it learnt as the limits of loss and change allow."""
-        own, learnt = self.start, network.state_dict()
-        one_class = sum(area > 0 for area in self._areas().values()) == 1
-        for share in STEPS_BACK:
-            weights = {
-                key: torch.lerp(own[key], value, share) if value.is_floating_point() else value
-                for key, value in learnt.items()
-            }
-            network.load_state_dict(weights)
-            changed = self._changed(network) if one_class else 0.0
-            if self._lost(network) <= MOST_LOST and changed <= MOST_CHANGED:
-                break
-        logger.info("%.0f %% of the change of the weights is kept", 100 * share)
-        return network
+    def _limit(self) -> None:
+        """Keep as much of what was learnt as the limits of loss and change allow."""
+        share, step = 1.0, 0.5
+        if not self._is_allowed(share):
+            share = 0.0
+            for _ in range(HALVINGS):
+                share += step if self._is_allowed(share + step) else 0.0
+                step /= 2
+            self._is_allowed(share)
+        logger.info("%.1f %% of the change of the weights is kept", 100 * share)
 
-    def _lost(self, network: BicorSeg) -> float:
-        """Share of artificial pixels that the model has right and the network wrong."""
+    def _is_allowed(self, share: float) -> bool:
+        """Set the head to a share of its change; whether that stays within the limits."""
+        weights = {key: torch.lerp(self.start[key], self.state.best[key], share) for key in self.start}
+        self.head.load_state_dict(weights)
+        return self._lost() <= MOST_LOST and not (self._has_one_class and self._changed() > MOST_CHANGED)
+
+    def _lost(self) -> float:
+        """Share of artificial pixels that the model has right and the correction makes wrong."""
         lost = total = 0
-        for image, labels in self.crops.checks():
-            right = self._classes(self.base, image) == labels
-            lost += int((right & (self._classes(network, image) != labels)).sum())
+        for view, labels in self._checks:
+            right = view.classes() == labels
+            lost += int((right & (view.classes(self.head) != labels)).sum())
             total += int(right.sum())
         return lost / max(total, 1)
 
@@ -340,18 +343,19 @@ class _Run:
             return ["the adapted model scores lower on held-out labels than the model before"]
         return []
 
+    @property
+    def _has_one_class(self) -> bool:
+        return sum(area > 0 for area in self._areas().values()) == 1
+
     def _areas(self) -> dict[str, float]:
         totals = np.sum([item.areas_m2 for item in self.patches], axis=0)
         return {name: round(float(area), 1) for name, area in zip(self.spec.class_names, totals, strict=True)}
 
-    def _changed(self, network: BicorSeg) -> float:
-        changed = total = 0
-        for image in (image for item in self.patches for image in item.samples()):
-            before, after = self._classes(self.base, image), self._classes(network, image)
-            changed, total = changed + int((before != after).sum()), total + before.numel()
-        return changed / max(total, 1)
+    def _changed(self) -> float:
+        changed = [(view.classes() != view.classes(self.head)).float().mean() for view in self._samples]
+        return float(torch.stack(changed).mean()) if changed else 0.0
 
-    def _write(self, network: BicorSeg, result: AdaptResult) -> None:
+    def _write(self, result: AdaptResult) -> None:
         training = {
             "adapted_from": self.spec.name,
             "scenes": [item.name for item in self.patches],
@@ -369,7 +373,7 @@ class _Run:
             self.spec, name=self.output.stem[:100], training=training, scores=scores,
             description=f"{self.spec.name}, adapted to {', '.join(item.name for item in self.patches)[:500]}",
         )  # fmt: skip
-        save_model(self.output, network, spec, overwrite=True)
+        save_model(self.output, self.network, spec, overwrite=True)
         template = card_templates().get_template("adapted.md.j2")
         card = template.render(spec=spec, result=result, base=self.spec.name)
         self.output.with_suffix(".md").write_text(card, encoding="utf-8")

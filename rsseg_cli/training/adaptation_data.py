@@ -1,38 +1,40 @@
-"""Patches of scenes with drawn labels, and the crops that an adaptation learns from."""
+"""Patches of scenes with drawn labels, and the pixels of them that an adaptation learns from."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from rsseg_cli.data import LoadedScene
 from rsseg_cli.data import scenes as scene_files
 from rsseg_cli.errors import DataError
+from rsseg_cli.models import BicorSeg
 from rsseg_cli.raster import SceneInfo, SceneReader
 from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.corrections import read_corrections
-from rsseg_cli.training.crops import draw_factors, draw_training_scenes, vary_colours, worsen
+from rsseg_cli.training.crops import draw_training_scenes
 from rsseg_cli.weights import ModelSpec
 
-CROP = 256
 CELL = 512  # side of a patch, px
 MAX_LABELLED = 160  # patches with labels, of a scene
 SAMPLES = 12  # patches at random
-COLOUR = 0.6
+STRIDE = 4  # of the correction, px
+MOST_PIXELS = 20_000  # of a class in a patch
 DRAWN, CHECKS = 16, 6  # artificial scenes to learn from, and to see what is lost
 DRAWN_PX = 384
 
 
-class _Patch(NamedTuple):
+class Patch(NamedTuple):
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]  # to learn
     scored: NDArray[np.uint8]  # held out
@@ -44,7 +46,7 @@ class ScenePatches:
     Attributes:
         areas_m2: drawn of each class; px without a CRS.
         held_out: number of labels held out.
-        scored: images (bands, H, W) in [0, 1] and held-out labels (H, W).
+        patches, random: those with labels, and some at random.
     """
 
     def __init__(self, image: Path, labels: Path, spec: ModelSpec, config: AdaptConfig) -> None:
@@ -89,7 +91,7 @@ class ScenePatches:
             chosen = [chosen[index] for index in rng.permutation(len(chosen))[:MAX_LABELLED]]
         return sorted(chosen)
 
-    def _read(self, reader: SceneReader, row: int, col: int) -> _Patch | None:
+    def _read(self, reader: SceneReader, row: int, col: int) -> Patch | None:
         """Return a patch, smaller at the scene's edge; None without data."""
         height, width = min(CELL, self._shape[0] - row), min(CELL, self._shape[1] - col)
         pixels, valid = reader.read(row, col, height, width)
@@ -99,25 +101,7 @@ class ScenePatches:
         planes = [self._corrections.labels(row, col, height, width, held_out=flag) for flag in (False, True)]
         for plane in planes:
             plane[~valid] = class_values.IGNORE
-        return _Patch(_padded(image), *(_padded(plane, class_values.IGNORE) for plane in planes))
-
-    def labelled(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (bands, H, W) in [0, 1] and labels (H, W) to learn."""
-        for patch in self.patches:
-            if (patch.labels != class_values.IGNORE).any():
-                yield _to_tensor(patch.image), torch.from_numpy(patch.labels)
-
-    @cached_property
-    def scored(self) -> list[tuple[Tensor, Tensor]]:
-        return [
-            (_to_tensor(patch.image), torch.from_numpy(patch.scored))
-            for patch in self.patches
-            if (patch.scored != class_values.IGNORE).any()
-        ]
-
-    def samples(self) -> Iterator[Tensor]:
-        """Yield images (bands, H, W) of random patches."""
-        yield from (_to_tensor(patch.image) for patch in self.random)
+        return Patch(_padded(image), *(_padded(plane, class_values.IGNORE) for plane in planes))
 
 
 def _resolution(info: SceneInfo, spec: ModelSpec) -> float | None:
@@ -138,96 +122,83 @@ def _padded(array: NDArray[np.uint8], value: int | None = None) -> NDArray[np.ui
     return np.pad(array, pad, constant_values=value)
 
 
-def _to_tensor(image: NDArray[np.uint8]) -> Tensor:
-    return torch.from_numpy(image).float() / 255
+class View(NamedTuple):
+    """A patch as the networks see it.
+
+    Attributes:
+        inputs: of the correction (h, w, C).
+        logits: of the network without correction (N, H, W).
+        before: of the model (N or fewer, H, W); the same without an earlier correction and new classes.
+    """
+
+    inputs: Tensor
+    logits: Tensor
+    before: Tensor
+
+    def classes(self, head: Any = None) -> Tensor:
+        """Classes (H, W) with a correction; without one, those of the model."""
+        if head is None:
+            return self.before.max(0).indices  # faster than argmax
+        change = head.change(self.inputs).permute(2, 0, 1)[None]
+        change = F.interpolate(change, size=self.logits.shape[1:], mode="bilinear", align_corners=False)
+        return (self.logits + change[0]).max(0).indices
 
 
-class Crops:
-    """Batches of a crop with labels, one of anywhere, two of artificial scenes; from (seed, step) alone."""
+class Pixels(NamedTuple):
+    """Pixels of views: inputs (n, C) of their cells, logits (n, N), shares before (n, N), labels (n,)."""
 
-    def __init__(self, scenes: Sequence[ScenePatches], spec: ModelSpec, config: AdaptConfig) -> None:
-        self._seed = config.seed
-        self._patches = [patch for scene in scenes for patch in scene.patches]
-        self._anywhere = [patch for scene in scenes for patch in scene.random] or self._patches
-        self._by_class: list[list[tuple[int, NDArray[np.int64]]]] = []
-        for index in range(len(spec.classes)):
-            members = [
-                (number, np.argwhere(patch.labels == index)[::7])
-                for number, patch in enumerate(self._patches)
-                if (patch.labels == index).any()
-            ]
-            if members:
-                self._by_class.append(members)
-        scored = (np.unique(labels) for scene in scenes for _, labels in scene.scored)
-        self.scored_classes = {int(index) for part in scored for index in part} - {class_values.IGNORE}
-        drawn: list[LoadedScene] = []
-        if spec.bands == ("red", "green", "blue") and config.replay:
-            with contextlib.suppress(DataError):  # no class of the artificial scenes
-                drawn = draw_training_scenes(
-                    spec, count=DRAWN + CHECKS, gsd_m=scenes[0].gsd_m, size=DRAWN_PX, seed=7000
-                )
-        self._drawn, self._checks = drawn[CHECKS:], drawn[:CHECKS]
+    inputs: Tensor
+    logits: Tensor
+    before: Tensor
+    labels: Tensor
 
-    def checks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (bands, H, W) in [0, 1] and labels (H, W) of artificial scenes not learnt from."""
-        yield from ((_to_tensor(scene.image), torch.from_numpy(scene.labels)) for scene in self._checks)
+    def at(self, index: Tensor) -> Pixels:
+        return Pixels(*(part[index] for part in self))
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images with varied colours, labels, and which are artificial.
-
-        (B, bands, CROP, CROP) in [0, 1], int64 (B, CROP, CROP), bool (B,).
-        """
-        rng = np.random.default_rng((self._seed, step))
-        parts = [self._labelled(rng), self._random(rng)]
-        is_drawn = [False] * len(parts)
-        for index in rng.integers(0, max(1, len(self._drawn)), 2 * bool(self._drawn)):
-            scene = self._drawn[int(index)]
-            parts.append(_cut(scene.image, scene.labels, None, rng))
-            is_drawn.append(True)
-        turned = [_turned(*part, rng) for part in parts]
-        clean = torch.stack([image for image, _ in turned])
-        factors = torch.stack([draw_factors(rng, clean.shape[1], COLOUR) for _ in clean])
-        varied = vary_colours(torch.stack([worsen(image, rng, COLOUR) for image in clean]), factors)
-        labels = torch.stack([labels for _, labels in turned]).long()
-        return varied, labels, torch.tensor(is_drawn)
-
-    def _labelled(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return a crop around a labelled pixel, of each class as often."""
-        members = self._by_class[int(rng.integers(len(self._by_class)))]
-        number, pixels = members[int(rng.integers(len(members)))]
-        patch = self._patches[number]
-        return _cut(patch.image, patch.labels, pixels[int(rng.integers(len(pixels)))], rng)
-
-    def _random(self, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        patch = self._anywhere[int(rng.integers(len(self._anywhere)))]
-        return _cut(patch.image, patch.labels, None, rng)
+    @classmethod
+    def joined(cls, parts: Iterable[Pixels]) -> Pixels:
+        return cls(*(torch.cat(items) for items in zip(*parts, strict=True)))
 
 
-def _cut(
-    image: NDArray[np.uint8],
-    labels: NDArray[np.uint8],
-    around: NDArray[np.int64] | None,
-    rng: np.random.Generator,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return a crop anywhere, or one that holds a pixel; mirrored beyond the patch."""
-    starts = []
-    for axis, side in enumerate(labels.shape):
-        last = max(side - CROP, 0)
-        low, high = 0, last
-        if around is not None:
-            low, high = max(0, int(around[axis]) - CROP + 1), min(last, int(around[axis]))
-        starts.append(int(rng.integers(low, max(low, high) + 1)))
-    rows, cols = (slice(start, start + CROP) for start in starts)
-    image, labels = image[:, rows, cols], labels[rows, cols]
-    short = [(0, CROP - side) for side in labels.shape]
-    return np.pad(image, [(0, 0), *short], mode="symmetric"), np.pad(labels, short, mode="symmetric")
+class Encoder:
+    """The model and its network without correction, both frozen."""
+
+    def __init__(self, model: BicorSeg, network: BicorSeg, spec: ModelSpec) -> None:
+        self._model, self._head = model, network.correction
+        self._plain = BicorSeg(dataclasses.replace(network.config, correction=0)).eval()
+        weights = network.state_dict()
+        self._plain.load_state_dict({key: weights[key] for key in self._plain.state_dict()})
+        self._mean, self._std = (torch.tensor(part).view(1, -1, 1, 1) for part in (spec.mean, spec.std))
+
+    @torch.no_grad()
+    def view(self, image: NDArray[np.uint8]) -> View:
+        """Run the networks over an image (bands, H, W)."""
+        pixels = (torch.from_numpy(image).float()[None] / 255 - self._mean) / self._std
+        scales = self._plain.encoder(pixels.contiguous(memory_format=torch.channels_last))
+        logits, before = (network.decode(scales).logits for network in (self._plain, self._model))
+        return View(self._head.inputs(scales, logits)[0], logits[0], before[0])
 
 
-def _turned(
-    image: NDArray[np.uint8], labels: NDArray[np.uint8], rng: np.random.Generator
-) -> tuple[Tensor, Tensor]:
-    quarters, flip = int(rng.integers(4)), bool(rng.integers(2))
-    image, labels = np.rot90(image, quarters, (1, 2)), np.rot90(labels, quarters)
-    if flip:
-        image, labels = image[..., ::-1], labels[..., ::-1]
-    return _to_tensor(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(labels))
+def pixels_of(view: View, labels: NDArray[np.uint8], rng: np.random.Generator) -> Pixels:
+    """Return the labelled pixels of a view, of each class at most MOST_PIXELS."""
+    chosen = []
+    for index in np.unique(labels[labels != class_values.IGNORE]):
+        members = np.argwhere(labels == index)
+        chosen.append(members[rng.permutation(len(members))[:MOST_PIXELS]])
+    rows, cols = torch.from_numpy(np.concatenate(chosen or [np.zeros((0, 2), np.int64)])).T
+    before = F.pad(view.before[:, rows, cols].softmax(0), (0, 0, 0, len(view.logits) - len(view.before)))
+    return Pixels(
+        view.inputs[rows // STRIDE, cols // STRIDE],
+        view.logits[:, rows, cols].T,
+        before.T,
+        torch.from_numpy(labels)[rows, cols].long(),
+    )
+
+
+def drawn_scenes(spec: ModelSpec, gsd_m: float) -> tuple[list[LoadedScene], list[LoadedScene]]:
+    """Draw artificial scenes to learn from and to see what is lost; none for other bands and classes."""
+    drawn: list[LoadedScene] = []
+    if spec.bands == ("red", "green", "blue"):
+        with contextlib.suppress(DataError):  # no class of the artificial scenes
+            drawn = draw_training_scenes(spec, count=DRAWN + CHECKS, gsd_m=gsd_m, size=DRAWN_PX, seed=7000)
+    return drawn[CHECKS:], drawn[:CHECKS]

@@ -310,12 +310,10 @@ class AdaptConfig:
     new_classes: tuple[str, ...] = option(
         (), "Classes of the labels that the model does not know.", metavar="A,B"
     )
-    minutes: float = option(10.0, "Time to train.", above=0, below=10_000, unit="minutes")
-    steps: int = option(
-        0, "Steps to train, instead of a time.", metavar="N", minimum=1, maximum=MAX_COUNT, unset=0
-    )
+    minutes: float = option(10.0, "Time to train, at most.", above=0, below=10_000, unit="minutes")
+    steps: int = option(1000, "Steps to train, at most.", metavar="N", minimum=1, maximum=MAX_COUNT)
     learning_rate: float = option(
-        3e-4, "Highest learning rate; the encoder stays as it is.", "--lr", metavar="RATE", above=0, below=1
+        1e-2, "Learning rate at the start.", "--lr", metavar="RATE", above=0, below=1
     )
     replay: bool = option(
         True, "Also train on drawn scenes, so that the model keeps what it knows.", "--replay/--no-replay"

@@ -125,9 +125,32 @@ def test_sizes_that_do_not_fit_are_named():
         {"classes": 0},
         {"classes": 255},
         {"smooth": 1},
+        {"correction": -1},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             BicorSegConfig(**{"classes": 3, **wrong})
+
+
+def test_a_correction_starts_as_nothing_and_adds_to_the_logits_what_its_equation_says():
+    plain, corrected = tiny().eval(), tiny(correction=6).eval()
+    corrected.load_state_dict(plain.state_dict(), strict=False)
+    image = torch.rand(1, 3, 64, 96)
+    assert torch.equal(corrected(image), plain(image))
+
+    head = corrected.correction
+    for parameter in head.parameters():
+        torch.nn.init.normal_(parameter)
+    scales, logits = plain.encoder(image), plain(image)
+    finer, coarser = scales[:2]
+    coarser = F.interpolate(coarser, size=finer.shape[2:], mode="bilinear")
+    inputs = torch.cat([finer, coarser, F.avg_pool2d(logits, 4)], 1)
+    hidden = F.gelu(F.conv2d(inputs, head.hidden.weight[..., None, None], head.hidden.bias))
+    change = F.conv2d(hidden, head.output.weight[..., None, None], head.output.bias)
+    change = change + F.conv2d(inputs, head.linear.weight[..., None, None])
+    change = change + head.scale * F.avg_pool2d(logits, 4)
+    expected = logits + F.interpolate(change, size=(64, 96), mode="bilinear")
+    assert torch.allclose(corrected(image), expected, atol=1e-4)
+    assert torch.allclose(corrected.forward_training(image).logits, expected, atol=1e-4)
 
 
 def test_smoothing_is_the_weighted_mean_of_neighbours_and_removes_patterns_of_single_pixels():
