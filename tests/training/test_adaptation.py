@@ -15,6 +15,7 @@ from rasterio.transform import from_origin
 from shapely.geometry import LineString, Point, box
 from typer.testing import CliRunner
 
+from rsseg_cli import predict
 from rsseg_cli.cli import app
 from rsseg_cli.errors import DataError, OutputError, UsageError
 from rsseg_cli.models import BicorSeg, BicorSegConfig
@@ -177,6 +178,12 @@ def test_a_model_learns_what_was_drawn(tmp_path: Path, scene: Path, model: Path,
     card = (tmp_path / "mine.md").read_text()
     assert f"{result.after['iou'][0]:.3f}" in card
     assert "60 steps" in card
+    maps = [tmp_path / f"{runtime}.tif" for runtime in ("torch", "openvino")]
+    for path in maps:
+        predict(scene, path, model=adapted, runtime=path.stem, dtype="float32", device="cpu")
+    by_torch, by_openvino = (rasterio.open(path).read(1) for path in maps)
+    assert len(np.unique(by_torch)) == len(NAMES)
+    assert (by_torch == by_openvino).mean() > 0.999
 
 
 def test_new_classes_join_the_model(tmp_path: Path, scene: Path, model: Path) -> None:
