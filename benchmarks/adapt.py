@@ -1,6 +1,6 @@
 """Measure `rsseg adapt` and `rsseg suggest` against what a user can expect of them.
 
-    python benchmarks/adapt.py DATA [--steps 300] [--part spain --part drawn --part suggest] [--json]
+    python benchmarks/adapt.py DATA [--steps 1000] [--part spain --part drawn --part suggest] [--json]
 
 spain: ten shapes (four of vines as vegetation, two tracks, two fields, two roofs) over a Spanish orthophoto
 of `DATA/unlabelled`, then the share of the scene that is mapped as building, and the mean IoU on the test
@@ -10,7 +10,7 @@ before, after, and after training on all labels of the left half.
 suggest: squares that `rsseg suggest` chooses against twice as many random ones, with the exact labels of an
 artificial scene.
 
-`--steps` is the budget of each run.
+`--steps` is the most of each run.
 """
 
 from __future__ import annotations

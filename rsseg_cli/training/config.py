@@ -318,7 +318,7 @@ class AdaptConfig:
     replay: bool = option(
         True, "Also train on drawn scenes, so that the model keeps what it knows.", "--replay/--no-replay"
     )
-    seed: int = option(0, "Seed of crops and of the labels held out.", metavar="S", minimum=0, below=2**63)
+    seed: int = option(0, "Seed of pixels and of the labels held out.", metavar="S", minimum=0, below=2**63)
     resume: bool = option(False, "Continue a stopped run.")
     overwrite: bool = option(False, "Replace existing outputs.")
     # fmt: on
