@@ -73,7 +73,7 @@ class StoredModel(TrainedModel):
     file_sha256: str
 
     @cached_property
-    def network(self) -> nn.Module:  # type: ignore[override]
+    def network(self) -> nn.Module:
         model = load_model(self.path)
         if file_sha256(self.path) != self.file_sha256:
             raise ModelError(f"{self.path}: changed while it was read; run again")

@@ -53,7 +53,7 @@ class Scaling:
     limits: tuple[tuple[float, float], ...] | None = None
 
 
-class Engine(AbstractContextManager):
+class Engine(AbstractContextManager["Engine"]):
     """Run a network (B, bands, H, W) -> logits (B, classes, H, W) over tiles.
 
     The network is compiled, see `runtime.choose`, or in evaluation mode on the device until the engine is

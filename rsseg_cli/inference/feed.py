@@ -55,7 +55,7 @@ def first_read(plan: Plan, first_row: int) -> tuple[int, int]:
     return begin, rows.starts[begin - 1] + rows.size if begin else 0
 
 
-class TileFeed(AbstractContextManager):
+class TileFeed(AbstractContextManager["TileFeed"]):
     """The tiles of a plan in order, each pixel of the scene read once.
 
     A tile row is read in chunks of columns, whole blocks of `block_width`, and only the rows that the tile
@@ -191,7 +191,7 @@ def _join(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
 
-class RowSink(AbstractContextManager):
+class RowSink(AbstractContextManager["RowSink"]):
     """Blocks of rows in, whole rows out, handed to `write` in a thread of its own.
 
     `cuts` are the first rows of the bands that are written together, and the end; `write` is called in order,

@@ -130,7 +130,7 @@ def _equals(pixels: Array, value: float) -> Mask:
 
 def _as_written(value: np.generic) -> float:
     """Return the number that a program wrote, of a value that may be a mean of it."""
-    number = float(value)  # type: ignore[arg-type]
+    number = float(value)
     if value.dtype.itemsize <= 2:
         return number
     limits = np.iinfo(value.dtype) if value.dtype.kind in "iu" else np.finfo(value.dtype)  # type: ignore

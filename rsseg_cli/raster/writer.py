@@ -36,7 +36,7 @@ BLOCK_OPTIONS = {"BLOCKSIZE", "BLOCKXSIZE", "BLOCKYSIZE"}
 _numbers = itertools.count()
 
 
-class RasterWriter(AbstractContextManager):
+class RasterWriter(AbstractContextManager["RasterWriter"]):
     """Writes a raster from top to bottom; it appears under its name at `commit`, whole, or never.
 
     `commit` is `finish` and then `publish`; rasters that belong together are all finished before one is

@@ -80,7 +80,7 @@ class RefinerCrops(CropDataset):
         self.maps = [*maps, *((scene.labels,) for scene in drawn)]
         self.refining, self.closer = refining, closer
 
-    def __getitem__(self, index: int) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
         rng = np.random.default_rng((self.config.seed, index))
         image, planes, factors = self.crop(rng)
         labels, coarse, *closer = planes.numpy()

@@ -252,7 +252,7 @@ class WorldCell(ZonedCell):
                 self.blob(centre, radius + width, LAND, shore, rough=(0.05, 0.08, 0.08))
                 continue
             colour = tuple(a + (b - a) * depth for a, b in zip(style.shallow, style.water, strict=True))
-            self.blob(centre, radius * (1 - 0.45 * depth), WATER, colour, rough=(0.015, 0.03, 0.05))  # type: ignore[arg-type]
+            self.blob(centre, radius * (1 - 0.45 * depth), WATER, colour, rough=(0.015, 0.03, 0.05))
 
     def zone_ponds(self, cell: Block) -> None:
         """Basins side by side: fish, salt, paddies, sewage."""
