@@ -92,11 +92,11 @@ class Target:
         for number, (kind, writer) in enumerate(reversed(self._writers.items())):
             # the map last: where it is, everything is
             if not self._run.is_finished(kind):
-
-                def written(share: float, before: int = number) -> None:
-                    stages("write", round((before + share) * height), count * height)
-
-                writer.finish(written)
+                writer.finish(
+                    lambda share, before=number: stages(  # type: ignore[misc]
+                        "write", round((before + share) * height), count * height
+                    )
+                )
                 self._run.finish(kind)
                 self._run.forget(writer.complete_files())
                 writer.drop_rows()

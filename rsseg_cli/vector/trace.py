@@ -9,9 +9,8 @@ raster decides whether they are one: their rings are cut there, and a junction h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -270,21 +269,19 @@ class Tracer:
 
     def junctions(self) -> Junctions:
         """Return the corners where fragments may continue in two ways."""
-
-        def objects_left_of(edges: Ints) -> Ints:
-            return self._object_left_of(edges >> 2, edges & 3)
-
         parts = []
         cut = self._cut[self._first : self._end]
         for backs, leaves, bit in (((LEFT, RIGHT), (UP, DOWN), 2), ((DOWN, UP), (LEFT, RIGHT), 8)):
             vertices = (np.flatnonzero(cut & bit) + self._first).astype(np.int64)
-            wanted: tuple[tuple[tuple[int, int], Callable[[Ints], Ints]], ...] = (
-                (leaves, objects_left_of),
-                (backs, partial(self._keys, arriving=True)),
-                (leaves, partial(self._keys, arriving=False, at_junction=True)),
-            )
             parts.append(
-                [np.stack([get(4 * vertices + slot) for slot in slots], axis=1) for slots, get in wanted]
+                [
+                    np.stack([get(4 * vertices + slot) for slot in slots], axis=1)  # type: ignore[no-untyped-call]
+                    for slots, get in (
+                        (leaves, lambda edges: self._object_left_of(edges >> 2, edges & 3)),
+                        (backs, lambda edges: self._keys(edges, arriving=True)),
+                        (leaves, lambda edges: self._keys(edges, arriving=False, at_junction=True)),
+                    )
+                ]
             )
         objects, arrivals, departures = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Junctions(objects=objects, arrivals=arrivals, departures=departures)
