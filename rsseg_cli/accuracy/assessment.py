@@ -26,6 +26,7 @@ from rsseg_cli.raster import classes
 
 FIGURES, MATRIX, AREAS = "assessment.json", "matrix.csv", "areas.csv"
 FEW = 10  # points of a stratum, below which its intervals are not to be trusted
+MARK = "*"  # of an interval that rests on few units
 logger = logging.getLogger(__name__)
 
 
@@ -78,9 +79,35 @@ class Assessment:
                 {"name": name, "points": points, "area_proportion": share}
                 for name, points, share in self.strata
             ],
-            "notes": list(self.notes),
+            "notes": [*self.notes, *self.few],
         }
         return dict(metrics.without_nan(figures))
+
+    @property
+    def few(self) -> list[str]:
+        """Return a sentence for each class, and for all, whose intervals rest on few units."""
+        accuracy = self.accuracy
+        figures = {"all classes": {"overall accuracy": accuracy.overall}}
+        for index, name in enumerate(self.class_names):
+            figures[name] = {
+                "user's accuracy": accuracy.users[index],
+                "producer's accuracy": accuracy.producers[index],
+                "F1": accuracy.f1[index],
+                "area": accuracy.areas_m2[index],
+            }
+        sentences = []
+        for name, items in figures.items():
+            marked = [
+                f"{kind}: some {item.further_points} points"
+                for kind, item in items.items()
+                if item.rests_on_few
+            ]
+            if marked:
+                sentences.append(
+                    f"{name}: few units: the interval may be too narrow; sample more of this class "
+                    f"({', '.join(marked)})"
+                )
+        return sentences
 
     def table(self) -> list[list[str]]:
         """Return rows of texts: a heading, the classes, all of them."""
@@ -236,8 +263,9 @@ def estimate_text(item: dict[str, Any]) -> str:
     """Word an accuracy and its interval, which is not symmetric."""
     if item["value"] is None:
         return "–"
+    mark = MARK if item["few_units"] else ""
     ends = "" if item["interval"] is None else " ({:.3f} to {:.3f})".format(*item["interval"])
-    return f"{item['value']:.3f}{ends}"
+    return f"{item['value']:.3f}{ends}{mark}"
 
 
 def area_text(item: dict[str, Any]) -> str:
@@ -245,13 +273,13 @@ def area_text(item: dict[str, Any]) -> str:
     if item["value"] is None:
         return "–"
     digits = 0 if item["value"] >= 1000 else 2
-    value = f"{item['value']:.{digits}f}"
+    value, mark = f"{item['value']:.{digits}f}", MARK if item["few_units"] else ""
     if item["interval"] is None:
-        return value
+        return value + mark
     low, high = item["interval"]
     if np.isclose(low + high, 2 * item["value"]):
-        return f"{value} ± {high - item['value']:.{digits}f}"
-    return f"{value} ({low:.{digits}f} to {high:.{digits}f})"
+        return f"{value} ± {high - item['value']:.{digits}f}{mark}"
+    return f"{value} ({low:.{digits}f} to {high:.{digits}f}){mark}"
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:
@@ -272,9 +300,11 @@ def _matrix_csv(result: Assessment) -> str:
 
 def _areas_csv(figures: dict[str, Any], unit: str) -> str:
     mapped, estimated = f"mapped_area_{unit}", f"area_{unit}"
-    rows: list[list[object]] = [["class", mapped, estimated, "standard_error", "low", "high"]]
+    rows: list[list[object]] = [["class", mapped, estimated, "standard_error", "low", "high", "few_units"]]
     for item in figures["classes"]:
         area = item[estimated]
         ends = area["interval"] or ("", "")
-        rows.append([item["name"], item[mapped], area["value"], area["standard_error"], *ends])
+        rows.append(
+            [item["name"], item[mapped], area["value"], area["standard_error"], *ends, area["few_units"]]
+        )
     return _table(rows)

@@ -14,11 +14,20 @@ which is Olofsson's equations where the strata are the mapped classes, and the o
 where a unit is a cluster. Finite populations are not corrected for. V(R) is too small where few clusters have
 x: the squared residual of each cluster is divided by 1 - its share of X (Bell and McCaffrey).
 
-Areas from points have normal intervals, as published. Those of accuracies are skewed near 0 and 1: from
-points they are Wilson's, for the effective number of points R (1 - R) / V(R) (Dean and Pagano); from clusters
-they are Student's on the logit scale, as are those of areas, with as many degrees of freedom as clusters less
-strata (Korn and Graubard). Without an error found, or with errors alone, the end is that of Clopper and
-Pearson (1934) for the effective number of units in X, (sum x)^2 / sum x^2 with weighted x.
+Areas from points have normal intervals, as published. Other shares are skewed near 0 and 1: accuracies from
+points and areas from clusters have Wilson's, for the effective number of units R (1 - R) / V(R) (Dean and
+Pagano); accuracies from clusters, whose X is random, have Student's on the logit scale. From clusters there
+are as many degrees of freedom as clusters less strata (Korn and Graubard). Without an error found, or with
+errors alone, the end is that of Clopper and Pearson (1934) for the effective number of units in X,
+(sum x)^2 / sum x^2 with weighted x.
+
+None of these holds what it says where few units carry the standard error. Their effective number is
+
+    (sum r^2)^2 / (sum r^4 + u^4), r the weighted residual of a unit, y - R x less its stratum's mean
+
+which for a share of unweighted points is the number of errors, or of what is right where that is less; u is
+the residual that one unit would have in the heaviest stratum where none was found. Figures with fewer than
+`FEW` are marked; normal intervals need `FEW_NORMAL`, Cochran's (1977) n > 25 G^2 for skewness G.
 
 Source: Bell and McCaffrey (2002), "Bias reduction in standard errors for linear regression with multi-stage
 samples", Survey Methodology 28; Dean and Pagano (2015), "Evaluating confidence interval methods for binomial
@@ -32,7 +41,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +51,8 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 MAX_SHARE = 1 - 1e-9  # of a total that one unit has
 MAX_LOGIT = 700.0  # whose exponential is finite
+FEW, FEW_NORMAL = 5, 25  # units below which an interval, and one that is normal, may be too narrow
+NO_RESIDUAL = 1e-18  # sum of squares, but for rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,22 +60,45 @@ class Estimate:
     """A value with its standard error; NaN where it is not defined.
 
     Attributes:
-        units: effective number of units that a share is of; NaN has a normal interval.
+        method: of the interval.
+        units: effective number of units that a share is of.
         degrees: of freedom; None where units are points.
         whole: of which the value is a share.
+        support: effective number of units that the standard error rests on.
+        points: checked in the strata that the figure comes from.
     """
 
     value: float
     standard_error: float
+    method: Literal["normal", "wilson", "logit"] = "normal"
     units: float = np.nan
     degrees: int | None = None
     whole: float = 1.0
+    support: float = 0.0
+    points: int = 0
+
+    @property
+    def needed(self) -> int:
+        """Return the support without which the interval may be too narrow."""
+        return FEW_NORMAL if self.method == "normal" else FEW
+
+    @property
+    def rests_on_few(self) -> bool:
+        return not self.support >= self.needed
+
+    @property
+    def further_points(self) -> int:
+        """Return how many more points should give the support, taken as one unit where there is none."""
+        return math.ceil(max(0.0, self.points * (self.needed / max(self.support, 1.0) - 1)))
 
     def interval(self, level: float) -> tuple[float, float]:
         """Return the ends of a share's interval within 0 and the whole; of others, not below 0."""
         quantile = 0.5 + level / 2
-        reach = NormalDist().inv_cdf(quantile)
-        if np.isnan(self.units):
+        if self.degrees is None:
+            reach = NormalDist().inv_cdf(quantile)
+        else:
+            reach = float(stdtrit(self.degrees, quantile))
+        if self.method == "normal":
             reach *= self.standard_error
             return max(0.0, self.value - reach), self.value + reach
         share, error = self.value / self.whole, self.standard_error / self.whole
@@ -72,10 +106,8 @@ class Estimate:
             low, high = 0.0, 1 - (1 - quantile) ** (1 / self.units)
         elif share >= 1:
             low, high = (1 - quantile) ** (1 / self.units), 1.0
-        elif self.degrees is None:
-            low, high = _wilson(share, error, reach)
         else:
-            low, high = _logit(share, error, float(stdtrit(self.degrees, quantile)))
+            low, high = (_wilson if self.method == "wilson" else _logit)(share, error, reach)
         return low * self.whole, high * self.whole
 
     def scaled(self, factor: float) -> Estimate:
@@ -83,15 +115,16 @@ class Estimate:
         return replace(self, value=value, standard_error=error, whole=whole)
 
     def as_dict(self, level: float) -> dict[str, Any]:
-        """Return value, standard error and interval, None where not defined."""
-        if not np.isfinite(self.value):
-            return {"value": None, "standard_error": None, "interval": None}
-        if not np.isfinite(self.standard_error):
-            return {"value": self.value, "standard_error": None, "interval": None}
+        """Return value, standard error, interval, None where not defined, and what they rest on."""
+        known = np.isfinite(self.value)
+        defined = known and np.isfinite(self.standard_error)
         return {
-            "value": self.value,
-            "standard_error": self.standard_error,
-            "interval": list(self.interval(level)),
+            "value": self.value if known else None,
+            "standard_error": self.standard_error if defined else None,
+            "interval": list(self.interval(level)) if defined else None,
+            "effective_units": self.support,
+            "few_units": self.rests_on_few,
+            "further_points": self.further_points,
         }
 
 
@@ -162,27 +195,24 @@ def estimate(sample: Sample, classes: int) -> Accuracy:
     Raises:
         ValueError: a stratum has no unit.
     """
-    total = _Totals(sample)
+    total = Totals(sample)
     counts = np.zeros((classes, classes), np.int64)
     proportions = np.zeros((classes, classes))
     np.add.at(counts, (sample.mapped, sample.truth), 1)
     np.add.at(proportions, (sample.mapped, sample.truth), total.weights)
-    every = np.arange(classes)[:, np.newaxis]
-    mapped, truth = (sample.mapped == every).astype(np.float64), (sample.truth == every).astype(np.float64)
-    both, one = mapped * truth, np.ones_like(truth)
-    areas = [share.scaled(sample.area_m2) for share in total.ratios(truth, one)]
+    figures = total.figures(sample.mapped, sample.truth, classes)
     return Accuracy(
         counts=counts,
         proportions=proportions / proportions.sum(),
-        overall=total.ratios(both.sum(0, keepdims=True), one[:1])[0],
-        users=total.ratios(both, mapped),
-        producers=total.ratios(both, truth),
-        f1=total.ratios(2 * both, mapped + truth),
-        areas_m2=areas if sample.cluster is not None else [replace(area, units=np.nan) for area in areas],
+        overall=figures["overall"][0],
+        users=figures["users"],
+        producers=figures["producers"],
+        f1=figures["f1"],
+        areas_m2=[share.scaled(sample.area_m2) for share in figures["areas"]],
     )
 
 
-class _Totals:
+class Totals:
     """Ratios of totals over the strata.
 
     Attributes:
@@ -196,6 +226,7 @@ class _Totals:
         if not numbers.all():
             raise ValueError(f"stratum {int(numbers.argmin())} has no unit")
         shares = sample.areas_m2 / sample.area_m2
+        self._points = np.bincount(sample.stratum)
         self._clusters = sample.cluster is not None
         if self._clusters:  # a stratum holds as many units as its area has room for
             sizes = np.bincount(self._unit)
@@ -203,22 +234,50 @@ class _Totals:
         self._per_unit = shares / numbers
         self.weights: Floats = self._per_unit[sample.stratum]
 
+    def figures(self, mapped: Ints, truth: Ints, classes: int) -> dict[str, list[Estimate]]:
+        """Estimate accuracies, and areas as shares of the whole.
+
+        Args:
+            mapped, truth: (pixels,), or (samples, pixels) of samples by one design, figures of all then.
+        """
+        every = np.arange(classes)[:, np.newaxis]
+        is_mapped, is_truth = (
+            (labels[..., np.newaxis, :] == every).astype(np.float64).reshape(-1, labels.shape[-1])
+            for labels in (mapped, truth)
+        )
+        both, one = is_mapped * is_truth, np.ones_like(is_truth)
+        right = np.atleast_2d(mapped == truth).astype(np.float64)
+        areas = self.ratios(is_truth, one)
+        return {
+            "overall": self.ratios(right, np.ones_like(right)),
+            "users": self.ratios(both, is_mapped, everywhere=False),
+            "producers": self.ratios(both, is_truth),
+            "f1": self.ratios(2 * both, is_mapped + is_truth),
+            "areas": [replace(area, method="wilson" if self._clusters else "normal") for area in areas],
+        }
+
     def _of_units(self, values: Floats) -> Floats:
         """Sum the values of pixels (N, pixels) by unit."""
         if not self._clusters:
             return values
         return np.stack([np.bincount(self._unit, row) for row in values])
 
-    def ratios(self, of: Floats, to: Floats) -> list[Estimate]:
-        """Estimate ratios of totals of values of pixels, each (N, pixels)."""
+    def ratios(self, of: Floats, to: Floats, *, everywhere: bool = True) -> list[Estimate]:
+        """Estimate ratios of totals of values of pixels, each (N, pixels).
+
+        Args:
+            everywhere: a stratum where `to` was not found may hold it.
+        """
         part, whole = of @ self.weights, to @ self.weights
         y, x = self._of_units(of), self._of_units(to)
-        variance, squares = np.zeros(len(part)), np.zeros(len(part))
+        variance, fourth, unseen, squares, points = np.zeros((5, len(part)))
         with np.errstate(divide="ignore", invalid="ignore"):
             value = part / whole
-            for w, members in zip(self._per_unit, self._members, strict=True):
+            for w, members, checked in zip(self._per_unit, self._members, self._points, strict=True):
                 n, xs = len(members), x[:, members]
                 squares += w**2 * (xs**2).sum(1)
+                concerned = xs.any(1) | everywhere
+                points += checked * concerned
                 if n == 1:
                     variance[xs.any(1)] = np.nan
                     continue
@@ -226,10 +285,25 @@ class _Totals:
                 rest -= rest.mean(1, keepdims=True)
                 if self._clusters:
                     rest /= np.sqrt(1 - np.minimum(w * xs / whole[:, np.newaxis], MAX_SHARE))
-                variance += w**2 * n / (n - 1) * (rest**2).sum(1)
+                square = rest**2
+                of_stratum = square.sum(1)
+                variance += w**2 * n / (n - 1) * of_stratum
+                fourth += w**4 * (square**2).sum(1)
+                none_found = concerned & (of_stratum < NO_RESIDUAL)
+                unseen = np.maximum(unseen, np.where(none_found, w * np.maximum(value, 1 - value), 0))
             error, units = np.sqrt(variance) / whole, whole**2 / squares
+            support = np.nan_to_num(variance**2 / (fourth + unseen**4))
+        method: Literal["logit", "wilson"] = "logit" if self._clusters else "wilson"
         degrees = y.shape[1] - len(self._members) if self._clusters else None
         return [
-            Estimate(value=float(v), standard_error=float(e), units=float(u), degrees=degrees)
-            for v, e, u in zip(value, error, units, strict=True)
+            Estimate(
+                value=float(v),
+                standard_error=float(e),
+                method=method,
+                units=float(u),
+                degrees=degrees,
+                support=float(s),
+                points=int(p),
+            )
+            for v, e, u, s, p in zip(value, error, units, support, points, strict=True)
         ]

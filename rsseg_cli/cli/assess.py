@@ -32,8 +32,9 @@ def assess_command(
     mapped class.
 
     With --json: overall_accuracy; classes, a list of name, users_accuracy, producers_accuracy, f1, area_ha
-    (area_px without a CRS), mapped_area_ha; each estimate with value, standard_error and interval;
-    error_matrix in points and in proportions of the area; strata; notes.
+    (area_px without a CRS), mapped_area_ha; each estimate with value, standard_error, interval,
+    effective_units, few_units (the interval may be too narrow) and further_points; error_matrix in points
+    and in proportions of the area; strata; notes.
 
     Example: rsseg assess map.tif points.gpkg -o assessment
     """
@@ -57,4 +58,5 @@ def summary(result: Any) -> str:
     lines = [
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
     ]
-    return "\n".join([*lines, "", f"{result.points} points, intervals of {result.level:.0%}"])
+    few = [f"* {sentence}" for sentence in result.few]
+    return "\n".join([*lines, "", f"{result.points} points, intervals of {result.level:.0%}", *few])

@@ -138,6 +138,36 @@ def test_the_report_holds_the_figures(tmp_path: Path, truth: np.ndarray, mapped:
         write_assessment(tmp_path / "report", result, title="again")
 
 
+def test_figures_on_few_units_are_marked_and_say_how_many_more_points(
+    tmp_path: Path, truth: np.ndarray, mapped: np.ndarray
+) -> None:
+    path = write_map(tmp_path / "map.tif", mapped)
+    points = tmp_path / "points.gpkg"
+    draw_sample(path, points, SampleConfig(points=100, min_per_stratum=10))
+    fill_in(points, truth)
+
+    few = assess(path, points)
+    printed = CliRunner().invoke(app, ["assess", str(path), str(points), "--quiet"]).stdout
+    item = few.as_dict()["classes"][0]["area_ha"]
+    draw_sample(
+        path, points, SampleConfig(points=100 + item["further_points"], min_per_stratum=10, overwrite=True)
+    )
+    fill_in(points, truth)
+    more = assess(path, points)
+
+    assert item["few_units"]
+    assert 0 < item["effective_units"] < 25
+    sentence = next(note for note in few.as_dict()["notes"] if note.startswith("building: few units"))
+    assert "the interval may be too narrow; sample more of this class" in sentence
+    assert f"area: some {item['further_points']} points" in sentence
+    assert f"* {sentence}" in printed
+    assert few.table()[1][3].endswith("*")
+    assert not more.as_dict()["classes"][0]["area_ha"]["few_units"]
+    assert not more.table()[1][3].endswith("*")
+    page = write_assessment(tmp_path / "report", few, title="few").read_text()
+    assert sentence.replace("'", "&#39;") in page
+
+
 def test_messages_say_what_is_wrong(tmp_path: Path, truth: np.ndarray, mapped: np.ndarray) -> None:
     path = write_map(tmp_path / "map.tif", mapped)
     points = tmp_path / "points.gpkg"

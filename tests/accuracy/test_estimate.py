@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import math
 
 import numpy as np
 import pytest
 from scipy import ndimage
 
-from rsseg_cli.accuracy.estimate import Accuracy, Estimate, Sample, estimate
+from rsseg_cli.accuracy.estimate import Accuracy, Estimate, Sample, Totals, estimate
 from rsseg_cli.accuracy.strata import allocate
 from rsseg_cli.data import synthetic
 
@@ -95,63 +96,121 @@ def drawn_population(seed: int, size: int = 600) -> tuple[np.ndarray, np.ndarray
     return np.where(patches > np.quantile(patches, 0.92), others, mapped), truth
 
 
-def figures(accuracy: Accuracy) -> list:
-    return [accuracy.overall, *accuracy.users, *accuracy.producers, *accuracy.f1, *accuracy.areas_m2]
+def drawn_samples(
+    design: str, mapped: np.ndarray, number: int, runs: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Pixels (runs, number) of samples of a square map, and the stratum and cluster of each column."""
+    size, side = mapped.size, len(mapped)
+    stratum, cluster = np.zeros(number, int), None
+    if design == "stratified":
+        strata = [np.flatnonzero(mapped == index) for index in range(mapped.max() + 1)]
+        pixels = np.array([len(members) for members in strata])
+        numbers = allocate(number, pixels / size, pixels, 50)
+        stratum = np.repeat(np.arange(len(strata)), numbers)
+        pairs = list(zip(strata, numbers, strict=True))
+        chosen = [
+            np.concatenate([members[rng.choice(len(members), n, replace=False)] for members, n in pairs])
+            for _ in range(runs)
+        ]
+    elif design == "random":
+        chosen = [rng.choice(size, number, replace=False) for _ in range(runs)]
+    elif design == "systematic":
+        step = math.isqrt(size // number)
+        rows, cols = np.meshgrid(*[np.arange(0, side, step)] * 2, indexing="ij")
+        starts = np.indices((step, step)).reshape(2, -1).T
+        chosen = [((rows + down) * side + cols + right).ravel() for down, right in starts]
+    else:
+        blocks = np.arange(size).reshape(side // 3, 3, side // 3, 3).swapaxes(1, 2).reshape(-1, 9)
+        cluster = np.repeat(np.arange(number // 9), 9)
+        chosen = [blocks[rng.choice(len(blocks), number // 9, replace=False)].ravel() for _ in range(runs)]
+    return np.array(chosen), stratum, cluster
 
 
-def coverage(design: str, seed: int, runs: int, level: float = 0.95) -> np.ndarray:
-    """The share of samples whose interval holds the true figure, for each figure of a drawn scene."""
+def coverage(design: str, seed: int, number: int, runs: int) -> tuple[np.ndarray, np.ndarray]:
+    """For each figure, the shares of samples whose interval holds the truth, and that do not mark it."""
     mapped, truth = drawn_population(seed)
-    rng, classes, size = np.random.default_rng(seed), int(truth.max()) + 1, mapped.size
-    blocks = np.arange(size).reshape(200, 3, 200, 3).swapaxes(1, 2).reshape(-1, 9)
+    classes = int(truth.max()) + 1
+    pixels, stratum, cluster = drawn_samples(design, mapped, number, runs, np.random.default_rng(seed))
+    areas = np.bincount(mapped.ravel()) * 1.0 if design == "stratified" else np.array([mapped.size * 1.0])
     mapped, truth = mapped.ravel(), truth.ravel()
-    whole = Sample(mapped=mapped, truth=truth, stratum=np.zeros(size, int), areas_m2=np.array([float(size)]))
-    wanted = [item.value for item in figures(estimate(whole, classes))]
-    strata = [np.flatnonzero(mapped == index) for index in range(classes)]
-    pixels = np.array([len(members) for members in strata])
-    numbers = allocate(900, pixels / size, pixels, 50)
-    held = np.zeros((2, len(wanted)))
-    for _ in range(runs):
-        stratum, areas, cluster = None, np.array([float(size)]), None
-        if design == "stratified":
-            pairs = zip(strata, numbers, strict=True)
-            chosen = np.concatenate([rng.choice(members, n, replace=False) for members, n in pairs])
-            stratum, areas = np.repeat(np.arange(classes), numbers), pixels * 1.0
-        elif design == "random":
-            chosen = rng.choice(size, 900, replace=False)
-        else:
-            units = rng.choice(len(blocks), 300, replace=False)
-            chosen, cluster = blocks[units].ravel(), np.repeat(units, 9)
-        stratum = np.zeros(len(chosen), int) if stratum is None else stratum
-        sample = Sample(mapped=mapped[chosen], truth=truth[chosen], stratum=stratum, areas_m2=areas,
-                        cluster=cluster)  # fmt: skip
-        for index, (item, value) in enumerate(zip(figures(estimate(sample, classes)), wanted, strict=True)):
-            if np.isfinite(item.value):
-                low, high = item.interval(level)
-                held[:, index] += low <= value <= high, 1
-    return held[0] / held[1]
+    first = pixels[0]
+    total = Totals(
+        Sample(mapped=mapped[first], truth=truth[first], stratum=stratum, areas_m2=areas, cluster=cluster)
+    )
+    none = np.zeros(mapped.size, int)
+    whole = Totals(Sample(mapped=mapped, truth=truth, stratum=none, areas_m2=np.array([1.0])))
+    wanted = whole.figures(mapped, truth, classes)
+    held: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
+    for some in np.array_split(pixels, max(1, len(pixels) // 50)):
+        for name, items in total.figures(mapped[some], truth[some], classes).items():
+            each = len(wanted[name])
+            for index, item in enumerate(items):
+                low, high = item.interval(0.95) if np.isfinite(item.value) else (np.nan, np.nan)
+                value = wanted[name][index % each].value
+                held[name].append([np.isfinite(low), low <= value <= high, not item.rests_on_few])
+    parts = [np.reshape(held[name], (-1, len(wanted[name]), 3)).sum(0) for name in wanted]
+    defined, holds, unmarked = np.concatenate(parts).T
+    return holds / np.maximum(defined, 1), unmarked / len(pixels)
 
 
-DESIGNS = ("stratified", "random", "cluster")
+DESIGNS = [("stratified", 900), ("random", 900), ("cluster", 2700), ("cluster", 900)]
 
 
-@pytest.mark.parametrize("design", DESIGNS)
-def test_95_percent_intervals_hold_the_truth(design: str) -> None:
+@pytest.mark.parametrize(("design", "number"), DESIGNS[:3])
+def test_95_percent_intervals_hold_the_truth(design: str, number: int) -> None:
     """A figure that is held in 95 % misses by 1.5 % (one standard deviation) in 200 samples."""
-    share = coverage(design, 11, 200)
+    share, unmarked = coverage(design, 11, number, 200)
+    share = share[unmarked >= 0.5]
     assert 0.935 <= share.mean() <= 0.97
     assert share.min() > 0.89
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [4, 11])
-@pytest.mark.parametrize("design", DESIGNS)
-def test_95_percent_intervals_hold_the_truth_in_93_to_97_percent(design: str, seed: int) -> None:
-    """Each figure by itself; the standard deviation of 4,000 samples is 0.35 %."""
-    share = coverage(design, seed, 4000)
-    print(f"{design} {seed}: {share.min():.4f} to {share.max():.4f}, mean {share.mean():.4f}")
-    assert share.min() >= 0.93
-    assert share.max() <= 0.97
+@pytest.mark.parametrize("seed", [3, 4, 7, 11, 12, 13])
+@pytest.mark.parametrize(("design", "number"), DESIGNS)
+def test_95_percent_intervals_hold_the_truth_in_93_to_97_percent(design: str, number: int, seed: int) -> None:
+    """Each figure that most samples do not mark; the standard deviation of 4,000 samples is 0.35 %."""
+    share, unmarked = coverage(design, seed, number, 4000)
+    counted = unmarked >= 0.5
+    print(f"{design} {number} {seed}: {counted.sum()} of {len(counted)}, {share[counted].min():.4f} to "
+          f"{share[counted].max():.4f}, the others {share[~counted].round(4).tolist()}")  # fmt: skip
+    if (design, number) != ("cluster", 900):  # more points are recommended
+        assert counted.mean() > 0.5
+    assert share[counted].min() >= 0.93
+    assert share[counted].max() <= 0.97
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [3, 4, 7, 11, 12, 13])
+def test_intervals_of_lattices_are_too_wide_on_average(seed: int) -> None:
+    """All lattices of 900 points, which spread better than the random ones of the formula."""
+    share, unmarked = coverage("systematic", seed, 900, 0)
+    share = share[unmarked >= 0.5]
+    print(f"systematic {seed}: {share.min():.4f} to {share.max():.4f}, mean {share.mean():.4f}")
+    assert share.mean() > 0.96
+
+
+def test_figures_that_rest_on_few_units_are_marked() -> None:
+    """Of Olofsson's deforestation, the three pixels that the map missed carry nearly all of the error."""
+    accuracy = olofsson()
+    area = accuracy.areas_m2[0]
+    assert 3 < area.support < 4
+    assert area.rests_on_few
+    assert area.further_points == math.ceil(555 * (25 / area.support - 1))
+    users = accuracy.users[0]  # 66 right and 9 wrong
+    p, q = 66 / 75, 9 / 75
+    assert users.support == pytest.approx(75 * p * q / (p**3 + q**3), rel=0.03)
+    assert not users.rests_on_few
+    assert users.further_points == 0
+
+
+def test_a_class_that_a_large_stratum_may_hide_is_marked() -> None:
+    """Ten errors in a small stratum, but one missed pixel of the large one would outweigh them."""
+    sample = sample_of(np.array([[40, 10], [0, 100]]), np.array([1.0, 99.0]))
+    accuracy = estimate(sample, 2)
+    assert not accuracy.users[0].rests_on_few
+    assert accuracy.producers[0].rests_on_few
+    assert accuracy.areas_m2[0].rests_on_few
 
 
 def test_an_accuracy_without_an_error_has_an_interval_below_it() -> None:
@@ -175,7 +234,7 @@ def test_accuracies_have_intervals_within_0_and_1() -> None:
     assert (0.88 - ends) / np.sqrt(ends * (1 - ends) / 74) == pytest.approx([Z95, -Z95], rel=1e-5)
 
 
-def test_clusters_have_intervals_of_student_on_the_logit_scale() -> None:
+def test_accuracies_from_clusters_have_intervals_of_student_on_the_logit_scale() -> None:
     """Ten clusters of 4 pixels, of which 3.1 are right on average: t(9) = 2.262."""
     right = np.array([4, 4, 3, 2, 4, 3, 4, 1, 3, 3])
     mapped = np.zeros(40, int)
