@@ -196,7 +196,7 @@ def test_figures_that_rest_on_few_units_are_marked() -> None:
     area = accuracy.areas_m2[0]
     assert 3 < area.support < 4
     assert area.rests_on_few
-    assert area.further_points == math.ceil(555 * (25 / area.support - 1))
+    assert area.further_points == math.ceil(640 * (25 / area.support - 1))
     users = accuracy.users[0]  # 66 right and 9 wrong
     p, q = 66 / 75, 9 / 75
     assert users.support == pytest.approx(75 * p * q / (p**3 + q**3), rel=0.03)
