@@ -228,7 +228,7 @@ class _Run:
             group["lr"] = self.config.learning_rate * max(0.02, 1 - done)
         loss = self._loss(np.random.default_rng((self.config.seed, self.state.step)))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         self.state.step += 1
 
