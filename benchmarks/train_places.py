@@ -9,12 +9,14 @@ classes that it may be (bit k: class k; 0: nothing is known). Drone scenes say b
 weak labels vegetation or one of the others, marks by eye what a scene lacks, satellite tiles and drawn scenes
 all classes. The loss is minus the log of the summed probabilities of the classes that a pixel may be. `train`
 runs on a GPU as it does on a CPU; the model file holds the average of the weights over steps and is written
-every few minutes.
+every few minutes. With `--teach` the averaged weights teach: where they are sure on the crop as it is,
+what they see is a label for the varied crop, among the classes that a pixel may be.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import dataclasses
 import io
 import json
@@ -51,7 +53,11 @@ SHARES = {
     "buildings": {"oam": 0.46, "drawn": 0.33, "naip": 0.02, "dubai": 0.16, "spain": 0.03},
     "landcover": {"oam": 0.24, "drawn": 0.36, "naip": 0.11, "dubai": 0.24, "spain": 0.05},
 }
-SPAIN = {  # left out, as it has buildings or water: left, top, right, bottom, shares of width and height
+TAUGHT_SHARES = {  # with a teacher
+    "buildings": {"oam": 0.38, "drawn": 0.28, "naip": 0.10, "dubai": 0.12, "spain": 0.06, "unlabelled": 0.06},
+    "landcover": {"oam": 0.24, "drawn": 0.30, "naip": 0.14, "dubai": 0.18, "spain": 0.08, "unlabelled": 0.06},
+}
+SPAIN = {  # parts that may have buildings or water: left, top, right, bottom, shares of width and height
     "0345_6-4_0": (),
     "0398_3-1_0": (
         (0, 0, 0.72, 0.25),
@@ -97,15 +103,18 @@ def sources(data: Path, finest_m: float, drawn: int) -> Iterator[Source]:
     yield Source(
         place="banepa", group="oam", gsd_m=gsd_m, image=image[:, *block], allowed=_roofs(labels[block])
     )
+    anything = np.full(labels.shape, ALL, np.uint8)
+    anything[block] = 0
+    anything[image.min(0) > 250] = 0  # holes
+    yield Source(place="banepa", group="unlabelled", gsd_m=gsd_m, image=image, allowed=anything)
+    zoom = max(1, round(0.3 / finest_m))  # `buildings` sees coarse images at twice the size
     for path in sorted((data / "dubai/images").glob("tile[12567]_*.jpg")):
         image, labels, _ = _read(path, data / f"dubai/masks/{path.stem}.png", 0.0)
         table = np.zeros(256, np.uint8)
         table[:5] = 1 << np.arange(5)
-        zoom = max(1, round(0.3 / finest_m))  # `buildings` sees them at twice the size
-        image = ndimage.zoom(image, (1, zoom, zoom), order=1, grid_mode=True, mode="nearest")
-        labels = ndimage.zoom(labels, zoom, order=0, grid_mode=True, mode="nearest")
+        image, labels = _larger(image, labels, zoom)
         yield Source(place="dubai", group="dubai", gsd_m=1.0 / zoom, image=image, allowed=table[labels])
-    yield from _naip(data)
+    yield from _naip(data, zoom)
     for name, unknown in SPAIN.items():
         image, _, gsd_m = _read(data / f"unlabelled/spain_pnoa25_{name}.tif", None, finest_m)
         allowed = np.full(image.shape[1:], LAND | ROAD | VEGETATION, np.uint8)
@@ -113,7 +122,7 @@ def sources(data: Path, finest_m: float, drawn: int) -> Iterator[Source]:
         for left, top, right, bottom in unknown:
             allowed[
                 int(top * height) : int(bottom * height) + 1, int(left * width) : int(right * width) + 1
-            ] = 0
+            ] = ALL
         yield Source(place="spain", group="spain", gsd_m=gsd_m, image=image, allowed=allowed)
     rng = np.random.default_rng(0)
     for seed in range(2000, 2000 + drawn):
@@ -124,7 +133,16 @@ def sources(data: Path, finest_m: float, drawn: int) -> Iterator[Source]:
         )
 
 
-def _naip(data: Path) -> Iterator[Source]:
+def _larger(
+    image: NDArray[np.uint8], labels: NDArray[np.uint8], zoom: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    return (
+        ndimage.zoom(image, (1, zoom, zoom), order=1, grid_mode=True, mode="nearest"),
+        ndimage.zoom(labels, zoom, order=0, grid_mode=True, mode="nearest"),
+    )
+
+
+def _naip(data: Path, zoom: int) -> Iterator[Source]:
     """Chips of a city, four side by side."""
     table = np.zeros(256, np.uint8)
     table[1:4] = VEGETATION, VEGETATION, ALL - VEGETATION
@@ -149,7 +167,8 @@ def _naip(data: Path) -> Iterator[Source]:
                 ],
                 0,
             )
-            yield Source(place=city, group="naip", gsd_m=0.6, image=image, allowed=table[labels])
+            image, labels = _larger(image, labels, zoom)
+            yield Source(place=city, group="naip", gsd_m=0.6 / zoom, image=image, allowed=table[labels])
 
 
 def _roofs(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -206,14 +225,14 @@ def pack(data: Path, task: str, output: Path, drawn: int) -> None:
 
 
 def _for_task(source: Source, task: str) -> NDArray[np.uint8]:
-    """Bits of background and building, or those of LANDCOVER; the edges of blocks of villas are unknown."""
+    """Bits of background and building, or those of LANDCOVER; the edges of blocks of villas may be both."""
     allowed = source.allowed
     if task == "landcover":
         return allowed
     may, must = (allowed & BUILDING) > 0, allowed == BUILDING
     if source.group == "dubai":
         must = ndimage.binary_erosion(must, iterations=6)
-    return np.where(must, 2, np.where(~may & (allowed > 0), 1, 0)).astype(np.uint8)
+    return np.select([must, may, allowed > 0], [2, 3, 1], 0).astype(np.uint8)
 
 
 def _patches(source: Source) -> NDArray[np.uint8]:
@@ -245,7 +264,7 @@ def _shrunk(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
 class Crops(Dataset[tuple[Tensor, Tensor]]):
     """Crop `index`, from (seed, index) alone: image (3, CROP, CROP), allowed classes (CROP, CROP)."""
 
-    def __init__(self, path: Path, seed: int) -> None:
+    def __init__(self, path: Path, seed: int, taught: bool) -> None:
         stored = np.load(path)
         self.seed = seed
         self.task = stored["task"].tobytes().decode()
@@ -254,11 +273,11 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             tuple(stored[f"{index:04d}_{kind}"] for kind in ("image", "allowed", "patches"))
             for index in range(len(self.levels))
         ]
-        shares = SHARES[self.task]
+        self.shares = (TAUGHT_SHARES if taught else SHARES)[self.task]
         weights = np.array([level["weight"] for level in self.levels])
-        for group, share in shares.items():
+        for group in {level["group"] for level in self.levels}:
             members = np.array([level["group"] == group for level in self.levels])
-            weights[members] *= share / max(weights[members].sum(), 1e-9)
+            weights[members] *= self.shares.get(group, 0.0) / weights[members].sum()
         self.weights = weights / weights.sum()
         self.places = sorted({level["place"] for level in self.levels})
 
@@ -268,11 +287,10 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, index))
         for _ in range(6):
-            image, allowed, patches = self._cut(rng)
+            group, image, allowed, patches = self._cut(rng)
             counts = np.bincount(allowed.ravel(), minlength=256)[1:]
-            if counts.sum() > 0.2 * allowed.size and (
-                counts.max() < 0.93 * counts.sum() or rng.random() < 0.25
-            ):
+            known, varied = counts.sum() > 0.2 * allowed.size, counts.max() < 0.93 * counts.sum()
+            if group == "unlabelled" or (known and (varied or rng.random() < 0.25)):
                 break
         if rng.random() < 0.5:
             image = repaint(image, patches, rng)
@@ -283,8 +301,8 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
 
     def _cut(
         self, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
-        """A crop turned by any angle, mirrored or not, at 0.8 to 1.5 times its level's size."""
+    ) -> tuple[str, NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Group, image, labels and patches of a crop, turned by any angle, at 0.8 to 1.5 times its size."""
         number = int(rng.choice(len(self.levels), p=self.weights))
         image, allowed, patches = self.arrays[number]
         zoom = float(np.exp(rng.uniform(np.log(0.8), np.log(1.5))))
@@ -315,7 +333,8 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         ].numpy()
         inside = (y >= 0) & (y < rows) & (x >= 0) & (x < cols)
         index = np.clip(y, 0, rows - 1).astype(np.intp), np.clip(x, 0, cols - 1).astype(np.intp)
-        return pixels, np.where(inside, allowed[window][index], 0).astype(np.uint8), patches[window][index]
+        labels = np.where(inside, allowed[window][index], 0).astype(np.uint8)
+        return self.levels[number]["group"], pixels, labels, patches[window][index]
 
 
 def repaint(
@@ -424,7 +443,7 @@ def train(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    crops = Crops(args.pack, args.seed)
+    crops = Crops(args.pack, args.seed, args.teach > 0)
     start = load_model(args.init)
     network = start.network.to(device=device, memory_format=torch.channels_last).train()
     if not isinstance(network, BicorSeg):
@@ -434,6 +453,7 @@ def train(args: argparse.Namespace) -> None:
         torch.set_flush_denormal(True)
         depthwise_in_float32(network)
     average = {key: value.detach().float().clone() for key, value in network.state_dict().items()}
+    teacher = Teacher(network, args.teach) if args.teach else None
     trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
     encoder = [value for name, value in trained if name.startswith("encoder.")]
     rest = [value for name, value in trained if not name.startswith("encoder.")]
@@ -461,6 +481,10 @@ def train(args: argparse.Namespace) -> None:
             torch.Generator().manual_seed(args.seed * 1_000_003 + state["step"]),
         )
         allowed = (allowed.to(device).unsqueeze(1) & bits) > 0
+        if teacher:
+            plain = (pixels.to(device).float() / 255 - mean) / std
+            with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+                allowed = teacher.narrow(allowed, plain, average)
         done = state["seconds"] / (args.minutes * 60)
         rate = min(1.0, (state["step"] + 1) / 50) * min(
             1.0, max(0.02, (1 - done) / 0.25)
@@ -500,6 +524,38 @@ def train(args: argparse.Namespace) -> None:
             write(args, start.spec, average, crops, state)
         if finished:
             break
+
+
+class Teacher:
+    """The averaged weights, which say what a pixel of several allowed classes is, where they are sure."""
+
+    def __init__(self, network: BicorSeg, sure: float) -> None:
+        self.network = copy.deepcopy(network).eval()
+        self.sure = sure
+        self.confidence: Tensor | None = None  # (N), mean of a class where it wins
+
+    @torch.no_grad()
+    def narrow(self, allowed: Tensor, image: Tensor, weights: dict[str, Tensor]) -> Tensor:
+        """`allowed` (B, N, H, W), with one class where the teacher is sure.
+
+        Classes that are seldom sure have a lower bound, as in FlexMatch (arXiv 2110.08263).
+        """
+        own = self.network.state_dict()
+        for key, value in weights.items():
+            own[key].copy_(value)
+        logits = self.network(image.contiguous(memory_format=torch.channels_last)).float()
+        open_ = allowed.sum(1) > 1
+        probability = logits.softmax(1)
+        best, index = torch.where(allowed, probability, 0).max(1)
+        winners = F.one_hot(index, allowed.shape[1]).movedim(-1, 1) > 0
+        counted = winners & open_.unsqueeze(1)
+        count = counted.sum((0, 2, 3))
+        means = (best.unsqueeze(1) * counted).sum((0, 2, 3)) / count.clamp(min=1)
+        before = torch.ones_like(means) if self.confidence is None else self.confidence
+        self.confidence = torch.where(count > 0, before.lerp(means, 0.05), before)
+        bounds = self.sure * self.confidence / self.confidence.max()
+        certain = open_ & (best > bounds[index])
+        return torch.where(certain.unsqueeze(1), winners, allowed)
 
 
 def frozen_parts(network: BicorSeg, blocks: int, keep_statistics: bool) -> None:
@@ -549,7 +605,8 @@ def write(
         "ema": args.ema,
         "seed": args.seed,
         "crop_size": CROP,
-        "shares": SHARES[crops.task],
+        "shares": crops.shares,
+        "teacher": args.teach,
         "places": sorted(seen),
     }
     new = dataclasses.replace(spec, training=training, scores={}, gsd_range_m=RUN_M[crops.task])
@@ -580,6 +637,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--keep-statistics",
         action="store_true",
         help="keep the statistics of batch norms: results average well",
+    )
+    training.add_argument(
+        "--teach",
+        type=float,
+        default=0.0,
+        help="how sure the averaged weights must be to give labels; 0: none",
     )
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--device")
