@@ -50,9 +50,9 @@ class Unlike:
         if self.distance <= 1:
             return None
         by_kind = sorted(((getattr(self, kind), kind) for kind in KINDS), reverse=True)
-        most = ", ".join(f"{kind} {distance:.2g}" for distance, kind in by_kind)
+        most = ", ".join(f"{kind} {distance:.1f}" for distance, kind in by_kind)
         return (
-            f"{scene}: looks unlike what model {model!r} was trained on: {self.distance:.2g} ({most}), where "
+            f"{scene}: looks unlike what model {model!r} was trained on: {self.distance:.2f} ({most}), where "
             "familiar scenes stay below 1; expect a poorer map, and look at it. `rsseg adapt` trains the "
             "model on a few of your polygons"
         )
