@@ -86,14 +86,15 @@ class StoredModel(TrainedModel):
 # Bundled models: the SHA-256 of NAME.safetensors in this folder. NAME@N is an earlier version, kept so that
 # old runs can be repeated.
 MODELS = {
-    "buildings": "ca7c53aca29521a97ac238b829ac9fde8b60cbb534d6ea9e7d3eeb2ef68b52d4",
+    "buildings": "694feb9634ce468a878f4378c191acd501ea8c54d32757da5d6fb3f77287897a",
     "buildings@1": "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9",
     "buildings@2": "4648ec43c038c7309a17ce4ef10afec5295f0e2b5a78ff649d6c29ab48575e14",
-    "buildings-refiner": "2bbc58b3b07fa3d1fa7031883c46d7bd6e19a2db1740c973b7d024ae7f2fe4ac",
+    "buildings@3": "ca7c53aca29521a97ac238b829ac9fde8b60cbb534d6ea9e7d3eeb2ef68b52d4",
+    "buildings-refiner": "89392d5b7ed39ba0307a68f88da4982e44ba7d48dafea6124305623a17392677",
     "landcover": "66fa420e0afd2c4fb2ea9c8928f38a0b63c33fde51bb16b161ea15d7a12b8c3a",
     "landcover@1": "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50",
     "landcover@2": "3e13568ec0ddfdd9a4fa909cfcb27a36c007509b1303fb05b81bce529d116311",
-    "landcover-refiner": "2dccd797f924f494e7c4a8bbbb895ac857c2664d5e9f7cad542c138f3cd6ac45",
+    "landcover-refiner": "f7e996cd54d699c7aef9978c6f52595b7eccc07355cff19b08ecaf789afabb52",
 }
 
 

@@ -18,10 +18,12 @@ from rsseg_cli import RefineConfig, predict, refine
 from rsseg_cli.data import synthetic
 from rsseg_cli.weights import registry
 
+ROOT = Path(__file__).parents[2]
 CARDS = Path(registry.FOLDER)
 LINE = re.compile(
     r"\*\*Check\*\*: `rsseg demo-scene --gsd (\S+) --seed (\d+) --size (\d+)`: mIoU ([\d.]+)(?: -> ([\d.]+))?"
 )
+ROW = re.compile(r"^\| `([\w-]+)` \|.*\) \|(.+)\| \[card\]", re.MULTILINE)
 MODELS = ("buildings", "landcover")
 
 
@@ -52,6 +54,15 @@ def mean_iou(labels: np.ndarray, truth: np.ndarray) -> float:
 def read(path: Path) -> np.ndarray:
     with rasterio.open(path) as raster:
         return raster.read(1)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/models.md"])
+def test_tables_of_models_say_what_the_files_say(page: str) -> None:
+    rows = dict(ROW.findall((ROOT / page).read_text(encoding="utf-8")))
+    assert set(rows) == {*MODELS, *(f"{name}-refiner" for name in MODELS)}
+    for name, cells in rows.items():
+        scores = registry.read_spec(name).scores
+        assert re.findall(r"0\.\d{3}\b", cells) == [f"{scores[part]['miou']:.3f}" for part in ("val", "test")]
 
 
 @pytest.fixture
