@@ -255,6 +255,9 @@ class Correction(nn.Module):
     `mean` and `std` are those of its inputs, (c_0 + c_1 + N,). It starts as nothing.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, width: int, config: BicorSegConfig) -> None:
         super().__init__()
         width += config.classes
