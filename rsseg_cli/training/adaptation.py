@@ -147,7 +147,7 @@ class _Run:
         wider = dataclasses.replace(start, spec=dataclasses.replace(start.spec, network=sizes))
         self.network, self.spec = start_from_model(wider, spec, config.model)
         self.network.eval().requires_grad_(False)
-        self.head: Any = self.network.correction
+        self.head = cast(Any, self.network.correction)
         self.head.requires_grad_(True)
         self._read(Encoder(cast(BicorSeg, start.network.eval()), self.network, self.spec))
         self.start = {key: value.clone() for key, value in self.head.state_dict().items()}

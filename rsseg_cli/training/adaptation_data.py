@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -164,7 +164,7 @@ class Encoder:
     """The model and its network without correction, both frozen."""
 
     def __init__(self, model: BicorSeg, network: BicorSeg, spec: ModelSpec) -> None:
-        self._model, self._head = model, network.correction
+        self._model, self._head = model, cast(Any, network.correction)
         self._plain = BicorSeg(dataclasses.replace(network.config, correction=0)).eval()
         weights = network.state_dict()
         self._plain.load_state_dict({key: weights[key] for key in self._plain.state_dict()})

@@ -303,7 +303,7 @@ def _from_ellipse(polygons: NDArray[Any]) -> Floats:
     inner = owners[1:] == owners[:-1]
     owner = owners[1:][inner]
 
-    def total(values: Floats) -> Floats:
+    def total(values: Floats) -> NDArray[Any]:
         return np.bincount(owner, values, minlength=len(polygons))
 
     points = points - shapely.get_coordinates(shapely.centroid(shapely.polygons(rings)))[owners]
