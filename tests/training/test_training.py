@@ -174,7 +174,7 @@ def test_a_model_keeps_the_stretch_that_it_was_trained_with(two_colours, stretch
     low, high = (0.0, 9000.0) if stretch != "batch" else ranges[0]
     assert ranges == ((low, high),) * 3
     shown = f"{low:.4g} to {high:.4g}"
-    assert notes == [", ".join([shown] * 3)] * 3
+    assert notes == [shown] * 3
     if stretch == "batch":
         pixels = np.stack([rasterio.open(scene).read(1) for scene in scenes])
         np.testing.assert_allclose((low, high), np.percentile(pixels, (2, 98)), rtol=0.02)
