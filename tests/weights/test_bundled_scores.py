@@ -115,17 +115,30 @@ def test_models_of_version_0_1_0_load_and_score_as_they_did(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
-def test_refiner_scores_as_its_card_says(name: str, tmp_path: Path) -> None:
+def test_refiner_scores_as_its_card_says(name: str, tmp_path: Path, threads: None) -> None:
+    """With one thread and two the same, in other runtimes nearly so, in bfloat16 within 1 % of the pixels."""
     scene, truth = scene_of(f"{name}-refiner", tmp_path)
     predict(scene, tmp_path / "map.tif", model=name, device="cpu", dtype="float32")
-    refine(
-        scene,
-        tmp_path / "map.tif",
-        tmp_path / "refined.tif",
-        config=RefineConfig(refiner=f"{name}-refiner"),
-        device="cpu",
-        dtype="float32",
-    )
+    refined = {}
+    for number, (runtime, dtype, count) in enumerate(
+        [
+            ("torch", "float32", 1),
+            ("torch", "float32", 2),
+            ("openvino", "float32", 2),
+            ("onnxruntime", "float32", 2),
+            ("openvino", "auto", 2),
+        ]
+    ):
+        torch.set_num_threads(count)
+        path = tmp_path / f"{number}.tif"
+        config = RefineConfig(refiner=f"{name}-refiner")
+        refine(
+            scene, tmp_path / "map.tif", path, config=config, device="cpu", runtime=runtime, dtype=dtype
+        )  # fmt: skip
+        refined[runtime, dtype, count] = read(path)
+    first = refined["torch", "float32", 1]
     *_, before, after = card(f"{name}-refiner")
     assert mean_iou(read(tmp_path / "map.tif"), truth) == pytest.approx(before, abs=0.005)
-    assert mean_iou(read(tmp_path / "refined.tif"), truth) == pytest.approx(after, abs=0.005)
+    assert mean_iou(first, truth) == pytest.approx(after, abs=0.005)
+    for (runtime, dtype, count), labels in refined.items():
+        assert np.mean(labels == first) >= (0.9995 if dtype == "float32" else 0.99), (runtime, dtype, count)
