@@ -5,10 +5,10 @@
 spain: ten shapes (four of vines as vegetation, two tracks, two fields, two roofs) over a Spanish orthophoto
 of `DATA/unlabelled`, then the share of the scene that is mapped as building, and the mean IoU on the test
 tile of `DATA/dubai` (a square of 1024 px of each of its parts), before and after.
-drawn: ten squares a class on the left half of an artificial scene, then the mean IoU on its right half:
+drawn: ten squares a class on the left half of artificial scenes, then the mean IoU on the right half:
 before, after, and after training on all labels of the left half.
-suggest: squares that `rsseg suggest` chooses against twice as many random ones, with the exact labels of an
-artificial scene.
+suggest: squares that `rsseg suggest` chooses against as many and twice as many random ones, with the exact
+labels of these scenes.
 
 `--steps` is the most of each run.
 """
@@ -29,6 +29,7 @@ import rasterio
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.features import shapes
+from rasterio.windows import Window
 from shapely.geometry import LineString, Polygon, box, shape
 
 from rsseg_cli import predict
@@ -53,7 +54,7 @@ SHAPES = (  # class and corners (column, row), px of the orthophoto; two corners
     ("building", ((984, 596), (1014, 604), (1010, 648), (980, 640))),
     ("building", ((1182, 1650), (1240, 1662), (1230, 1702), (1174, 1694))),
 )
-STYLE, SEED, SIDE, GSD_M = "greenhouses", 5, 1024, 1.0
+SCENES, SIDE, GSD_M = (("greenhouses", 5), ("terraces", 5), ("informal", 6)), 1024, 1.0  # style and seed
 SQUARE_PX = 12
 Labels = NDArray[np.uint8]
 
@@ -110,11 +111,11 @@ def _miou(confusion: NDArray[np.int64]) -> float:
 class Drawn:
     """An artificial scene whose left half may be labelled and whose right half is scored."""
 
-    def __init__(self, folder: Path, model: str, steps: int) -> None:
+    def __init__(self, folder: Path, model: str, steps: int, style: str, seed: int) -> None:
         self.folder, self.model, self.steps = folder, model, steps
         self.path, truth = folder / "scene.tif", folder / "truth.tif"
         write_scene(
-            self.path, size=SIDE, seed=SEED, gsd_m=GSD_M, style=STYLE, labels_path=truth, overwrite=True
+            self.path, size=SIDE, seed=seed, gsd_m=GSD_M, style=style, labels_path=truth, overwrite=True
         )
         with rasterio.open(truth) as source:
             self.truth, self.transform, self.crs = source.read(1), source.transform, source.crs
@@ -153,41 +154,55 @@ class Drawn:
 
 
 def drawn(data: Path, folder: Path, model: str, steps: int) -> dict[str, Any]:
-    scene, rng = Drawn(folder, model, steps), np.random.default_rng(1)
-    corners = rng.integers(0, (SIDE - SQUARE_PX, SIDE // 2 - SQUARE_PX), (20_000, 2))
-    by_class: dict[str, list[tuple[str, Polygon]]] = {name: [] for name in NAMES}
-    for label in scene.squares([(int(row), int(col)) for row, col in corners]):
-        clear = all(not label[1].intersects(other[1]) for members in by_class.values() for other in members)
-        if len(by_class[label[0]]) < 10 and clear:
-            by_class[label[0]].append(label)
-    few = [label for members in by_class.values() for label in members]
-    rows = {"labels": len(few), "before": scene.score(model), "ten a class": scene.adapted(few)}
-    rows["all labels"] = scene.adapted(scene.everything())
-    rows["recovered"] = (rows["ten a class"] - rows["before"]) / (rows["all labels"] - rows["before"])
-    return rows
+    found: dict[str, Any] = {}
+    for style, number in SCENES:
+        scene, rng = Drawn(folder, model, steps, style, number), np.random.default_rng(1)
+        corners = rng.integers(0, (SIDE - SQUARE_PX, SIDE // 2 - SQUARE_PX), (20_000, 2))
+        by_class: dict[str, list[tuple[str, Polygon]]] = {name: [] for name in NAMES}
+        for name, square in scene.squares([(int(row), int(col)) for row, col in corners]):
+            clear = all(not square.intersects(other) for members in by_class.values() for _, other in members)
+            if len(by_class[name]) < 10 and clear:
+                by_class[name].append((name, square))
+        few = [label for members in by_class.values() for label in members]
+        rows = {"labels": len(few), "before": scene.score(model), "ten a class": scene.adapted(few)}
+        rows["all labels"] = scene.adapted(scene.everything())
+        rows["recovered"] = (rows["ten a class"] - rows["before"]) / (rows["all labels"] - rows["before"])
+        found[style] = rows
+    return found | {"recovered": float(np.mean([rows["recovered"] for rows in found.values()]))}
 
 
 def suggested(data: Path, folder: Path, model: str, steps: int, number: int = 20) -> dict[str, Any]:
-    scene, left = Drawn(folder, model, steps), folder / "left.tif"
+    found: dict[str, Any] = {}
+    for style, seed in SCENES:
+        scene = Drawn(folder, model, steps, style, seed)
+        chosen = _suggestions(scene, model, number)
+        rows: dict[str, Any] = {"before": scene.score(model)}
+        rows[f"{number} suggested"] = scene.adapted(scene.squares(chosen))
+        for count in (number, 2 * number):
+            rows[f"{count} random"] = [scene.adapted(scene.squares(_random(draw, count))) for draw in (1, 2)]
+        found[style] = rows
+    return found
+
+
+def _suggestions(scene: Drawn, model: str, number: int) -> list[tuple[int, int]]:
+    """Corners of the squares that `suggest` chooses on the left half."""
+    left, mapped, sure = (scene.folder / f"left_{name}.tif" for name in ("scene", "map", "sure"))
     with rasterio.open(scene.path) as source:
-        window = rasterio.windows.Window(0, 0, SIDE // 2, SIDE)
-        profile = {**source.profile, "width": SIDE // 2}
-        with rasterio.open(left, "w", **profile) as target:
+        window = Window(0, 0, SIDE // 2, SIDE)
+        with rasterio.open(left, "w", **(source.profile | {"width": SIDE // 2})) as target:
             target.write(source.read(window=window))
-    mapped, sure = folder / "left_map.tif", folder / "left_sure.tif"
-    predict(left, mapped, model=model, confidence=sure)
+    predict(left, mapped, model=model, confidence=sure, overwrite=True)
+    look = scene.folder / "look.gpkg"
+    look.unlink(missing_ok=True)
     config = SuggestConfig(number=number, size_m=SQUARE_PX * GSD_M)
-    chosen = suggest(left, mapped, sure, folder / "look.gpkg", config).squares
-    rows: dict[str, Any] = {"before": scene.score(model)}
-    rows[f"{number} suggested"] = scene.adapted(scene.squares([(item.row, item.col) for item in chosen]))
-    scores = []
-    for seed in (1, 2):
-        places = np.random.default_rng(seed).permutation((SIDE // SQUARE_PX) * (SIDE // 2 // SQUARE_PX))
-        across = SIDE // 2 // SQUARE_PX
-        cells = [(int(k) // across * SQUARE_PX, int(k) % across * SQUARE_PX) for k in places[: 2 * number]]
-        scores.append(scene.adapted(scene.squares(cells), seed))
-    rows[f"{2 * number} random"] = scores
-    return rows
+    return [(item.row, item.col) for item in suggest(left, mapped, sure, look, config).squares]
+
+
+def _random(seed: int, number: int) -> list[tuple[int, int]]:
+    """Corners of squares on the left half."""
+    across = SIDE // 2 // SQUARE_PX
+    places = np.random.default_rng(seed).permutation((SIDE // SQUARE_PX) * across)
+    return [(int(k) // across * SQUARE_PX, int(k) % across * SQUARE_PX) for k in places[:number]]
 
 
 PARTS = {"spain": spain, "drawn": drawn, "suggest": suggested}

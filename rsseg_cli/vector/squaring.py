@@ -13,7 +13,10 @@ from rsseg_cli.vector.geometry import Floats
 from rsseg_cli.vector.graph import NONE, Ints
 from rsseg_cli.vector.trace import spans
 
-MIN_RIGHT = 0.77  # share of right angles among a group's corners
+MAX_OBLIQUE, MANY_OBLIQUE = (
+    0.23,
+    0.12,
+)  # share of a group's corners without a right angle; of more than two such
 MIN_DONE = 0.7  # share of a group's outlines, without holes, for which walls were found
 THIN, THIN_PX = 0.34, 1.0  # of the largest shift, and of a pixel, the height of stairs: walls end elsewhere
 FREE_CHARGE = 3.0  # of a wall in any direction, in walls
@@ -102,7 +105,9 @@ class Squarer:
         fit.join(chained.vertices, chained.stems & solved[:, None])
         solved &= fit.sound(TIP * self._shift_m)
         good = np.bincount(groups, ~solved & ~chained.optional, minlength=len(angles)) == 0
-        good &= wanted & (fit.right_angles(groups) >= MIN_RIGHT)
+        oblique, corners = fit.oblique_corners(groups)
+        good &= wanted & (oblique <= MAX_OBLIQUE * corners)
+        good &= oblique <= np.maximum(2, MANY_OBLIQUE * corners)
         outer = np.where(chained.optional & outlines.closed, 0.0, outlines.lengths)
         total, done = (np.bincount(groups, part, minlength=len(angles)) for part in (outer, outer * solved))
         good &= done >= MIN_DONE * total
@@ -245,10 +250,10 @@ class _Fit:
             shifts[far] = shapely.distance(shapely.points(self.points[points[far]]), rings[number])
         return shifts
 
-    def right_angles(self, groups: Ints) -> Floats:
-        """Return the share of right angles among the corners of each group."""
+    def oblique_corners(self, groups: Ints) -> tuple[Ints, Ints]:
+        """Return the numbers of corners of each group without a right angle, and of all."""
         walls, corners = self._walls, self._corners
         pair = walls.kinds[corners], walls.kinds[self._before[corners]]
-        right = (pair[0] != wall.FREE) & (pair[1] != wall.FREE)
+        oblique = (pair[0] == wall.FREE) | (pair[1] == wall.FREE)
         group, count = groups[walls.outlines[corners]], int(groups.max(initial=-1)) + 1
-        return np.bincount(group, right, minlength=count) / np.maximum(np.bincount(group, minlength=count), 1)
+        return np.bincount(group[oblique], minlength=count), np.bincount(group, minlength=count)
