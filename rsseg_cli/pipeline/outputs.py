@@ -196,7 +196,7 @@ class Target:
         job = self._job
         mapped = Mapped(
             grid=job.grid,
-            scene=job.info.path,
+            scene=job.info.title or job.info.path,
             model=job.spec.name,
             classes=job.map_spec.stac_classes,
             bands=job.spec.class_names,

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pystac
 import pytest
+import rasterio
 import shapely
 import torch
 from affine import Affine
@@ -24,6 +25,16 @@ from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
 
 torch.set_num_threads(1)
 SMALL = {"tile_size": 64, "overlap": 16}
+
+
+def test_an_item_names_the_file_of_a_palette(make_raster, tmp_path):
+    scene = make_raster("palette.tif", bands=1, shape=(70, 90))
+    with rasterio.open(scene, "r+") as dataset:
+        dataset.write_colormap(1, {0: (1, 2, 3, 255)})
+    model = TrainedModel(Local(3), ModelSpec.for_network(classes=["a", "b", "c"], name="mine"))
+    predict(scene, tmp_path / "map.tif", model=model, stac=tmp_path / "map.json", **SMALL)
+    (link,) = json.loads((tmp_path / "map.json").read_text())["links"]
+    assert (tmp_path / link["href"]).samefile(scene)
 
 
 def test_an_item_tells_where_the_map_lies_and_what_its_files_are(make_raster, tmp_path):
