@@ -130,24 +130,22 @@ class BicorSeg(nn.Module):
 
     def decode(self, scales: list[Tensor]) -> BicorExplanation:
         """As `explain`, on the encoder's features: several decoders can share one encoder's pass."""
-        logits, heatmaps, embeddings = self._decode(self.neck(scales))
-        if self.correction is not None:
-            logits = self.correction(scales, logits)
-        return BicorExplanation(logits, heatmaps, embeddings, scales[-1].mean((2, 3)))
+        return BicorExplanation(*self._decode(self.neck(scales), scales), scales[-1].mean((2, 3)))
 
     def forward_training(self, image: Tensor) -> BicorTrainingOutput:
         """As `explain`, with the auxiliary head on the features before co-refinement."""
         scales = self._scales(image)
         features = self.neck(scales)
-        logits, heatmaps, embeddings = self._decode(features)
-        if self.correction is not None:
-            logits = self.correction(scales, logits)
-        auxiliary = self.decoder.classify_auxiliary(features)
-        return BicorTrainingOutput(logits, heatmaps, embeddings, auxiliary)
+        return BicorTrainingOutput(*self._decode(features, scales), self.decoder.classify_auxiliary(features))
 
-    def _decode(self, features: Tensor) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def _decode(
+        self, features: Tensor, scales: list[Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         features, heatmaps, embeddings = self.decoder.co_refine(features)
-        return self.decoder.classify(features, embeddings[-1]), heatmaps, embeddings
+        logits = self.decoder.classify(features, embeddings[-1])
+        if self.correction is not None:
+            logits = self.correction(self.correction.inputs(scales, logits), logits)
+        return logits, heatmaps, embeddings
 
     def _scales(self, image: Tensor) -> list[Tensor]:
         if image.shape[-2] % STRIDE or image.shape[-1] % STRIDE:
@@ -270,9 +268,9 @@ class Correction(nn.Module):
         for parameter in (*self.output.parameters(), *self.linear.parameters()):
             nn.init.zeros_(parameter)
 
-    def forward(self, scales: list[Tensor], logits: Tensor) -> Tensor:
-        """Correct logits (B, N, H, W) by the encoder's scales."""
-        change = self.change(self.inputs(scales, logits)).permute(0, 3, 1, 2)
+    def forward(self, inputs: Tensor, logits: Tensor) -> Tensor:
+        """Correct logits (B, N, H, W) by `inputs`."""
+        change = self.change(inputs).permute(0, 3, 1, 2)
         return logits + F.interpolate(change, size=logits.shape[-2:], mode="bilinear", align_corners=False)
 
     @staticmethod
