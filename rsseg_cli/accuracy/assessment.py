@@ -100,7 +100,7 @@ class Assessment:
             marked = [
                 f"{kind}: some {item.further_points} points"
                 for kind, item in items.items()
-                if item.rests_on_few
+                if item.rests_on_few and not np.isnan(item.value)
             ]
             if marked:
                 sentences.append(

@@ -138,6 +138,19 @@ def test_the_report_holds_the_figures(tmp_path: Path, truth: np.ndarray, mapped:
         write_assessment(tmp_path / "report", result, title="again")
 
 
+def test_a_class_that_is_nowhere_needs_no_more_points(
+    tmp_path: Path, truth: np.ndarray, mapped: np.ndarray
+) -> None:
+    last = len(NAMES) - 1
+    truth, mapped = (np.where(array == last, 0, array).astype(array.dtype) for array in (truth, mapped))
+    path = write_map(tmp_path / "map.tif", mapped)
+    draw_sample(path, tmp_path / "points.gpkg", SampleConfig(points=200))
+    fill_in(tmp_path / "points.gpkg", truth)
+    result = assess(path, tmp_path / "points.gpkg")
+    assert np.isnan(result.accuracy.users[last].value)
+    assert not any(f"{NAMES[last]}: few" in note and "user's" in note for note in result.few)
+
+
 def test_figures_on_few_units_are_marked_and_say_how_many_more_points(
     tmp_path: Path, truth: np.ndarray, mapped: np.ndarray
 ) -> None:
