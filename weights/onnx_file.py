@@ -1,8 +1,7 @@
 """ONNX files of segmentation networks: checked before they are opened, described by what they say.
 
-A file comes from strangers. Its messages are walked through here, without a library and without reading
-tensors: files beside it, operators of others and loops are refused, and metadata becomes a `ModelSpec`:
-rsseg's own, that of `model.json` beside `model.onnx`, or the keys of Deepness, a plug-in of QGIS
+A file comes from strangers: files beside it, operators of others and loops are refused. Metadata becomes a
+`ModelSpec`: rsseg's own, that of `model.json` beside `model.onnx`, or the keys of Deepness, a plug-in of QGIS
 (https://qgis-plugin-deepness.readthedocs.io, "Adding metadata to ONNX model").
 """
 
@@ -10,13 +9,15 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
+import onnx
 import torch
+from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 
 from rsseg_cli.errors import ModelError
@@ -30,16 +31,6 @@ MAX_METADATA = 200
 MAX_METADATA_BYTES = 4 * MAX_SPEC_BYTES
 STANDARD = ("", "ai.onnx")  # domains of operators
 LOOPS = ("Loop", "Scan")
-EXTERNAL = 1  # a tensor's data lie in another file
-FLOAT = 1  # element type
-# Numbers of fields, https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
-MODEL_GRAPH, MODEL_METADATA, MODEL_FUNCTIONS = 7, 14, 25
-GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_INPUT, GRAPH_OUTPUT, GRAPH_SPARSE = 1, 5, 11, 12, 15
-NODE_OP, NODE_ATTRIBUTE, NODE_DOMAIN = 4, 5, 7
-ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 5, 6, 10, 11
-ATTRIBUTE_SPARSE, ATTRIBUTE_SPARSES = 22, 23
-TENSOR_NAME, TENSOR_EXTERNAL, TENSOR_LOCATION = 8, 13, 14
-FUNCTION_NODE, FUNCTION_DOMAIN = 7, 10
 Shape = tuple[int, ...]  # 0 where a length may be any
 
 
@@ -85,99 +76,63 @@ def read_onnx(path: Path) -> tuple[OnnxNetwork, ModelSpec]:
 
 
 def inspect(content: bytes, where: str) -> OnnxInfo:
-    """Check the messages of a file; a ModelError says what it has that is not run."""
+    """Check what a file holds; a ModelError says what it has that is not run."""
     try:
-        return _inspect(memoryview(content), where)
-    except (ValueError, IndexError) as err:
+        model = onnx.load_model_from_string(content)
+        if not model.HasField("graph"):
+            raise ValueError("0 graphs")
+        own = {function.domain for function in model.functions}
+        for function in model.functions:
+            for node in function.node:
+                _check_node(node, own, where, 0)
+        _check_graph(model.graph, own, where, 0)
+        pairs = model.metadata_props[:MAX_METADATA]
+        return OnnxInfo(
+            input=_input(model.graph, where),
+            output=_output(model.graph, where),
+            metadata={_text(pair.key): _text(pair.value) for pair in pairs},
+        )
+    except (DecodeError, ValueError) as err:
         raise ModelError(f"{where}: no ONNX file, or a damaged one ({err})") from err
 
 
-def _inspect(content: memoryview, where: str) -> OnnxInfo:
-    graphs: list[memoryview] = []
-    functions: list[memoryview] = []
-    metadata: dict[str, str] = {}
-    for number, value in _fields(content):
-        if number == MODEL_GRAPH:
-            graphs.append(_bytes(value))
-        elif number == MODEL_FUNCTIONS:
-            functions.append(_bytes(value))
-        elif number == MODEL_METADATA and len(metadata) < MAX_METADATA:
-            pair = dict(_fields(_bytes(value)))
-            metadata[_text(pair.get(1, b""))] = _text(pair.get(2, b""))
-    if len(graphs) != 1:
-        raise ValueError(f"{len(graphs)} graphs")
-    own = {_text(value) for part in functions for number, value in _fields(part) if number == FUNCTION_DOMAIN}
-    for part in functions:
-        for number, value in _fields(part):
-            if number == FUNCTION_NODE:
-                _check_node(_bytes(value), own, where, 0)
-    _check_graph(graphs[0], own, where, 0)
-    return OnnxInfo(input=_input(graphs[0], where), output=_output(graphs[0], where), metadata=metadata)
-
-
-def _check_graph(graph: memoryview, own: set[str], where: str, depth: int) -> None:
+def _check_graph(graph: onnx.GraphProto, own: set[str], where: str, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise ModelError(f"{where}: graphs within graphs, more than {MAX_DEPTH} deep")
-    for number, value in _fields(graph):
-        if number == GRAPH_NODE:
-            _check_node(_bytes(value), own, where, depth)
-        elif number == GRAPH_INITIALIZER:
-            _check_tensor(_bytes(value), where)
-        elif number == GRAPH_SPARSE:
-            _check_sparse(_bytes(value), where)
+    for node in graph.node:
+        _check_node(node, own, where, depth)
+    _check_tensors(graph.initializer, graph.sparse_initializer, where)
 
 
-def _check_node(node: memoryview, own: set[str], where: str, depth: int) -> None:
-    domain = operator = ""
-    for number, value in _fields(node):
-        if number == NODE_OP:
-            operator = _text(value)
-        elif number == NODE_DOMAIN:
-            domain = _text(value)
-        elif number == NODE_ATTRIBUTE:
-            _check_attribute(_bytes(value), own, where, depth)
-    if domain not in STANDARD and domain not in own:
+def _check_node(node: onnx.NodeProto, own: set[str], where: str, depth: int) -> None:
+    for attribute in node.attribute:
+        sparse = [attribute.sparse_tensor, *attribute.sparse_tensors]
+        _check_tensors([attribute.t, *attribute.tensors], sparse, where)
+        for graph in ([attribute.g] if attribute.HasField("g") else []) + [*attribute.graphs]:
+            _check_graph(graph, own, where, depth + 1)
+    if node.domain not in STANDARD and node.domain not in own:
         raise ModelError(
-            f"{where}: operator {operator!r:.60} of {domain!r:.60} is no standard one of ONNX; export the "
-            "network with standard operators"
+            f"{where}: operator {node.op_type!r:.60} of {node.domain!r:.60} is no standard one of ONNX; "
+            "export the network with standard operators"
         )
-    if operator in LOOPS:
-        raise ModelError(f"{where}: operator {operator} repeats what it holds, without a bound; not run")
+    if node.op_type in LOOPS:
+        raise ModelError(f"{where}: operator {node.op_type} repeats what it holds, without a bound; not run")
 
 
-def _check_attribute(attribute: memoryview, own: set[str], where: str, depth: int) -> None:
-    for number, value in _fields(attribute):
-        if number in (ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS):
-            _check_tensor(_bytes(value), where)
-        elif number in (ATTRIBUTE_SPARSE, ATTRIBUTE_SPARSES):
-            _check_sparse(_bytes(value), where)
-        elif number in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
-            _check_graph(_bytes(value), own, where, depth + 1)
+def _check_tensors(
+    tensors: Iterable[onnx.TensorProto], sparse: Iterable[onnx.SparseTensorProto], where: str
+) -> None:
+    for tensor in (*tensors, *(part for pair in sparse for part in (pair.values, pair.indices))):
+        if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise ModelError(
+                f"{where}: tensor {tensor.name!r:.80} lies in another file, which is not read; save the "
+                "network in one file (onnx.save with save_as_external_data=False)"
+            )
 
 
-def _check_sparse(tensor: memoryview, where: str) -> None:
-    for number, value in _fields(tensor):
-        if number in (1, 2):  # values, indices
-            _check_tensor(_bytes(value), where)
-
-
-def _check_tensor(tensor: memoryview, where: str) -> None:
-    name, elsewhere = "", False
-    for number, value in _fields(tensor):
-        if number == TENSOR_NAME:
-            name = _text(value)
-        elsewhere |= number == TENSOR_EXTERNAL or (number == TENSOR_LOCATION and value == EXTERNAL)
-    if elsewhere:
-        raise ModelError(
-            f"{where}: tensor {name!r:.80} lies in another file, which is not read; save the network in one "
-            "file (onnx.save with save_as_external_data=False)"
-        )
-
-
-def _input(graph: memoryview, where: str) -> Shape:
-    stored = {_name(value, TENSOR_NAME) for number, value in _fields(graph) if number == GRAPH_INITIALIZER}
-    infos = [_bytes(value) for number, value in _fields(graph) if number == GRAPH_INPUT]
-    inputs = [info for info in infos if _name(info, 1) not in stored]
+def _input(graph: onnx.GraphProto, where: str) -> Shape:
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [info for info in graph.input if info.name not in stored]
     if len(inputs) != 1:
         raise ModelError(f"{where}: {len(inputs)} inputs; needs one, the image")
     shape = _shape(inputs[0], where)
@@ -187,74 +142,24 @@ def _input(graph: memoryview, where: str) -> Shape:
     return shape
 
 
-def _output(graph: memoryview, where: str) -> Shape:
-    outputs = [_bytes(value) for number, value in _fields(graph) if number == GRAPH_OUTPUT]
-    if len(outputs) != 1:
-        raise ModelError(f"{where}: {len(outputs)} outputs; needs one, the scores of the classes")
-    return _shape(outputs[0], where)
+def _output(graph: onnx.GraphProto, where: str) -> Shape:
+    if len(graph.output) != 1:
+        raise ModelError(f"{where}: {len(graph.output)} outputs; needs one, the scores of the classes")
+    return _shape(graph.output[0], where)
 
 
-def _shape(info: memoryview, where: str) -> Shape:
-    """Return the lengths of a tensor that a ValueInfo describes; it must be float32."""
-    kind = _inside(_inside(info, 2), 1)  # TypeProto.Tensor
-    if dict(_fields(kind)).get(1) != FLOAT:
-        raise ModelError(f"{where}: {_name(info, 1)!r:.60} is no tensor of float32")
-    shape = _inside(kind, 2)
-    lengths = [dict(_fields(_bytes(value))).get(1, 0) for number, value in _fields(shape) if number == 1]
-    return tuple(length if isinstance(length, int) and 0 < length < 1 << 31 else 0 for length in lengths)
+def _shape(info: onnx.ValueInfoProto, where: str) -> Shape:
+    """Return the lengths of a tensor, which must be float32."""
+    kind = info.type.tensor_type
+    if kind.elem_type != onnx.TensorProto.FLOAT:
+        raise ModelError(f"{where}: {info.name!r:.60} is no tensor of float32")
+    return tuple(dim.dim_value if 0 < dim.dim_value < 1 << 31 else 0 for dim in kind.shape.dim)
 
 
-def _inside(message: memoryview, wanted: int) -> memoryview:
-    return next((_bytes(value) for number, value in _fields(message) if number == wanted), memoryview(b""))
-
-
-def _name(message: Any, number: int) -> str:
-    return _text(_inside(_bytes(message), number))
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield number and value of each field of a message: a number, or bytes."""
-    at, end = 0, len(message)
-    while at < end:
-        key, at = _varint(message, at)
-        number, kind = key >> 3, key & 7
-        if kind == 0:
-            value, at = _varint(message, at)
-            yield number, value
-            continue
-        if kind == 2:
-            size, at = _varint(message, at)
-        elif kind in (1, 5):
-            size = 8 if kind == 1 else 4
-        else:
-            raise ValueError(f"field of kind {kind}")
-        if at + size > end:
-            raise ValueError("cut off")
-        yield number, message[at : at + size]
-        at += size
-
-
-def _varint(message: memoryview, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = message[at]
-        at += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, at
-    raise ValueError("a number of more than 64 bits")
-
-
-def _bytes(value: Any) -> memoryview:
-    if not isinstance(value, memoryview):
-        raise ValueError("a number in place of a message")
-    return value
-
-
-def _text(value: Any) -> str:
-    if len(value) > MAX_METADATA_BYTES:
-        raise ValueError(f"a text of {len(value)} bytes")
-    return bytes(value).decode("utf-8", "replace")
+def _text(text: str) -> str:
+    if len(text) > MAX_METADATA_BYTES:
+        raise ValueError(f"a text of {len(text)} characters")
+    return text
 
 
 def _spec_of(info: OnnxInfo, path: Path) -> ModelSpec:
