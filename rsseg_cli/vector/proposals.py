@@ -146,9 +146,9 @@ class _Window:
         place = np.stack([graph.cols, graph.rows], axis=1).astype(np.int64) * UNITS
         good = np.zeros(count, np.bool_)
         for part, charges in ATTEMPTS:
-            squarer = Squarer(chained, part * max_shift_m, pixel_m)
-            for charge in charges:
-                squared = squarer.square(wanted & ~good, charge)
+            squarer = Squarer(chained, part * max_shift_m, pixel_m, wanted & ~good, charges)
+            for attempt in range(len(charges)):
+                squared = squarer.square(wanted & ~good, attempt)
                 found = np.bincount(groups, squared.done, minlength=count) > 0
                 if not found.any():
                     continue

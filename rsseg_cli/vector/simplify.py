@@ -130,7 +130,8 @@ def _graph(vertices: NDArray[Any], width: int) -> Graph:
     """Return the graph of stored vertices."""
     own, ends = vertices["position"], np.ascontiguousarray(vertices["ends"])
     known = ends != NONE
-    far = np.setdiff1d(ends[known] >> 2, own)
+    far = ends[known] >> 2
+    far = np.unique(far[own[np.searchsorted(own, far).clip(max=len(own) - 1)] != far])
     positions = np.concatenate([own, far])
     order = np.argsort(positions)
     position, slots = (

@@ -74,30 +74,43 @@ class Chained:
 
 
 class Squarer:
-    """Squares outlines with walls from which no point of an outline is farther than `shift_m`."""
+    """Squares outlines of some groups with walls from which no point of an outline is farther than `shift_m`.
 
-    def __init__(self, chained: Chained, shift_m: float, pixel_m: float) -> None:
-        outlines, self._shift_m = chained.outlines, shift_m
-        thinned = wall.thin(
-            outlines, np.ones(len(outlines.points), np.bool_), max(THIN * shift_m, THIN_PX * pixel_m)
-        )
+    Args:
+        wanted: groups.
+        charges: of a wall, in cubes of the largest shift, to try in turn.
+    """
+
+    def __init__(
+        self,
+        chained: Chained,
+        shift_m: float,
+        pixel_m: float,
+        wanted: NDArray[np.bool_],
+        charges: tuple[float, ...],
+    ) -> None:
+        outlines, groups, self._shift_m = chained.outlines, chained.groups, shift_m
+        chosen = wanted[groups]
+        thinned = wall.thin(outlines, chosen[outlines.owners], max(THIN * shift_m, THIN_PX * pixel_m))
         coarse = wall.thin(outlines, thinned, max(shift_m, THIN_PX * pixel_m))
-        self._angles = wall.directions(outlines, coarse, chained.groups)
-        angles = self._angles[chained.groups]
+        self._angles = wall.directions(outlines, coarse, groups)
+        angles = self._angles[groups]
         self._order = order = _from_outermost(outlines, outlines.rotated(angles))
         self._chained = chained.reordered(order)
         thinned = thinned[order]
         thinned[outlines.begins[:-1]] = thinned[outlines.begins[1:] - 1] = True
-        self._thinned, self._points = thinned, self._chained.outlines.rotated(angles)
-        self._possible = ~(chained.optional & outlines.closed) | (outlines.lengths >= MIN_HOLE * shift_m)
+        outlines = self._chained.outlines
+        self._points = outlines.rotated(angles)
+        chosen &= ~(chained.optional & outlines.closed) | (outlines.lengths >= MIN_HOLE * shift_m)
+        each = shift_m**3 * np.outer(charges, [1, 1, FREE_CHARGE])
+        self._walls = wall.segment(outlines, self._points, thinned, chosen, shift_m, each)
 
-    def square(self, wanted: NDArray[np.bool_], charge: float) -> Squared:
-        """Square the outlines of wanted groups; `charge` is that of a wall, in cubes of the largest shift."""
+    def square(self, wanted: NDArray[np.bool_], attempt: int) -> Squared:
+        """Square the outlines of those groups that are wanted still, by one of the charges."""
         chained, order, points = self._chained, self._order, self._points
         outlines, groups = chained.outlines, chained.groups
-        charges = charge * self._shift_m**3 * np.array([1, 1, FREE_CHARGE])
-        chosen = self._possible & wanted[groups]
-        walls, solved = wall.segment(outlines, points, self._thinned, chosen, self._shift_m, charges)
+        walls, solved = self._walls[attempt]
+        walls, solved = walls.take(wanted[groups[walls.outlines]]), solved & wanted[groups]
         walls = _meeting_at(walls, points, chained.pinned, self._shift_m)
         angles = self._angles + wall.turn(walls, wall.prefix_sums(points, outlines.begins), groups)
         points = outlines.rotated(angles[groups])

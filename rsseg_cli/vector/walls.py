@@ -21,8 +21,9 @@ from rsseg_cli.vector.trace import portions
 
 ALONG, ACROSS, FREE = range(3)  # kinds of walls: v is constant, u is constant, any direction
 MAX_CORNERS = 100  # of a thinned outline
-CHUNK = 1 << 18  # pairs of thinned corners fitted at once
+CHUNK = 1 << 17  # pairs of thinned corners fitted at once
 FREE_ANGLE = np.radians(20)  # by which its direction differs from the main ones
+_ALIKE = np.where(np.eye(3), np.inf, 0.0)  # walls of one kind do not follow each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,24 +92,24 @@ def thin(outlines: Outlines, kept: NDArray[np.bool_], tolerance_m: float) -> NDA
     is_end[-1:] = True
     heights = np.full(count + 1, np.inf)  # the last for points beyond the first and last
     left = np.bincount(owners, minlength=len(outlines))
-    remain = np.ones(count, np.bool_)
-    changed = near = np.flatnonzero(~is_end)
+    remain, is_near = np.ones(count, np.bool_), np.zeros(count, np.bool_)
+    changed = np.flatnonzero(~is_end)
     while len(changed):
         here, to = points[changed] - points[before[changed]], points[after[changed]] - points[before[changed]]
         base = np.hypot(*to.T)
         height = np.abs(here[:, 0] * to[:, 1] - here[:, 1] * to[:, 0]) / np.where(base > 0, base, 1.0)
         heights[changed] = np.where(base > 0, height, np.hypot(*here.T))
-        near = np.union1d(near, changed)
-        near = near[heights[near] < tolerance_m]
+        is_near[changed] = heights[changed] < tolerance_m
+        near = np.flatnonzero(is_near)
         own = heights[near]
         # of equal ones the first goes
         gone = near[(own < heights[before[near]]) & (own <= heights[after[near]])]
         gone = gone[left[owners[gone]] > 4]
-        remain[gone] = False
+        remain[gone] = is_near[gone] = False
         heights[gone] = np.inf
         left -= np.bincount(owners[gone], minlength=len(left))
         after[before[gone]], before[after[gone]] = after[gone], before[gone]
-        changed = np.unique(np.concatenate([before[gone], after[gone]]))
+        changed = np.concatenate([before[gone], after[gone]])
         changed = changed[~is_end[changed]]
     thinned = np.zeros(len(kept), np.bool_)
     thinned[chosen[remain]] = True
@@ -171,31 +172,32 @@ def segment(
     wanted: NDArray[np.bool_],
     max_shift_m: float,
     charges: Floats,
-) -> tuple[Walls, NDArray[np.bool_]]:
+) -> list[tuple[Walls, NDArray[np.bool_]]]:
     """Cut outlines into walls from which no point of the outline is farther than `max_shift_m`.
 
     Args:
         points: of the outlines, along their main directions.
         kept: points at which walls may meet.
         wanted: outlines that are cut.
-        charges: of a wall of each kind, m3.
+        charges: (c, 3), of a wall of each kind, m3.
 
     Returns:
-        Walls, and which outlines have any.
+        For each of the charges: walls, and which outlines have any.
     """
     sums = prefix_sums(points, outlines.begins)
     candidates = np.flatnonzero(kept)
     begins = np.searchsorted(candidates, outlines.begins)
     lows, highs = (_Extremes(ufunc, points, candidates) for ufunc in (np.minimum, np.maximum))
-    tables, solved = [], np.zeros(len(outlines), np.bool_)
+    tables, solved = [np.zeros((0, 5), np.int64)], np.zeros((len(charges), len(outlines)), np.bool_)
     for chosen in _batches(np.where(wanted, np.diff(begins), 0)):
         search = _Search(outlines, chosen, points, sums, candidates, begins[chosen], np.diff(begins)[chosen])
         search.run(lows, highs, max_shift_m, charges)
-        solved[chosen] = search.solved
+        solved[:, chosen] = search.solved
         tables.append(search.walls())
-    none = np.zeros(0, np.int64)
-    walls = Walls.concat([Walls(outlines=none, starts=none, ends=none, kinds=none), *tables])
-    return walls.take(np.lexsort((walls.starts, walls.outlines))), solved
+    charge, outline, start, end, kind = np.concatenate(tables).T
+    walls = Walls(outlines=outline, starts=start, ends=end, kinds=kind)
+    order = np.lexsort((start, outline))
+    return [(walls.take(order[charge[order] == number]), own) for number, own in enumerate(solved)]
 
 
 def _batches(counts: Ints) -> Iterator[Ints]:
@@ -257,42 +259,39 @@ class _Search:
     def run(self, lows: _Extremes, highs: _Extremes, max_shift_m: float, charges: Floats) -> None:
         """Find the cheapest walls up to each corner, for each kind of the first and of the last wall."""
         rows, width = len(self._counts), int(self._counts[0])
-        costs = self._costs(lows, highs, max_shift_m)
-        rest = np.full((rows, 3, width, 3), np.inf)  # cheapest up to a corner where a wall of a kind begins
-        self._from = np.zeros((rows, 3, width, 3), np.int16)  # the corner where the wall up to here begins
-        self._kind = np.zeros((rows, 3, width, 3), np.int8)  # of the wall before one that begins here
-        total = np.full((rows, 3, width, 3), np.inf)
-        alike = np.where(np.eye(3), np.inf, 0.0)  # walls of one kind do not follow each other
-        rest[:, :, 0] = np.where(self._closed[:, None, None], np.where(np.eye(3), 0.0, np.inf), 0.0)
+        self._costs = self._of_pairs(lows, highs, max_shift_m)
+        # (corner, charge, first, kind, row): cheapest up to a corner, and up to walls of a kind from it on
+        self._total = np.full((width, len(charges), 3, 3, rows), np.inf)
+        self._rest = rest = np.full_like(self._total, np.inf)
+        rest[0] = np.where(self._closed & ~np.eye(3, dtype=np.bool_)[:, :, None], np.inf, 0.0)
         for end in range(1, width):
-            own = slice(0, self._rows[end])
-            cost = costs[self._pairs[end - 1] : self._pairs[end]].reshape(-1, 1, end, 3)
-            totals = rest[own, :, :end] + cost
-            self._from[own, :, end] = totals.argmin(axis=2)
-            total[own, :, end] = totals.min(axis=2) + charges
-            others = total[own, :, end, None] + alike  # (rows, first, kind, kind before)
-            self._kind[own, :, end] = others.argmin(axis=3)
-            rest[own, :, end] = others.min(axis=3)
-        last = total[np.arange(rows), :, self._counts - 1]  # (rows, first, kind)
-        last += np.where(self._closed[:, None, None], alike, 0.0)
-        self._best = last.reshape(rows, -1).argmin(axis=1)
-        self.solved = np.isfinite(last.reshape(rows, -1).min(axis=1))
+            own = self._rows[end]
+            cost = self._costs[:, self._pairs[end - 1] : self._pairs[end]].reshape(3, end, own)
+            total = (rest[:end, ..., :own] + cost.swapaxes(0, 1)[:, None, None]).min(axis=0)
+            total += charges[:, None, :, None]
+            self._total[end, ..., :own] = total
+            rest[end, ..., :own] = np.minimum(total[:, :, [1, 0, 0]], total[:, :, [2, 2, 1]])
+        last = self._total[self._counts - 1, ..., np.arange(rows)]  # (row, charge, first, kind)
+        last += np.where(self._closed[:, None, None, None], _ALIKE, 0.0)
+        last = last.reshape(rows, len(charges), 9)
+        self._best = last.argmin(axis=2)
+        self.solved = np.isfinite(last.min(axis=2)).T
 
-    def _costs(self, lows: _Extremes, highs: _Extremes, max_shift_m: float) -> Floats:
-        """Return (pairs, kinds), the squared distances from walls between two corners.
+    def _of_pairs(self, lows: _Extremes, highs: _Extremes, max_shift_m: float) -> Floats:
+        """Return (kinds, pairs), the squared distances from walls between two corners.
 
-        Pairs are in the order of their end, their outline and their start.
+        Pairs are in the order of their end, their start and their outline.
         """
         ends = np.repeat(np.arange(len(self._rows)), np.diff(self._pairs, prepend=0))
         before = np.append(0, self._pairs)[ends]
-        row, start = np.divmod(np.arange(len(ends)) - before, ends)
+        start, row = np.divmod(np.arange(len(ends)) - before, self._rows[ends])
         begins = self._begins[row]
         first, last = self._corners[begins + start], self._corners[begins + ends]
         low, high = (part.between(begins + start, ends - start) for part in (lows, highs))
         length, su, sv, suu, svv, suv = (self._sums[last] - self._sums[first]).T
         known = length > 0
         per = 1 / np.where(known, length, 1.0)
-        costs = np.full((len(ends), 3), np.inf)
+        costs = np.full((3, len(ends)), np.inf)
         from_end = self._fixed[row, 0] & (start == 0)
         to_end = self._fixed[row, 1] & (ends == self._counts[row] - 1)
         for kind, axis, total, squares in ((ALONG, 1, sv, svv), (ACROSS, 0, su, suu)):
@@ -300,31 +299,34 @@ class _Search:
             mean = np.where(to_end, self._points[last, axis], mean)
             farthest = np.maximum(high[:, axis] - mean, mean - low[:, axis])
             cost = np.maximum(squares - 2 * mean * total + mean * mean * length, 0)
-            costs[:, kind] = np.where(known & (farthest <= max_shift_m), cost, np.inf)
+            costs[kind] = np.where(known & (farthest <= max_shift_m), cost, np.inf)
         uu, vv, uv = suu - su * su * per, svv - sv * sv * per, suv - su * sv * per
         spread = np.hypot(uu - vv, 2 * uv)
         cost = np.maximum((uu + vv - spread) / 2, 0)
         # twice the angle to the axes: far from both where its sine is large
         oblique = np.abs(2 * uv) > np.sin(2 * FREE_ANGLE) * spread
         oblique &= known & (cost * per < (max_shift_m / 2) ** 2) & ~from_end & ~to_end
-        costs[:, FREE] = np.where(oblique, cost, np.inf)
+        costs[FREE] = np.where(oblique, cost, np.inf)
         return costs
 
-    def walls(self) -> Walls:
-        """Return the cheapest walls."""
-        own = np.flatnonzero(self.solved)
-        first, kind = np.divmod(self._best[own], 3)
-        end = self._counts[own] - 1
-        parts = [np.zeros((0, 4), np.int64)]
-        while len(own):
-            start = self._from[own, first, end, kind].astype(np.int64)
-            corners = [self._corners[self._begins[own] + corner] for corner in (start, end)]
-            parts.append(np.stack([self._names[own], *corners, kind], axis=1))
+    def walls(self) -> Ints:
+        """Return (n, 5), of the cheapest walls: charge, outline, first and last point, kind."""
+        charge, row = np.nonzero(self.solved)
+        first, kind = np.divmod(self._best[row, charge], 3)
+        end = self._counts[row] - 1
+        parts = [np.zeros((0, 5), np.int64)]
+        while len(row):
+            start = np.arange(end.max())[:, None]
+            pair = self._pairs[end - 1] + start * self._rows[end] + row
+            cost = self._costs[kind, np.where(start < end, pair, 0)]
+            cost += self._rest[: len(start), charge, first, kind, row]
+            start = np.where(start < end, cost, np.inf).argmin(axis=0)
+            corners = [self._corners[self._begins[row] + corner] for corner in (start, end)]
+            parts.append(np.stack([charge, self._names[row], *corners, kind], axis=1))
             goes_on = start > 0
-            own, first, end, kind = own[goes_on], first[goes_on], start[goes_on], kind[goes_on]
-            kind = self._kind[own, first, end, kind].astype(np.int64)
-        outlines, starts, ends, kinds = np.concatenate(parts).T
-        return Walls(outlines=outlines, starts=starts, ends=ends, kinds=kinds)
+            charge, row, first, end, kind = (part[goes_on] for part in (charge, row, first, start, kind))
+            kind = (self._total[end, charge, first, :, row] + _ALIKE[kind]).argmin(axis=1)
+        return np.concatenate(parts)
 
 
 def turn(walls: Walls, sums: Floats, groups: Ints) -> Floats:
