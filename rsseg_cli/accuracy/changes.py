@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from rsseg_cli.accuracy.config import ChangeConfig
 from rsseg_cli.accuracy.strata import BLOCK_PX, ClassMap, Progress
 from rsseg_cli.data import LabelFormat, LabelReader
 from rsseg_cli.errors import DataError, UsageError
-from rsseg_cli.raster import Grid, RasterWriter, SceneInfo, classes, gdal, vrt
+from rsseg_cli.raster import RasterWriter, SceneInfo, classes, gdal, vrt
 
 UNCHANGED = 0
 UNSURE = 1
@@ -111,8 +112,9 @@ def find_changes(
     files.check_target(path, overwrite=config.overwrite, inputs=inputs)
     with ExitStack() as stack:
         pair = _Pair(os.fspath(before), os.fspath(after), stack)
-        sure = _Confidence(pair, inputs[2:], config.min_confidence, stack) if config.min_confidence else None
-        finder = _Finder(pair, config, sure)
+        stack.enter_context(gdal.env())
+        used = inputs[2:] if config.min_confidence else []
+        finder = _Finder(pair, config, [_open_confidence(path, pair, stack) for path in used])
         rows = rows or max(16, BLOCK_PX // pair.grid.width)
         finder.count(rows, progress)
         codes = finder.codes()
@@ -137,7 +139,8 @@ class _Pair:
         self.names = _class_names(self.first, second)
         format = LabelFormat(class_names=tuple(self.names))
         self.grid = self.first.grid
-        _check_overlap(self.grid, second)
+        if (self.grid.crs is None) != (second.grid.crs is None):
+            raise DataError(f"{after}: only one of both maps has a CRS; needs both or neither")
         self.table = np.full(classes.MAX_VALUES, classes.NODATA, np.uint8)
         for value in range(classes.INVALID):
             name = self.first.name(value)
@@ -169,50 +172,30 @@ def _class_names(first: ClassMap, second: ClassMap) -> list[str]:
     return names[0]
 
 
-def _check_overlap(grid: Grid, second: ClassMap) -> None:
-    if (grid.crs is None) != (second.grid.crs is None):
-        raise DataError(f"{second.path}: only one of both maps has a CRS; needs both or neither")
-
-
-class _Confidence:
-    """Where both maps are sure enough; a raster on another grid gives its nearest pixel."""
-
-    def __init__(self, pair: _Pair, paths: list[str], minimum: float, stack: ExitStack) -> None:
-        self._grid, self._limit = pair.grid, minimum * FULL_SCALE
-        stack.enter_context(gdal.env())
-        self._rasters = [self._open(pair, path, stack) for path in paths]
-
-    def _open(self, pair: _Pair, path: str, stack: ExitStack) -> Any:
-        grid, info = self._grid, SceneInfo.of(path)
-        same_size = (info.grid.height, info.grid.width) == (grid.height, grid.width)
-        if info.grid.crs is None or grid.crs is None:
-            if not same_size or info.grid.crs != grid.crs:
-                raise DataError(f"{path}: cannot be warped to the grid of {pair.first.path}; needs a CRS")
-            return stack.enter_context(gdal.open_raster(path))
-        dataset = stack.enter_context(gdal.open_raster(path))
-        return stack.enter_context(
-            WarpedVRT(
-                dataset, crs=grid.crs, transform=grid.transform, width=grid.width, height=grid.height,
-                resampling=Resampling.nearest, nodata=classes.NODATA,
-            )
-        )  # fmt: skip
-
-    def sure(self, row: int, height: int) -> Mask:
-        """Return (height, width) of rows."""
-        sure = np.ones((height, self._grid.width), np.bool_)
-        window = Window(0, row, self._grid.width, height)
-        for raster in self._rasters:
-            values = raster.read(1, window=window)
-            sure &= (values >= self._limit) | (values == classes.NODATA)
-        return sure
+def _open_confidence(path: str, pair: _Pair, stack: ExitStack) -> Any:
+    """Open a raster on the grid of the maps; one on another grid gives its nearest pixel."""
+    grid, own = pair.grid, SceneInfo.of(path).grid
+    same_size = (own.height, own.width) == (grid.height, grid.width)
+    placed = own.crs is not None and grid.crs is not None
+    if not placed and (not same_size or own.crs != grid.crs):
+        raise DataError(f"{path}: cannot be warped to the grid of {pair.first.path}; needs a CRS")
+    dataset = stack.enter_context(gdal.open_raster(path))
+    if not placed:
+        return dataset
+    return stack.enter_context(
+        WarpedVRT(
+            dataset, crs=grid.crs, transform=grid.transform, width=grid.width, height=grid.height,
+            resampling=Resampling.nearest, nodata=classes.NODATA,
+        )
+    )  # fmt: skip
 
 
 class _Finder:
     """Decides what is change, in rows, the same for any number of rows at once."""
 
-    def __init__(self, pair: _Pair, config: ChangeConfig, sure: _Confidence | None) -> None:
-        self._pair, self._sure = pair, sure
-        self._tolerance = config.tolerance_px
+    def __init__(self, pair: _Pair, config: ChangeConfig, confidences: Sequence[Any]) -> None:
+        self._pair, self._confidences = pair, confidences
+        self._limit, self._tolerance = config.min_confidence * FULL_SCALE, config.tolerance_px
         self._width = 0
         if config.min_width_m:
             if pair.grid.gsd_m is None:
@@ -240,8 +223,9 @@ class _Finder:
         inner = slice(pad, pad + height), slice(pad, pad + self._pair.grid.width)
         pairs = np.where(valid, before.astype(np.int64) * count + after, -1)[inner]
         unsure = np.zeros(pairs.shape, np.bool_)
-        if self._sure is not None:
-            unsure = ~self._sure.sure(row, height) & (pairs >= 0)
+        for raster in self._confidences:
+            values = raster.read(1, window=Window(0, row, self._pair.grid.width, height))
+            unsure |= (pairs >= 0) & ~(values >= self._limit)
         return pairs, change[inner] & ~unsure, unsure
 
     def _explained(self, before: classes.Labels, after: classes.Labels, change: Mask) -> Mask:
@@ -257,7 +241,6 @@ class _Finder:
         return explained
 
     def count(self, step: int, progress: Progress | None) -> None:
-        """Add up the areas of the matrix."""
         count, height = len(self._pair.names), self._pair.grid.height
         for row in range(0, height, step):
             pairs, change, unsure = self.rows(row, min(step, height - row))

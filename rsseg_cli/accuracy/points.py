@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree as ET
 
 import numpy as np
@@ -39,13 +40,12 @@ def write_points(path: Path, source: ClassMap, strata: Strata, table: NDArray[np
     Args:
         table: int64 (points, 4), row, column, stratum and cluster, -1 for none.
     """
-    import geopandas
+    from shapely import points
 
     rows, cols, stratum, cluster = table.T
     counts = np.bincount(stratum, minlength=len(strata))
     area = strata.areas
     names = np.array([item.name for item in strata], object)
-    x, y = source.grid.xy(cols + 0.5, rows + 0.5)
     columns: dict[str, Any] = {
         "id": np.arange(1, len(table) + 1),
         TRUTH: np.full(len(table), "", object),
@@ -58,35 +58,37 @@ def write_points(path: Path, source: ClassMap, strata: Strata, table: NDArray[np
     }
     if (cluster >= 0).any():
         columns["cluster"] = cluster
-    crs = source.grid.crs.to_wkt() if source.grid.crs is not None else None
-    frame = geopandas.GeoDataFrame(columns, geometry=geopandas.points_from_xy(x, y), crs=crs)
-    write_vector(path, frame, class_style(source, "marker"))
+    write_vector(path, source, columns, points(*source.grid.xy(cols + 0.5, rows + 0.5)), "marker")
 
 
-def write_vector(path: Path, frame: geopandas.GeoDataFrame, style: str) -> None:
-    """Write a file that appears whole; a GeoPackage carries a QGIS style."""
+def write_vector(
+    path: Path,
+    source: ClassMap,
+    columns: Mapping[str, Any],
+    shapes: Any,
+    symbol: Literal["marker", "fill"],
+) -> None:
+    """Write shapes on a map's grid to a file that appears whole; a GeoPackage carries a QGIS style."""
+    import geopandas
+
     driver = DRIVERS[path.suffix.lower()]
+    crs = None if source.grid.crs is None else source.grid.crs.to_wkt()
+    frame = geopandas.GeoDataFrame(columns, geometry=shapes, crs=crs)
     try:
         with TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
             part = Path(folder) / path.name
-            options = (
-                {"dataset_options": {"VERSION": "1.2"}} if driver == "GPKG" else {}
-            )  # QGIS 3.22 reads it
-            frame.to_file(part, driver=driver, layer=path.stem, engine="pyogrio", **options)
+            version = {"dataset_options": {"VERSION": "1.2"}} if driver == "GPKG" else {}  # for QGIS 3.22
+            frame.to_file(part, driver=driver, layer=path.stem, engine="pyogrio", **version)
             if driver == "GPKG":
-                add_style(part, path.stem, style)
+                add_style(part, path.stem, _class_style(source, symbol))
             files.sync(part)
             files.replace_all({part: path})
     except (RuntimeError, OSError, sqlite3.Error) as err:
         raise OutputError(f"{path}: cannot be written ({err})") from err
 
 
-def class_style(source: ClassMap, kind: str) -> str:
-    """Return a QGIS style: features without a class stand out, and the form has a list of classes.
-
-    Args:
-        kind: marker or fill.
-    """
+def _class_style(source: ClassMap, symbol: str) -> str:
+    """Return a QGIS style: features without a class stand out, and the form has a list of classes."""
     colours = classes.read_colours(source.path)
     black: dict[str, Any] = {"outline_color": "0,0,0,255", "size": "3"}
     root = ET.Element("qgis", version="3.22.0", styleCategories="Symbology|Fields|Forms")
@@ -94,8 +96,8 @@ def class_style(source: ClassMap, kind: str) -> str:
     parts = ET.SubElement(renderer, "categories"), ET.SubElement(renderer, "symbols")
     for value, name in source.names.items():
         fill = colours.get(value, (150, 150, 150))
-        classes.add_category(*parts, name, name, fill, kind, text=True, name="circle", **black)
-    classes.add_category(*parts, "", "to be filled in", (255, 0, 200), kind, name="cross_fill", **black)
+        classes.add_category(*parts, name, name, fill, symbol, text=True, name="circle", **black)
+    classes.add_category(*parts, "", "to be filled in", (255, 0, 200), symbol, name="cross_fill", **black)
     field = ET.SubElement(ET.SubElement(root, "fieldConfiguration"), "field", name=TRUTH)
     widget = ET.SubElement(field, "editWidget", type="ValueMap")
     listed = ET.SubElement(ET.SubElement(widget, "config"), "Option", type="Map")

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.evaluation import boundary
-from rsseg_cli.raster import Grid, SceneInfo, classes
+from rsseg_cli.raster import SceneInfo, classes
 
 BLOCK_PX = 1 << 20  # pixels of the map that are read at a time
 Floats = NDArray[np.float64]
@@ -19,8 +18,8 @@ Ints = NDArray[np.int64]
 Progress = Callable[[int, int], None]
 
 
-class ClassMap:
-    """A class raster with the names of its values, read by rows; a context manager.
+class ClassMap(classes.ClassRaster):
+    """A class raster of any values, with their names.
 
     Attributes:
         names: of the values that the raster names.
@@ -28,9 +27,8 @@ class ClassMap:
     """
 
     def __init__(self, path: str) -> None:
-        table = np.arange(classes.MAX_VALUES, dtype=np.uint8)
-        self.path, self.info = path, SceneInfo.of(path)
-        self._raster = classes.ClassRaster(self.info, table)
+        super().__init__(SceneInfo.of(path), np.arange(classes.MAX_VALUES, dtype=np.uint8))
+        self.path = path
         self.names = {
             value: name
             for value, name in classes.read_names(path).items()
@@ -42,10 +40,6 @@ class ClassMap:
         if measured is not None:
             rows, _, areas = measured
             self.row_areas = np.interp(np.arange(self.grid.height), rows, areas.mean(1))
-
-    @property
-    def grid(self) -> Grid:
-        return self.info.grid
 
     def name(self, value: int) -> str:
         return self.names.get(value, f"class {value}")
@@ -64,30 +58,13 @@ class ClassMap:
         )
         return int(number) if known else None
 
-    def __enter__(self) -> Self:
-        self._raster.__enter__()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._raster.__exit__(*error)
-
-    def read(self, row: int, col: int, height: int, width: int) -> classes.Labels:
-        """Return values (height, width), NODATA outside the raster."""
-        return self._raster.read(row, col, height, width)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Stratum:
-    """A part of the map.
-
-    Attributes:
-        value: mapped class; None for all.
-        near_boundary: within `boundary_px` of another class; None where that does not matter.
-    """
+    """A part of the map, of one mapped class or, without a `value`, of all."""
 
     name: str
     value: int | None = None
-    near_boundary: bool | None = None
 
 
 class Strata:
@@ -140,16 +117,13 @@ class Strata:
             return Stratum(name="all")
         if not self._boundary_px:
             return Stratum(name=self._map.name(key), value=key)
-        near = bool(key % 2)
-        where = "near a boundary" if near else "inside"
-        return Stratum(name=f"{self._map.name(key // 2)}, {where}", value=key // 2, near_boundary=near)
+        where = "near a boundary" if key % 2 else "inside"
+        return Stratum(name=f"{self._map.name(key // 2)}, {where}", value=key // 2)
 
     def class_name(self, stratum: Stratum) -> str:
-        """Return the name of a stratum's class."""
         return stratum.name if stratum.value is None else self._map.name(stratum.value)
 
     def columns(self, row: int, stratum: int) -> NDArray[np.intp]:
-        """Return the columns of a row that lie in a stratum."""
         return np.flatnonzero(self._keys(row, 1)[0] == self._numbers[stratum])
 
     def __iter__(self) -> Iterator[Stratum]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli import files
 from rsseg_cli.accuracy.config import SuggestConfig
-from rsseg_cli.accuracy.points import check_vector_target, class_style, write_vector
+from rsseg_cli.accuracy.points import check_vector_target, write_vector
 from rsseg_cli.accuracy.strata import ClassMap, Progress
 from rsseg_cli.errors import DataError
 from rsseg_cli.raster import SceneInfo, SceneReader, classes
@@ -91,7 +91,6 @@ def suggest(
 
 
 def _side_px(source: ClassMap, config: SuggestConfig) -> int:
-    """Return the side of a square, px of the map."""
     gsd_m = source.grid.gsd_m
     side = SIDE_PX
     if gsd_m is not None:
@@ -199,7 +198,6 @@ def _square(source: ClassMap, table: _Table, index: int, side: int) -> Square:
 
 
 def _write(path: Path, source: ClassMap, squares: Sequence[Square]) -> None:
-    import geopandas
     from shapely import Polygon
 
     def outline(item: Square) -> Polygon:
@@ -214,6 +212,4 @@ def _write(path: Path, source: ClassMap, squares: Sequence[Square]) -> None:
         "confidence": [item.confidence for item in squares],
         "reason": [item.reason for item in squares],
     }
-    crs = source.grid.crs.to_wkt() if source.grid.crs is not None else None
-    frame = geopandas.GeoDataFrame(columns, geometry=[outline(item) for item in squares], crs=crs)
-    write_vector(path, frame, class_style(source, "fill"))
+    write_vector(path, source, columns, [outline(item) for item in squares], "fill")
