@@ -151,11 +151,11 @@ class _Pair:
 
     def read(self, row: int, height: int, pad: int) -> tuple[classes.Labels, classes.Labels]:
         """Return both maps in rows with `pad` rows and columns around, NODATA where they end."""
-        top, bottom = max(0, row - pad), min(self.grid.height, row + height + pad)
-        before = self.table[self.first.read(row - pad, -pad, height + 2 * pad, self.grid.width + 2 * pad)]
+        padded = row - pad, -pad, height + 2 * pad, self.grid.width + 2 * pad
+        before = self.table[self.first.read(*padded)]
         after = np.full(before.shape, classes.NODATA, np.uint8)
-        inner = slice(top - row + pad, bottom - row + pad), slice(pad, pad + self.grid.width)
-        after[inner] = self._second.read(top, 0, bottom - top, self.grid.width)
+        window, inner = self.grid.clip(*padded)
+        after[inner] = self._second.read(*window)
         return before, after
 
 

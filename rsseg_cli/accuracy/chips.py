@@ -56,15 +56,10 @@ def write_chips(
 
 
 def _chip(reader: SceneReader, row: int, col: int, size: int) -> Image.Image:
-    grid = reader.info.grid
-    top, left = row - size // 2, col - size // 2
-    rows = slice(max(top, 0), min(top + size, grid.height))
-    cols = slice(max(left, 0), min(left + size, grid.width))
+    window, part = reader.grid.clip(row - size // 2, col - size // 2, size, size)
     chip = np.zeros((size, size, 3), np.uint8)
-    if rows.start < rows.stop and cols.start < cols.stop:
-        array, valid = reader.read(rows.start, cols.start, rows.stop - rows.start, cols.stop - cols.start)
-        part = (slice(rows.start - top, rows.stop - top), slice(cols.start - left, cols.stop - left))
-        chip[part] = _to_bytes(array, valid).transpose(1, 2, 0)
+    if min(window[2:]) > 0:
+        chip[part] = _to_bytes(*reader.read(*window)).transpose(1, 2, 0)
     picture = Image.fromarray(chip).resize((size * SCALE, size * SCALE), Image.Resampling.NEAREST)
     middle, side = size // 2 * SCALE, SCALE
     ImageDraw.Draw(picture).rectangle(

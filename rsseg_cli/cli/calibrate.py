@@ -13,18 +13,13 @@ from rsseg_cli.cli.messages import say
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.data import DataConfig
 
-DATA = (
-    "dataset root domains folders images masks scenes val test val_share classes field vector_class outside "
-    "nodata alpha stretch"
-)
-
 
 @from_settings
 def calibrate_command(
-    model: Annotated[str, opt.argument("NAME|PATH", "A bundled model, or a model file.")],
+    model: opt.ModelFile,
     *,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")],
-    data: Annotated[DataConfig, Options(DATA)],
+    output: opt.ModelOutput,
+    data: Annotated[DataConfig, Options(opt.LABELLED)],
     split: Annotated[
         Literal["train", "val", "test", "all"],
         typer.Option(help="Part of the data whose labels set the temperature; all is every scene."),

@@ -19,10 +19,6 @@ from rsseg_cli.evaluation import PairConfig
 if TYPE_CHECKING:
     from rsseg_cli.evaluation import SourceDone
 
-DATA = (
-    "dataset root domains folders images masks scenes val test val_share classes field vector_class outside "
-    "nodata alpha stretch"
-)
 SCORING_HELP = {
     "boundary_widths_px": "Distances from a class border at which to score boundaries, px of the scenes.",
     "erode_px": "Ignore labels within this distance of a class border, 3 for ISPRS' eroded scores; boundary "
@@ -34,7 +30,7 @@ SCORING_HELP = {
 def eval_command(
     model: opt.Model,
     *,
-    data: Annotated[DataConfig, Options(DATA)],
+    data: Annotated[DataConfig, Options(opt.LABELLED)],
     split: Annotated[
         Literal["train", "val", "test", "all"] | None,
         typer.Option(

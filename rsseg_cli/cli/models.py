@@ -25,8 +25,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Output = Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")]
-
 app.command("calibrate")(calibrate_command)
 
 
@@ -64,7 +62,7 @@ def list_command(as_json: opt.Json = False) -> None:
 
 @app.command("show")
 def show_command(
-    model: Annotated[str, opt.argument("NAME|PATH", "A bundled model, or a model file.")],
+    model: opt.ModelFile,
     as_json: opt.Json = False,
     stac: Annotated[
         bool, typer.Option("--stac", help="Print a STAC Item, with the Machine Learning Model extension.")
@@ -146,7 +144,7 @@ def import_command(
             "A Lightning checkpoint of BiCoR-Seg, a folder of IDGBR, or of Stable Diffusion 1.5 alone.",
         ),
     ],
-    output: Output,
+    output: opt.ModelOutput,
     classes: Annotated[str, typer.Option(help="Class names in the order of the network's outputs: a,b,c.")],
     *,
     given: Annotated[ImportSettings, Options()],
@@ -223,7 +221,7 @@ def _read_idgbr(
 
 @app.command("export")
 def export_command(
-    model: Annotated[str, opt.argument("NAME|PATH", "A bundled model, or a model file.")],
+    model: opt.ModelFile,
     output: Annotated[
         Path,
         opt.output(
@@ -260,7 +258,7 @@ def average_command(
             "A model, and further models or checkpoints (runs/NAME/last.ckpt) of the same network.",
         ),
     ],
-    output: Output,
+    output: opt.ModelOutput,
     name: Annotated[str, typer.Option(help="The model's name. Default: the output's name.")] = "",
     overwrite: opt.Overwrite = False,
 ) -> None:

@@ -12,6 +12,11 @@ import typer
 
 from rsseg_cli.errors import UsageError
 
+LABELLED = (  # settings of `DataConfig` for labels that are there to be compared with
+    "dataset root domains folders images masks scenes val test val_share classes field vector_class outside "
+    "nodata alpha stretch"
+)
+
 
 def _silence(quiet: bool) -> bool:
     if quiet:
@@ -32,6 +37,8 @@ def output(metavar: str, help: str) -> Any:
 
 
 Model = Annotated[str, option("NAME|PATH", "A bundled model, or the path of a .safetensors file.")]
+ModelFile = Annotated[str, argument("NAME|PATH", "A bundled model, or a model file.")]
+ModelOutput = Annotated[Path, typer.Option("--output", "-o", help="Model file to write, .safetensors.")]
 ClassMap = Annotated[str, argument("MAP.tif", "Raster of class indices, as rsseg predict writes it.")]
 Preview = Annotated[Path | None, option("FILE.png", "Also draw the scene with the map over it.")]
 Uncertainty = Annotated[

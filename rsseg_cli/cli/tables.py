@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from rsseg_cli.pipeline import result as results
 
 
-def score_table(scores: Mapping[str, Any], names: Sequence[str] = ()) -> str:
+def score_table(scores: Mapping[str, Any]) -> str:
     """Word the scores that `--json` prints: classes and their means, overall scores, boundaries by width.
 
-    `names` selects classes; all without. The score of a class that occurs nowhere is None, shown as `-`.
+    The score of a class that occurs nowhere is None, shown as `-`.
     """
-    rows = [row for row in scores["classes"] if not names or row["name"] in names]
+    rows = scores["classes"]
     intervals = scores.get("intervals") or {}
     known = intervals.get("miou", [None])[0] is not None
     width = max(16, *(len(row["name"]) for row in rows))

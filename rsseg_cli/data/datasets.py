@@ -65,15 +65,17 @@ def data_table(loaded: Mapping[str, Sequence[LoadedScene]], names: Sequence[str]
     """
     shown = {part: scenes for part, scenes in loaded.items() if scenes}
     counts = {part: np.sum([class_counts(scene) for scene in scenes], 0) for part, scenes in shown.items()}
+    labelled = {part: counts[part][:IGNORE].sum() for part in shown}
     pixels = {part: sum(scene.labels.size for scene in scenes) for part, scenes in shown.items()}
     rows = [
         ["", *(PARTS.get(part, part) for part in shown)],
         ["scenes", *(f"{len(scenes):,}" for scenes in shown.values())],
         ["megapixels", *(f"{pixels[part] / 1e6:,.2f}" for part in shown)],
-        ["labelled", *(f"{counts[part][:IGNORE].sum() / max(pixels[part], 1):.1%}" for part in shown)],
+        ["labelled", *(f"{labelled[part] / max(pixels[part], 1):.1%}" for part in shown)],
     ]
     for index, name in enumerate(names):
-        rows.append([name, *(_share(counts[part], index) for part in shown)])
+        numbers = {part: counts[part][index] for part in shown}
+        rows.append([name, *(f"{n:,} ({n / max(labelled[part], 1):.1%})" for part, n in numbers.items())])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
@@ -89,10 +91,6 @@ def class_counts(scene: LoadedScene) -> NDArray[np.int64]:
     for row in range(0, labels.shape[0], step):
         counts += np.bincount(labels[row : row + step].ravel(), minlength=256)
     return counts
-
-
-def _share(counts: NDArray[np.int64], index: int) -> str:
-    return f"{counts[index]:,} ({counts[index] / max(counts[:IGNORE].sum(), 1):.1%})"
 
 
 def _warnings(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> list[str]:

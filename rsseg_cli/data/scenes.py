@@ -123,16 +123,15 @@ class LabelledScene:
         rows, cols = (np.flatnonzero(one) if one.any() else np.arange(len(one)) for one in with_label)
         return labels[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1], (int(rows[0]), int(cols[0]))
 
-    def rasters(self, folder: Path, class_names: tuple[str, ...] = ()) -> tuple[str, Path]:
+    def rasters(self, folder: Path) -> tuple[str, Path]:
         """What GDAL opens as the image, and its labels on its own grid: uint8, 255 unlabelled or no data.
 
-        `folder` gets the labels, and a VRT where bands are chosen or the CRS is missing. `class_names` are
-        for labels without a format of their own.
+        `folder` gets the labels, and a VRT where bands are chosen or the CRS is missing.
         """
         image = self.picture(folder)
         info = SceneInfo.of(image, self.nodata, self.alpha)
         target = folder / f"{safe_name(self.name)}.labels.tif"
-        grid, format = info.grid, self.label_format(class_names)
+        grid, format = info.grid, self.label_format(())
         holes = info.has_mask or any(np.dtype(dtype).kind == "f" for dtype in info.dtypes)
         profile = {
             "driver": "GTiff", "height": grid.height, "width": grid.width, "count": 1, "dtype": "uint8",

@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rsseg_cli.errors import UsageError
+from rsseg_cli.evaluation.metrics import ratio
 from rsseg_cli.raster import classes as class_values
 
 Mask = NDArray[np.bool_]
@@ -205,10 +206,10 @@ class BoundaryCounts:
 
     def trimap_accuracy(self) -> NDArray[np.float64]:
         """(N, W), of the pixels of each true class; NaN where it has no border."""
-        return _share(self.bands[3], self.bands[0])
+        return ratio(self.bands[3], self.bands[0])
 
     def overall_trimap_accuracy(self) -> NDArray[np.float64]:
-        return _share(self.bands[3].sum(0), self.bands[0].sum(0))
+        return ratio(self.bands[3].sum(0), self.bands[0].sum(0))
 
     def wfm(self) -> float:
         """Weighted F-measure of the edges, 0 to 1; 0 where only the map has edges, NaN where none are."""
@@ -222,7 +223,7 @@ class BoundaryCounts:
 
 def band_iou(bands: NDArray[Any]) -> NDArray[np.float64]:
     """Boundary IoU (..., N, W) of bands (3 or more, ..., N, W), see `BoundaryCounts`."""
-    return _share(bands[2], bands[0] + bands[1] - bands[2])
+    return ratio(bands[2], bands[0] + bands[1] - bands[2])
 
 
 def check_widths(widths: Sequence[int]) -> tuple[int, ...]:
@@ -289,10 +290,5 @@ def _widen_rows(values: Labels, reach: int, choose: Callable[..., Labels]) -> La
 
 
 def _is_plain(values: Labels, known: Mask) -> bool:
-    """Whether all known pixels have one value."""
     low, high = _bounds(values, known)
     return bool(low.min() >= high.max())
-
-
-def _share(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[np.float64]:
-    return np.divide(part, whole, out=np.full(whole.shape, np.nan), where=whole > 0)

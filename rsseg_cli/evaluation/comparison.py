@@ -43,6 +43,11 @@ class Difference:
         """Whether the models may be equally good; of an unknown interval too."""
         return not (self.interval[0] > 0 or self.interval[1] < 0)
 
+    def as_dict(self) -> dict[str, Any]:
+        low, high = self.interval
+        known = {key: getattr(self, key) for key in ("name", "first", "second", "difference")}
+        return dict(without_nan({**known, "low": low, "high": high, "holds_zero": self.holds_zero}))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
@@ -82,14 +87,8 @@ class Comparison:
         """The comparison in types that JSON has."""
         return {
             **{key: getattr(self, key) for key in ("first", "second", "tiles", "resamples", "level")},
-            **{key: [_as_dict(item) for item in getattr(self, key)] for key in ("overall", "iou", "f1")},
+            **{key: [item.as_dict() for item in getattr(self, key)] for key in ("overall", "iou", "f1")},
         }
-
-
-def _as_dict(item: Difference) -> dict[str, Any]:
-    low, high = item.interval
-    values = {"difference": item.difference, "low": low, "high": high, "holds_zero": item.holds_zero}
-    return dict(without_nan({"name": item.name, "first": item.first, "second": item.second, **values}))
 
 
 def compare(
@@ -116,15 +115,11 @@ def compare(
         sums = [(drawn @ matrices.reshape(tiles, -1)).reshape(-1, *shape) for matrices in pair]
         differences.append(_scores(sums[0], left_out) - _scores(sums[1], left_out))
     low, high = interval_of(np.concatenate(differences, axis=1))
+    titles = ("mIoU", "mean F1", "overall accuracy", *class_names, *class_names)
+    numbers = (values.tolist() for values in (*whole, low, high))
     rows = tuple(
-        Difference(name=name, first=float(a), second=float(b), interval=(float(lower), float(upper)))
-        for name, a, b, lower, upper in zip(
-            ("mIoU", "mean F1", "overall accuracy", *class_names, *class_names),
-            *whole,
-            low,
-            high,
-            strict=True,
-        )
+        Difference(name=name, first=a, second=b, interval=(lower, upper))
+        for name, a, b, lower, upper in zip(titles, *numbers, strict=True)
     )
     split = 3 + len(class_names)
     return Comparison(

@@ -59,18 +59,18 @@ def class_scores(confusion: Any, out_of_means: Sequence[int] = ()) -> dict[str, 
     classes = matrix.shape[-2]
     hits, truth = np.diagonal(matrix, axis1=-2, axis2=-1), matrix.sum(-1)
     mapped, total = matrix.sum(-2)[..., :classes], truth.sum(-1)
-    iou, f1 = _ratio(hits, truth + mapped - hits), _ratio(2 * hits, truth + mapped)
+    iou, f1 = ratio(hits, truth + mapped - hits), ratio(2 * hits, truth + mapped)
     counted = np.setdiff1d(np.arange(classes), out_of_means)
-    agreement, chance = _ratio(hits.sum(-1), total), _ratio((truth * mapped).sum(-1), total**2)
+    agreement, chance = ratio(hits.sum(-1), total), ratio((truth * mapped).sum(-1), total**2)
     return {
         "miou": mean_of(iou[..., counted]),
         "mean_f1": mean_of(f1[..., counted]),
         "overall_accuracy": agreement,
-        "kappa": _ratio(agreement - chance, 1 - chance),
+        "kappa": ratio(agreement - chance, 1 - chance),
         "iou": iou,
         "f1": f1,
-        "precision": _ratio(hits, mapped),
-        "recall": _ratio(hits, truth),
+        "precision": ratio(hits, mapped),
+        "recall": ratio(hits, truth),
     }
 
 
@@ -82,7 +82,7 @@ def scores_of(confusion: NDArray[np.integer] | Tensor, out_of_means: Sequence[in
 def mean_of(values: NDArray[np.floating]) -> NDArray[np.float64]:
     """Mean over the last axis of what is not NaN; NaN of none."""
     known = ~np.isnan(values)
-    return _ratio(np.where(known, values, 0).sum(-1), known.sum(-1))
+    return ratio(np.where(known, values, 0).sum(-1), known.sum(-1))
 
 
 def without_nan(values: Any) -> Any:
@@ -94,7 +94,7 @@ def without_nan(values: Any) -> Any:
     return None if isinstance(values, float) and not math.isfinite(values) else values
 
 
-def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
+def ratio(part: Any, whole: Any) -> NDArray[np.float64]:
     """NaN where `whole` is 0."""
     part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
     return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)

@@ -63,6 +63,7 @@ class MapAndTruth:
     ) -> None:
         self._mapped, self._truth, self._area = mapped, truth, area
         self.window = window or (0, 0, mapped.grid.height, mapped.grid.width)
+        self._grid = mapped.grid.window(*self.window)
 
     def blocks(self, size: int) -> Iterator[Window]:
         """(row, col, height, width) from the window's upper left."""
@@ -93,12 +94,8 @@ class MapAndTruth:
     def _part(self, block: Window, halo: int) -> tuple[Window, tuple[slice, slice]]:
         """What of a block with its halo lies in the window: where in the map, and where in the block."""
         row, col, height, width = block
-        top, left, rows, cols = self.window
-        first_row, first_col = max(row - halo, 0), max(col - halo, 0)
-        size = min(row + height + halo, rows) - first_row, min(col + width + halo, cols) - first_col
-        down, across = first_row - row + halo, first_col - col + halo
-        part = top + first_row, left + first_col, *size
-        return part, (slice(down, down + size[0]), slice(across, across + size[1]))
+        part, inner = self._grid.clip(row - halo, col - halo, height + 2 * halo, width + 2 * halo)
+        return (self.window[0] + part[0], self.window[1] + part[1], *part[2:]), inner
 
 
 @dataclass(kw_only=True)

@@ -93,14 +93,12 @@ class ClassRaster:
 
     def read(self, row: int, col: int, height: int, width: int) -> Labels:
         """Return the classes (height, width) of a window, which may reach beyond the raster."""
-        top, left = max(row, 0), max(col, 0)
-        bottom, right = min(row + height, self.grid.height), min(col + width, self.grid.width)
-        if (top, left, bottom, right) == (row, col, row + height, col + width):
-            return self._read(row, col, height, width)
+        window, part = self.grid.clip(row, col, height, width)
+        if window == (row, col, height, width):
+            return self._read(*window)
         labels = np.full((height, width), self.none, np.uint8)
-        if top < bottom and left < right:
-            part = slice(top - row, bottom - row), slice(left - col, right - col)
-            labels[part] = self._read(top, left, bottom - top, right - left)
+        if min(window[2:]) > 0:
+            labels[part] = self._read(*window)
         return labels
 
     def rows(self, row: int, height: int) -> tuple[Labels, NDArray[np.uint8] | None]:

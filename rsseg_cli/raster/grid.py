@@ -18,6 +18,7 @@ SNAP_PX = 1e-4  # a box drawn on pixel edges, written with few digits, does not 
 AREA_NODES, AREA_BLOCKS = 33, 32
 AREA_TOLERANCE = 1e-4
 Floats = NDArray[np.float64]
+Window = tuple[int, int, int, int]  # row, col, height, width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,14 @@ class Grid:
             crs=self.crs, transform=self.transform * Affine.translation(col, row), width=width, height=height
         )
 
+    def clip(self, row: int, col: int, height: int, width: int) -> tuple[Window, tuple[slice, slice]]:
+        """Return what of a window lies in the grid, perhaps nothing, and where that is in the window."""
+        top, left = max(row, 0), max(col, 0)
+        down = max(0, min(row + height, self.height) - top)
+        across = max(0, min(col + width, self.width) - left)
+        part = slice(top - row, top - row + down), slice(left - col, left - col + across)
+        return (top, left, down, across), part
+
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """left, bottom, right, top of the box around all pixels, in the CRS."""
@@ -53,7 +62,7 @@ class Grid:
         steps = self.transform
         return steps.a * cols + steps.b * rows + steps.c, steps.d * cols + steps.e * rows + steps.f
 
-    def window_of_bbox(self, bbox: Sequence[float], name: str = "--bbox") -> tuple[int, int, int, int]:
+    def window_of_bbox(self, bbox: Sequence[float], name: str = "--bbox") -> Window:
         """Return (row, col, height, width) of the pixels that a box touches; OutsideError without any."""
         left, bottom, right, top = bbox
         corners = [

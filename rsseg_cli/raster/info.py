@@ -158,11 +158,7 @@ class SceneInfo:
         info = SceneInfo.of(vrt.of_palette(own), self.nodata if self.nodata_given else None)
         return replace(info, title=self.title or self.path, overviews=())  # GDAL averages indices
 
-    def select_bands(
-        self, wanted: Sequence[str], bidx: Sequence[int] | None = None, model: str = ""
-    ) -> tuple[int, ...]:
-        """See `bands.select_bands`."""
-        return select_bands(self, wanted, bidx, model)
+    select_bands = select_bands
 
     def stretch_ranges(self, bands: Sequence[int]) -> list[Range]:
         """See `sample.stretch_ranges`."""

@@ -121,10 +121,7 @@ class SceneReader:
             self._on_read(row, col, array, valid)
         return array, valid
 
-    @staticmethod
-    def fill(array: Array, valid: Mask) -> Array:
-        """Fill invalid pixels from their surroundings; see `pixels.fill`."""
-        return fill(array, valid)
+    fill = staticmethod(fill)
 
     def _dataset(self) -> Any:
         """Return this thread's handle of a remote scene, or that of all threads of a local one.

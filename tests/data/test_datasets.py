@@ -619,7 +619,8 @@ class TestReading:
         assert (got.labels[10:25, 20:45] == IGNORE).all()
         assert (got.labels == 1).sum() == 60 * 80 - 15 * 25
         assert got.image[:, 10:25, 20:45].min() > 0
-        _, path = scene.rasters(tmp_path / "k", ("other", "building"))
+        named = replace(scene, format=LabelFormat(class_names=("other", "building")))
+        _, path = named.rasters(tmp_path / "k")
         with rasterio.open(path) as truth:
             assert (truth.read(1)[10:25, 20:45] == IGNORE).all()
             assert (truth.read(1) == 1).sum() == 60 * 80 - 15 * 25
@@ -636,7 +637,8 @@ class TestReading:
             mean=(0, 0), std=(1, 1), gsd_m=0.5,
         )  # fmt: skip
         np.testing.assert_array_equal(scene.load(spec, tmp_path / "k").image, image[[0, 3]])
-        opened, _ = scene.rasters(tmp_path / "k", ("a", "b"))
+        named = replace(scene, format=LabelFormat(class_names=("a", "b")))
+        opened, _ = named.rasters(tmp_path / "k")
         with rasterio.open(opened) as dataset:
             assert dataset.descriptions == ("nir", "red")
             np.testing.assert_array_equal(dataset.read(), image[[3, 0]])
