@@ -198,9 +198,9 @@ class _Finder:
         self._limit, self._tolerance = config.min_confidence * FULL_SCALE, config.tolerance_px
         self._width = 0
         if config.min_width_m:
-            if pair.grid.gsd_m is None:
+            if pair.grid.side_m is None:
                 raise UsageError("--min-width: the maps have no CRS that leads to metres")
-            self._width = math.ceil(config.min_width_m / math.sqrt(math.prod(pair.grid.gsd_m)))
+            self._width = math.ceil(config.min_width_m / pair.grid.side_m)
             if self._width > 256:
                 raise UsageError(
                     f"--min-width {config.min_width_m:g}: is {self._width} px; needs 256 px or less"

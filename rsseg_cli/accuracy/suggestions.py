@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,17 +83,13 @@ def suggest(
         chosen = _choose(table, config.number)
         squares = [_square(source, table, index, side) for index in chosen]
         _write(path, source, squares)
-    gsd_m = source.grid.gsd_m
-    return SuggestResult(
-        path=path, squares=squares, side_m=None if gsd_m is None else side * math.sqrt(math.prod(gsd_m))
-    )
+    own = source.grid.side_m
+    return SuggestResult(path=path, squares=squares, side_m=None if own is None else side * own)
 
 
 def _side_px(source: ClassMap, config: SuggestConfig) -> int:
-    gsd_m = source.grid.gsd_m
-    side = SIDE_PX
-    if gsd_m is not None:
-        own = math.sqrt(math.prod(gsd_m))
+    own, side = source.grid.side_m, SIDE_PX
+    if own is not None:
         wanted = config.size_m or max(SIDE_PX * own, SIDE_M)
         side = max(4, round(wanted / own))
     while (source.grid.height // side) * (source.grid.width // side) > MAX_SQUARES:

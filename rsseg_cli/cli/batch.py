@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections import Counter
@@ -57,7 +58,7 @@ def ray_engine(
     address: str | None, split_mpx: float | None, workers: int | None, device: str, *, split: bool
 ) -> RayEngine:
     """Connect to Ray; `split` is for a single scene, which all workers share whatever its size."""
-    if split_mpx is not None and not split_mpx >= 0:
+    if split_mpx is not None and not 0 <= split_mpx < math.inf:
         raise UsageError(f"--split-above {split_mpx}: needs megapixels, 0 or more")
     from rsseg_cli.batch import RayEngine
 

@@ -78,7 +78,7 @@ def demo_command(
     result = predict(scene, land_cover, model=model, preview=picture, overwrite=overwrite)
     typer.echo(f"map      {land_cover}: {result.seconds:.1f} s; open it in QGIS")
     typer.echo(f"picture  {picture}: the scene, the map over it, its legend")
-    scores = score_pair(str(land_cover), str(labels), PairConfig()).result.scores
+    scores = score_pair(str(land_cover), str(labels), PairConfig()).scores
     rows = [(row["name"], row["iou"]) for row in scores["classes"]]
     by_class = ", ".join(f"{name} {'-' if iou is None else f'{iou:.2f}'}" for name, iou in rows)
     typer.echo(f"IoU      {scores['miou']:.2f} against the drawn labels: {by_class}")

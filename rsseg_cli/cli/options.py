@@ -76,6 +76,6 @@ def parse_jobs(text: str | None) -> int | None:
     """Read `--jobs`: 0 for auto, None where it is not given."""
     if text is None or text == "auto":
         return None if text is None else 0
-    if not text.isdecimal() or int(text) > 256:
+    if not text.isdecimal() or len(text) > 3 or not 1 <= int(text) <= 256:
         raise UsageError(f"--jobs {text!r}: needs 1 to 256, or auto")
     return int(text)

@@ -54,11 +54,11 @@ def score_command(
     from rsseg_cli.evaluation import score_pair
 
     with Bar("score", "block", hidden=quiet) as bar:
-        score = score_pair(predicted, truth, config, progress=bar.show)
+        result = score_pair(predicted, truth, config, progress=bar.show)
     if report is not None:
-        page = _write_report(report, predicted, truth, config, score, overwrite)
+        page = _write_report(report, predicted, truth, config, result, overwrite)
         say(f"rsseg: report: {page}")
-    scores = score.result.scores
+    scores = result.scores
     if as_json:
         opt.echo_json(scores)
         return
@@ -67,7 +67,7 @@ def score_command(
 
 
 def _write_report(
-    folder: Path, predicted: str, truth: str, config: PairConfig, score: Any, overwrite: bool
+    folder: Path, predicted: str, truth: str, config: PairConfig, result: Any, overwrite: bool
 ) -> Path:
     from rsseg_cli.evaluation import report as reports
 
@@ -81,9 +81,8 @@ def _write_report(
     }
     return reports.write_report(
         folder,
-        score.result,
+        result,
         title=f"{Path(predicted).name} against {Path(truth).name}",
-        classes=score.classes,
         settings={name: value for name, value in settings.items() if value},
         overwrite=overwrite,
     )

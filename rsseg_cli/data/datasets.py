@@ -224,7 +224,6 @@ def ground_resolution(scenes: Sequence[LabelledScene]) -> float | None:
     """Metres a pixel on the ground of the first training scene, if it can be known."""
     first = next((scene for scene in scenes if scene.split == "train"), None)
     try:
-        ground = None if first is None else SceneInfo.of(first.image).grid.gsd_m
+        return None if first is None else SceneInfo.of(first.image).grid.side_m
     except SceneError:
         return None
-    return None if ground is None else float(np.sqrt(ground[0] * ground[1]))

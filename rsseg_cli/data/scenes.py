@@ -193,7 +193,7 @@ def training_grid(
     if model_gsd_m is None:
         return grid, 1.0
     ground = grid.gsd_m or (model_gsd_m, model_gsd_m)
-    native = float(np.sqrt(ground[0] * ground[1]))
+    native = grid.side_m or model_gsd_m
     target = max(native, finest_gsd_m or model_gsd_m)
     if abs(target / native - 1) > SAME_GSD:
         width = max(1, round(grid.width * ground[0] / target))

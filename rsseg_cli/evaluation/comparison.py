@@ -97,23 +97,22 @@ def compare(
     class_names: Sequence[str],
     *,
     names: tuple[str, str] = ("first", "second"),
-    out_of_means: Sequence[str] = (),
+    out_of_means: Sequence[int] = (),
     resamples: int = 2000,
     seed: int = 0,
     chunk_values: int = CHUNK_VALUES,
 ) -> Comparison:
     """Compare two models on tiles of the same scenes and classes, resampled in pairs.
 
-    `out_of_means` are classes that do not enter mIoU and mean F1.
+    `out_of_means` are numbers of classes that do not enter mIoU and mean F1.
     """
     pair = _paired(first, second, names)
-    left_out = [index for index, name in enumerate(class_names) if name in out_of_means]
-    whole = [_scores(matrices.sum(0), left_out) for matrices in pair]
+    whole = [_scores(matrices.sum(0), out_of_means) for matrices in pair]
     tiles, *shape = pair[0].shape
     differences = []
     for drawn in resamples_of(tiles, resamples, seed, chunk_values // max(tiles, math.prod(shape))):
         sums = [(drawn @ matrices.reshape(tiles, -1)).reshape(-1, *shape) for matrices in pair]
-        differences.append(_scores(sums[0], left_out) - _scores(sums[1], left_out))
+        differences.append(_scores(sums[0], out_of_means) - _scores(sums[1], out_of_means))
     low, high = interval_of(np.concatenate(differences, axis=1))
     titles = ("mIoU", "mean F1", "overall accuracy", *class_names, *class_names)
     numbers = (values.tolist() for values in (*whole, low, high))

@@ -240,7 +240,7 @@ class EvaluationRun:
             return first, None
         comparison = compare(
             first.result.tiles, others[0].result.tiles, self._score.names,
-            names=(self.names[0], self.names[1]), out_of_means=self._score.protocol.out_of_means,
+            names=(self.names[0], self.names[1]), out_of_means=self._score.out_of_means,
         )  # fmt: skip
         if comparison.few_tiles:
             logger.warning(
@@ -256,12 +256,10 @@ class EvaluationRun:
             folder,
             done.result,
             title=f"{self.names[0]} on {self.data.name}{part}",
-            classes=self.data.classes,
             model=self.names[0],
             settings=self._settings(),
             tiles=done.worst,
             comparison=comparison,
-            out_of_means=self._score.protocol.out_of_means,
             overwrite=overwrite,
         )
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rsseg_cli.data import LabelFormat, datasets
@@ -17,17 +16,9 @@ from rsseg_cli.weights import ClassSpec
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class PairScore:
-    """Scores of a map, and the classes that they are of, in order."""
-
-    result: ScoreResult
-    classes: tuple[ClassSpec, ...]
-
-
 def score_pair(
     predicted: str, truth: str, config: PairConfig, progress: Callable[[int, int], None] | None = None
-) -> PairScore:
+) -> ScoreResult:
     """Score the class raster `predicted` against labels or polygons.
 
     Classes of map and truth are matched by name if both have names.
@@ -62,7 +53,7 @@ def score_pair(
     pair = datasets.LabelledScene(Path(predicted), Path(truth), "test", format=format)
     datasets.check_coding(result.confusion.sum(1), score.names, [pair])
     _warn_of_holes(predicted, result)
-    return PairScore(result=result, classes=table.classes)
+    return result
 
 
 def _table_of_map(path: str, names: dict[int, str]) -> datasets.ClassTable:

@@ -59,12 +59,10 @@ def write_report(
     result: ScoreResult,
     *,
     title: str,
-    classes: Sequence[ClassSpec],
     model: str = "",
     settings: Mapping[str, object] | None = None,
     tiles: Sequence[WorstTile] | None = None,
     comparison: Comparison | None = None,
-    out_of_means: Sequence[str] = (),
     overwrite: bool = False,
 ) -> Path:
     """Write FOLDER/index.html and FOLDER/scores.json, and return the path of the page.
@@ -76,7 +74,8 @@ def write_report(
     if tiles is None:
         tiles = [read_worst_tile(tile) for tile in worst_tiles(result.tiles, scenes)]
     facts = {**({"model": model} if model else {}), **(settings or {})}
-    confusion = np.asarray(result.confusion)
+    config, confusion = result.config, np.asarray(result.confusion)
+    classes = config.classes
     numbers = {
         "title": title,
         "settings": {name: str(value) for name, value in facts.items()},
@@ -103,7 +102,7 @@ def write_report(
             intervals=_intervals(result.scores),
             boundary=boundary,
             classes=classes,
-            out_of_means=out_of_means,
+            out_of_means=[config.names[number] for number in config.out_of_means],
             rows=list(zip(classes, result.scores["classes"], confusion.tolist(), strict=True)),
             columns=len(classes) + bool(confusion[:, len(classes) :].sum()),
             charts=[boundary_chart(boundary, kind, name, classes) for kind, name in kinds],

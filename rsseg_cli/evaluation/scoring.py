@@ -90,6 +90,7 @@ class ScoreResult:
         tiles: in the order of the maps, row-major.
     """
 
+    config: ScoreConfig
     scores: dict[str, Any]
     confusion: NDArray[np.int64]
     tiles: list[TileScore]
@@ -163,8 +164,7 @@ class Scorer:
             self._add_blocks(pair, tiles, counts, opened)
         self._boundary.merge(counts)
         self._wfm.append(_wfm(counts, tiles))
-        gsd_m = mapped.grid.gsd_m
-        self._gsd_m.append(None if gsd_m is None else math.sqrt(gsd_m[0] * gsd_m[1]))
+        self._gsd_m.append(mapped.grid.side_m)
         return list(tiles.scores())
 
     def _add_blocks(
@@ -203,7 +203,8 @@ class Scorer:
         tiles = self._tiles.scores()
         config = self.config
         scores = self._scores() | {"intervals": score_intervals(tiles, config.names, config.out_of_means)}
-        return ScoreResult(scores=without_nan(scores), confusion=self._confusion.copy(), tiles=tiles)
+        confusion = self._confusion.copy()
+        return ScoreResult(config=config, scores=without_nan(scores), confusion=confusion, tiles=tiles)
 
     def _scores(self) -> dict[str, Any]:
         matrix, config = self._confusion, self.config

@@ -127,6 +127,11 @@ class Grid:
         across, down = float(sides[0][0]), float(sides[1][0])
         return (across, down) if all(math.isfinite(m) and m > 0 for m in (across, down)) else None
 
+    @property
+    def side_m(self) -> float | None:
+        """Side of a square as large as the pixel at the centre, metres; None if unknown."""
+        return None if self.gsd_m is None else math.sqrt(math.prod(self.gsd_m))
+
     def areas_m2(self) -> tuple[Floats, Floats, Floats] | None:
         """Return rows (n,), first columns of blocks (k,) and the area of pixels there, m2 (n, k), or None.
 

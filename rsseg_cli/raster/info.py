@@ -174,11 +174,10 @@ class SceneInfo:
         return common_ranges(paths, wanted, *options)
 
     def unmarked_holes(self, bands: Sequence[int], grid: Grid) -> str:
-        """Say what may be holes of an 8 or 16 bit scene that marks none; "" for nothing."""
-        from rsseg_cli.raster.sample import describe_fill, unmarked_holes
+        """See `sample.unmarked_holes`."""
+        from rsseg_cli.raster.sample import unmarked_holes
 
-        fill = unmarked_holes(self, bands, grid)
-        return f"{self.name}: {describe_fill(self, fill)}" if fill is not None else ""
+        return unmarked_holes(self, bands, grid)
 
     def type_ranges(self, bands: Sequence[int]) -> list[Range]:
         """Return what becomes 0 and 1 without stretching: all of an integer type, floats as they are."""

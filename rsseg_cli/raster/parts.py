@@ -5,14 +5,11 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from xml.etree import ElementTree as ET
 
 from rsseg_cli.errors import SceneError
 from rsseg_cli.raster import gdal
-
-if TYPE_CHECKING:
-    from rsseg_cli.raster.info import SceneInfo
 
 MAX_PARTS = 64
 MAX_VRT_BYTES = 1 << 20
@@ -80,7 +77,7 @@ def join(dataset: Any, name: str, advice: str) -> str:
     finest = max((info.grid for info in planes), key=lambda grid: grid.width * grid.height)
     chosen = [info for info in planes if info.grid == finest]
     if all(info.count == 1 for info in chosen) and (len(chosen) > 1 or len(planes) == 1):
-        names = [_variable(info) for info in chosen]
+        names = [info.descriptions[0] or info.path.rpartition(":")[2].strip('"/') for info in chosen]
         logger.info("%s: bands %s", name, ", ".join(names))
         return vrt.of_files([(info, 1, text) for info, text in zip(chosen, names, strict=True)])
     listed = ", ".join(
@@ -99,7 +96,3 @@ def _absolute(part: str, dataset: Any) -> str:
         return part
     absolute = os.path.abspath(path)
     return part.replace(path, f'"{absolute}"' if ":" in absolute else absolute, 1)
-
-
-def _variable(info: SceneInfo) -> str:
-    return info.descriptions[0] or info.path.rpartition(":")[2].strip('"/')

@@ -161,11 +161,11 @@ def stretch_ranges(info: SceneInfo, bands: Sequence[int]) -> list[Range]:
             sample = Sample.read(info, bands, nodata=fills[0].value)
         for fill in fills:
             sample = sample.without(fill.value)
-            info.warn(f"{info.name}: {describe_fill(info, fill)}; left out of the stretch")
+            info.warn(f"{_describe(info, fill)}; left out of the stretch")
     return sample.bare().ranges()
 
 
-def describe_fill(info: SceneInfo, fill: Fill) -> str:
+def _describe(info: SceneInfo, fill: Fill) -> str:
     """Say how much of a scene has a value that may mark holes, and what to do."""
     values = f"{fill.value:g} in all bands"
     if fill.value == 0 or fill.value in (255, 65535):
@@ -173,17 +173,17 @@ def describe_fill(info: SceneInfo, fill: Fill) -> str:
     known = [value for value in info.band_nodata if value is not None]
     names = f"marks other pixels as nodata ({known[0]:g})" if known else "names no nodata value"
     return (
-        f"{fill.share:.1%} of the pixels are {values} and the file {names}; pass --nodata {fill.value:g} if "
-        "they are holes"
+        f"{info.name}: {fill.share:.1%} of the pixels are {values} and the file {names}; pass --nodata "
+        f"{fill.value:g} if they are holes"
     )
 
 
-def unmarked_holes(info: SceneInfo, bands: Sequence[int], grid: Grid) -> Fill | None:
-    """Return the value that may mark holes in an 8 or 16 bit scene that has no mark of its own."""
+def unmarked_holes(info: SceneInfo, bands: Sequence[int], grid: Grid) -> str:
+    """Say what may be holes of an 8 or 16 bit scene that has no mark of its own; "" for nothing."""
     if info.has_mask or not {info.dtypes[band - 1] for band in bands} <= {"uint8", "uint16"}:
-        return None
+        return ""
     fills = Sample.read(info, bands, grid).fills()
-    return max(fills, key=lambda fill: fill.share, default=None)
+    return _describe(info, max(fills, key=lambda fill: fill.share)) if fills else ""
 
 
 def common_ranges(

@@ -170,6 +170,8 @@ def test_further_outputs_have_the_maps_name_and_an_ending(make_raster, run):
         (["s0.tif", "-o", "none/maps"], 1, "Make none first"),
         (["s0.tif", "-o", "maps", "--manifest", "s1.tif"], 1, "s1.tif: line 1 is not a record of a batch"),
         (["s0.tif", "-o", "maps", "--jobs", "some"], 2, "needs 1 to 256, or auto"),
+        (["s0.tif", "-o", "maps", "--jobs", "0"], 2, "--jobs '0': needs 1 to 256, or auto"),
+        (["s0.tif", "--engine", "ray", "--split-above", "inf"], 2, "--split-above inf: needs megapixels"),
         (["s0.tif", "s1.tif", "-o", "maps", "--device", "cuda:77"], 2, "--device cuda:77"),
     ],
 )

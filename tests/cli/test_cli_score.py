@@ -262,8 +262,10 @@ def test_report(tmp_path: Path, make_raster: MakeRaster) -> None:
     page = (tmp_path / "report" / "index.html").read_text()
     assert "map.tif against truth.tif" in page
     assert page.count("data:image") >= 3  # scene, truth, map
+    assert "not in the means" not in page
     assert "exists already" in error(*files, "--report", tmp_path / "report")
-    run(*files, "--report", tmp_path / "report", "--overwrite")
+    run(*files, "--report", tmp_path / "report", "--overwrite", "--out-of-means", "Land")
+    assert (tmp_path / "report" / "index.html").read_text().count("not in the means") == 1
 
 
 def test_scores_itself_without_error(pair: tuple[Path, Path]) -> None:

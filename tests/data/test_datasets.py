@@ -24,7 +24,7 @@ from rsseg_cli.data.datasets import (
     read_scene_list,
     unique_names,
 )
-from rsseg_cli.data.label_format import IGNORE, read_classes
+from rsseg_cli.data.label_format import IGNORE, LabelFormat, read_classes
 from rsseg_cli.data.types import DataConfig, LoadedScene
 from rsseg_cli.errors import DataError, UsageError
 from rsseg_cli.pipeline import predict

@@ -54,7 +54,7 @@ def test_pixels_outside_the_classes_are_wrong():
 
 def test_classes_out_of_the_means_and_classes_that_do_not_occur():
     first, second = [tile(0, np.diag([2, 2, 0]))], [tile(0, [[1, 1, 0], [0, 2, 0], [0, 0, 0]])]
-    actual = compare(first, second, ("roof", "ground", "sea"), out_of_means=("ground",))
+    actual = compare(first, second, ("roof", "ground", "sea"), out_of_means=(1,))
     assert math.isnan(actual.iou[2].first)
     assert math.isnan(actual.iou[2].interval[0])
     assert actual.iou[2].holds_zero

@@ -17,7 +17,7 @@ from rsseg_cli.data import LabelFormat
 from rsseg_cli.errors import OutputError
 from rsseg_cli.evaluation.comparison import compare
 from rsseg_cli.evaluation.report import check_report_folder, write_report
-from rsseg_cli.evaluation.scoring import ScoreResult
+from rsseg_cli.evaluation.scoring import ScoreConfig, ScoreResult
 from rsseg_cli.evaluation.tiles import TileScore
 from rsseg_cli.evaluation.worst_tiles import read_worst_tile, worst_tiles
 from rsseg_cli.raster import Area
@@ -36,8 +36,9 @@ def tile_score(scene, predicted, truth, image, row, col, height, width, confusio
     )  # fmt: skip
 
 
-def score_result(scores, confusion, tiles):
-    return ScoreResult(scores=scores, confusion=confusion, tiles=tiles)
+def score_result(scores, confusion, tiles, classes=CLASSES):
+    config = ScoreConfig(classes=classes)
+    return ScoreResult(config=config, scores=scores, confusion=confusion, tiles=tiles)
 
 
 def count(truth, actual):
@@ -137,10 +138,8 @@ def test_a_page_that_closes_its_tags_and_needs_nothing_else(scored, tmp_path):
         tmp_path / "report",
         result,
         title="North & south",
-        classes=CLASSES,
         model="<b>m</b>",
         settings={"tile size": 512, "<i>": "</table>"},
-        out_of_means=NAMES[1:],
     )
     assert path == tmp_path / "report" / "index.html"
     source = path.read_text(encoding="utf-8")
@@ -158,7 +157,6 @@ def test_a_page_that_closes_its_tags_and_needs_nothing_else(scored, tmp_path):
         "<b>m</b>",
         "</table>",
         "Boundary IoU, 3 px",
-        "not in the means",
     ):
         assert words in page.text
     assert sorted(item.name for item in path.parent.iterdir()) == ["index.html", "scores.json"]
@@ -166,7 +164,7 @@ def test_a_page_that_closes_its_tags_and_needs_nothing_else(scored, tmp_path):
 
 def test_pictures_show_image_truth_and_map_of_the_worst_tile_first(scored, tmp_path):
     result, image, truth, actual = scored
-    page = Page(write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8"))
+    page = Page(write_report(tmp_path / "r", result, title="t").read_text(encoding="utf-8"))
     assert len(page.pictures) == 6
     photo, labels, mapped = (picture(uri) for uri in page.pictures[:3])
     assert photo.format == "JPEG"
@@ -186,7 +184,7 @@ def test_pictures_show_image_truth_and_map_of_the_worst_tile_first(scored, tmp_p
 
 def test_places_tell_where_they_lie_and_what_is_confused(scored, tmp_path):
     result, _, truth, actual = scored
-    path = write_report(tmp_path / "r", result, title="t", classes=CLASSES)
+    path = write_report(tmp_path / "r", result, title="t")
     text = Page(path.read_text(encoding="utf-8")).text
     assert "1. north rows 0–127, columns 128–255 EPSG:32633: 500096.0, 4999968.0" in text
     assert "45.15" in text  # latitude of the centre, degrees
@@ -205,7 +203,7 @@ def test_places_tell_where_they_lie_and_what_is_confused(scored, tmp_path):
 
 def test_scores_stand_beside_the_page_as_strict_json(scored, tmp_path):
     result, *_ = scored
-    write_report(tmp_path / "r", result, title="t", classes=CLASSES, model="tiny", settings={"split": "test"})
+    write_report(tmp_path / "r", result, title="t", model="tiny", settings={"split": "test"})
     numbers = json.loads(
         (tmp_path / "r" / "scores.json").read_text(encoding="utf-8"), parse_constant=pytest.fail
     )
@@ -217,7 +215,7 @@ def test_scores_stand_beside_the_page_as_strict_json(scored, tmp_path):
 
 def test_curves_are_drawn_to_scale(scored, tmp_path):
     result, *_ = scored
-    source = write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8")
+    source = write_report(tmp_path / "r", result, title="t").read_text(encoding="utf-8")
     lines = re.findall(r'<polyline class="curve[^"]*" points="([^"]+)"', source)
     assert len(lines) == 4  # a class without values has no line; class and mean, two charts
     points = [[float(part) for part in point.split(",")] for point in lines[0].split()]
@@ -230,9 +228,9 @@ def test_curves_are_drawn_to_scale(scored, tmp_path):
 def test_a_comparison_is_reported_and_drawn(scored, tmp_path):
     result, *_ = scored
     comparison = compare(result.tiles, result.tiles, NAMES, names=("tiny", "<old>"))
-    source = write_report(
-        tmp_path / "r", result, title="t", classes=CLASSES, comparison=comparison
-    ).read_text(encoding="utf-8")
+    source = write_report(tmp_path / "r", result, title="t", comparison=comparison).read_text(
+        encoding="utf-8"
+    )
     page = Page(source)
     assert "Against <old>" in page.text
     assert "2 tiles are few (under 20)" in page.text
@@ -249,8 +247,9 @@ def test_many_classes_stand_close(tmp_path):
     rows = [{"name": name, "iou": 1.0, "f1": 1.0, "precision": 1.0, "recall": 1.0} for name in names]
     boundary = {"wfm": None, "widths_px": [3], "boundary_iou": curve, "trimap_accuracy": curve}
     actual = {"miou": 1.0, "mean_f1": 1.0, "overall_accuracy": 1.0, "kappa": 1.0, "classes": rows}
-    result = score_result({**actual, "boundary": boundary}, confusion, [])
-    path = write_report(tmp_path / "r", result, title="t", classes=ClassSpec.from_names(names), tiles=())
+    classes = ClassSpec.from_names(names)
+    result = score_result({**actual, "boundary": boundary}, confusion, [], classes)
+    path = write_report(tmp_path / "r", result, title="t", tiles=())
     source = path.read_text(encoding="utf-8")
     assert 'class="matrix dense"' in source
     assert "class 0 mapped as none of these: 500 of 1,500 px" in source
@@ -259,10 +258,10 @@ def test_many_classes_stand_close(tmp_path):
 
 def test_a_report_is_not_replaced_unless_asked(scored, tmp_path):
     result, *_ = scored
-    write_report(tmp_path / "r", result, title="first", classes=CLASSES)
+    write_report(tmp_path / "r", result, title="first")
     with pytest.raises(OutputError, match="exists already; pass --overwrite"):
-        write_report(tmp_path / "r", result, title="second", classes=CLASSES)
-    write_report(tmp_path / "r", result, title="second", classes=CLASSES, overwrite=True)
+        write_report(tmp_path / "r", result, title="second")
+    write_report(tmp_path / "r", result, title="second", overwrite=True)
     assert "second" in (tmp_path / "r" / "index.html").read_text(encoding="utf-8")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="is a file; a report needs a folder"):
@@ -341,13 +340,13 @@ def test_images_of_any_kind_are_shown_or_left_out(make_raster, tmp_path, kind):
         assert worst.image.shape == (60, 80, 3)
         assert worst.image.max() > 200 > 60 > worst.image.min()
     result = score_result(scores(tile.confusion), tile.confusion, [tile])
-    page = Page(write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8"))
+    page = Page(write_report(tmp_path / "r", result, title="t").read_text(encoding="utf-8"))
     assert ("no image on the grid of the map" in page.text) == (worst.image is None)
 
 
 def test_a_perfect_map_has_no_worst_place(make_raster, tmp_path):
     tile = tile_score("a", Path("gone"), Path("gone"), None, 0, 0, 10, 10, np.array([[100, 0, 0], [0, 0, 0]]))
     result = score_result(scores(tile.confusion), tile.confusion, [tile])
-    page = Page(write_report(tmp_path / "r", result, title="t", classes=CLASSES).read_text(encoding="utf-8"))
+    page = Page(write_report(tmp_path / "r", result, title="t").read_text(encoding="utf-8"))
     assert "every labelled pixel is right" in page.text
     assert not page.pictures

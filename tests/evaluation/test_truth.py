@@ -39,7 +39,7 @@ def mapped(make_raster: MakeRaster) -> str:
 
 
 def iou(mapped: str, truth: Path, classes: str = CLASSES, **options: Any) -> list[float | None]:
-    scores = score_pair(mapped, str(truth), PairConfig(classes=classes, **options)).result.scores
+    scores = score_pair(mapped, str(truth), PairConfig(classes=classes, **options)).scores
     return [row["iou"] for row in scores["classes"]]
 
 
@@ -64,7 +64,7 @@ def test_nan_is_unlabelled_with_and_without_a_tag(make_raster: MakeRaster, mappe
     for name, more in (("a.tif", {}), ("b.tif", {"nodata": np.nan, "kind": "none"})):
         result = score_pair(
             mapped, str(make_raster(name, array=array[None], **more)), PairConfig(classes=CLASSES)
-        ).result
+        )
         assert result.scores["pixels"] == 50 * 80
         assert result.confusion[:, :2].tolist() == [[3360, 0], [320, 320]]
 
@@ -118,7 +118,7 @@ def test_a_mask_of_0_and_255_against_a_map_that_names_its_classes(
         with pytest.raises(DataError, match="holds no building, but"):
             score_pair(str(path), str(truth), PairConfig())
         truth = make_raster("truth.tif", array=array[None])
-        assert score_pair(str(path), str(truth), PairConfig()).result.scores["miou"] == 1
+        assert score_pair(str(path), str(truth), PairConfig()).scores["miou"] == 1
 
 
 def test_what_255_does_not_mean(make_raster: MakeRaster, mapped: str) -> None:
