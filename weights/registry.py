@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -139,7 +139,9 @@ def load_model(name_or_path: str | os.PathLike[str]) -> TrainedModel:
     spec = _spec_of(header, path)
     network = _build_network(spec, path)
     _check_shapes(network, header.shapes, path)
-    network.load_state_dict(_read_tensors(path), strict=True, assign=True)
+    # copies, also where float32 is stored: the file may be replaced while the model runs
+    tensors = {name: to_float32(tensor, name, path) for name, tensor in _read_tensors(path)}
+    network.load_state_dict(tensors, strict=True, assign=True)
     return TrainedModel(network.eval(), spec)
 
 
@@ -172,17 +174,10 @@ def rewrite_spec(
     name_or_path: str | os.PathLike[str], output: Path, spec: ModelSpec, *, overwrite: bool = False
 ) -> None:
     """Write a copy of a model file with another description, its tensors byte by byte as they are."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     check_target(output, overwrite)
     path = model_file(name_or_path)
     read_header(path)
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, ValueError) as err:
-        raise ModelError(f"{path}: its tensors cannot be read ({err})") from err
-    _write(output, tensors, spec)
+    _write(output, dict(_read_tensors(path)), spec)
 
 
 def _write(path: Path, tensors: dict[str, Tensor], spec: ModelSpec) -> None:
@@ -361,12 +356,12 @@ def to_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
     return tensor
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
-    """Copies, also where float32 is stored: the file may be replaced while the model runs."""
+def _read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: to_float32(file.get_tensor(name), name, path) for name in file.keys()}  # noqa: SIM118
+            for name in file.keys():  # noqa: SIM118
+                yield name, file.get_tensor(name)
     except (SafetensorError, OSError, ValueError) as err:
         raise ModelError(f"{path}: its tensors cannot be read ({err})") from err

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,11 @@ LOVEDA_COLOURS = (
 )  # fmt: skip
 LOVEDA_LAYOUT = "{Train,Val}/{Urban,Rural}/{images_png,masks_png}/*.png"
 LOVEDA_SPLITS = {"train": "train", "val": "test"}  # its own test part has no labels
+RGB = ("red", "green", "blue")
+ISPRS = {  # bands, those taken by default, m a pixel, patterns of the image's and the mask's file name
+    "vaihingen": (("nir", "red", "green"), ("nir", "red", "green"), 0.09, ("{}", "{}")),
+    "potsdam": ((*RGB, "nir"), RGB, 0.05, ("{}_RGBIR.tif", "{}_label.tif")),
+}
 INRIA_LAYOUT = "AerialImageDataset/train/{images,gt}/*.tif"
 INRIA_VAL = 5  # images of a city that are its validation part
 SYNONYMS = {"near-infrared": "nir", "near infrared": "nir", "infrared": "nir", "ir": "nir"}
@@ -86,7 +92,7 @@ def open_loveda(config: DataConfig) -> LabelledData:
         class_names=tuple(item.name for item in classes), by_pixel=True,
         values={0: IGNORE, **{value + 1: value for value in range(7)}},
     )  # fmt: skip
-    bands = choose_bands(config.bands, ("red", "green", "blue"), "loveda")
+    bands = choose_bands(config.bands, RGB, "loveda")
     scenes: list[LabelledScene] = []
     for theirs, ours in LOVEDA_SPLITS.items():
         folders = [root / theirs.capitalize() / domain.capitalize() for domain in domains]
@@ -111,31 +117,16 @@ def open_loveda(config: DataConfig) -> LabelledData:
     return LabelledData("loveda", tuple(scenes), classes, _names(bands), 0.3, ScoringProtocol(name="LoveDA"))
 
 
-def open_vaihingen(config: DataConfig) -> LabelledData:
-    """ISPRS Vaihingen: near-infrared, red, green at 0.09 m."""
-    from torchgeo.datasets import Vaihingen2D
-
-    bands = choose_bands(config.bands, ("nir", "red", "green"), "vaihingen")
-    return _open_isprs(config, Vaihingen2D, "vaihingen", bands, 0.09, ("{}", "{}"))
-
-
-def open_potsdam(config: DataConfig) -> LabelledData:
-    """ISPRS Potsdam: red, green, blue at 0.05 m unless `config.bands` says otherwise; nir is there too."""
-    from torchgeo.datasets import Potsdam2D
-
-    wanted = config.bands or ("red", "green", "blue")
-    bands = choose_bands(wanted, ("red", "green", "blue", "nir"), "potsdam")
-    return _open_isprs(config, Potsdam2D, "potsdam", bands, 0.05, ("{}_RGBIR.tif", "{}_label.tif"))
-
-
-def _open_isprs(
-    config: DataConfig, kind: Any, title: str, bands: tuple[tuple[int, str], ...], gsd_m: float,
-    files: tuple[str, str],
-) -> LabelledData:  # fmt: skip
+def open_isprs(config: DataConfig, *, title: str) -> LabelledData:
     """Both ISPRS sets: images in a folder, colour masks beside it, splits as TorchGeo lists them.
 
-    `files` are patterns of the image's and the mask's file name.
+    Vaihingen has near-infrared, red and green; of Potsdam near-infrared is taken where it is asked for.
     """
+    from torchgeo import datasets
+
+    kind = getattr(datasets, f"{title.capitalize()}2D")
+    own, usual, gsd_m, files = ISPRS[title]
+    bands = choose_bands(config.bands or usual, own, title)
     root = Path(config.root or "")
     layout = f"{kind.image_root}/{files[0].format('*')} and {files[1].format('*')} beside that folder"
     if not (root / kind.image_root).is_dir():
@@ -185,7 +176,7 @@ def open_inria(config: DataConfig) -> LabelledData:
         raise _wrong_layout(root, "Inria", INRIA_LAYOUT, "no images found")
     classes = ClassSpec.from_names(["background", "building"])
     format = LabelFormat(class_names=("background", "building"), values={0: 0, 1: 1, 255: 1}, by_pixel=True)
-    bands = choose_bands(config.bands, ("red", "green", "blue"), "inria")
+    bands = choose_bands(config.bands, RGB, "inria")
     scenes = []
     for stem, image in images.items():
         number = re.search(r"(\d+)$", stem)
@@ -196,8 +187,7 @@ def open_inria(config: DataConfig) -> LabelledData:
 
 KNOWN: dict[str, Callable[[DataConfig], LabelledData]] = {
     "loveda": open_loveda,
-    "vaihingen": open_vaihingen,
-    "potsdam": open_potsdam,
+    **{title: partial(open_isprs, title=title) for title in ISPRS},
     "inria": open_inria,
     "inriaaerialimagelabeling": open_inria,
 }

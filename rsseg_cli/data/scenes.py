@@ -205,14 +205,11 @@ def stretch_ranges(
     info: SceneInfo, bands: tuple[int, ...], spec: ModelSpec, stretch: Stretch = "auto"
 ) -> list[tuple[float, float]] | None:
     """Values that become 0 and 255, band by band, as prediction scales them; None: 8 bits stay as is."""
-    given = stretch_pairs(stretch, len(bands)) or spec.fixed_ranges([info.dtypes[band - 1] for band in bands])
-    if given:
-        return given
-    if all(info.dtypes[band - 1] == "uint8" for band in bands):
+    dtypes = [info.dtypes[band - 1] for band in bands]
+    given = stretch_pairs(stretch, len(bands)) or spec.fixed_ranges(dtypes)
+    if not given and set(dtypes) == {"uint8"}:
         return None
-    if spec.scaling == "unit":
-        return info.type_ranges(bands)
-    return info.stretch_ranges(bands)
+    return info.ranges(bands, given, stretch=spec.scaling == "stretch")[0]
 
 
 def to_uint8(pixels: NDArray[np.generic], ranges: list[tuple[float, float]] | None) -> NDArray[np.uint8]:

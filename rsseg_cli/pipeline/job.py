@@ -287,12 +287,7 @@ def scaling_of(
     ranges = stretch_pairs(config.stretch, len(bands))
     if config.stretch == "auto":
         ranges = spec.fixed_ranges(dtypes)
-    several = any(dtype != "uint8" for dtype in dtypes)
-    stretched = bool(ranges) or (spec.scaling == "stretch" and several)
-    if not stretched:
-        ranges = info.type_ranges(bands)
-    elif not ranges:
-        ranges = info.stretch_ranges(bands)
+    ranges, stretched = info.ranges(bands, ranges, stretch=spec.scaling == "stretch")
     if stretched:
         shown = "band by band from " + ", ".join(f"{low:.4g} to {high:.4g}" for low, high in ranges)
         if len(set(ranges)) == 1:

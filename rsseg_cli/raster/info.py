@@ -160,11 +160,20 @@ class SceneInfo:
 
     select_bands = select_bands
 
-    def stretch_ranges(self, bands: Sequence[int]) -> list[Range]:
-        """See `sample.stretch_ranges`."""
+    def ranges(
+        self, bands: Sequence[int], given: Sequence[Range], *, stretch: bool
+    ) -> tuple[list[Range], bool]:
+        """Return the values of each band that become 0 and 1, and whether that is a stretch.
+
+        They are the ranges given; else, to `stretch` more than 8 bits, those of `sample.stretch_ranges`; else
+        all of an integer type, and floats as they are.
+        """
         from rsseg_cli.raster.sample import stretch_ranges
 
-        return stretch_ranges(self, bands)
+        kinds = [np.dtype(self.dtypes[band - 1]) for band in bands]
+        if given or (stretch and any(kind != np.uint8 for kind in kinds)):
+            return [*given] or stretch_ranges(self, bands), True
+        return [(0.0, float(np.iinfo(kind).max) if kind.kind in "iu" else 1.0) for kind in kinds], False
 
     @staticmethod
     def common_ranges(paths: Sequence[str], wanted: Sequence[str], *options: Any) -> list[Range]:
@@ -178,11 +187,6 @@ class SceneInfo:
         from rsseg_cli.raster.sample import unmarked_holes
 
         return unmarked_holes(self, bands, grid)
-
-    def type_ranges(self, bands: Sequence[int]) -> list[Range]:
-        """Return what becomes 0 and 1 without stretching: all of an integer type, floats as they are."""
-        kinds = [np.dtype(self.dtypes[band - 1]) for band in bands]
-        return [(0.0, float(np.iinfo(kind).max)) if kind.kind in "iu" else (0.0, 1.0) for kind in kinds]
 
 
 def _files_of(dataset: Any) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from rasters import MakeRaster
 
 from rsseg_cli.raster import SceneInfo
-from rsseg_cli.raster.sample import Sample
+from rsseg_cli.raster.sample import Sample, stretch_ranges
 
 BANDS = (1, 2, 3)
 
@@ -44,13 +44,13 @@ def test_fill_values_without_a_mark_stay_out(
     whole = np.percentile(array[:, :, size[1] // 3 :], (2, 98), axis=(1, 2)).T
     array[:, :, : size[1] // 3] = fill
     info = SceneInfo.of(make_raster(array=array))
-    ranges = info.stretch_ranges(BANDS)
+    ranges = stretch_ranges(info, BANDS)
     np.testing.assert_allclose(ranges, whole, rtol=0.02)
     (note,) = info.notes
     assert re.search(r"3[1-3]\.\d% of the pixels are", note)
     assert f"pass --nodata {fill:.6g} if they are holes; left out of the stretch" in note
     marked = SceneInfo.of(make_raster("marked.tif", array=array, **tagged(fill)))
-    assert marked.stretch_ranges(BANDS) == ranges
+    assert stretch_ranges(marked, BANDS) == ranges
     assert marked.notes == []
 
 
@@ -60,7 +60,7 @@ def test_two_fill_values(make_raster: MakeRaster) -> None:
     array[:, :40] = -9999
     array[:, :, :60] = 0
     info = SceneInfo.of(make_raster(array=array))
-    np.testing.assert_allclose(info.stretch_ranges(BANDS), expected, rtol=0.02)
+    np.testing.assert_allclose(stretch_ranges(info, BANDS), expected, rtol=0.02)
     assert len(info.notes) == 2
 
 
@@ -69,7 +69,7 @@ def test_zero_beside_negative_values_is_a_fill_value(make_raster: MakeRaster) ->
     expected = np.percentile(array[:, :, 100:], (2, 98), axis=(1, 2)).T
     array[:, :, :100] = 0
     np.testing.assert_allclose(
-        SceneInfo.of(make_raster(array=array)).stretch_ranges(BANDS), expected, rtol=0.02
+        stretch_ranges(SceneInfo.of(make_raster(array=array)), BANDS), expected, rtol=0.02
     )
 
 
@@ -79,7 +79,7 @@ def test_pictures_without_holes_are_taken_whole(make_raster: MakeRaster, dtype: 
     array[0, :5] = array[0].min()
     info = SceneInfo.of(make_raster(array=array))
     expected = np.percentile(array, (2, 98), axis=(1, 2)).T
-    np.testing.assert_allclose(info.stretch_ranges(BANDS), expected, rtol=1e-6)
+    np.testing.assert_allclose(stretch_ranges(info, BANDS), expected, rtol=1e-6)
     assert info.notes == []
 
 
@@ -102,7 +102,7 @@ def test_nodata_of_one_band_stays_out_of_its_statistics_alone(
     expected[1] = np.percentile(array[1, :, size[1] // 3 :], (2, 98))
     array[1, :, hole] = -9999
     info = SceneInfo.of(make_raster(**({"array": array} | MARKS[mark](array))))
-    np.testing.assert_allclose(info.stretch_ranges(BANDS), expected, rtol=0.02)
+    np.testing.assert_allclose(stretch_ranges(info, BANDS), expected, rtol=0.02)
 
 
 def test_one_range_for_many_scenes(make_raster: MakeRaster) -> None:
@@ -114,7 +114,7 @@ def test_one_range_for_many_scenes(make_raster: MakeRaster) -> None:
     paths.append(str(make_raster("hole.tif", array=empty)))
     ranges = SceneInfo.common_ranges([*paths[:2], "missing.tif"], ("red", "green", "blue"))
     np.testing.assert_allclose(ranges, np.percentile(array, (2, 98), axis=(1, 2)).T, rtol=0.01)
-    own = SceneInfo.of(paths[0]).stretch_ranges(BANDS)
+    own = stretch_ranges(SceneInfo.of(paths[0]), BANDS)
     assert abs(own[0][1] - ranges[0][1]) > 500
     with_hole = SceneInfo.common_ranges(paths, ("red", "green", "blue"))
     np.testing.assert_allclose(with_hole, ranges, rtol=0.05)
@@ -139,6 +139,6 @@ def test_bytes_in_a_larger_type_keep_their_range(
     array = (scene_array("int16") // 16).astype(dtype)
     if fill:
         array[:, :40] = fill
-    assert SceneInfo.of(make_raster(array=array, kind="none")).stretch_ranges(BANDS) == [(0, 255)] * 3
+    assert stretch_ranges(SceneInfo.of(make_raster(array=array, kind="none")), BANDS) == [(0, 255)] * 3
     dark = SceneInfo.of(make_raster("dark.tif", array=(array // 2).clip(0), kind="none"))
-    assert all(high < 125 for _, high in dark.stretch_ranges(BANDS))
+    assert all(high < 125 for _, high in stretch_ranges(dark, BANDS))
