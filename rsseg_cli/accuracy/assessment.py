@@ -35,11 +35,8 @@ class Assessment:
     """Accuracy of a map with N classes.
 
     Attributes:
-        class_names: in the order of the estimates.
-        mapped_areas: of each class, by counting pixels; in the unit of the estimated areas.
+        mapped_areas: of each class, by counting pixels; m2 or, without `in_m2`, pixels, as estimated ones.
         strata: name, points and share of the area of each.
-        in_m2: whether areas are in m2; else in pixels.
-        level: confidence level of the intervals.
     """
 
     class_names: list[str]

@@ -64,11 +64,8 @@ def draw_sample(
     """Draw points from a map and write them with an empty field for the true class.
 
     Points stand at pixel centres, in random order, so that the first ones are a sample too. A pixel is drawn
-    with a probability proportional to its area on the ground.
-
-    Args:
-        chips: folder for a picture of each point.
-        image: scene of the pictures; by default the one that the map names.
+    with a probability proportional to its area on the ground. `chips` is a folder for pictures of the points
+    in `image`, by default the scene that the map names.
 
     Raises:
         UsageError, SceneError, DataError, OutputError: nothing was written.

@@ -60,7 +60,6 @@ class Estimate:
     """A value with its standard error; NaN where it is not defined.
 
     Attributes:
-        method: of the interval.
         units: effective number of units that a share is of.
         degrees: of freedom; None where units are points.
         whole: of which the value is a share.
@@ -149,7 +148,6 @@ class Sample:
         mapped, truth: class of each pixel, 0 to N - 1.
         stratum: of each pixel, index into `areas_m2`.
         cluster: number of each pixel's cluster; None where pixels were drawn one by one.
-        areas_m2: area of each stratum.
     """
 
     mapped: Ints
@@ -190,11 +188,7 @@ class Accuracy:
 
 
 def estimate(sample: Sample, classes: int) -> Accuracy:
-    """Estimate accuracies and class areas.
-
-    Raises:
-        ValueError: a stratum has no unit.
-    """
+    """Estimate accuracies and class areas; ValueError where a stratum has no unit."""
     total = Totals(sample)
     counts = np.zeros((classes, classes), np.int64)
     proportions = np.zeros((classes, classes))
@@ -213,11 +207,7 @@ def estimate(sample: Sample, classes: int) -> Accuracy:
 
 
 class Totals:
-    """Ratios of totals over the strata.
-
-    Attributes:
-        weights: share of the area that each pixel stands for.
-    """
+    """Ratios of totals over the strata; `weights` are the share of the area that each pixel stands for."""
 
     def __init__(self, sample: Sample) -> None:
         self._unit, stratum = sample.units()
@@ -265,8 +255,7 @@ class Totals:
     def ratios(self, of: Floats, to: Floats, *, everywhere: bool = True) -> list[Estimate]:
         """Estimate ratios of totals of values of pixels, each (N, pixels).
 
-        Args:
-            everywhere: a stratum where `to` was not found may hold it.
+        With `everywhere` a stratum where `to` was not found may hold it.
         """
         part, whole = of @ self.weights, to @ self.weights
         y, x = self._of_units(of), self._of_units(to)

@@ -35,10 +35,9 @@ def check_vector_target(path: Path) -> None:
 
 
 def write_points(path: Path, source: ClassMap, strata: Strata, table: NDArray[np.int64]) -> None:
-    """Write points with their stratum, weight and an empty field; a GeoPackage brings a form for QGIS.
+    """Write points with their stratum, weight and an empty field.
 
-    Args:
-        table: int64 (points, 4), row, column, stratum and cluster, -1 for none.
+    `table` is int64 (points, 4), row, column, stratum and cluster, -1 for none.
     """
     from shapely import points
 
@@ -115,8 +114,6 @@ class CheckedPoints:
         rows, cols: pixel of the map under each point.
         truth: value of the true class.
         stratum: index into `stratum_names`; None where the file has no strata.
-        stratum_areas: of each stratum.
-        cluster: None where there are none.
         empty: points left out, as nothing was filled in.
     """
 
@@ -131,11 +128,7 @@ class CheckedPoints:
 
 
 def read_points(path: str, source: ClassMap, field: str) -> CheckedPoints:
-    """Read points with a true class, in the map's CRS.
-
-    Raises:
-        DataError: the file has no points, no such field, unknown classes, or no point with a class.
-    """
+    """Read points with a true class, in the map's CRS; DataError where there is none, or one is unknown."""
     frame = _read(path, source)
     if field not in frame.columns:
         raise DataError(

@@ -36,11 +36,7 @@ def vector_crs(path: Path | str) -> str:
 
 
 def read_shapes(path: Path | str, grid: Grid, grid_of: str = "the scene") -> Any:
-    """Features with a geometry as a GeoDataFrame in the grid's CRS, in file order.
-
-    Raises:
-        DataError: the file cannot be read, lies elsewhere, or only one of it and the grid has a CRS.
-    """
+    """Return a GeoDataFrame of the features with a geometry, in file order and the grid's CRS."""
     import geopandas
 
     try:
