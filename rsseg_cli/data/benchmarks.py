@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rsseg_cli.data.label_format import IGNORE, LabelFormat
-from rsseg_cli.data.pairs import named, unique_names, with_validation
+from rsseg_cli.data.pairs import named, unique_names
 from rsseg_cli.data.scenes import LabelledScene
 from rsseg_cli.data.types import DataConfig, LabelledData, ScoringProtocol, clean_names
 from rsseg_cli.errors import DataError, UsageError
@@ -58,10 +58,7 @@ def open_benchmark(config: DataConfig) -> LabelledData:
             raise DataError(f"--val {pattern}: matches none of the training images ({shown} ...)")
         ids = set(map(id, chosen))
         sources = [replace(item, split="val") if id(item) in ids else item for item in sources]
-    sources = with_validation(
-        sources, lambda scenes: [1.0] * len(scenes), share=config.val_share, seed=config.seed
-    )
-    return replace(opened, sources=tuple(sources), gsd_m=config.gsd_m or opened.gsd_m)
+    return replace(opened, sources=tuple(sources))
 
 
 def _find(config: DataConfig) -> LabelledData:

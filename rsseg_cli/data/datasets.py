@@ -109,10 +109,13 @@ def _warnings(counts: Mapping[str, NDArray[np.int64]], names: Sequence[str]) -> 
     return warnings
 
 
-def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()) -> LabelledData:
+def open_data(
+    config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = (), hold_out: bool = True
+) -> LabelledData:
     """Find labelled data, pair images with labels, check polygons' classes, and split by scene.
 
-    `default_classes` are those where `config` names none, for instance of the model to start from.
+    `default_classes` are those where `config` names none, for instance of the model to start from. Without
+    `hold_out` there may be no validation part.
     """
     if config.dataset:
         from rsseg_cli.data.benchmarks import open_benchmark
@@ -120,6 +123,11 @@ def open_data(config: DataConfig, *, default_classes: tuple[ClassSpec, ...] = ()
         data = open_benchmark(config)
     else:
         data = _open_own(config, default_classes)
+    if hold_out:
+        areas = labelled_areas if not config.dataset else lambda scenes: [1.0] * len(scenes)
+        sources = with_validation(data.sources, areas, share=config.val_share, seed=config.seed)
+        data = replace(data, sources=tuple(sources))
+    data = replace(data, gsd_m=config.gsd_m or data.gsd_m or ground_resolution(data.sources))
     return data.marked(nodata=config.nodata, alpha=config.alpha, stretch=config.stretch)
 
 
@@ -156,11 +164,9 @@ def _open_own(config: DataConfig, default_classes: tuple[ClassSpec, ...]) -> Lab
         if is_vector(scene.labels):
             check_vector(scene.labels, scene.label_format(()))
     _check_places(listed)
-    scenes = with_validation(unique_names(listed), labelled_areas, share=config.val_share, seed=config.seed)
     name = next(path.stem for path in (*config.folders, *config.scenes))
-    gsd_m = config.gsd_m or ground_resolution(scenes)
     bands = config.bands or LabelledData.bands
-    return LabelledData(name, tuple(scenes), table.classes, bands, gsd_m, sets=table.sets)
+    return LabelledData(name, tuple(unique_names(listed)), table.classes, bands, sets=table.sets)
 
 
 def check_coding(counts: NDArray[np.integer], names: tuple[str, ...], sources: Iterable[Source]) -> None:
@@ -220,10 +226,10 @@ def _check_patterns(config: DataConfig, scenes: Sequence[LabelledScene]) -> None
                 raise DataError(f"{option} {pattern}: matches none of the {len(scenes)} images ({names})")
 
 
-def ground_resolution(scenes: Sequence[LabelledScene]) -> float | None:
+def ground_resolution(scenes: Sequence[Source]) -> float | None:
     """Metres a pixel on the ground of the first training scene, if it can be known."""
     first = next((scene for scene in scenes if scene.split == "train"), None)
     try:
-        return None if first is None else SceneInfo.of(first.image).grid.side_m
+        return SceneInfo.of(first.image).grid.side_m if isinstance(first, LabelledScene) else None
     except SceneError:
         return None

@@ -203,10 +203,12 @@ class EvaluationRun:
         self._progress = progress
         self._entries: list[tuple[TrainedModel, RefineConfig | None]] = []
         specs = [read_spec(name) for name in models]
-        if self.split in ("test", "all"):  # its notes on the validation part do not matter here
-            logging.getLogger("rsseg_cli.data.pairs").setLevel(logging.ERROR)
-        chosen = for_split(data, self.split, specs[0].bands)
-        opened = datasets.open_data(chosen, default_classes=specs[0].classes)
+        if data.dataset:
+            data = dataclasses.replace(data, bands=data.bands or specs[0].bands)
+        elif self.split == "all":
+            data = dataclasses.replace(data, val=(), test=())
+        hold_out = self.split in ("train", "val")  # as training did
+        opened = datasets.open_data(data, default_classes=specs[0].classes, hold_out=hold_out)
         opened, _ = datasets.with_fixed_stretch(opened, specs[0])
         self.data = with_colours(opened, specs[0])
         self._score = score_config(self.data, erode_px=erode_px, widths_px=boundary_widths_px)
@@ -279,17 +281,6 @@ class EvaluationRun:
             "data the model was trained on": spec.data,
         }
         return {name: value for name, value in settings.items() if value}
-
-
-def for_split(config: DataConfig, split: str, bands: tuple[str, ...]) -> DataConfig:
-    """Take the model's bands, and leave a folder whole where no validation part is needed."""
-    if config.dataset:
-        return dataclasses.replace(config, bands=config.bands or bands)
-    if split == "all" and config.folders:
-        return dataclasses.replace(config, test=("*",), val=())
-    if split == "test" and config.folders and not config.val:
-        return dataclasses.replace(config, val=("*",))
-    return config
 
 
 class _FirstOfEachKind(logging.Filter):

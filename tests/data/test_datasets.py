@@ -605,6 +605,8 @@ class TestReading:
         data = open_data(DataConfig(folders=(tmp_path,), classes="other,building", val_share=0.25))
         parts = [source.load(spec_at(0.5), tmp_path / source.name) for source in data.sources]
         assert [source.split for source in data.sources] == ["train", "val"]
+        undivided = DataConfig(folders=(tmp_path,), classes="other,building")
+        assert [source.split for source in open_data(undivided, hold_out=False).sources] == ["train"]
         assert np.array_equal(np.concatenate([part.image for part in parts], 1), whole.image)
         marked = DataConfig(folders=(tmp_path,), classes="other,building", val_share=0.25, nodata=-9999)
         first = open_data(marked).sources[0].load(spec_at(0.5), tmp_path / "marked")

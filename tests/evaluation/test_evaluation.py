@@ -16,7 +16,7 @@ from torch import nn
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.data import DataConfig, LabelFormat, LabelledData, datasets
 from rsseg_cli.errors import DataError
-from rsseg_cli.evaluation.evaluate_model import evaluate, for_split, score_config
+from rsseg_cli.evaluation.evaluate_model import evaluate, score_config
 from rsseg_cli.evaluation.scoring import Scorer
 from rsseg_cli.pipeline import predict
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel
@@ -209,17 +209,6 @@ def test_a_note_of_many_scenes_is_reported_once(labelled, caplog):
     assert len(words) == 2
     assert "a.tif: has no CRS; taken to be at the model's ground resolution" in words[0]
     assert words[1].startswith("2 more scenes like this: ")
-
-
-def test_the_data_as_eval_needs_them(tmp_path):
-    folder, bands = DataConfig(folders=(tmp_path,)), ("nir", "red", "green")
-    assert for_split(folder, "all", bands).test == ("*",)
-    assert for_split(folder, "test", bands).val == ("*",)
-    assert for_split(folder, "val", bands) == folder  # the one that training holds out
-    named = DataConfig(folders=(tmp_path,), val=("a",), test=("b",))
-    assert for_split(named, "test", bands) == named
-    known = DataConfig(dataset="vaihingen", root=tmp_path)
-    assert for_split(known, "test", bands).bands == bands
 
 
 def test_scenes_of_one_name_keep_their_own_tiles(labelled, tmp_path):
