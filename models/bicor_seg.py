@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, cast
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
-import timm
 import torch
-from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from timm.models import FeatureInfo
 
 STRIDE = 32  # height and width of an input must be multiples of it
 
@@ -115,7 +116,7 @@ class BicorSeg(nn.Module):
         super().__init__()
         self.config = config
         self.encoder = build_encoder(config.encoder, config.in_channels, pretrained=pretrained)
-        widths = cast(FeatureInfo, self.encoder.feature_info).channels()
+        widths = cast("FeatureInfo", self.encoder.feature_info).channels()
         self.neck = Neck(widths, config.channels, config.neck)
         self.decoder = BicorDecoder(config)
         self.correction = Correction(widths[0] + widths[1], config) if config.correction else None
@@ -157,12 +158,14 @@ class BicorSeg(nn.Module):
 
 def build_encoder(name: str, in_channels: int, *, pretrained: bool = False) -> nn.Module:
     """Build a timm encoder with features at strides 4, 8, 16, 32; ValueError where it has none."""
+    import timm  # here alone: it takes seconds, and settings are read without it
+
     strides = [4, 8, 16, 32]
     try:
         probe = timm.create_model(name, features_only=True, in_chans=in_channels)
     except (RuntimeError, AssertionError, TypeError, AttributeError) as err:
         raise ValueError(f"encoder {name!r}: timm cannot build it with features_only ({err})") from err
-    reductions = cast(FeatureInfo, probe.feature_info).reduction()
+    reductions = cast("FeatureInfo", probe.feature_info).reduction()
     if not set(strides) <= set(reductions):
         raise ValueError(f"encoder {name!r}: strides {reductions}, needs {strides}")
     indices = tuple(reductions.index(stride) for stride in strides)

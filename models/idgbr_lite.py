@@ -29,11 +29,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-import timm
 import torch
-from timm.models import FeatureInfo
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,6 +39,9 @@ from .bicor_seg import BicorDecoder, BicorSegConfig, Neck, check_whole_numbers
 from .diffusion import Stage, TimeSampling
 from .idgbr_lite_blocks import CODE_CHANNELS, STRIDE, Denoiser, LabelCodec, Pyramid
 from .losses import IGNORE
+
+if TYPE_CHECKING:
+    from timm.models import FeatureInfo
 
 MIN_PROBABILITY = 1e-6
 PROBABILITY_SCALE = 254  # a probability of 1 in uint8
@@ -52,7 +53,7 @@ CODEC_NOISE = 0.25  # added to latents, so that close latents mean close maps
 
 @dataclass(frozen=True, kw_only=True)
 class LiteRefinerConfig:
-    """Sizes of the network.
+    """Sizes of the network, and what `diffusion.RefinerNetwork` says of it.
 
     Attributes:
         encoder: any timm `features_only` encoder whose first scales have strides 2, 4, 8 and 16.
@@ -82,6 +83,8 @@ class LiteRefinerConfig:
     closer: dict[str, Any] | None = None
     closer_scales: tuple[float, ...] = (1.0,)
     closer_share: float = 0.0
+    latent_stride: ClassVar[int] = STRIDE
+    halo_px: ClassVar[int] = 64
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -129,6 +132,14 @@ class LiteRefinerConfig:
         except TypeError as err:
             raise ValueError(f"closer {self.closer!s:.100}: {err}") from err
 
+    @property
+    def alignment_px(self) -> int:
+        return self.window_px
+
+    @property
+    def default_steps(self) -> int:
+        return self.steps
+
     def build(self) -> LiteRefiner:
         return LiteRefiner(self)
 
@@ -136,15 +147,15 @@ class LiteRefinerConfig:
 class LiteRefiner(nn.Module):
     """The whole network; see `diffusion.RefinerNetwork`. `pretrained` loads timm's ImageNet encoder."""
 
-    latent_stride = STRIDE
-    halo_px = 64
+    latent_stride = LiteRefinerConfig.latent_stride
+    halo_px = LiteRefinerConfig.halo_px
 
     def __init__(self, config: LiteRefinerConfig, *, pretrained: bool = False) -> None:
         super().__init__()
         self.config = config
         self.latent_channels = config.latent_channels
-        self.alignment_px = max(config.window_px, 16)
-        self.default_steps = config.steps
+        self.alignment_px = config.alignment_px
+        self.default_steps = config.default_steps
         self.codec = LabelCodec(config.classes, config.latent_channels, config.codec_channels)
         self.conditions = Conditions(config, pretrained=pretrained)
         self.denoiser = Denoiser(config.latent_channels, config.widths, config.middle, config.window_px)
@@ -254,6 +265,8 @@ class Conditions(nn.Module):
     """
 
     def __init__(self, config: LiteRefinerConfig, *, pretrained: bool = False) -> None:
+        import timm
+
         super().__init__()
         strides = [2, 4, 8, 16] if config.closer is None else [2, 4, 8, 16, 32]
         self.encoder = timm.create_model(
@@ -263,7 +276,7 @@ class Conditions(nn.Module):
             in_chans=config.in_channels,
             pretrained=pretrained,
         )
-        info = cast(FeatureInfo, self.encoder.feature_info)
+        info = cast("FeatureInfo", self.encoder.feature_info)
         last = info.module_name()[-1]
         if last.startswith("blocks."):  # timm keeps the stages of EfficientNets that nothing reads
             self.encoder.blocks = cast(nn.Sequential, self.encoder.blocks)[: int(last.split(".")[1]) + 1]

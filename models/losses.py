@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import timm
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -156,6 +155,8 @@ class DinoAlignment(nn.Module):
     """
 
     def __init__(self, weights: Path, channels: int, encoder: str = "vit_small_patch14_dinov2") -> None:
+        import timm
+
         super().__init__()
         self.encoder: Any = timm.create_model(encoder, num_classes=0, dynamic_img_size=True)
         self.encoder.requires_grad_(False)

@@ -79,6 +79,11 @@ class StoredModel(TrainedModel):
             raise ModelError(f"{self.path}: changed while it was read; run again")
         return model.network
 
+    @property
+    def settings(self) -> Any:
+        """The settings of the network, which is not loaded for them."""
+        return _network_config(self.spec, self.path)
+
     def sha256(self) -> str:
         return self.file_sha256
 
@@ -291,10 +296,15 @@ def _spec_of(header: Header, path: Path) -> ModelSpec:
 
 def _build_network(spec: ModelSpec, path: Path) -> nn.Module:
     """The network of a description, without memory for its weights: sizes in the file are not trusted yet."""
+    import timm
     import torch
 
+    config = _network_config(spec, path)
+    encoder = getattr(config, "encoder", None)  # IDGBR has none of timm
+    # other names than timm's own ("hf-hub:...", "local-dir:...") would open files or the network
+    if spec.architecture != "idgbr" and not (isinstance(encoder, str) and timm.is_model(encoder)):
+        raise ModelError(f"{path}: encoder {encoder!r:.80} is not one of timm {timm.__version__}")
     try:
-        config = _network_config(spec, path)
         with torch.device("meta"):
             network = config.build()
     except (TypeError, ValueError, RuntimeError, OverflowError) as err:
@@ -308,22 +318,15 @@ def _build_network(spec: ModelSpec, path: Path) -> nn.Module:
 
 
 def _network_config(spec: ModelSpec, path: Path) -> Any:
-    import timm
+    from rsseg_cli import models
 
-    from rsseg_cli.models import BicorSegConfig, LiteRefinerConfig
-
-    if spec.architecture == "idgbr":
-        from rsseg_cli.models import IdgbrConfig  # here alone: it loads diffusers
-
-        return IdgbrConfig(**spec.network)
-    known: dict[str, Any] = {"bicor-seg": BicorSegConfig, "idgbr-lite": LiteRefinerConfig}
+    known = {"bicor-seg": "BicorSegConfig", "idgbr-lite": "LiteRefinerConfig", "idgbr": "IdgbrConfig"}
     if spec.architecture not in known:
         raise ModelError(f"{path}: architecture {spec.architecture!r} is not one that is loaded from files")
-    config = known[spec.architecture](**spec.network)
-    # other names than timm's own ("hf-hub:...", "local-dir:...") would open files or the network
-    if not isinstance(config.encoder, str) or not timm.is_model(config.encoder):
-        raise ModelError(f"{path}: encoder {config.encoder!r:.80} is not one of timm {timm.__version__}")
-    return config
+    try:
+        return getattr(models, known[spec.architecture])(**spec.network)  # IDGBR's loads diffusers
+    except (TypeError, ValueError) as err:
+        raise ModelError(f"{path}: its network cannot be built ({err})") from err
 
 
 def _check_shapes(network: nn.Module, stored: Mapping[str, list[int]], path: Path) -> None:

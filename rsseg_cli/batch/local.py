@@ -154,12 +154,11 @@ def _origin_of(err: Exception) -> str:
 
 
 def _place(model: TrainedModel, config: PredictConfig) -> None:
-    """Load a network, and move it to the device for all scenes unless it is compiled."""
+    """Load a network onto the device for all scenes, unless it is compiled."""
     from rsseg_cli.inference import Engine
 
-    network = model.network
     if Engine.arithmetic(config).of(Engine.architecture(model)).runtime == "torch":
-        Engine.place(network, Engine.choose_device(config.device))
+        Engine.place(model.network, Engine.choose_device(config.device))
 
 
 class WorkerProcess:

@@ -17,6 +17,7 @@ from rsseg_cli.inference.engine import Engine, Scaling, merge_classes
 from rsseg_cli.inference.noise import normal_noise
 from rsseg_cli.inference.windows import Window
 from rsseg_cli.raster import classes
+from rsseg_cli.weights import TrainedModel, registry
 
 REFINER_ATTRIBUTES = ("latent_stride", "latent_channels", "alignment_px", "halo_px", "default_steps")
 
@@ -33,7 +34,7 @@ class RefinerEngine(Engine):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: nn.Module | TrainedModel,
         *,
         order: Sequence[int],
         scaling: Scaling,
@@ -44,16 +45,16 @@ class RefinerEngine(Engine):
         uncertainty: bool = False,
         merge: Sequence[Sequence[int]] = (),
     ) -> None:
-        self.check(network)
+        shape = self.shape(network)
         super().__init__(
             network,
             classes=len(order),
             scaling=scaling,
             config=run,
             probabilities=probabilities or uncertainty or samples > 1,
-            steps=config.steps or int(network.default_steps),  # type: ignore[arg-type]
+            steps=config.steps or shape.default_steps,
         )
-        self._latents = int(network.latent_channels), int(network.latent_stride)  # type: ignore[arg-type]
+        self._latents = shape.latent_channels, shape.latent_stride
         self.uncertainty, self._samples, self._config = uncertainty, samples, config
         self._order = (
             None if list(order) == list(range(len(order))) else torch.tensor(order, device=self.device)
@@ -66,17 +67,26 @@ class RefinerEngine(Engine):
         self._noise_device = torch.device("cpu") if self.device.type == "mps" else self.device
 
     @staticmethod
-    def check(network: nn.Module) -> None:
-        """Refuse what does not follow `RefinerNetwork`, or whose grid does not fit itself."""
-        missing = [name for name in REFINER_ATTRIBUTES if not isinstance(getattr(network, name, None), int)]
+    def shape(network: nn.Module | TrainedModel) -> Any:
+        """Return what has the attributes of a `RefinerNetwork`: a network, or the settings of one in a file.
+
+        Refuses what lacks one, or whose grid does not fit itself.
+        """
+        found: Any = network
+        if isinstance(network, registry.StoredModel) and network.spec.architecture == "idgbr-lite":
+            found = network.settings
+        elif isinstance(network, TrainedModel):
+            found = network.network
+        name = type(found).__name__
+        missing = [item for item in REFINER_ATTRIBUTES if not isinstance(getattr(found, item, None), int)]
         if missing:
-            raise ModelError(f"{type(network).__name__} is not a refiner: it lacks {', '.join(missing)}")
-        alignment, stride = int(network.alignment_px), int(network.latent_stride)  # type: ignore[arg-type]
+            raise ModelError(f"{name} is not a refiner: it lacks {', '.join(missing)}")
+        alignment, stride = found.alignment_px, found.latent_stride
         if stride < 1 or alignment < 1 or alignment % stride:
             raise ModelError(
-                f"{type(network).__name__}: windows at multiples of {alignment} px do not fit latents of "
-                f"{stride} px"
+                f"{name}: windows at multiples of {alignment} px do not fit latents of {stride} px"
             )
+        return found
 
     @property
     def channels(self) -> int:

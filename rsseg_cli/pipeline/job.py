@@ -22,7 +22,7 @@ from rsseg_cli.inference import Scaling
 from rsseg_cli.pipeline.result import with_unsure
 from rsseg_cli.raster import Area, Grid, RasterWriter, SceneInfo, SceneReader, classes
 from rsseg_cli.system import physical_bytes
-from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, read_spec
+from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, read_spec, registry
 
 GSD_TOLERANCE = 0.01  # ground resolutions closer than this are the same
 MAX_GSD_FACTOR = 3.0  # between a scene's ground resolution and the model's, beyond which it is warned of
@@ -171,6 +171,11 @@ def prepare(
     job.notes.extend(info.notes + (job.area.notes if job.area is not None else []))
     job.warn(*notes)
     return job
+
+
+def open_model(model: Model) -> TrainedModel:
+    """Return a model; the network of one in a file is loaded on first use."""
+    return model if isinstance(model, TrainedModel) else registry.StoredModel(model)
 
 
 def spec_of(model: Model) -> ModelSpec:

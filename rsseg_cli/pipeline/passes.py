@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from torch import nn
-
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.inference import Engine, RefinerEngine, domain, passes, tiling
 from rsseg_cli.inference import windows as geometry
@@ -117,7 +115,7 @@ class Passes:
         merge = refinement.merge
         layers = _refined_layers(rows.layers, len(merge) or len(refinement.order))
         engine = RefinerEngine(
-            refinement.load().network,
+            refinement.load(),
             order=refinement.order,
             scaling=refinement.scaling,
             config=refinement.config,
@@ -206,10 +204,10 @@ class Windows:
     plan: tiling.Plan
 
 
-def plan_windows(refinement: Refinement, network: nn.Module, job: Job) -> Windows:
+def plan_windows(refinement: Refinement, job: Job) -> Windows:
     """Plan windows that begin at multiples of the network's alignment, counted from the scene's origin."""
-    RefinerEngine.check(network)
-    alignment, halo = int(network.alignment_px), int(network.halo_px)  # type: ignore[arg-type]
+    shape = RefinerEngine.shape(refinement.load())
+    alignment, halo = shape.alignment_px, shape.halo_px
     config = refinement.config
     size = _rounded(config.tile_size, alignment)
     asked = 2 * halo if config.overlap is None else config.overlap
@@ -230,12 +228,10 @@ def _rounded(length: int, step: int) -> int:
     return -(-length // step) * step
 
 
-def refined_of(
-    refinement: Refinement, network: nn.Module, windows: int, counts: Mapping[str, int]
-) -> Refined:
+def refined_of(refinement: Refinement, windows: int, counts: Mapping[str, int]) -> Refined:
     return Refined(
         refiner=refinement.spec.name,
-        steps=refinement.config.steps or int(network.default_steps),  # type: ignore[arg-type]
+        steps=refinement.config.steps or RefinerEngine.shape(refinement.load()).default_steps,
         band_m=refinement.band_m,
         ensemble=refinement.samples,
         seed=refinement.config.seed,

@@ -17,10 +17,10 @@ from rasterio.warp import transform_bounds
 from rsseg_cli.config import PredictConfig, RefineConfig, VectorConfig
 from rsseg_cli.errors import ModelError, SceneError, UsageError
 from rsseg_cli.inference import Scaling, windows
-from rsseg_cli.pipeline.job import Job, Model, check_outputs, network_grid, scaling_of, spec_of
+from rsseg_cli.pipeline.job import Job, Model, check_outputs, network_grid, open_model, scaling_of, spec_of
 from rsseg_cli.pipeline.job import remapped as remapped
 from rsseg_cli.raster import Grid, SceneInfo, SceneReader, classes, gdal
-from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, load_model, read_spec, registry
+from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, read_spec, registry
 
 DEFAULT_BAND_PX = 8  # of a refiner that names no band, px that it sees
 DEFAULT_SAMPLES = 4  # where their disagreement is asked for
@@ -61,7 +61,7 @@ class Refinement(Grids):
     merge: tuple[tuple[int, ...], ...] = ()
 
     def load(self) -> TrainedModel:
-        return self.refiner if isinstance(self.refiner, TrainedModel) else load_model(self.refiner)
+        return open_model(self.refiner)
 
     def scene_reader(self) -> SceneReader:
         return SceneReader(self.info, self.bands, self.frame.seen)
@@ -108,10 +108,10 @@ def prepare_for_job(job: Job, model: Model, config: RefineConfig) -> tuple[Job, 
 
 
 def with_refiner(spec: ModelSpec, model: Model, config: RefineConfig) -> RefineConfig:
-    """Return the settings with a refiner whose classes are the model's, loaded: for many scenes."""
+    """Return the settings with a refiner whose classes are the model's, for many scenes."""
     refiner = refiner_of(spec, model, config)
     _match(spec, _refiner_spec(refiner))
-    return replace(config, refiner=refiner if isinstance(refiner, TrainedModel) else load_model(refiner))
+    return replace(config, refiner=open_model(refiner))
 
 
 def _match(spec: ModelSpec, refiner: ModelSpec) -> classes.ClassMatch:

@@ -24,7 +24,7 @@ from rsseg_cli.pipeline.earlier import (
     outputs_exist,
     with_run_id,
 )
-from rsseg_cli.pipeline.job import Job, Model, check_space, prepare
+from rsseg_cli.pipeline.job import Job, Model, check_space, open_model, prepare
 from rsseg_cli.pipeline.merge import COARSE, CoarseFile
 from rsseg_cli.pipeline.outputs import ROWS, Stages, Target
 from rsseg_cli.pipeline.passes import (
@@ -42,7 +42,6 @@ from rsseg_cli.pipeline.remote import with_uploads
 from rsseg_cli.pipeline.result import PredictResult
 from rsseg_cli.pipeline.unlike import Unlike
 from rsseg_cli.system import give_back_memory
-from rsseg_cli.weights import TrainedModel, registry
 
 PathLike = str | os.PathLike[str]
 Finish = Callable[[Callable[[], PredictResult]], Any]
@@ -220,7 +219,7 @@ def _run_scene(
     check_space(plan.job, coarse=plan.model is not None and plan.refinement is not None)
     model, models = None, []
     if plan.model is not None:
-        model = plan.model if isinstance(plan.model, TrainedModel) else registry.StoredModel(plan.model)
+        model = open_model(plan.model)
         models.append(model)
     if plan.refinement is not None:
         models.append(plan.refinement.load())
@@ -274,8 +273,7 @@ def _run_passes(
         return partial(
             target.commit, lambda: target.counter.result(job.paths, start, job.notes, unlike=unlike), stages
         )
-    network = refinement.load().network
-    windows = plan_windows(refinement, network, job)
+    windows = plan_windows(refinement, job)
     total += len(windows.plan)
     cuts = refined_cuts(refinement, windows)
     target = Target(job, run, cuts, stack, holes=False)
@@ -293,7 +291,7 @@ def _run_passes(
         rest = rows.rest(job.layers, lambda done: progress and progress(tiles + done, total))
         passes.refine(refinement, windows, source, rest, rows.state)
         rows.finish()
-    refined = refined_of(refinement, network, len(windows.plan), rows.state.counted())
+    refined = refined_of(refinement, len(windows.plan), rows.state.counted())
     if coarse is not None:
         coarse.drop()
     return partial(

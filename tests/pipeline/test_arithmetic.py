@@ -15,8 +15,8 @@ import pytest
 import torch
 from networks import Local, read, trained
 
-from rsseg_cli import predict
-from rsseg_cli.models import BicorSeg, BicorSegConfig
+from rsseg_cli import RefineConfig, predict
+from rsseg_cli.models import BicorSeg, BicorSegConfig, LiteRefinerConfig
 from rsseg_cli.weights import ModelSpec, load_model, save_model
 
 torch.set_num_threads(1)
@@ -31,6 +31,21 @@ def model(tmp_path: Path) -> Path:
     spec = ModelSpec.for_network(classes=["a", "b", "c"], name="small")
     spec = replace(spec, architecture="bicor-seg", network=vars(config))
     return save_model(tmp_path / "small.safetensors", BicorSeg(config).eval(), spec)
+
+
+@pytest.fixture
+def refiner(tmp_path: Path) -> Path:
+    config = LiteRefinerConfig(
+        classes=3,
+        encoder="test_efficientnet",
+        latent_channels=6,
+        codec_channels=8,
+        widths=(16, 16, 16),
+        steps=1,
+    )
+    spec = ModelSpec.for_network(classes=["a", "b", "c"], name="small-refiner")
+    spec = replace(spec, architecture="idgbr-lite", network=vars(config))
+    return save_model(tmp_path / "refiner.safetensors", config.build().eval(), spec)
 
 
 @pytest.fixture
@@ -98,12 +113,16 @@ def test_who_resumes_keeps_to_it(
 HEAVY = {"lightning", "torchgeo", "diffusers", "timm", "torchvision", "geopandas", "pandas", "scipy", "ray"}
 
 
-def test_a_prediction_loads_what_it_needs(scene: Path, model: Path, tmp_path: Path) -> None:
-    """The second time: the first one builds the network to compile it."""
-    predict(scene, tmp_path / "first.tif", model=model, **SMALL)
+def test_a_refined_prediction_loads_what_it_needs(
+    scene: Path, model: Path, refiner: Path, tmp_path: Path
+) -> None:
+    """The second time: the first one builds the networks to compile them."""
+    settings = {"refiner": os.fspath(refiner), "band_m": 4.0, "tile_size": 64}
+    predict(scene, tmp_path / "first.tif", model=model, refine=RefineConfig(**settings), **SMALL)
     code = (
-        "import sys; from rsseg_cli import predict\n"
-        f"predict({str(scene)!r}, 'second.tif', model={str(model)!r}, **{SMALL!r})\n"
+        "import sys; from rsseg_cli import RefineConfig, predict\n"
+        f"refine = RefineConfig(**{settings!r})\n"
+        f"predict({str(scene)!r}, 'second.tif', model={str(model)!r}, refine=refine, **{SMALL!r})\n"
         "print(*{name.split('.')[0] for name in sys.modules})"
     )
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -117,3 +136,4 @@ def test_a_prediction_loads_what_it_needs(scene: Path, model: Path, tmp_path: Pa
     )
     assert not HEAVY & set(done.stdout.split())
     assert "openvino" in done.stdout.split()
+    np.testing.assert_array_equal(read(tmp_path / "second.tif"), read(tmp_path / "first.tif"))

@@ -172,7 +172,7 @@ def test_a_refining_pass_may_be_cut_anywhere(make_raster, tmp_path, gsd_m):
     job, refinement, source = prepare_refinement(
         str(scene), str(labels), paths, config, PredictConfig(batch_size=1)
     )
-    windows = plan_windows(refinement, refinement.load().network, job)
+    windows = plan_windows(refinement, job)
 
     def refined(first=0, end=None):
         rows = Rows((2, *classes.shape))
