@@ -76,6 +76,14 @@ def check_target(path: Path, *, overwrite: bool = False, inputs: Sequence[str | 
         raise OutputError(f"{path}: no permission to write in {path.absolute().parent}.")
 
 
+def check_folder(path: Path, what: str) -> None:
+    """Refuse a folder for `what` that cannot be made: an OutputError says why."""
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path}: is a file; {what} needs a folder")
+    if not path.absolute().parent.is_dir():
+        raise OutputError(f"{path}: its folder {path.absolute().parent} does not exist")
+
+
 def check_regular(path: Path) -> None:
     """Refuse a target that exists and is no regular file: to replace it would break what it is there for."""
     try:

@@ -261,12 +261,8 @@ def check_target(path: Path, overwrite: bool) -> None:
     """Refuse a target that exists or could not hold a model, before work starts."""
     if path.suffix != ".safetensors":
         raise OutputError(f"{path}: a model file's name ends in .safetensors")
-    for file in (path, path.with_suffix(".md")):  # its card
-        files.check_regular(file)
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path}: exists already; pass --overwrite to replace it")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path}: the folder {path.parent} does not exist")
+    files.check_regular(path.with_suffix(".md"))  # its card
+    files.check_target(path, overwrite=overwrite)
 
 
 def check_sha256(path: Path, registered: str) -> None:

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from rasterio.warp import transform
 
+from rsseg_cli import files
 from rsseg_cli.accuracy.strata import ClassMap
-from rsseg_cli.errors import DataError, OutputError
+from rsseg_cli.errors import DataError
 from rsseg_cli.raster import SceneInfo, SceneReader, classes, gdal
 
 SCALE = 3  # pixels of the picture a pixel of the scene
@@ -26,10 +27,7 @@ def check_chips(folder: Path, source: ClassMap, image: str | None) -> SceneInfo:
     info = SceneInfo.of(name).in_colour()
     if (info.grid.crs is None) != (source.grid.crs is None):
         raise DataError(f"{name} or {source.path}: has no CRS; needs both or neither")
-    if folder.exists() and not folder.is_dir():
-        raise OutputError(f"{folder}: is a file; --chips needs a folder")
-    if not folder.absolute().parent.is_dir():
-        raise OutputError(f"{folder}: its folder {folder.parent} does not exist")
+    files.check_folder(folder, "--chips")
     return info
 
 

@@ -44,10 +44,7 @@ def check_report_folder(
 ) -> None:
     """Raise OutputError if a report of files with these names cannot be written to a folder."""
     path = Path(folder)
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"{path}: is a file; a report needs a folder")
-    if not path.absolute().parent.is_dir():
-        raise OutputError(f"{path}: its folder {path.absolute().parent} does not exist")
+    files.check_folder(path, "a report")
     for name in names:
         files.check_regular(path / name)
         if (path / name).exists() and not overwrite:

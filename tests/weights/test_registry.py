@@ -112,7 +112,7 @@ def test_matrices_are_halved_and_vectors_kept(model_path: Path) -> None:
 
 
 def test_save_is_whole_or_not_at_all(tmp_path: Path, model_path: Path) -> None:
-    with pytest.raises(OutputError, match="exists already"):
+    with pytest.raises(OutputError, match=r"exists\. Pass --overwrite"):
         save_model(model_path, network(), spec())
     before = model_path.read_bytes()
     broken = BicorSeg(CONFIG)
