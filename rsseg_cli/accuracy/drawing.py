@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli import files
 from rsseg_cli.accuracy.chips import check_chips, write_chips
 from rsseg_cli.accuracy.config import SampleConfig
 from rsseg_cli.accuracy.points import check_vector_target, write_points
@@ -71,8 +70,7 @@ def draw_sample(
         UsageError, SceneError, DataError, OutputError: nothing was written.
     """
     config, path = config or SampleConfig(), Path(output)
-    check_vector_target(path)
-    files.check_target(path, overwrite=config.overwrite, inputs=[os.fspath(labels)])
+    check_vector_target(path, config.overwrite, [os.fspath(labels)])
     with ClassMap(os.fspath(labels)) as source:
         scene = None
         if chips is not None:

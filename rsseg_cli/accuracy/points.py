@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,10 +28,11 @@ TRUTH = "class"
 SHOWN = 8  # wrong values that a message lists
 
 
-def check_vector_target(path: Path) -> None:
-    """Refuse a file whose ending names no format."""
+def check_vector_target(path: Path, overwrite: bool, inputs: Sequence[str]) -> None:
+    """See `files.check_target`; refuse a file whose ending names no format too."""
     if path.suffix.lower() not in DRIVERS:
         raise UsageError(f"{path}: its ending names no format; needs one of {', '.join(DRIVERS)}")
+    files.check_target(path, overwrite=overwrite, inputs=inputs)
 
 
 def write_points(path: Path, source: ClassMap, strata: Strata, table: NDArray[np.int64]) -> None:

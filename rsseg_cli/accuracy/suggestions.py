@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rsseg_cli import files
 from rsseg_cli.accuracy.config import SuggestConfig
 from rsseg_cli.accuracy.points import check_vector_target, write_vector
 from rsseg_cli.accuracy.strata import ClassMap, Progress
@@ -74,9 +73,7 @@ def suggest(
         SceneError, DataError, OutputError: nothing was written.
     """
     config, path = config or SuggestConfig(), Path(output)
-    check_vector_target(path)
-    inputs = [os.fspath(item) for item in (scene, labels, confidence)]
-    files.check_target(path, overwrite=config.overwrite, inputs=inputs)
+    check_vector_target(path, config.overwrite, list(map(os.fspath, (scene, labels, confidence))))
     with ClassMap(os.fspath(labels)) as source:
         side = _side_px(source, config)
         table = _measure(source, os.fspath(scene), os.fspath(confidence), side, progress)

@@ -69,10 +69,7 @@ class LabelReader:
 
     def read(self, row: int, col: int, height: int, width: int) -> Labels:
         """uint8 (height, width): class numbers, 255 where unlabelled or outside the file."""
-        if not (0 <= row < row + height <= self.grid.height and 0 <= col < col + width <= self.grid.width):
-            raise ValueError(
-                f"window {(row, col, height, width)} outside {self.grid.height} x {self.grid.width} px"
-            )
+        self.grid.check_window(row, col, height, width)
         if self._source.direct:
             return self._source.block(row, col, height, width)
         labels = np.empty((height, width), np.uint8)

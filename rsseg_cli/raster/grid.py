@@ -48,6 +48,10 @@ class Grid:
         part = slice(top - row, top - row + down), slice(left - col, left - col + across)
         return (top, left, down, across), part
 
+    def check_window(self, row: int, col: int, height: int, width: int) -> None:
+        if not (0 <= row < row + height <= self.height and 0 <= col < col + width <= self.width):
+            raise ValueError(f"window {(row, col, height, width)} outside {self.height} x {self.width} px")
+
     @property
     def bounds(self) -> tuple[float, float, float, float]:
         """left, bottom, right, top of the box around all pixels, in the CRS."""

@@ -106,10 +106,7 @@ class SceneReader:
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[Array, Mask]:
         """Return (bands, height, width) in the scene's dtype, and the valid mask, perhaps read-only."""
-        if not (0 <= row < row + height <= self.grid.height and 0 <= col < col + width <= self.grid.width):
-            raise ValueError(
-                f"window {(row, col, height, width)} outside {self.grid.height} x {self.grid.width} px"
-            )
+        self.grid.check_window(row, col, height, width)
         if self._direct:
             down, across = round(self._offset[0]), round(self._offset[1])
             array, valid = self._read_source(row + down, col + across, height, width)
