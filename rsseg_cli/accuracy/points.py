@@ -72,8 +72,7 @@ def write_vector(
     import geopandas
 
     driver = DRIVERS[path.suffix.lower()]
-    crs = None if source.grid.crs is None else source.grid.crs.to_wkt()
-    frame = geopandas.GeoDataFrame(columns, geometry=shapes, crs=crs)
+    frame = geopandas.GeoDataFrame(columns, geometry=shapes, crs=source.grid.wkt or None)
     try:
         with TemporaryDirectory(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent) as folder:
             part = Path(folder) / path.name

@@ -49,9 +49,8 @@ def change_command(
 
     settings = replace(polygons, overwrite=config.overwrite)
     if vector is not None:
-        crs = SceneInfo.of(before).grid.crs
-        wkt = "" if crs is None else crs.to_wkt()
-        vectors.check_output(vector, settings, crs=wkt, names={}, where=before, inputs=[before, after])
+        crs = SceneInfo.of(before).grid.wkt
+        vectors.check_output(vector, settings, crs=crs, names={}, where=before, inputs=[before, after])
     with Bar("compare", "row", hidden=quiet) as bar:
         result = find_changes(
             before, after, output, config, confidence_before=confidence_before,

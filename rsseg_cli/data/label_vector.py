@@ -47,7 +47,7 @@ def read_shapes(path: Path | str, grid: Grid, grid_of: str = "the scene") -> Any
     if (frame.crs is None) != (grid.crs is None):
         alone = grid_of if frame.crs is None else "it"
         raise DataError(f"{path}: only {alone} has a CRS; needs both or neither")
-    frame = frame if grid.crs is None else frame.to_crs(grid.crs.to_wkt())
+    frame = frame.to_crs(grid.wkt) if grid.wkt else frame
     lost = np.count_nonzero(~np.isfinite(frame.bounds.to_numpy()).all(axis=1))
     if lost:
         raise DataError(
@@ -167,7 +167,7 @@ def _box_in(crs: str | None, grid: Grid) -> tuple[float, float, float, float] | 
     left, bottom, right, top = grid.bounds
     try:
         target = CRS.from_user_input(crs)
-        to_layer = Transformer.from_crs(CRS.from_wkt(grid.crs.to_wkt()), target, always_xy=True)
+        to_layer = Transformer.from_crs(CRS.from_wkt(grid.wkt), target, always_xy=True)
         box = to_layer.transform_bounds(left, bottom, right, top, densify_pts=BOX_POINTS)
     except ProjError:
         return None
@@ -225,7 +225,7 @@ def _polygons(path: Path, frame: Any, grid: Grid) -> Any:
         logger.warning("%s has no CRS; taken to be in the image's", path)
     elif grid.crs is not None:
         try:
-            flat = flat.to_crs(CRS.from_wkt(grid.crs.to_wkt()))
+            flat = flat.to_crs(CRS.from_wkt(grid.wkt))
         except ProjError as err:
             raise DataError(f"{path}: cannot be transformed to its image's CRS ({err})") from err
     flat = flat.make_valid()

@@ -164,22 +164,17 @@ def _check_crs(grid: Grid, truth: str) -> None:
     from pyproj import CRS, Transformer
     from pyproj.exceptions import ProjError
 
-    text = datasets.vector_crs(truth) if datasets.is_vector(Path(truth)) else _wkt(SceneInfo.of(truth).grid)
-    ours = _wkt(grid)
-    if not text or not ours:
+    text = datasets.vector_crs(truth) if datasets.is_vector(Path(truth)) else SceneInfo.of(truth).grid.wkt
+    if not text or not grid.wkt:
         return
     try:
-        Transformer.from_crs(text, ours, always_xy=True)
+        Transformer.from_crs(text, grid.wkt, always_xy=True)
     except ProjError as err:
-        names = [CRS.from_user_input(crs).name for crs in (text, ours)]
+        names = [CRS.from_user_input(crs).name for crs in (text, grid.wkt)]
         raise DataError(
             f"{truth}: its CRS ({names[0]}) cannot be transformed to that of the map ({names[1]}). If it is "
             "wrong, set it with gdal_edit -a_srs or ogr2ogr -a_srs"
         ) from err
-
-
-def _wkt(grid: Grid) -> str:
-    return "" if grid.crs is None else str(grid.crs.to_wkt())
 
 
 def _part(grid: Grid, config: PairConfig) -> tuple[tuple[int, int, int, int], Area | None]:

@@ -47,7 +47,7 @@ class Area:
             notes.append(f"--aoi {path}: has no CRS; taken to be in the scene's")
         elif grid.crs is not None:
             try:
-                shapes = shapes.to_crs(ProjCRS.from_wkt(grid.crs.to_wkt()))
+                shapes = shapes.to_crs(ProjCRS.from_wkt(grid.wkt))
             except ProjError as err:
                 raise UsageError(f"--aoi {path}: cannot be reprojected to the scene's CRS ({err})") from err
         area = cls([shape if shape.is_valid else make_valid(shape) for shape in shapes], f"--aoi {path}")

@@ -30,6 +30,10 @@ class Grid:
     width: int
     height: int
 
+    @property
+    def wkt(self) -> str:
+        return "" if self.crs is None else str(self.crs.to_wkt())
+
     def scaled(self, *, width: int, height: int) -> Grid:
         """Return the same extent with another number of pixels."""
         steps = Affine.scale(self.width / width, self.height / height)
@@ -101,7 +105,7 @@ class Grid:
 
         row, col = np.asarray(rows, np.float64), np.asarray(cols, np.float64)
         try:
-            crs = ProjCRS.from_wkt(self.crs.to_wkt())
+            crs = ProjCRS.from_wkt(self.wkt)
             ellipsoid = crs.get_geod()
             if crs.geodetic_crs is None or ellipsoid is None or crs.is_geocentric:
                 return None
