@@ -12,7 +12,8 @@ Segmentation", arXiv 2512.20255. Encoders come from timm (Apache-2.0); released 
     F2CE, CE2F                HeatmapBridge.update_embeddings, .modulate_features
     gamma, beta               scale, shift
 
-What the published network does not have are options that are off by default: `neck`, `smooth`, `correction`.
+What the published network does not have are options that are off by default: `neck`, `smooth`, `correction`,
+`local`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from rsseg_cli.models.correction import Correction
 
 if TYPE_CHECKING:
     from timm.models import FeatureInfo
@@ -42,6 +45,8 @@ class BicorSegConfig:
         neck: "published" joins the scales by linear maps; "conv" adds norms and a 3 x 3 convolution a scale.
         smooth: average logits over 3 x 3 px, weights 1, 2, 1: pixel shuffle leaves a pattern a pixel wide.
         correction: width of the head with which an adaptation corrects the logits; 0 for none.
+        local: the correction acts on tiles that are more like the places of the adaptation than like the
+            training data.
     """
 
     classes: int
@@ -53,6 +58,7 @@ class BicorSegConfig:
     neck: Literal["published", "conv"] = "published"
     smooth: bool = False
     correction: int = 0
+    local: bool = False
 
     def __post_init__(self) -> None:
         check_whole_numbers(self, classes=254, channels=4096, layers=32, in_channels=1024)
@@ -64,8 +70,9 @@ class BicorSegConfig:
             raise ValueError(f"neck {self.neck!r}: needs published or conv")
         if self.correction:
             check_whole_numbers(self, correction=1024)
-        if not isinstance(self.smooth, bool):
-            raise ValueError(f"smooth {self.smooth!r:.40}: needs true or false")
+        for name in ("smooth", "local"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} {getattr(self, name)!r:.40}: needs true or false")
 
     @classmethod
     def paper(cls, classes: int, layers: int = 2, topk_ratio: float = 1.0) -> BicorSegConfig:
@@ -119,7 +126,11 @@ class BicorSeg(nn.Module):
         widths = cast("FeatureInfo", self.encoder.feature_info).channels()
         self.neck = Neck(widths, config.channels, config.neck)
         self.decoder = BicorDecoder(config)
-        self.correction = Correction(widths[0] + widths[1], config) if config.correction else None
+        self.correction = (
+            Correction(widths, config.classes, config.correction, local=config.local)
+            if config.correction
+            else None
+        )
 
     def forward(self, image: Tensor) -> Tensor:
         """Return class logits (B, N, H, W) of a normalised image (B, bands, H, W), sides multiples of 32."""
@@ -131,7 +142,7 @@ class BicorSeg(nn.Module):
 
     def decode(self, scales: list[Tensor]) -> BicorExplanation:
         """As `explain`, on the encoder's features: several decoders can share one encoder's pass."""
-        return BicorExplanation(*self._decode(self.neck(scales), scales), scales[-1].mean((2, 3)))
+        return BicorExplanation(*self._decode(self.neck(scales), scales), pooled_features(scales))
 
     def forward_training(self, image: Tensor) -> BicorTrainingOutput:
         """As `explain`, with the auxiliary head on the features before co-refinement."""
@@ -145,7 +156,8 @@ class BicorSeg(nn.Module):
         features, heatmaps, embeddings = self.decoder.co_refine(features)
         logits = self.decoder.classify(features, embeddings[-1])
         if self.correction is not None:
-            logits = self.correction(self.correction.inputs(scales, logits), logits)
+            inputs = self.correction.inputs(scales, logits)
+            logits = self.correction(inputs, logits, self.correction.share(pooled_features(scales)))
         return logits, heatmaps, embeddings
 
     def _scales(self, image: Tensor) -> list[Tensor]:
@@ -250,43 +262,9 @@ class BicorDecoder(nn.Module):
         return class_dot_product(self.auxiliary_classifier(embeddings), self.upsampler(features))
 
 
-class Correction(nn.Module):
-    """Adds to the logits what a small network makes of the two finest scales and of the logits.
-
-    `mean` and `std` are those of its inputs, (c_0 + c_1 + N,). It starts as nothing.
-    """
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, width: int, config: BicorSegConfig) -> None:
-        super().__init__()
-        width += config.classes
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("std", torch.ones(width))
-        self.hidden = nn.Linear(width, config.correction)
-        self.output = nn.Linear(config.correction, config.classes)
-        self.linear = nn.Linear(width, config.classes, bias=False)
-        self.scale = nn.Parameter(torch.zeros(()))  # of the logits: a network may be too sure of itself
-        for parameter in (*self.output.parameters(), *self.linear.parameters()):
-            nn.init.zeros_(parameter)
-
-    def forward(self, inputs: Tensor, logits: Tensor) -> Tensor:
-        """Correct logits (B, N, H, W) by `inputs`."""
-        change = self.change(inputs).permute(0, 3, 1, 2)
-        return logits + F.interpolate(change, size=logits.shape[-2:], mode="bilinear", align_corners=False)
-
-    @staticmethod
-    def inputs(scales: list[Tensor], logits: Tensor) -> Tensor:
-        """Join the two finest scales and the logits at stride 4: (B, h, w, c_0 + c_1 + N)."""
-        coarser = F.interpolate(scales[1], size=scales[0].shape[-2:], mode="bilinear", align_corners=False)
-        return torch.cat([scales[0], coarser, F.avg_pool2d(logits, 4)], 1).permute(0, 2, 3, 1)
-
-    def change(self, inputs: Tensor) -> Tensor:
-        """Inputs (..., c_0 + c_1 + N) -> what is added to the logits (..., N)."""
-        logits = inputs[..., -self.output.out_features :]
-        inputs = (inputs - self.mean) / self.std
-        return self.output(F.gelu(self.hidden(inputs))) + self.linear(inputs) + self.scale * logits
+def pooled_features(scales: list[Tensor]) -> Tensor:
+    """Means (B, D) of the deepest features."""
+    return scales[-1].mean((2, 3))
 
 
 class HeatmapBridge(nn.Module):

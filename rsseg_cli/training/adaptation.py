@@ -1,10 +1,11 @@
 """Adapt a model to a place: a few drawn labels, and a minute.
 
 The network stays as it is. A small head learns what to add to its logits, from the finest features of the
-encoder and the logits themselves: what is drawn right, little elsewhere. On artificial scenes it is held to
-the model where that is right. Of all states that with the best score on labels held out is kept. At the end
-the head goes back towards nothing (as WiSE-FT, Wortsman et al., CVPR 2022, arXiv:2109.01903) until little is
-lost on other artificial scenes.
+encoder and the logits themselves: what is drawn right, little elsewhere. It acts on tiles that are more like
+these scenes than like the training data. On artificial scenes it is held to the model where that is right. At
+the end it goes back towards nothing (as WiSE-FT, Wortsman et al., CVPR 2022, arXiv:2109.01903) until little
+is lost on other artificial scenes. Where labels are held out, the head is trained twice: without them, to
+score it, and with them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.evaluation import metrics
 from rsseg_cli.models import BicorSeg
 from rsseg_cli.raster import classes as class_values
-from rsseg_cli.training.adaptation_data import Encoder, Pixels, ScenePatches, View, drawn_scenes, pixels_of
+from rsseg_cli.training.adaptation_data import ScenePatches
+from rsseg_cli.training.adaptation_views import AdaptationData, Pixels
 from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.runs import card_templates
 from rsseg_cli.training.start import start_from_model
@@ -38,7 +40,7 @@ SCORE_EVERY_S = 40.0
 SAVE_EVERY_S = 60.0
 HIDDEN = 64  # width of the head
 BATCH = 4096  # labelled pixels a step
-KEEP = 1.0  # weights beside that of the labels: of changes where the model is right,
+KEEP = 3.0  # weights beside that of the labels: of changes where the model is right,
 WEIGHT_DECAY = 1e-3  # and of the head's weights
 HALVINGS = 16  # of the share of the change that is kept
 MOST_LOST = 0.02  # share of artificial pixels that the model has right and may get wrong
@@ -52,8 +54,8 @@ class AdaptResult:
 
     Attributes:
         labelled_m2: area drawn of each class, those held out included.
-        before, after: on the held-out labels, of the model and of the adapted one: `overall_accuracy`, `miou`
-            and `iou` by class; None without held-out labels.
+        before, after: on the held-out labels, of the model and of one adapted without them:
+            `overall_accuracy`, `miou` and `iou` by class; None without held-out labels.
         changed_share: of the scenes' pixels that are now mapped as another class, by sampled patches.
     """
 
@@ -80,6 +82,7 @@ class _State:
     best_score: float = -1.0
     best: dict[str, Tensor] = field(default_factory=dict)
     before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None  # of a head that is being trained again
 
 
 def adapt(
@@ -143,16 +146,20 @@ class _Run:
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.output, self.patches = config, output, patches
-        sizes = {**start.spec.network, "correction": start.spec.network.get("correction") or HIDDEN}
+        sizes = start.spec.network
+        if not sizes.get("correction"):
+            sizes = {**sizes, "correction": HIDDEN, "local": bool(start.spec.training_tiles)}
         wider = dataclasses.replace(start, spec=dataclasses.replace(start.spec, network=sizes))
         self.network, self.spec = start_from_model(wider, spec, config.model)
         self.network.eval().requires_grad_(False)
         self.head = cast(Any, self.network.correction)
         self.head.requires_grad_(True)
-        self._read(Encoder(cast(BicorSeg, start.network.eval()), self.network, self.spec))
+        self._data = AdaptationData(
+            cast(BicorSeg, start.network.eval()), self.network, self.spec, patches, config
+        )
         self.start = {key: value.clone() for key, value in self.head.state_dict().items()}
-        self.optimizer = torch.optim.Adam(self.head.parameters(), lr=config.learning_rate)
-        scored_classes = {int(index) for _, labels in self._scored for index in labels.unique()}
+        self._begin(self._data.labelled)
+        scored_classes = {int(index) for _, labels in self._data.scored for index in labels.unique()}
         # one class would choose what maps it most
         self._chooses = len(scored_classes - {class_values.IGNORE}) > 1
         self.state = _State()
@@ -166,41 +173,20 @@ class _Run:
         if self.state.before is None:
             self.state.before = self._score(None)
 
-    def _read(self, encoder: Encoder) -> None:
-        """Run the network over everything once."""
-        rng = np.random.default_rng(self.config.seed)
-        labelled: list[Pixels] = []
-        self._scored: list[tuple[View, Tensor]] = []
-        for patch in (patch for item in self.patches for patch in item.patches):
-            view = encoder.view(patch.image)
-            labelled.append(pixels_of(view, patch.labels, rng))
-            if (patch.scored != class_values.IGNORE).any():
-                self._scored.append((view, torch.from_numpy(patch.scored)))
-        self._labelled = Pixels.joined(labelled)
-        self._samples = [encoder.view(patch.image) for item in self.patches for patch in item.random]
-        drawn, checks = drawn_scenes(self.spec, self.patches[0].gsd_m) if self.config.replay else ([], [])
-        self._checks = [(encoder.view(scene.image), torch.from_numpy(scene.labels)) for scene in checks]
-        kept = []
-        for scene in drawn:
-            view = encoder.view(scene.image)
-            right = view.classes().numpy() == scene.labels
-            kept.append(pixels_of(view, np.where(right, scene.labels, class_values.IGNORE), rng))
-        if self._has_one_class:  # one class says nothing of the others
-            kept += [pixels_of(view, view.classes().to(torch.uint8).numpy(), rng) for view in self._samples]
-        self._kept = Pixels.joined(kept) if kept else None
-        counts = torch.bincount(self._labelled.labels, minlength=len(self.spec.classes))
-        self._weights = counts.clamp(min=1).float().rsqrt()[self._labelled.labels]
-        if not self.head.std.ne(1).any():  # of a model that was not adapted before
-            inputs = torch.cat([view.inputs.flatten(0, 1) for view in self._samples])
-            self.head.mean.copy_(inputs.mean(0))
-            self.head.std.copy_(inputs.std(0) + 1e-3)
+    def _begin(self, labelled: Pixels) -> None:
+        """Start to train on labels, each class by the root of its area."""
+        self._learnt = labelled
+        counts = torch.bincount(labelled.labels, minlength=len(self.spec.classes))
+        self._weights = counts.clamp(min=1).float().rsqrt()[labelled.labels]
+        self.head.load_state_dict(self.start)
+        self.optimizer = torch.optim.Adam(self.head.parameters(), lr=self.config.learning_rate)
 
     def train(self, progress: Progress | None) -> None:
         """Train until the time is up."""
         began = time.monotonic() - self.state.seconds
         scored = saved = time.monotonic()
         while self.done < 1:
-            self._step(self.done)
+            self._step()
             now = time.monotonic()
             self.state.seconds = now - began
             if now - scored > min(SCORE_EVERY_S, self.config.minutes * 15) or self.done >= 1:
@@ -209,6 +195,11 @@ class _Run:
             if now - saved > SAVE_EVERY_S or self.done >= 1:
                 self.save()
                 saved = time.monotonic()
+            if self._data.everything is not None and self.state.after is None and self.done >= 0.5:
+                self._keep_best()
+                self._limit()
+                self.state.after = self._score(self.head)
+                self._begin(self._data.everything)
             if progress is not None:
                 progress(min(1.0, self.done), self._words())
 
@@ -223,7 +214,8 @@ class _Run:
             return f"step {self.state.step}"
         return f"held-out mIoU {before['miou']:.3f} -> {f'{best:.3f}' if best >= 0 else '-'}"
 
-    def _step(self, done: float) -> None:
+    def _step(self) -> None:
+        done = (2 * self.done) % 1 if self._data.everything is not None else self.done
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.learning_rate * max(0.02, 1 - done)
         loss = self._loss(np.random.default_rng((self.config.seed, self.state.step)))
@@ -233,26 +225,24 @@ class _Run:
         self.state.step += 1
 
     def _loss(self, rng: np.random.Generator) -> Tensor:
-        """Labels, each class by the root of its area; changes where the model is right; size of weights."""
-        drawn = torch.multinomial(self._weights, BATCH, replacement=True)
-        part = self._labelled.at(drawn)
-        logits = part.logits + self.head.change(part.inputs)
-        loss = F.cross_entropy(logits, part.labels)
-        if self._kept is not None:
-            part = self._kept.at(torch.from_numpy(rng.integers(0, len(self._kept.labels), BATCH // 2)))
+        """Labels; changes where the model is right; size of weights."""
+        part = self._learnt.at(torch.multinomial(self._weights, BATCH, replacement=True))
+        loss = F.cross_entropy(part.corrected(self.head), part.labels)
+        kept = self._data.kept
+        if kept is not None:
+            part = kept.at(torch.from_numpy(rng.integers(0, len(kept.labels), BATCH // 2)))
             loss = loss + KEEP * self._change(part)
         size = sum((value**2).sum() for value in self.head.parameters() if value.ndim > 1)
         return loss + WEIGHT_DECAY * size
 
     def _change(self, part: Pixels) -> Tensor:
-        shares = (part.logits + self.head.change(part.inputs)).log_softmax(1)
-        return F.kl_div(shares, part.before, reduction="batchmean")
+        return F.kl_div(part.corrected(self.head).log_softmax(1), part.before, reduction="batchmean")
 
     def _score(self, head: Any) -> dict[str, Any] | None:
         """Scores on the held-out labels; None where there are none."""
         count = len(self.spec.classes)
         confusion = torch.zeros(count, count, dtype=torch.int64)
-        for view, labels in self._scored:
+        for view, labels in self._data.scored:
             confusion += metrics.confusion_matrix(view.classes(head), labels.long(), count)
         if not confusion.any():
             return None
@@ -261,8 +251,11 @@ class _Run:
 
     @torch.no_grad()
     def _keep_best(self) -> None:
-        """Keep the head if it scores as well as any before."""
-        now = self._score(self.head) if self._chooses else None
+        """Keep the head if it scores as well as any before; one that learns every label at its end."""
+        if self.state.after is not None and self.done < 1:
+            return
+        choose = self._chooses and self.state.after is None
+        now = self._score(self.head) if choose else None
         score = now["miou"] if now is not None else float(self.state.step)
         if score >= self.state.best_score:
             self.state.best_score = score
@@ -281,9 +274,11 @@ class _Run:
     def _load(self) -> None:
         try:
             stored = torch.load(self._checkpoint, weights_only=True)
+            self.state = _State(**stored["state"])
+            if self.state.after is not None and self._data.everything is not None:
+                self._begin(self._data.everything)
             self.head.load_state_dict(stored["head"])
             self.optimizer.load_state_dict(stored["optimizer"])
-            self.state = _State(**stored["state"])
         except (OSError, RuntimeError, KeyError, TypeError, ValueError) as err:
             raise UsageError(f"{self._checkpoint}: cannot be resumed ({err!s:.200})") from err
 
@@ -293,12 +288,12 @@ class _Run:
         if not self.state.best:
             self._keep_best()
         self._limit()
-        after = self._score(self.head)
+        after = self.state.after or self._score(self.head)
         result = AdaptResult(
             path=self.output,
             steps=self.state.step,
             seconds=round(self.state.seconds, 1),
-            labelled_m2=self._areas(),
+            labelled_m2=self._data.areas_m2,
             held_out=sum(item.held_out for item in self.patches),
             before=self.state.before,
             after=after,
@@ -325,12 +320,12 @@ class _Run:
         """Set the head to a share of its change; whether that stays within the limits."""
         weights = {key: torch.lerp(self.start[key], self.state.best[key], share) for key in self.start}
         self.head.load_state_dict(weights)
-        return self._lost() <= MOST_LOST and not (self._has_one_class and self._changed() > MOST_CHANGED)
+        return self._lost() <= MOST_LOST and not (self._data.has_one_class and self._changed() > MOST_CHANGED)
 
     def _lost(self) -> float:
         """Share of artificial pixels that the model has right and the correction makes wrong."""
         lost = total = 0
-        for view, labels in self._checks:
+        for view, labels in self._data.checks:
             right = view.classes() == labels
             lost += int((right & (view.classes(self.head) != labels)).sum())
             total += int(right.sum())
@@ -343,16 +338,8 @@ class _Run:
             return ["the adapted model scores lower on held-out labels than the model before"]
         return []
 
-    @property
-    def _has_one_class(self) -> bool:
-        return sum(area > 0 for area in self._areas().values()) == 1
-
-    def _areas(self) -> dict[str, float]:
-        totals = np.sum([item.areas_m2 for item in self.patches], axis=0)
-        return {name: round(float(area), 1) for name, area in zip(self.spec.class_names, totals, strict=True)}
-
     def _changed(self) -> float:
-        changed = [(view.classes() != view.classes(self.head)).float().mean() for view in self._samples]
+        changed = [(view.classes() != view.classes(self.head)).float().mean() for view in self._data.samples]
         return float(torch.stack(changed).mean()) if changed else 0.0
 
     def _write(self, result: AdaptResult) -> None:

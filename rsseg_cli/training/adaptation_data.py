@@ -1,43 +1,40 @@
-"""Patches of scenes with drawn labels, and the pixels of them that an adaptation learns from."""
+"""Patches of scenes with drawn labels."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
 
-from rsseg_cli.data import LoadedScene
 from rsseg_cli.data import scenes as scene_files
 from rsseg_cli.errors import DataError
-from rsseg_cli.models import BicorSeg
 from rsseg_cli.raster import SceneInfo, SceneReader
 from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.corrections import read_corrections
-from rsseg_cli.training.crops import draw_training_scenes
 from rsseg_cli.weights import ModelSpec
 
 CELL = 512  # side of a patch, px
 MAX_LABELLED = 160  # patches with labels, of a scene
-SAMPLES = 12  # patches at random
-STRIDE = 4  # of the correction, px
-MOST_PIXELS = 20_000  # of a class in a patch
-DRAWN, CHECKS = 16, 6  # artificial scenes to learn from, and to see what is lost
-DRAWN_PX = 384
+SAMPLES = 32  # patches at random
 
 
 class Patch(NamedTuple):
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]  # to learn
     scored: NDArray[np.uint8]  # held out
+
+    def turned(self, count: int) -> Iterator[Patch]:
+        """Yield the patch and others, turned and mirrored; up to eight in all."""
+        yield self
+        for number in range(1, count):
+            turned = (np.rot90(plane, number, (-2, -1)) for plane in self)
+            yield Patch(
+                *(np.ascontiguousarray(plane[..., ::-1] if number >= 4 else plane) for plane in turned)
+            )
 
 
 class ScenePatches:
@@ -120,83 +117,3 @@ def _padded(array: NDArray[np.uint8], value: int | None = None) -> NDArray[np.ui
     if value is None:
         return np.pad(array, pad, mode="edge")
     return np.pad(array, pad, constant_values=value)
-
-
-class View(NamedTuple):
-    """A patch as the networks see it.
-
-    Attributes:
-        inputs: of the correction (h, w, C).
-        logits: of the network without correction (N, H, W).
-        before: of the model (N or fewer, H, W); the same without an earlier correction and new classes.
-    """
-
-    inputs: Tensor
-    logits: Tensor
-    before: Tensor
-
-    def classes(self, head: Any = None) -> Tensor:
-        """Classes (H, W) with a correction; without one, those of the model."""
-        if head is None:
-            return self.before.max(0).indices  # faster than argmax
-        return head(self.inputs[None], self.logits[None])[0].max(0).indices
-
-
-class Pixels(NamedTuple):
-    """Pixels of views: inputs (n, C) of their cells, logits (n, N), shares before (n, N), labels (n,)."""
-
-    inputs: Tensor
-    logits: Tensor
-    before: Tensor
-    labels: Tensor
-
-    def at(self, index: Tensor) -> Pixels:
-        return Pixels(*(part[index] for part in self))
-
-    @classmethod
-    def joined(cls, parts: Iterable[Pixels]) -> Pixels:
-        return cls(*(torch.cat(items) for items in zip(*parts, strict=True)))
-
-
-class Encoder:
-    """The model and its network without correction, both frozen."""
-
-    def __init__(self, model: BicorSeg, network: BicorSeg, spec: ModelSpec) -> None:
-        self._model, self._head = model, cast(Any, network.correction)
-        self._plain = BicorSeg(dataclasses.replace(network.config, correction=0)).eval()
-        weights = network.state_dict()
-        self._plain.load_state_dict({key: weights[key] for key in self._plain.state_dict()})
-        self._mean, self._std = (torch.tensor(part).view(1, -1, 1, 1) for part in (spec.mean, spec.std))
-
-    @torch.no_grad()
-    def view(self, image: NDArray[np.uint8]) -> View:
-        """Run the networks over an image (bands, H, W)."""
-        pixels = (torch.from_numpy(image).float()[None] / 255 - self._mean) / self._std
-        scales = self._plain.encoder(pixels.contiguous(memory_format=torch.channels_last))
-        logits, before = (network.decode(scales).logits for network in (self._plain, self._model))
-        return View(self._head.inputs(scales, logits)[0], logits[0], before[0])
-
-
-def pixels_of(view: View, labels: NDArray[np.uint8], rng: np.random.Generator) -> Pixels:
-    """Return the labelled pixels of a view, of each class at most MOST_PIXELS."""
-    chosen = []
-    for index in np.unique(labels[labels != class_values.IGNORE]):
-        members = np.argwhere(labels == index)
-        chosen.append(members[rng.permutation(len(members))[:MOST_PIXELS]])
-    rows, cols = torch.from_numpy(np.concatenate(chosen or [np.zeros((0, 2), np.int64)])).T
-    before = F.pad(view.before[:, rows, cols].softmax(0), (0, 0, 0, len(view.logits) - len(view.before)))
-    return Pixels(
-        view.inputs[rows // STRIDE, cols // STRIDE],
-        view.logits[:, rows, cols].T,
-        before.T,
-        torch.from_numpy(labels)[rows, cols].long(),
-    )
-
-
-def drawn_scenes(spec: ModelSpec, gsd_m: float) -> tuple[list[LoadedScene], list[LoadedScene]]:
-    """Draw artificial scenes to learn from and to see what is lost; none for other bands and classes."""
-    drawn: list[LoadedScene] = []
-    if spec.bands == ("red", "green", "blue"):
-        with contextlib.suppress(DataError):  # no class of the artificial scenes
-            drawn = draw_training_scenes(spec, count=DRAWN + CHECKS, gsd_m=gsd_m, size=DRAWN_PX, seed=7000)
-    return drawn[CHECKS:], drawn[:CHECKS]

@@ -126,6 +126,7 @@ def test_sizes_that_do_not_fit_are_named():
         {"classes": 255},
         {"smooth": 1},
         {"correction": -1},
+        {"local": 1},
     ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             BicorSegConfig(**{"classes": 3, **wrong})
@@ -151,6 +152,26 @@ def test_a_correction_starts_as_nothing_and_adds_to_the_logits_what_its_equation
     expected = logits + F.interpolate(change, size=(64, 96), mode="bilinear")
     assert torch.allclose(corrected(image), expected, atol=1e-4)
     assert torch.allclose(corrected.forward_training(image).logits, expected, atol=1e-4)
+
+
+def test_a_local_correction_acts_on_tiles_that_are_more_like_its_own_places():
+    plain, local = tiny().eval(), tiny(correction=6, local=True).eval()
+    local.load_state_dict(plain.state_dict(), strict=False)
+    head = local.correction
+    torch.nn.init.normal_(head.output.bias)
+    images = torch.stack([torch.full((3, 64, 64), value) for value in (0.0, 0.5, 1.0)])
+    with torch.no_grad():
+        pooled = plain.explain(images).pooled
+        head.axes.normal_()
+        own, middle, others = pooled @ head.axes.T
+        head.own.copy_(own.expand_as(head.own))
+        head.others.copy_(others.expand_as(head.others))
+        change = (local(images) - plain(images)).mean((2, 3))
+
+    near, far = ((middle - tiles).norm() for tiles in (own, others))
+    expected = torch.tensor([1, far**6 / (far**6 + near**6), 0])
+    assert torch.allclose(head.share(pooled), expected, atol=1e-3)
+    assert torch.allclose(change, expected[:, None] * head.output.bias, atol=1e-3)
 
 
 def test_smoothing_is_the_weighted_mean_of_neighbours_and_removes_patterns_of_single_pixels():

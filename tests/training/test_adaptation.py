@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from rsseg_cli import predict
 from rsseg_cli.cli import app
 from rsseg_cli.errors import DataError, OutputError, UsageError
+from rsseg_cli.inference import domain
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.raster import Grid
 from rsseg_cli.training import adapt
@@ -221,10 +222,39 @@ def test_a_stopped_run_keeps_its_best_and_continues(
     with pytest.raises(OutputError, match="exists"):
         adapt([(scene, labels)], output, config)
 
+    # it stopped between training without and with the labels held out
     again = AdaptConfig(model=str(model), steps=8, replay=False, resume=True, overwrite=True)
     result = adapt([(scene, labels)], output, again)
     assert result.steps == 8
     assert not output.with_name("mine.safetensors.ckpt").exists()
+
+
+def test_tiles_like_the_training_data_stay_as_they_were(
+    tmp_path: Path, scene: Path, model: Path, truth: np.ndarray
+) -> None:
+    start = load_model(model)
+    familiar = np.random.default_rng(3).integers(60, 100, (6, 3, 256, 256), np.uint8)
+    mean, std = (torch.tensor(part).view(1, 3, 1, 1) for part in (start.spec.mean, start.spec.std))
+    tiles = (torch.from_numpy(familiar) / 255 - mean) / std
+    with torch.no_grad():
+        pooled = start.network.explain(tiles).pooled
+    described = domain.descriptors(tiles, pooled)
+    trained = tmp_path / "trained.safetensors"
+    save_model(trained, start.network, start.spec.with_training_tiles(described, described))
+
+    config = AdaptConfig(model=str(trained), steps=60, learning_rate=1e-2, replay=False)
+    result = adapt([(scene, drawn(tmp_path, truth))], tmp_path / "mine.safetensors", config)
+    again = AdaptConfig(model=str(result.path), steps=2, replay=False)
+    adapt([(scene, drawn(tmp_path, truth))], tmp_path / "again.safetensors", again)
+
+    assert result.before is not None
+    assert result.after is not None
+    assert result.after["miou"] > result.before["miou"] + 0.25
+    for adapted in (tmp_path / "mine.safetensors", tmp_path / "again.safetensors"):
+        with torch.no_grad():
+            before, after = start.network(tiles), load_model(adapted).network(tiles)
+        assert (before - after).abs().max() < 0.05
+        assert (before.argmax(1) == after.argmax(1)).float().mean() > 0.99
 
 
 def test_the_command_takes_one_scene_or_a_list(

@@ -1,0 +1,204 @@
+"""What an adaptation learns from: the network's view of patches, and their pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from rsseg_cli.data import LoadedScene
+from rsseg_cli.errors import DataError
+from rsseg_cli.models import BicorSeg
+from rsseg_cli.raster import classes as class_values
+from rsseg_cli.training.adaptation_data import ScenePatches
+from rsseg_cli.training.config import AdaptConfig
+from rsseg_cli.training.crops import draw_training_scenes
+from rsseg_cli.weights import ModelSpec
+
+STRIDE = 4  # of the correction, px
+MOST_PIXELS = 20_000  # of a class in a patch
+TURNS = 8  # of a patch with labels, where there are few
+DRAWN, CHECKS = 16, 6  # artificial scenes to learn from, and to see what is lost
+DRAWN_PX = 384
+
+
+class View(NamedTuple):
+    """A patch as the networks see it.
+
+    Attributes:
+        inputs: of the correction (h, w, C).
+        logits: of the network without correction (N, H, W).
+        before: of the model (N or fewer, H, W); the same without an earlier correction and new classes.
+        pooled: the encoder's deepest features (1, D).
+    """
+
+    inputs: Tensor
+    logits: Tensor
+    before: Tensor
+    pooled: Tensor
+
+    def classes(self, head: Any = None) -> Tensor:
+        """Classes (H, W) with a correction; without one, those of the model."""
+        if head is None:
+            return self.before.max(0).indices  # faster than argmax
+        share = head.share(self.pooled)
+        return head(self.inputs[None], self.logits[None], share)[0].max(0).indices
+
+
+class Pixels(NamedTuple):
+    """Pixels of views: inputs (n, C) of their cells, logits (n, N), probabilities before (n, N), labels (n,),
+    shares of the change that their tiles get (n,)."""
+
+    inputs: Tensor
+    logits: Tensor
+    before: Tensor
+    labels: Tensor
+    share: Tensor
+
+    def at(self, index: Tensor) -> Pixels:
+        return Pixels(*(part[index] for part in self))
+
+    def corrected(self, head: Any) -> Tensor:
+        """Logits (n, N) with a correction."""
+        return self.logits + head.change(self.inputs) * self.share[:, None]
+
+    @classmethod
+    def joined(cls, parts: Iterable[tuple[Pixels, Tensor]], head: Any) -> Pixels:
+        """Join the pixels of views, given with the features (1, D) of each."""
+        shared = (part._replace(share=head.share(pooled).expand(len(part.labels))) for part, pooled in parts)
+        return cls(*(torch.cat(items) for items in zip(*shared, strict=True)))
+
+
+class Encoder:
+    """The model and its network without correction, both frozen."""
+
+    def __init__(self, model: BicorSeg, network: BicorSeg, spec: ModelSpec) -> None:
+        self._model, self._head = model, cast(Any, network.correction)
+        self._differ = model.correction is not None or model.config.classes != network.config.classes
+        self._plain = BicorSeg(dataclasses.replace(network.config, correction=0, local=False)).eval()
+        weights = network.state_dict()
+        self._plain.load_state_dict({key: weights[key] for key in self._plain.state_dict()})
+        self._mean, self._std = (torch.tensor(part).view(1, -1, 1, 1) for part in (spec.mean, spec.std))
+
+    @torch.no_grad()
+    def view(self, image: NDArray[np.uint8]) -> View:
+        """Run the networks over an image (bands, H, W)."""
+        pixels = (torch.from_numpy(image).float()[None] / 255 - self._mean) / self._std
+        scales = self._plain.encoder(pixels.contiguous(memory_format=torch.channels_last))
+        plain = self._plain.decode(scales)
+        before = self._model.decode(scales).logits if self._differ else plain.logits
+        return View(self._head.inputs(scales, plain.logits)[0], plain.logits[0], before[0], plain.pooled)
+
+
+def pixels_of(view: View, labels: NDArray[np.uint8], rng: np.random.Generator) -> Pixels:
+    """Return the labelled pixels of a view, of each class at most MOST_PIXELS."""
+    chosen = []
+    for index in np.unique(labels[labels != class_values.IGNORE]):
+        members = np.argwhere(labels == index)
+        chosen.append(members[rng.permutation(len(members))[:MOST_PIXELS]])
+    rows, cols = torch.from_numpy(np.concatenate(chosen or [np.zeros((0, 2), np.int64)])).T
+    before = F.pad(view.before[:, rows, cols].softmax(0), (0, 0, 0, len(view.logits) - len(view.before)))
+    return Pixels(
+        view.inputs[rows // STRIDE, cols // STRIDE],
+        view.logits[:, rows, cols].T,
+        before.T,
+        torch.from_numpy(labels)[rows, cols].long(),
+        torch.ones(len(rows)),
+    )
+
+
+def drawn_scenes(spec: ModelSpec, gsd_m: float) -> tuple[list[LoadedScene], list[LoadedScene]]:
+    """Draw artificial scenes to learn from and to see what is lost; none for other bands and classes."""
+    drawn: list[LoadedScene] = []
+    if spec.bands == ("red", "green", "blue"):
+        with contextlib.suppress(DataError):  # no class of the artificial scenes
+            drawn = draw_training_scenes(spec, count=DRAWN + CHECKS, gsd_m=gsd_m, size=DRAWN_PX, seed=7000)
+    return drawn[CHECKS:], drawn[:CHECKS]
+
+
+class AdaptationData:
+    """What a network, run over everything once, gives its head to learn.
+
+    Attributes:
+        labelled, everything: pixels with labels, without and with those held out; None where none are.
+        kept: pixels where the model is to stay as it is; None for none.
+        scored: views with labels held out (H, W).
+        samples: views of random patches.
+        checks: views of artificial scenes with labels (H, W).
+        areas_m2: drawn of each class by name.
+    """
+
+    def __init__(
+        self,
+        model: BicorSeg,
+        network: BicorSeg,
+        spec: ModelSpec,
+        scenes: Sequence[ScenePatches],
+        config: AdaptConfig,
+    ) -> None:
+        head, encoder = cast(Any, network.correction), Encoder(model, network, spec)
+        rng = np.random.default_rng(config.seed)
+        areas = np.sum([scene.areas_m2 for scene in scenes], axis=0)
+        self.areas_m2 = {
+            name: round(float(area), 1) for name, area in zip(spec.class_names, areas, strict=True)
+        }
+        labelled: list[tuple[Pixels, Tensor]] = []
+        held_out: list[tuple[Pixels, Tensor]] = []
+        self.scored: list[tuple[View, Tensor]] = []
+        patches = [patch for scene in scenes for patch in scene.patches]
+        for patch in patches:
+            is_scored = (patch.scored != class_values.IGNORE).any()
+            for turned in patch.turned(min(TURNS, 1 + TURNS**2 // len(patches))):
+                view = encoder.view(turned.image)
+                labelled.append((pixels_of(view, turned.labels, rng), view.pooled))
+                if is_scored:
+                    held_out.append((pixels_of(view, turned.scored, rng), view.pooled))
+                    if turned is patch:
+                        self.scored.append((view, torch.from_numpy(patch.scored)))
+        self.samples = [encoder.view(patch.image) for scene in scenes for patch in scene.random]
+        if head.local:
+            own = [*(pooled for _, pooled in labelled), *(view.pooled for view in self.samples)]
+            _know_tiles(head, torch.cat(own), spec)
+        self.labelled = Pixels.joined(labelled, head)
+        self.everything = Pixels.joined([*labelled, *held_out], head) if held_out else None
+        drawn, checks = drawn_scenes(spec, scenes[0].gsd_m) if config.replay else ([], [])
+        self.checks = [(encoder.view(scene.image), torch.from_numpy(scene.labels)) for scene in checks]
+        kept = []
+        for drawing in drawn:
+            view = encoder.view(drawing.image)
+            right = np.where(view.classes().numpy() == drawing.labels, drawing.labels, class_values.IGNORE)
+            kept.append((pixels_of(view, right, rng), view.pooled))
+        if self.has_one_class:  # which says nothing of the others
+            for view in self.samples:
+                kept.append((pixels_of(view, view.classes().to(torch.uint8).numpy(), rng), view.pooled))
+        self.kept = Pixels.joined(kept, head) if kept else None
+        if not head.std.ne(1).any():  # of a model that was not adapted before
+            inputs = torch.cat([view.inputs.flatten(0, 1) for view in self.samples])
+            head.mean.copy_(inputs.mean(0))
+            head.std.copy_(inputs.std(0) + 1e-3)
+
+    @property
+    def has_one_class(self) -> bool:
+        return sum(area > 0 for area in self.areas_m2.values()) == 1
+
+
+def _know_tiles(head: Any, pooled: Tensor, spec: ModelSpec) -> None:
+    """Tell a local head which tiles are of its places, by features (n, D), and which of the training data."""
+    statistics = spec.training_tiles["features"]
+    mean, axes, others = (
+        torch.tensor(values) for values in (statistics.mean, statistics.matrix, statistics.prototypes)
+    )
+    own = pooled @ axes.T
+    if head.axes.any():  # of a model that was adapted before
+        own = torch.cat([head.own[:, : len(axes)], own])
+    head.axes[: len(axes)] = axes
+    for kept, tiles in ((head.own, own), (head.others, others + axes @ mean)):
+        kept.zero_()
+        kept[:, : len(axes)] = tiles[torch.linspace(0, len(tiles) - 1, len(kept)).round().long()]
