@@ -20,9 +20,10 @@ PERCENTILES = (2.0, 98.0)
 BYTE_MAX = 255
 SIZE_PX = 1024  # longest side of the overview that is sampled
 WHOLE_PX = 4 << 20  # of larger scenes without overviews some blocks are read
-BLOCK_SHARE, SMALL_BLOCK_SHARE = 1 / 16, 1 / 4  # of the blocks that are sampled, within
+BLOCK_SHARE = 1 / 4  # of the blocks that are sampled, within
 MIN_BLOCKS, MAX_BLOCKS, MAX_SMALL_BLOCKS = 16, 64, 128
 SMALL_PX = 2 << 20  # in all of small blocks
+ROUNDS = 16  # over the scene at most, where blocks hold no data
 PLASTIC = 1.324717957244746  # root of x**3 = x + 1; see _sample_windows
 HOLE_SHARE = 0.005  # of pixels of one extreme value, from which they may be unmarked holes
 MAX_COMMON_PIXELS = 8 << 20  # of all scenes that share a stretch
@@ -57,16 +58,21 @@ class Sample:
     ) -> Self:
         """Read an overview of SIZE_PX of the scene or a window of its grid.
 
-        Of more than WHOLE_PX px without overviews only some blocks are read. `nodata` is a value of pixels
-        without data beside what the scene marks.
+        Of more than WHOLE_PX px without overviews only some blocks are read, more where they hold no data.
+        `nodata` is a value of pixels without data beside what the scene marks.
         """
         grid = grid or info.grid
         coarse = coarse_grid(grid, SIZE_PX)
-        windows = [[0, 0, coarse.height, coarse.width]]
+        rounds = [[[0, 0, coarse.height, coarse.width]]]
         if not info.overviews and grid.height * grid.width > WHOLE_PX:
-            windows = _sample_windows(info.block_shape, grid, coarse)
+            rounds = _sample_windows(info.block_shape, grid, coarse)
+        parts, known = list[tuple[Array, Mask]](), 0.0  # blocks' worth of data
         with SceneReader(info, bands, coarse, nodata, by_band=True) as reader:
-            parts = [reader.read(*window) for window in windows]
+            for windows in rounds:
+                if known < len(rounds[0]) / 2:
+                    read = [reader.read(*window) for window in windows]
+                    known += sum(float(valid.mean()) for _, valid in read)
+                    parts += read
         pixels = np.concatenate([pixels.reshape(len(bands), -1) for pixels, _ in parts], 1)
         valid = np.concatenate([valid.reshape(len(bands), -1) for _, valid in parts], 1)
         return cls(pixels=pixels, valid=valid & np.isfinite(pixels))  # means of huge values may not be
@@ -225,11 +231,11 @@ def _sparse(sample: Sample, number: int) -> Sample:
     return Sample(pixels=sample.pixels[:, ::step], valid=sample.valid[:, ::step])
 
 
-def _sample_windows(block_shape: tuple[int, int], grid: Grid, coarse: Grid) -> list[list[int]]:
-    """Return (row, col, height, width) of the blocks of the scene that are sampled, on the coarse grid.
+def _sample_windows(block_shape: tuple[int, int], grid: Grid, coarse: Grid) -> list[list[list[int]]]:
+    """Return (row, col, height, width) of blocks of the scene, on the coarse grid, in rounds.
 
-    Quasirandom, one in each of as many bands of rows: at equal steps, what repeats in the scene would always
-    be sampled at one phase.
+    Quasirandom, in a round one in each of as many bands of rows: at equal steps, what repeats in the scene
+    would always be sampled at one phase.
 
     Source: Roberts 2018, The unreasonable effectiveness of quasirandom sequences, R2.
     """
@@ -238,12 +244,14 @@ def _sample_windows(block_shape: tuple[int, int], grid: Grid, coarse: Grid) -> l
     steps = np.maximum(1, np.array(block_shape) * shrink)  # of blocks, in coarse pixels
     counts = np.ceil(sizes / steps)
     blocks = counts.prod()
-    small = min(blocks * SMALL_PX / (grid.height * grid.width), blocks * SMALL_BLOCK_SHARE, MAX_SMALL_BLOCKS)
-    number = max(MIN_BLOCKS, math.ceil(small), min(math.ceil(blocks * BLOCK_SHARE), MAX_BLOCKS))
-    order = np.arange(number)
-    rows = (order + (0.5 + order / PLASTIC**2) % 1) / number
+    most = min(max(MAX_BLOCKS, blocks * SMALL_PX / (grid.height * grid.width)), MAX_SMALL_BLOCKS)
+    number = max(MIN_BLOCKS, math.ceil(min(blocks * BLOCK_SHARE, most)))
+    order = np.arange(ROUNDS * number)
+    rows = (order % number + (0.5 + order / PLASTIC**2) % 1) / number
     cols = (0.5 + order / PLASTIC) % 1
-    chosen = np.unique((np.stack([rows, cols], 1) * counts).astype(int), axis=0)
-    starts = np.minimum(np.ceil(chosen * steps), sizes - 1)
-    ends = np.minimum(np.floor((chosen + 1) * steps), sizes)
-    return np.hstack([starts, np.maximum(1, ends - starts)]).astype(int).tolist()
+    places = (np.stack([rows, cols], 1) * counts).astype(int)
+    first = np.sort(np.unique(places, axis=0, return_index=True)[1])  # each block once
+    starts = np.minimum(np.ceil(places * steps), sizes - 1)
+    ends = np.minimum(np.floor((places + 1) * steps), sizes)
+    windows = np.hstack([starts, np.maximum(1, ends - starts)]).astype(int)
+    return [windows[first[first // number == index]].tolist() for index in range(ROUNDS)]

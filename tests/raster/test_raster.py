@@ -564,6 +564,21 @@ def test_a_large_scene_without_overviews_is_sampled_for_its_percentiles(
     assert sample.ranges()[0] == pytest.approx(np.percentile(array, (2, 98)), abs=15)
 
 
+def test_a_scene_with_little_data_is_sampled_where_it_has_some(make_raster: MakeRaster) -> None:
+    array = np.zeros((1, 3072, 3072), "uint16")
+    array[:, 1024:2048, 2048:] = np.add.outer(np.arange(1024), np.arange(1024)) + 1
+    info = SceneInfo.of(make_raster(array=array, kind="value", tiled=True, blockxsize=512, blockysize=512))
+    exact = np.percentile(array[array > 0], (2, 98))
+    assert Sample.read(info, (1,)).ranges()[0] == pytest.approx(exact, abs=20)
+
+
+def test_a_quarter_of_a_mosaic_of_unlike_parts_is_sampled(make_raster: MakeRaster) -> None:
+    parts = np.random.default_rng(0).permutation(100).reshape(10, 10) * 10 + 300
+    array = np.kron(parts, np.ones((512, 512))).astype("uint16")[None]
+    info = SceneInfo.of(make_raster(array=array, tiled=True, blockxsize=512, blockysize=512))
+    assert Sample.read(info, (1,)).ranges()[0] == pytest.approx(np.percentile(parts, (2, 98)), abs=100)
+
+
 def test_a_scene_with_overviews_is_never_sampled(make_raster: MakeRaster) -> None:
     path = make_raster(shape=(2100, 2100), dtype="uint16")
     with rasterio.open(path, "r+") as dataset:
