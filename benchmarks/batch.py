@@ -2,6 +2,7 @@
 
     python benchmarks/batch.py loop      60 sheets of 2,000 px: one batch against a loop of single runs
     python benchmarks/batch.py jobs      the same sheets: one process against several
+    python benchmarks/batch.py finish    the same sheets: mapping them, and finishing their outputs after that
     python benchmarks/batch.py kill      the same sheets: killed (SIGKILL) twice and resumed, against one run
     python benchmarks/batch.py kill --scene a.tif b.tif --model buildings   sheets cut from your own scenes
     python benchmarks/batch.py kill --engine ray                            on a cluster of this machine
@@ -28,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,6 +176,39 @@ def compare_jobs(arguments: argparse.Namespace, work: Path, sheets: Sequence[Pat
     table(measured)
 
 
+def compare_finishing(arguments: argparse.Namespace, work: Path, sheets: Sequence[Path]) -> None:
+    """What a process of `--jobs` does after the last tile of a sheet, by one thread, but of the first one."""
+    from rsseg_cli.batch.local import SceneRunner
+    from rsseg_cli.batch.task import SceneTask
+    from rsseg_cli.config import VectorConfig
+
+    os.environ["OMP_NUM_THREADS"] = os.environ["GDAL_NUM_THREADS"] = "1"  # before torch is loaded
+    runner = SceneRunner()
+    for endings in ({"labels": "tif"}, {"labels": "tif", "vector": "gpkg", "preview": "png"}):
+        spent: list[tuple[float, ...]] = []
+        for index, sheet in enumerate(sheets):
+            outputs = {kind: work / f"{len(endings)}_{sheet.stem}.{end}" for kind, end in endings.items()}
+            task = SceneTask(
+                index=index, scene=str(sheet), outputs=outputs, model=arguments.model,
+                vector=VectorConfig(jobs=1),
+            )  # fmt: skip
+            times = [(time.monotonic(), time.process_time())]
+            finish = runner.start(task)
+            times.append((time.monotonic(), time.process_time()))
+            outcome = finish()
+            times.append((time.monotonic(), time.process_time()))
+            if outcome.error:
+                raise SystemExit(outcome.error)
+            spent.append(
+                tuple(after - before for part in zip(*times, strict=True) for before, after in pairwise(part))
+            )
+        wall, wall_after, cpu, cpu_after = map(sum, zip(*spent[1:], strict=True))
+        print(
+            f"\n{', '.join(endings)}: finishing takes {wall_after / (wall + wall_after):.1%} of the seconds"
+        )
+        table({"mapping": (wall, cpu), "finishing": (wall_after, cpu_after)})
+
+
 def compare_killed(arguments: argparse.Namespace, work: Path, sheets: Sequence[Path]) -> None:
     """Killed at random moments and resumed, against a run that is left alone."""
     whole = timed(lambda: run(arguments, sheets, work / "whole"))
@@ -312,7 +347,12 @@ def table(measured: dict[str, tuple[float, float]]) -> None:
         print(f"{name:<{width}}  {wall:6.1f}  {cpu:6.1f}  {wall / first[0]:10.2f}  {cpu / first[1]:9.2f}")
 
 
-PARTS = {"loop": compare_loop, "jobs": compare_jobs, "kill": compare_killed}
+PARTS = {
+    "loop": compare_loop,
+    "jobs": compare_jobs,
+    "finish": compare_finishing,
+    "kill": compare_killed,
+}
 
 if __name__ == "__main__":
     main()
