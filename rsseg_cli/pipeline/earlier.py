@@ -138,7 +138,7 @@ def fingerprint(
         "scene": _file(job.info.path),
         "files": _files([*job.info.files, *([job.config.aoi] if job.config.aoi else [])]),
         "size": [grid.height, grid.width, job.network_grid.height, job.network_grid.width],
-        "georeference": [*grid.transform.to_gdal(), grid.crs.to_wkt() if grid.crs is not None else ""],
+        "georeference": [*grid.transform.to_gdal(), grid.wkt],
         "bands": [job.bands, job.info.dtypes, job.info.band_nodata, job.info.has_mask, job.info.overviews],
         "scaling": dataclasses.asdict(job.scaling),
         "model": {model.spec.name: model.sha256() for model in models},

@@ -141,7 +141,7 @@ def prepare(
         check_output(
             paths["vector"],
             polygons,
-            crs=info.grid.crs.to_wkt() if info.grid.crs is not None else "",
+            crs=info.grid.wkt,
             names=dict(enumerate(with_unsure(spec, config).class_names)),
             where=info.name,
             inputs=inputs,

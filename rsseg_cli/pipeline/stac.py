@@ -77,9 +77,9 @@ def item_of(mapped: Mapped, path: Path) -> bytes:
         "processing:lineage": f"Land cover of {Path(gdal.display_name(mapped.scene)).name}, by {by}",
     }
     if grid.crs is not None and properties["proj:code"] is None:
-        properties["proj:wkt2"] = grid.crs.to_wkt()
-    if grid.gsd_m is not None:
-        properties["gsd"] = round(float(np.sqrt(grid.gsd_m[0] * grid.gsd_m[1])), 6)
+        properties["proj:wkt2"] = grid.wkt
+    if grid.side_m is not None:
+        properties["gsd"] = round(grid.side_m, 6)
     folder = path.absolute().parent
     item: dict[str, Any] = {
         "type": "Feature",
@@ -152,7 +152,7 @@ def footprint(grid: Grid) -> Any:
     cols = np.concatenate([steps, one, 1 - steps, zero]) * grid.width
     rows = np.concatenate([zero, steps, one, 1 - steps]) * grid.height
     x, y = grid.transform * (cols, rows)  # type: ignore[operator]
-    transformer = Transformer.from_crs(grid.crs.to_wkt(), "EPSG:4326", always_xy=True)
+    transformer = Transformer.from_crs(grid.wkt, "EPSG:4326", always_xy=True)
     lon, lat = map(np.asarray, transformer.transform(x, y))
     if not (np.isfinite(lon).all() and np.isfinite(lat).all()):
         return None

@@ -32,7 +32,7 @@ class Sketch:
     def __init__(self, grid: Grid, crs: str, max_bytes: int) -> None:
         from pyproj import Transformer
 
-        own = "" if grid.crs is None else grid.crs.to_wkt()
+        own = grid.wkt
         self._to_own = Transformer.from_crs(crs, own, always_xy=True) if crs and crs != own else None
         self._to_px = ~grid.transform
         self._max_bytes, self._least_px2 = max_bytes, MIN_SIDE_PX**2

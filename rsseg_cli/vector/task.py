@@ -99,7 +99,7 @@ def make_task(
     if config.remap is not None:
         names, colours, table = _remapped(config.remap, names, colours, name)
         source = replace(source, table=table)
-    own = info.grid.crs.to_wkt() if info.grid.crs is not None else ""
+    own = info.grid.wkt
     crs = target_crs(own, config.dst_crs, name)
     seam = None
     if config.dst_crs:
