@@ -73,7 +73,8 @@ def suggest(
         SceneError, DataError, OutputError: nothing was written.
     """
     config, path = config or SuggestConfig(), Path(output)
-    check_vector_target(path, config.overwrite, list(map(os.fspath, (scene, labels, confidence))))
+    inputs = [os.fspath(item) for item in (scene, labels, confidence)]
+    check_vector_target(path, config.overwrite, inputs)
     with ClassMap(os.fspath(labels)) as source:
         side = _side_px(source, config)
         table = _measure(source, os.fspath(scene), os.fspath(confidence), side, progress)
