@@ -82,6 +82,23 @@ class Proposal:
         return cls(groups=groups, moved=moved, gone=gone)
 
 
+def join_parts(shared: tuple[StoredBoundaries, StoredBoundaries], row: int, col: int) -> None:
+    """Store boundaries and surroundings of a part that are stored in smaller ones; these go."""
+    stored, wide = shared
+    places = [
+        place
+        for place in stored.parts
+        if row <= place[0] < row + wide.side and col <= place[1] < col + wide.side
+    ]
+    vertices = np.concatenate([stored.own(*place) for place in places])
+    wide.write(vertices[np.argsort(vertices["position"])], row, col)
+    around = {place: Surroundings.load(stored.path(*place, "around")) for place in places}
+    for place in places:
+        stored.path(*place).unlink()
+        stored.path(*place, "around").unlink()
+    Surroundings.joined(around).store(wide.path(row, col, "around"))
+
+
 def propose_part(shared: tuple[BlockPlan, StoredBoundaries], row: int, col: int) -> dict[str, float]:
     """Store the squared outlines of the groups whose middle lies in a part; return seconds by stage."""
     plan, stored = shared

@@ -14,7 +14,8 @@ of the second kind that touch it, and on those of the first kind that touch thes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rsseg_cli.vector.plan import BlockPlan, Stopwatch
 from rsseg_cli.vector.surroundings import Surroundings
 
 CELL = 256  # px
+WIDEST, FEW_BYTES = 1 << 13, 4 << 20  # side of parts that are joined, and their size
 _OPPOSITE = {RIGHT: LEFT, LEFT: RIGHT, DOWN: UP, UP: DOWN}
 _VERTEX = np.dtype(
     [
@@ -62,6 +64,18 @@ class StoredBoundaries:
         """First corner row and column of each part."""
         rows, cols = (range(0, size + 1, self.side) for size in (self.height, self.width))
         return list(product(rows, cols))
+
+    def widened(self) -> StoredBoundaries:
+        """Return larger parts of the raster for the stored ones; what is joined has FEW_BYTES at most."""
+        wide = self
+        while wide.side < WIDEST and wide.side <= max(self.height, self.width):
+            wider, sizes = replace(wide, side=2 * wide.side, kind="joined"), Counter[tuple[int, int]]()
+            for row, col in self.parts:
+                sizes[row // wider.side, col // wider.side] += self.path(row, col).stat().st_size
+            if max(sizes.values()) > FEW_BYTES:
+                break
+            wide = wider
+        return wide
 
     def path(self, row: int, col: int, kind: str = "") -> Path:
         """File of the part that begins at a corner row and column."""

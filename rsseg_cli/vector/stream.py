@@ -24,7 +24,7 @@ from rsseg_cli.vector.block import run_block
 from rsseg_cli.vector.join import Joiner
 from rsseg_cli.vector.plan import BlockPlan
 from rsseg_cli.vector.polygons import Polygons
-from rsseg_cli.vector.proposals import propose_part
+from rsseg_cli.vector.proposals import join_parts, propose_part
 from rsseg_cli.vector.regions import FINE, RegionPlan, find_block_regions, store_block
 from rsseg_cli.vector.settle import apply_part, decide_part
 from rsseg_cli.vector.simplify import StoredBoundaries, simplify_part
@@ -231,9 +231,13 @@ class PolygonStream:
 
     def _square(self, plan: BlockPlan) -> StoredBoundaries:
         """Store the boundaries with squared outlines of buildings in files."""
-        before, stored = time.perf_counter(), plan.boundaries
-        if stored is None:
+        before, parts = time.perf_counter(), plan.boundaries
+        if parts is None:
             raise ValueError("boundaries are stored before they are squared")
+        stored = parts.widened()
+        if stored.side > parts.side:
+            for _ in self._pool.ordered_map(join_parts, (parts, stored), stored.parts):
+                pass
         squared = replace(stored, kind="squared")
         for function, shared in (
             (propose_part, (plan, stored)),

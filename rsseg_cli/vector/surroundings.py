@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,20 @@ class Surroundings:
             cols=_lines(pixels[1 : height + 1]) + np.int32(part[1]),
             rows=_lines(pixels[:, 1 : width + 1].T) + np.int32(part[0]),
         )
+
+    @classmethod
+    def joined(cls, parts: dict[tuple[int, int], Surroundings]) -> Surroundings:
+        """Return what parts that make up a larger one say together, by first corner row and column."""
+
+        def through(name: str, axis: int) -> NDArray[np.int32]:
+            """Lines that run through all parts one after the other."""
+            lines: dict[int, list[NDArray[np.int32]]] = {}
+            for place, part in parts.items():
+                lines.setdefault(place[axis], []).append(getattr(part, name))
+            return np.concatenate([reduce(np.intersect1d, following) for following in lines.values()])
+
+        classes = np.concatenate([part.classes for part in parts.values()])
+        return cls(classes=classes, cols=through("cols", 1), rows=through("rows", 0))
 
     def of_classes(self, wanted: frozenset[int]) -> Surroundings:
         """Return what is said of vertices beside some classes."""
