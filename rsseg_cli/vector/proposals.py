@@ -140,6 +140,8 @@ class _Window:
         self._graph, self._at, self._group_of = outline_graph(old, groups.rings)
         self._positions, self._slots = self._graph.positions, old.slots[self._at]
         self._chains = find_chains(self._graph, self._group_of, self._graph.border | (self._slots == 15))
+        owners = np.repeat(self._chains.groups, np.diff(self._chains.begins))
+        self._own = np.sort(self._at[self._chains.vertices] * len(groups.keys) + owners)
         self._tree = shapely.STRtree(shapely.points(np.stack([old.cols, old.rows], axis=1)))
 
     def propose(self, max_shift_m: float) -> Proposal:
@@ -239,11 +241,9 @@ class _Window:
 
     def _swallows(self, changes: NDArray[Any], groups: Ints) -> Ints:
         """Return changes in which vertices of others lie."""
-        chains, count = self._chains, len(self._groups.keys)
         change, vertex = self._tree.query(changes, predicate="intersects")
-        owners = np.repeat(chains.groups, np.diff(chains.begins))
-        own = self._at[chains.vertices] * count + owners
-        return np.unique(change[~np.isin(vertex * count + groups[change], own)])
+        pair = vertex * len(self._groups.keys) + groups[change]
+        return change[self._own[np.searchsorted(self._own, pair).clip(max=len(self._own) - 1)] != pair]
 
     def _stored_form(
         self, good: NDArray[np.bool_], owners: Ints, kept: NDArray[np.bool_], place: Ints

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rsseg_cli.vector.geometry import Floats
 from rsseg_cli.vector.graph import Ints
 from rsseg_cli.vector.storage import Table
-from rsseg_cli.vector.trace import portions
+from rsseg_cli.vector.trace import portions, spans
 
 ALONG, ACROSS, FREE = range(3)  # kinds of walls: v is constant, u is constant, any direction
 MAX_CORNERS = 100  # of a thinned outline
@@ -187,11 +187,11 @@ def segment(
     sums = prefix_sums(points, outlines.begins)
     candidates = np.flatnonzero(kept)
     begins = np.searchsorted(candidates, outlines.begins)
-    lows, highs = (_Extremes(ufunc, points, candidates) for ufunc in (np.minimum, np.maximum))
+    extremes = _Extremes(points, candidates)
     tables, solved = [np.zeros((0, 5), np.int64)], np.zeros((len(charges), len(outlines)), np.bool_)
     for chosen in _batches(np.where(wanted, np.diff(begins), 0)):
         search = _Search(outlines, chosen, points, sums, candidates, begins[chosen], np.diff(begins)[chosen])
-        search.run(lows, highs, max_shift_m, charges)
+        search.run(extremes, max_shift_m, charges)
         solved[:, chosen] = search.solved
         tables.append(search.walls())
     charge, outline, start, end, kind = np.concatenate(tables).T
@@ -209,28 +209,25 @@ def _batches(counts: Ints) -> Iterator[Ints]:
 
 
 class _Extremes:
-    """Least or greatest u and v of points between corners: those of 1, 2, 4, ... edges from each on."""
+    """Least and greatest u and v of points between corners: those of 1, 2, 4, ... edges from each on."""
 
-    def __init__(self, ufunc: np.ufunc, points: Floats, corners: Ints) -> None:
-        self._ufunc = ufunc
-        within = ufunc.reduceat(points, corners, axis=0)
-        within = ufunc(within, points[np.append(corners[1:], corners[-1:])])
-        self._levels = [within]
+    def __init__(self, points: Floats, corners: Ints) -> None:
+        signed = np.concatenate([points, -points], axis=1)
+        within = np.minimum.reduceat(signed, corners)
+        within = np.minimum(within, signed[np.append(corners[1:], corners[-1:])])
+        levels = [within]
         for level in range(int(MAX_CORNERS).bit_length() - 1):
-            step = 1 << level
-            ahead = np.concatenate([within[step:], within[-1:].repeat(min(step, len(within)), axis=0)])
-            within = ufunc(within, ahead[: len(within)])
-            self._levels.append(within)
+            ahead = np.minimum(np.arange(len(within)) + (1 << level), len(within) - 1)
+            within = np.minimum(within, within[ahead])
+            levels.append(within)
+        self._levels = np.stack(levels)
 
-    def between(self, starts: Ints, counts: Ints) -> Floats:
-        """Return (n, 2), over `counts` edges from each start on."""
-        found = np.empty((len(starts), 2))
-        levels = np.frexp(counts)[1] - 1
-        for level, values in enumerate(self._levels):
-            at = np.flatnonzero(levels == level)
-            first, last = starts[at], starts[at] + counts[at] - (1 << level)
-            found[at] = self._ufunc(values[first], values[last])
-        return found
+    def between(self, starts: Ints, counts: Ints) -> tuple[Floats, Floats]:
+        """Return the least and the greatest (2, n), over `counts` edges from each start on."""
+        level = np.frexp(counts)[1] - 1
+        one, other = (self._levels[level, first] for first in (starts, starts + counts - (1 << level)))
+        found = np.minimum(one, other).T
+        return found[:2], -found[2:]
 
 
 class _Search:
@@ -256,10 +253,10 @@ class _Search:
         self._rows = np.searchsorted(-counts, -np.arange(counts[0] + 1))
         self._pairs = np.cumsum(np.arange(counts[0] + 1) * self._rows)
 
-    def run(self, lows: _Extremes, highs: _Extremes, max_shift_m: float, charges: Floats) -> None:
+    def run(self, extremes: _Extremes, max_shift_m: float, charges: Floats) -> None:
         """Find the cheapest walls up to each corner, for each kind of the first and of the last wall."""
         rows, width = len(self._counts), int(self._counts[0])
-        self._costs = self._of_pairs(lows, highs, max_shift_m)
+        self._costs = self._of_pairs(extremes, max_shift_m)
         # (corner, charge, first, kind, row): cheapest up to a corner, and up to walls of a kind from it on
         self._total = np.full((width, len(charges), 3, 3, rows), np.inf)
         self._rest = rest = np.full_like(self._total, np.inf)
@@ -277,7 +274,7 @@ class _Search:
         self._best = last.argmin(axis=2)
         self.solved = np.isfinite(last.min(axis=2)).T
 
-    def _of_pairs(self, lows: _Extremes, highs: _Extremes, max_shift_m: float) -> Floats:
+    def _of_pairs(self, extremes: _Extremes, max_shift_m: float) -> Floats:
         """Return (kinds, pairs), the squared distances from walls between two corners.
 
         Pairs are in the order of their end, their start and their outline.
@@ -287,8 +284,8 @@ class _Search:
         start, row = np.divmod(np.arange(len(ends)) - before, self._rows[ends])
         begins = self._begins[row]
         first, last = self._corners[begins + start], self._corners[begins + ends]
-        low, high = (part.between(begins + start, ends - start) for part in (lows, highs))
-        length, su, sv, suu, svv, suv = (self._sums[last] - self._sums[first]).T
+        low, high = extremes.between(begins + start, ends - start)
+        length, su, sv, suu, svv, suv = (self._sums[last] - self._sums[first]).T.copy()
         known = length > 0
         per = 1 / np.where(known, length, 1.0)
         costs = np.full((3, len(ends)), np.inf)
@@ -297,7 +294,7 @@ class _Search:
         for kind, axis, total, squares in ((ALONG, 1, sv, svv), (ACROSS, 0, su, suu)):
             mean = np.where(from_end, self._points[first, axis], total * per)
             mean = np.where(to_end, self._points[last, axis], mean)
-            farthest = np.maximum(high[:, axis] - mean, mean - low[:, axis])
+            farthest = np.maximum(high[axis] - mean, mean - low[axis])
             cost = np.maximum(squares - 2 * mean * total + mean * mean * length, 0)
             costs[kind] = np.where(known & (farthest <= max_shift_m), cost, np.inf)
         uu, vv, uv = suu - su * su * per, svv - sv * sv * per, suv - su * sv * per
@@ -316,11 +313,12 @@ class _Search:
         end = self._counts[row] - 1
         parts = [np.zeros((0, 5), np.int64)]
         while len(row):
-            start = np.arange(end.max())[:, None]
-            pair = self._pairs[end - 1] + start * self._rows[end] + row
-            cost = self._costs[kind, np.where(start < end, pair, 0)]
-            cost += self._rest[: len(start), charge, first, kind, row]
-            start = np.where(start < end, cost, np.inf).argmin(axis=0)
+            start, begins = spans(np.zeros_like(end), end), np.cumsum(end) - end  # any before the end
+            each = [np.repeat(part, end) for part in (charge, first, kind, row)]
+            pair = np.repeat(self._pairs[end - 1] + row, end) + start * np.repeat(self._rows[end], end)
+            cost = self._costs[each[2], pair] + self._rest[(start, *each)]
+            cheapest = np.flatnonzero(cost == np.repeat(np.minimum.reduceat(cost, begins), end))
+            start = start[cheapest[np.searchsorted(cheapest, begins)]]
             corners = [self._corners[self._begins[row] + corner] for corner in (start, end)]
             parts.append(np.stack([charge, self._names[row], *corners, kind], axis=1))
             goes_on = start > 0
