@@ -17,6 +17,7 @@ from shapely import affinity
 
 from rsseg_cli.config import VectorConfig
 from rsseg_cli.errors import UsageError
+from rsseg_cli.vector import simplify
 from rsseg_cli.vector.task import squared_classes
 from rsseg_cli.vector.vectorize_raster import to_geodataframe
 
@@ -182,7 +183,9 @@ def test_angles_are_right_on_the_ground(tmp_path):
     assert np.abs(turns(found) - 90).min() > 5
 
 
-def test_a_building_across_parts_of_the_raster(tmp_path):
+@pytest.mark.parametrize("few_bytes", [0, simplify.FEW_BYTES])
+def test_a_building_across_parts_of_the_raster(tmp_path, monkeypatch, few_bytes):
+    monkeypatch.setattr(simplify, "FEW_BYTES", few_bytes)  # at 0 no parts are joined
     shapes = [(turned(L_SHAPE, 20, (30, y)), 1) for y in (25, 614.4)]  # the second across row 2048
     path = write(tmp_path / "map.tif", drawn(*shapes, size=(2140, 200))[0])
     found = of(squared(path), 1)
