@@ -161,24 +161,24 @@ class Drawn:
         return self.score(str(output))
 
     def picture(self, path: Path, corners: Sequence[tuple[int, int]]) -> None:
-        """Draw the map, squares to label, their labels, and the map of the last adaptation, side by side."""
+        """Draw the map, squares to label, their labels, and the last adapted map, in rows of two."""
         with rasterio.open(self.path) as source:
             scene = source.read([1, 2, 3]).transpose(1, 2, 0)
         colours = np.array([colour for _, colour in CLASSES], np.uint8)
         adapted = str(self.folder / "drawn.safetensors")
         before, after = (colours[_mapped(self.path, self.folder, model)] for model in (self.model, adapted))
         panels = [Image.fromarray(part) for part in (before, scene, scene, after)]
-        labels = [self.squares([corner]) for corner in corners]
-        for (row, col), named in zip(corners, labels, strict=True):
-            ends = col - 1, row - 1, col + SQUARE_PX, row + SQUARE_PX
-            ImageDraw.Draw(panels[1]).rectangle(ends, outline="white", width=3)
-            for name, _ in named:
+        for row, col in corners:
+            ends = col - 6, row - 6, col + SQUARE_PX + 5, row + SQUARE_PX + 5
+            ImageDraw.Draw(panels[1]).rectangle(ends, outline="magenta", width=5)
+            for name, _ in self.squares([(row, col)]):
                 fill = tuple(colours[NAMES.index(name)].tolist())
-                ImageDraw.Draw(panels[2]).rectangle(ends, fill=fill, outline="white", width=2)
+                ImageDraw.Draw(panels[2]).rectangle(ends, fill=fill, outline="black", width=3)
         side, gap = SIDE // 2, 8
-        sheet = Image.new("RGB", (4 * side + 3 * gap, side), "white")
+        sheet = Image.new("RGB", (2 * side + gap, 2 * side + gap), "white")
         for index, panel in enumerate(panels):
-            sheet.paste(panel.resize((side, side), Image.Resampling.LANCZOS), (index * (side + gap), 0))
+            corner = index % 2 * (side + gap), index // 2 * (side + gap)
+            sheet.paste(panel.resize((side, side), Image.Resampling.LANCZOS), corner)
         sheet.save(path, quality=80)
 
 

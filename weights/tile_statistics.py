@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,6 +34,13 @@ class TileStatistics:
     matrix: tuple[tuple[float, ...], ...]
     prototypes: tuple[tuple[float, ...], ...]
     limit: float
+
+    def with_tiles(self, descriptors: NDArray[np.float64]) -> TileStatistics:
+        """Return the same with more prototypes, of descriptors (tiles, D)."""
+        import numpy as np
+
+        places = (descriptors - np.array(self.mean)) @ np.array(self.matrix).T
+        return replace(self, prototypes=(*self.prototypes, *map(_rounded, places)))
 
     def problem(self) -> str | None:
         """Say what is wrong with the numbers of a file."""

@@ -356,8 +356,13 @@ class _Run:
         scores = {
             key: value for key, value in (("before", result.before), ("held_out", result.after)) if value
         }
+        described = [view.described for view in self._data.samples]
+        tiles = {
+            kind: item.with_tiles(torch.cat([each[kind] for each in described]).double().numpy())
+            for kind, item in self.spec.training_tiles.items()
+        }
         spec = dataclasses.replace(
-            self.spec, name=self.output.stem[:100], training=training, scores=scores,
+            self.spec, name=self.output.stem[:100], training_tiles=tiles, training=training, scores=scores,
             description=f"{self.spec.name}, adapted to {', '.join(item.name for item in self.patches)[:500]}",
         )  # fmt: skip
         save_model(self.output, self.network, spec, overwrite=True)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from rsseg_cli.data import LoadedScene
 from rsseg_cli.errors import DataError
+from rsseg_cli.inference import domain
 from rsseg_cli.models import BicorSeg
 from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.adaptation_data import ScenePatches
@@ -36,13 +37,18 @@ class View(NamedTuple):
         inputs: of the correction (h, w, C).
         logits: of the network without correction (N, H, W).
         before: of the model (N or fewer, H, W); the same without an earlier correction and new classes.
-        pooled: the encoder's deepest features (1, D).
+        described: see `inference.domain.descriptors`; of one tile.
     """
 
     inputs: Tensor
     logits: Tensor
     before: Tensor
-    pooled: Tensor
+    described: dict[str, Tensor]
+
+    @property
+    def pooled(self) -> Tensor:
+        """Means of the encoder's deepest features (1, D)."""
+        return self.described["features"]
 
     def classes(self, head: Any = None) -> Tensor:
         """Classes (H, W) with a correction; without one, those of the model."""
@@ -94,7 +100,8 @@ class Encoder:
         scales = self._plain.encoder(pixels.contiguous(memory_format=torch.channels_last))
         plain = self._plain.decode(scales)
         before = self._model.decode(scales).logits if self._differ else plain.logits
-        return View(self._head.inputs(scales, plain.logits)[0], plain.logits[0], before[0], plain.pooled)
+        inputs = self._head.inputs(scales, plain.logits)
+        return View(inputs[0], plain.logits[0], before[0], domain.descriptors(pixels, plain.pooled))
 
 
 def pixels_of(view: View, labels: NDArray[np.uint8], rng: np.random.Generator) -> Pixels:
@@ -195,10 +202,10 @@ def _know_tiles(head: Any, pooled: Tensor, spec: ModelSpec) -> None:
     mean, axes, others = (
         torch.tensor(values) for values in (statistics.mean, statistics.matrix, statistics.prototypes)
     )
-    own = pooled @ axes.T
+    own, others = pooled @ axes.T, others + axes @ mean
     if head.axes.any():  # of a model that was adapted before
-        own = torch.cat([head.own[:, : len(axes)], own])
+        own, others = torch.cat([head.own[:, : len(axes)], own]), head.others[:, : len(axes)]
     head.axes[: len(axes)] = axes
-    for kept, tiles in ((head.own, own), (head.others, others + axes @ mean)):
+    for kept, tiles in ((head.own, own), (head.others, others)):
         kept.zero_()
         kept[:, : len(axes)] = tiles[torch.linspace(0, len(tiles) - 1, len(kept)).round().long()]
