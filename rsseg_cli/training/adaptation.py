@@ -30,8 +30,8 @@ from rsseg_cli.models import BicorSeg
 from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.adaptation_data import ScenePatches
 from rsseg_cli.training.adaptation_views import AdaptationData, Pixels
+from rsseg_cli.training.cards import card_templates
 from rsseg_cli.training.config import AdaptConfig
-from rsseg_cli.training.runs import card_templates
 from rsseg_cli.training.start import start_from_model
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, load_model, save_model
 

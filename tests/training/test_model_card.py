@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rsseg_cli.training.runs import model_card
+from rsseg_cli.training.cards import model_card
 from rsseg_cli.weights import ClassSpec, ModelSpec
 
 CURVE = [{"epoch": epoch, "loss": 2 / epoch, "miou": min(epoch, 6) / 10} for epoch in range(1, 11)]
