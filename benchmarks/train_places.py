@@ -453,7 +453,9 @@ def train(args: argparse.Namespace) -> None:
         torch.set_flush_denormal(True)
         depthwise_in_float32(network)
     average = {key: value.detach().float().clone() for key, value in network.state_dict().items()}
-    teacher = Teacher(network, args.teach) if args.teach else None
+    names = [category.name for category in start.spec.classes]
+    untaught = [names.index(name) for name in args.untaught]
+    teacher = Teacher(network, args.teach, untaught) if args.teach else None
     trained = [(name, value) for name, value in network.named_parameters() if value.requires_grad]
     encoder = [value for name, value in trained if name.startswith("encoder.")]
     rest = [value for name, value in trained if not name.startswith("encoder.")]
@@ -529,9 +531,10 @@ def train(args: argparse.Namespace) -> None:
 class Teacher:
     """The averaged weights, which say what a pixel of several allowed classes is, where they are sure."""
 
-    def __init__(self, network: BicorSeg, sure: float) -> None:
+    def __init__(self, network: BicorSeg, sure: float, untaught: list[int]) -> None:
         self.network = copy.deepcopy(network).eval()
         self.sure = sure
+        self.untaught = untaught  # classes that stay as open as the labels leave them
         self.confidence: Tensor | None = None  # (N), mean of a class where it wins
 
     @torch.no_grad()
@@ -554,6 +557,7 @@ class Teacher:
         before = torch.ones_like(means) if self.confidence is None else self.confidence
         self.confidence = torch.where(count > 0, before.lerp(means, 0.05), before)
         bounds = self.sure * self.confidence / self.confidence.max()
+        bounds[self.untaught] = 1.0
         certain = open_ & (best > bounds[index])
         return torch.where(certain.unsqueeze(1), winners, allowed)
 
@@ -607,6 +611,7 @@ def write(
         "crop_size": CROP,
         "shares": crops.shares,
         "teacher": args.teach,
+        "untaught": args.untaught,
         "places": sorted(seen),
     }
     new = dataclasses.replace(spec, training=training, scores={}, gsd_range_m=RUN_M[crops.task])
@@ -643,6 +648,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=float,
         default=0.0,
         help="how sure the averaged weights must be to give labels; 0: none",
+    )
+    training.add_argument(
+        "--untaught", nargs="*", default=[], help="classes that the averaged weights do not teach"
     )
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--device")
