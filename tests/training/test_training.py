@@ -85,7 +85,7 @@ def test_train_save_load(two_colours):
 def test_errors_come_before_work(two_colours):
     output = two_colours / "model.safetensors"
     output.write_bytes(b"")
-    assert "pass --overwrite" in train(two_colours, "-o", output, code=1).output
+    assert "Pass --overwrite" in train(two_colours, "-o", output, code=1).output
     output.unlink()
     assert "--crop-size 50" in train(two_colours, "--crop-size", 50, "-o", output, code=2).output
     (two_colours / "images" / "val1.png").rename(two_colours / "images" / "other.png")
