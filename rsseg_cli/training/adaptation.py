@@ -334,9 +334,11 @@ class _Run:
     def _notes(self, after: dict[str, Any] | None) -> list[str]:
         if after is None or self.state.before is None:
             return ["no class has three labels, so none were held out: the model is not scored"]
+        learnt = "has since learned" if self.done >= 1 else "has not yet learned"
+        notes = [f"the model {learnt} the labels that were held out"]
         if after["miou"] < self.state.before["miou"]:
-            return ["the adapted model scores lower on held-out labels than the model before"]
-        return []
+            notes.append("the adapted model scores lower on held-out labels than the model before")
+        return notes
 
     def _changed(self) -> float:
         changed = [(view.classes() != view.classes(self.head)).float().mean() for view in self._data.samples]

@@ -218,6 +218,7 @@ def test_a_stopped_run_keeps_its_best_and_continues(
     with pytest.raises(KeyboardInterrupt) as stopped:
         adapt([(scene, labels)], output, config, progress=stop)
     assert load_model(output).spec.training["steps"] == 4
+    assert "has not yet learned the labels that were held out" in output.with_suffix(".md").read_text()
     assert "--resume continues" in stopped.value.__notes__[0]
     with pytest.raises(OutputError, match="exists"):
         adapt([(scene, labels)], output, config)
@@ -226,6 +227,7 @@ def test_a_stopped_run_keeps_its_best_and_continues(
     again = AdaptConfig(model=str(model), steps=8, replay=False, resume=True, overwrite=True)
     result = adapt([(scene, labels)], output, again)
     assert result.steps == 8
+    assert "has since learned the labels that were held out" in output.with_suffix(".md").read_text()
     assert not output.with_name("mine.safetensors.ckpt").exists()
 
 
