@@ -95,4 +95,5 @@ def _absolute(part: str, dataset: Any) -> str:
     if not os.path.exists(path):
         return part
     absolute = os.path.abspath(path)
+    part = part.replace(f'"{path}"', path, 1)  # rasterio 1.5 quotes every path, 1.4 none
     return part.replace(path, f'"{absolute}"' if ":" in absolute else absolute, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,7 +153,7 @@ def test_a_remote_source_that_cannot_be_read_is_an_error(
         ("busy-99", "503"),
         ("cut-99", "cannot be read"),
         ("torn-99", "Failed to read directory"),
-        ("elsewhere", 'Protocol "file"'),
+        ("elsewhere", 'Protocol "file"|HTTP response code: 0'),  # GDAL 3.10 and 3.12
     ],
 )
 def test_what_never_works_is_reported_without_secrets(
@@ -169,7 +170,7 @@ def test_what_never_works_is_reported_without_secrets(
     assert done.exit_code == 1
     (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
     assert f"rsseg: error: http://{server.address}/{mood}/scene.tif?...: " in line
-    assert words in line
+    assert re.search(words, line)
     assert not any(word in done.output + "".join(capfd.readouterr()) for word in SECRETS)
     assert sorted(tmp_path.iterdir()) == before
     asked = [status for status, *_ in server.requests()]
