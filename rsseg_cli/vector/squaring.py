@@ -101,9 +101,10 @@ class Squarer:
         thinned[outlines.begins[:-1]] = thinned[outlines.begins[1:] - 1] = True
         outlines = self._chained.outlines
         self._points = outlines.rotated(angles)
+        self._sums = wall.prefix_sums(self._points, outlines.begins)
         chosen &= ~(chained.optional & outlines.closed) | (outlines.lengths >= MIN_HOLE * shift_m)
         each = shift_m**3 * np.outer(charges, [1, 1, FREE_CHARGE])
-        self._walls = wall.segment(outlines, self._points, thinned, chosen, shift_m, each)
+        self._walls = wall.segment(outlines, self._points, self._sums, thinned, chosen, shift_m, each)
 
     def square(self, wanted: NDArray[np.bool_], attempt: int) -> Squared:
         """Square the outlines of those groups that are wanted still, by one of the charges."""
@@ -112,7 +113,7 @@ class Squarer:
         walls, solved = self._walls[attempt]
         walls, solved = walls.take(wanted[groups[walls.outlines]]), solved & wanted[groups]
         walls = _meeting_at(walls, points, chained.pinned, self._shift_m)
-        angles = self._angles + wall.turn(walls, wall.prefix_sums(points, outlines.begins), groups)
+        angles = self._angles + wall.turn(walls, self._sums, groups)
         points = outlines.rotated(angles[groups])
         fit = _Fit(outlines, points, walls, chained.pinned)
         fit.join(chained.vertices, chained.stems & solved[:, None])

@@ -49,15 +49,14 @@ class Surroundings:
             rows, cols = graph.rows + LEFT_ROW[slot] - origin[0], graph.cols + LEFT_COL[slot] - origin[1]
             inside = (cols >= 0) & (cols < labels.shape[1])
             classes["classes"][:, slot] = np.where(inside, labels[rows, np.where(inside, cols, 0)], nodata)
-        first = part[1] - 1 - origin[1]  # -1 at the raster's side
-        pixels = labels[part[0] - 1 - origin[0] :, max(first, 0) :]
-        pixels = np.pad(pixels, ((0, 0), (int(first < 0), 1)), constant_values=nodata)
-        pixels = pixels[: side + 1, : side + 1]
-        height, width = shape[0] - part[0], shape[1] - part[1]
+        top, left = part[0] - origin[0], part[1] - origin[1]
+        height, width = (min(side, size - first) for size, first in zip(shape, part, strict=True))
+        across = labels[top - 1 : top + side, left : left + width].T
+        end = min(left + side, labels.shape[1] + 1)
         return cls(
             classes=classes,
-            cols=_lines(pixels[1 : height + 1]) + np.int32(part[1]),
-            rows=_lines(pixels[:, 1 : width + 1].T) + np.int32(part[0]),
+            cols=_lines(labels[top : top + height], left, end, nodata) + np.int32(part[1]),
+            rows=_lines(across, 1, across.shape[1], nodata) + np.int32(part[0]),
         )
 
     @classmethod
@@ -90,10 +89,16 @@ class Surroundings:
         return cls(classes=classes, cols=cols, rows=rows)
 
 
-def _lines(pixels: Labels) -> NDArray[np.int32]:
-    """Return the columns that differ from the next one in all rows."""
+def _lines(pixels: Labels, first: int, end: int, nodata: int) -> NDArray[np.int32]:
+    """Return the columns from `first` on, counted from there, that differ from the one before in all rows."""
+
+    def columns(rows: Labels, at: NDArray[Any]) -> Labels:
+        inside = (at >= 0) & (at < rows.shape[1])
+        return np.where(inside, rows[:, np.where(inside, at, 0)], nodata)
+
     if not len(pixels):
         return np.zeros(0, _LINE)
-    some = pixels[[0, len(pixels) // 2, -1]]
-    at = np.flatnonzero((some[:, 1:] != some[:, :-1]).all(axis=0))
-    return at[(pixels[:, at + 1] != pixels[:, at]).all(axis=0)].astype(_LINE)
+    at = np.arange(first, end)
+    for rows in (pixels[[0, len(pixels) // 2, -1]], pixels):
+        at = at[(columns(rows, at) != columns(rows, at - 1)).all(axis=0)]
+    return (at - first).astype(_LINE)

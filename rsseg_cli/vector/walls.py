@@ -135,7 +135,8 @@ def directions(outlines: Outlines, kept: NDArray[np.bool_], groups: Ints) -> Flo
     bins = 90
     bin_of = np.minimum((angles / (np.pi / 2) * bins).astype(np.int64), bins - 1)
     weights = np.bincount(group * bins + bin_of, lengths**2, minlength=count * bins).reshape(count, bins)
-    near = sum(np.roll(weights, shift, axis=1) * np.exp(-((shift / 4) ** 2) / 2) for shift in range(-12, 13))
+    away = np.abs((np.arange(bins)[:, None] - np.arange(bins) + bins // 2) % bins - bins // 2)
+    near = weights @ np.where(away <= 12, np.exp(-((away / 4) ** 2) / 2), 0.0)
     best = (near.argmax(axis=1) + 0.5) * (np.pi / 2) / bins
     for width in (np.radians(10), np.radians(5)):
         off = _off(angles, best[group])
@@ -154,20 +155,22 @@ def _off(angles: Floats, main: Floats) -> Floats:
 
 
 def prefix_sums(points: Floats, begins: Ints) -> Floats:
-    """Return (n, 6), sums up to each point, along the line, of 1, u, v, u2, v2 and u v."""
+    """Return (6, n), sums up to each point, along the line, of 1, u, v, u2, v2 and u v."""
     (u, v), (du, dv) = points[:-1].T, np.diff(points, axis=0).T
     lengths = np.hypot(du, dv)
     lengths[begins[1:-1] - 1] = 0  # from one line to the next
     mu, mv = u + du / 2, v + dv / 2
     parts = [1.0, mu, mv, mu * mu + du * du / 12, mv * mv + dv * dv / 12, mu * mv + du * dv / 12]
-    sums = np.zeros((len(points), 6))
-    np.cumsum(np.stack([part * lengths for part in parts], axis=1), axis=0, out=sums[1:])
+    sums = np.zeros((6, len(points)))
+    for part, total in zip(parts, sums, strict=True):
+        np.cumsum(part * lengths, out=total[1:])
     return sums
 
 
 def segment(
     outlines: Outlines,
     points: Floats,
+    sums: Floats,
     kept: NDArray[np.bool_],
     wanted: NDArray[np.bool_],
     max_shift_m: float,
@@ -176,7 +179,7 @@ def segment(
     """Cut outlines into walls from which no point of the outline is farther than `max_shift_m`.
 
     Args:
-        points: of the outlines, along their main directions.
+        points: of the outlines, along their main directions, with their prefix sums.
         kept: points at which walls may meet.
         wanted: outlines that are cut.
         charges: (c, 3), of a wall of each kind, m3.
@@ -184,7 +187,6 @@ def segment(
     Returns:
         For each of the charges: walls, and which outlines have any.
     """
-    sums = prefix_sums(points, outlines.begins)
     candidates = np.flatnonzero(kept)
     begins = np.searchsorted(candidates, outlines.begins)
     extremes = _Extremes(points, candidates)
@@ -257,74 +259,86 @@ class _Search:
         """Find the cheapest walls up to each corner, for each kind of the first and of the last wall."""
         rows, width = len(self._counts), int(self._counts[0])
         self._costs = self._of_pairs(extremes, max_shift_m)
-        # (corner, charge, first, kind, row): cheapest up to a corner, and up to walls of a kind from it on
-        self._total = np.full((width, len(charges), 3, 3, rows), np.inf)
+        # (corner, kind, charge, first, row): cheapest up to a corner, and up to walls of a kind from it on
+        self._total = np.full((width, 3, len(charges), 3, rows), np.inf)
         self._rest = rest = np.full_like(self._total, np.inf)
-        rest[0] = np.where(self._closed & ~np.eye(3, dtype=np.bool_)[:, :, None], np.inf, 0.0)
+        rest[0] = np.where(self._closed & ~np.eye(3, dtype=np.bool_)[:, None, :, None], np.inf, 0.0)
+        each = charges.T[:, :, None, None]
         for end in range(1, width):
             own = self._rows[end]
             cost = self._costs[:, self._pairs[end - 1] : self._pairs[end]].reshape(3, end, own)
-            total = (rest[:end, ..., :own] + cost.swapaxes(0, 1)[:, None, None]).min(axis=0)
-            total += charges[:, None, :, None]
+            sums = rest[:end, ..., :own] + cost.swapaxes(0, 1)[:, :, None, None]
+            total = np.minimum.reduce(sums) + each
             self._total[end, ..., :own] = total
-            rest[end, ..., :own] = np.minimum(total[:, :, [1, 0, 0]], total[:, :, [2, 2, 1]])
-        last = self._total[self._counts - 1, ..., np.arange(rows)]  # (row, charge, first, kind)
-        last += np.where(self._closed[:, None, None, None], _ALIKE, 0.0)
+            np.minimum(total[[1, 0, 0]], total[[2, 2, 1]], out=rest[end, ..., :own])
+        last = self._total[self._counts - 1, ..., np.arange(rows)]  # (row, kind, charge, first)
+        last = last.transpose(0, 2, 3, 1) + np.where(self._closed[:, None, None, None], _ALIKE, 0.0)
         last = last.reshape(rows, len(charges), 9)
         self._best = last.argmin(axis=2)
         self.solved = np.isfinite(last.min(axis=2)).T
 
     def _of_pairs(self, extremes: _Extremes, max_shift_m: float) -> Floats:
-        """Return (kinds, pairs), the squared distances from walls between two corners.
+        """Return (kinds, pairs), the squared distances from walls between two corners, infinite for most.
 
         Pairs are in the order of their end, their start and their outline.
         """
-        ends = np.repeat(np.arange(len(self._rows)), np.diff(self._pairs, prepend=0))
-        before = np.append(0, self._pairs)[ends]
-        start, row = np.divmod(np.arange(len(ends)) - before, self._rows[ends])
+        ends = np.arange(len(self._rows))
+        ends, starts = np.repeat(ends, ends), spans(np.zeros_like(ends), ends)
+        rows = self._rows[ends]
+        row = spans(np.zeros_like(rows), rows)
         begins = self._begins[row]
-        first, last = self._corners[begins + start], self._corners[begins + ends]
-        low, high = extremes.between(begins + start, ends - start)
-        length, su, sv, suu, svv, suv = (self._sums[last] - self._sums[first]).T.copy()
+        first, last = begins + np.repeat(starts, rows), begins + np.repeat(ends, rows)
+        low, high = extremes.between(first, last - first)
+        sums = self._sums[:, self._corners]
+        length, su, sv, suu, svv, suv = sums[:, last] - sums[:, first]
+        from_end = self._fixed[row, 0] & (first == begins)
+        to_end = self._fixed[row, 1] & (last == begins + self._counts[row] - 1)
         known = length > 0
-        per = 1 / np.where(known, length, 1.0)
-        costs = np.full((3, len(ends)), np.inf)
-        from_end = self._fixed[row, 0] & (start == 0)
-        to_end = self._fixed[row, 1] & (ends == self._counts[row] - 1)
+        costs = np.full((3, len(row)), np.inf)
         for kind, axis, total, squares in ((ALONG, 1, sv, svv), (ACROSS, 0, su, suu)):
-            mean = np.where(from_end, self._points[first, axis], total * per)
-            mean = np.where(to_end, self._points[last, axis], mean)
-            farthest = np.maximum(high[axis] - mean, mean - low[axis])
-            cost = np.maximum(squares - 2 * mean * total + mean * mean * length, 0)
-            costs[kind] = np.where(known & (farthest <= max_shift_m), cost, np.inf)
+            narrow = np.flatnonzero((high[axis] - low[axis] <= 2 * max_shift_m) & known)
+            total, long, at = total[narrow], length[narrow], self._points[self._corners, axis]
+            mean = np.where(from_end[narrow], at[first[narrow]], total / long)
+            mean = np.where(to_end[narrow], at[last[narrow]], mean)
+            farthest = np.maximum(high[axis, narrow] - mean, mean - low[axis, narrow])
+            cost = np.maximum(squares[narrow] - 2 * mean * total + mean * mean * long, 0)
+            costs[kind, narrow] = np.where(farthest <= max_shift_m, cost, np.inf)
+        per = 1 / np.where(known, length, 1.0)
         uu, vv, uv = suu - su * su * per, svv - sv * sv * per, suv - su * sv * per
+        # the least sum of squared distances is at least the determinant by the trace
+        largest = length * (max_shift_m / 2) ** 2
+        thin = np.flatnonzero((uu * vv - uv * uv < largest * (uu + vv)) & known & ~from_end & ~to_end)
+        uu, vv, uv = uu[thin], vv[thin], uv[thin]
         spread = np.hypot(uu - vv, 2 * uv)
         cost = np.maximum((uu + vv - spread) / 2, 0)
         # twice the angle to the axes: far from both where its sine is large
         oblique = np.abs(2 * uv) > np.sin(2 * FREE_ANGLE) * spread
-        oblique &= known & (cost * per < (max_shift_m / 2) ** 2) & ~from_end & ~to_end
-        costs[FREE] = np.where(oblique, cost, np.inf)
+        costs[FREE, thin] = np.where(oblique & (cost < largest[thin]), cost, np.inf)
         return costs
 
     def walls(self) -> Ints:
         """Return (n, 5), of the cheapest walls: charge, outline, first and last point, kind."""
         charge, row = np.nonzero(self.solved)
         first, kind = np.divmod(self._best[row, charge], 3)
-        end = self._counts[row] - 1
-        parts = [np.zeros((0, 5), np.int64)]
-        while len(row):
-            start, begins = spans(np.zeros_like(end), end), np.cumsum(end) - end  # any before the end
-            each = [np.repeat(part, end) for part in (charge, first, kind, row)]
-            pair = np.repeat(self._pairs[end - 1] + row, end) + start * np.repeat(self._rows[end], end)
-            cost = self._costs[each[2], pair] + self._rest[(start, *each)]
-            cheapest = np.flatnonzero(cost == np.repeat(np.minimum.reduceat(cost, begins), end))
-            start = start[cheapest[np.searchsorted(cheapest, begins)]]
-            corners = [self._corners[self._begins[row] + corner] for corner in (start, end)]
-            parts.append(np.stack([charge, self._names[row], *corners, kind], axis=1))
-            goes_on = start > 0
-            charge, row, first, end, kind = (part[goes_on] for part in (charge, row, first, start, kind))
-            kind = (self._total[end, charge, first, :, row] + _ALIKE[kind]).argmin(axis=1)
-        return np.concatenate(parts)
+        state = np.stack([charge, row, first, self._counts[row] - 1, kind])
+        parts = [np.zeros((5, 0), np.int64)]
+        while state.shape[1]:
+            charge, row, first, end, kind = state
+            start = np.arange(end.max())
+            possible = start < end[:, None]
+            pair = np.where(
+                possible, (self._pairs[end - 1] + row)[:, None] + np.outer(self._rows[end], start), 0
+            )
+            cost = (
+                self._costs[kind[:, None], pair] + self._rest[:, kind, charge, first, row].T[:, : len(start)]
+            )
+            start = np.where(possible, cost, np.inf).argmin(axis=1)
+            parts.append(np.stack([charge, row, start, end, kind]))
+            before = self._total[start, :, charge, first, row] + _ALIKE[kind]
+            state = np.stack([charge, row, first, start, before.argmin(axis=1)])[:, start > 0]
+        charge, row, start, end, kind = np.concatenate(parts, axis=1)
+        corners = (self._corners[self._begins[row] + corner] for corner in (start, end))
+        return np.stack([charge, self._names[row], *corners, kind], axis=1)
 
 
 def turn(walls: Walls, sums: Floats, groups: Ints) -> Floats:
@@ -341,7 +355,7 @@ def turn(walls: Walls, sums: Floats, groups: Ints) -> Floats:
 
 def _centred(sums: Floats, starts: Ints, ends: Ints) -> tuple[Floats, ...]:
     """Return lengths, mean u and v, and the sums of squares and products around them, between points."""
-    length, su, sv, suu, svv, suv = (sums[ends] - sums[starts]).T
+    length, su, sv, suu, svv, suv = sums[:, ends] - sums[:, starts]
     u, v = su / length, sv / length
     return length, u, v, suu - su * u, svv - sv * v, suv - su * v
 
