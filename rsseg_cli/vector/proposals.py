@@ -142,7 +142,6 @@ class _Window:
         self._chains = find_chains(self._graph, self._group_of, self._graph.border | (self._slots == 15))
         owners = np.repeat(self._chains.groups, np.diff(self._chains.begins))
         self._own = np.sort(self._at[self._chains.vertices] * len(groups.keys) + owners)
-        self._tree = shapely.STRtree(shapely.points(np.stack([old.cols, old.rows], axis=1)))
 
     def propose(self, max_shift_m: float) -> Proposal:
         """Return the squared outlines of groups that keep their shape and reach no vertex beside them."""
@@ -241,9 +240,19 @@ class _Window:
 
     def _swallows(self, changes: NDArray[Any], groups: Ints) -> Ints:
         """Return changes in which vertices of others lie."""
-        change, vertex = self._tree.query(changes, predicate="intersects")
+        bounds = np.nan_to_num(shapely.bounds(changes), nan=-1.0)
+        left, top = np.ceil(bounds[:, :2]).astype(np.int64).T
+        right, bottom = np.floor(bounds[:, 2:]).astype(np.int64).T
+        heights = np.maximum(bottom - top + 1, 0)
+        change, row = np.repeat(np.arange(len(changes)), heights), spans(top, heights)
+        positions, begin = self._old.positions, row * (self._old.width + 1)
+        first = np.searchsorted(positions, begin + left[change])
+        counts = np.searchsorted(positions, begin + right[change], "right") - first
+        change, vertex = np.repeat(change, counts), spans(first, counts)
         pair = vertex * len(self._groups.keys) + groups[change]
-        return change[self._own[np.searchsorted(self._own, pair).clip(max=len(self._own) - 1)] != pair]
+        others = self._own[np.searchsorted(self._own, pair).clip(max=len(self._own) - 1)] != pair
+        change, vertex = change[others], vertex[others]
+        return change[shapely.intersects_xy(changes[change], self._old.cols[vertex], self._old.rows[vertex])]
 
     def _stored_form(
         self, good: NDArray[np.bool_], owners: Ints, kept: NDArray[np.bool_], place: Ints

@@ -142,23 +142,26 @@ class StoredBoundaries:
 
 def _graph(vertices: NDArray[Any], width: int) -> Graph:
     """Return the graph of stored vertices."""
-    own, ends = vertices["position"], np.ascontiguousarray(vertices["ends"])
+    own, ends = np.ascontiguousarray(vertices["position"]), vertices["ends"]
     known = ends != NONE
-    far = ends[known] >> 2
-    far = np.unique(far[own[np.searchsorted(own, far).clip(max=len(own) - 1)] != far])
-    positions = np.concatenate([own, far])
-    order = np.argsort(positions)
-    position, slots = (
-        positions[order],
-        np.concatenate([vertices["slots"], np.zeros(len(far), np.uint8)])[order],
+    ends = ends[known]
+    ahead = ends >> 2
+    index = np.searchsorted(own, ahead)
+    far = np.unique(ahead[own[index.clip(max=len(own) - 1)] != ahead])
+    at, far_at = (
+        np.arange(len(one)) + np.searchsorted(other, one) for one, other in ((own, far), (far, own))
     )
+    position, slots, border = (
+        np.zeros(len(own) + len(far), dtype) for dtype in (np.int64, np.uint8, np.bool_)
+    )
+    position[at], position[far_at] = own, far
+    slots[at], border[at] = vertices["slots"], vertices["border"]
     rows, cols = (part.astype(np.int32) for part in np.divmod(position, width + 1))
-    at = np.searchsorted(position, own)
+    vertex, slot = np.nonzero(known)
     twin = np.full((len(position), 4), NONE, np.int32)
-    twin[at] = np.where(known, 4 * np.searchsorted(position, ends >> 2) + (ends & 3), NONE)
+    twin[at[vertex], slot] = 4 * (index + np.searchsorted(far, ahead)) + (ends & 3)
     for slot, by_line in ((RIGHT, at), (DOWN, at[np.argsort(cols[at], kind="stable")])):
         _link_straight(twin, slots, by_line, (rows, cols)[slot == DOWN], slot)
-    border = np.concatenate([vertices["border"], np.zeros(len(far), np.bool_)])[order]
     shift = np.zeros((len(position), 2), np.int32)
     shift[at] = np.stack([vertices["dx"], vertices["dy"]], axis=1)
     return Graph(
