@@ -91,8 +91,8 @@ class Squarer:
     ) -> None:
         outlines, groups, self._shift_m = chained.outlines, chained.groups, shift_m
         chosen = wanted[groups]
-        thinned = wall.thin(outlines, chosen[outlines.owners], max(THIN * shift_m, THIN_PX * pixel_m))
-        coarse = wall.thin(outlines, thinned, max(shift_m, THIN_PX * pixel_m))
+        tolerances = (max(height, THIN_PX * pixel_m) for height in (THIN * shift_m, shift_m))
+        thinned, coarse = wall.thin(outlines, chosen[outlines.owners], tolerances)
         self._angles = wall.directions(outlines, coarse, groups)
         angles = self._angles[groups]
         self._order = order = _from_outermost(outlines, outlines.rotated(angles))

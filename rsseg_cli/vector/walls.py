@@ -8,7 +8,7 @@ prefix sums, so that a wall costs the same whatever its length.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,10 +78,12 @@ class Walls(Table):
     kinds: Ints
 
 
-def thin(outlines: Outlines, kept: NDArray[np.bool_], tolerance_m: float) -> NDArray[np.bool_]:
-    """Choose the kept points that remain when those nearer than a tolerance to the line past them go.
+def thin(
+    outlines: Outlines, kept: NDArray[np.bool_], tolerances_m: Iterable[float]
+) -> Iterator[NDArray[np.bool_]]:
+    """Yield the kept points that remain when those nearer than a tolerance to the line past them go.
 
-    The nearest go first, and no two neighbours at once; ends stay.
+    The nearest go first, and no two neighbours at once; ends stay. Each tolerance begins with what remains.
     """
     chosen = np.flatnonzero(kept)
     points, owners = outlines.points[chosen], outlines.owners[chosen]
@@ -92,28 +94,33 @@ def thin(outlines: Outlines, kept: NDArray[np.bool_], tolerance_m: float) -> NDA
     is_end[-1:] = True
     heights = np.full(count + 1, np.inf)  # the last for points beyond the first and last
     left = np.bincount(owners, minlength=len(outlines))
-    remain, is_near = np.ones(count, np.bool_), np.zeros(count, np.bool_)
+    remain = np.ones(count, np.bool_)
     changed = np.flatnonzero(~is_end)
-    while len(changed):
-        here, to = points[changed] - points[before[changed]], points[after[changed]] - points[before[changed]]
-        base = np.hypot(*to.T)
-        height = np.abs(here[:, 0] * to[:, 1] - here[:, 1] * to[:, 0]) / np.where(base > 0, base, 1.0)
-        heights[changed] = np.where(base > 0, height, np.hypot(*here.T))
-        is_near[changed] = heights[changed] < tolerance_m
-        near = np.flatnonzero(is_near)
-        own = heights[near]
-        # of equal ones the first goes
-        gone = near[(own < heights[before[near]]) & (own <= heights[after[near]])]
-        gone = gone[left[owners[gone]] > 4]
-        remain[gone] = is_near[gone] = False
-        heights[gone] = np.inf
-        left -= np.bincount(owners[gone], minlength=len(left))
-        after[before[gone]], before[after[gone]] = after[gone], before[gone]
-        changed = np.concatenate([before[gone], after[gone]])
-        changed = changed[~is_end[changed]]
-    thinned = np.zeros(len(kept), np.bool_)
-    thinned[chosen[remain]] = True
-    return thinned
+    for tolerance_m in tolerances_m:
+        while True:
+            here, to = (
+                points[changed] - points[before[changed]],
+                points[after[changed]] - points[before[changed]],
+            )
+            base = np.hypot(*to.T)
+            height = np.abs(here[:, 0] * to[:, 1] - here[:, 1] * to[:, 0]) / np.where(base > 0, base, 1.0)
+            heights[changed] = np.where(base > 0, height, np.hypot(*here.T))
+            near = np.flatnonzero(heights < tolerance_m)
+            own = heights[near]
+            # of equal ones the first goes
+            gone = near[(own < heights[before[near]]) & (own <= heights[after[near]])]
+            gone = gone[left[owners[gone]] > 4]
+            if not len(gone):
+                break
+            remain[gone] = False
+            heights[gone] = np.inf
+            left -= np.bincount(owners[gone], minlength=len(left))
+            after[before[gone]], before[after[gone]] = after[gone], before[gone]
+            changed = np.concatenate([before[gone], after[gone]])
+            changed = changed[~is_end[changed]]
+        thinned = np.zeros(len(kept), np.bool_)
+        thinned[chosen[remain]] = True
+        yield thinned
 
 
 def directions(outlines: Outlines, kept: NDArray[np.bool_], groups: Ints) -> Floats:
@@ -222,13 +229,14 @@ class _Extremes:
             ahead = np.minimum(np.arange(len(within)) + (1 << level), len(within) - 1)
             within = np.minimum(within, within[ahead])
             levels.append(within)
-        self._levels = np.stack(levels)
+        self._levels, self._count = np.concatenate(levels), len(within)
 
     def between(self, starts: Ints, counts: Ints) -> tuple[Floats, Floats]:
         """Return the least and the greatest (2, n), over `counts` edges from each start on."""
         level = np.frexp(counts)[1] - 1
-        one, other = (self._levels[level, first] for first in (starts, starts + counts - (1 << level)))
-        found = np.minimum(one, other).T
+        begins = level * self._count + starts
+        one, other = (self._levels.take(first, axis=0) for first in (begins, begins + counts - (1 << level)))
+        found = np.minimum(one, other).T.copy()
         return found[:2], -found[2:]
 
 
@@ -264,10 +272,13 @@ class _Search:
         self._rest = rest = np.full_like(self._total, np.inf)
         rest[0] = np.where(self._closed & ~np.eye(3, dtype=np.bool_)[:, None, :, None], np.inf, 0.0)
         each = charges.T[:, :, None, None]
-        for end in range(1, width):
+        possible = np.append(np.flatnonzero(np.isfinite(self._costs).any(axis=0)), self._costs.shape[1])
+        begins = self._pairs[: width - 1]
+        starts = (possible[np.searchsorted(possible, begins)] - begins) // self._rows[1:width]
+        for end, start in enumerate(np.minimum(starts, np.arange(width - 1)).tolist(), 1):
             own = self._rows[end]
-            cost = self._costs[:, self._pairs[end - 1] : self._pairs[end]].reshape(3, end, own)
-            sums = rest[:end, ..., :own] + cost.swapaxes(0, 1)[:, :, None, None]
+            cost = self._costs[:, self._pairs[end - 1] : self._pairs[end]].reshape(3, end, own)[:, start:]
+            sums = rest[start:end, ..., :own] + cost.swapaxes(0, 1)[:, :, None, None]
             total = np.minimum.reduce(sums) + each
             self._total[end, ..., :own] = total
             np.minimum(total[[1, 0, 0]], total[[2, 2, 1]], out=rest[end, ..., :own])
@@ -289,8 +300,8 @@ class _Search:
         begins = self._begins[row]
         first, last = begins + np.repeat(starts, rows), begins + np.repeat(ends, rows)
         low, high = extremes.between(first, last - first)
-        sums = self._sums[:, self._corners]
-        length, su, sv, suu, svv, suv = sums[:, last] - sums[:, first]
+        sums = self._sums.take(self._corners, axis=1)
+        length, su, sv, suu, svv, suv = sums.take(last, axis=1) - sums.take(first, axis=1)
         from_end = self._fixed[row, 0] & (first == begins)
         to_end = self._fixed[row, 1] & (last == begins + self._counts[row] - 1)
         known = length > 0
@@ -324,15 +335,11 @@ class _Search:
         parts = [np.zeros((5, 0), np.int64)]
         while state.shape[1]:
             charge, row, first, end, kind = state
-            start = np.arange(end.max())
-            possible = start < end[:, None]
-            pair = np.where(
-                possible, (self._pairs[end - 1] + row)[:, None] + np.outer(self._rows[end], start), 0
-            )
-            cost = (
-                self._costs[kind[:, None], pair] + self._rest[:, kind, charge, first, row].T[:, : len(start)]
-            )
-            start = np.where(possible, cost, np.inf).argmin(axis=1)
+            start = np.arange(end.max())[:, None]
+            possible = start < end
+            pair = np.where(possible, self._pairs[end - 1] + row + start * self._rows[end], 0)
+            cost = self._costs[kind, pair] + self._rest[start, kind, charge, first, row]
+            start = np.where(possible, cost, np.inf).argmin(axis=0)
             parts.append(np.stack([charge, row, start, end, kind]))
             before = self._total[start, :, charge, first, row] + _ALIKE[kind]
             state = np.stack([charge, row, first, start, before.argmin(axis=1)])[:, start > 0]
