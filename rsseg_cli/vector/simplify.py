@@ -148,18 +148,14 @@ def _graph(vertices: NDArray[Any], width: int) -> Graph:
     ahead = ends >> 2
     index = np.searchsorted(own, ahead)
     far = np.unique(ahead[own[index.clip(max=len(own) - 1)] != ahead])
-    at, far_at = (
-        np.arange(len(one)) + np.searchsorted(other, one) for one, other in ((own, far), (far, own))
-    )
-    position, slots, border = (
-        np.zeros(len(own) + len(far), dtype) for dtype in (np.int64, np.uint8, np.bool_)
-    )
-    position[at], position[far_at] = own, far
+    at = np.arange(len(own)) + np.searchsorted(far, own)
+    position = np.insert(own, np.searchsorted(own, far), far)
+    slots, border = np.zeros(len(position), np.uint8), np.zeros(len(position), np.bool_)
     slots[at], border[at] = vertices["slots"], vertices["border"]
     rows, cols = (part.astype(np.int32) for part in np.divmod(position, width + 1))
-    vertex, slot = np.nonzero(known)
+    vertex, way = np.nonzero(known)
     twin = np.full((len(position), 4), NONE, np.int32)
-    twin[at[vertex], slot] = 4 * (index + np.searchsorted(far, ahead)) + (ends & 3)
+    twin[at[vertex], way] = 4 * (index + np.searchsorted(far, ahead)) + (ends & 3)
     for slot, by_line in ((RIGHT, at), (DOWN, at[np.argsort(cols[at], kind="stable")])):
         _link_straight(twin, slots, by_line, (rows, cols)[slot == DOWN], slot)
     shift = np.zeros((len(position), 2), np.int32)
