@@ -2,6 +2,7 @@
 # make test    run the tests (PYTEST='-m slow' for the slow ones)
 # make gpu     on a machine with a CUDA device: the tests marked gpu, then the benchmark, to gpu.json
 # make lint    style and types
+# make mutants    change operators of the metrics one at a time: do the tests notice? (an hour)
 # make docs    the documentation as a site, in build/site
 # make qgis-plugin    the QGIS plugin as a zip, in dist
 # make lock    versions and hashes of everything, for development, into requirements.lock
@@ -11,10 +12,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 PYTEST :=
+MODULES :=
 PYTHON := python3.13 python3.12 python3.11 python3.14 python3 python
 RESOLUTION := highest
 
-.PHONY: demo environment test gpu lint docs qgis-plugin audit lock clean
+.PHONY: demo environment test gpu lint mutants docs qgis-plugin audit lock clean
 .DELETE_ON_ERROR:
 
 environment: $(VENV)/.ready
@@ -33,6 +35,9 @@ lint: $(VENV)/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p rsseg_cli
+
+mutants: $(VENV)/.ready
+	$(BIN)/python benchmarks/mutants.py $(MODULES)
 
 docs: $(VENV)/.ready
 	$(BIN)/uv pip install --quiet --python $(BIN)/python -e '.[docs]'

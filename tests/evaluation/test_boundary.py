@@ -201,6 +201,12 @@ def test_wfm_of_equal_disjoint_and_absent_edges() -> None:
     assert math.isnan(count(nothing, nothing).wfm())
 
 
+@pytest.mark.parametrize("false", [0.0, 3.0])
+def test_a_map_that_misses_every_edge_in_full_has_no_wfm(false: float) -> None:
+    counts = BoundaryCounts(classes=2, widths=(1,), edge_pixels=10, missed=10.0, false=false)
+    assert counts.wfm() == 0
+
+
 def test_false_edges_by_hand() -> None:
     """All true edges are found; a false line, three columns 0 to 2 px apart, lies 20 px off.
 

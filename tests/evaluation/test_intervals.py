@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli import app
 from rsseg_cli.evaluation.boundary import BoundaryCounts, band_iou
-from rsseg_cli.evaluation.intervals import score_intervals
+from rsseg_cli.evaluation.intervals import resamples_of, score_intervals
 from rsseg_cli.evaluation.metrics import count_confusion, scores_of
 from rsseg_cli.evaluation.scoring import ScoreConfig, Scorer
 from rsseg_cli.weights import ClassSpec
@@ -85,6 +85,8 @@ def test_tiles_are_joined_while_forty_blocks_remain() -> None:
     matrix = np.array([[3, 1, 0], [0, 4, 0]])
     for side, scenes, blocks, block_px in (
         (6, 1, 36, 16),
+        (2, 40, 40, 32),
+        (2, 39, 156, 16),
         (16, 1, 64, 32),
         (4, 40, 40, 64),
         (4, 39, 156, 32),
@@ -97,6 +99,20 @@ def test_tiles_are_joined_while_forty_blocks_remain() -> None:
         ]
         found = score_intervals(tiles, NAMES, resamples=10)
         assert (found["blocks"], found["block_px"]) == (blocks, block_px)
+
+
+def test_twenty_blocks_are_no_longer_few() -> None:
+    tiles = [Tile(16 * k, 0, np.array([[3, 1, 0], [0, 4, 0]])) for k in range(20)]
+    assert not score_intervals(tiles, NAMES, resamples=10)["few"]
+    assert score_intervals(tiles[:19], NAMES, resamples=10)["few"]
+
+
+def test_resamples_are_the_same_however_many_are_drawn_at_once() -> None:
+    parts = list(resamples_of(3, 10, 0, 4))
+    assert [len(part) for part in parts] == [4, 4, 2]
+    (whole,) = resamples_of(3, 10, 0, 100)
+    assert np.array_equal(np.concatenate(parts), whole)
+    assert (whole.sum(1) == 3).all()
 
 
 def field(rng: np.random.Generator, side: int, sigma: float) -> np.ndarray:

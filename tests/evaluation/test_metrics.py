@@ -10,7 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rsseg_cli.evaluation.metrics import confusion_matrix, count_confusion, scores_of
+from rsseg_cli.evaluation.metrics import (
+    Reliability,
+    confusion_matrix,
+    count_confusion,
+    ratio,
+    scores_of,
+    without_nan,
+)
 
 # Two classes, nine labelled pixels of ten; one labelled pixel is mapped as no class (2).
 #   truth  0 0 0 0 0 1 1 1 1 -       class 0: 4 hits, 5 true, 5 mapped: IoU 4/6, F1 8/10
@@ -152,3 +159,37 @@ def test_parts_add_up(seed: int, classes: int, cut: int) -> None:
     whole = count_confusion(mapped, truth, classes)
     assert (sum(parts) == whole).all()
     assert whole.sum() == (truth != 255).sum()
+
+
+def test_nothing_over_nothing_and_something_over_nothing_are_nan() -> None:
+    assert ratio([0, 1, 1], [0, 0, 2]) == pytest.approx([math.nan, math.nan, 0.5], nan_ok=True)
+
+
+def test_numbers_that_json_lacks_become_none() -> None:
+    values = {"a": (1, math.nan, [math.inf, 0.5]), 2: "nan", "none": None}
+    assert without_nan(values) == {"a": [1, None, [None, 0.5]], "2": "nan", "none": None}
+
+
+def test_reliability_by_hand() -> None:
+    """Of 15 bins three hold pixels: 0 in the first, 127 of 254 in the eighth, 254 in the last."""
+    confidence = np.array([0, 127, 127, 254, 254, 255, 254], np.uint8)  # 255 is no data
+    right = np.array([0, 1, 1, 1, 0, 1, 1], bool)
+    known = np.array([1, 1, 1, 1, 1, 1, 0], bool)
+    reliability = Reliability()
+    assert reliability.summary() is None
+    for part in (np.s_[:4], np.s_[4:]):
+        reliability.add(confidence[part], right[part], known[part])
+    found = reliability.summary()
+    assert found is not None
+    assert found["pixels"] == 5
+    assert found["mean_confidence"] == pytest.approx((2 * 0.5 + 2 * 1) / 5)
+    assert found["accuracy"] == pytest.approx(3 / 5)
+    assert found["ece"] == pytest.approx((2 / 5) * abs(1 - 0.5) + (2 / 5) * abs(0.5 - 1))
+    filled = {k: tuple(row.values()) for k, row in enumerate(found["bins"]) if row["pixels"]}
+    assert filled == {
+        0: pytest.approx((0, 1 / 15, 1, 0, 0)),
+        7: pytest.approx((7 / 15, 8 / 15, 2, 0.5, 1)),
+        14: pytest.approx((14 / 15, 1, 2, 1, 0.5)),
+    }
+    assert len(found["bins"]) == 15
+    assert found["bins"][1]["confidence"] is found["bins"][1]["accuracy"] is None
