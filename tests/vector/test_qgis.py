@@ -44,6 +44,7 @@ for path in sys.argv[1:]:
         statistics = layer.dataProvider().bandStatistics(1, both)
         item["range"] = [statistics.minimumValue, statistics.maximumValue]
     else:
+        item["features"] = layer.featureCount()
         item["legend"] = [entry.label() for entry in layer.renderer().legendSymbolItems()]
     found.append(item)
 print(json.dumps(found), flush=True)
@@ -61,6 +62,11 @@ def has_qgis():
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
     except OSError:
         return False
+
+
+def has_parquet():
+    code = "from osgeo import ogr; raise SystemExit(ogr.GetDriverByName('Parquet') is None)"
+    return subprocess.run([PYTHON, "-W", "ignore", "-c", code], check=False).returncode == 0
 
 
 pytestmark = pytest.mark.skipif(not has_qgis(), reason="QGIS is not installed")
@@ -107,6 +113,17 @@ def test_a_map_and_polygons_of_the_same_name_have_their_styles(grid, tmp_path):
     for item in (raster, stored, beside):
         assert item["valid"]
         assert item["pixels"] == colours_of(LABELS)
+
+
+def test_polygons_of_every_format_are_opened(grid, tmp_path):
+    path = write(tmp_path / "map.tif", grid, LABELS, category_names=("roof", "water", "wood"))
+    outputs = [tmp_path / f"polygons.{ending}" for ending in ("gpkg", "geojson", "fgb", "shp")]
+    if has_parquet():
+        outputs.append(tmp_path / "polygons.parquet")
+    counts = [vectorize(path, output, VectorConfig()).features for output in outputs]
+    opened = loaded(*outputs)
+    assert [item["features"] for item in opened] == counts
+    assert all(item["valid"] and counts[0] > 3 and set(item["pixels"]) != {NOTHING} for item in opened)
 
 
 def test_a_style_that_polygons_replaced_draws_all_of_the_map(grid, tmp_path):
