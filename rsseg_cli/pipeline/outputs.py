@@ -48,7 +48,7 @@ class Target:
         self._unsure = len(job.spec.classes) if is_class else classes.NODATA
         self.holes = HoleMask(job, stack) if holes and job.resampled and job.may_have_holes else None
         self.pictures = Pictures(job)
-        self._polygons_drawn: dict[str, Any] = {}
+        self._polygons_drawn: Callable[[int], dict[str, Any]] | None = None
 
     def resume_from(self, checkpoint: Checkpoint) -> None:
         self.counter.restore(checkpoint.pixels, checkpoint.areas_m2)
@@ -131,13 +131,10 @@ class Target:
         self._stack.enter_context(polygons)
         sketch = None
         if "html" in self.pictures:
-            from rsseg_cli.pipeline.page import MAX_POLYGONS_BYTES
-
-            sketch = polygons.draw_on(self.pictures["html"].grid, MAX_POLYGONS_BYTES)
+            sketch = polygons.draw_on(self.pictures["html"].grid)
         renames = polygons.run(functools.partial(stages, "trace"))
         if sketch is not None:
-            drawn = {"polygons": sketch.polygons, "left_out": sketch.left_out, "steps": sketch.steps}
-            self._polygons_drawn = drawn
+            self._polygons_drawn = sketch.drawn().packed
         job.notes.extend(polygons.notes)
         return renames
 
@@ -187,7 +184,7 @@ class Target:
             areas=result.classes,
         )
         scene, drawn = (self._run.dir.of("html", ending).read_bytes() for ending in ("jpg", "png"))
-        page = render(text, scene, drawn, (grid.height, grid.width), **self._polygons_drawn)
+        page = render(text, scene, drawn, (grid.height, grid.width), self._polygons_drawn)
         return self._write("html", "html", page)
 
     def _item(self, result: PredictResult) -> Path:

@@ -10,7 +10,7 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +27,7 @@ from rsseg_cli.raster import classes as values
 
 SIDE_PX = 2000  # longest side of the pictures
 MAX_PICTURES_BYTES = 6_000_000  # of both; base64 makes a third more of it
-MAX_POLYGONS_BYTES = 1_200_000
+MAX_BYTES = 9_800_000  # of the pictures and polygons in the page
 JPEG_QUALITY = 85
 UNITS = (("m²", 1.0), ("ha", 1e4), ("km²", 1e6))
 Colour = tuple[int, int, int]
@@ -75,19 +75,18 @@ def render(
     scene: bytes,
     map: bytes,
     size: tuple[int, int],
-    polygons: Sequence[Mapping[str, Any]] = (),
-    *,
-    steps: int = 1,
-    left_out: int = 0,
+    polygons: Callable[[int], dict[str, Any]] | None = None,
 ) -> bytes:
     """Return the page.
 
     Args:
         scene, map: from `draw_pictures`.
-        size: (height, width) of the grid that the polygons are on, px.
-        polygons: from `vector.Sketch`, `steps` a pixel.
-        left_out: polygons that are not among these.
+        size: (height, width) of the picture, px.
+        polygons: returns those of `vector.Drawn` in at most so many bytes.
     """
+    pictures = [base64.b64encode(picture).decode() for picture in (scene, map)]
+    room = MAX_BYTES - sum(len(picture) for picture in pictures)
+    packed = polygons(room) if polygons is not None else {"count": 0, "left_out": 0}
     height, width = size
     known = [item.area_m2 for item in text.areas.values()]
     areas = [area for area in known if area is not None]
@@ -102,15 +101,15 @@ def render(
         for name, colour in text.classes
     ]
     data = {
-        "width": width, "height": height, "steps": steps, "metres": text.width_m,
-        "names": [name for name, _ in text.classes], "polygons": list(polygons),
+        "width": width, "height": height, "metres": text.width_m,
+        "names": [name for name, _ in text.classes], "polygons": packed,
     }  # fmt: skip
     style, script = _asset("page.css"), _asset("page.js")
     page = _template().render(
         title=text.title, model=text.model, size=f"{text.size[1]:,} x {text.size[0]:,} px",
         version=__version__, classes=rows, areas=len(areas) == len(known), unit=unit, width=width,
-        height=height, steps=steps, polygons=bool(polygons), left_out=left_out,
-        scene=base64.b64encode(scene).decode(), map=base64.b64encode(map).decode(),
+        height=height, polygons=packed["count"], left_out=packed["left_out"],
+        scene=pictures[0], map=pictures[1],
         style=jinja2.utils.markupsafe.Markup(style), script=jinja2.utils.markupsafe.Markup(script),
         style_hash=_hash(style), script_hash=_hash(script), data=jinja2.utils.markupsafe.Markup(_json(data)),
     )  # fmt: skip

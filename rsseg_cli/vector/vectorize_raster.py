@@ -174,9 +174,9 @@ class VectorJob:
         """Unexpected properties of the result."""
         return self.task.notes
 
-    def draw_on(self, grid: Grid, max_bytes: int) -> Sketch:
+    def draw_on(self, grid: Grid) -> Sketch:
         """Return what draws the polygons of `run` on a picture."""
-        self.sketch = Sketch(grid, self.task.crs, max_bytes)
+        self.sketch = Sketch(grid, self.task.crs)
         return self.sketch
 
     def __enter__(self) -> Self:
