@@ -6,6 +6,7 @@ import base64
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from rsseg_cli.raster import Grid
 
 MAX_WKB_BYTES = 64 << 20  # of a polygon that is drawn
+NEAR = sorted(product(range(-2, 3), repeat=2), key=lambda step: abs(step[0]) + abs(step[1]))  # px
 Runs = tuple[Ints, Ints, Ints]
 CROSSINGS = 1 << 20  # of edges and rows, worked on at once
 
@@ -75,8 +77,8 @@ class Drawn:
 class Sketch:
     """Draws polygons as they are finished; memory: 8 bytes a pixel, and 10 a polygon that has one.
 
-    A polygon has the pixels whose centres it covers. One that covers none gets that in its middle, unless
-    another small one has it or it is the last of a larger one.
+    A polygon has the pixels whose centres it covers. One that covers none gets that in its middle or a near
+    one, unless all are those of other small ones or the last of a larger one.
 
     Args:
         grid: of the picture.
@@ -115,15 +117,22 @@ class Sketch:
         free = np.ones(len(polygons), np.bool_)
         free[owner] = False
         free &= (col >= 0) & (col < width) & (row >= 0) & (row < height)
-        middle = np.flatnonzero(free)
-        at, first = np.unique(row[middle] * width + col[middle], return_index=True)
-        unclaimed = self._small.ravel()[at] == 0
-        at, middle = at[unclaimed], middle[first[unclaimed]]
+        claims, claimants, small = [], [], self._small.ravel()
+        for down, across in NEAR:
+            left = np.flatnonzero(free)
+            rows, cols = (row[left] + down).clip(0, height - 1), (col[left] + across).clip(0, width - 1)
+            pixel, first = np.unique(rows * width + cols, return_index=True)
+            unclaimed = small[pixel] == 0
+            claims.append(pixel[unclaimed])
+            claimants.append(left[first[unclaimed]])
+            small[claims[-1]] = -1
+            free[claimants[-1]] = False
+        at, middle = np.concatenate(claims), np.concatenate(claimants)
         kept = np.union1d(owner, middle)
         number = np.zeros(len(polygons), np.int32)
         number[kept] = np.arange(self._kept + 1, self._kept + len(kept) + 1)
         self._covered.ravel()[spans(pixels, lengths)] = np.repeat(number[owner], lengths)
-        self._small.ravel()[at] = number[middle]
+        small[at] = number[middle]
         self._kept += len(kept)
         table = polygons.table.take(kept)
         counts = table.confidence_counts
