@@ -29,7 +29,7 @@ from rsseg_cli.evaluation import metrics
 from rsseg_cli.models import BicorSeg
 from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.adaptation_data import ScenePatches
-from rsseg_cli.training.adaptation_views import AdaptationData, Pixels
+from rsseg_cli.training.adaptation_views import AdaptationData, Balanced, Pixels
 from rsseg_cli.training.cards import card_templates
 from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.start import start_from_model
@@ -40,6 +40,9 @@ SCORE_EVERY_S = 40.0
 SAVE_EVERY_S = 60.0
 HIDDEN = 64  # width of the head
 BATCH = 4096  # labelled pixels a step
+MIX = 0.3  # of the beta distribution of weights by which labelled pixels are mixed
+SURE = 0.9  # probability from which the head teaches itself,
+TEACH_FROM, TEACH_EVERY = 0.3, 100  # from this share of a training, with classes of this many steps
 KEEP = 3.0  # weights beside that of the labels: of changes where the model is right,
 WEIGHT_DECAY = 1e-3  # and of the head's weights
 HALVINGS = 16  # of the share of the change that is kept
@@ -174,10 +177,9 @@ class _Run:
             self.state.before = self._score(None)
 
     def _begin(self, labelled: Pixels) -> None:
-        """Start to train on labels, each class by the root of its area."""
-        self._learnt = labelled
-        counts = torch.bincount(labelled.labels, minlength=len(self.spec.classes))
-        self._weights = counts.clamp(min=1).float().rsqrt()[labelled.labels]
+        """Start to train on labels."""
+        self._learnt = Balanced(labelled)
+        self._taught: Balanced | None = None
         self.head.load_state_dict(self.start)
         self.optimizer = torch.optim.Adam(self.head.parameters(), lr=self.config.learning_rate)
 
@@ -208,6 +210,11 @@ class _Run:
         """Share of the steps, or of the time, that is over."""
         return max(self.state.step / self.config.steps, self.state.seconds / (self.config.minutes * 60))
 
+    @property
+    def _done_of_training(self) -> float:
+        """The same of one of two trainings, where labels are held out."""
+        return (2 * self.done) % 1 if self._data.everything is not None else self.done
+
     def _words(self) -> str:
         before, best = self.state.before, self.state.best_score
         if before is None or not self._chooses:
@@ -215,9 +222,8 @@ class _Run:
         return f"held-out mIoU {before['miou']:.3f} -> {f'{best:.3f}' if best >= 0 else '-'}"
 
     def _step(self) -> None:
-        done = (2 * self.done) % 1 if self._data.everything is not None else self.done
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * max(0.02, 1 - done)
+            group["lr"] = self.config.learning_rate * max(0.02, 1 - self._done_of_training)
         loss = self._loss(np.random.default_rng((self.config.seed, self.state.step)))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -225,9 +231,19 @@ class _Run:
         self.state.step += 1
 
     def _loss(self, rng: np.random.Generator) -> Tensor:
-        """Labels; changes where the model is right; size of weights."""
-        part = self._learnt.at(torch.multinomial(self._weights, BATCH, replacement=True))
+        """Labels, mixed (Verma et al., ICML 2019, arXiv:1806.05236); classes elsewhere of which it is sure;
+        changes where the model is right; size of weights.
+        """
+        part = self._learnt.draw(BATCH).mixed(self._learnt.draw(BATCH), float(rng.beta(MIX, MIX)))
         loss = F.cross_entropy(part.corrected(self.head), part.labels)
+        unlabelled = self._data.unlabelled
+        if unlabelled is not None and self._done_of_training >= TEACH_FROM:
+            if self._taught is None or self.state.step % TEACH_EVERY == 0:
+                sure = unlabelled.sure(self.head, SURE)
+                self._taught = Balanced(sure) if len(sure.labels) else None
+            if self._taught is not None:
+                part = self._taught.draw(BATCH)
+                loss = loss + F.cross_entropy(part.corrected(self.head), part.labels)
         kept = self._data.kept
         if kept is not None:
             part = kept.at(torch.from_numpy(rng.integers(0, len(kept.labels), BATCH // 2)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,7 @@ class Patch(NamedTuple):
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]  # to learn
     scored: NDArray[np.uint8]  # held out
+    valid: NDArray[np.bool_]
 
     def turned(self, count: int) -> Iterator[Patch]:
         """Yield the patch and others, turned and mirrored; up to eight in all."""
@@ -98,7 +99,8 @@ class ScenePatches:
         planes = [self._corrections.labels(row, col, height, width, held_out=flag) for flag in (False, True)]
         for plane in planes:
             plane[~valid] = class_values.IGNORE
-        return Patch(_padded(image), *(_padded(plane, class_values.IGNORE) for plane in planes))
+        padded = (_padded(plane, class_values.IGNORE) for plane in planes)
+        return Patch(_padded(image), *padded, _padded(valid, False))
 
 
 def _resolution(info: SceneInfo, spec: ModelSpec) -> float | None:
@@ -110,7 +112,7 @@ def _resolution(info: SceneInfo, spec: ModelSpec) -> float | None:
     return own if spec.gsd_range_m[0] <= own <= spec.gsd_range_m[1] else spec.gsd_m
 
 
-def _padded(array: NDArray[np.uint8], value: int | None = None) -> NDArray[np.uint8]:
+def _padded(array: NDArray[Any], value: int | None = None) -> NDArray[Any]:
     """Fill up to multiples of 32 px and to a crop, with the edge or a value."""
     height, width = (max(CELL // 2, -(-side // 32) * 32) for side in array.shape[-2:])
     pad = [(0, 0)] * (array.ndim - 2) + [(0, height - array.shape[-2]), (0, width - array.shape[-1])]

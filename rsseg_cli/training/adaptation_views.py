@@ -26,6 +26,7 @@ from rsseg_cli.weights import ModelSpec
 STRIDE = 4  # of the correction, px
 MOST_PIXELS = 20_000  # of a class in a patch
 TURNS = 8  # of a patch with labels, where there are few
+UNLABELLED = 100_000  # pixels of random patches
 DRAWN, CHECKS = 16, 6  # artificial scenes to learn from, and to see what is lost
 DRAWN_PX = 384
 
@@ -75,11 +76,37 @@ class Pixels(NamedTuple):
         """Logits (n, N) with a correction."""
         return self.logits + head.change(self.inputs) * self.share[:, None]
 
+    @torch.no_grad()
+    def sure(self, head: Any, probability: float) -> Pixels:
+        """Those to which a head gives a class with at least a probability, with that class."""
+        best = self.corrected(head).softmax(1).max(1)
+        return self._replace(labels=best.indices).at(best.values >= probability)
+
+    def mixed(self, other: Pixels, weight: float) -> Pixels:
+        """Mix with as many other pixels of a weight; labels (n, N) become shares of classes."""
+        count = self.logits.shape[1]
+        pairs = zip(
+            *(part._replace(labels=F.one_hot(part.labels, count).float()) for part in (self, other)),
+            strict=True,
+        )
+        return Pixels(*(torch.lerp(own, others, weight) for own, others in pairs))
+
     @classmethod
     def joined(cls, parts: Iterable[tuple[Pixels, Tensor]], head: Any) -> Pixels:
         """Join the pixels of views, given with the features (1, D) of each."""
         shared = (part._replace(share=head.share(pooled).expand(len(part.labels))) for part, pooled in parts)
         return cls(*(torch.cat(items) for items in zip(*shared, strict=True)))
+
+
+class Balanced:
+    """Draws pixels, each class by the root of its area."""
+
+    def __init__(self, pixels: Pixels) -> None:
+        self._pixels = pixels
+        self._weights = torch.bincount(pixels.labels).clamp(min=1).float().rsqrt()[pixels.labels]
+
+    def draw(self, count: int) -> Pixels:
+        return self._pixels.at(torch.multinomial(self._weights, count, replacement=True))
 
 
 class Encoder:
@@ -136,6 +163,7 @@ class AdaptationData:
     Attributes:
         labelled, everything: pixels with labels, without and with those held out; None where none are.
         kept: pixels where the model is to stay as it is; None for none.
+        unlabelled: some pixels of random patches, their labels unknown; None where one class is drawn.
         scored: views with labels held out (H, W).
         samples: views of random patches.
         checks: views of artificial scenes with labels (H, W).
@@ -169,7 +197,8 @@ class AdaptationData:
                     held_out.append((pixels_of(view, turned.scored, rng), view.pooled))
                     if turned is patch:
                         self.scored.append((view, torch.from_numpy(patch.scored)))
-        self.samples = [encoder.view(patch.image) for scene in scenes for patch in scene.random]
+        random = [patch for scene in scenes for patch in scene.random]
+        self.samples = [encoder.view(patch.image) for patch in random]
         if head.local:
             own = [*(pooled for _, pooled in labelled), *(view.pooled for view in self.samples)]
             _know_tiles(head, torch.cat(own), spec)
@@ -186,6 +215,15 @@ class AdaptationData:
             for view in self.samples:
                 kept.append((pixels_of(view, view.classes().to(torch.uint8).numpy(), rng), view.pooled))
         self.kept = Pixels.joined(kept, head) if kept else None
+        self.unlabelled = None
+        if not self.has_one_class:
+            share = UNLABELLED / sum(patch.valid.size for patch in random)
+            chosen = [patch.valid & (rng.random(patch.valid.shape) < share) for patch in random]
+            parts = [
+                (pixels_of(view, np.where(mask, 0, class_values.IGNORE).astype(np.uint8), rng), view.pooled)
+                for view, mask in zip(self.samples, chosen, strict=True)
+            ]
+            self.unlabelled = Pixels.joined(parts, head)
         if not head.std.ne(1).any():  # of a model that was not adapted before
             inputs = torch.cat([view.inputs.flatten(0, 1) for view in self.samples])
             head.mean.copy_(inputs.mean(0))

@@ -155,7 +155,7 @@ def test_wrong_labels_are_one_message(
 
 
 def test_a_field_can_be_named(tmp_path: Path, grid: Grid) -> None:
-    path = write(tmp_path / "a.gpkg", [("land", patch(0, 0))], field="kind")
+    path = write(tmp_path / "a.shp", [("land", patch(0, 0))], field="kind")
 
     assert read_corrections(path, grid, NAMES, field="kind").items[0].index == 1
     with pytest.raises(DataError, match="Pass --label-field"):
@@ -185,6 +185,37 @@ def test_a_model_learns_what_was_drawn(tmp_path: Path, scene: Path, model: Path,
     by_torch, by_openvino = (rasterio.open(path).read(1) for path in maps)
     assert len(np.unique(by_torch)) == len(NAMES)
     assert (by_torch == by_openvino).mean() > 0.999
+
+
+def test_pixels_without_data_are_not_learnt(
+    tmp_path: Path, scene: Path, model: Path, truth: np.ndarray
+) -> None:
+    with rasterio.open(scene) as source:
+        pixels, profile = source.read(), source.profile
+    pixels[:, :, : SIDE // 2] = 0
+    with rasterio.open(tmp_path / "half.tif", "w", **profile | {"nodata": 0}) as target:
+        target.write(pixels)
+    config = AdaptConfig(model=str(model), steps=2, replay=False)
+
+    whole, half = (
+        adapt([(path, drawn(tmp_path, truth, 100))], tmp_path / f"{path.stem}.safetensors", config)
+        for path in (scene, tmp_path / "half.tif")
+    )
+
+    right = np.bincount(truth[::64, 5 * 64 :: 64].ravel(), minlength=3)
+    for name, squares in zip(NAMES, right, strict=True):
+        assert half.labelled_m2[name] == pytest.approx(1600 * squares, rel=0.01)
+        assert half.labelled_m2[name] < whole.labelled_m2[name]
+
+
+def test_minutes_end_a_run(tmp_path: Path, scene: Path, model: Path, truth: np.ndarray) -> None:
+    config = AdaptConfig(model=str(model), minutes=0.02, steps=100_000, replay=False)
+
+    result = adapt([(scene, drawn(tmp_path, truth))], tmp_path / "mine.safetensors", config)
+
+    assert result.seconds >= 1.2
+    assert 0 < result.steps < 100_000
+    assert not (tmp_path / "mine.safetensors.ckpt").exists()
 
 
 def test_new_classes_join_the_model(tmp_path: Path, scene: Path, model: Path) -> None:
