@@ -32,9 +32,9 @@ class Patch(NamedTuple):
         """Yield the patch and others, turned and mirrored; up to eight in all."""
         yield self
         for number in range(1, count):
-            turned = (np.rot90(plane, number, (-2, -1)) for plane in self)
-            yield Patch(
-                *(np.ascontiguousarray(plane[..., ::-1] if number >= 4 else plane) for plane in turned)
+            turned = Patch._make(np.rot90(plane, number, (-2, -1)) for plane in self)
+            yield Patch._make(
+                np.ascontiguousarray(plane[..., ::-1] if number >= 4 else plane) for plane in turned
             )
 
 
@@ -99,8 +99,8 @@ class ScenePatches:
         planes = [self._corrections.labels(row, col, height, width, held_out=flag) for flag in (False, True)]
         for plane in planes:
             plane[~valid] = class_values.IGNORE
-        padded = (_padded(plane, class_values.IGNORE) for plane in planes)
-        return Patch(_padded(image), *padded, _padded(valid, False))
+        labels, scored = (_padded(plane, class_values.IGNORE) for plane in planes)
+        return Patch(image=_padded(image), labels=labels, scored=scored, valid=_padded(valid, False))
 
 
 def _resolution(info: SceneInfo, spec: ModelSpec) -> float | None:
