@@ -154,7 +154,7 @@ def polygon_facts(table: geopandas.GeoDataFrame) -> dict[str, Any]:
     shapes = shapely.transform(table.geometry.values, lambda points: np.round(points, digits) + 0.0)
     texts = shapely.to_wkb(shapely.normalize(shapes), hex=True)
     numbers = [field for field in table.select_dtypes("number") if field not in ("class_index", "class_idx")]
-    values = ["".join(f" {value:.2f}" for value in row) for row in table[numbers].itertuples(index=False)]
+    values = ["".join(f" {value:.2f}" for value in row) for row in table[numbers].to_numpy()]
     lines = sorted(map(" ".join, zip(texts, table[name], values, strict=True)))
     classes = {}
     for kind, rows in table.groupby(name):
