@@ -9,8 +9,8 @@
 DATA holds `oam_buildings`. Each map becomes polygons with `--simplify 0.3`; those of the class building are
 what --regularize and the library start from. A building has changed where its corners have. Angles are those
 of rings that have changed, where they turn by more than 5 degrees; right ones within 2 degrees. Milliseconds
-are those of one processor, for each building of the map: of `vectorize` with --regularize less those without
-it, the least of some calls in turn, and of the library's call. The library (`rsseg[bench]`) is run
+are for each building of the map: of the stage of `vectorize --regularize` that squares, by one job, the least
+of some calls, and of the library's call. The library (`rsseg[bench]`) is run
 with its defaults but for its simplification, which is 0.3 m too.
 """
 
@@ -86,7 +86,7 @@ def compare(labels: Path, truth: Path, arguments: argparse.Namespace, folder: Pa
 
     area = float(arguments.min_area)
     outputs = {"--simplify": folder / "simplified.gpkg", "--regularize": folder / "squared.gpkg"}
-    seconds: dict[str, list[float]] = {name: [] for name in outputs}
+    squaring = []
     for _ in range(arguments.repeats + 1):  # the first loads libraries
         for name, output in outputs.items():
             config = VectorConfig(
@@ -97,16 +97,14 @@ def compare(labels: Path, truth: Path, arguments: argparse.Namespace, folder: Pa
                 overwrite=True,
                 jobs=1,
             )
-            start = time.process_time()
-            vectorize(labels, output, config)
-            seconds[name].append(time.process_time() - start)
+            squaring.append(vectorize(labels, output, config).stages.get("square", 0.0))
     frames = {name: buildings(output) for name, output in outputs.items()}
     before = frames["--simplify"]
     start = time.process_time()
     frames["buildingregulariser"] = library(before)
     took = {
         "--simplify": 0.0,
-        "--regularize": min(seconds["--regularize"][1:]) - min(seconds["--simplify"][1:]),
+        "--regularize": min(squaring[3::2]),
         "buildingregulariser": time.process_time() - start,
     }
     print(f"{labels.name}, --simplify {SIMPLIFY_M} --min-area {arguments.min_area}")
