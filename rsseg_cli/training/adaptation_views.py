@@ -197,7 +197,7 @@ class AdaptationData:
                     held_out.append((pixels_of(view, turned.scored, rng), view.pooled))
                     if turned is patch:
                         self.scored.append((view, torch.from_numpy(patch.scored)))
-        random = [patch for scene in scenes for patch in scene.random]
+        random = [patch for scene in scenes for patch in scene.random] or patches
         self.samples = [encoder.view(patch.image) for patch in random]
         if head.local:
             own = [*(pooled for _, pooled in labelled), *(view.pooled for view in self.samples)]

@@ -208,6 +208,24 @@ def test_pixels_without_data_are_not_learnt(
         assert half.labelled_m2[name] < whole.labelled_m2[name]
 
 
+def test_a_scene_almost_without_data_can_be_learnt(tmp_path: Path, model: Path) -> None:
+    rng = np.random.default_rng(0)
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": 4000, "width": 4000, "nodata": 0}
+    grid = {"crs": "EPSG:32632", "transform": from_origin(LEFT, TOP, 1, 1), "SPARSE_OK": True, "tiled": True}
+    with rasterio.open(tmp_path / "corner.tif", "w", **profile, **grid) as target:
+        corner = rng.integers(1, 255, (3, 64, 128), dtype=np.uint8)
+        target.write(corner, window=rasterio.windows.Window(0, 0, 128, 64))
+    labels = write(tmp_path / "two.gpkg", [("land", patch(0, 0)), ("building", patch(0, 1))])
+
+    result = adapt(
+        [(tmp_path / "corner.tif", labels)],
+        tmp_path / "mine.safetensors",
+        AdaptConfig(model=str(model), steps=2, replay=False),
+    )
+
+    assert result.steps == 2
+
+
 def test_minutes_end_a_run(tmp_path: Path, scene: Path, model: Path, truth: np.ndarray) -> None:
     config = AdaptConfig(model=str(model), minutes=0.02, steps=100_000, replay=False)
 
