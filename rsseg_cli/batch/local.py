@@ -29,7 +29,7 @@ from rsseg_cli.batch.task import (
     with_overwrite,
 )
 from rsseg_cli.config import PredictConfig, RefineConfig
-from rsseg_cli.errors import RssegError
+from rsseg_cli.errors import OutputError, RssegError
 from rsseg_cli.raster import gdal
 from rsseg_cli.system import Process, cores
 
@@ -72,10 +72,12 @@ class SceneRunner:
 
     def run(self, task: SceneTask, progress: SceneProgress | None = None) -> SceneOutcome:
         """Map a scene; an error of the scene is its outcome, an error of `load` is raised."""
-        return self.start(task, progress)()
+        return _finished(self.start(task, progress))
 
-    def start(self, task: SceneTask, progress: SceneProgress | None = None) -> Callable[[], SceneOutcome]:
-        """Map a scene; the function that is returned finishes its outputs, in any thread, see `run`."""
+    def start(
+        self, task: SceneTask, progress: SceneProgress | None = None
+    ) -> SceneOutcome | Callable[[], SceneOutcome]:
+        """Map a scene; return how it failed, or what finishes its outputs, in any thread, see `run`."""
         model, refine = self.load(task)
         if task.sheets:
             from rsseg_cli.batch.mosaic import map_sheets
@@ -88,11 +90,11 @@ class SceneRunner:
 
             found = _attempt(task, lambda: map_sheets(task, spec, whole))
             if isinstance(found, SceneOutcome):
-                return lambda: found
+                return found
             return lambda: SceneOutcome(index=task.index, result=found[0], sheets=found[1])
         rest = _attempt(task, lambda: self._predict(task, model, refine, progress, finish=lambda rest: rest))
         if isinstance(rest, SceneOutcome):
-            return lambda: rest
+            return rest
 
         def finished() -> SceneOutcome:
             result = _attempt(task, rest)
@@ -309,10 +311,11 @@ class LocalEngine:
 def _in_turn(tasks: Iterable[SceneTask], progress: SceneProgress | None) -> Iterator[SceneOutcome]:
     """Map scenes in this thread, and finish the outputs of each one while the next is mapped.
 
-    A scene is reported before the outputs of the next one are finished.
+    A scene is reported before the outputs of the next one are finished. One whose outputs could not be
+    written meanwhile is tried once more: the disk may have been full of what the other one needed.
     """
     runner = SceneRunner()
-    mapped: deque[Callable[[], SceneOutcome]] = deque()
+    mapped: deque[SceneOutcome | Callable[[], SceneOutcome]] = deque()
     finishing: deque[Future[SceneOutcome]] = deque()
     with ThreadPoolExecutor(1, thread_name_prefix="rsseg-finish") as finisher:
         try:
@@ -320,16 +323,22 @@ def _in_turn(tasks: Iterable[SceneTask], progress: SceneProgress | None) -> Iter
                 mapped.append(runner.start(task, progress))
                 if finishing:
                     yield finishing.popleft().result()
-                finishing.append(finisher.submit(mapped.popleft()))
+                    if getattr(mapped[0], "error_kind", "") == OutputError.__name__:
+                        mapped[0] = runner.start(replace(task, resume=True), progress)
+                finishing.append(finisher.submit(_finished, mapped.popleft()))
         except GeneratorExit:
             raise
         except BaseException:  # report what was mapped before first
-            finishing.extend(map(finisher.submit, mapped))
+            finishing.extend(finisher.submit(_finished, started) for started in mapped)
             while finishing:
                 yield finishing.popleft().result()
             raise
         while finishing:
             yield finishing.popleft().result()
+
+
+def _finished(started: SceneOutcome | Callable[[], SceneOutcome]) -> SceneOutcome:
+    return started if isinstance(started, SceneOutcome) else started()
 
 
 def devices_for(device: str, jobs: int | None, gpus: Sequence[str] | None = None) -> list[str]:

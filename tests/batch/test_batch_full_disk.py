@@ -83,6 +83,36 @@ class Eater:
             fill(self.disk)
 
 
+class Lodger:
+    """Fills a disk while the second scene is mapped, until the first is reported."""
+
+    def __init__(self, disk):
+        self.disk, self.filler = disk, None
+
+    def on_start(self, scenes, skipped):
+        pass
+
+    def on_tiles(self, index, done, total):
+        if index == 1 and self.filler is None:
+            self.filler = fill(self.disk)
+
+    def on_scene_end(self, task, report):
+        self.filler.unlink(missing_ok=True)
+
+
+def test_a_scene_without_room_while_another_is_finished_is_mapped_again(
+    make_raster, model_file, small_disk
+):
+    paths = (make_raster("a.tif"), make_raster("b.tif", array=np.full((3, 300, 300), 9, np.uint8)))
+    scenes = [BatchScene(path=str(path), stem=path.stem) for path in paths]
+    disk = small_disk(4_000_000)
+    config = PredictConfig(tile_size=64, overlap=16)
+    settings = BatchSettings(folder=disk / "maps", model=str(model_file), config=config)
+    result = run_batch(scenes, settings, LocalEngine(), Lodger(disk))
+    assert result.reports[1].status == "done", result.reports[1].error
+    assert "b_tiny.tif" in left_in(disk)
+
+
 FULL = ("No space left on device", "0 bytes free, the outputs", "Is the disk full?")
 
 
