@@ -178,7 +178,7 @@ class _Run:
 
     def _begin(self, labelled: Pixels) -> None:
         """Start to train on labels."""
-        self._learnt = Balanced(labelled)
+        self._learnt, self._refuted = Balanced(labelled), labelled.refuted()
         self._taught: Balanced | None = None
         self.head.load_state_dict(self.start)
         self.optimizer = torch.optim.Adam(self.head.parameters(), lr=self.config.learning_rate)
@@ -239,7 +239,7 @@ class _Run:
         unlabelled = self._data.unlabelled
         if unlabelled is not None and self._done_of_training >= TEACH_FROM:
             if self._taught is None or self.state.step % TEACH_EVERY == 0:
-                sure = unlabelled.sure(self.head, SURE)
+                sure = unlabelled.sure(self.head, SURE, self._refuted)
                 self._taught = Balanced(sure) if len(sure.labels) else None
             if self._taught is not None:
                 part = self._taught.draw(BATCH)

@@ -76,11 +76,22 @@ class Pixels(NamedTuple):
         """Logits (n, N) with a correction."""
         return self.logits + head.change(self.inputs) * self.share[:, None]
 
+    def refuted(self) -> Tensor:
+        """Whether a class with labels of its own is wrong at most labels where the model gives it (N,)."""
+        given, labels = self.before.argmax(1), self.labels
+        count = self.before.shape[1]
+        wrong = given[given != labels].bincount(minlength=count)
+        return (2 * wrong > given.bincount(minlength=count)) & (labels.bincount(minlength=count) > 0)
+
     @torch.no_grad()
-    def sure(self, head: Any, probability: float) -> Pixels:
-        """Those to which a head gives a class with at least a probability, with that class."""
+    def sure(self, head: Any, probability: float, refuted: Tensor) -> Pixels:
+        """Those to which a head gives a class with at least a probability, with that class.
+
+        Left out are those to which the model gives the same class, if that is `refuted` (N,).
+        """
         best = self.corrected(head).softmax(1).max(1)
-        return self._replace(labels=best.indices).at(best.values >= probability)
+        is_refuted = refuted[best.indices] & (best.indices == self.before.argmax(1))
+        return self._replace(labels=best.indices).at((best.values >= probability) & ~is_refuted)
 
     def mixed(self, other: Pixels, weight: float) -> Pixels:
         """Mix with as many other pixels of a weight; labels (n, N) become shares of classes."""

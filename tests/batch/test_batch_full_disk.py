@@ -100,9 +100,7 @@ class Lodger:
         self.filler.unlink(missing_ok=True)
 
 
-def test_a_scene_without_room_while_another_is_finished_is_mapped_again(
-    make_raster, model_file, small_disk
-):
+def test_a_scene_without_room_while_another_is_finished_is_mapped_again(make_raster, model_file, small_disk):
     paths = (make_raster("a.tif"), make_raster("b.tif", array=np.full((3, 300, 300), 9, np.uint8)))
     scenes = [BatchScene(path=str(path), stem=path.stem) for path in paths]
     disk = small_disk(4_000_000)

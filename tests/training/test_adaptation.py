@@ -20,8 +20,10 @@ from rsseg_cli.cli import app
 from rsseg_cli.errors import DataError, OutputError, UsageError
 from rsseg_cli.inference import domain
 from rsseg_cli.models import BicorSeg, BicorSegConfig
+from rsseg_cli.models.correction import Correction
 from rsseg_cli.raster import Grid
 from rsseg_cli.training import adapt
+from rsseg_cli.training.adaptation_views import Pixels
 from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.corrections import read_corrections
 from rsseg_cli.training.crops import draw_training_scenes
@@ -234,6 +236,18 @@ def test_minutes_end_a_run(tmp_path: Path, scene: Path, model: Path, truth: np.n
     assert result.seconds >= 1.2
     assert 0 < result.steps < 100_000
     assert not (tmp_path / "mine.safetensors.ckpt").exists()
+
+
+def test_a_class_that_labels_refute_is_not_taught_where_the_model_gives_it() -> None:
+    """The model gives class 0 to all but the last pixel; two of three labels there say class 1."""
+    before = torch.tensor([[0.9, 0.1]] * 3 + [[0.2, 0.8]])
+    scores = torch.tensor([[9.0, 0.0], [9.0, 0.0], [0.0, 9.0], [9.0, 0.0]])
+    pixels = Pixels(torch.zeros(4, 4), scores, before, torch.tensor([0, 1, 1, 1]), torch.ones(4))
+    assert pixels.refuted().tolist() == [True, False]
+    head = Correction([1, 1], 2, 1, local=False)
+    taught = pixels.sure(head, 0.9, pixels.refuted())
+    assert taught.labels.tolist() == [1, 0]
+    assert pixels.sure(head, 0.9, torch.zeros(2, dtype=torch.bool)).labels.tolist() == [0, 0, 1, 0]
 
 
 def test_new_classes_join_the_model(tmp_path: Path, scene: Path, model: Path) -> None:
