@@ -18,7 +18,7 @@ from rsseg_cli.inference import passes as tile_passes
 from rsseg_cli.pipeline import passes
 
 if TYPE_CHECKING:
-    from rsseg_cli.batch.local import SceneRunner
+    from rsseg_cli.batch.runner import SceneRunner
     from rsseg_cli.batch.task import SceneTask
     from rsseg_cli.config import PredictConfig
     from rsseg_cli.inference import tiling

@@ -16,8 +16,8 @@ from typing import Any
 
 from rsseg_cli import errors
 from rsseg_cli.batch.bands import SharedPasses
-from rsseg_cli.batch.local import SceneRunner
 from rsseg_cli.batch.ray_pool import RayPool
+from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import SceneOutcome, SceneProgress, SceneTask, with_device
 from rsseg_cli.errors import RssegError, SceneError, UsageError
 from rsseg_cli.inference import passes

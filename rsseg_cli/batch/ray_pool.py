@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from rsseg_cli._version import __version__
 from rsseg_cli.batch.bands import Band, BandRows, run_band
-from rsseg_cli.batch.local import SceneRunner
+from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import SceneOutcome, SceneTask, with_overwrite
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import RssegError, SceneError, UsageError

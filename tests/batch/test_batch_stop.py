@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from batch_runs import model_file, pixels, run, status_of  # noqa: F401
 
-from rsseg_cli.batch.local import SceneRunner
 from rsseg_cli.batch.manifest import read_manifest
+from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import SceneTask
 from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import OutputError

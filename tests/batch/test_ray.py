@@ -12,9 +12,9 @@ import pytest
 import torch
 from shared_scenes import SMALL, assert_same, save_models, task_of, workers_at
 
-from rsseg_cli.batch.local import SceneRunner
 from rsseg_cli.batch.ray_engine import RayEngine, absolute, connected
 from rsseg_cli.batch.ray_pool import RayWorker, files_of
+from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.config import PredictConfig, RefineConfig
 from rsseg_cli.errors import UsageError
 

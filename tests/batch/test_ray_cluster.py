@@ -6,8 +6,8 @@ import time
 import pytest
 from shared_scenes import assert_same, save_models, task_of, workers_at
 
-from rsseg_cli.batch.local import SceneRunner
 from rsseg_cli.batch.ray_engine import ENVIRONMENT, RayEngine, connected
+from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.errors import UsageError
 
 

@@ -16,7 +16,7 @@ import torch
 from shared_scenes import KINDS, SMALL, assert_same, save_models, task_of
 
 from rsseg_cli.batch.bands import PREFETCH_BANDS, SharedPasses, run_band, split_rows
-from rsseg_cli.batch.local import SceneRunner
+from rsseg_cli.batch.runner import SceneRunner
 from rsseg_cli.batch.task import with_device
 from rsseg_cli.config import RefineConfig
 from rsseg_cli.errors import SceneError
