@@ -97,14 +97,15 @@ def compare(labels: Path, truth: Path, arguments: argparse.Namespace, folder: Pa
                 overwrite=True,
                 jobs=1,
             )
-            squaring.append(vectorize(labels, output, config).stages.get("square", 0.0))
+            stages = vectorize(labels, output, config).stages
+        squaring.append(stages["square"])
     frames = {name: buildings(output) for name, output in outputs.items()}
     before = frames["--simplify"]
     start = time.process_time()
     frames["buildingregulariser"] = library(before)
     took = {
         "--simplify": 0.0,
-        "--regularize": min(squaring[3::2]),
+        "--regularize": min(squaring[1:]),
         "buildingregulariser": time.process_time() - start,
     }
     print(f"{labels.name}, --simplify {SIMPLIFY_M} --min-area {arguments.min_area}")

@@ -188,7 +188,8 @@ def _in_turn(tasks: Iterable[SceneTask], progress: SceneProgress | None) -> Iter
                 mapped.append(runner.start(task, progress))
                 if finishing:
                     yield finishing.popleft().result()
-                    if getattr(mapped[0], "error_kind", "") == OutputError.__name__:
+                    failed = mapped[0]
+                    if isinstance(failed, SceneOutcome) and failed.error_kind == OutputError.__name__:
                         mapped[0] = runner.start(replace(task, resume=True), progress)
                 finishing.append(finisher.submit(finished, mapped.popleft()))
         except GeneratorExit:
