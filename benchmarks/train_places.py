@@ -125,9 +125,10 @@ def sources(data: Path, finest_m: float, drawn: int) -> Iterator[Source]:
             ] = ALL
         yield Source(place="spain", group="spain", gsd_m=gsd_m, image=image, allowed=allowed)
     rng = np.random.default_rng(0)
-    for seed in range(2000, 2000 + drawn):
+    for seed in range(2000, 2000 + drawn + drawn // 3):
         gsd_m = float(np.exp(rng.uniform(np.log(finest_m), np.log(min(1.0, 4 * finest_m)))))
-        image, labels = draw_scene(640, seed, gsd_m, "any" if seed % 2 else "classic")
+        style = ("any" if seed % 2 else "classic") if seed < 2000 + drawn else "lakeshore"
+        image, labels = draw_scene(640, seed, gsd_m, style)
         yield Source(
             place="drawn", group="drawn", gsd_m=gsd_m, image=image, allowed=(1 << labels).astype(np.uint8)
         )
@@ -626,7 +627,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     packing = commands.add_parser("pack")
     packing.add_argument("data", type=Path)
     packing.add_argument("--task", choices=tuple(GSD_M), required=True)
-    packing.add_argument("--drawn", type=int, default=96, help="drawn scenes")
+    packing.add_argument("--drawn", type=int, default=96, help="drawn scenes, and a third as many lakes")
     packing.add_argument("-o", "--output", type=Path, required=True)
     training = commands.add_parser("train")
     training.add_argument("pack", type=Path)

@@ -26,7 +26,7 @@ def demo_scene(
             "NAME",
             "classic: eight kinds of place; any: one of all, in any light and season; or suburb, town, "
             "rural, desert, coast, industry, tropics, dense, vineyards, ploughland, greenhouses, solar, "
-            "terraces, wetland, conifers, scrub, snow, oldtown, informal, flatroofs, villas.",
+            "terraces, wetland, conifers, scrub, snow, oldtown, informal, flatroofs, villas, lakeshore.",
         ),
     ] = "classic",
     labels: Annotated[

@@ -10,6 +10,7 @@ import subprocess
 import numpy as np
 import pytest
 import rasterio
+from scipy import ndimage
 from typer.testing import CliRunner
 
 from rsseg_cli.cli import app
@@ -246,6 +247,7 @@ def test_any_style_draws_all_of_them_in_wider_light():
         ("oldtown", BUILDING, 0.4),
         ("conifers", VEGETATION, 0.6),
         ("wetland", WATER, 0.2),
+        ("lakeshore", WATER, 0.2),
         ("scrub", LAND, 0.6),
         ("snow", LAND, 0.15),
     ],
@@ -258,7 +260,7 @@ def test_styles_have_their_cover(style, label, share):
 def test_every_scene_shows_the_subject_of_its_style(style):
     for seed in range(10):
         plan = Renderer(seed, 1.0, style).plan
-        if style == "coast":
+        if style in ("coast", "lakeshore"):
             x, y = np.mgrid[:150:10, :150:10].astype(float)
             assert 0.2 < (plan.shore_m(*plan.to_uv(x, y)) < 0).mean() < 0.8
             continue
@@ -276,6 +278,13 @@ def test_snow_covers_grass_and_is_land():
     image, labels = draw_scene(384, 2, 0.5, "snow")
     grey = image.mean(0)
     assert grey[labels == LAND].mean() > grey[labels == VEGETATION].mean() + 40
+
+
+def test_a_lake_is_paler_where_it_is_shallow():
+    image, labels = draw_scene(512, 3, 0.9, "lakeshore")
+    grey, shore_px = image.mean(0), ndimage.distance_transform_edt(labels == WATER)
+    near, far = (shore_px > 0) & (shore_px < 40), shore_px > 0.8 * shore_px.max()
+    assert grey[near].mean() > grey[far].mean() + 10
 
 
 def rows_scene(gsd_m: float) -> tuple[np.ndarray, np.ndarray]:

@@ -213,21 +213,31 @@ class Canvas:
         flooded = (shore < 19) & ~bridge  # rows of vines end at the bank
         self.height[flooded], self.light[flooded] = 0.0, 1.0
         self.height[bridge] = 3.5 * ramp[bridge]
-        style, sea = self.style, self.style.coast_u is not None
-        beach = 14.0 if sea else 3.0
+        style = self.style
+        beach = 14.0 if style.surf else 3.0
         bank = (shore < beach + 5) & (shore >= 0) & ~bridge & (self.labels != WATER)
         sandy = bank & (shore < beach)
-        self._fill(sandy, style.sand if sea or not style.green else style.track, LAND, 0.10)
+        self._fill(sandy, style.sand if style.surf or not style.green else style.track, LAND, 0.10)
         reeds = (style.meadow, VEGETATION) if style.green else (style.soil, LAND)
         self._fill(bank & ~sandy, *reeds, 0.16)
         wet = (shore < 0) & ~bridge
-        depth = 1 - np.exp(np.minimum(shore[wet], 0) / (28.0 if sea else 7.0))
-        ripple = 1 + 0.035 * self.grain[wet] + 0.05 * self.mottle[wet] + 0.05 * self.patchy[wet]
+        grain, mottle, patchy, broad = (
+            noise[wet] for noise in (self.grain, self.mottle, self.patchy, self.broad)
+        )
+        depth = -np.minimum(shore[wet], 0) / style.shelf_m
+        if style.bed:  # banks and hollows
+            banks = 0.5 * mottle + patchy + 2 * broad
+            depth = np.logaddexp(0, 1.6 * depth - 0.5 * style.bed * banks - 1)
+        clear = np.exp(-depth)
+        ripple = 1 + 0.035 * style.waves * grain + 0.05 * style.waves * mottle + 0.05 * style.waves * patchy
         for plane, shallow, deep in zip(self.albedo, style.shallow, style.water, strict=True):
-            plane[wet] = (shallow + (deep - shallow) * depth) * ripple
-        if sea:
-            surf = np.clip(1 - np.abs(shore[wet] + 3.5 + 2 * self.patchy[wet]) / 1.4, 0, 1)
-            surf = surf * np.clip(0.6 + 0.6 * self.mottle[wet], 0, 1)
+            plane[wet] = (shallow + (deep - shallow) * (1 - clear)) * ripple
+        if style.bed:
+            weeds = 0.7 * clear * np.clip(1.5 * (broad + 0.8 * patchy + 0.4 * mottle) - 0.7, 0, 1)
+            self.albedo[:, wet] += weeds * (0.7 * np.array(style.tree_dark)[:, None] - self.albedo[:, wet])
+        if style.surf:
+            surf = np.clip(1 - np.abs(shore[wet] + 3.5 + 2 * patchy) / 1.4, 0, 1)
+            surf = surf * np.clip(0.6 + 0.6 * mottle, 0, 1)
             self.albedo[:, wet] += 0.6 * surf * (0.92 - self.albedo[:, wet])
         self.labels[wet] = WATER
 

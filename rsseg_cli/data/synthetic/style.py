@@ -20,7 +20,7 @@ NAMES: dict[str, Any] = {"land": LAND, "vegetation": VEGETATION, "flat": FLAT, "
 PLACES = ("suburb", "town", "rural", "desert", "coast", "industry", "tropics", "dense")
 STYLES = (
     *PLACES, "vineyards", "ploughland", "greenhouses", "solar", "terraces", "wetland", "conifers", "scrub",
-    "snow", "oldtown", "informal", "flatroofs", "villas",
+    "snow", "oldtown", "informal", "flatroofs", "villas", "lakeshore",
 )  # fmt: skip
 CLASSIC, ANY = "classic", "any"
 TALL_ZONES = {"towers", "dense"}
