@@ -114,7 +114,7 @@ def adapt(
         )
     spec = _with_classes(start.spec, config.new_classes)
     patches = [ScenePatches(image, labels, spec, config) for image, labels in scenes]
-    run = _Run(start, spec, patches, output, config)
+    run = _Run(start, spec, patches, output, config, progress)
     try:
         run.train(progress)
     except KeyboardInterrupt as err:
@@ -146,6 +146,7 @@ class _Run:
         patches: Sequence[ScenePatches],
         output: Path,
         config: AdaptConfig,
+        progress: Progress | None,
     ) -> None:
         torch.manual_seed(config.seed)
         self.config, self.output, self.patches = config, output, patches
@@ -157,8 +158,9 @@ class _Run:
         self.network.eval().requires_grad_(False)
         self.head = cast(Any, self.network.correction)
         self.head.requires_grad_(True)
+        shown = None if progress is None else lambda done, of: progress(0.0, f"patch {done} of {of}")
         self._data = AdaptationData(
-            cast(BicorSeg, start.network.eval()), self.network, self.spec, patches, config
+            cast(BicorSeg, start.network.eval()), self.network, self.spec, patches, config, shown
         )
         self.start = {key: value.clone() for key, value in self.head.state_dict().items()}
         self._begin(self._data.labelled)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -188,8 +189,9 @@ class AdaptationData:
         spec: ModelSpec,
         scenes: Sequence[ScenePatches],
         config: AdaptConfig,
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        head, encoder = cast(Any, network.correction), Encoder(model, network, spec)
+        head = cast(Any, network.correction)
         rng = np.random.default_rng(config.seed)
         areas = np.sum([scene.areas_m2 for scene in scenes], axis=0)
         self.areas_m2 = {
@@ -199,27 +201,37 @@ class AdaptationData:
         held_out: list[tuple[Pixels, Tensor]] = []
         self.scored: list[tuple[View, Tensor]] = []
         patches = [patch for scene in scenes for patch in scene.patches]
+        random = [patch for scene in scenes for patch in scene.random] or patches
+        drawn, checks = drawn_scenes(spec, scenes[0].gsd_m) if config.replay else ([], [])
+        turns = min(TURNS, 1 + TURNS**2 // len(patches))
+        total = turns * len(patches) + len(random) + len(drawn) + len(checks)
+        encoder, counted = Encoder(model, network, spec), itertools.count(1)
+
+        def view_of(image: NDArray[np.uint8]) -> View:
+            view = encoder.view(image)
+            if progress is not None:
+                progress(next(counted), total)
+            return view
+
         for patch in patches:
             is_scored = (patch.scored != class_values.IGNORE).any()
-            for turned in patch.turned(min(TURNS, 1 + TURNS**2 // len(patches))):
-                view = encoder.view(turned.image)
+            for turned in patch.turned(turns):
+                view = view_of(turned.image)
                 labelled.append((pixels_of(view, turned.labels, rng), view.pooled))
                 if is_scored:
                     held_out.append((pixels_of(view, turned.scored, rng), view.pooled))
                     if turned is patch:
                         self.scored.append((view, torch.from_numpy(patch.scored)))
-        random = [patch for scene in scenes for patch in scene.random] or patches
-        self.samples = [encoder.view(patch.image) for patch in random]
+        self.samples = [view_of(patch.image) for patch in random]
         if head.local:
             own = [*(pooled for _, pooled in labelled), *(view.pooled for view in self.samples)]
             _know_tiles(head, torch.cat(own), spec)
         self.labelled = Pixels.joined(labelled, head)
         self.everything = Pixels.joined([*labelled, *held_out], head) if held_out else None
-        drawn, checks = drawn_scenes(spec, scenes[0].gsd_m) if config.replay else ([], [])
-        self.checks = [(encoder.view(scene.image), torch.from_numpy(scene.labels)) for scene in checks]
+        self.checks = [(view_of(scene.image), torch.from_numpy(scene.labels)) for scene in checks]
         kept = []
         for drawing in drawn:
-            view = encoder.view(drawing.image)
+            view = view_of(drawing.image)
             right = np.where(view.classes().numpy() == drawing.labels, drawing.labels, class_values.IGNORE)
             kept.append((pixels_of(view, right, rng), view.pooled))
         if self.has_one_class:  # which says nothing of the others

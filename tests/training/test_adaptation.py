@@ -273,13 +273,20 @@ def test_a_stopped_run_keeps_its_best_and_continues(
 ) -> None:
     labels, output = drawn(tmp_path, truth), tmp_path / "mine.safetensors"
 
+    shown: list[str] = []
+
     def stop(done: float, words: str) -> None:
+        shown.append(words)
         if done >= 0.5:
             raise KeyboardInterrupt
 
     config = AdaptConfig(model=str(model), steps=8, replay=False)
     with pytest.raises(KeyboardInterrupt) as stopped:
         adapt([(scene, labels)], output, config, progress=stop)
+    prepared = [words for words in shown if words.startswith("patch")]
+    assert prepared == [f"patch {number} of {len(prepared)}" for number in range(1, len(prepared) + 1)]
+    assert prepared
+    assert "held-out mIoU" in shown[-1]
     assert load_model(output).spec.training["steps"] == 4
     assert "has not yet learned the labels that were held out" in output.with_suffix(".md").read_text()
     assert "--resume continues" in stopped.value.__notes__[0]
