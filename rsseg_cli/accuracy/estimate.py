@@ -197,7 +197,7 @@ def estimate(sample: Sample, classes: int) -> Accuracy:
     figures = total.figures(sample.mapped, sample.truth, classes)
     return Accuracy(
         counts=counts,
-        proportions=proportions / proportions.sum(),
+        proportions=proportions,
         overall=figures["overall"][0],
         users=figures["users"],
         producers=figures["producers"],
@@ -281,6 +281,7 @@ class Totals:
                 none_found = concerned & (of_stratum < NO_RESIDUAL)
                 unseen = np.maximum(unseen, np.where(none_found, w * np.maximum(value, 1 - value), 0))
             error, units = np.sqrt(variance) / whole, whole**2 / squares
+            error[np.isclose(units, 1) & (value > 0) & (value < 1)] = np.nan  # one unit has all of X
             support = np.nan_to_num(variance**2 / (fourth + unseen**4))
         method: Literal["logit", "wilson"] = "logit" if self._clusters else "wilson"
         degrees = y.shape[1] - len(self._members) if self._clusters else None

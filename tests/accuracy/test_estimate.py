@@ -210,7 +210,19 @@ def test_a_class_that_a_large_stratum_may_hide_is_marked() -> None:
     accuracy = estimate(sample, 2)
     assert not accuracy.users[0].rests_on_few
     assert accuracy.producers[0].rests_on_few
-    assert accuracy.areas_m2[0].rests_on_few
+    area = accuracy.areas_m2[0]
+    assert area.rests_on_few
+    variance = (0.01 / 50) ** 2 * 50 / 49 * (40 * 0.2**2 + 10 * 0.8**2)
+    fourth = (0.01 / 50) ** 4 * (40 * 0.2**4 + 10 * 0.8**4)
+    unseen = 0.99 / 100 * (1 - 0.01 * 0.8)
+    assert area.support == pytest.approx(variance**2 / (fourth + unseen**4))
+
+
+def test_further_points_are_of_the_strata_that_a_figure_comes_from() -> None:
+    """A user's accuracy of the stratum that is mapped so, a producer's of all: five times as many as there are."""
+    accuracy = estimate(sample_of(np.diag([30, 20]), np.array([5.0, 5.0])), 2)
+    assert accuracy.users[0].further_points == 4 * 30
+    assert accuracy.producers[0].further_points == 4 * 50
 
 
 def test_an_accuracy_without_an_error_has_an_interval_below_it() -> None:
@@ -251,6 +263,37 @@ def test_accuracies_from_clusters_have_intervals_of_student_on_the_logit_scale()
     ends = np.array(overall.interval(0.95))
     reach = 2.262157 * error / (share * (1 - share))
     assert np.log(ends / (1 - ends)) - np.log(share / (1 - share)) == pytest.approx([-reach, reach], rel=1e-5)
+
+
+def test_areas_from_clusters_have_the_interval_of_their_share() -> None:
+    truth = np.repeat([0, 0, 1, 0, 1, 1, 0, 1, 0, 0], 4)
+    truth[[1, 14, 21]] = 2
+    mapped = np.zeros(40, int)
+    sample = Sample(mapped=mapped, truth=truth, stratum=mapped, areas_m2=np.array([2500.0]),
+                    cluster=np.repeat(np.arange(10), 4))  # fmt: skip
+    (share,) = Totals(sample).figures(mapped, truth, 1)["areas"]
+
+    area = estimate(sample, 3).areas_m2[0]
+
+    assert area.method == "wilson"
+    assert area.interval(0.95) == pytest.approx([2500 * end for end in share.interval(0.95)])
+
+
+@pytest.mark.parametrize(("right", "interval"), [(4, (0.025, 1)), (0, (0, 0.975)), (2, None)])
+def test_a_class_in_one_cluster_has_no_standard_error(right: int, interval: tuple | None) -> None:
+    """Not one of zero: the share of the class that the other clusters would have is not known."""
+    mapped = np.repeat([0, 1, 1, 1, 1], 4)
+    truth = mapped.copy()
+    truth[right:4] = 1
+    none = np.zeros(20, int)
+    sample = Sample(mapped=mapped, truth=truth, stratum=none, areas_m2=np.array([1.0]),
+                    cluster=np.repeat(np.arange(5), 4))  # fmt: skip
+
+    users = estimate(sample, 2).users[0]
+
+    assert users.rests_on_few
+    stated = users.as_dict(0.95)["interval"]
+    assert stated is None if interval is None else stated == pytest.approx(interval)
 
 
 def test_one_cluster_has_no_standard_error() -> None:
