@@ -5,7 +5,7 @@ ARG TORCH=cpu
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 RUN pip install --no-cache-dir uv==0.13.9
 WORKDIR /source
-COPY pyproject.toml README.md LICENSE ./
+COPY setup.py pyproject.toml README.md LICENSE ./
 COPY models models
 COPY weights weights
 COPY rsseg_cli rsseg_cli

@@ -6,11 +6,9 @@ __version__ = "0.2.0"
 def source_commit() -> str:
     """Return the commit that this was installed from, 12 digits, with `+` after changes; empty if unknown.
 
-    An installation from a repository keeps it (PEP 610); a checkout asks git.
+    A checkout asks git; a build keeps the answer in `commit.txt`.
     """
-    import json
     import subprocess
-    from importlib.metadata import PackageNotFoundError, distribution
     from pathlib import Path
 
     root = Path(__file__).resolve().parent.parent
@@ -21,8 +19,5 @@ def source_commit() -> str:
         except (OSError, subprocess.TimeoutExpired):
             return ""
         return described.stdout.strip()
-    try:
-        source = json.loads(distribution("rsseg").read_text("direct_url.json") or "{}")
-    except (PackageNotFoundError, ValueError):
-        return ""
-    return str(source.get("vcs_info", {}).get("commit_id", ""))[:12]
+    kept = Path(__file__).with_name("commit.txt")
+    return kept.read_text(encoding="utf-8") if kept.exists() else ""

@@ -19,7 +19,7 @@ FIND = (  # where the parts lie, without the seconds that loading torch takes
     "from importlib.util import find_spec\n"
     "for name in ('rsseg_cli.models.bicor_seg', 'rsseg_cli.weights'): print(find_spec(name).origin)"
 )
-SOURCES = ("rsseg_cli", "models", "weights", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("rsseg_cli", "models", "weights", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 
 def python(code: str, cwd: Path, *path: Path) -> str:
@@ -74,6 +74,26 @@ def test_installed_package_uses_its_own_networks(wheel: Path, tmp_path: Path) ->
     networks, weights = python(FIND, tmp_path, site).splitlines()
     assert networks == str(site / "rsseg_cli" / "models" / "bicor_seg.py")
     assert weights == str(site / "rsseg_cli" / "weights" / "__init__.py")
+
+
+def test_build_from_a_repository_keeps_the_commit(tmp_path: Path) -> None:
+    """Of a repository of its own, of which the build sees what it needs alone."""
+    for name in ("setup.py", "rsseg_cli/__init__.py", "rsseg_cli/_version.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "rsseg"\nversion = "0"\n', encoding="utf-8")
+    git = ["git", "-c", "user.name=A", "-c", "user.email=a@b.c"]
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "add", "."],
+        [*git, "commit", "-qm", "all"],
+        [sys.executable, "setup.py", "-q", "build_py", "-d", "built"],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True)
+    commit = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=tmp_path, text=True).strip()
+    built = tmp_path / "built"
+    said = python("from rsseg_cli._version import source_commit; print(source_commit())", built, built)
+    assert said == commit[:12]
 
 
 def test_checkout_works_uninstalled(tmp_path: Path) -> None:
