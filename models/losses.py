@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .bicor_seg import BicorTrainingOutput
+from .bicor_seg import BicorTrainingOutput as BicorTrainingOutput
 
 IGNORE = 255
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of DINOv2's pixels

@@ -24,11 +24,11 @@ from rsseg_cli.batch.plan import (
     all_outputs,
     check_existing,
     check_model,
-    make_folder,
     make_folders,
     plan_tasks,
     with_common_stretch,
 )
+from rsseg_cli.batch.plan import make_folder as make_folder
 from rsseg_cli.batch.scenes import BatchScene
 from rsseg_cli.batch.settings import BatchSettings
 from rsseg_cli.batch.task import Engine, SceneOutcome, SceneTask, with_overwrite

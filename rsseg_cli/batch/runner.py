@@ -6,7 +6,7 @@ import logging
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rsseg_cli.batch.task import UNEXPECTED, SceneOutcome, SceneProgress, SceneTask
 from rsseg_cli.config import PredictConfig, RefineConfig
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rsseg_cli.weights import TrainedModel
 
 _log = logging.getLogger(__name__)
+Done = TypeVar("Done")
 
 
 class SceneRunner:
@@ -110,7 +111,7 @@ def finished(started: SceneOutcome | Callable[[], SceneOutcome]) -> SceneOutcome
     return started if isinstance(started, SceneOutcome) else started()
 
 
-def _attempt(task: SceneTask, do: Callable[[], Any]) -> Any:
+def _attempt(task: SceneTask, do: Callable[[], Done]) -> Done | SceneOutcome:
     """Return a result, or the outcome of a scene that failed."""
     try:
         return do()

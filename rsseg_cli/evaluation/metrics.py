@@ -96,8 +96,8 @@ def without_nan(values: Any) -> Any:
 
 def ratio(part: Any, whole: Any) -> NDArray[np.float64]:
     """NaN where `whole` is 0."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    return np.divide(part, whole, out=np.full(np.broadcast(part, whole).shape, np.nan), where=whole > 0)
+    above, below = np.asarray(part, np.float64), np.asarray(whole, np.float64)
+    return np.divide(above, below, out=np.full(np.broadcast(above, below).shape, np.nan), where=below > 0)
 
 
 class Reliability:

@@ -171,7 +171,7 @@ def _picture(path: Any, grid: Grid) -> NDArray[np.uint8] | None:
     return np.ascontiguousarray(np.broadcast_to(picture, (3, *picture.shape[1:])).transpose(1, 2, 0))
 
 
-def _display_bands(info: Any) -> tuple[int, ...]:
+def _display_bands(info: SceneInfo) -> tuple[int, ...]:
     """Red, green, blue; else the first three bands as they are, else the first alone."""
     try:
         return info.select_bands(("red", "green", "blue"))

@@ -14,8 +14,9 @@ from rsseg_cli.errors import ModelError
 from rsseg_cli.inference import stitch, tiling
 from rsseg_cli.inference.batches import batches, neighbours, rows_together
 from rsseg_cli.inference.engine import Engine, is_out_of_memory, memory_errors, merge_classes
-from rsseg_cli.inference.feed import Reader, RowSink, TileFeed, TilePixels
-from rsseg_cli.inference.resample import Resampler
+from rsseg_cli.inference.feed import Reader, RowSink, TileFeed
+from rsseg_cli.inference.feed import TilePixels as TilePixels
+from rsseg_cli.inference.resample import Resampler as Resampler
 from rsseg_cli.raster import classes
 
 FULL_SCALE = 254  # probabilities from 0 to 1 are stored as 0 to 254

@@ -110,8 +110,7 @@ def render(
         version=__version__, classes=rows, areas=len(areas) == len(known), unit=unit, width=width,
         height=height, polygons=packed["count"], left_out=packed["left_out"],
         scene=pictures[0], map=pictures[1],
-        style=jinja2.utils.markupsafe.Markup(style), script=jinja2.utils.markupsafe.Markup(script),
-        style_hash=_hash(style), script_hash=_hash(script), data=jinja2.utils.markupsafe.Markup(_json(data)),
+        style=style, script=script, style_hash=_hash(style), script_hash=_hash(script), data=_json(data),
     )  # fmt: skip
     return page.encode("utf-8", "replace")
 

@@ -17,7 +17,7 @@ from rsseg_cli.config import PredictConfig
 from rsseg_cli.errors import ModelError
 from rsseg_cli.pipeline.stac import Mapped as Mapped
 from rsseg_cli.pipeline.stac import item_of as item_of
-from rsseg_cli.pipeline.unlike import Unlike
+from rsseg_cli.pipeline.unlike import Unlike as Unlike
 from rsseg_cli.raster import Grid, classes
 from rsseg_cli.weights import ClassSpec, ModelSpec
 

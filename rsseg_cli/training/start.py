@@ -7,7 +7,7 @@ import logging
 import pickle
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import timm
 import torch
@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 LITE = "tf_efficientnet_lite0"
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASS_TABLE = "decoder.class_table"
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def network_sizes(settings: NetworkSettings, classes: int, bands: int) -> dict[str, Any]:
@@ -117,7 +118,7 @@ def build_network(spec: ModelSpec, chosen: NetworkSettings, seed: int) -> tuple[
     return network, spec
 
 
-def pretrained(kind: Callable[..., Any], config: Any) -> Any:
+def pretrained(kind: Callable[..., Network], config: Any) -> Network:
     """Build a network with timm's ImageNet weights in its encoder."""
     try:
         return kind(config, pretrained=True)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from rsseg_cli.data import LabelledData, LoadedScene, datasets
 from rsseg_cli.errors import DataError, ModelError, UsageError
 from rsseg_cli.system import cores
-from rsseg_cli.training.config import TrainConfig
+from rsseg_cli.training.config import RunOptions, TrainConfig
 from rsseg_cli.training.crops import (
     CropDataset,
     EpochSampler,
@@ -33,7 +33,6 @@ from rsseg_cli.training.crops import (
 from rsseg_cli.training.module import MonitoredMetric, SegmentationModule, TrainingModule
 from rsseg_cli.training.recipes import RunSettings, read_config
 from rsseg_cli.training.trainer import (
-    RunOptions,
     build_trainer,
     checkpoint,
     device_name,

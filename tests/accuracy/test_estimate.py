@@ -219,7 +219,7 @@ def test_a_class_that_a_large_stratum_may_hide_is_marked() -> None:
 
 
 def test_further_points_are_of_the_strata_that_a_figure_comes_from() -> None:
-    """A user's accuracy of the stratum that is mapped so, a producer's of all: five times as many as there are."""
+    """A user's accuracy of the stratum that is mapped so, a producer's of all: five times as many."""
     accuracy = estimate(sample_of(np.diag([30, 20]), np.array([5.0, 5.0])), 2)
     assert accuracy.users[0].further_points == 4 * 30
     assert accuracy.producers[0].further_points == 4 * 50
