@@ -4,7 +4,7 @@
     python benchmarks/predict.py plain     a loop that reads a tile, convolves it, takes argmax, writes it
     python benchmarks/predict.py memory    peak memory at 8192 x 4096 and 8192 x 8192 px
     python benchmarks/predict.py huge      40,000 x 40,000 px
-    python benchmarks/predict.py read      a scene as tiles, blocks decoded by one thread and by all
+    python benchmarks/predict.py read      scenes of several layouts as tiles, by one core and by all
     python benchmarks/predict.py runtimes  torch, ONNX Runtime, OpenVINO: a tile, and whole programs
     python benchmarks/predict.py peers     other programs, each in an environment of its own; see --peer
 
@@ -380,7 +380,7 @@ def run_read(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def run_read_one(arguments: argparse.Namespace) -> dict[str, float]:
-    os.environ["GDAL_NUM_THREADS"] = "1"
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     return run_read(arguments)
 
 

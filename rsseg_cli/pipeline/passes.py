@@ -87,15 +87,13 @@ class Passes:
             on_read = state.pictures.see if state.pictures else None
             on_source = None if state.holes is None else state.holes.see
             with job.reader(job.network_grid, on_read=on_read, on_source=on_source) as reader:
-                striped = _is_striped(job.info)
                 passes.run_pass(
                     engine,
                     assembler,
                     reader,
                     rows,
-                    # Blocks that are strips are left to GDAL's cache: each thread would decode them whole.
-                    threads=1 if striped else job.config.readers,
-                    block_width=1 if job.resampled or striped else block_width(job.info),
+                    threads=job.config.readers,
+                    block_width=1 if job.resampled else block_width(job.info),
                 )
 
     def refine(
@@ -188,12 +186,9 @@ def _map_resampler(job: Job) -> passes.Resampler | None:
 
 
 def block_width(info: SceneInfo) -> int:
-    """Return of how many columns reads are multiples, so that all threads have a block to decode."""
-    return info.block_shape[1] * min(gdal.threads(), MAX_DECODERS)
-
-
-def _is_striped(info: SceneInfo) -> bool:
-    return info.block_shape[1] == info.grid.width
+    """Return of how many columns reads are multiples, so that all threads have a block; 1 of strips."""
+    width = info.block_shape[1]
+    return 1 if width == info.grid.width else width * min(gdal.threads(), MAX_DECODERS)
 
 
 @dataclass(frozen=True)

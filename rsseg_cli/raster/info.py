@@ -40,6 +40,7 @@ class SceneInfo:
         colour_interpretations: GDAL's names; "undefined" for a band called alpha that holds data.
         has_mask: some pixels may be without data (alpha, mask band, .msk, nodata).
         overviews: factors of those that may be read.
+        driver: GDAL's name of the format.
         files: what the raster is read from: itself, its sidecars, the sources of a VRT.
         title: its name where `path` is not what the user gave.
         notes: warnings so far that decide about pixels.
@@ -60,6 +61,7 @@ class SceneInfo:
     files: tuple[str, ...] = ()
     band_names: tuple[BandName, ...] = ()
     title: str = ""
+    driver: str = ""
     alpha_is_data: bool = False
     notes: list[str] = field(default_factory=list, compare=False)
 
@@ -140,6 +142,7 @@ class SceneInfo:
                 files=files,
                 band_names=_band_names(dataset, descriptions),
                 title=title if title != path else "",
+                driver=dataset.driver,
                 alpha_is_data=kinds != tuple(kind.name for kind in dataset.colorinterp),
             )
         for note in notes:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from functools import lru_cache, reduce
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import lru_cache, partial, reduce
+from itertools import product
+from typing import Any, Self, TypeVar
 
 import numpy as np
-import rasterio
 from rasterio.enums import MaskFlags
-from rasterio.env import hasenv
 from rasterio.windows import Window
 
 from rsseg_cli.errors import SceneError
@@ -22,7 +21,10 @@ from rsseg_cli.raster.info import SceneInfo
 from rsseg_cli.raster.pixels import Array, Mask, axis_weights, differs_from, fill, resample
 
 MAX_CACHE_MIB = 512
+MAX_HANDLES = 8
+CELL_PX = 64, 512  # (rows, columns) at least that one handle reads
 ALIGNED_PX = 1e-3
+Result = TypeVar("Result")
 
 
 @lru_cache(maxsize=32)
@@ -30,6 +32,41 @@ def _all_valid(height: int, width: int) -> Mask:
     mask = np.ones((height, width), np.bool_)
     mask.flags.writeable = False
     return mask
+
+
+class _Handle:
+    """A handle of a scene in a thread of its own, where its first window opens it."""
+
+    def __init__(self, info: SceneInfo, level: int | None, decoders: int) -> None:
+        self._info, self._level = info, level
+        self._dataset: Any = None
+        self._stack = ExitStack()
+        env = gdal.env(info.path, _cache_mib(info), decoders=decoders)
+        self._thread = ThreadPoolExecutor(1, "rsseg-decode", self._stack.enter_context, (env,))
+
+    def submit(self, read: Callable[[Any], Result]) -> Future[Result]:
+        return self._thread.submit(gdal.retrying, self._info.path, partial(self._attempt, read), SceneError)
+
+    def close(self) -> None:
+        self._thread.submit(self._close)
+        self._thread.submit(self._stack.close)
+        self._thread.shutdown()
+
+    def _attempt(self, read: Callable[[Any], Result]) -> Result:
+        if self._dataset is None:
+            with gdal.errors(SceneError, self._info.name):
+                self._dataset = self._info.open(self._level)
+        try:
+            return read(self._dataset)
+        except SceneError:
+            if gdal.is_remote(self._info.path):  # its answers were truncated: open another one
+                self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._dataset is not None:
+            self._dataset.close()
+            self._dataset = None
 
 
 class SceneReader:
@@ -74,34 +111,28 @@ class SceneReader:
         self._scale, self._offset = _scale_and_offset(info.grid, self.grid)
         self._direct = _is_aligned(self._scale, self._offset, self.grid)
         self._level = None if self._direct else _overview_level(info, min(self._scale))
-        self._cache_mib = _cache_mib(info)
-        self._local = threading.local()
-        self._lock = threading.Lock()
-        self._reading = threading.Lock()
-        self._handles: list[Any] = []
-        self.handle: Any = None
-        self._decoders = gdal.decoders(info.path)
-        self._env = gdal.env(info.path, self._cache_mib, decoders=self._decoders)
+        self._handles: list[_Handle] = []
 
     def __enter__(self) -> Self:
-        self._env.__enter__()
+        def layout(dataset: Any) -> tuple[tuple[int, int], tuple[int, int]]:
+            return dataset.shape, dataset.block_shapes[0]
+
+        number = _handle_count(self.info)
+        decoders = 1 if number > 1 else gdal.decoders(self.info.path)
+        self._handles = [_Handle(self.info, self._level, decoders) for _ in range(number)]
         try:
-            self._dataset()
+            self._shape, blocks = self._handles[0].submit(layout).result()
         except BaseException:
-            self._env.__exit__(None, None, None)
+            self.__exit__()
             raise
+        self._cell = self._shape
+        if number > 1:
+            rows, cols = (-(-least // size) * size for least, size in zip(CELL_PX, blocks, strict=True))
+            self._cell = rows, cols
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-        self._env.__exit__(None, None, None)
-
-    def close(self) -> None:
-        """Close every thread's handle. No `read` may be under way."""
-        with self._lock:
-            handles, self._handles = self._handles, []
-            self._local, self.handle = threading.local(), None
-        for handle in handles:
+        for handle in self._handles:
             handle.close()
 
     def read(self, row: int, col: int, height: int, width: int) -> tuple[Array, Mask]:
@@ -120,48 +151,29 @@ class SceneReader:
 
     fill = staticmethod(fill)
 
-    def _dataset(self) -> Any:
-        """Return this thread's handle of a remote scene, or that of all threads of a local one.
-
-        GDAL caches blocks by handle: with two handles every block is decoded twice. The blocks of a window
-        it decodes in threads of its own.
-        """
-        owner = self._local if gdal.is_remote(self.info.path) else self
-        handle = getattr(owner, "handle", None)
-        if handle is None:
-            env = gdal.env(self.info.path, self._cache_mib, decoders=self._decoders)
-            with env, gdal.errors(SceneError, self.info.name):
-                handle = self.info.open(self._level)
-            with self._lock:
-                self._handles.append(handle)
-            owner.handle = handle
-        return handle
-
     def _read_source(self, row: int, col: int, height: int, width: int) -> tuple[Array, Mask]:
         """Read a window as stored, in pixels of the overview in use."""
-        window, path = Window(col, row, width, height), self.info.path
         rows, cols = f"rows {row} to {row + height - 1}", f"columns {col} to {col + width - 1}"
         where = f"{self.info.name}: {rows}, {cols} cannot be read"
         advice = "The file may be cut short or damaged; copy or download it again."
-        if is_remote := gdal.is_remote(path):
+        if gdal.is_remote(self.info.path):
             advice = "The connection may be bad, or the file damaged; try again, or download it first."
-        lock = nullcontext() if is_remote else self._reading
+        array = np.empty((len(self.bands), height, width), self.dtype)
+        stored = np.empty((height, width), np.bool_)
 
-        def attempt() -> tuple[Array, Mask | None]:
-            # Without an environment GDAL itself prints what goes wrong in a thread of its own; 80 us.
-            env = nullcontext() if hasenv() else rasterio.Env()
-            dataset = self._dataset()
-            try:
-                with lock, env, gdal.errors(SceneError, where, advice):
-                    array = dataset.read(list(self.bands), window=window, out_dtype=self.dtype)
-                    return array, self._stored_mask(dataset, window)
-            except SceneError:
-                if is_remote:  # its answers were truncated: open another one
-                    dataset.close()
-                    self._local.handle = None
-                raise
+        def read(part: Window, dataset: Any) -> bool:
+            top, left = part.row_off - row, part.col_off - col
+            inside = slice(top, top + part.height), slice(left, left + part.width)
+            with gdal.errors(SceneError, where, advice):
+                dataset.read(list(self.bands), window=part, out=array[:, *inside])
+                mask = self._stored_mask(dataset, part)
+            if mask is not None:
+                stored[inside] = mask
+            return mask is not None
 
-        array, valid = gdal.retrying(path, attempt, SceneError)
+        parts = self._parts(row, col, height, width)
+        masked = [handle.submit(partial(read, part)) for handle, part in parts]
+        valid = stored if all([each.result() for each in masked]) else None
         masks: list[Any] = [] if valid is None else [valid]
         if valid is None or self._nodata_given:
             by_value = differs_from(array, self._nodata)
@@ -178,6 +190,21 @@ class SceneReader:
             self._on_source(row, col, whole)
         return array, whole
 
+    def _parts(self, row: int, col: int, height: int, width: int) -> Iterator[tuple[_Handle, Window]]:
+        """Yield parts of a window, whole cells but for its edges, and the handle that reads each.
+
+        A cell is read by the same handle always: GDAL caches blocks by handle.
+        """
+        down, across = self._cell
+        rows = range(row // down, -(-(row + height) // down))
+        cols = range(col // across, -(-(col + width) // across))
+        for cell_row, cell_col in product(rows, cols):
+            top, left = max(row, cell_row * down), max(col, cell_col * across)
+            bottom = min(row + height, (cell_row + 1) * down)
+            right = min(col + width, (cell_col + 1) * across)
+            handle = self._handles[(cell_row + cell_col) % len(self._handles)]
+            yield handle, Window(left, top, right - left, bottom - top)
+
     def _stored_mask(self, dataset: Any, window: Window) -> Mask | None:
         """Read the mask band or alpha; None without either."""
         if not self.info.has_mask:
@@ -190,14 +217,14 @@ class SceneReader:
         return None
 
     def _read_resampled(self, row: int, col: int, height: int, width: int) -> tuple[Array, Mask]:
-        dataset = self._dataset()
-        ratio = self.info.grid.height / dataset.height, self.info.grid.width / dataset.width
+        stored_height, stored_width = self._shape
+        ratio = self.info.grid.height / stored_height, self.info.grid.width / stored_width
         scale = self._scale[0] / ratio[0], self._scale[1] / ratio[1]
         source_px = height * scale[0] * width * scale[1]
         if len(self.bands) * source_px > self._max_source_px and height * width > 1:
             return self._read_halves(row, col, height, width)
-        top, rows, down = axis_weights(row, height, scale[0], self._offset[0] / ratio[0], dataset.height)
-        left, cols, across = axis_weights(col, width, scale[1], self._offset[1] / ratio[1], dataset.width)
+        top, rows, down = axis_weights(row, height, scale[0], self._offset[0] / ratio[0], stored_height)
+        left, cols, across = axis_weights(col, width, scale[1], self._offset[1] / ratio[1], stored_width)
         return resample(*self._read_source(top, left, rows, cols), down, across)
 
     def _read_halves(self, row: int, col: int, height: int, width: int) -> tuple[Array, Mask]:
@@ -249,6 +276,12 @@ def _overview_level(info: SceneInfo, scale: float) -> int | None:
     """Return the coarsest overview at least twice as fine as `scale`: many are made without averaging."""
     levels = [level for level, factor in enumerate(info.overviews) if 2 * factor <= scale]
     return max(levels, key=lambda level: info.overviews[level]) if levels else None
+
+
+def _handle_count(info: SceneInfo) -> int:
+    """Return how many handles read a scene: one where several would decode a block more than once."""
+    local = info.driver == "GTiff" and not info.path.startswith("/vsi")
+    return min(gdal.threads(), MAX_HANDLES) if local or gdal.is_remote(info.path) else 1
 
 
 def _cache_mib(info: SceneInfo, rows: int = 640) -> int:

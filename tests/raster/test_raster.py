@@ -6,6 +6,7 @@ import os
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from rasterio.enums import ColorInterp, Resampling
 from rasters import MakeRaster, coordinate_array
 
 from rsseg_cli.errors import SceneError, UsageError, redact
-from rsseg_cli.raster import Grid, SceneInfo, SceneReader, vrt
+from rsseg_cli.raster import Grid, SceneInfo, SceneReader, gdal, vrt
 from rsseg_cli.raster.sample import Sample
 
 RGB = ("red", "green", "blue")
@@ -374,21 +375,53 @@ def test_a_window_of_the_grid_is_read_directly(make_raster: MakeRaster, georefer
         assert (reader.read(2, 3, 20, 30)[0] == array[:, 15:35, 20:50]).all()
 
 
-def test_threads_read_the_same_and_close(make_raster: MakeRaster) -> None:
+@pytest.mark.parametrize("handles", [1, 3])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("blocks", [{"tiled": True, "blockxsize": 64, "blockysize": 32}, {"blockysize": 7}])
+def test_threads_and_handles_read_the_same_and_close(
+    make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch, blocks: dict, masked: bool, handles: int
+) -> None:
+    monkeypatch.setattr(gdal, "threads", lambda: handles)
+    monkeypatch.setattr("rsseg_cli.raster.reader.CELL_PX", (32, 64))
     array = coordinate_array(3, 200, 300)
-    info = SceneInfo.of(make_raster(array=array, tiled=True, blockxsize=64, blockysize=64))
+    path = make_raster(array=array, compress="deflate", **blocks)
+    mask = np.ones((200, 300), bool)
+    if masked:
+        mask = (array[0] % 3 > 0) | (array[1] % 5 > 0)
+        with rasterio.Env(GDAL_TIFF_INTERNAL_MASK="YES"), rasterio.open(path, "r+") as dataset:
+            dataset.write_mask(mask)
     windows = [(row, col, 50, 60) for row in range(0, 150, 10) for col in range(0, 240, 20)]
     before = threading.active_count()
-    with SceneReader(info, (1, 2, 3)) as reader:
-        with ThreadPoolExecutor(4) as pool:
-            for (row, col, height, width), (values, _) in zip(
-                windows, pool.map(lambda window: reader.read(*window), windows), strict=True
-            ):
-                assert (values == array[:, row : row + height, col : col + width]).all()
-        handles = list(reader._handles)
-    assert len(handles) == 1
-    assert all(handle.closed for handle in handles)
+    with SceneReader(SceneInfo.of(path), (3, 1)) as reader, ThreadPoolExecutor(4) as pool:
+        read = pool.map(lambda window: reader.read(*window), windows)
+        for (row, col, height, width), (values, valid) in zip(windows, read, strict=True):
+            part = slice(row, row + height), slice(col, col + width)
+            assert (values == array[[2, 0], *part]).all()
+            assert (valid == mask[part]).all()
+        threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("rsseg-decode")]
+    assert len(threads) == handles
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("blocks", [{"tiled": True, "blockxsize": 64, "blockysize": 64}, {"blockysize": 3}])
+def test_a_block_is_read_by_one_handle(
+    make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch, blocks: dict
+) -> None:
+    monkeypatch.setattr(gdal, "threads", lambda: 3)
+    path = make_raster(shape=(700, 1500), **blocks)
+    handles: dict[tuple[int, int], set[int]] = {}
+    with SceneReader(info := SceneInfo.of(path), (1,)) as reader:
+        height, width = info.block_shape
+        for row, col in product(range(0, 700, 50), range(0, 1500, 100)):
+            for handle, part in reader._parts(row, col, 50, 100):
+                ends = part.row_off + part.height, part.col_off + part.width
+                rows = range(part.row_off // height, -(-ends[0] // height))
+                cols = range(part.col_off // width, -(-ends[1] // width))
+                for block in product(rows, cols):
+                    handles.setdefault(block, set()).add(id(handle))
+    assert len(handles) == -(-700 // height) * -(-1500 // width)
+    assert {len(readers) for readers in handles.values()} == {1}
+    assert len(set.union(*handles.values())) == 3
 
 
 def test_a_vrt_and_a_zip_are_read(make_raster: MakeRaster, tmp_path: Path) -> None:
