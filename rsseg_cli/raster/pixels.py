@@ -74,13 +74,24 @@ def resample(array: Array, valid: Mask, down: csr_matrix, across: csr_matrix) ->
             # Full weight is 1 but for the last bits: not divided, or windows with and without holes differ.
             partial = (shares < 1 - 1e-5) & (shares > 0)
             mean[partial] /= shares[partial]
-        means[band] = np.rint(mean) if np.issubdtype(array.dtype, np.integer) else mean
+        means[band] = _as_type(mean, array.dtype)
     return means, np.ones(means.shape[1:], np.bool_) if shares is None else shares > 0.5 - 1e-5
 
 
 def _weigh(plane: NDArray[np.floating], down: csr_matrix, across: csr_matrix) -> NDArray[np.floating]:
     rows = down @ plane
     return (across @ np.ascontiguousarray(rows.T)).T
+
+
+def _as_type(values: NDArray[np.floating], dtype: np.dtype[Any]) -> Array:
+    """Return means in the type of the pixels; of integers rounded, and within the type's limits."""
+    if dtype.kind == "f":
+        return values.astype(dtype, copy=False)
+    limits = np.iinfo(dtype)
+    low, high = values.dtype.type(limits.min), values.dtype.type(limits.max)
+    if int(high) > limits.max:  # 2**31 - 1 is no float32
+        high = np.nextafter(high, low)
+    return np.clip(np.rint(values), low, high).astype(dtype)
 
 
 def differs_from(array: Array, nodata: tuple[float | None, ...]) -> Mask | None:
@@ -115,9 +126,8 @@ def fill(array: Array, valid: Mask) -> Array:
     known = valid[window]
     values = np.where(known, array[(slice(None), *window)], 0).astype(np.float32)
     smooth = _pull_push(values, known)
-    smooth = np.rint(smooth) if np.issubdtype(array.dtype, np.integer) else smooth
     filled = array.copy()
-    np.copyto(filled[(slice(None), *window)], smooth, where=~known, casting="unsafe")
+    np.copyto(filled[(slice(None), *window)], _as_type(smooth, array.dtype), where=~known)
     return filled
 
 

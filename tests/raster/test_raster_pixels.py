@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rsseg_cli.raster.pixels import axis_weights, fill
+from rsseg_cli.raster.pixels import axis_weights, fill, resample
 
 
 def ramp(height: int = 120, width: int = 160, dtype: str = "float32") -> np.ndarray:
@@ -86,3 +86,18 @@ def test_weights_sum_to_one_and_lie_inside(scale: float) -> None:
     assert first + length <= source
     assert np.asarray(weights.sum(1)).ravel() == pytest.approx(1, abs=1e-6)
     assert weights.data.min() >= 0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int16", "int32", "uint32", "int64", "uint64"])
+@pytest.mark.parametrize("limit", ["min", "max"])
+def test_limits_of_a_type_stay_in_it(dtype: str, limit: str) -> None:
+    value = int(getattr(np.iinfo(dtype), limit))
+    array, valid = np.full((1, 40, 40), value, dtype), np.ones((40, 40), bool)
+    near = {"rel": 1e-6, "abs": 0}
+    (_, _, down), (_, _, across) = (axis_weights(0, count, 40 / count, 0.0, 40) for count in (13, 17))
+    means, _ = resample(array, valid, down, across)
+    assert means.ravel().tolist() == pytest.approx([value] * 13 * 17, **near)
+    valid[10:20, 15:30] = False
+    filled = fill(array, valid)
+    assert filled.ravel().tolist() == pytest.approx([value] * 40 * 40, **near)
