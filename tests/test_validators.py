@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import geopandas  # before a command that imports pyogrio without it
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 import rasterio
 from rasterio.transform import from_origin
+from rio_cogeo import cog_validate
 from typer.testing import CliRunner
 
 from rsseg_cli.cli import app
@@ -56,10 +56,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_rio_cogeo_accepts_maps_of_change(outputs: Path) -> None:
-    rio = [sys.executable, "-c", "from rasterio.rio.main import main_group; main_group()"]
-    path = outputs / "change.tif"  # the exit status is 0 for a file that is not valid too
-    said = accepted(*rio, "cogeo", "validate", "--strict", path)
-    assert said.strip() == f"{path} is a valid cloud optimized GeoTIFF"
+    assert cog_validate(outputs / "change.tif", strict=True, quiet=True) == (True, [], [])
 
 
 @pytest.mark.skipif(not works(*GPKG[:1], "-c", "import osgeo_utils"), reason="GDAL's samples are missing")
