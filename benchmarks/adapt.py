@@ -59,6 +59,7 @@ SHAPES = (  # class and corners (column, row), px of the orthophoto; two corners
 )
 FARMSTEADS = ((920, 530, 1090, 710), (310, 1560, 540, 1840), (920, 1540, 1350, 1750))  # px: left, top, ...
 SCENES, SIDE, GSD_M = (("greenhouses", 5), ("terraces", 5), ("informal", 6)), 1024, 1.0  # style and seed
+MORE_SCENES = ("greenhouses", 7), ("terraces", 7), ("informal", 7)  # for suggest: few labels, much chance
 SQUARE_PX = 12
 Labels = NDArray[np.uint8]
 
@@ -132,14 +133,14 @@ class Drawn:
         mapped = _mapped(self.path, self.folder, model)[:, SIDE // 2 :]
         return _miou(_confusion(self.truth[:, SIDE // 2 :], mapped))
 
-    def squares(self, corners: Sequence[tuple[int, int]]) -> list[tuple[str, Polygon]]:
-        """A label for each square that one class fills by three quarters; others stay unlabelled."""
+    def squares(self, squares: Sequence[tuple[int, int, int]]) -> list[tuple[str, Polygon]]:
+        """A label for each square (row, column, side) that one class fills by three quarters."""
         found = []
-        for row, col in corners:
-            inside = self.truth[row : row + SQUARE_PX, col : col + SQUARE_PX]
+        for row, col, side in squares:
+            inside = self.truth[row : row + side, col : col + side]
             counts = np.bincount(inside.ravel(), minlength=5)
             if counts.max() >= 0.75 * inside.size:
-                ends = (self.transform * (col + a, row + a) for a in (0, SQUARE_PX))
+                ends = (self.transform * (col + a, row + a) for a in (0, side))
                 (left, top), (right, bottom) = ends
                 found.append((NAMES[int(counts.argmax())], box(left, bottom, right, top)))
         return found
@@ -160,7 +161,7 @@ class Drawn:
         adapt([(self.path, path)], output, config)
         return self.score(str(output))
 
-    def picture(self, path: Path, corners: Sequence[tuple[int, int]]) -> None:
+    def picture(self, path: Path, squares: Sequence[tuple[int, int, int]]) -> None:
         """Draw the map, squares to label, their labels, and the last adapted map, in rows of two."""
         with rasterio.open(self.path) as source:
             scene = source.read([1, 2, 3]).transpose(1, 2, 0)
@@ -168,10 +169,10 @@ class Drawn:
         adapted = str(self.folder / "drawn.safetensors")
         before, after = (colours[_mapped(self.path, self.folder, model)] for model in (self.model, adapted))
         panels = [Image.fromarray(part) for part in (before, scene, scene, after)]
-        for row, col in corners:
-            ends = col - 6, row - 6, col + SQUARE_PX + 5, row + SQUARE_PX + 5
+        for row, col, side in squares:
+            ends = col - 6, row - 6, col + side + 5, row + side + 5
             ImageDraw.Draw(panels[1]).rectangle(ends, outline="magenta", width=5)
-            for name, _ in self.squares([(row, col)]):
+            for name, _ in self.squares([(row, col, side)]):
                 fill = tuple(colours[NAMES.index(name)].tolist())
                 ImageDraw.Draw(panels[2]).rectangle(ends, fill=fill, outline="black", width=3)
         side, gap = SIDE // 2, 8
@@ -188,7 +189,7 @@ def drawn(data: Path, folder: Path, model: str, steps: int) -> dict[str, Any]:
         scene, rng = Drawn(folder, model, steps, style, number), np.random.default_rng(1)
         corners = rng.integers(0, (SIDE - SQUARE_PX, SIDE // 2 - SQUARE_PX), (20_000, 2))
         by_class: dict[str, list[tuple[str, Polygon]]] = {name: [] for name in NAMES}
-        for name, square in scene.squares([(int(row), int(col)) for row, col in corners]):
+        for name, square in scene.squares([(int(row), int(col), SQUARE_PX) for row, col in corners]):
             clear = all(not square.intersects(other) for members in by_class.values() for _, other in members)
             if len(by_class[name]) < 10 and clear:
                 by_class[name].append((name, square))
@@ -204,21 +205,22 @@ def suggested(
     data: Path, folder: Path, model: str, steps: int, picture: Path | None = None, number: int = 20
 ) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for style, seed in SCENES:
+    for style, seed in (*SCENES, *MORE_SCENES):
         scene = Drawn(folder, model, steps, style, seed)
         chosen = _suggestions(scene, model, number)
         rows: dict[str, Any] = {"before": scene.score(model)}
         rows[f"{number} suggested"] = scene.adapted(scene.squares(chosen))
-        if picture is not None and style == SCENES[0][0]:
+        if picture is not None and (style, seed) == SCENES[0]:
             scene.picture(picture, chosen)
         for count in (number, 2 * number):
             rows[f"{count} random"] = [scene.adapted(scene.squares(_random(draw, count))) for draw in (1, 2)]
-        found[style] = rows
-    return found
+        found[f"{style} {seed}"] = rows
+    mean = {key: float(np.mean([rows[key] for rows in found.values()])) for key in rows}
+    return found | {"mean": mean}
 
 
-def _suggestions(scene: Drawn, model: str, number: int) -> list[tuple[int, int]]:
-    """Corners of the squares that `suggest` chooses on the left half."""
+def _suggestions(scene: Drawn, model: str, number: int) -> list[tuple[int, int, int]]:
+    """Row, column and side of the squares that `suggest` chooses on the left half."""
     left, mapped, sure = (scene.folder / f"left_{name}.tif" for name in ("scene", "map", "sure"))
     with rasterio.open(scene.path) as source:
         window = Window(0, 0, SIDE // 2, SIDE)
@@ -228,14 +230,14 @@ def _suggestions(scene: Drawn, model: str, number: int) -> list[tuple[int, int]]
     look = scene.folder / "look.gpkg"
     look.unlink(missing_ok=True)
     config = SuggestConfig(number=number, size_m=SQUARE_PX * GSD_M)
-    return [(item.row, item.col) for item in suggest(left, mapped, sure, look, config).squares]
+    return [(item.row, item.col, item.size) for item in suggest(left, mapped, sure, look, config).squares]
 
 
-def _random(seed: int, number: int) -> list[tuple[int, int]]:
-    """Corners of squares on the left half."""
+def _random(seed: int, number: int) -> list[tuple[int, int, int]]:
+    """Row, column and side of squares on the left half."""
     across = SIDE // 2 // SQUARE_PX
     places = np.random.default_rng(seed).permutation((SIDE // SQUARE_PX) * across)
-    return [(int(k) // across * SQUARE_PX, int(k) % across * SQUARE_PX) for k in places[:number]]
+    return [(int(k) // across * SQUARE_PX, int(k) % across * SQUARE_PX, SQUARE_PX) for k in places[:number]]
 
 
 PARTS = {"spain": spain, "drawn": drawn, "suggest": suggested}

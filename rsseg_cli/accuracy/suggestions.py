@@ -24,6 +24,8 @@ MAX_SQUARES = 250_000
 ROWS = 512
 CANDIDATES = 0.15  # of all squares, the least sure ones
 PLAIN = 0.75  # share of a square that one class should hold, so that one label fits it
+MIXED = 2.0  # variance of a square's colours, of that of its plainest part, from which the part is suggested
+LEAST_PX = 4
 Floats = NDArray[np.float64]
 
 
@@ -64,7 +66,7 @@ def suggest(
     """Write squares to label next, with an empty field for their class.
 
     Chosen one after another: the least sure square, weighed by how unlike it is in colour, texture and mapped
-    class to those chosen before, and how far from them.
+    class to those chosen before, and how far from them. Where its colours are mixed, a quarter of it.
 
     Args:
         confidence: of the map, 0 to 254 for 0 to 1, on its grid.
@@ -77,9 +79,11 @@ def suggest(
     check_vector_target(path, config.overwrite, inputs)
     with ClassMap(os.fspath(labels)) as source:
         side = _side_px(source, config)
-        table = _measure(source, os.fspath(scene), os.fspath(confidence), side, progress)
+        info, sure_info = SceneInfo.of(os.fspath(scene)).in_colour(), SceneInfo.of(os.fspath(confidence))
+        table = _measure(source, info, sure_info, side, progress)
         chosen = _choose(table, config.number)
-        squares = [_square(source, table, index, side) for index in chosen]
+        with SceneReader(info, info.colour_bands[:4]) as reader, SceneReader(sure_info, (1,)) as sure_reader:
+            squares = [_square(source, reader, sure_reader, table, index, side) for index in chosen]
         _write(path, source, squares)
     own = source.grid.side_m
     return SuggestResult(path=path, squares=squares, side_m=None if own is None else side * own)
@@ -89,7 +93,7 @@ def _side_px(source: ClassMap, config: SuggestConfig) -> int:
     own, side = source.grid.side_m, SIDE_PX
     if own is not None:
         wanted = config.size_m or max(SIDE_PX * own, SIDE_M)
-        side = max(4, round(wanted / own))
+        side = max(LEAST_PX, round(wanted / own))
     while (source.grid.height // side) * (source.grid.width // side) > MAX_SQUARES:
         side *= 2
     if min(source.grid.height, source.grid.width) < side:
@@ -109,8 +113,9 @@ class _Table:
     colours: Floats  # (squares, 2 x bands): mean and deviation of each band
 
 
-def _measure(source: ClassMap, scene: str, confidence: str, side: int, progress: Progress | None) -> _Table:
-    sure_info, scene_info = SceneInfo.of(confidence), SceneInfo.of(scene).in_colour()
+def _measure(
+    source: ClassMap, scene_info: SceneInfo, sure_info: SceneInfo, side: int, progress: Progress | None
+) -> _Table:
     grid = source.grid
     for info, what in ((sure_info, "the confidence"), (scene_info, "the scene")):
         if (info.grid.height, info.grid.width) != (grid.height, grid.width):
@@ -176,18 +181,43 @@ def _choose(table: _Table, number: int) -> list[int]:
     return chosen
 
 
-def _square(source: ClassMap, table: _Table, index: int, side: int) -> Square:
-    name, sure = source.name(int(table.predicted[index])), float(table.confidence[index])
-    share = table.share[index]
+def _square(
+    source: ClassMap, reader: SceneReader, sure_reader: SceneReader, table: _Table, index: int, side: int
+) -> Square:
+    row, col, size = int(table.rows[index]), int(table.cols[index]), side
+    down, across, part = _plainest(reader.read(row, col, side, side)[0].astype(np.float64), side)
+    row, col, size = row + down, col + across, part
+    values, counts = np.unique(source.read(row, col, size, size), return_counts=True)
+    name, share = source.name(int(values[counts.argmax()])), counts.max() / size**2
+    sure = float(sure_reader.read(row, col, size, size)[0].mean()) / FULL_SCALE
     mixed = "" if share > PLAIN else f", with other classes ({1 - share:.0%})"
     return Square(
-        row=int(table.rows[index]),
-        col=int(table.cols[index]),
-        size=side,
+        row=row,
+        col=col,
+        size=size,
         predicted=name,
         confidence=round(sure, 3),
         reason=f"mapped as {name}{mixed}, confidence {sure:.2f}",
     )
+
+
+def _plainest(pixels: Floats, side: int) -> tuple[int, int, int]:
+    """Row, column and size of what to suggest of a square (bands, side, side): all, or a half of its side."""
+    half = side // 2
+    pixels = pixels - pixels.mean((1, 2), keepdims=True)
+
+    def means(planes: Floats) -> Floats:
+        sums = np.pad(planes.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
+        inside = (
+            sums[:, half:, half:] - sums[:, :-half, half:] - sums[:, half:, :-half] + sums[:, :-half, :-half]
+        )
+        return inside / half**2
+
+    spread = (means(pixels**2) - means(pixels) ** 2).sum(0)
+    if half < LEAST_PX or (pixels**2).mean((1, 2)).sum() <= MIXED * spread.min() + 1e-6:
+        return 0, 0, side
+    row, col = np.unravel_index(spread.argmin(), spread.shape)
+    return int(row), int(col), half
 
 
 def _write(path: Path, source: ClassMap, squares: Sequence[Square]) -> None:

@@ -54,6 +54,25 @@ def test_squares_are_unsure_apart_and_of_all_classes(tmp_path: Path, paths: tupl
     assert not squares.geometry.unary_union.area < 9 * 576 - 1  # none overlap
 
 
+def test_a_mixed_square_becomes_its_plainest_part(tmp_path: Path) -> None:
+    values = np.zeros((48, 48), np.uint8)
+    values[:, 30:] = 1  # the square of the third column holds both
+    values[::2, 24:30] = 2
+    sure = np.full(values.shape, 250, np.uint8)
+    sure[24:36, 24:36] = 100
+    labels = write_map(tmp_path / "map.tif", np.where(values == 2, 0, values))
+    scene = scene_of(tmp_path / "scene.tif", values, labels)
+    confidence = write_map(tmp_path / "sure.tif", sure, names=())
+
+    result = suggest(scene, labels, confidence, tmp_path / "look.gpkg", SuggestConfig(number=1, size_m=24))
+
+    square = result.squares[0]
+    assert (square.col, square.size, square.predicted) == (30, 6, NAMES[1])
+    assert 24 <= square.row <= 30
+    assert square.confidence == pytest.approx(100 / 254, abs=1e-3)
+    assert geopandas.read_file(tmp_path / "look.gpkg").geometry.area.round(3).tolist() == [144.0]
+
+
 def test_a_square_says_why(tmp_path: Path, paths: tuple[Path, Path, Path]) -> None:
     result = suggest(*paths, tmp_path / "look.gpkg", SuggestConfig(number=1))
 
