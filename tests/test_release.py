@@ -33,6 +33,17 @@ def test_recipe_has_the_dependencies_of_the_package() -> None:
     assert stated == expected | {("python", PROJECT["requires-python"].removeprefix(">="))}
 
 
+def test_workflow_tries_the_versions_that_are_promised() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    matrix = workflow["jobs"]["test"]["strategy"]["matrix"]
+    prefix = "Programming Language :: Python :: "
+    stated = {item for item in PROJECT["classifiers"] if item.startswith(prefix)}
+    assert stated == {prefix + version for version in matrix["python"]}
+    assert PROJECT["requires-python"] == f">={matrix['python'][0]}"
+    first, last = matrix["python"][0], matrix["python"][-1]
+    assert f"Python {first} to {last} " in (ROOT / "docs/install.md").read_text(encoding="utf-8")
+
+
 def test_lock_holds_every_dependency() -> None:
     locked = set(
         re.findall(r"^([a-z0-9-]+)==", (ROOT / "requirements.lock").read_text(encoding="utf-8"), re.M)
