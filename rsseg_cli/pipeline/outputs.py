@@ -151,7 +151,7 @@ class Target:
             picture.image(), picture.labels, classes, gsd_m[0] if gsd_m else None, job.spec.name
         )
         try:
-            drawn.save(temporary)
+            drawn.save(temporary, compress_level=2)  # 4 times faster than by default, 3 % larger
             files_.sync(temporary)
         except OSError as err:
             raise files_.write_error(path, err) from err
