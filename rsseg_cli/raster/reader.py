@@ -35,27 +35,33 @@ def _all_valid(height: int, width: int) -> Mask:
 
 
 class _Handle:
-    """A handle of a scene in a thread of its own, where its first window opens it."""
+    """A handle of a scene, read in a thread of its own; where it is not open, in that thread it is opened."""
 
     def __init__(self, info: SceneInfo, level: int | None, decoders: int) -> None:
         self._info, self._level = info, level
         self._dataset: Any = None
+        self._read = False
         self._stack = ExitStack()
         env = gdal.env(info.path, _cache_mib(info), decoders=decoders)
         self._thread = ThreadPoolExecutor(1, "rsseg-decode", self._stack.enter_context, (env,))
 
+    def open(self) -> None:
+        with gdal.errors(SceneError, self._info.name):
+            self._dataset = self._info.open(self._level)
+
     def submit(self, read: Callable[[Any], Result]) -> Future[Result]:
+        self._read = True
         return self._thread.submit(gdal.retrying, self._info.path, partial(self._attempt, read), SceneError)
 
     def close(self) -> None:
-        self._thread.submit(self._close)
-        self._thread.submit(self._stack.close)
+        if self._read:
+            self._thread.submit(self._stack.close)
         self._thread.shutdown()
+        self._close()
 
     def _attempt(self, read: Callable[[Any], Result]) -> Result:
         if self._dataset is None:
-            with gdal.errors(SceneError, self._info.name):
-                self._dataset = self._info.open(self._level)
+            self.open()
         try:
             return read(self._dataset)
         except SceneError:
@@ -121,14 +127,15 @@ class SceneReader:
         decoders = 1 if number > 1 else gdal.decoders(self.info.path)
         self._handles = [_Handle(self.info, self._level, decoders) for _ in range(number)]
         try:
+            if not gdal.is_remote(self.info.path):  # the first that a thread opens takes 30 ms, for PROJ
+                with gdal.env(self.info.path, _cache_mib(self.info), decoders=decoders):
+                    for handle in self._handles:
+                        handle.open()
             self._shape, blocks = self._handles[0].submit(layout).result()
         except BaseException:
             self.__exit__()
             raise
-        self._cell = self._shape
-        if number > 1:
-            rows, cols = (-(-least // size) * size for least, size in zip(CELL_PX, blocks, strict=True))
-            self._cell = rows, cols
+        self._cell = _cell_of(blocks) if number > 1 else self._shape
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -280,8 +287,16 @@ def _overview_level(info: SceneInfo, scale: float) -> int | None:
 
 def _handle_count(info: SceneInfo) -> int:
     """Return how many handles read a scene: one where several would decode a block more than once."""
+    down, across = _cell_of(info.block_shape)
+    cells = -(-info.grid.height // down) * -(-info.grid.width // across)
     local = info.driver == "GTiff" and not info.path.startswith("/vsi")
-    return min(gdal.threads(), MAX_HANDLES) if local or gdal.is_remote(info.path) else 1
+    return min(gdal.threads(), MAX_HANDLES, cells) if local or gdal.is_remote(info.path) else 1
+
+
+def _cell_of(blocks: tuple[int, int]) -> tuple[int, int]:
+    """Return (rows, columns) of whole blocks that one handle reads."""
+    rows, cols = (-(-least // size) * size for least, size in zip(CELL_PX, blocks, strict=True))
+    return rows, cols
 
 
 def _cache_mib(info: SceneInfo, rows: int = 640) -> int:

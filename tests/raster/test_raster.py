@@ -403,6 +403,16 @@ def test_threads_and_handles_read_the_same_and_close(
     assert threading.active_count() == before
 
 
+def test_a_small_scene_is_read_by_one_handle(
+    make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gdal, "threads", lambda: 3)
+    path = make_raster(shape=(256, 256), tiled=True, blockxsize=256, blockysize=256)
+    with SceneReader(SceneInfo.of(path), (1,)) as reader:
+        reader.read(0, 0, 256, 256)
+        assert sum(thread.name.startswith("rsseg-decode") for thread in threading.enumerate()) == 1
+
+
 @pytest.mark.parametrize("blocks", [{"tiled": True, "blockxsize": 64, "blockysize": 64}, {"blockysize": 3}])
 def test_a_block_is_read_by_one_handle(
     make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch, blocks: dict
