@@ -101,7 +101,8 @@ def open_loveda(config: DataConfig) -> LabelledData:
                 raise _wrong_layout(root, "LoveDA", LOVEDA_LAYOUT, f"{folder} is missing (see --domains)")
             files = ((folder / name).glob("*.png") for name in ("images_png", "masks_png"))
             _check_pairs(folder, *({path.stem for path in paths} for paths in files))
-        dataset = LoveDA(root=str(root), split=theirs, scene=list(domains), download=False, checksum=False)
+        part: dict[str, Any] = {"split": theirs, "scene": list(domains)}  # literals in its types
+        dataset = LoveDA(root=str(root), **part, download=False, checksum=False)
         for pair in dataset.files:
             image = Path(pair["image"])
             name = f"{image.parent.parent.name.lower()}-{image.stem}"

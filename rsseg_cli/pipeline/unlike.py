@@ -82,5 +82,5 @@ class UnlikeCounter:
                     counted = self._rows.setdefault(row, np.zeros(len(COUNTED), np.int64))
                     counted += [1, *distances]
         chosen = [counted for row, counted in self._rows.items() if first <= row < end]
-        total = np.sum(chosen, 0, dtype=np.int64) if chosen else np.zeros(len(COUNTED), np.int64)
-        return {name: int(count) for name, count in zip(COUNTED, total.tolist(), strict=True)}  # type: ignore[arg-type]
+        total = np.array(chosen, np.int64).reshape(-1, len(COUNTED)).sum(axis=0)
+        return {name: int(count) for name, count in zip(COUNTED, total, strict=True)}

@@ -83,7 +83,7 @@ class Sample:
         These are of valid pixels; the second is larger.
         """
         known = self.pixels[self.valid]
-        if known.size and known.min() >= 0 and BYTE_MAX // 2 < known.max() <= BYTE_MAX:
+        if known.size and float(known.min()) >= 0 and BYTE_MAX // 2 < float(known.max()) <= BYTE_MAX:
             return [(0.0, float(BYTE_MAX))] * len(self.pixels)
         ranges = []
         for values, valid in zip(self.pixels, self.valid, strict=True):
