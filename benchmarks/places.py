@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 
-from rsseg_cli import predict
+from rsseg_cli import RefineConfig, predict
 from rsseg_cli.data.synthetic import draw_scene
 from rsseg_cli.weights import TrainedModel, load_model, registry
 
@@ -180,14 +180,17 @@ def cached(data: Path, task: str, cache: Path) -> list[tuple[Part, Path]]:
 
 
 def measure(
-    model: TrainedModel, found: list[tuple[Part, Path]], gsd_m: float | None = None
+    model: TrainedModel,
+    found: list[tuple[Part, Path]],
+    gsd_m: float | None = None,
+    refine: RefineConfig | None = None,
 ) -> dict[str, dict[str, float]]:
     """Score of each place, and the IoU (or share) of what it consists of."""
     counts: dict[tuple[str, str], NDArray[np.int64]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (part, path) in enumerate(found):
             target = Path(folder) / f"{number}.tif"
-            predict(path, target, model=model, gsd_m=gsd_m)
+            predict(path, target, model=model, gsd_m=gsd_m, refine=refine)
             with rasterio.open(target) as made:
                 mapped = made.read(1)
             key = (part.place, part.kind)
@@ -276,6 +279,13 @@ def main() -> None:
     parser.add_argument(
         "--gsd", type=float, help="resolution that the networks see instead of their own choice"
     )
+    parser.add_argument(
+        "--refine",
+        action="append",
+        default=[],
+        metavar="REFINER",
+        help="name or file: score each model once more with it; repeatable",
+    )
     parser.add_argument("--cache", type=Path, default=Path("runs/places"))
     parser.add_argument("--places", help="these alone: the starts of their names, as kampala,zurich")
     parser.add_argument("--json", action="store_true")
@@ -294,13 +304,14 @@ def main() -> None:
         found = [item for item in found if item[0].place.startswith(tuple(args.places.split(",")))]
     results = []
     for name, model in zip(args.model, models, strict=True):
-        started = time.perf_counter()
-        scores = measure(model, found, args.gsd)
-        results.append((Path(name).stem, model, scores))
-        if args.write:
-            write(name, model, scores)
-        if not args.json:
-            print(f"{name}: {time.perf_counter() - started:.0f} s", flush=True)
+        for refiner in ("", *args.refine):
+            started = time.perf_counter()
+            scores = measure(model, found, args.gsd, RefineConfig(refiner=refiner) if refiner else None)
+            results.append((" + ".join(Path(file).stem for file in (name, refiner) if file), model, scores))
+            if args.write and not refiner:
+                write(name, model, scores)
+            if not args.json:
+                print(f"{results[-1][0]}: {time.perf_counter() - started:.0f} s", flush=True)
     print(json.dumps({name: scores for name, _, scores in results}) if args.json else show(results))
 
 

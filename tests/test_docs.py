@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +30,21 @@ ELSEWHERE = {  # what cannot run here as it stands, and where it is tested
     "items.json": "tests/batch, with items that the test makes",
     "s3://": "tests/batch, with an object store of this machine",
     "index.vrt": "tests/batch, with sheets that touch",
+}
+PROGRAMS = r"(make|git|uv|pip|docker|qgis_process|python|\.venv/bin/python|export|ray) "
+NOT_RUN = {  # lines of other programs that these tests leave alone, and who runs them
+    "git clone REPOSITORY": "every clone",
+    "uv tool install": "tests/test_package.py installs the wheel",
+    "pip install": "tests/test_package.py installs the wheel",
+    "docker": "no registry can be reached; tests/test_release.py reads the Dockerfile",
+    "make test": "this suite",
+    "make gpu": "tests/test_gpu.py",
+    "-m gpu": "tests/test_gpu.py",
+    "benchmarks/gpu.py": "tests/test_gpu.py",
+    "tests/golden": "this suite",
+    "qgis_process": "tests/qgis, by the name that Debian gives the program",
+    "ray ": "tests/batch/test_ray_start.py",
+    "export RAY": "tests/batch/test_ray_start.py",
 }
 FILLED_IN = {"sample": 1, "suggest": 2}  # what a person labels next: the map's place among the arguments
 SHORTER = {  # so that a run takes seconds
@@ -127,3 +145,27 @@ def test_commands_run(page: Path, drawn: Path, tmp_path: Path) -> None:
         run(*args, folder=folder)
         if args[0] in FILLED_IN:
             fill_in(folder / args[args.index("-o") + 1], folder / args[FILLED_IN[args[0]]])
+
+
+def other_commands(page: Path) -> Iterator[str]:
+    """Every line of a page's code blocks that calls another program."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        if re.match(rf"(    |\$ ){PROGRAMS}", line):
+            yield line.strip().removeprefix("$ ")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: page.name)
+def test_lines_of_other_programs_run(page: Path, tmp_path: Path) -> None:
+    lines = [line for line in other_commands(page) if not any(part in line for part in NOT_RUN)]
+    if not lines:
+        pytest.skip("none that this test runs")
+    clone = tmp_path / "rsseg"
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", str(clone)], check=True)
+    os.utime(clone / "pyproject.toml", (0, 0))  # older than the environment, which must not be made anew
+    environment = os.environ | {"MAKEFLAGS": f"-- VENV={sys.prefix} PYTHON=false"}
+    for line in lines:
+        done = subprocess.run(
+            ["bash", "-euc", line], cwd=clone, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
