@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rasterio.enums import Resampling
 from rasterio.transform import from_origin
 
-from rsseg_cli import RefineConfig, predict
+from rsseg_cli import PredictConfig, RefineConfig, predict
 from rsseg_cli.data.synthetic import draw_scene
 from rsseg_cli.weights import TrainedModel, load_model, registry
 
@@ -184,13 +184,14 @@ def measure(
     found: list[tuple[Part, Path]],
     gsd_m: float | None = None,
     refine: RefineConfig | None = None,
+    tta: str = "none",
 ) -> dict[str, dict[str, float]]:
     """Score of each place, and the IoU (or share) of what it consists of."""
     counts: dict[tuple[str, str], NDArray[np.int64]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (part, path) in enumerate(found):
             target = Path(folder) / f"{number}.tif"
-            predict(path, target, model=model, gsd_m=gsd_m, refine=refine)
+            predict(path, target, model=model, config=PredictConfig(gsd_m=gsd_m, tta=tta), refine=refine)
             with rasterio.open(target) as made:
                 mapped = made.read(1)
             key = (part.place, part.kind)
@@ -279,6 +280,7 @@ def main() -> None:
     parser.add_argument(
         "--gsd", type=float, help="resolution that the networks see instead of their own choice"
     )
+    parser.add_argument("--tta", default="none", help="as in rsseg predict")
     parser.add_argument(
         "--refine",
         action="append",
@@ -306,7 +308,8 @@ def main() -> None:
     for name, model in zip(args.model, models, strict=True):
         for refiner in ("", *args.refine):
             started = time.perf_counter()
-            scores = measure(model, found, args.gsd, RefineConfig(refiner=refiner) if refiner else None)
+            refine = RefineConfig(refiner=refiner) if refiner else None
+            scores = measure(model, found, args.gsd, refine, args.tta)
             results.append((" + ".join(Path(file).stem for file in (name, refiner) if file), model, scores))
             if args.write and not refiner:
                 write(name, model, scores)

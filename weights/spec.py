@@ -62,13 +62,15 @@ class ModelSpec:
         stretch: the range of each band that training images were stretched from, whatever their own is; ()
             for none. Scenes of 8 bits are, where it lies within 8 bits.
         gsd_m: ground resolution of the training data, m a pixel; None runs any scene as it is.
-        gsd_range_m: resolutions that are run without resampling.
+        gsd_range_m: resolutions that are run without resampling; others are run at `gsd_m`, coarse ones
+            enlarged by `MAX_ENLARGEMENT` at most.
         refinement: how to use a refiner: "steps" of the sampler, "band_m" around boundaries that may change,
             "model" whose maps it was trained on, "model_gsd_m" that model's resolution.
         temperature: probabilities are those of the logits divided by it, chosen on validation data.
         training_tiles: statistics of the training data by kind: colour, texture, features; {} if not known.
     """
 
+    MAX_ENLARGEMENT: ClassVar[float] = 2.5  # more costs its square in time, and shows the network nothing new
     MAX_CLASSES: ClassVar[int] = 254  # a class raster is uint8, and 254 and 255 have other meanings
 
     name: str
@@ -151,6 +153,10 @@ class ModelSpec:
         """Ground resolution assumed for scenes without CRS: of a refiner, its model's."""
         known: float | None = self.refinement.get("model_gsd_m")
         return known or self.gsd_m
+
+    def resampled_gsd_m(self, scene_gsd_m: float) -> float | None:
+        """Ground resolution at which a scene outside `gsd_range_m` is run."""
+        return self.gsd_m and max(self.gsd_m, scene_gsd_m / self.MAX_ENLARGEMENT)
 
     def fixed_ranges(self, dtypes: Sequence[str]) -> list[tuple[float, float]]:
         """Return the model's own range of each band of a scene of such types; [] for none."""

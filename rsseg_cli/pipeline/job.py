@@ -241,7 +241,7 @@ def network_grid(
 ) -> Grid:
     """Return the grid that the network sees.
 
-    Its pixels are square on the ground, at the network's own resolution, where the scene's do not suit.
+    Its pixels are square on the ground, at a resolution of the network's, where the scene's do not suit.
     """
     target = asked_gsd_m or spec.gsd_m
     if target is None:
@@ -260,6 +260,7 @@ def network_grid(
         return grid
     if asked_gsd_m is None:
         _note_unknown_gsd(gsd_m, (low, high), scene, notes)
+        target = spec.resampled_gsd_m(math.sqrt(gsd_m[0] * gsd_m[1])) or target
     width = max(1, round(grid.width * gsd_m[0] / target))
     height = max(1, round(grid.height * gsd_m[1] / target))
     shown = f"{scene}: ground resolution {gsd_m[0]:.3g} x {gsd_m[1]:.3g} m"

@@ -14,7 +14,7 @@ from rsseg_cli.config import PredictConfig
 from rsseg_cli.inference import Engine, RefinerEngine, domain, passes, tiling
 from rsseg_cli.inference import windows as geometry
 from rsseg_cli.pipeline.checkpoint import Counts, PassState
-from rsseg_cli.pipeline.job import Job, prepare
+from rsseg_cli.pipeline.job import Job, network_grid, prepare
 from rsseg_cli.pipeline.merge import Merger
 from rsseg_cli.pipeline.refinement import LabelSource, Refinement
 from rsseg_cli.pipeline.result import Refined
@@ -31,7 +31,7 @@ REFINED_LAYERS = ("labels", "confidence", "probabilities", "uncertainty")  # tha
 Progress = passes.Progress
 __all__ = [
     "Job", "LabelSource", "PassState", "Passes", "Refinement", "Windows",
-    "plan_tiles", "prepare",
+    "network_grid", "plan_tiles", "prepare",
 ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from rsseg_cli.data import scenes as scene_files
 from rsseg_cli.errors import DataError
+from rsseg_cli.pipeline import passes
 from rsseg_cli.raster import SceneInfo, SceneReader
 from rsseg_cli.raster import classes as class_values
 from rsseg_cli.training.config import AdaptConfig
@@ -42,16 +43,17 @@ class ScenePatches:
     """Patches of a scene at the resolution of the model: those with labels, and some at random.
 
     Attributes:
-        areas_m2: drawn of each class; px without a CRS.
+        areas_m2: drawn of each class; without a CRS, pixels are taken to be the model's.
         held_out: number of labels held out.
         patches, random: those with labels, and some at random.
     """
 
     def __init__(self, image: Path, labels: Path, spec: ModelSpec, config: AdaptConfig) -> None:
         info = SceneInfo.of(str(image)).in_colour(spec.bands)
-        self.name, self.gsd_m = info.name, 1.0
+        self.name = info.name
         bands = info.select_bands(spec.bands, None, spec.name)
-        grid, self.gsd_m = scene_files.training_grid(info.grid, _resolution(info, spec))
+        grid = passes.network_grid(info.grid, spec, None, info.name, [])
+        self.gsd_m = grid.side_m or spec.assumed_gsd_m or 1.0
         self._corrections = read_corrections(
             labels, grid, spec.class_names, field=config.label_field, seed=config.seed
         )
@@ -101,15 +103,6 @@ class ScenePatches:
             plane[~valid] = class_values.IGNORE
         labels, scored = (_padded(plane, class_values.IGNORE) for plane in planes)
         return Patch(image=_padded(image), labels=labels, scored=scored, valid=_padded(valid, False))
-
-
-def _resolution(info: SceneInfo, spec: ModelSpec) -> float | None:
-    """Return the resolution that prediction would choose: the scene's own within the model's range."""
-    ground = info.grid.gsd_m
-    if spec.gsd_m is None or ground is None or spec.gsd_range_m is None:
-        return spec.gsd_m
-    own = float(np.sqrt(ground[0] * ground[1]))
-    return own if spec.gsd_range_m[0] <= own <= spec.gsd_range_m[1] else spec.gsd_m
 
 
 def _padded(array: NDArray[Any], value: int | None = None) -> NDArray[Any]:

@@ -242,6 +242,8 @@ def test_a_scene_of_another_resolution_is_read_at_the_models(make_raster, tmp_pa
     np.testing.assert_array_equal(found[centres], array[0][centres])
     inside = predict(make_raster("fits.tif", array=array, gsd=0.55), tmp_path / "fits_map.tif", model=model)
     assert inside.notes == ()
+    coarse = predict(make_raster("coarse.tif", array=array, gsd=10), tmp_path / "coarse_map.tif", model=model)
+    assert "read at 4 m: 300 x 210 px in place of 120 x 84" in coarse.notes[1]  # enlarged 2.5 times at most
     asked = predict(scene, tmp_path / "asked.tif", model=model, gsd_m=0.5)
     assert "0.25 x 0.25 m; read at the asked 0.5 m: 60 x 42 px" in asked.notes[0]
 

@@ -23,6 +23,7 @@ from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.models.correction import Correction
 from rsseg_cli.raster import Grid
 from rsseg_cli.training import adapt
+from rsseg_cli.training.adaptation_data import ScenePatches
 from rsseg_cli.training.adaptation_views import Pixels
 from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.corrections import read_corrections
@@ -226,6 +227,26 @@ def test_a_scene_almost_without_data_can_be_learnt(tmp_path: Path, model: Path) 
     )
 
     assert result.steps == 2
+
+
+@pytest.mark.parametrize(("gsd_m", "seen_m"), [(0.3, 1.0), (0.7, 0.7), (2.2, 1.0), (5.0, 2.0)])
+def test_patches_have_the_resolution_of_prediction(
+    tmp_path: Path, model: Path, gsd_m: float, seen_m: float
+) -> None:
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": 200, "width": 200}
+    image = np.random.default_rng(0).integers(1, 255, (3, 200, 200), np.uint8)
+    where = {"crs": "EPSG:32632", "transform": from_origin(LEFT, TOP, gsd_m, gsd_m)}
+    with rasterio.open(tmp_path / "other.tif", "w", **profile, **where) as target:
+        target.write(image)
+    square = box(LEFT + 5 * gsd_m, TOP - 90 * gsd_m, LEFT + 90 * gsd_m, TOP - 5 * gsd_m)
+    labels = write(tmp_path / "one.gpkg", [("land", square)])
+    found = ScenePatches(
+        tmp_path / "other.tif", labels, load_model(model).spec, AdaptConfig(model=str(model))
+    )
+    assert found.gsd_m == pytest.approx(seen_m, rel=0.01)
+    assert found.areas_m2.sum() == pytest.approx(square.area, rel=0.05)
+    result = predict(tmp_path / "other.tif", tmp_path / "map.tif", model=load_model(model))
+    assert (f"read at {seen_m:g} m" in " ".join(result.notes)) == (seen_m != gsd_m)
 
 
 def test_minutes_end_a_run(tmp_path: Path, scene: Path, model: Path, truth: np.ndarray) -> None:

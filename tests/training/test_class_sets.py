@@ -95,7 +95,7 @@ def test_the_loss_lets_a_pixel_be_any_of_its_set(sheets: DataConfig) -> None:
     loss.backward()
     before = loss.item()
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
-    for _ in range(40):
+    for _ in range(80):
         optimizer.zero_grad()
         module.losses(batch)[0].backward()
         optimizer.step()
