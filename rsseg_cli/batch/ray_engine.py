@@ -42,6 +42,10 @@ ENVIRONMENT = {
 }
 SPLIT_PX = 400_000_000  # larger scenes run in bands: 20,000 x 20,000 px
 DEVICES = ("auto", "cpu", "cuda")
+NO_CLUSTER = (
+    "--ray-address auto: no Ray cluster runs on this machine; start one with `ray start --head`, join one "
+    "with `ray start --address HOST:6379`, or leave --ray-address out"
+)
 
 
 class RayEngine:
@@ -223,15 +227,27 @@ def _join(ray: Any, address: str) -> None:
         )
     if address != "auto":
         _check_address(address)
+    elif _is_gone():
+        raise UsageError(NO_CLUSTER)
     try:
         ray.init(address=address, **QUIET)
     except (ConnectionError, OSError, RuntimeError, ValueError) as err:
         if address == "auto":
-            raise UsageError(
-                "--ray-address auto: no Ray cluster runs on this machine; start one with `ray start --head`, "
-                "join one with `ray start --address HOST:6379`, or leave --ray-address out"
-            ) from err
+            raise UsageError(NO_CLUSTER) from err
         raise UsageError(f"--ray-address {address}: cannot be joined ({err})") from err
+
+
+def _is_gone() -> bool:
+    """Whether Ray remembers a cluster of this machine that ended without `ray stop`; it would wait for it."""
+    remembered = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+    try:
+        host, _, port = remembered.read_text(encoding="utf-8").strip().rpartition(":")
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return False
 
 
 def _check_address(address: str) -> None:

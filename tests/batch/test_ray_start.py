@@ -35,9 +35,8 @@ def test_cluster_started_by_the_lines_of_the_page(tmp_path: Path) -> None:
             ["bash", "-euc", script], env=environment, capture_output=True, text=True, timeout=600
         )
     finally:
-        subprocess.run(
-            ["pkill", "-KILL", "-f", f"[:=]{port}"], check=False
-        )  # `ray stop` would end those of other tests
+        # `ray stop` would end those of other tests
+        subprocess.run(["pkill", "-KILL", "-f", f"[:=]{port}"], check=False)
     assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     made = sorted(path.name for path in (tmp_path / "maps").glob("*.gpkg"))
     assert made == ["a_landcover.gpkg", "b_landcover.gpkg"]
