@@ -2,6 +2,7 @@
 
     python benchmarks/places.py DATA --model buildings --model mine.safetensors
     python benchmarks/places.py DATA --model landcover --json
+    python benchmarks/places.py DATA --model landcover --tta scales --refine landcover-refiner
 
 DATA holds `oam_buildings`, `banepa`, `dubai`, `naip_trees`, `far_test` and `unlabelled`. Scenes are cut to
 parts of at most a few megapixels, brought to the resolutions in the table and mapped by `rsseg_cli.predict`;

@@ -162,7 +162,7 @@ def test_lines_of_other_programs_run(page: Path, tmp_path: Path) -> None:
         pytest.skip("none that this test runs")
     clone = tmp_path / "rsseg"
     subprocess.run(["git", "clone", "--quiet", "--depth", "1", f"file://{ROOT}", str(clone)], check=True)
-    os.utime(clone / "pyproject.toml", (0, 0))  # older than the environment, which must not be made anew
+    os.utime(clone / "pyproject.toml", (0, 0))  # older than the environment, which must stay
     environment = os.environ | {"MAKEFLAGS": f"-- VENV={sys.prefix} PYTHON=false"}
     for line in lines:
         done = subprocess.run(

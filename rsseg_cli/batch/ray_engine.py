@@ -42,10 +42,6 @@ ENVIRONMENT = {
 }
 SPLIT_PX = 400_000_000  # larger scenes run in bands: 20,000 x 20,000 px
 DEVICES = ("auto", "cpu", "cuda")
-NO_CLUSTER = (
-    "--ray-address auto: no Ray cluster runs on this machine; start one with `ray start --head`, join one "
-    "with `ray start --address HOST:6379`, or leave --ray-address out"
-)
 
 
 class RayEngine:
@@ -225,29 +221,29 @@ def _join(ray: Any, address: str) -> None:
             f"--ray-address {address}: needs host:port of the head; run rsseg on a machine of the cluster: "
             "this process writes the outputs"
         )
-    if address != "auto":
+    if address == "auto":
+        address = _address_of_this_machine()
+    else:
         _check_address(address)
-    elif _is_gone():
-        raise UsageError(NO_CLUSTER)
     try:
         ray.init(address=address, **QUIET)
     except (ConnectionError, OSError, RuntimeError, ValueError) as err:
-        if address == "auto":
-            raise UsageError(NO_CLUSTER) from err
         raise UsageError(f"--ray-address {address}: cannot be joined ({err})") from err
 
 
-def _is_gone() -> bool:
-    """Whether Ray remembers a cluster of this machine that ended without `ray stop`; it would wait for it."""
-    remembered = Path(os.environ.get("RAY_TMPDIR") or "/tmp", "ray", "ray_current_cluster")
+def _address_of_this_machine() -> str:
+    """Return that of this machine's cluster; Ray would wait for one that ended without `ray stop`."""
+    from ray._private.services import canonicalize_bootstrap_address
+
     try:
-        host, _, port = remembered.read_text(encoding="utf-8").strip().rpartition(":")
-        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
-    except FileNotFoundError:
-        return False
-    except (OSError, ValueError):
-        return True
-    return False
+        address = str(canonicalize_bootstrap_address("auto"))
+        _check_address(address)
+    except (ConnectionError, UsageError, ValueError) as err:
+        raise UsageError(
+            "--ray-address auto: no Ray cluster runs on this machine; start one with `ray start --head`, "
+            "join one with `ray start --address HOST:6379`, or leave --ray-address out"
+        ) from err
+    return address
 
 
 def _check_address(address: str) -> None:

@@ -23,8 +23,16 @@ torch.set_num_threads(1)
 CASES = ("holes", "resampled", "refined", "small", "missing", "two bands")
 
 
-def test_no_cluster_is_reported():
-    """First in this file, and nowhere else: "auto" finds any cluster of the machine, this file's too."""
+@pytest.mark.parametrize("remembered", [None, "127.0.0.1:1", "nonsense"])
+def test_no_cluster_is_reported(tmp_path, monkeypatch, remembered):
+    """First in this file, and nowhere else: "auto" finds any cluster of the machine, this file's too.
+
+    Ray itself remembers a cluster that ended without `ray stop`, and waits for it.
+    """
+    if remembered is not None:
+        (tmp_path / "ray").mkdir()
+        (tmp_path / "ray/ray_current_cluster").write_text(remembered)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with (
         pytest.raises(
             UsageError, match="no Ray cluster runs on this machine; start one with `ray start --head`"

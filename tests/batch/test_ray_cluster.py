@@ -29,16 +29,6 @@ def test_no_cluster_is_reported_at_once(address, words):
     assert time.monotonic() - start < 30
 
 
-@pytest.mark.parametrize("remembered", ["127.0.0.1:1", "", "nonsense"])
-def test_a_cluster_that_ended_without_ray_stop_is_not_waited_for(tmp_path, monkeypatch, remembered):
-    pytest.importorskip("ray")
-    (tmp_path / "ray").mkdir()
-    (tmp_path / "ray/ray_current_cluster").write_text(remembered)
-    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    with pytest.raises(UsageError, match="no Ray cluster runs on this machine"), connected("auto", None):
-        pass
-
-
 def test_without_ray_the_command_that_installs_it_is_reported(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name, package=None: None)
     with pytest.raises(UsageError, match=r"Ray is not installed; pip install 'rsseg\[ray\]'"):

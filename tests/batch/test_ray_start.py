@@ -37,6 +37,9 @@ def test_cluster_started_by_the_lines_of_the_page(tmp_path: Path) -> None:
     finally:
         # `ray stop` would end those of other tests
         subprocess.run(["pkill", "-KILL", "-f", f"[:=]{port}"], check=False)
+        remembered = Path("/tmp/ray/ray_current_cluster")
+        if remembered.is_file() and remembered.read_text().endswith(f":{port}"):
+            remembered.unlink()
     assert done.returncode == 0, f"{script}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
     made = sorted(path.name for path in (tmp_path / "maps").glob("*.gpkg"))
     assert made == ["a_landcover.gpkg", "b_landcover.gpkg"]
