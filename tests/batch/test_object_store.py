@@ -61,7 +61,7 @@ def uploads(tmp_path):
 
 def test_all_outputs_and_what_lies_beside_them_are_uploaded(make_raster, tmp_path, store, run):
     scene = make_raster(shape=(90, 100))
-    run(scene, "-o", "local.tif")
+    run(scene, "-o", "local.tif", "--confidence", "local-sure.tif")
     result = run(
         scene, "-o", "s3://bucket/a/map.tif", "--vector", "s3://bucket/b/map.shp", "--html", "s3://bucket/a/map.html",
         "--confidence", "sure.tif", "--stac", "s3://bucket/items", "--json",
@@ -75,6 +75,7 @@ def test_all_outputs_and_what_lies_beside_them_are_uploaded(make_raster, tmp_pat
         *(f"b/map.{ending}" for ending in ("cpg", "dbf", "prj", "shp", "shx")), "items/map.json",
     ]  # fmt: skip
     np.testing.assert_array_equal(pixels(store / "bucket/a/map.tif"), pixels(tmp_path / "local.tif"))
+    np.testing.assert_array_equal(pixels(tmp_path / "sure.tif"), pixels(tmp_path / "local-sure.tif"))
     with rasterio.open("s3://bucket/a/map.tif") as dataset:
         assert dataset.shape == (90, 100)
     item = json.loads((store / "bucket/items/map.json").read_text())
