@@ -69,10 +69,11 @@ class Part:
 
 def parts(data: Path, task: str) -> Iterator[Part]:
     """What a task ("buildings" or "landcover") is measured on."""
-    fine, coarse = (0.2, 0.4) if task == "buildings" else (0.4, 1.0)
+    sizes = (0.2, 0.4) if task == "buildings" else (0.15, 0.4, 1.0)
+    *_, fine, coarse = sizes
     oam = {"zanzibar": "zanzibar_z21_1", "kampala": "kampala_z21_1", "nepal": "nepal_z21_0"}
     for place, name in oam.items():
-        for gsd_m in (fine, coarse):
+        for gsd_m in sizes:
             image, labels = _read(
                 data / f"oam_buildings/images/{name}.tif", data / f"oam_buildings/masks/{name}.tif", gsd_m
             )

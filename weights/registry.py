@@ -96,7 +96,7 @@ MODELS = {
     "buildings@2": "4648ec43c038c7309a17ce4ef10afec5295f0e2b5a78ff649d6c29ab48575e14",
     "buildings@3": "ca7c53aca29521a97ac238b829ac9fde8b60cbb534d6ea9e7d3eeb2ef68b52d4",
     "buildings-refiner": "89392d5b7ed39ba0307a68f88da4982e44ba7d48dafea6124305623a17392677",
-    "landcover": "3deb1fc9ff1e2c0154e2ca5bf85e5a36e23c65d2ca352531d35e3337e3911158",
+    "landcover": "23684d97d2347e2a7dae0111c2cec28a3ecd2b20044a7a6abbb4fbbfb771ec53",
     "landcover@1": "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50",
     "landcover@2": "3e13568ec0ddfdd9a4fa909cfcb27a36c007509b1303fb05b81bce529d116311",
     "landcover@3": "66fa420e0afd2c4fb2ea9c8928f38a0b63c33fde51bb16b161ea15d7a12b8c3a",

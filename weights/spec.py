@@ -62,8 +62,9 @@ class ModelSpec:
         stretch: the range of each band that training images were stretched from, whatever their own is; ()
             for none. Scenes of 8 bits are, where it lies within 8 bits.
         gsd_m: ground resolution of the training data, m a pixel; None runs any scene as it is.
-        gsd_range_m: resolutions that are run without resampling; others are run at `gsd_m`, coarse ones
-            enlarged by `MAX_ENLARGEMENT` at most.
+        gsd_range_m: resolutions that the model knows; others are run at `gsd_m`, coarse ones enlarged by
+            `MAX_ENLARGEMENT` at most.
+        enlargement: of scenes in that range that are coarser than `gsd_m`, at most; 1 runs them as they are.
         refinement: how to use a refiner: "steps" of the sampler, "band_m" around boundaries that may change,
             "model" whose maps it was trained on, "model_gsd_m" that model's resolution.
         temperature: probabilities are those of the logits divided by it, chosen on validation data.
@@ -84,6 +85,7 @@ class ModelSpec:
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     gsd_m: float | None = None
     gsd_range_m: tuple[float, float] | None = None
+    enlargement: float = 1.0
     description: str = ""
     license: str = ""
     data: str = ""
@@ -133,6 +135,8 @@ class ModelSpec:
             low, high = self.gsd_range_m
             if self.gsd_m is None or not 0 < low <= self.gsd_m <= high < math.inf:
                 return f"gsd_range_m {self.gsd_range_m} must enclose gsd_m {self.gsd_m}"
+        if not 1 <= self.enlargement <= self.MAX_ENLARGEMENT:
+            return f"enlargement {self.enlargement}; needs 1 to {self.MAX_ENLARGEMENT:g}"
         if not MIN_TEMPERATURE <= self.temperature <= 1 / MIN_TEMPERATURE:
             return f"temperature {self.temperature}; needs {MIN_TEMPERATURE:g} to {1 / MIN_TEMPERATURE:g}"
         return problem_of(self.training_tiles) or self._refinement_problem()
@@ -154,9 +158,11 @@ class ModelSpec:
         known: float | None = self.refinement.get("model_gsd_m")
         return known or self.gsd_m
 
-    def resampled_gsd_m(self, scene_gsd_m: float) -> float | None:
-        """Ground resolution at which a scene outside `gsd_range_m` is run."""
-        return self.gsd_m and max(self.gsd_m, scene_gsd_m / self.MAX_ENLARGEMENT)
+    def network_gsd_m(self, scene_gsd_m: float, *, is_known: bool) -> float | None:
+        """Ground resolution at which a scene is run; `is_known`: it lies within `gsd_range_m`."""
+        if self.gsd_m is None or (is_known and scene_gsd_m <= self.gsd_m):
+            return scene_gsd_m
+        return max(self.gsd_m, scene_gsd_m / (self.enlargement if is_known else self.MAX_ENLARGEMENT))
 
     def fixed_ranges(self, dtypes: Sequence[str]) -> list[tuple[float, float]]:
         """Return the model's own range of each band of a scene of such types; [] for none."""

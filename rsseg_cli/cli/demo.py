@@ -10,7 +10,7 @@ import typer
 from rsseg_cli.cli import options as opt
 from rsseg_cli.errors import OutputError
 
-GSD_M = 0.4  # of the demonstration: within what `landcover` reads as it is
+GSD_M = 0.35  # of the demonstration: `landcover` reads it as it is
 FILES = ("scene.tif", "labels.tif", "map.tif", "preview.png")
 Seed = Annotated[int, opt.option("N", "Each number is another place, season and light.")]
 

@@ -253,21 +253,24 @@ def network_grid(
             raise SceneError(f"{scene}: has no CRS, so --gsd {target:g} cannot be met; leave it out")
         notes.append(f"{scene}: has no CRS; taken to be at the model's ground resolution, {side:g} m")
         gsd_m = (side, side)
-    low, high = target / (1 + GSD_TOLERANCE), target * (1 + GSD_TOLERANCE)
-    if asked_gsd_m is None and spec.gsd_range_m is not None:
-        low, high = spec.gsd_range_m
-    if all(low <= side <= high for side in gsd_m):
-        return grid
+    low, high = (asked_gsd_m is None and spec.gsd_range_m) or (target, target)
+    is_known = all(low <= side * (1 + GSD_TOLERANCE) and side <= high * (1 + GSD_TOLERANCE) for side in gsd_m)
+    mean_m = math.sqrt(gsd_m[0] * gsd_m[1])
     if asked_gsd_m is None:
-        _note_unknown_gsd(gsd_m, (low, high), scene, notes)
-        target = spec.resampled_gsd_m(math.sqrt(gsd_m[0] * gsd_m[1])) or target
+        target = spec.network_gsd_m(mean_m, is_known=is_known) or target
+    if is_known and (asked_gsd_m is not None or mean_m <= target * (1 + GSD_TOLERANCE)):
+        return grid
     width = max(1, round(grid.width * gsd_m[0] / target))
     height = max(1, round(grid.height * gsd_m[1] / target))
     shown = f"{scene}: ground resolution {gsd_m[0]:.3g} x {gsd_m[1]:.3g} m"
-    why = f" is outside {low:.3g} to {high:.3g} m; read at" if asked_gsd_m is None else "; read at the asked"
-    notes.append(
-        f"{shown}{why} {target:.3g} m: {width} x {height} px in place of {grid.width} x {grid.height}"
-    )
+    read = f"{target:.3g} m: {width} x {height} px in place of {grid.width} x {grid.height}"
+    if asked_gsd_m is not None:
+        notes.append(f"{shown}; read at the asked {read}")
+    elif is_known:
+        _log.info("%s; the model maps it better at %s", shown, read)
+    else:
+        _note_unknown_gsd(gsd_m, (low, high), scene, notes)
+        notes.append(f"{shown} is outside {low:.3g} to {high:.3g} m; read at {read}")
     return grid.scaled(width=width, height=height)
 
 

@@ -248,6 +248,33 @@ def test_a_scene_of_another_resolution_is_read_at_the_models(make_raster, tmp_pa
     assert "0.25 x 0.25 m; read at the asked 0.5 m: 60 x 42 px" in asked.notes[0]
 
 
+@pytest.mark.parametrize(
+    ("gsd_m", "read_m", "size"),
+    [
+        (0.398, None, (40, 40)),
+        (0.45, None, (40, 40)),
+        (0.503, None, (40, 40)),
+        (0.6, 0.5, (48, 48)),
+        (1.0, 0.667, (60, 60)),
+        (2.0, 0.8, (100, 100)),
+    ],
+)
+def test_coarse_scenes_are_enlarged_as_the_model_says(make_raster, tmp_path, caplog, gsd_m, read_m, size):
+    """Within its range, a hundredth wider, up to its own resolution, 1.5 times at most; beyond it 2.5
+    times at most."""
+    scene = make_raster(array=values((40, 40)), gsd=gsd_m)
+    model = trained(OneHot(), CLASSES, gsd_m=0.5, gsd_range_m=(0.4, 1.5), enlargement=1.5)
+    with caplog.at_level("INFO", logger="rsseg_cli.pipeline.job"):
+        result = predict(scene, tmp_path / "map.tif", model=model)
+    assert read(tmp_path / "map.tif").shape[1:] == (40, 40)
+    assert bool(result.notes) == (gsd_m > 1.5)
+    if read_m is None:
+        assert "ground resolution" not in caplog.text
+        return
+    why = " is outside 0.4 to 1.5 m; read at" if gsd_m > 1.5 else "; the model maps it better at"
+    assert f"{gsd_m:g} x {gsd_m:g} m{why} {read_m:g} m: {size[0]} x {size[1]} px" in caplog.text
+
+
 @pytest.mark.parametrize("gsd_m", [0.2, 1.2])
 def test_holes_keep_their_shape_through_resampling(make_raster, tmp_path, gsd_m):
     scene = make_raster(shape=(90, 100), kind="value", hole=(31, 33, 22, 17))

@@ -101,6 +101,8 @@ def test_palette_repeats() -> None:
         ({"gsd_m": 0}, "metres above 0"),
         ({"gsd_m": -0.3}, "metres above 0"),
         ({"gsd_m": None}, "must enclose"),
+        ({"enlargement": 0.5}, "needs 1 to 2.5"),
+        ({"enlargement": 3}, "needs 1 to 2.5"),
         ({"gsd_range_m": [0.4, 0.5]}, "must enclose"),
         ({"gsd_range_m": [0.1]}, "wrong value"),
         ({"gsd_range_m": [0.1, 0.5, 0.6]}, "wrong value"),
