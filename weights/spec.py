@@ -61,7 +61,7 @@ class ModelSpec:
             does so for 8-bit scenes and stretches others between each band's 2nd and 98th percentile.
         stretch: the range of each band that training images were stretched from, whatever their own is; ()
             for none. Scenes of 8 bits are, where it lies within 8 bits.
-        gsd_m: ground resolution of the training data, m a pixel; None runs any scene as it is.
+        gsd_m: ground resolution that suits the network, m a pixel; None runs any scene as it is.
         gsd_range_m: resolutions that the model knows; others are run at `gsd_m`, coarse ones enlarged by
             `MAX_ENLARGEMENT` at most.
         enlargement: of scenes in that range that are coarser than `gsd_m`, at most; 1 runs them as they are.
@@ -158,7 +158,7 @@ class ModelSpec:
         known: float | None = self.refinement.get("model_gsd_m")
         return known or self.gsd_m
 
-    def network_gsd_m(self, scene_gsd_m: float, *, is_known: bool) -> float | None:
+    def network_gsd_m(self, scene_gsd_m: float, *, is_known: bool) -> float:
         """Ground resolution at which a scene is run; `is_known`: it lies within `gsd_range_m`."""
         if self.gsd_m is None or (is_known and scene_gsd_m <= self.gsd_m):
             return scene_gsd_m

@@ -257,7 +257,7 @@ def network_grid(
     is_known = all(low <= side * (1 + GSD_TOLERANCE) and side <= high * (1 + GSD_TOLERANCE) for side in gsd_m)
     mean_m = math.sqrt(gsd_m[0] * gsd_m[1])
     if asked_gsd_m is None:
-        target = spec.network_gsd_m(mean_m, is_known=is_known) or target
+        target = spec.network_gsd_m(mean_m, is_known=is_known)
     if is_known and (asked_gsd_m is not None or mean_m <= target * (1 + GSD_TOLERANCE)):
         return grid
     width = max(1, round(grid.width * gsd_m[0] / target))
