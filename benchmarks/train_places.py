@@ -44,6 +44,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from rsseg_cli import PredictConfig, predict
 from rsseg_cli.data.synthetic import draw_scene
+from rsseg_cli.data.synthetic.style import make_style
 from rsseg_cli.models.bicor_seg import BicorExplanation, BicorSeg
 from rsseg_cli.models.losses import fisher_discriminative, set_loss
 from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, save_model
@@ -61,7 +62,10 @@ SHARES = {
 }
 TAUGHT_SHARES = {  # with a teacher
     "buildings": {"oam": 0.38, "drawn": 0.28, "naip": 0.10, "dubai": 0.12, "spain": 0.06, "unlabelled": 0.06},
-    "landcover": {"oam": 0.30, "drawn": 0.26, "naip": 0.14, "dubai": 0.18, "spain": 0.07, "unlabelled": 0.05},
+    "landcover": {
+        **{"oam": 0.30, "drawn": 0.21, "naip": 0.14, "dubai": 0.18, "spain": 0.07, "unlabelled": 0.05},
+        "lakes": 0.05,
+    },
 }
 SPAIN = {  # parts that may have buildings or water: left, top, right, bottom, shares of width and height
     "0345_6-4_0": (),
@@ -138,6 +142,22 @@ def sources(data: Path, finest_m: float, drawn: int) -> Iterator[Source]:
         yield Source(
             place="drawn", group="drawn", gsd_m=gsd_m, image=image, allowed=(1 << labels).astype(np.uint8)
         )
+
+    seed = 5000
+    for _ in range(drawn // 4):
+        while not _is_pale_lake(seed):
+            seed += 1
+        gsd_m = float(np.exp(rng.uniform(np.log(finest_m), np.log(min(1.0, 4 * finest_m)))))
+        image, labels = draw_scene(512, seed, gsd_m, "lakeshore")
+        allowed = (1 << labels).astype(np.uint8)
+        yield Source(place="drawn", group="lakes", gsd_m=gsd_m, image=image, allowed=allowed)
+        seed += 1
+
+
+def _is_pale_lake(seed: int) -> bool:
+    """Whether a seed draws wide and pale shallows, which look like sand."""
+    style = make_style(seed, "lakeshore")
+    return bool(style.shelf_m >= 60 and style.bed < 1 and style.shallow[1] > 0.5)
 
 
 def _larger(
@@ -221,7 +241,7 @@ def pack(data: Path, task: str, output: Path, drawn: int, teachers: Sequence[str
         image, allowed = source.image, _for_task(source, task)
         patches = _patches(source)
         gsd_m = source.gsd_m
-        is_open = models and source.group not in ("dubai", "drawn")
+        is_open = models and source.group not in ("dubai", "drawn", "lakes")
         taught = _taught(source, models) if is_open else np.zeros((0, 1, 1), np.uint8)
         if len(taught) and task == "buildings":
             taught = np.stack([255 - taught[0], taught[0]])
@@ -479,11 +499,16 @@ def vary(image: Tensor, generator: torch.Generator) -> Tensor:
 # Loss
 
 
-def total_loss(output: BicorExplanation, allowed: Tensor, taught: Tensor) -> Tensor:
-    """The published loss without its auxiliary head, `set_loss` in place of cross-entropy and Dice."""
+def total_loss(output: BicorExplanation, allowed: Tensor, taught: Tensor, margins: Tensor) -> Tensor:
+    """The published loss without its auxiliary head, `set_loss` in place of cross-entropy and Dice.
+
+    Margins (N,) are added to the logits, so that the network itself gives these classes less often, as in
+    logit adjustment (arXiv 2007.07314).
+    """
     size = output.heatmaps[0].shape[-2:]
     small = F.interpolate(allowed.to(torch.uint8), size=size, mode="nearest-exact") > 0
-    loss = set_loss(output.logits.float(), allowed) + taught_loss(output.logits.float(), allowed, taught)
+    logits = output.logits.float() + margins.view(1, -1, 1, 1)
+    loss = set_loss(logits, allowed) + taught_loss(logits, allowed, taught)
     for heatmaps, embeddings in zip(output.heatmaps, output.class_embeddings, strict=True):
         loss = (
             loss + 0.1 * set_loss(heatmaps.float(), small) + 0.1 * fisher_discriminative(embeddings.float())
@@ -539,6 +564,7 @@ def train(args: argparse.Namespace) -> None:
     mean = torch.tensor(start.spec.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(start.spec.std, device=device).view(1, -1, 1, 1)
     bits = (1 << torch.arange(len(start.spec.classes), device=device)).view(1, -1, 1, 1)
+    margins = torch.tensor([args.margin * (name == "building") for name in names], device=device)
     order = range(state["step"] * args.batch, len(crops))
     batches = DataLoader(
         crops, args.batch, sampler=order, num_workers=args.workers, pin_memory=device.type == "cuda"
@@ -563,7 +589,7 @@ def train(args: argparse.Namespace) -> None:
             group["lr"] = group["rate"] * rate
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
             output = network.explain(((image - mean) / std).contiguous(memory_format=torch.channels_last))
-        loss = total_loss(output, allowed, taught.to(device).float() / 255)
+        loss = total_loss(output, allowed, taught.to(device).float() / 255, margins)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -679,6 +705,7 @@ def write(
         "crop_size": args.crop,
         "shares": crops.shares,
         "teacher": args.teach,
+        "margin": args.margin,
         "untaught": args.untaught,
         "places": sorted(seen),
     }
@@ -727,6 +754,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     training.add_argument(
         "--untaught", nargs="*", default=[], help="classes that the averaged weights do not teach"
+    )
+    training.add_argument(
+        "--margin", type=float, default=0.0, help="of buildings: above 0 the network is slower to see them"
     )
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--device")
