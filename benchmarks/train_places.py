@@ -1,7 +1,6 @@
 """Train a model further on partly labelled scenes of many places.
 
     python benchmarks/train_places.py pack DATA --task buildings -o buildings.npz
-    python benchmarks/train_places.py pack DATA --task landcover --teacher landcover -o all.npz
     python benchmarks/train_places.py train buildings.npz --init buildings --minutes 50 -o mine.safetensors
     (the same with --resume continues a stopped run)
 
@@ -11,9 +10,7 @@ weak labels vegetation or one of the others, marks by eye what a scene lacks, sa
 all classes. The loss is minus the log of the summed probabilities of the classes that a pixel may be. `train`
 runs on a GPU as it does on a CPU; the model file holds the average of the weights over steps and is written
 every few minutes. With `--teach` the averaged weights teach: where they are sure on the crop as it is,
-what they see is a label for the varied crop, among the classes that a pixel may be. With `pack --teacher`
-bundled models teach instead: their probabilities, over two scales, lie in the file, and a pixel of several
-allowed classes is drawn to them (cross-entropy within the allowed classes).
+what they see is a label for the varied crop, among the classes that a pixel may be.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ import copy
 import dataclasses
 import io
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,25 +32,22 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.enums import Resampling
-from rasterio.transform import from_origin
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-from rsseg_cli import PredictConfig, predict
 from rsseg_cli.data.synthetic import draw_scene
-from rsseg_cli.data.synthetic.style import make_style
 from rsseg_cli.models.bicor_seg import BicorExplanation, BicorSeg
 from rsseg_cli.models.losses import fisher_discriminative, set_loss
-from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, save_model
+from rsseg_cli.weights import ModelSpec, load_model, save_model
 
 LANDCOVER = ("building", "land", "road", "vegetation", "water")
 ALL = 31
 BUILDING, LAND, ROAD, VEGETATION, WATER = (1 << index for index in range(5))
 CROP = 256
 FIRST_ROOF = 8  # patch numbers below are classes, those from here on single roofs
-GSD_M = {"buildings": (0.15, 0.6), "landcover": (0.25, 1.5)}
+GSD_M = {"buildings": (0.15, 0.6), "landcover": (0.3, 1.5)}
 RUN_M = {"buildings": (0.15, 0.35), "landcover": (0.35, 1.5)}  # run as they are; others are resampled
 SHARES = {
     "buildings": {"oam": 0.46, "drawn": 0.33, "naip": 0.02, "dubai": 0.16, "spain": 0.03},
@@ -62,10 +55,7 @@ SHARES = {
 }
 TAUGHT_SHARES = {  # with a teacher
     "buildings": {"oam": 0.38, "drawn": 0.28, "naip": 0.10, "dubai": 0.12, "spain": 0.06, "unlabelled": 0.06},
-    "landcover": {
-        **{"oam": 0.30, "drawn": 0.21, "naip": 0.14, "dubai": 0.18, "spain": 0.07, "unlabelled": 0.05},
-        "lakes": 0.05,
-    },
+    "landcover": {"oam": 0.24, "drawn": 0.30, "naip": 0.14, "dubai": 0.18, "spain": 0.08, "unlabelled": 0.06},
 }
 SPAIN = {  # parts that may have buildings or water: left, top, right, bottom, shares of width and height
     "0345_6-4_0": (),
@@ -143,22 +133,6 @@ def sources(data: Path, finest_m: float, drawn: int) -> Iterator[Source]:
             place="drawn", group="drawn", gsd_m=gsd_m, image=image, allowed=(1 << labels).astype(np.uint8)
         )
 
-    seed = 5000
-    for _ in range(drawn // 4):
-        while not _is_pale_lake(seed):
-            seed += 1
-        gsd_m = float(np.exp(rng.uniform(np.log(finest_m), np.log(min(1.0, 4 * finest_m)))))
-        image, labels = draw_scene(512, seed, gsd_m, "lakeshore")
-        allowed = (1 << labels).astype(np.uint8)
-        yield Source(place="drawn", group="lakes", gsd_m=gsd_m, image=image, allowed=allowed)
-        seed += 1
-
-
-def _is_pale_lake(seed: int) -> bool:
-    """Whether a seed draws wide and pale shallows, which look like sand."""
-    style = make_style(seed, "lakeshore")
-    return bool(style.shelf_m >= 60 and style.bed < 1 and style.shallow[1] > 0.5)
-
 
 def _larger(
     image: NDArray[np.uint8], labels: NDArray[np.uint8], zoom: int
@@ -228,71 +202,27 @@ def _read(
 # The packed file
 
 
-def pack(data: Path, task: str, output: Path, drawn: int, teachers: Sequence[str] = ()) -> None:
-    """Write every source's pyramid: image, allowed classes of the task, patches that can be painted anew.
-
-    With teachers also their probabilities of each class, 0 to 255, where labels leave a choice.
-    """
+def pack(data: Path, task: str, output: Path, drawn: int) -> None:
+    """Write every source's pyramid: image, allowed classes of the task, patches that can be painted anew."""
     arrays: dict[str, NDArray[Any]] = {}
     levels = []
     finest, coarsest = GSD_M[task]
-    models = [load_model(name) for name in teachers]
     for source in sources(data, finest, drawn):
         image, allowed = source.image, _for_task(source, task)
         patches = _patches(source)
         gsd_m = source.gsd_m
-        is_open = models and source.group not in ("dubai", "drawn", "lakes")
-        taught = _taught(source, models) if is_open else np.zeros((0, 1, 1), np.uint8)
-        if len(taught) and task == "buildings":
-            taught = np.stack([255 - taught[0], taught[0]])
         while True:
             key = f"{len(levels):04d}"
             arrays |= {f"{key}_image": image, f"{key}_allowed": allowed, f"{key}_patches": patches}
-            arrays[f"{key}_taught"] = taught
             known = float(np.sqrt(np.count_nonzero(allowed)) * gsd_m)
             levels.append({"place": source.place, "group": source.group, "gsd_m": gsd_m, "weight": known})
             if gsd_m * 1.5 > coarsest or min(image.shape[1:]) < 1.5 * CROP:
                 break
             image, allowed, patches = (_shrunk(array) for array in (image, allowed, patches))
-            taught = _shrunk(taught) if len(taught) else taught
             gsd_m *= np.sqrt(2)
     arrays["levels"] = np.frombuffer(json.dumps(levels).encode(), np.uint8)
     arrays["task"] = np.frombuffer(task.encode(), np.uint8)
     np.savez(output, **arrays)
-
-
-def _taught(source: Source, models: Sequence[TrainedModel]) -> NDArray[np.uint8]:
-    """Probabilities of LANDCOVER's classes (N, H, W), 0 to 255: means over models and two scales.
-
-    A model of buildings alone has its say about them; the others then share what is left.
-    """
-    broad, buildings = [], []
-    _, height, width = source.image.shape
-    with tempfile.TemporaryDirectory() as folder:
-        scene = Path(folder) / "scene.tif"
-        profile = {"driver": "GTiff", "width": width, "height": height, "count": 3, "dtype": "uint8"}
-        origin = from_origin(500_000, 5_000_000, source.gsd_m, source.gsd_m)
-        with rasterio.open(scene, "w", **profile, crs="EPSG:32631", transform=origin) as target:
-            target.write(source.image)
-        for number, model in enumerate(models):
-            names = list(model.spec.class_names)
-            tta = "scales" if "land" in names else "none"
-            made, unused = (Path(folder) / f"{number}_{kind}.tif" for kind in ("all", "map"))
-            predict(scene, unused, model=model, config=PredictConfig(tta=tta), probabilities=made)
-            with rasterio.open(made) as layers:
-                found = layers.read().clip(0, 254).astype(np.float32) / 254
-            if "land" in names:
-                broad.append(found[[names.index(name) for name in LANDCOVER]])
-            else:
-                buildings.append(found[names.index("building")])
-    if not broad:
-        raise SystemExit("--teacher: one of the models must know the classes of landcover")
-    mean = np.mean(broad, 0)
-    if buildings:
-        building = (mean[0] + np.mean(buildings, 0)) / 2
-        mean[1:] *= (1 - building) / mean[1:].sum(0).clip(1e-6)
-        mean[0] = building
-    return (mean * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def _for_task(source: Source, task: str) -> NDArray[np.uint8]:
@@ -332,19 +262,18 @@ def _shrunk(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
 # Crops
 
 
-class Crops(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Crop `index`, from (seed, index) alone: image (3, S, S), allowed (S, S), taught (N, S, S)."""
+class Crops(Dataset[tuple[Tensor, Tensor]]):
+    """Crop `index`, from (seed, index) alone: image (3, CROP, CROP), allowed classes (CROP, CROP)."""
 
-    def __init__(self, path: Path, seed: int, taught: bool, size: int = CROP) -> None:
+    def __init__(self, path: Path, seed: int, taught: bool) -> None:
         stored = np.load(path)
-        self.seed, self.size = seed, size
+        self.seed = seed
         self.task = stored["task"].tobytes().decode()
         self.levels = json.loads(stored["levels"].tobytes())
         self.arrays = [
-            tuple(stored[f"{index:04d}_{kind}"] for kind in ("image", "allowed", "patches", "taught"))
+            tuple(stored[f"{index:04d}_{kind}"] for kind in ("image", "allowed", "patches"))
             for index in range(len(self.levels))
         ]
-        taught = taught or any(len(probabilities) for *_, probabilities in self.arrays)
         self.shares = (TAUGHT_SHARES if taught else SHARES)[self.task]
         weights = np.array([level["weight"] for level in self.levels])
         for group in {level["group"] for level in self.levels}:
@@ -356,10 +285,10 @@ class Crops(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def __len__(self) -> int:
         return 1 << 30
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, index))
         for _ in range(6):
-            group, image, allowed, patches, taught = self._cut(rng)
+            group, image, allowed, patches = self._cut(rng)
             counts = np.bincount(allowed.ravel(), minlength=256)[1:]
             known, varied = counts.sum() > 0.2 * allowed.size, counts.max() < 0.93 * counts.sum()
             if group == "unlabelled" or (known and (varied or rng.random() < 0.25)):
@@ -369,19 +298,19 @@ class Crops(Dataset[tuple[Tensor, Tensor, Tensor]]):
         pixels = np.clip(image, 0, 255).astype(np.uint8)
         if rng.random() < 0.2:
             pixels = _jpeg(pixels, int(rng.integers(25, 90)))
-        return torch.from_numpy(pixels), torch.from_numpy(allowed), torch.from_numpy(taught)
+        return torch.from_numpy(pixels), torch.from_numpy(allowed)
 
     def _cut(
         self, rng: np.random.Generator
-    ) -> tuple[str, NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
-        """A crop, of any angle, 0.8 to 1.5 times its size: group, image, labels, patches, probabilities."""
+    ) -> tuple[str, NDArray[np.float32], NDArray[np.uint8], NDArray[np.uint8]]:
+        """Group, image, labels and patches of a crop, turned by any angle, at 0.8 to 1.5 times its size."""
         number = int(rng.choice(len(self.levels), p=self.weights))
-        image, allowed, patches, taught = self.arrays[number]
+        image, allowed, patches = self.arrays[number]
         zoom = float(np.exp(rng.uniform(np.log(0.8), np.log(1.5))))
         angle = rng.uniform(0, 2 * np.pi) if rng.random() < 0.5 else rng.integers(4) * np.pi / 2
         cos, sin = np.cos(angle) / zoom, np.sin(angle) / zoom
         flip = -1.0 if rng.random() < 0.5 else 1.0
-        reach = self.size / 2 * (abs(cos) + abs(sin))
+        reach = CROP / 2 * (abs(cos) + abs(sin))
         height, width = allowed.shape
         row, col = (
             rng.uniform(reach, side - reach) if side > 2 * reach else side / 2 + rng.uniform(-0.2, 0.2) * side
@@ -393,7 +322,7 @@ class Crops(Dataset[tuple[Tensor, Tensor, Tensor]]):
             side.stop - side.start
             for side in (slice(top, min(height, window[0].stop)), slice(left, min(width, window[1].stop)))
         )
-        line = np.arange(self.size, dtype=np.float32) - (self.size - 1) / 2
+        line = np.arange(CROP, dtype=np.float32) - (CROP - 1) / 2
         y = row - top + flip * sin * line[None, :] + cos * line[:, None]
         x = col - left + flip * cos * line[None, :] - sin * line[:, None]
         grid = torch.from_numpy(
@@ -406,10 +335,7 @@ class Crops(Dataset[tuple[Tensor, Tensor, Tensor]]):
         inside = (y >= 0) & (y < rows) & (x >= 0) & (x < cols)
         index = np.clip(y, 0, rows - 1).astype(np.intp), np.clip(x, 0, cols - 1).astype(np.intp)
         labels = np.where(inside, allowed[window][index], 0).astype(np.uint8)
-        soft = np.zeros((5 if self.task == "landcover" else 2, self.size, self.size), np.uint8)
-        if len(taught):
-            soft = np.where(inside, taught[:, *window][:, *index], 0).astype(np.uint8)
-        return self.levels[number]["group"], pixels, labels, patches[window][index], soft
+        return self.levels[number]["group"], pixels, labels, patches[window][index]
 
 
 def repaint(
@@ -499,34 +425,16 @@ def vary(image: Tensor, generator: torch.Generator) -> Tensor:
 # Loss
 
 
-def total_loss(output: BicorExplanation, allowed: Tensor, taught: Tensor, margins: Tensor) -> Tensor:
-    """The published loss without its auxiliary head, `set_loss` in place of cross-entropy and Dice.
-
-    Margins (N,) are added to the logits, so that the network itself gives these classes less often, as in
-    logit adjustment (arXiv 2007.07314).
-    """
+def total_loss(output: BicorExplanation, allowed: Tensor) -> Tensor:
+    """The published loss without its auxiliary head, `set_loss` in place of cross-entropy and Dice."""
     size = output.heatmaps[0].shape[-2:]
     small = F.interpolate(allowed.to(torch.uint8), size=size, mode="nearest-exact") > 0
-    logits = output.logits.float() + margins.view(1, -1, 1, 1)
-    loss = set_loss(logits, allowed) + taught_loss(logits, allowed, taught)
+    loss = set_loss(output.logits.float(), allowed)
     for heatmaps, embeddings in zip(output.heatmaps, output.class_embeddings, strict=True):
         loss = (
             loss + 0.1 * set_loss(heatmaps.float(), small) + 0.1 * fisher_discriminative(embeddings.float())
         )
     return loss
-
-
-def taught_loss(logits: Tensor, allowed: Tensor, taught: Tensor) -> Tensor:
-    """Cross-entropy within the allowed classes, (B, N, H, W) each, as a share of the known pixels.
-
-    Pixels of one allowed class are left out, and those whose allowed classes the teachers find unlikely.
-    """
-    wanted = taught * allowed
-    mass = wanted.sum(1)
-    counted = (mass > 0.1) & (allowed.sum(1) > 1)
-    logs = logits.masked_fill(~allowed, -1e4).log_softmax(1)
-    loss = -(wanted / mass.clamp(min=0.1).unsqueeze(1) * logs).sum(1)
-    return (loss * counted).sum() / allowed.any(1).sum().clamp(min=1)
 
 
 # The run
@@ -536,7 +444,7 @@ def train(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    crops = Crops(args.pack, args.seed, args.teach > 0, args.crop)
+    crops = Crops(args.pack, args.seed, args.teach > 0)
     start = load_model(args.init)
     network = start.network.to(device=device, memory_format=torch.channels_last).train()
     if not isinstance(network, BicorSeg):
@@ -564,14 +472,13 @@ def train(args: argparse.Namespace) -> None:
     mean = torch.tensor(start.spec.mean, device=device).view(1, -1, 1, 1)
     std = torch.tensor(start.spec.std, device=device).view(1, -1, 1, 1)
     bits = (1 << torch.arange(len(start.spec.classes), device=device)).view(1, -1, 1, 1)
-    margins = torch.tensor([args.margin * (name == "building") for name in names], device=device)
     order = range(state["step"] * args.batch, len(crops))
     batches = DataLoader(
         crops, args.batch, sampler=order, num_workers=args.workers, pin_memory=device.type == "cuda"
     )
     began = last = time.perf_counter()
     before, losses = state["seconds"], []
-    for pixels, allowed, taught in batches:
+    for pixels, allowed in batches:
         image = vary(
             pixels.to(device, non_blocking=True).float() / 255,
             torch.Generator().manual_seed(args.seed * 1_000_003 + state["step"]),
@@ -589,7 +496,7 @@ def train(args: argparse.Namespace) -> None:
             group["lr"] = group["rate"] * rate
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
             output = network.explain(((image - mean) / std).contiguous(memory_format=torch.channels_last))
-        loss = total_loss(output, allowed, taught.to(device).float() / 255, margins)
+        loss = total_loss(output, allowed)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -702,10 +609,9 @@ def write(
         "learning_rate": args.lr,
         "ema": args.ema,
         "seed": args.seed,
-        "crop_size": args.crop,
+        "crop_size": CROP,
         "shares": crops.shares,
         "teacher": args.teach,
-        "margin": args.margin,
         "untaught": args.untaught,
         "places": sorted(seen),
     }
@@ -722,20 +628,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     packing.add_argument("data", type=Path)
     packing.add_argument("--task", choices=tuple(GSD_M), required=True)
     packing.add_argument("--drawn", type=int, default=96, help="drawn scenes, and a third as many lakes")
-    packing.add_argument(
-        "--teacher",
-        action="append",
-        default=[],
-        metavar="MODEL",
-        help="name or file of a model whose probabilities are kept; repeatable",
-    )
     packing.add_argument("-o", "--output", type=Path, required=True)
     training = commands.add_parser("train")
     training.add_argument("pack", type=Path)
     training.add_argument("--init", required=True, help="model to go on from: name or file")
     training.add_argument("--minutes", type=float, required=True)
     training.add_argument("--batch", type=int, default=4)
-    training.add_argument("--crop", type=int, default=CROP, help="pixels a side")
     training.add_argument("--lr", type=float, default=5e-4)
     training.add_argument("--ema", type=float, default=0.997)
     training.add_argument(
@@ -755,9 +653,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     training.add_argument(
         "--untaught", nargs="*", default=[], help="classes that the averaged weights do not teach"
     )
-    training.add_argument(
-        "--margin", type=float, default=0.0, help="of buildings: above 0 the network is slower to see them"
-    )
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--device")
     training.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
@@ -768,7 +663,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
     if args.command == "pack":
-        pack(args.data, args.task, args.output, args.drawn, args.teacher)
+        pack(args.data, args.task, args.output, args.drawn)
     else:
         train(args)
 
