@@ -126,10 +126,6 @@ def adapt(
     return run.finish()
 
 
-def _some(pixels: Pixels, rng: np.random.Generator) -> Tensor:
-    return torch.from_numpy(rng.integers(0, len(pixels.labels), BATCH // 2))
-
-
 def _with_classes(spec: ModelSpec, new: Sequence[str]) -> ModelSpec:
     known = [class_values.plain(name) for name in spec.class_names]
     twice = [name for name in new if class_values.plain(name) in known]
@@ -186,8 +182,6 @@ class _Run:
         """Start to train on labels."""
         self._learnt, self._refuted = Balanced(labelled), labelled.refuted()
         self._taught: Balanced | None = None
-        unlabelled = self._data.unlabelled
-        self._bounds = labelled.bounds(unlabelled) if unlabelled is not None else []
         self.head.load_state_dict(self.start)
         self.optimizer = torch.optim.Adam(self.head.parameters(), lr=self.config.learning_rate)
 
@@ -240,7 +234,7 @@ class _Run:
 
     def _loss(self, rng: np.random.Generator) -> Tensor:
         """Labels, mixed (Verma et al., ICML 2019, arXiv:1806.05236); classes elsewhere of which it is sure;
-        too much of refuted classes; changes where the model is right; size of weights.
+        changes where the model is right; size of weights.
         """
         part = self._learnt.draw(BATCH).mixed(self._learnt.draw(BATCH), float(rng.beta(MIX, MIX)))
         loss = F.cross_entropy(part.corrected(self.head), part.labels)
@@ -252,11 +246,9 @@ class _Run:
             if self._taught is not None:
                 part = self._taught.draw(BATCH)
                 loss = loss + F.cross_entropy(part.corrected(self.head), part.labels)
-        for bound in self._bounds:
-            loss = loss + bound.loss(self.head, _some(bound.pixels, rng))
         kept = self._data.kept
         if kept is not None:
-            part = kept.at(_some(kept, rng))
+            part = kept.at(torch.from_numpy(rng.integers(0, len(kept.labels), BATCH // 2)))
             loss = loss + KEEP * self._change(part)
         size = sum((value**2).sum() for value in self.head.parameters() if value.ndim > 1)
         return loss + WEIGHT_DECAY * size

@@ -94,18 +94,6 @@ class Pixels(NamedTuple):
         is_refuted = refuted[best.indices] & (best.indices == self.before.argmax(1))
         return self._replace(labels=best.indices).at((best.values >= probability) & ~is_refuted)
 
-    def bounds(self, unlabelled: Pixels) -> list[Bound]:
-        """Return bounds of classes that are wrong at most labels where the model gives them, if these are a
-        tenth of all labels: there is no more of the class elsewhere than at the labels."""
-        given, found = self.before.argmax(1), []
-        for index in self.refuted().nonzero()[:, 0].tolist():
-            members = unlabelled.at((unlabelled.before.argmax(1) == index).nonzero()[:, 0])
-            at_labels = self.labels[given == index]
-            if len(members.labels) and len(at_labels) >= len(self.labels) / 10:
-                most = (at_labels == index).float().mean().clamp(1e-3, 0.999)
-                found.append(Bound(index, most, members))
-        return found
-
     def mixed(self, other: Pixels, weight: float) -> Pixels:
         """Mix with as many other pixels of a weight; labels (n, N) become shares of classes."""
         count = self.logits.shape[1]
@@ -120,24 +108,6 @@ class Pixels(NamedTuple):
         """Join the pixels of views, given with the features (1, D) of each."""
         shared = (part._replace(share=head.share(pooled).expand(len(part.labels))) for part, pooled in parts)
         return cls(*(torch.cat(items) for items in zip(*shared, strict=True)))
-
-
-class Bound(NamedTuple):
-    """The most of a class, 0 to 1, among the pixels to which the model gives it.
-
-    Expectation regularization, as Mann & McCallum, ICML 2007, here from above alone.
-    """
-
-    label: int
-    most: Tensor
-    pixels: Pixels
-
-    def loss(self, head: Any, chosen: Tensor) -> Tensor:
-        """Return the divergence of the mean probability at chosen pixels from the bound, 0 below it."""
-        mean = self.pixels.at(chosen).corrected(head).softmax(1)[:, self.label].mean()
-        share = torch.maximum(mean.clamp(max=1 - 1e-4), self.most)
-        own, shares = (torch.stack([part, 1 - part]) for part in (self.most, share))
-        return (own * (own / shares).log()).sum()
 
 
 class Balanced:

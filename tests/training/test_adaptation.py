@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import geopandas
 import numpy as np
@@ -270,24 +269,6 @@ def test_a_class_that_labels_refute_is_not_taught_where_the_model_gives_it() -> 
     taught = pixels.sure(head, 0.9, pixels.refuted())
     assert taught.labels.tolist() == [1, 0]
     assert pixels.sure(head, 0.9, torch.zeros(2, dtype=torch.bool)).labels.tolist() == [0, 0, 1, 0]
-
-
-def test_a_class_that_labels_refute_is_bounded_where_the_model_gives_it() -> None:
-    before = torch.tensor([[0.9, 0.1]] * 4 + [[0.2, 0.8]] * 6)
-    labels = torch.tensor([0, 1, 1, 1, 1, 1, 1, 1, 1, 1])
-    pixels = Pixels(torch.zeros(10, 1), before.log(), before, labels, torch.ones(10))
-    (bound,) = pixels.bounds(pixels)
-    assert (bound.label, float(bound.most), len(bound.pixels.labels)) == (0, 0.25, 4)
-
-    def loss(logit: float) -> float:
-        change = torch.tensor([[logit, 0.0]]) - before[0].log()
-        return float(bound.loss(SimpleNamespace(change=lambda _: change), torch.arange(4)))
-
-    assert loss(-3.0) == pytest.approx(0, abs=1e-6)  # 5 % of the class: below the bound
-    assert 0 < loss(0.0) < loss(2.0)
-    few = torch.tensor([[0.9, 0.1]] + [[0.2, 0.8]] * 19)
-    rare = Pixels(torch.zeros(20, 1), few.log(), few, torch.tensor([1] + [0] + [1] * 18), torch.ones(20))
-    assert rare.bounds(rare) == []  # one label of twenty says little
 
 
 def test_new_classes_join_the_model(tmp_path: Path, scene: Path, model: Path) -> None:
