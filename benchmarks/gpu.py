@@ -89,7 +89,7 @@ class Bench:
                 step()
                 steps += 1
             self.wait()
-        return round(steps * pixels / 1e6 / (time.perf_counter() - start), 2)
+        return _digits(steps * pixels / 1e6 / (time.perf_counter() - start))
 
     def peak(self) -> dict[str, int]:
         """Peak memory in 10^6 bytes: of the device since the last call, of the process since it began."""
@@ -179,13 +179,18 @@ def mapped(
         batch = engine.batch_size(plan.rows.size, plan.cols.size)
     seconds = time.perf_counter() - start
     rates = {"scene_mpx_s": side**2, "tile_mpx_s": len(plan) * bench.tile_px**2}
-    figures = {name: round(pixels / 1e6 / seconds, 2) for name, pixels in rates.items()}
+    figures = {name: _digits(pixels / 1e6 / seconds) for name, pixels in rates.items()}
     return labels, {**figures, "batch": batch, "seconds": round(seconds, 2)}
+
+
+def _digits(value: float) -> float:
+    """Four significant digits: a slow machine's rates are not 0."""
+    return float(f"{value:.4g}")
 
 
 def _share(bench: Bench, rate: float) -> float | None:
     best = bench.results.get("bare", {}).get("landcover_best")
-    return None if best is None else round(rate / best, 3)
+    return None if best is None else _digits(rate / best)
 
 
 def program(bench: Bench) -> None:
@@ -210,12 +215,12 @@ def program(bench: Bench) -> None:
             seconds = time.perf_counter() - start
             figures = {
                 "seconds": round(seconds, 2),
-                "scene_mpx_s": round(bench.scene_px**2 / 1e6 / seconds, 2),
+                "scene_mpx_s": _digits(bench.scene_px**2 / 1e6 / seconds),
             }
             if more:
                 figures["windows_run"] = result.refined.windows_run
             else:
-                figures["tile_mpx_s"] = round(tiles * bench.tile_px**2 / 1e6 / seconds, 2)
+                figures["tile_mpx_s"] = _digits(tiles * bench.tile_px**2 / 1e6 / seconds)
                 figures |= {"share_of_bare": _share(bench, figures["tile_mpx_s"]), "goal": GOAL}
             bench.add("program", **{model: {**figures, **bench.peak()}})
 
