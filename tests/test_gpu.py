@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -116,9 +117,13 @@ def test_calls_of_one_shape_give_the_same_however_they_are_launched(device):
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_run_that_was_stopped_is_resumed(make_raster, tmp_path, device):
     scene = make_raster(shape=(500, 200))
+    journal = tmp_path / ".parts.tif.rsseg" / "journal.json"
 
     def stop(done, total):
         if done * 2 > total:
+            end = time.monotonic() + 10  # rows are written behind
+            while not journal.exists() and time.monotonic() < end:
+                time.sleep(0.01)
             raise KeyboardInterrupt
 
     options = {"model": trained(Local(), 5), "device": device, "checkpoint_s": 0.0, **TILES}
