@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("what", choices=list(PARTS))
     parser.add_argument("--sheets", type=int, default=60)
     parser.add_argument("--size", type=int, default=SHEET_PX, help="side of a sheet, px")
-    parser.add_argument("--model", default="landcover")
+    parser.add_argument("--model", default="landcover-small")
     parser.add_argument(
         "--scene",
         type=Path,

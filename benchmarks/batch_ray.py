@@ -35,7 +35,7 @@ def main() -> None:
     )
     parser.add_argument("--sheets", type=int, default=60)
     parser.add_argument("--size", type=int, default=SHEET_PX, help="side of a sheet, px")
-    parser.add_argument("--model", default="landcover")
+    parser.add_argument("--model", default="landcover-small")
     parser.add_argument("--jobs", default="2", help="workers")
     parser.add_argument("--options", nargs="*", default=[], help="more of predict, as vector=gpkg refine")
     arguments = parser.parse_args()

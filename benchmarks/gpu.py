@@ -6,7 +6,7 @@
 
     bare      networks on tiles that lie on the device, Mpx/s of tiles by batch
     engine    tiles from memory through the engine: upload, network, blending, classes, download
-    program   GeoTIFF to COG: `landcover`, and `buildings --refine`
+    program   GeoTIFF to COG: `landcover-small`, and `buildings --refine`
     paper     the published sizes of both networks, random weights
     labels    share of labels, and of the refiner's noise, equal to the CPU's
     training  an epoch of `train` at `lite` and `paper`
@@ -43,7 +43,7 @@ STEPS = 5  # queued at once in a measured loop
 LIMIT_S = 330  # after which no section begins
 REFINER_CLASSES = 2
 DRAWN_GSD_M = 0.3
-GSD_M = {"landcover": 0.5, "buildings": 0.2}  # at which scenes are read as they are
+GSD_M = {"landcover-small": 0.5, "buildings": 0.2}  # at which scenes are read as they are
 
 
 @dataclass
@@ -111,7 +111,7 @@ def bare(bench: Bench) -> None:
     """Networks alone, called as they are, in the precision that `auto` takes."""
     from rsseg_cli.models import BicorSegConfig, LiteRefinerConfig
 
-    bench.add("bare", **_by_batch(bench, "landcover", BicorSegConfig.lite(8).build()))
+    bench.add("bare", **_by_batch(bench, "landcover-small", BicorSegConfig.lite(8).build()))
     network = LiteRefinerConfig(classes=REFINER_CLASSES).build()
     bench.add("bare", **_by_batch(bench, "refiner", network))
 
@@ -189,7 +189,7 @@ def _digits(value: float) -> float:
 
 
 def _share(bench: Bench, rate: float) -> float | None:
-    best = bench.results.get("bare", {}).get("landcover_best")
+    best = bench.results.get("bare", {}).get("landcover-small_best")
     return None if best is None else _digits(rate / best)
 
 
@@ -279,7 +279,7 @@ def labels(bench: Bench) -> None:
     here = RefinerEngine.noise((48, 128, 128), at, at, seed=1)
     bench.add("labels", noise_equal=float((there == here).double().mean()))
     scene, side = _drawn(bench.labels_px), bench.labels_px
-    model = load_model("landcover")
+    model = load_model("landcover-small")
     network, classes = model.network, len(model.spec.classes)
     on_cpu = Bench(torch.device("cpu"), bench.output, bench.tile_px, bench.overlap_px)
     exact, _ = mapped(on_cpu, network, classes, scene, side, dtype="float32")

@@ -21,7 +21,7 @@ WAYS = (
     ("openvino", "bfloat16"),
 )  # fmt: skip
 SCENES = {  # options of whole runs, and the share of the asked size that they take
-    "landcover": (("--model", "landcover"), 1),
+    "landcover-small": (("--model", "landcover-small"), 1),
     "buildings --refine": (("--model", "buildings", "--refine"), 2),
 }
 TILE_PX, SAMPLES = 512, 8
@@ -34,7 +34,7 @@ def compare_runtimes(arguments: argparse.Namespace) -> None:
     """
     os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # as the program sets it
     for title, model, refiner in (
-        ("landcover", "landcover", ""),
+        ("landcover-small", "landcover-small", ""),
         ("IDGBR lite", "buildings", "buildings-refiner"),
     ):
         print(f"{title}, a tile of {TILE_PX} px, {arguments.threads} threads")

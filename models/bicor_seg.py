@@ -12,20 +12,20 @@ Segmentation", arXiv 2512.20255. Encoders come from timm (Apache-2.0); released 
     F2CE, CE2F                HeatmapBridge.update_embeddings, .modulate_features
     gamma, beta               scale, shift
 
-What the published network does not have are options that are off by default: `neck`, `smooth`, `correction`,
-`local`.
+What the published network does not have is off by default: `neck`, `smooth`, `correction`, `zoom`, `partner`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, cast
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rsseg_cli.models import looks
 from rsseg_cli.models.correction import Correction
 
 if TYPE_CHECKING:
@@ -47,6 +47,9 @@ class BicorSegConfig:
         correction: width of the head with which an adaptation corrects the logits; 0 for none.
         local: the correction acts on tiles that are more like the places of the adaptation than like the
             training data.
+        zoom: look a second time at so many times the size, and average the probabilities; 1 for once.
+        partner: settings of another network, whose probabilities count half, at that size too; see
+            `looks.mixed` for `partner_classes`.
     """
 
     classes: int
@@ -59,6 +62,9 @@ class BicorSegConfig:
     smooth: bool = False
     correction: int = 0
     local: bool = False
+    zoom: float = 1.0
+    partner: dict[str, Any] | None = None
+    partner_classes: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         check_whole_numbers(self, classes=254, channels=4096, layers=32, in_channels=1024)
@@ -73,6 +79,15 @@ class BicorSegConfig:
         for name in ("smooth", "local"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} {getattr(self, name)!r:.40}: needs true or false")
+        if type(self.zoom) not in (int, float) or not 0.5 <= self.zoom <= 4:
+            raise ValueError(f"zoom {self.zoom!r:.40}: needs 0.5 to 4")
+        if self.partner is not None:
+            if not isinstance(self.partner, dict):
+                raise ValueError(f"partner {self.partner!r:.40}: needs settings of a network")
+            partner = BicorSegConfig(**self.partner)
+            if partner.partner is not None or partner.zoom != 1 or partner.in_channels != self.in_channels:
+                raise ValueError("partner: needs the network's bands, and no partner or zoom of its own")
+            looks.check_classes(self.partner_classes, partner.classes, self.classes)
 
     @classmethod
     def paper(cls, classes: int, layers: int = 2, topk_ratio: float = 1.0) -> BicorSegConfig:
@@ -84,6 +99,10 @@ class BicorSegConfig:
         """A size for the CPU: EfficientNet-Lite0, 128 channels; `published` leaves out its options."""
         sizes = cls(classes=classes, encoder="tf_efficientnet_lite0", channels=128)
         return sizes if published else replace(sizes, neck="conv", smooth=True)
+
+    @property
+    def looks_again(self) -> bool:
+        return self.zoom != 1 or self.partner is not None
 
     def build(self) -> BicorSeg:
         return BicorSeg(self)
@@ -131,6 +150,7 @@ class BicorSeg(nn.Module):
             if config.correction
             else None
         )
+        self.partner = BicorSeg(BicorSegConfig(**config.partner)) if config.partner else None
 
     def forward(self, image: Tensor) -> Tensor:
         """Return class logits (B, N, H, W) of a normalised image (B, bands, H, W), sides multiples of 32."""
@@ -138,11 +158,25 @@ class BicorSeg(nn.Module):
 
     def explain(self, image: Tensor) -> BicorExplanation:
         """Logits with every layer's heatmap logits and class embeddings, in one pass."""
-        return self.decode(self._scales(image))
+        return self.decode(self._scales(image), self.look_again(image))
 
-    def decode(self, scales: list[Tensor]) -> BicorExplanation:
+    def decode(self, scales: list[Tensor], again: looks.Looks | None = None) -> BicorExplanation:
         """As `explain`, on the encoder's features: several decoders can share one encoder's pass."""
-        return BicorExplanation(*self._decode(self.neck(scales), scales), pooled_features(scales))
+        return BicorExplanation(*self._decode(self.neck(scales), scales, again), pooled_features(scales))
+
+    def look_again(self, image: Tensor) -> looks.Looks | None:
+        """Further looks at an image (B, bands, H, W), at `zoom` times its size; None where there are none."""
+        zoom, size = self.config.zoom, image.shape[-2:]
+        if not self.config.looks_again:
+            return None
+        image = image if zoom == 1 else looks.resized(image, zoom, STRIDE)
+        own = None if zoom == 1 else looks.look(self._first_look, image, size)
+        partner = None if self.partner is None else looks.look(self.partner, image, size)
+        return looks.Looks(own, partner)
+
+    def _first_look(self, image: Tensor) -> Tensor:
+        features, _, embeddings = self.decoder.co_refine(self.neck(self.encoder(image)))
+        return self.decoder.classify(features, embeddings[-1])
 
     def forward_training(self, image: Tensor) -> BicorTrainingOutput:
         """As `explain`, with the auxiliary head on the features before co-refinement."""
@@ -151,10 +185,12 @@ class BicorSeg(nn.Module):
         return BicorTrainingOutput(*self._decode(features, scales), self.decoder.classify_auxiliary(features))
 
     def _decode(
-        self, features: Tensor, scales: list[Tensor]
+        self, features: Tensor, scales: list[Tensor], again: looks.Looks | None = None
     ) -> tuple[Tensor, tuple[Tensor, ...], tuple[Tensor, ...]]:
         features, heatmaps, embeddings = self.decoder.co_refine(features)
         logits = self.decoder.classify(features, embeddings[-1])
+        if again is not None:
+            logits = looks.mixed(logits, again, self.config.partner_classes)
         if self.correction is not None:
             inputs = self.correction.inputs(scales, logits)
             logits = self.correction(inputs, logits, self.correction.share(pooled_features(scales)))

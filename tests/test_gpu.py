@@ -237,7 +237,7 @@ def test_the_benchmark_runs_at_tiny_sizes(tmp_path):
     whole, without = figures
     states = {name: part["state"] for name, part in whole.items() if name != "machine"}
     assert set(states.values()) == {"done"}, states
-    assert whole["program"]["landcover"]["share_of_bare"] > 0
+    assert whole["program"]["landcover-small"]["share_of_bare"] > 0
     assert whole["program"]["buildings"]["windows_run"] >= 0
     assert whole["labels"]["noise_equal"] == 1
     assert whole["labels"]["float32"]["equal"] == 1

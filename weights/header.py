@@ -1,14 +1,18 @@
-"""The header of a safetensors file that is not trusted: sizes are checked before anything is allocated."""
+"""Tensors of files that are not trusted: sizes are checked before anything is allocated."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Set
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 
 from rsseg_cli.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 MAX_HEADER_BYTES = 16 * 2**20
 Length = Annotated[int, msgspec.Meta(ge=0)]
@@ -60,3 +64,33 @@ def read_header(path: Path) -> Header:
     if size != needed or any(entry.data_offsets[0] > entry.data_offsets[1] for entry in tensors.values()):
         raise ModelError(f"{path}: {size} bytes, its header says {needed}; the file is truncated or damaged")
     return Header(tensors, metadata)
+
+
+def check_shapes(network: nn.Module, stored: Mapping[str, list[int]], path: Path) -> None:
+    """Names and shapes in the file must be the network's own: nothing missing, nothing more."""
+    needed = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
+    check_names(set(needed), set(stored), path)
+    for name, shape in needed.items():
+        if stored[name] != shape:
+            raise ModelError(f"{path}: tensor {name} is {stored[name]}, the network needs {shape}")
+
+
+def check_names(needed: Set[str], stored: Set[str], path: Path) -> None:
+    """Refuse missing and unexpected tensors, the first five of each by name."""
+    parts = []
+    for title, names in (("missing", sorted(needed - stored)), ("unexpected", sorted(stored - needed))):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            parts.append(f"{len(names)} tensors {title}: {', '.join(names[:5])}{more}")
+    if parts:
+        raise ModelError(f"{path}: {'; '.join(parts)}")
+
+
+def to_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """Copy a stored tensor, floating point as float32; refuse values that are not finite."""
+    import torch
+
+    tensor = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+    if not torch.isfinite(tensor).all():
+        raise ModelError(f"{path}: tensor {name} holds values that are not finite")
+    return tensor

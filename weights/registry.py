@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rsseg_cli import files
 from rsseg_cli.errors import ModelError, OutputError, UsageError
-from rsseg_cli.weights.header import Header, read_header
+from rsseg_cli.weights.header import Header, check_shapes, read_header, to_float32
 from rsseg_cli.weights.spec import MAX_SPEC_BYTES, ModelSpec
 
 if TYPE_CHECKING:
@@ -96,12 +96,16 @@ MODELS = {
     "buildings@2": "4648ec43c038c7309a17ce4ef10afec5295f0e2b5a78ff649d6c29ab48575e14",
     "buildings@3": "ca7c53aca29521a97ac238b829ac9fde8b60cbb534d6ea9e7d3eeb2ef68b52d4",
     "buildings-refiner": "89392d5b7ed39ba0307a68f88da4982e44ba7d48dafea6124305623a17392677",
-    "landcover": "23684d97d2347e2a7dae0111c2cec28a3ecd2b20044a7a6abbb4fbbfb771ec53",
+    "landcover": "97176f198444376480f862f0e9bcc1536b65f482426ef22067829c3c3130a734",
     "landcover@1": "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50",
     "landcover@2": "3e13568ec0ddfdd9a4fa909cfcb27a36c007509b1303fb05b81bce529d116311",
     "landcover@3": "66fa420e0afd2c4fb2ea9c8928f38a0b63c33fde51bb16b161ea15d7a12b8c3a",
+    "landcover@4": "23684d97d2347e2a7dae0111c2cec28a3ecd2b20044a7a6abbb4fbbfb771ec53",
+    "landcover-small": "23684d97d2347e2a7dae0111c2cec28a3ecd2b20044a7a6abbb4fbbfb771ec53",
     "landcover-refiner": "6d0ba2463d9f10e60536d6596a84d898aabe7c7c4e2ecdd27b29ea448e77c058",
 }
+
+SAME = {"landcover-small": "landcover@4"}  # whose file another name's is
 
 
 def list_models() -> tuple[str, ...]:
@@ -117,7 +121,7 @@ def model_file(name_or_path: str | os.PathLike[str]) -> Path:
     """Return the file of a model; the name of a bundled model takes precedence over a file of that name."""
     name = os.fspath(name_or_path)
     if name in MODELS:
-        return FOLDER / f"{name}.safetensors"
+        return FOLDER / f"{SAME.get(name, name)}.safetensors"
     path = Path(name)
     if os.path.isfile(path):  # of a name that is too long Path.is_file raises an error
         return path
@@ -128,7 +132,14 @@ def model_file(name_or_path: str | os.PathLike[str]) -> Path:
 def read_spec(name_or_path: str | os.PathLike[str]) -> ModelSpec:
     """Read a model's description from the file's header; no weights are read."""
     path = model_file(name_or_path)
-    return load_model(path).spec if path.suffix.lower() == ".onnx" else _spec_of(read_header(path), path)
+    if path.suffix.lower() == ".onnx":
+        return load_model(path).spec
+    return _named(name_or_path, _spec_of(read_header(path), path))
+
+
+def _named(name_or_path: str | os.PathLike[str], spec: ModelSpec) -> ModelSpec:
+    name = os.fspath(name_or_path)
+    return dataclasses.replace(spec, name=name) if name in SAME else spec
 
 
 def load_model(name_or_path: str | os.PathLike[str]) -> TrainedModel:
@@ -144,11 +155,11 @@ def load_model(name_or_path: str | os.PathLike[str]) -> TrainedModel:
     header = read_header(path)
     spec = _spec_of(header, path)
     network = _build_network(spec, path)
-    _check_shapes(network, header.shapes, path)
+    check_shapes(network, header.shapes, path)
     # copies, also where float32 is stored: the file may be replaced while the model runs
     tensors = {name: to_float32(tensor, name, path) for name, tensor in _read_tensors(path)}
     network.load_state_dict(tensors, strict=True, assign=True)
-    return TrainedModel(network.eval(), spec)
+    return TrainedModel(network.eval(), _named(name_or_path, spec))
 
 
 def save_model(
@@ -224,6 +235,47 @@ def average_models(first: str | Path, others: Sequence[str | Path]) -> TrainedMo
     return TrainedModel(model.network, dataclasses.replace(model.spec, training=training, scores={}))
 
 
+def combine_models(first: str | Path, partner: str | Path | None, zoom: float = 1.0) -> TrainedModel:
+    """Join models whose probabilities are averaged: one network, described as the first, without its scores.
+
+    Args:
+        partner: its classes with names of the first's are the same; what it gives to others, the classes
+            that it does not know share. It sees the first's resolution.
+        zoom: times the size at which the first looks a second time, and the partner once.
+    """
+    from rsseg_cli.models import BicorSeg, BicorSegConfig
+
+    models = [load_model(name) for name in (first, partner) if name is not None]
+    for name, model in zip((first, partner), models, strict=False):
+        if not isinstance(model.network, BicorSeg) or model.network.config.looks_again:
+            raise ModelError(f"{name}: needs a BiCoR-Seg model, not yet combined")
+    if partner is None and zoom == 1:
+        raise UsageError("nothing to combine: needs a partner, or a zoom other than 1")
+    spec, own = models[0].spec, models[0].spec.class_names
+    sizes: dict[str, Any] = {**spec.network, "zoom": zoom}
+    state = models[0].network.state_dict()
+    if partner is not None:
+        other = models[1].spec
+        for what in ("bands", "mean", "std"):
+            if getattr(other, what) != getattr(spec, what):
+                raise ModelError(
+                    f"{partner}: {what} {getattr(other, what)}; {first} has {getattr(spec, what)}"
+                )
+        if not set(own) & set(other.class_names):
+            raise ModelError(f"{partner}: knows no class of {first}")
+        sizes["partner"] = other.network
+        sizes["partner_classes"] = [own.index(name) if name in own else -1 for name in other.class_names]
+        state |= {f"partner.{name}": value for name, value in models[1].network.state_dict().items()}
+    try:
+        network = BicorSeg(BicorSegConfig(**sizes))
+    except ValueError as err:
+        raise UsageError(f"cannot be combined: {err}") from err
+    network.load_state_dict(state)
+    training = {**spec.training, "combined": [str(first), *([] if partner is None else [str(partner)])]}
+    spec = dataclasses.replace(spec, network=sizes, training=training, scores={})
+    return TrainedModel(network.eval(), spec)
+
+
 def _weights(path: str | Path, model: TrainedModel) -> dict[str, Tensor]:
     """Read the weights of another run of the same network."""
     own = model.network.state_dict()
@@ -297,10 +349,15 @@ def _build_network(spec: ModelSpec, path: Path) -> nn.Module:
     import torch
 
     config = _network_config(spec, path)
-    encoder = getattr(config, "encoder", None)  # IDGBR has none of timm
-    # other names than timm's own ("hf-hub:...", "local-dir:...") would open files or the network
-    if spec.architecture != "idgbr" and not (isinstance(encoder, str) and timm.is_model(encoder)):
-        raise ModelError(f"{path}: encoder {encoder!r:.80} is not one of timm {timm.__version__}")
+    for sizes in (vars(config), getattr(config, "partner", None)):  # IDGBR has no encoder of timm
+        encoder = sizes and sizes.get("encoder")
+        # other names than timm's own ("hf-hub:...", "local-dir:...") would open files or the network
+        if (
+            sizes
+            and spec.architecture != "idgbr"
+            and not (isinstance(encoder, str) and timm.is_model(encoder))
+        ):
+            raise ModelError(f"{path}: encoder {encoder!r:.80} is not one of timm {timm.__version__}")
     try:
         with torch.device("meta"):
             network = config.build()
@@ -324,36 +381,6 @@ def _network_config(spec: ModelSpec, path: Path) -> Any:
         return getattr(models, known[spec.architecture])(**spec.network)  # IDGBR's loads diffusers
     except (TypeError, ValueError) as err:
         raise ModelError(f"{path}: its network cannot be built ({err})") from err
-
-
-def _check_shapes(network: nn.Module, stored: Mapping[str, list[int]], path: Path) -> None:
-    """Names and shapes in the file must be the network's own: nothing missing, nothing more."""
-    needed = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
-    check_names(set(needed), set(stored), path)
-    for name, shape in needed.items():
-        if stored[name] != shape:
-            raise ModelError(f"{path}: tensor {name} is {stored[name]}, the network needs {shape}")
-
-
-def check_names(needed: Set[str], stored: Set[str], path: Path) -> None:
-    """Refuse missing and unexpected tensors, the first five of each by name."""
-    parts = []
-    for title, names in (("missing", sorted(needed - stored)), ("unexpected", sorted(stored - needed))):
-        if names:
-            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-            parts.append(f"{len(names)} tensors {title}: {', '.join(names[:5])}{more}")
-    if parts:
-        raise ModelError(f"{path}: {'; '.join(parts)}")
-
-
-def to_float32(tensor: Tensor, name: str, path: Path) -> Tensor:
-    """Copy a stored tensor, floating point as float32; refuse values that are not finite."""
-    import torch
-
-    tensor = tensor.to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
-    if not torch.isfinite(tensor).all():
-        raise ModelError(f"{path}: tensor {name} holds values that are not finite")
-    return tensor
 
 
 def _read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:

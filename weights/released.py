@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rsseg_cli.errors import ModelError
-from rsseg_cli.weights.registry import check_names, to_float32
+from rsseg_cli.weights.header import check_names, to_float32
 from rsseg_cli.weights.released_idgbr import is_idgbr, read_idgbr, start_idgbr
 from rsseg_cli.weights.tensor_folder import check_plain, read_pickle
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rsseg_cli.errors import ModelError
-from rsseg_cli.weights.registry import check_names
+from rsseg_cli.weights.header import check_names
 from rsseg_cli.weights.tensor_folder import TensorFolder, read_json
 
 if TYPE_CHECKING:

@@ -14,8 +14,7 @@ import msgspec
 
 from rsseg_cli.errors import ModelError
 from rsseg_cli.files import read_limited
-from rsseg_cli.weights.header import read_header
-from rsseg_cli.weights.registry import to_float32
+from rsseg_cli.weights.header import read_header, to_float32
 
 if TYPE_CHECKING:
     from torch import Tensor

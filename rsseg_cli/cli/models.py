@@ -1,9 +1,9 @@
-"""`rsseg models`: list, show and export models, calibrate them, import checkpoints, average runs."""
+"""`rsseg models`: list, show and export models, calibrate them, import checkpoints, join several."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ import typer
 from rsseg_cli.cli import options as opt
 from rsseg_cli.cli.calibrate import calibrate_command
 from rsseg_cli.cli.from_settings import Options, from_settings
+from rsseg_cli.cli.join import average_command, combine_command
 from rsseg_cli.config import check_bounds, option
 from rsseg_cli.errors import UsageError
 
@@ -19,13 +20,15 @@ if TYPE_CHECKING:
     from rsseg_cli.weights import ClassSpec, ModelSpec
 
 app = typer.Typer(
-    help="List, show, calibrate, import, export and average trained models.",
+    help="List, show, calibrate, import, export, average and combine trained models.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
 )
 
 app.command("calibrate")(calibrate_command)
+app.command("average")(average_command)
+app.command("combine")(combine_command)
 
 
 @app.command("list")
@@ -247,35 +250,6 @@ def export_command(
     export.check_export(output, read_spec(model), overwrite=overwrite)
     exported = export.export_model(load_model(model), output, overwrite=overwrite)
     opt.show(exported, str, as_json=as_json)
-
-
-@app.command("average")
-def average_command(
-    models: Annotated[
-        list[str],
-        opt.argument(
-            "MODEL RUN...",
-            "A model, and further models or checkpoints (runs/NAME/last.ckpt) of the same network.",
-        ),
-    ],
-    output: opt.ModelOutput,
-    name: Annotated[str, typer.Option(help="The model's name. Default: the output's name.")] = "",
-    overwrite: opt.Overwrite = False,
-) -> None:
-    """Average the weights of runs with the same start.
-
-    The mean is often better than each of them, at no cost to run. The runs should share --seed and differ in
-    data order or length; compare with rsseg eval --split val.
-
-    Example: rsseg models average a.safetensors runs/b/last.ckpt -o mean.safetensors
-    """
-    from rsseg_cli.weights import registry, save_model
-
-    registry.check_target(output, overwrite)
-    mean = registry.average_models(models[0], models[1:])
-    spec = replace(mean.spec, name=name or output.stem)
-    save_model(output, mean.network, spec, overwrite=overwrite)
-    typer.echo(f"{output}: mean of {len(models)} models; score it with rsseg eval")
 
 
 def _names(option: str, text: str) -> tuple[str, ...]:

@@ -115,8 +115,10 @@ def given_by(run: Run, shape: Sequence[int]) -> str:
 def traced_px(settings: Mapping[str, Any]) -> int:
     """Return the side of a tile whose trace holds for tiles of any shape, by the settings of a network; 0
     where there is none: a share of the pixels, or a smaller image, has a fixed size in a trace."""
-    shares = [part.get("topk_ratio", 1) for part in (settings, settings.get("closer") or {})]
-    is_fixed = any(part != 1 for part in (*shares, *settings.get("closer_scales", ())))
+    networks = settings, settings.get("closer") or {}, settings.get("partner") or {}
+    shares = [network.get("topk_ratio", 1) for network in networks]
+    zooms = *settings.get("closer_scales", ()), settings.get("zoom", 1)
+    is_fixed = any(part != 1 for part in (*shares, *zooms))
     return 0 if is_fixed else math.lcm(TRACED_PX, settings.get("window_px", 1))
 
 

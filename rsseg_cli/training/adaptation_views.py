@@ -84,6 +84,17 @@ class Pixels(NamedTuple):
         wrong = given[given != labels].bincount(minlength=count)
         return (2 * wrong > given.bincount(minlength=count)) & (labels.bincount(minlength=count) > 0)
 
+    def spread(self, head: Any, refuted: Tensor) -> Tensor:
+        """Cross-entropy of the probability of classes that are `refuted` (N,), with a head and of the model.
+
+        Of pixels to which the model gives another class.
+        """
+        other = self.at(~refuted[self.before.argmax(1)])
+        if not len(other.labels):
+            return torch.zeros(())
+        after = other.corrected(head).softmax(1)[:, refuted].sum(1)
+        return F.binary_cross_entropy(after.clamp(max=1), other.before[:, refuted].sum(1).clamp(max=1))
+
     @torch.no_grad()
     def sure(self, head: Any, probability: float, refuted: Tensor) -> Pixels:
         """Those to which a head gives a class with at least a probability, with that class.
@@ -136,9 +147,10 @@ class Encoder:
     def view(self, image: NDArray[np.uint8]) -> View:
         """Run the networks over an image (bands, H, W)."""
         pixels = (torch.from_numpy(image).float()[None] / 255 - self._mean) / self._std
-        scales = self._plain.encoder(pixels.contiguous(memory_format=torch.channels_last))
-        plain = self._plain.decode(scales)
-        before = self._model.decode(scales).logits if self._differ else plain.logits
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        scales, again = self._plain.encoder(pixels), self._plain.look_again(pixels)
+        plain = self._plain.decode(scales, again)
+        before = self._model.decode(scales, again).logits if self._differ else plain.logits
         inputs = self._head.inputs(scales, plain.logits)
         return View(inputs[0], plain.logits[0], before[0], domain.descriptors(pixels, plain.pooled))
 
