@@ -29,6 +29,7 @@ from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.corrections import read_corrections
 from rsseg_cli.training.crops import draw_training_scenes
 from rsseg_cli.weights import ModelSpec, load_model, save_model
+from rsseg_cli.weights.registry import combine_models
 
 NAMES = ("building", "land", "vegetation")
 LEFT, TOP, SIDE = 500_000.0, 5_000_000.0, 640
@@ -269,6 +270,22 @@ def test_a_class_that_labels_refute_is_not_taught_where_the_model_gives_it() -> 
     taught = pixels.sure(head, 0.9, pixels.refuted())
     assert taught.labels.tolist() == [1, 0]
     assert pixels.sure(head, 0.9, torch.zeros(2, dtype=torch.bool)).labels.tolist() == [0, 0, 1, 0]
+
+
+def test_a_model_of_several_looks_is_adapted(
+    tmp_path: Path, scene: Path, model: Path, truth: np.ndarray
+) -> None:
+    start = combine_models(model, None, 2.0)
+    path, output = tmp_path / "looks.safetensors", tmp_path / "mine.safetensors"
+    save_model(path, start.network, start.spec, dtype="float32")
+    adapt([(scene, drawn(tmp_path, truth))], output, AdaptConfig(model=str(path), steps=20, replay=False))
+    network = load_model(output).network
+    assert network.config.zoom == 2
+    image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert not torch.allclose(network(image), start.network(image), atol=1e-3)
+        network.correction = None
+        torch.testing.assert_close(network(image), start.network(image), atol=0.1, rtol=0.1)
 
 
 def test_a_class_that_labels_refute_does_not_spread_over_others() -> None:
