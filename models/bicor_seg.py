@@ -79,8 +79,8 @@ class BicorSegConfig:
         for name in ("smooth", "local"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} {getattr(self, name)!r:.40}: needs true or false")
-        if type(self.zoom) not in (int, float) or not 0.5 <= self.zoom <= 4:
-            raise ValueError(f"zoom {self.zoom!r:.40}: needs 0.5 to 4")
+        if type(self.zoom) not in (int, float) or not 1 <= self.zoom <= 4:
+            raise ValueError(f"zoom {self.zoom!r:.40}: needs 1 to 4")
         if self.partner is not None:
             if not isinstance(self.partner, dict):
                 raise ValueError(f"partner {self.partner!r:.40}: needs settings of a network")

@@ -6,6 +6,7 @@ Probabilities are averaged, as over an ensemble (arXiv 1612.01474).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -36,8 +37,12 @@ def check_classes(partner_classes: Sequence[int], given: int, known: int) -> Non
 
 
 def resized(image: Tensor, zoom: float, multiple: int) -> Tensor:
-    """Resize an image to `zoom` times its sides, as multiples of a number of pixels."""
-    height, width = (max(1, round(int(side) * zoom / multiple)) * multiple for side in image.shape[-2:])
+    """Enlarge an image to `zoom` times its sides, rounded down to multiples of a number of pixels."""
+    ratio = Fraction(zoom).limit_denominator(multiple)
+    # whole numbers alone: then a trace of the network holds for images of any size
+    height, width = (
+        side // multiple * ratio.numerator // ratio.denominator * multiple for side in image.shape[-2:]
+    )
     return F.interpolate(image, size=(height, width), mode="bicubic", align_corners=False)
 
 

@@ -117,8 +117,7 @@ def traced_px(settings: Mapping[str, Any]) -> int:
     where there is none: a share of the pixels, or a smaller image, has a fixed size in a trace."""
     networks = settings, settings.get("closer") or {}, settings.get("partner") or {}
     shares = [network.get("topk_ratio", 1) for network in networks]
-    zooms = *settings.get("closer_scales", ()), settings.get("zoom", 1)
-    is_fixed = any(part != 1 for part in (*shares, *zooms))
+    is_fixed = any(part != 1 for part in (*shares, *settings.get("closer_scales", ())))
     return 0 if is_fixed else math.lcm(TRACED_PX, settings.get("window_px", 1))
 
 

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from rsseg_cli.cli import app
 from rsseg_cli.errors import ModelError, UsageError
+from rsseg_cli.inference.export import export_model
 from rsseg_cli.models import BicorSeg, BicorSegConfig, looks
 from rsseg_cli.training.start import without_looks
 from rsseg_cli.weights import ModelSpec, load_model, save_model
@@ -85,6 +86,11 @@ def test_command_writes_a_model_that_loads(land: Path, roofs: Path, tmp_path: Pa
     assert model.spec.training["combined"] == [str(land), str(roofs)]
     assert model.network.config.partner_classes == [-1, 0]
     assert model.network(torch.zeros(1, 3, 64, 64)).shape == (1, 3, 64, 64)
+
+
+def test_it_is_exported_for_tiles_of_any_size(land: Path, roofs: Path, tmp_path: Path) -> None:
+    exported = export_model(combine_models(land, roofs, 1.5), tmp_path / "both.onnx")
+    assert exported.difference < 1e-4  # sides of several sizes are compared
 
 
 def test_training_goes_on_from_the_first_look(land: Path, roofs: Path) -> None:
