@@ -44,7 +44,6 @@ MIX = 0.3  # of the beta distribution of weights by which labelled pixels are mi
 SURE = 0.9  # probability from which the head teaches itself,
 TEACH_FROM, TEACH_EVERY = 0.3, 100  # from this share of a training, with classes of this many steps
 KEEP = 3.0  # weights beside that of the labels: of changes where the model is right,
-SPREAD = 0.1  # of how far classes that labels refute spread over what the model gives to others,
 WEIGHT_DECAY = 1e-3  # and of the head's weights
 HALVINGS = 16  # of the share of the change that is kept
 MOST_LOST = 0.02  # share of artificial pixels that the model has right and may get wrong
@@ -234,8 +233,8 @@ class _Run:
         self.state.step += 1
 
     def _loss(self, rng: np.random.Generator) -> Tensor:
-        """Labels, mixed (Verma et al., ICML 2019, arXiv:1806.05236); classes elsewhere of which it is sure,
-        and the model's own map where labels do not refute it; changes where the model is right; weights.
+        """Labels, mixed (Verma et al., ICML 2019, arXiv:1806.05236); classes elsewhere of which it is sure;
+        changes where the model is right; size of weights.
         """
         part = self._learnt.draw(BATCH).mixed(self._learnt.draw(BATCH), float(rng.beta(MIX, MIX)))
         loss = F.cross_entropy(part.corrected(self.head), part.labels)
@@ -247,9 +246,6 @@ class _Run:
             if self._taught is not None:
                 part = self._taught.draw(BATCH)
                 loss = loss + F.cross_entropy(part.corrected(self.head), part.labels)
-        if unlabelled is not None and self._refuted.any():
-            part = unlabelled.at(torch.from_numpy(rng.integers(0, len(unlabelled.labels), BATCH)))
-            loss = loss + SPREAD * part.spread(self.head, self._refuted)
         kept = self._data.kept
         if kept is not None:
             part = kept.at(torch.from_numpy(rng.integers(0, len(kept.labels), BATCH // 2)))

@@ -84,17 +84,6 @@ class Pixels(NamedTuple):
         wrong = given[given != labels].bincount(minlength=count)
         return (2 * wrong > given.bincount(minlength=count)) & (labels.bincount(minlength=count) > 0)
 
-    def spread(self, head: Any, refuted: Tensor) -> Tensor:
-        """Cross-entropy of the probability of classes that are `refuted` (N,), with a head and of the model.
-
-        Of pixels to which the model gives another class.
-        """
-        other = self.at(~refuted[self.before.argmax(1)])
-        if not len(other.labels):
-            return torch.zeros(())
-        after = other.corrected(head).softmax(1)[:, refuted].sum(1)
-        return F.binary_cross_entropy(after.clamp(max=1), other.before[:, refuted].sum(1).clamp(max=1))
-
     @torch.no_grad()
     def sure(self, head: Any, probability: float, refuted: Tensor) -> Pixels:
         """Those to which a head gives a class with at least a probability, with that class.

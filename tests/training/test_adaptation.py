@@ -288,19 +288,6 @@ def test_a_model_of_several_looks_is_adapted(
         torch.testing.assert_close(network(image), start.network(image), atol=0.1, rtol=0.1)
 
 
-def test_a_class_that_labels_refute_does_not_spread_over_others() -> None:
-    before = torch.tensor([[0.9, 0.1], [0.2, 0.8]])
-    pixels = Pixels(torch.zeros(2, 4), before.log(), before, torch.zeros(2, dtype=torch.long), torch.ones(2))
-    head = Correction([1, 1], 2, 1, local=False)
-    refuted = torch.tensor([True, False])  # so the first pixel, which the model gives to it, is free
-    head.requires_grad_(False)
-    lowest = float(pixels.spread(head, refuted))
-    assert lowest == pytest.approx(-0.2 * np.log(0.2) - 0.8 * np.log(0.8))
-    head.output.bias[0] = 2.0
-    assert float(pixels.spread(head, refuted)) > lowest + 0.4
-    assert float(pixels.spread(head, torch.tensor([True, True]))) == 0
-
-
 def test_new_classes_join_the_model(tmp_path: Path, scene: Path, model: Path) -> None:
     rows = [("solar", patch(0, col)) for col in range(4)]
     labels = write(tmp_path / "solar.gpkg", rows)
