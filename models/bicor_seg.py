@@ -48,8 +48,7 @@ class BicorSegConfig:
         local: the correction acts on tiles that are more like the places of the adaptation than like the
             training data.
         zoom: look a second time at so many times the size, and average the probabilities; 1 for once.
-        partner: settings of another network, whose probabilities count half, at that size too; see
-            `looks.mixed` for `partner_classes`.
+        partner, partner_classes: settings of another network, which looks at that size too; see `looks.mixed`.
     """
 
     classes: int
