@@ -48,7 +48,7 @@ class BicorSegConfig:
         local: the correction acts on tiles that are more like the places of the adaptation than like the
             training data.
         zoom: look a second time at so many times the size, and average the probabilities; 1 for once.
-        partner, partner_classes: settings of another network, which looks at that size too; see `looks.mixed`.
+        partner, partner_classes: another network's settings, which looks at that size too; see `looks.mixed`.
     """
 
     classes: int
