@@ -28,7 +28,7 @@ from rsseg_cli.weights import ModelSpec, load_model, read_spec, registry
 
 logger = logging.getLogger(__name__)
 SIZES = {item.name for item in dataclasses.fields(LiteRefinerConfig)} - {"closer", *CLOSER_USE}
-CLOSER_SIZES = ("channels", "layers", "topk_ratio", "neck")
+CLOSER_SIZES = ("channels", "layers", "topk_ratio", "neck", "smooth")
 CODEC_RANGE = 0.5  # mean and deviation that bring [0, 1] to the [-1, 1] of Stable Diffusion's codec
 
 
