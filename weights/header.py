@@ -42,9 +42,10 @@ def read_header(path: Path) -> Header:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            start = file.read(8)
+            start, opening = file.read(8), file.read(1)
             length = int.from_bytes(start, "little")
-            if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
+            # a header's length may begin with the same bytes
+            if opening != b"{" and start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
                 raise ModelError(
                     f"{path}: a pickle, which can run any code and is not loaded; turn a released checkpoint "
                     "into a model file with `rsseg models import`"
@@ -53,7 +54,7 @@ def read_header(path: Path) -> Header:
                 raise ModelError(f"{path}: {size} bytes, no safetensors file or a truncated one")
             if length > MAX_HEADER_BYTES:
                 raise ModelError(f"{path}: header of {length} bytes; at most {MAX_HEADER_BYTES} are read")
-            entries = msgspec.json.decode(file.read(length), type=dict[str, Any])
+            entries = msgspec.json.decode(opening + file.read(length - 1), type=dict[str, Any])
         metadata = entries.pop("__metadata__", None)
         tensors = msgspec.convert(entries, dict[str, TensorEntry])
     except OSError as err:

@@ -151,6 +151,18 @@ def test_a_pickle_is_refused_and_not_run(tmp_path: Path, kind: str) -> None:
     assert not trap.exists()
 
 
+@pytest.mark.parametrize("start", [b"PK", b"\x80\x02", b"\x80\x05"])
+def test_a_header_whose_length_looks_like_a_pickle_is_read(model_path: Path, start: bytes) -> None:
+    """The format allows spaces after the header, so its length can be any."""
+    whole = model_path.read_bytes()
+    length = int.from_bytes(whole[:8], "little")
+    longer = length + (int.from_bytes(start, "little") - length) % 2**16
+    padded = whole[8 : 8 + length].ljust(longer) + whole[8 + length :]
+    model_path.write_bytes(longer.to_bytes(8, "little") + padded)
+    assert model_path.read_bytes().startswith(start)
+    assert load_model(model_path).spec == spec()
+
+
 def test_truncated_files_are_refused(model_path: Path) -> None:
     whole = model_path.read_bytes()
     for size in (0, 5, 8, 100, 5000, len(whole) // 2, len(whole) - 1):
