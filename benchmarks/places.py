@@ -9,7 +9,9 @@ parts of at most a few megapixels, brought to the resolutions in the table and m
 `--cache` keeps the parts. `buildings` is scored by the IoU of building, `landcover` by the mean IoU over what
 a place's labels can tell apart (`KINDS`). A place that a model was trained on has a star and is left out of
 the mean over unseen places; models say which in `training["places"]`. `spain` has no labels, but is marked by
-eye: the share of pixels mapped as building (or water) where there is none.
+eye: the share of pixels mapped as building (or water) where there is none. 95 % intervals of means are by
+blocks of 128 px, drawn again within each place; that of a difference is paired. They say what other blocks of
+these places would give, not what other places would.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -31,9 +34,12 @@ from rasterio.transform import from_origin
 
 from rsseg_cli import PredictConfig, RefineConfig, predict
 from rsseg_cli.data.synthetic import draw_scene
+from rsseg_cli.evaluation.intervals import interval_of, resamples_of
 from rsseg_cli.weights import TrainedModel, load_model, registry
 
 NONE = 255
+BLOCK_PX = 128
+RESAMPLES = 1000
 KINDS = {  # what labels of a kind call a class, and which classes of landcover it may be
     "buildings": (("rest", ("land", "road", "vegetation", "water")), ("building", ("building",))),
     "dubai": tuple((name, (name,)) for name in ("building", "land", "road", "vegetation", "water")),
@@ -65,6 +71,22 @@ class Part:
     gsd_m: float
     image: NDArray[np.uint8]
     labels: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """Confusion matrices of a place, one a block: labels by classes of the map, the last none of them."""
+
+    kind: str
+    blocks: NDArray[np.int64]
+
+    def scores(self) -> dict[str, float]:
+        return _scores(self.kind, self.blocks.sum(0))
+
+    def resampled(self) -> NDArray[np.float64]:
+        """Scores of RESAMPLES draws of the blocks, the same draws for every model."""
+        drawn = [draw for part in resamples_of(len(self.blocks), RESAMPLES, 0, RESAMPLES) for draw in part]
+        return np.array([_scores(self.kind, np.tensordot(draw, self.blocks, 1))["score"] for draw in drawn])
 
 
 def parts(data: Path, task: str) -> Iterator[Part]:
@@ -187,34 +209,39 @@ def measure(
     gsd_m: float | None = None,
     refine: RefineConfig | None = None,
     tta: str = "none",
-) -> dict[str, dict[str, float]]:
-    """Score of each place, and the IoU (or share) of what it consists of."""
-    counts: dict[tuple[str, str], NDArray[np.int64]] = {}
+) -> dict[str, Counts]:
+    """Map each place's parts and count."""
+    counts: dict[str, Counts] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (part, path) in enumerate(found):
             target = Path(folder) / f"{number}.tif"
             predict(path, target, model=model, config=PredictConfig(gsd_m=gsd_m, tta=tta), refine=refine)
             with rasterio.open(target) as made:
-                mapped = made.read(1)
-            key = (part.place, part.kind)
-            matrix = _confusion(model, part, mapped)
-            counts[key] = counts.get(key, np.zeros_like(matrix)) + matrix
-    return {place: _scores(kind, matrix) for (place, kind), matrix in counts.items()}
+                blocks = _confusion(model, part, made.read(1))
+            if part.place in counts:
+                blocks = np.concatenate([counts[part.place].blocks, blocks])
+            counts[part.place] = Counts(kind=part.kind, blocks=blocks)
+    return counts
 
 
 def _confusion(model: TrainedModel, part: Part, mapped: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Confusion matrices of the blocks that have labels."""
     kinds = KINDS[part.kind]
+    size = len(kinds), len(kinds) + 1
     table = np.full(256, len(kinds), np.uint8)
     for index, name in enumerate(model.spec.class_names):
         for group, (_, members) in enumerate(kinds):
             if name in members or (name == "background" and group == 0):
                 table[index] = group
     known = (part.labels < len(kinds)) & (mapped != NONE)
-    pairs = part.labels[known].astype(np.int64) * (len(kinds) + 1) + table[mapped[known]]
-    return np.bincount(pairs, minlength=len(kinds) * (len(kinds) + 1)).reshape(len(kinds), -1)
+    rows, cols = (places // BLOCK_PX for places in np.indices(mapped.shape))
+    blocks = rows * (mapped.shape[1] // BLOCK_PX + 1) + cols
+    numbers, order = np.unique(blocks[known], return_inverse=True)
+    cells = (order * size[0] + part.labels[known]) * size[1] + table[mapped[known]]
+    return np.bincount(cells, minlength=len(numbers) * size[0] * size[1]).reshape(-1, *size)
 
 
-def _scores(kind: str, matrix: NDArray[np.int64]) -> dict[str, float]:
+def _scores(kind: str, matrix: NDArray[Any]) -> dict[str, float]:
     names = [name for name, _ in KINDS[kind]]
     if kind == "none":
         return {"wrong share": float(matrix[0, 1] / max(matrix[0].sum(), 1))}
@@ -235,7 +262,29 @@ def task_of(model: TrainedModel) -> str:
     return "buildings" if len(model.spec.classes) == 2 else "landcover"
 
 
-def show(results: list[tuple[str, TrainedModel, dict[str, dict[str, float]]]]) -> str:
+Results = list[tuple[str, TrainedModel, dict[str, Counts]]]
+
+
+def unseen_places(results: Results) -> list[str]:
+    """Places with labels on which no model of the table was trained."""
+    ever = {place for _, model, _ in results for place in seen_places(model)}
+    return [place for place in results[0][2] if place != "spain" and place.split()[0] not in ever]
+
+
+def means(results: Results, places: list[str]) -> list[tuple[float, ...]]:
+    """Mean over places of each model, its interval, and that of its difference from the first model's."""
+    rows: list[tuple[float, ...]] = []
+    first = None
+    for _, _, counts in results:
+        mean = float(np.mean([counts[place].scores()["score"] for place in places]))
+        drawn = np.mean([counts[place].resampled() for place in places], axis=0)
+        first = drawn if first is None else first
+        low, high = interval_of(np.stack([drawn, drawn - first]))
+        rows.append((mean, *(float(end) for pair in zip(low, high, strict=True) for end in pair)))
+    return rows
+
+
+def show(results: Results) -> str:
     """One column a model; means over all places and over those that no model of the table was trained on."""
     lines = [
         "| place | " + " | ".join(name for name, _, _ in results) + " |",
@@ -244,29 +293,31 @@ def show(results: list[tuple[str, TrainedModel, dict[str, dict[str, float]]]]) -
     places = [place for place in results[0][2] if place != "spain"]
     for place in places:
         cells = []
-        for _, model, scores in results:
-            found = scores[place]
+        for _, model, counts in results:
+            found = counts[place].scores()
             star = "*" if place.split()[0] in seen_places(model) else ""
             more = [f"{value:.2f}" for key, value in found.items() if key != "score"]
             cells.append(f"{found['score']:.3f}{star}" + (f" ({', '.join(more)})" if len(more) > 2 else ""))
         lines.append(f"| {place} | " + " | ".join(cells) + " |")
-    ever = {place for _, model, _ in results for place in seen_places(model)}
-    unseen = [place for place in places if place.split()[0] not in ever]
+    unseen = unseen_places(results)
     for title, chosen in (("mean", places), (f"mean of {', '.join(unseen)}", unseen)):
-        means = [np.mean([scores[place]["score"] for place in chosen]) for _, _, scores in results]
-        lines.append(f"| {title} | " + " | ".join(f"{value:.3f}" for value in means) + " |")
+        rows = means(results, chosen)
+        cells = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high, *_ in rows]
+        lines.append(f"| {title} | " + " | ".join(cells) + " |")
+        cells = ["", *(f"{low:+.3f} to {high:+.3f}" for *_, low, high in rows[1:])]
+        lines.append("| its difference from the first | " + " | ".join(cells) + " |")
     if "spain" in results[0][2]:
-        wrong = [scores["spain"]["wrong share"] for _, _, scores in results]
+        wrong = [counts["spain"].scores()["wrong share"] for _, _, counts in results]
         lines.append("| spain, share wrong | " + " | ".join(f"{value:.4f}" for value in wrong) + " |")
     return "\n".join(lines)
 
 
-def write(name: str, model: TrainedModel, scores: dict[str, dict[str, float]]) -> None:
+def write(name: str, model: TrainedModel, counts: dict[str, Counts]) -> None:
     """Keep the scores by place in the model's file."""
     seen = seen_places(model)
     places = {
         place: {"score": round(values["score"], 3), "trained": place.split()[0] in seen}
-        for place, values in scores.items()
+        for place, values in ((place, found.scores()) for place, found in counts.items())
         if "score" in values
     }
     spec = dataclasses.replace(model.spec, scores=model.spec.scores | {"places": places})
@@ -311,13 +362,29 @@ def main() -> None:
         for refiner in ("", *args.refine):
             started = time.perf_counter()
             refine = RefineConfig(refiner=refiner) if refiner else None
-            scores = measure(model, found, args.gsd, refine, args.tta)
-            results.append((" + ".join(Path(file).stem for file in (name, refiner) if file), model, scores))
+            counts = measure(model, found, args.gsd, refine, args.tta)
+            results.append((" + ".join(Path(file).stem for file in (name, refiner) if file), model, counts))
             if args.write and not refiner:
-                write(name, model, scores)
+                write(name, model, counts)
             if not args.json:
                 print(f"{results[-1][0]}: {time.perf_counter() - started:.0f} s", flush=True)
-    print(json.dumps({name: scores for name, _, scores in results}) if args.json else show(results))
+    if not args.json:
+        print(show(results))
+        return
+    rows = means(results, unseen_places(results))
+    print(
+        json.dumps(
+            {
+                name: {place: found.scores() for place, found in counts.items()}
+                | {
+                    "mean of unseen": dict(
+                        zip(("mean", "low", "high", "gain_low", "gain_high"), row, strict=True)
+                    )
+                }
+                for (name, _, counts), row in zip(results, rows, strict=True)
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ MIX = 0.3  # of the beta distribution of weights by which labelled pixels are mi
 SURE = 0.9  # probability from which the head teaches itself,
 TEACH_FROM, TEACH_EVERY = 0.3, 100  # from this share of a training, with classes of this many steps
 KEEP = 3.0  # weights beside that of the labels: of changes where the model is right,
+SPREAD = 0.1  # of classes that labels refute where the model gives another,
 WEIGHT_DECAY = 1e-3  # and of the head's weights
 HALVINGS = 16  # of the share of the change that is kept
 MOST_LOST = 0.02  # share of artificial pixels that the model has right and may get wrong
@@ -181,6 +182,7 @@ class _Run:
     def _begin(self, labelled: Pixels) -> None:
         """Start to train on labels."""
         self._learnt, self._refuted = Balanced(labelled), labelled.refuted()
+        self._confirmed = labelled.confirmed(self._refuted)
         self._taught: Balanced | None = None
         self.head.load_state_dict(self.start)
         self.optimizer = torch.optim.Adam(self.head.parameters(), lr=self.config.learning_rate)
@@ -246,6 +248,9 @@ class _Run:
             if self._taught is not None:
                 part = self._taught.draw(BATCH)
                 loss = loss + F.cross_entropy(part.corrected(self.head), part.labels)
+        if unlabelled is not None and self._confirmed.any():
+            part = unlabelled.at(torch.from_numpy(rng.integers(0, len(unlabelled.labels), BATCH)))
+            loss = loss + SPREAD * part.spread(self.head, self._confirmed)
         kept = self._data.kept
         if kept is not None:
             part = kept.at(torch.from_numpy(rng.integers(0, len(kept.labels), BATCH // 2)))

@@ -30,6 +30,7 @@ TURNS = 8  # of a patch with labels, where there are few
 UNLABELLED = 100_000  # pixels of random patches
 DRAWN, CHECKS = 16, 6  # artificial scenes to learn from, and to see what is lost
 DRAWN_PX = 384
+RARE = 0.02  # share of labels that does not count
 
 
 class View(NamedTuple):
@@ -83,6 +84,25 @@ class Pixels(NamedTuple):
         count = self.before.shape[1]
         wrong = given[given != labels].bincount(minlength=count)
         return (2 * wrong > given.bincount(minlength=count)) & (labels.bincount(minlength=count) > 0)
+
+    def confirmed(self, refuted: Tensor) -> Tensor:
+        """Which of the `refuted` classes (N,) labels do not find where the model gives a class (N, N).
+
+        That is, hardly: in a small share of what the model gives that class, or of the labels.
+        """
+        count = self.before.shape[1]
+        found = (self.before.argmax(1) * count + self.labels).bincount(minlength=count**2).view(count, count)
+        few = found <= RARE * torch.maximum(found.sum(1, keepdim=True), found.sum(0))
+        return few & refuted & ~torch.eye(count, dtype=torch.bool)
+
+    def spread(self, head: Any, confirmed: Tensor) -> Tensor:
+        """Cross-entropy of the classes that a pixel is not, by `confirmed`, with a head and of the model."""
+        absent = confirmed[self.before.argmax(1)]
+        after, before = (
+            (part * absent).sum(1).clamp(max=1) for part in (self.corrected(head).softmax(1), self.before)
+        )
+        loss = F.binary_cross_entropy(after, before, reduction="none")
+        return (loss * absent.any(1)).mean()
 
     @torch.no_grad()
     def sure(self, head: Any, probability: float, refuted: Tensor) -> Pixels:

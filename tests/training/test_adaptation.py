@@ -288,6 +288,27 @@ def test_a_model_of_several_looks_is_adapted(
         torch.testing.assert_close(network(image), start.network(image), atol=0.1, rtol=0.1)
 
 
+def test_a_class_that_labels_refute_does_not_spread_where_they_do_not_find_it() -> None:
+    """The model calls vineyards and roofs building, and fields land: labels find no building there."""
+    building, land, vegetation = range(3)
+    given = [building] * 100 + [land] * 100
+    labels = [vegetation] * 90 + [building] * 10 + [land] * 60 + [vegetation] * 40
+    before = torch.full((200, 3), 0.1).scatter(1, torch.tensor(given)[:, None], 0.8)
+    pixels = Pixels(torch.zeros(200, 5), before.log(), before, torch.tensor(labels), torch.ones(200))
+    refuted = pixels.refuted()
+    assert refuted.tolist() == [True, False, False]
+    confirmed = pixels.confirmed(refuted)
+    assert confirmed.tolist() == [[False] * 3, [True, False, False], [True, False, False]]
+    head = Correction([1, 1], 3, 1, local=False).requires_grad_(False)
+    part = pixels.at(torch.tensor([0, 100]))
+    lowest = float(part.spread(head, confirmed))
+    assert lowest == pytest.approx((-0.1 * np.log(0.1) - 0.9 * np.log(0.9)) / 2)  # the first pixel is free
+    head.output.bias[building] = 2.0
+    assert float(part.spread(head, confirmed)) > lowest + 0.1
+    head.output.bias[building], head.output.bias[vegetation] = 0.0, 2.0
+    assert float(part.spread(head, confirmed)) < lowest + 0.05
+
+
 def test_new_classes_join_the_model(tmp_path: Path, scene: Path, model: Path) -> None:
     rows = [("solar", patch(0, col)) for col in range(4)]
     labels = write(tmp_path / "solar.gpkg", rows)
