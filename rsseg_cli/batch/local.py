@@ -176,31 +176,42 @@ class LocalEngine:
 def _in_turn(tasks: Iterable[SceneTask], progress: SceneProgress | None) -> Iterator[SceneOutcome]:
     """Map scenes in this thread, and finish the outputs of each one while the next is mapped.
 
-    A scene is reported before the outputs of the next one are finished. One whose outputs could not be
-    written meanwhile is tried once more: the disk may have been full of what the other one needed.
+    A scene is reported before the outputs of the next one are finished. One that fails, and was mapped while
+    there was no room for the outputs of another, is mapped once more: what it wrote then may be damaged.
     """
     runner = SceneRunner()
     mapped: deque[SceneOutcome | Callable[[], SceneOutcome]] = deque()
-    finishing: deque[Future[SceneOutcome]] = deque()
+    finishing: deque[tuple[SceneTask, Future[SceneOutcome]]] = deque()
+    lacked_room = False
+
+    def oldest() -> SceneOutcome:
+        task, future = finishing.popleft()
+        outcome = future.result()
+        return finished(runner.start(task, progress)) if outcome.error and lacked_room else outcome
+
     with ThreadPoolExecutor(1, thread_name_prefix="rsseg-finish") as finisher:
         try:
             for task in tasks:
                 mapped.append(runner.start(task, progress))
                 if finishing:
-                    yield finishing.popleft().result()
+                    outcome = oldest()
+                    lacked_room = outcome.error_kind == OutputError.__name__
+                    yield outcome
                     failed = mapped[0]
-                    if isinstance(failed, SceneOutcome) and failed.error_kind == OutputError.__name__:
-                        mapped[0] = runner.start(replace(task, resume=True), progress)
-                finishing.append(finisher.submit(finished, mapped.popleft()))
+                    if isinstance(failed, SceneOutcome) and (
+                        lacked_room or failed.error_kind == OutputError.__name__
+                    ):
+                        mapped[0] = runner.start(task, progress)
+                finishing.append((task, finisher.submit(finished, mapped.popleft())))
         except GeneratorExit:
             raise
         except BaseException:  # report what was mapped before first
-            finishing.extend(finisher.submit(finished, started) for started in mapped)
+            finishing.extend((task, finisher.submit(finished, started)) for started in mapped)
             while finishing:
-                yield finishing.popleft().result()
+                yield finishing.popleft()[1].result()
             raise
         while finishing:
-            yield finishing.popleft().result()
+            yield oldest()
 
 
 def devices_for(device: str, jobs: int | None, gpus: Sequence[str] | None = None) -> list[str]:

@@ -9,11 +9,12 @@ import rasterio
 from batch_runs import model_file, pixels, run, status_of  # noqa: F401
 from typer.testing import CliRunner
 
-from rsseg_cli.batch.local import LocalEngine
+from rsseg_cli.batch.local import LocalEngine, _in_turn
 from rsseg_cli.batch.manifest import RESERVE_BYTES
 from rsseg_cli.batch.run import run_batch
 from rsseg_cli.batch.scenes import BatchScene
 from rsseg_cli.batch.settings import BatchSettings
+from rsseg_cli.batch.task import SceneOutcome
 from rsseg_cli.cli import app
 from rsseg_cli.config import PredictConfig
 
@@ -109,6 +110,34 @@ def test_a_scene_without_room_while_another_is_finished_is_mapped_again(make_ras
     result = run_batch(scenes, settings, LocalEngine(), Lodger(disk))
     assert result.reports[1].status == "done", result.reports[1].error
     assert "b_tiny.tif" in left_in(disk)
+
+
+class Scripted:
+    """Runs scenes that fail as told: kinds of errors by scene, one an attempt; "" for none."""
+
+    def __init__(self, kinds):
+        self.kinds, self.attempts = [iter(each) for each in kinds], []
+
+    def start(self, task, progress):
+        self.attempts.append(task)
+        kind = next(self.kinds[task])
+        return lambda: SceneOutcome(index=task, error=kind, error_kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "attempts", "left"),
+    [
+        ([["OutputError"], ["SceneError", ""], [""]], [0, 1, 2, 1], ["OutputError", "", ""]),
+        ([[""], ["OutputError"], ["SceneError", ""]], [0, 1, 2, 2], ["", "OutputError", ""]),
+        ([["SceneError"], ["SceneError"], [""]], [0, 1, 2], ["SceneError", "SceneError", ""]),
+    ],
+)
+def test_a_scene_that_fails_after_one_without_room_is_mapped_again(monkeypatch, kinds, attempts, left):
+    """Not one that fails after a scene that had another fault."""
+    runner = Scripted(kinds)
+    monkeypatch.setattr("rsseg_cli.batch.local.SceneRunner", lambda: runner)
+    assert [outcome.error for outcome in _in_turn(range(3), None)] == left
+    assert runner.attempts == attempts
 
 
 FULL = ("No space left on device", "0 bytes free, the outputs", "Is the disk full?")
