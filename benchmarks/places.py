@@ -301,11 +301,14 @@ def show(results: Results) -> str:
         lines.append(f"| {place} | " + " | ".join(cells) + " |")
     unseen = unseen_places(results)
     for title, chosen in (("mean", places), (f"mean of {', '.join(unseen)}", unseen)):
+        if not chosen:
+            continue
         rows = means(results, chosen)
         cells = [f"{mean:.3f} ({low:.3f} to {high:.3f})" for mean, low, high, *_ in rows]
         lines.append(f"| {title} | " + " | ".join(cells) + " |")
-        cells = ["", *(f"{low:+.3f} to {high:+.3f}" for *_, low, high in rows[1:])]
-        lines.append("| its difference from the first | " + " | ".join(cells) + " |")
+        if len(rows) > 1:
+            cells = ["", *(f"{low:+.3f} to {high:+.3f}" for *_, low, high in rows[1:])]
+            lines.append("| its difference from the first | " + " | ".join(cells) + " |")
     if "spain" in results[0][2]:
         wrong = [counts["spain"].scores()["wrong share"] for _, _, counts in results]
         lines.append("| spain, share wrong | " + " | ".join(f"{value:.4f}" for value in wrong) + " |")
@@ -371,20 +374,14 @@ def main() -> None:
     if not args.json:
         print(show(results))
         return
-    rows = means(results, unseen_places(results))
-    print(
-        json.dumps(
-            {
-                name: {place: found.scores() for place, found in counts.items()}
-                | {
-                    "mean of unseen": dict(
-                        zip(("mean", "low", "high", "gain_low", "gain_high"), row, strict=True)
-                    )
-                }
-                for (name, _, counts), row in zip(results, rows, strict=True)
-            }
-        )
-    )
+    table: dict[str, dict[str, dict[str, float]]] = {
+        name: {place: found.scores() for place, found in counts.items()} for name, _, counts in results
+    }
+    if unseen := unseen_places(results):
+        names = "mean", "low", "high", "gain_low", "gain_high"
+        for rows, values in zip(table.values(), means(results, unseen), strict=True):
+            rows["mean of unseen"] = dict(zip(names, values, strict=True))
+    print(json.dumps(table))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ TURNS = 8  # of a patch with labels, where there are few
 UNLABELLED = 100_000  # pixels of random patches
 DRAWN, CHECKS = 16, 6  # artificial scenes to learn from, and to see what is lost
 DRAWN_PX = 384
-RARE = 0.02  # share of labels that does not count
+RARE = 0.02  # share of labels below which they do not count
 
 
 class View(NamedTuple):
@@ -86,9 +86,9 @@ class Pixels(NamedTuple):
         return (2 * wrong > given.bincount(minlength=count)) & (labels.bincount(minlength=count) > 0)
 
     def confirmed(self, refuted: Tensor) -> Tensor:
-        """Which of the `refuted` classes (N,) labels do not find where the model gives a class (N, N).
+        """Whether hardly a label where the model gives a class (rows) is of a `refuted` one (columns) (N, N).
 
-        That is, hardly: in a small share of what the model gives that class, or of the labels.
+        That is, at most RARE of the labels there, or of the refuted class's own.
         """
         count = self.before.shape[1]
         found = (self.before.argmax(1) * count + self.labels).bincount(minlength=count**2).view(count, count)

@@ -113,7 +113,7 @@ def test_a_scene_without_room_while_another_is_finished_is_mapped_again(make_ras
 
 
 class Scripted:
-    """Runs scenes that fail as told: kinds of errors by scene, one an attempt; "" for none."""
+    """Runs scenes that fail by a script: kinds of errors by scene, one an attempt; "" for none."""
 
     def __init__(self, kinds):
         self.kinds, self.attempts = [iter(each) for each in kinds], []

@@ -542,11 +542,11 @@ def test_the_encoder_starts_as_a_segmentation_models(tmp_path):
 
 
 def test_a_refiner_takes_a_model_along(tmp_path, sheets):
-    """Begun anew, or from a refiner without one."""
+    """Begun anew, or from a refiner without one; it sees what the model does."""
     from rsseg_cli.models import BicorSeg, BicorSegConfig
 
     path, plain = tmp_path / "own.safetensors", tmp_path / "start.safetensors"
-    config = BicorSegConfig(classes=2, encoder="test_efficientnet", channels=16)
+    config = BicorSegConfig(classes=2, encoder="test_efficientnet", channels=16, smooth=True)
     own = ModelSpec(
         name="own", architecture="bicor-seg",
         classes=ClassSpec.from_names(["dark", "bright"]), network=vars(config),
@@ -555,7 +555,8 @@ def test_a_refiner_takes_a_model_along(tmp_path, sheets):
     save_model(path, BicorSeg(config), own, dtype="float32")
     save_model(plain, LiteRefiner(TINY_NETWORK), spec(), dtype="float32")
     data = datasets.open_data(DataConfig(folders=(sheets,), val=("b",), classes="dark,bright"))
-    stored = load_model(path).network.state_dict()
+    model = load_model(path).network
+    stored, image = model.state_dict(), torch.rand(1, 3, 64, 64)
     for given in ({"init": str(plain)}, {"encoder": "test_efficientnet", "widths": (16, 16, 16)}):
         chosen = resolve_refiner_settings({"closer": str(path), **given})
         described = describe_refiner(chosen, data, ModelInfo(name="both", gsd_m=1.0))
@@ -563,6 +564,8 @@ def test_a_refiner_takes_a_model_along(tmp_path, sheets):
         network, _ = build_refiner(described, chosen.network, 0)
         assert torch.equal(network.closer.decoder.class_table, stored["decoder.class_table"])
         assert torch.equal(network.conditions.encoder.conv_stem.weight, stored["encoder.conv_stem.weight"])
+        seen = network.closer(network.conditions.see(image))
+        torch.testing.assert_close(seen, model(image).softmax(1))
     other = load_model(plain).network
     chosen = resolve_refiner_settings({"closer": str(path), "init": str(plain)})
     network, _ = build_refiner(describe_refiner(chosen, data, ModelInfo(name="both")), chosen.network, 0)
