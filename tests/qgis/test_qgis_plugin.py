@@ -19,6 +19,7 @@ import pytest
 import rasterio
 
 from rsseg_cli import __version__
+from rsseg_cli.weights import load_model
 
 if TYPE_CHECKING:
     from conftest import Qgis
@@ -112,16 +113,20 @@ found = {
     "score": run("score", MAP=given["refined"], TRUTH=labels, REPORT=given["report"]),
     "models": run("models", OUTPUT=given["models"]),
 }
-drawn = QgsVectorLayer("Polygon?crs=EPSG:32633&field=class:string", "drawn", "memory")
-for number, name in enumerate(("roof", "road", "tree")):
-    feature = QgsFeature(drawn.fields())
-    left = 500000 + 25 * number
-    feature.setGeometry(QgsGeometry.fromRect(QgsRectangle(left, 4999950, left + 20, 4999990)))
-    feature.setAttributes([name])
-    drawn.dataProvider().addFeature(feature)
-found["adapt"] = run("adapt", INPUT=scene, LABELS=drawn, FIELD="class", MODEL_FILE=given["model"],
+look = QgsVectorLayer(given["look"], "look")
+squares = list(look.getFeatures())
+column = look.fields().indexOf("class")
+listed = look.editorWidgetSetup(column)
+found["form"] = [listed.type(), [list(item) for item in listed.config().get("map", [])]]
+found["legend"] = [item.label() for item in look.renderer().legendSymbolItems()]
+found["area"] = sum(square.geometry().area() for square in squares)
+found["empty"] = [square["class"] for square in squares]
+assert look.startEditing()
+for square in squares:
+    look.changeAttributeValue(square.id(), column, square["predicted"])
+assert look.commitChanges(), look.commitErrors()
+found["adapt"] = run("adapt", INPUT=scene, LABELS=look, FIELD="class", MODEL_FILE=given["model"],
                      OPTIONS="--steps 2 --no-replay", OUTPUT=given["adapted"])
-found["look"] = [item["predicted"] for item in QgsVectorLayer(given["look"], "look").getFeatures()]
 """
 
 
@@ -294,8 +299,11 @@ def test_the_other_algorithms(
     )  # fmt: skip
     found = qgis.python(REST, scene=scene, model=model, refiner=refiner, **paths)
     assert pixels(paths["refined"]).shape == pixels(paths["map"]).shape
-    assert len(found["look"]) == 4
+    assert found["empty"] == [""] * 4
+    assert found["form"] == ["ValueMap", [["roof"], ["road"], ["tree"]]]
+    assert found["legend"] == ["roof", "road", "tree", "to be filled in"]
     assert 0 < found["score"]["MIOU"] <= 1
     assert Path(found["score"]["PAGE"]).is_file()
     assert "landcover" in paths["models"].read_text()
-    assert paths["adapted"].is_file()
+    learnt = load_model(paths["adapted"]).spec.training["labelled_m2"]
+    assert sum(learnt.values()) == pytest.approx(found["area"], rel=0.3)  # as pixels of the network
