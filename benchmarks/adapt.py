@@ -2,7 +2,8 @@
 
     python benchmarks/adapt.py DATA [--steps 1000] [--part spain --part drawn --part suggest] [--json]
 
-spain: ten shapes (four of vines as vegetation, two tracks, two fields, two roofs) over a Spanish orthophoto
+spain: ten shapes (four of rows of vines and trees as vegetation, two tracks, two fields, two roofs), where
+the map of `landcover@1` is wrong and beside it, over a Spanish orthophoto
 of `DATA/unlabelled`, then the share of the scene that is mapped as building, in all, in vineyards and
 outside its three farmsteads, and the mean IoU on the test tile of `DATA/dubai` (a square of 1024 px of each
 of its parts), before and after. The model must describe its training data (`rsseg models calibrate`) for the
@@ -47,7 +48,7 @@ NAMES = [name for name, _ in CLASSES]
 SPAIN = "unlabelled/spain_pnoa25_0398_3-1_1.tif"
 SHAPES = (  # class and corners (column, row), px of the orthophoto; two corners are a line
     ("vegetation", ((960, 1400), (1240, 1460), (1220, 1520), (940, 1470))),
-    ("vegetation", ((20, 880), (260, 950), (240, 1000), (20, 940))),
+    ("vegetation", ((1330, 1370), (1560, 1420), (1530, 1510), (1310, 1460))),  # an orchard
     ("vegetation", ((620, 1060), (740, 1080), (560, 1400), (440, 1360))),
     ("vegetation", ((240, 300), (500, 360), (480, 400), (220, 350))),
     ("road", ((330, 20), (240, 200))),

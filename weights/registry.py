@@ -91,11 +91,12 @@ class StoredModel(TrainedModel):
 # Bundled models: the SHA-256 of NAME.safetensors in this folder. NAME@N is an earlier version, kept so that
 # old runs can be repeated.
 MODELS = {
-    "buildings": "694feb9634ce468a878f4378c191acd501ea8c54d32757da5d6fb3f77287897a",
+    "buildings": "8116bf7ff60f65394c29132dda3e96ef7a0fb695985cf5d5d83f48cc9b144c21",
     "buildings@1": "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9",
     "buildings@2": "4648ec43c038c7309a17ce4ef10afec5295f0e2b5a78ff649d6c29ab48575e14",
     "buildings@3": "ca7c53aca29521a97ac238b829ac9fde8b60cbb534d6ea9e7d3eeb2ef68b52d4",
-    "buildings-refiner": "89392d5b7ed39ba0307a68f88da4982e44ba7d48dafea6124305623a17392677",
+    "buildings@4": "694feb9634ce468a878f4378c191acd501ea8c54d32757da5d6fb3f77287897a",
+    "buildings-refiner": "476e9bfa1a7e47e9a5cae90f1145bf5770f68a059d249adc916e02eeaeb7e2fd",
     "landcover": "97176f198444376480f862f0e9bcc1536b65f482426ef22067829c3c3130a734",
     "landcover@1": "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50",
     "landcover@2": "3e13568ec0ddfdd9a4fa909cfcb27a36c007509b1303fb05b81bce529d116311",
