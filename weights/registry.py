@@ -91,7 +91,7 @@ class StoredModel(TrainedModel):
 # Bundled models: the SHA-256 of NAME.safetensors in this folder. NAME@N is an earlier version, kept so that
 # old runs can be repeated.
 MODELS = {
-    "buildings": "8116bf7ff60f65394c29132dda3e96ef7a0fb695985cf5d5d83f48cc9b144c21",
+    "buildings": "65b13d3ebcb81ad47293ff4ad89f155c67efe0edb6fd95af5e2a3e90ff1085a5",
     "buildings@1": "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9",
     "buildings@2": "4648ec43c038c7309a17ce4ef10afec5295f0e2b5a78ff649d6c29ab48575e14",
     "buildings@3": "ca7c53aca29521a97ac238b829ac9fde8b60cbb534d6ea9e7d3eeb2ef68b52d4",
