@@ -580,10 +580,10 @@ class Teacher:
 
 def fresh(args: argparse.Namespace, task: str) -> TrainedModel:
     """A network with ImageNet weights in its encoder, described as the task's bundled model is."""
-    told = load_model({"landcover": "landcover-small"}.get(task, task)).spec
-    network = build(args.network, len(told.classes), args.seed, args.lite)
+    bundled = load_model({"landcover": "landcover-small"}.get(task, task)).spec
+    network = build(args.network, len(bundled.classes), args.seed, args.lite)
     sizes = dataclasses.asdict(network.config) if isinstance(network, BicorSeg) else {}
-    spec = dataclasses.replace(told, name=args.network, network=sizes, training={}, training_tiles={})
+    spec = dataclasses.replace(bundled, name=args.network, network=sizes, training={}, training_tiles={})
     return TrainedModel(network, spec)
 
 

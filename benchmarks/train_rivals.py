@@ -10,7 +10,7 @@ and take as
 many steps as fit into the processor minutes (measured over six steps first, so that a busy machine changes
 nothing).
 `linear` is one 1 x 1 convolution on the four scales; `unet` is segmentation-models-pytorch's. Needs
-`rsseg[bench,train]`.
+`rsseg[bench]`.
 """
 
 from __future__ import annotations
