@@ -102,12 +102,12 @@ MODELS = {
     "landcover@2": "3e13568ec0ddfdd9a4fa909cfcb27a36c007509b1303fb05b81bce529d116311",
     "landcover@3": "66fa420e0afd2c4fb2ea9c8928f38a0b63c33fde51bb16b161ea15d7a12b8c3a",
     "landcover@4": "23684d97d2347e2a7dae0111c2cec28a3ecd2b20044a7a6abbb4fbbfb771ec53",
-    "landcover-small": "23684d97d2347e2a7dae0111c2cec28a3ecd2b20044a7a6abbb4fbbfb771ec53",
     "landcover-refiner": "b7c868a68e94ac717abb124132bc21fcf4f1237ae4cbbe7446e118078ec9ff9b",
     "landcover-refiner@1": "6d0ba2463d9f10e60536d6596a84d898aabe7c7c4e2ecdd27b29ea448e77c058",
 }
 
 SAME = {"landcover-small": "landcover@4"}  # whose file another name's is
+MODELS |= {name: MODELS[other] for name, other in SAME.items()}
 
 
 def list_models() -> tuple[str, ...]:

@@ -27,9 +27,12 @@ def _bands(help: str) -> Any:
 class NetworkSettings:
     """The network and what it starts from. `channels` is a multiple of 16."""
 
-    arch: str = option("lite", "Size: lite, published, or a timm encoder.", metavar="lite|paper|ENCODER")
+    arch: str = option(
+        "lite", "Size: lite, lite2 with a larger encoder, published, or a timm encoder.",
+        metavar="lite|lite2|paper|ENCODER",
+    )
     neck: str = option(
-        "", "How to join scales. Default: conv for lite, else published.", metavar="published|conv",
+        "", "How to join scales. Default: conv for lite, lite2, else published.", metavar="published|conv",
         choices=("published", "conv"),
     )
     layers: int = option(2, "HBIS layers.", metavar="N", minimum=1, maximum=32)
@@ -38,7 +41,7 @@ class NetworkSettings:
         minimum=1e-6, maximum=1,
     )
     channels: int = option(
-        0, "Width of features and class embeddings, a multiple of 16. Default: 128 for lite, else 256.",
+        0, "Width of features and embeddings, a multiple of 16. Default: 128 for lite, lite2, else 256.",
         metavar="N", minimum=0, maximum=4096, needs="16 to 4096",
     )
     init: str = option(
@@ -59,7 +62,7 @@ class NetworkSettings:
         if 0 < self.channels < 16:
             raise UsageError(f"--channels {self.channels}: needs 16 to 4096")
         if not self.arch or len(self.arch) > 100:
-            raise UsageError(f"--arch {self.arch!r:.100}: needs lite, paper or the name of a timm encoder")
+            raise UsageError(f"--arch {self.arch!r:.100}: needs lite, lite2, paper or an encoder of timm")
 
 
 @dataclass(frozen=True, kw_only=True)

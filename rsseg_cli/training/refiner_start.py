@@ -19,7 +19,7 @@ from rsseg_cli.training.recipes import RefinerSettings
 from rsseg_cli.training.start import (
     LITE,
     described,
-    imagenet_lite0,
+    imagenet_lite,
     input_statistics,
     load_encoder,
     pretrained,
@@ -111,6 +111,8 @@ def _closer_spec(model: str, data: LabelledData, architecture: str, network: dic
             f"--closer {model}: {spec.architecture} of {', '.join(spec.class_names)} on {own}; needs a "
             f"BiCoR-Seg model of {', '.join(data.class_names)} on {encoder}, and --arch lite"
         )
+    if any(spec.network.get(part) for part in ("partner", "correction")) or spec.network.get("zoom", 1) != 1:
+        logger.warning("--closer %s: its first look alone, without further looks or a correction", model)
     return spec
 
 
@@ -170,13 +172,13 @@ def _with_closer(network: nn.Module, config: LiteRefinerConfig, model: str) -> L
 
 
 def _build_lite(config: LiteRefinerConfig, weights: str) -> LiteRefiner:
-    if weights == "imagenet" and config.encoder != LITE:
+    if weights == "imagenet" and config.encoder not in LITE.values():
         return pretrained(LiteRefiner, config)
     refiner = LiteRefiner(config)
     if weights in registry.list_models() or weights.endswith(".safetensors"):
         _take_encoder(refiner.conditions.encoder, weights)
     elif weights != "none":
-        path = imagenet_lite0() if weights == "imagenet" else Path(weights)
+        path = imagenet_lite(config.encoder) if weights == "imagenet" else Path(weights)
         load_encoder(refiner.conditions.encoder, config.encoder, path)
     return refiner
 

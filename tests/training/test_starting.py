@@ -107,6 +107,17 @@ def test_sizes_by_arch():
         build_network(spec, NetworkSettings(encoder_weights="none"), 0)
 
 
+@pytest.mark.parametrize(("arch", "parameters"), [("lite", 3.5), ("lite2", 5.0)])
+def test_lite_sizes_begin_from_imagenet(arch, parameters):
+    settings = NetworkSettings(arch=arch)
+    spec = dataclasses.replace(spec_of(["road"]), network=network_sizes(settings, 1, 3))
+    network, _ = build_network(spec, settings, 0)
+    assert sum(value.numel() for value in network.parameters()) / 1e6 == pytest.approx(parameters, abs=0.3)
+    other, _ = build_network(spec, settings, 1)
+    for key, value in network.encoder.state_dict().items():
+        assert torch.equal(value, other.encoder.state_dict()[key]), key
+
+
 def test_mean_and_deviation_of_each_band():
     assert input_statistics(NetworkSettings(), 3)[0] == (0.485, 0.456, 0.406)
     assert input_statistics(NetworkSettings(), 4)[0] == (0.485, 0.456, 0.406, 0.449)
