@@ -25,6 +25,7 @@ from rsseg_cli.system import physical_bytes
 from rsseg_cli.weights import ClassSpec, ModelSpec, TrainedModel, read_spec, registry
 
 GSD_TOLERANCE = 0.01  # ground resolutions closer than this are the same
+MAX_REFINER_FACTOR = 2.3  # as the next one, of coarser scenes; benchmarks/places.py --refine
 MAX_GSD_FACTOR = 3.0  # between a scene's ground resolution and the model's, beyond which it is warned of
 OVERVIEWS = 4 / 3  # of the full resolution, with all its overviews
 MAX_SHRINK = {"NONE": 1.0, "DEFLATE": 1032.0}  # https://zlib.net/zlib_tech.html
@@ -269,22 +270,28 @@ def network_grid(
     elif is_known:
         _log.info("%s; the model maps it better at %s", shown, read)
     else:
-        _note_unknown_gsd(gsd_m, (low, high), scene, notes)
+        _note_unknown_gsd(gsd_m, (low, high), scene, notes, refines=spec.is_refiner)
         notes.append(f"{shown} is outside {low:.3g} to {high:.3g} m; read at {read}")
     return grid.scaled(width=width, height=height)
 
 
 def _note_unknown_gsd(
-    gsd_m: tuple[float, float], known_m: tuple[float, float], scene: str, notes: list[str]
+    gsd_m: tuple[float, float], known_m: tuple[float, float], scene: str, notes: list[str], *, refines: bool
 ) -> None:
     side, (low, high) = float(np.sqrt(gsd_m[0] * gsd_m[1])), known_m
-    if side > high * MAX_GSD_FACTOR or side < low / MAX_GSD_FACTOR:
+    furthest = MAX_REFINER_FACTOR if refines else MAX_GSD_FACTOR
+    if side > high * furthest or side < low / MAX_GSD_FACTOR:
         factor = side / high if side > high else low / side
         coarser = "coarser" if side > high else "finer"
+        advice = (
+            "expect no better boundaries, and leave out the refiner where they are worse"
+            if refines
+            else "expect a poor map. Take another model, or choose the resolution that it sees by --gsd"
+        )
         notes.append(
             f"{scene}: {side:.3g} m a pixel, {factor:.3g} times {coarser} than the {low:.3g} to {high:.3g} m "
-            "that the model was trained for; it does not know such imagery, so expect a poor map. Take "
-            "another model, or choose the resolution that it sees by --gsd"
+            f"that the {'refiner' if refines else 'model'} was trained for; it does not know such imagery, "
+            f"so {advice}"
         )
 
 

@@ -301,6 +301,15 @@ def test_another_resolution_is_seen_and_brought_back(make_raster, make_labels, t
     assert (coarse == truth)[band].mean() < 0.9
 
 
+@pytest.mark.parametrize(("gsd_m", "warned"), [(0.25, False), (0.2, True), (1.4, False), (1.6, True)])
+def test_scenes_that_a_refiner_does_not_know(make_raster, make_labels, tmp_path, gsd_m, warned):
+    """Of 0.5 m: more than 2.3 times coarser than the refiner knows, or 3 times finer."""
+    model = refiner(ImageClass(), gsd_m=gsd_m, gsd_range_m=(gsd_m, gsd_m))
+    labels = make_labels(blobs((90, 120), size=9))
+    result = refine(make_raster(), labels, tmp_path / "r.tif", config=RefineConfig(refiner=model))
+    assert any("expect no better boundaries" in note for note in result.notes) == warned
+
+
 @pytest.mark.parametrize("gsd_m", [0.2, 1.3])
 def test_a_resampled_map_does_not_depend_on_the_tiling_either(make_raster, make_labels, tmp_path, gsd_m):
     image = np.random.default_rng(1).integers(0, 255, (3, 100, 120), dtype=np.uint8)
