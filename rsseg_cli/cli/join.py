@@ -59,7 +59,7 @@ def combine_command(
     The partner's classes are matched by name. Better than each look, and slower by all of them: of 1.5 times
     the size by 2.25 for the second look, and as much for the partner.
 
-    Example: rsseg models combine landcover --partner buildings --zoom 1.5 -o both.safetensors
+    Example: rsseg models combine landcover-small --partner buildings-small --zoom 1.5 -o both.safetensors
     """
     from rsseg_cli.weights import registry
 
