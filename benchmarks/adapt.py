@@ -1,6 +1,6 @@
 """Measure `rsseg adapt` and `rsseg suggest` against what a user can expect of them.
 
-    python benchmarks/adapt.py DATA [--steps 1000] [--part spain|orchard|roofs|drawn|suggest ...] [--json]
+    python benchmarks/adapt.py DATA [--steps 1000] [--part spain|orchard|drawn|suggest ...] [--json]
 
 spain: ten shapes (four of vines as vegetation, two tracks, two fields, two roofs) over a Spanish orthophoto
 of `DATA/unlabelled`, then the share of the scene that is mapped as building, in all, in vineyards and
@@ -8,9 +8,6 @@ outside its three farmsteads, and the mean IoU on the test tile of `DATA/dubai` 
 of its parts), before and after. The model must describe its training data (`rsseg models calibrate`) for the
 correction to be local.
 orchard: the same with one of the four shapes not over vines, but over the sparse orchard beside them.
-roofs: `buildings` in the real places that it has never seen (`benchmarks/places.py`): ten shapes on the left
-half, five roofs that the map misses most of and five squares of ground that it takes for roofs, then the IoU
-of building on the right half, before and after.
 drawn: ten squares a class on the left half of artificial scenes, then the mean IoU on the right half:
 before, after, and after training on all labels of the left half.
 suggest: squares that `rsseg suggest` chooses against as many and twice as many random ones, with the exact
@@ -35,11 +32,8 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from places import NONE, cached
 from rasterio.features import rasterize, shapes
 from rasterio.windows import Window
-from scipy import ndimage
-from shapely.affinity import affine_transform
 from shapely.geometry import LineString, Polygon, box, shape
 
 from rsseg_cli import predict
@@ -78,7 +72,6 @@ VINEYARDS = (  # most of them, by eye; corners (column, row), px
     ((930, 1670), (1430, 1770), (1390, 1900), (820, 1900)),
     ((0, 0), (300, 0), (240, 190), (0, 210)),
 )
-REAL_PLACES = "kampala 0.2", "kampala 0.4", "zurich", "paris", "shanghai"
 SCENES, SIDE, GSD_M = (("greenhouses", 5), ("terraces", 5), ("informal", 6)), 1024, 1.0  # style and seed
 MORE_SCENES = ("greenhouses", 7), ("terraces", 7), ("informal", 7)  # for suggest: few labels, much chance
 SQUARE_PX = 12
@@ -142,64 +135,6 @@ def _miou(confusion: NDArray[np.int64]) -> float:
     hits = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - hits
     return float(np.mean(hits[union > 0] / union[union > 0]))
-
-
-def roofs(data: Path, folder: Path, model: str, steps: int) -> dict[str, Any]:
-    model = "buildings" if model.startswith("landcover") else model
-    found: dict[str, Any] = {}
-    for part, path in cached(data, "buildings", folder):
-        if part.place not in REAL_PLACES:
-            continue
-        middle = part.labels.shape[1] // 2
-        truth, mapped = part.labels, _mapped(path, folder, model)
-        left, right = (slice(None), slice(middle)), (slice(None), slice(middle, None))
-        with rasterio.open(path) as source:
-            outlines, names = _mistakes(truth[left], mapped[left], source.transform, part.gsd_m)
-            labels = folder / "roofs.gpkg"
-            labels.unlink(missing_ok=True)
-            geopandas.GeoDataFrame({"class": names}, geometry=outlines, crs=source.crs).to_file(labels)
-        adapted = folder / "roofs.safetensors"
-        adapt([(path, labels)], adapted, AdaptConfig(model=model, steps=steps, overwrite=True))
-        before, after = mapped, _mapped(path, folder, str(adapted))
-        found[part.place] = {
-            "roofs, ground": [names.count(name) for name in ("building", "background")],
-            "before": _iou(truth[right], before[right]),
-            "after": _iou(truth[right], after[right]),
-        }
-    mean = {key: float(np.mean([rows[key] for rows in found.values()])) for key in ("before", "after")}
-    return found | {"mean": mean}
-
-
-def _mistakes(truth: Labels, mapped: Labels, transform: Any, gsd_m: float) -> tuple[list[Polygon], list[str]]:
-    """Five roofs of 20 m2 and more that a map misses most of, and five squares of ground, of 3 m or less,
-    that it takes for roofs, far from each other."""
-    wrong = []
-    for geometry, _ in shapes((truth == 1).astype(np.uint8), mask=truth == 1):
-        pixels = rasterize([geometry], truth.shape) > 0
-        if pixels.sum() * gsd_m**2 >= 20:
-            missed = float((pixels & (mapped != 1)).sum())
-            wrong.append((missed / pixels.sum(), shape(geometry)))
-    wrong.sort(key=lambda item: -item[0])
-    outlines, names = [outline for _, outline in wrong[:5]], ["building"] * len(wrong[:5])
-    false = (truth == 0) & (mapped == 1)
-    for _ in range(5):
-        depth = ndimage.distance_transform_cdt(np.pad(false, 1))[1:-1, 1:-1]
-        row, col = np.unravel_index(int(depth.argmax()), depth.shape)
-        reach = min(float(depth[row, col]) - 0.5, 1.5 / gsd_m)
-        if reach < 1:
-            break
-        outlines.append(box(col + 0.5 - reach, row + 0.5 - reach, col + 0.5 + reach, row + 0.5 + reach))
-        names.append("background")
-        apart = round(10 / gsd_m)
-        false[max(row - apart, 0) : row + apart, max(col - apart, 0) : col + apart] = False
-    numbers = transform.a, transform.b, transform.d, transform.e, transform.c, transform.f
-    return [affine_transform(outline, numbers) for outline in outlines], names
-
-
-def _iou(truth: Labels, mapped: Labels) -> float:
-    known = truth != NONE
-    roof, made = truth[known] == 1, mapped[known] == 1
-    return float((roof & made).sum() / max((roof | made).sum(), 1))
 
 
 class Drawn:
@@ -327,7 +262,6 @@ def _random(seed: int, number: int) -> list[tuple[int, int, int]]:
 
 PARTS = {
     "spain": spain,
-    "roofs": roofs,
     "orchard": partial(spain, drawn_shapes=(SHAPES[0], ORCHARD, *SHAPES[2:])),
     "drawn": drawn,
     "suggest": suggested,

