@@ -108,7 +108,7 @@ MODELS = {
     "landcover-refiner@1": "6d0ba2463d9f10e60536d6596a84d898aabe7c7c4e2ecdd27b29ea448e77c058",
 }
 
-SAME = {"landcover-small": "landcover@4", "buildings-small": "buildings@5"}  # whose file each is
+SAME = {"landcover-small": "landcover@4", "buildings-small": "buildings@5"}  # two names of one file
 MODELS |= {name: MODELS[other] for name, other in SAME.items()}
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from rsseg_cli.data import LabelledData
 from rsseg_cli.errors import ModelError, UsageError
-from rsseg_cli.models import LiteRefiner, LiteRefinerConfig
+from rsseg_cli.models import BicorSegConfig, LiteRefiner, LiteRefinerConfig
 from rsseg_cli.training.config import CLOSER_USE, ModelInfo, RefinerNetworkSettings
 from rsseg_cli.training.recipes import RefinerSettings
 from rsseg_cli.training.start import (
@@ -111,7 +111,8 @@ def _closer_spec(model: str, data: LabelledData, architecture: str, network: dic
             f"--closer {model}: {spec.architecture} of {', '.join(spec.class_names)} on {own}; needs a "
             f"BiCoR-Seg model of {', '.join(data.class_names)} on {encoder}, and --arch lite"
         )
-    if any(spec.network.get(part) for part in ("partner", "correction")) or spec.network.get("zoom", 1) != 1:
+    looking = BicorSegConfig(**spec.network)
+    if looking.looks_again or looking.correction:
         logger.warning("--closer %s: its first look alone, without further looks or a correction", model)
     return spec
 
