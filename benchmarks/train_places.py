@@ -42,7 +42,7 @@ from train_rivals import build, encoder_of
 
 from rsseg_cli.data.synthetic import draw_scene
 from rsseg_cli.inference.export import export_model
-from rsseg_cli.models.bicor_seg import BicorExplanation, BicorSeg
+from rsseg_cli.models.bicor_seg import BicorDecoder, BicorExplanation, BicorSeg
 from rsseg_cli.models.losses import fisher_discriminative, set_loss
 from rsseg_cli.weights import TrainedModel, load_model, save_model
 
@@ -52,6 +52,7 @@ BUILDING, LAND, ROAD, VEGETATION, WATER = (1 << index for index in range(5))
 CROP = 256
 FIRST_ROOF = 8  # patch numbers below are classes, those from here on single roofs
 GSD_M = {"buildings": (0.15, 0.6), "landcover": (0.3, 1.5)}
+SMALL = 0.1  # holds class embeddings small: in long runs they grow until tanh of them is 1 or -1 everywhere
 RUN_M = {"buildings": (0.15, 0.35), "landcover": (0.35, 1.5)}  # run as they are; others are resampled
 SHARES = {
     "buildings": {"oam": 0.46, "drawn": 0.33, "naip": 0.02, "dubai": 0.16, "spain": 0.03},
@@ -441,13 +442,16 @@ def vary(image: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def total_loss(output: BicorExplanation, allowed: Tensor) -> Tensor:
-    """The published loss without its auxiliary head, `set_loss` in place of cross-entropy and Dice."""
+    """The published loss without its auxiliary head, with `set_loss`, and with small embeddings."""
     loss = set_loss(output.logits.float(), allowed)
     for heatmaps, embeddings in zip(output.heatmaps, output.class_embeddings, strict=True):
         size = heatmaps.shape[-2:]
         small = F.interpolate(allowed.to(torch.uint8), size=size, mode="nearest-exact") > 0
         loss = (
-            loss + 0.1 * set_loss(heatmaps.float(), small) + 0.1 * fisher_discriminative(embeddings.float())
+            loss
+            + 0.1 * set_loss(heatmaps.float(), small)
+            + 0.1 * fisher_discriminative(embeddings.float())
+            + SMALL * embeddings.float().square().mean()
         )
     return loss
 
@@ -464,6 +468,9 @@ def train(args: argparse.Namespace) -> None:
     network: Any = copy.deepcopy(start.network).to(device=device, memory_format=torch.channels_last).train()
     if args.init and not isinstance(network, BicorSeg):
         raise SystemExit(f"--init {args.init}: needs a BiCoR-Seg model")
+    if args.fresh_decoder:
+        torch.manual_seed(args.seed)
+        network.decoder = BicorDecoder(network.config).to(device)
     frozen_parts(network, args.freeze, args.keep_statistics)
     if device.type == "cpu":
         torch.set_flush_denormal(True)
@@ -673,6 +680,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     begin.add_argument("--init", help="model to go on from: name or file")
     begin.add_argument("--network", choices=("bicor-seg", "published", "unet", "linear"))
     training.add_argument("--lite", type=int, choices=(0, 1, 2), default=0, help="encoder of --network")
+    training.add_argument(
+        "--fresh-decoder", action="store_true", help="random weights after encoder and neck"
+    )
     training.add_argument("--minutes", type=float, default=1e6)
     training.add_argument("--steps", type=int, default=1 << 30)
     training.add_argument("--batch", type=int, default=4)
