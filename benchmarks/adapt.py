@@ -1,6 +1,6 @@
 """Measure `rsseg adapt` and `rsseg suggest` against what a user can expect of them.
 
-    python benchmarks/adapt.py DATA [--steps 1000] [--part spain|orchard|drawn|suggest ...] [--json]
+    python benchmarks/adapt.py DATA [--steps 1000] [--part spain|orchard|roofs|drawn|suggest ...] [--json]
 
 spain: ten shapes (four of vines as vegetation, two tracks, two fields, two roofs) over a Spanish orthophoto
 of `DATA/unlabelled`, then the share of the scene that is mapped as building, in all, in vineyards and
@@ -8,6 +8,9 @@ outside its three farmsteads, and the mean IoU on the test tile of `DATA/dubai` 
 of its parts), before and after. The model must describe its training data (`rsseg models calibrate`) for the
 correction to be local.
 orchard: the same with one of the four shapes not over vines, but over the sparse orchard beside them.
+roofs: `buildings` in the real places that it has never seen (`benchmarks/places.py`): ten shapes on the left
+half, five roofs that the map misses most of and five squares of ground that it takes for roofs, and the same
+with as many of both that it has right, then the IoU of building on the right half, before and after.
 drawn: ten squares a class on the left half of artificial scenes, then the mean IoU on the right half:
 before, after, and after training on all labels of the left half.
 suggest: squares that `rsseg suggest` chooses against as many and twice as many random ones, with the exact
@@ -32,8 +35,11 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
+from places import NONE, cached
 from rasterio.features import rasterize, shapes
 from rasterio.windows import Window
+from scipy import ndimage
+from shapely.affinity import affine_transform
 from shapely.geometry import LineString, Polygon, box, shape
 
 from rsseg_cli import predict
@@ -72,6 +78,7 @@ VINEYARDS = (  # most of them, by eye; corners (column, row), px
     ((930, 1670), (1430, 1770), (1390, 1900), (820, 1900)),
     ((0, 0), (300, 0), (240, 190), (0, 210)),
 )
+REAL_PLACES = "kampala 0.4", "zurich", "paris", "shanghai"
 SCENES, SIDE, GSD_M = (("greenhouses", 5), ("terraces", 5), ("informal", 6)), 1024, 1.0  # style and seed
 MORE_SCENES = ("greenhouses", 7), ("terraces", 7), ("informal", 7)  # for suggest: few labels, much chance
 SQUARE_PX = 12
@@ -135,6 +142,83 @@ def _miou(confusion: NDArray[np.int64]) -> float:
     hits = confusion.diagonal()
     union = confusion.sum(0) + confusion.sum(1) - hits
     return float(np.mean(hits[union > 0] / union[union > 0]))
+
+
+def roofs(data: Path, folder: Path, model: str, steps: int) -> dict[str, Any]:
+    model = "buildings" if model.startswith("landcover") else model
+    found: dict[str, Any] = {}
+    for part, path in cached(data, "buildings", folder):
+        if part.place not in REAL_PLACES:
+            continue
+        middle = part.labels.shape[1] // 2
+        truth, mapped = part.labels, _mapped(path, folder, model)
+        left, right = (slice(None), slice(middle)), (slice(None), slice(middle, None))
+        with rasterio.open(path) as source:
+            transform, crs = source.transform, source.crs
+        wrong = _mistakes(truth[left], mapped[left], part.gsd_m)
+        rows = {"before": _iou(truth[right], mapped[right])}
+        for key, shapes_ in (
+            ("mistakes", wrong),
+            ("both", wrong + _hits(truth[left], mapped[left], part.gsd_m)),
+        ):
+            labels, adapted = folder / "roofs.gpkg", folder / "roofs.safetensors"
+            labels.unlink(missing_ok=True)
+            numbers = transform.a, transform.b, transform.d, transform.e, transform.c, transform.f
+            outlines = [affine_transform(outline, numbers) for outline, _ in shapes_]
+            columns = {"class": [name for _, name in shapes_]}
+            geopandas.GeoDataFrame(columns, geometry=outlines, crs=crs).to_file(labels)
+            adapt([(path, labels)], adapted, AdaptConfig(model=model, steps=steps, overwrite=True))
+            rows[key] = _iou(truth[right], _mapped(path, folder, str(adapted))[right])
+        found[part.place] = rows
+    mean = {key: float(np.mean([rows[key] for rows in found.values()])) for key in rows}
+    return found | {"mean": mean}
+
+
+def _roofs(truth: Labels, mapped: Labels, gsd_m: float) -> list[tuple[float, Polygon]]:
+    """Outlines of roofs of 20 m2 and more, with the share that a map misses of each; the worst first."""
+    found = []
+    for geometry, _ in shapes((truth == 1).astype(np.uint8), mask=truth == 1):
+        pixels = rasterize([geometry], truth.shape) > 0
+        if pixels.sum() * gsd_m**2 >= 20:
+            found.append((float((pixels & (mapped != 1)).sum() / pixels.sum()), shape(geometry)))
+    return sorted(found, key=lambda item: -item[0])
+
+
+def _mistakes(truth: Labels, mapped: Labels, gsd_m: float) -> list[tuple[Polygon, str]]:
+    """Five roofs that a map misses most of, and five squares of ground, of 3 m or less, that it takes for
+    roofs, far from each other."""
+    found = [(outline, "building") for _, outline in _roofs(truth, mapped, gsd_m)[:5]]
+    false = (truth == 0) & (mapped == 1)
+    for _ in range(5):
+        depth = ndimage.distance_transform_cdt(np.pad(false, 1))[1:-1, 1:-1]
+        row, col = np.unravel_index(int(depth.argmax()), depth.shape)
+        reach = min(float(depth[row, col]) - 0.5, 1.5 / gsd_m)
+        if reach < 1:
+            break
+        found.append((_square(row, col, reach), "background"))
+        apart = round(10 / gsd_m)
+        false[max(row - apart, 0) : row + apart, max(col - apart, 0) : col + apart] = False
+    return found
+
+
+def _hits(truth: Labels, mapped: Labels, gsd_m: float) -> list[tuple[Polygon, str]]:
+    """Five roofs that a map has best, and five squares of ground that it has right, at random."""
+    best = [outline for missed, outline in _roofs(truth, mapped, gsd_m)[::-1] if missed < 0.2]
+    right = ndimage.binary_erosion((truth == 0) & (mapped == 0), iterations=max(2, round(2 / gsd_m)))
+    rows, cols = np.nonzero(right)
+    chosen = np.random.default_rng(0).choice(len(rows), 5)
+    squares = [_square(rows[k], cols[k], 1.5 / gsd_m) for k in chosen]
+    return [(item, "building") for item in best[:5]] + [(item, "background") for item in squares]
+
+
+def _square(row: int, col: int, reach: float) -> Polygon:
+    return box(col + 0.5 - reach, row + 0.5 - reach, col + 0.5 + reach, row + 0.5 + reach)
+
+
+def _iou(truth: Labels, mapped: Labels) -> float:
+    known = truth != NONE
+    roof, made = truth[known] == 1, mapped[known] == 1
+    return float((roof & made).sum() / max((roof | made).sum(), 1))
 
 
 class Drawn:
@@ -262,6 +346,7 @@ def _random(seed: int, number: int) -> list[tuple[int, int, int]]:
 
 PARTS = {
     "spain": spain,
+    "roofs": roofs,
     "orchard": partial(spain, drawn_shapes=(SHAPES[0], ORCHARD, *SHAPES[2:])),
     "drawn": drawn,
     "suggest": suggested,

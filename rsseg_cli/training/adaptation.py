@@ -168,6 +168,7 @@ class _Run:
         scored_classes = {int(index) for _, labels in self._data.scored for index in labels.unique()}
         # one class would choose what maps it most
         self._chooses = len(scored_classes - {class_values.IGNORE}) > 1
+        self._is_binary = len(self.spec.classes) == 2
         self.state = _State()
         self._checkpoint = output.with_name(f"{output.name}.ckpt")
         if config.resume:
@@ -236,12 +237,12 @@ class _Run:
 
     def _loss(self, rng: np.random.Generator) -> Tensor:
         """Labels, mixed (Verma et al., ICML 2019, arXiv:1806.05236); classes elsewhere of which it is sure;
-        changes where the model is right; size of weights.
+        changes where the model is right, of two classes all where nothing is labelled; size of weights.
         """
         part = self._learnt.draw(BATCH).mixed(self._learnt.draw(BATCH), float(rng.beta(MIX, MIX)))
         loss = F.cross_entropy(part.corrected(self.head), part.labels)
         unlabelled = self._data.unlabelled
-        if unlabelled is not None and self._done_of_training >= TEACH_FROM:
+        if unlabelled is not None and not self._is_binary and self._done_of_training >= TEACH_FROM:
             if self._taught is None or self.state.step % TEACH_EVERY == 0:
                 sure = unlabelled.sure(self.head, SURE, self._refuted)
                 self._taught = Balanced(sure) if len(sure.labels) else None
@@ -251,6 +252,9 @@ class _Run:
         if unlabelled is not None and self._confirmed.any():
             part = unlabelled.at(torch.from_numpy(rng.integers(0, len(unlabelled.labels), BATCH)))
             loss = loss + SPREAD * part.spread(self.head, self._confirmed)
+        if unlabelled is not None and self._is_binary:  # of two classes, labels tell nothing about a third
+            part = unlabelled.at(torch.from_numpy(rng.integers(0, len(unlabelled.labels), BATCH)))
+            loss = loss + KEEP * self._change(part)
         kept = self._data.kept
         if kept is not None:
             part = kept.at(torch.from_numpy(rng.integers(0, len(kept.labels), BATCH // 2)))
