@@ -252,7 +252,7 @@ class _Run:
         if unlabelled is not None and self._confirmed.any():
             part = unlabelled.at(torch.from_numpy(rng.integers(0, len(unlabelled.labels), BATCH)))
             loss = loss + SPREAD * part.spread(self.head, self._confirmed)
-        if unlabelled is not None and self._is_binary:  # of two classes, labels tell nothing about a third
+        if unlabelled is not None and self._is_binary:  # a few mistakes of both would turn the map over
             part = unlabelled.at(torch.from_numpy(rng.integers(0, len(unlabelled.labels), BATCH)))
             loss = loss + KEEP * self._change(part)
         kept = self._data.kept

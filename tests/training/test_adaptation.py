@@ -22,7 +22,7 @@ from rsseg_cli.inference import domain
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.models.correction import Correction
 from rsseg_cli.raster import Grid
-from rsseg_cli.training import adapt
+from rsseg_cli.training import adapt, adaptation
 from rsseg_cli.training.adaptation_data import ScenePatches
 from rsseg_cli.training.adaptation_views import Pixels
 from rsseg_cli.training.config import AdaptConfig
@@ -189,6 +189,36 @@ def test_a_model_learns_what_was_drawn(tmp_path: Path, scene: Path, model: Path,
     by_torch, by_openvino = (rasterio.open(path).read(1) for path in maps)
     assert len(np.unique(by_torch)) == len(NAMES)
     assert (by_torch == by_openvino).mean() > 0.999
+
+
+def test_a_few_mistakes_do_not_turn_a_map_of_two_classes_over(
+    tmp_path: Path, scene: Path, truth: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    sizes = {"classes": 2, "encoder": "test_efficientnet", "channels": 32, "layers": 1, "neck": "conv"}
+    network = BicorSeg(BicorSegConfig(**sizes)).eval()  # type: ignore[arg-type]
+    spec = ModelSpec(name="two", architecture="bicor-seg", network=sizes, gsd_m=1.0, gsd_range_m=(0.5, 2.0),
+                     classes=ModelSpec.for_network(classes=("background", "building")).classes)  # fmt: skip
+    save_model(tmp_path / "two.safetensors", network, spec)
+    roofs, ground = (np.argwhere((truth[::64, ::64] == 0) == flag) for flag in (True, False))
+
+    def right_share(start: str, name: str, of_roofs: str, of_ground: str, chosen: slice) -> float:
+        """Of the pixels mapped by a model that learned some squares under these names."""
+        rows = [(of_roofs, patch(*pair)) for pair in roofs[chosen]]
+        rows += [(of_ground, patch(*pair)) for pair in ground[chosen]]
+        labels, made = write(tmp_path / f"{name}.gpkg", rows), tmp_path / f"{name}.safetensors"
+        config = AdaptConfig(model=str(tmp_path / start), steps=100, learning_rate=1e-2, replay=False)
+        adapt([(scene, labels)], made, config)
+        predict(scene, tmp_path / f"{name}.tif", model=str(made), device="cpu")
+        with rasterio.open(tmp_path / f"{name}.tif") as source:
+            return float((source.read(1) == (truth == 0)).mean())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(adaptation, "KEEP", 0.0)  # the network knows nothing worth keeping yet
+        before = right_share("two.safetensors", "right", "building", "background", slice(8))
+    after = right_share("right.safetensors", "wrong", "background", "building", slice(-4, None))
+    assert before > 0.9
+    assert after > 0.9
 
 
 def test_pixels_without_data_are_not_learnt(
