@@ -40,22 +40,21 @@ class _Handle:
     def __init__(self, info: SceneInfo, level: int | None, decoders: int) -> None:
         self._info, self._level = info, level
         self._dataset: Any = None
-        self._read = False
         self._stack = ExitStack()
         env = gdal.env(info.path, _cache_mib(info), decoders=decoders)
-        self._thread = ThreadPoolExecutor(1, "rsseg-decode", self._stack.enter_context, (env,))
+        self._thread = ThreadPoolExecutor(1, "rsseg-decode")
+        # An interrupt while a thread starts leaves an executor that starts another: not once there are reads.
+        self._thread.submit(self._stack.enter_context, env).result()
 
     def open(self) -> None:
         with gdal.errors(SceneError, self._info.name):
             self._dataset = self._info.open(self._level)
 
     def submit(self, read: Callable[[Any], Result]) -> Future[Result]:
-        self._read = True
         return self._thread.submit(gdal.retrying, self._info.path, partial(self._attempt, read), SceneError)
 
     def close(self) -> None:
-        if self._read:
-            self._thread.submit(self._stack.close)
+        self._thread.submit(self._stack.close)
         self._thread.shutdown()
         self._close()
 

@@ -403,6 +403,24 @@ def test_threads_and_handles_read_the_same_and_close(
     assert threading.active_count() == before
 
 
+def test_an_interrupt_while_a_thread_starts_is_quiet(
+    make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    info = SceneInfo.of(make_raster("scene.tif"))
+    begin = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        begin(thread)
+        if thread.name.startswith("rsseg-decode"):
+            monkeypatch.setattr(threading.Thread, "start", begin)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    with pytest.raises(KeyboardInterrupt), SceneReader(info, (1,)) as reader:
+        reader.read(0, 0, 2, 2)
+    assert not caplog.records
+
+
 def test_a_small_scene_is_read_by_one_handle(
     make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
