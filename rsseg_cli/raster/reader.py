@@ -41,10 +41,12 @@ class _Handle:
         self._info, self._level = info, level
         self._dataset: Any = None
         self._stack = ExitStack()
-        env = gdal.env(info.path, _cache_mib(info), decoders=decoders)
+        self._env = gdal.env(info.path, _cache_mib(info), decoders=decoders)
         self._thread = ThreadPoolExecutor(1, "rsseg-decode")
-        # An interrupt while a thread starts leaves an executor that starts another: not once there are reads.
-        self._thread.submit(self._stack.enter_context, env).result()
+
+    def start(self) -> None:
+        """Start the thread. After an interrupt in here `close` starts another, to end both."""
+        self._thread.submit(self._stack.enter_context, self._env).result()
 
     def open(self) -> None:
         with gdal.errors(SceneError, self._info.name):
@@ -126,6 +128,8 @@ class SceneReader:
         decoders = 1 if number > 1 else gdal.decoders(self.info.path)
         self._handles = [_Handle(self.info, self._level, decoders) for _ in range(number)]
         try:
+            for handle in self._handles:
+                handle.start()
             if not gdal.is_remote(self.info.path):  # the first that a thread opens takes 30 ms, for PROJ
                 with gdal.env(self.info.path, _cache_mib(self.info), decoders=decoders):
                     for handle in self._handles:

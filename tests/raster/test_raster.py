@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -403,7 +404,7 @@ def test_threads_and_handles_read_the_same_and_close(
     assert threading.active_count() == before
 
 
-def test_an_interrupt_while_a_thread_starts_is_quiet(
+def test_an_interrupt_while_a_thread_starts_is_quiet_and_ends_it(
     make_raster: MakeRaster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     info = SceneInfo.of(make_raster("scene.tif"))
@@ -416,9 +417,14 @@ def test_an_interrupt_while_a_thread_starts_is_quiet(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(threading.Thread, "start", start)
+    before = threading.active_count()
     with pytest.raises(KeyboardInterrupt), SceneReader(info, (1,)) as reader:
         reader.read(0, 0, 2, 2)
     assert not caplog.records
+    deadline = time.monotonic() + 60
+    while threading.active_count() > before:  # a thread that is left keeps the program from ending
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_a_small_scene_is_read_by_one_handle(
