@@ -35,10 +35,10 @@ def average_command(
 
     Example: rsseg models average a.safetensors runs/b/last.ckpt -o mean.safetensors
     """
-    from rsseg_cli.weights import registry
+    from rsseg_cli.weights import joined, registry
 
     registry.check_target(output, overwrite)
-    _save(registry.average_models(models[0], models[1:]), output, name, overwrite)
+    _save(joined.average_models(models[0], models[1:]), output, name, overwrite)
     typer.echo(f"{output}: mean of {len(models)} models; score it with rsseg eval")
 
 
@@ -56,15 +56,16 @@ def combine_command(
 ) -> None:
     """Combine looks at a scene, whose probabilities are averaged, into one model.
 
-    The partner's classes are matched by name. Better than each look, and slower by all of them: of 1.5 times
-    the size by 2.25 for the second look, and as much for the partner.
+    The partner's classes are matched by name. Of models that are themselves combined the first look is taken.
+    Better than each look, and slower by all of them: of 1.5 times the size by 2.25 for the second look, and
+    as much for the partner.
 
     Example: rsseg models combine landcover-small --partner buildings-small --zoom 1.5 -o both.safetensors
     """
-    from rsseg_cli.weights import registry
+    from rsseg_cli.weights import joined, registry
 
     registry.check_target(output, overwrite)
-    _save(registry.combine_models(model, partner or None, zoom), output, name, overwrite)
+    _save(joined.combine_models(model, partner or None, zoom), output, name, overwrite)
     typer.echo(f"{output}: {model} combined; score it with rsseg eval")
 
 

@@ -20,13 +20,13 @@ from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.training.config import ModelInfo, NetworkSettings, RefinerNetworkSettings
 from rsseg_cli.training.recipes import Settings
 from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec
+from rsseg_cli.weights.joined import first_look
 
 logger = logging.getLogger(__name__)
 
 LITE = {"lite": "tf_efficientnet_lite0", "lite2": "tf_efficientnet_lite2"}  # encoders by --arch
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLASS_TABLE = "decoder.class_table"
-LOOKS = ("zoom", "partner", "partner_classes")
 Network = TypeVar("Network", bound=nn.Module)
 
 
@@ -105,7 +105,7 @@ def build_network(spec: ModelSpec, chosen: NetworkSettings, seed: int) -> tuple[
     """
     torch.manual_seed(seed)
     if chosen.init:
-        return start_from_model(without_looks(load_model(chosen.init)), spec, chosen.init)
+        return start_from_model(first_look(load_model(chosen.init)), spec, chosen.init)
     config, weights = BicorSegConfig(**spec.network), chosen.encoder_weights
     if weights == "imagenet" and config.encoder not in LITE.values():
         return pretrained(BicorSeg, config), spec
@@ -157,17 +157,6 @@ def start_from_model(start: TrainedModel, spec: ModelSpec, name: str) -> tuple[B
         known = f"{', '.join(kept)} by name" if kept else "none by name"
         logger.info("classes kept from %s: %s; the others start from random rows", name, known)
     return network, dataclasses.replace(spec, network=sizes)
-
-
-def without_looks(model: TrainedModel) -> TrainedModel:
-    """Return a model that looks once and has no partner: what training changes."""
-    if not isinstance(model.network, BicorSeg) or not model.network.config.looks_again:
-        return model
-    sizes = {key: value for key, value in model.spec.network.items() if key not in LOOKS}
-    network = BicorSeg(BicorSegConfig(**sizes)).eval()
-    given = model.network.state_dict()
-    network.load_state_dict({key: given[key] for key in network.state_dict()})
-    return dataclasses.replace(model, network=network, spec=dataclasses.replace(model.spec, network=sizes))
 
 
 def _rows_by_name(fresh: Tensor, given: Tensor, names: Sequence[str], given_names: Sequence[str]) -> Tensor:

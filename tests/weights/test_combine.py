@@ -15,9 +15,9 @@ from rsseg_cli.cli import app
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.inference.export import export_model
 from rsseg_cli.models import BicorSeg, BicorSegConfig, looks
-from rsseg_cli.training.start import without_looks
 from rsseg_cli.weights import ModelSpec, load_model, save_model
-from rsseg_cli.weights.registry import combine_models, rewrite_spec
+from rsseg_cli.weights.joined import combine_models, first_look
+from rsseg_cli.weights.registry import rewrite_spec
 
 LAND, ROOFS = ("building", "land", "water"), ("background", "building")
 
@@ -93,8 +93,19 @@ def test_it_is_exported_for_tiles_of_any_size(land: Path, roofs: Path, tmp_path:
     assert exported.difference < 1e-4  # sides of several sizes are compared
 
 
+def test_of_combined_models_the_first_looks_are_joined(land: Path, roofs: Path, tmp_path: Path) -> None:
+    for first, partner in ((land, roofs), (roofs, land)):
+        both = combine_models(first, partner, 1.5)
+        save_model(tmp_path / f"{first.stem}_both.safetensors", both.network, both.spec, dtype="float32")
+    again = combine_models(*(tmp_path / f"{one.stem}_both.safetensors" for one in (land, roofs)), 2.0)
+    plain, image = combine_models(land, roofs, 2.0), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(again.network(image), plain.network(image))
+    assert again.spec.network == plain.spec.network
+
+
 def test_training_goes_on_from_the_first_look(land: Path, roofs: Path) -> None:
-    model = without_looks(combine_models(land, roofs, 1.5))
+    model = first_look(combine_models(land, roofs, 1.5))
     image = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         assert torch.equal(model.network(image), load_model(land).network(image))
@@ -110,10 +121,6 @@ def test_what_does_not_fit_is_refused(land: Path, roofs: Path, tmp_path: Path) -
         combine_models(land, roofs, 9.0)
     with pytest.raises(UsageError, match="nothing to combine"):
         combine_models(land, None)
-    both = combine_models(land, roofs)
-    save_model(tmp_path / "both.safetensors", both.network, both.spec)
-    with pytest.raises(ModelError, match="not yet combined"):
-        combine_models(tmp_path / "both.safetensors", roofs)
 
 
 @pytest.mark.parametrize(
