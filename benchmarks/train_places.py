@@ -25,7 +25,7 @@ import io
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -304,7 +304,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         seed: int,
         taught: bool,
         without: Sequence[str] = (),
-        drawn_share: float | None = None,
+        given_shares: Mapping[str, float] | None = None,
     ) -> None:
         stored = np.load(path)
         self.seed = seed
@@ -315,10 +315,9 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
             for index in range(len(self.levels))
         ]
         self.shares = (TAUGHT_SHARES if taught else SHARES)[self.task]
-        if drawn_share is not None:
-            rest = (1 - drawn_share) / (1 - self.shares["drawn"])
-            self.shares = {group: share * rest for group, share in self.shares.items()}
-            self.shares["drawn"] = drawn_share
+        given = given_shares or {}
+        rest = (1 - sum(given.values())) / (1 - sum(self.shares[group] for group in given))
+        self.shares = {group: share * rest for group, share in self.shares.items()} | dict(given)
         weights = np.array([level["weight"] * (level["place"] not in without) for level in self.levels])
         for group in {level["group"] for level in self.levels}:
             members = np.array([level["group"] == group for level in self.levels])
@@ -491,7 +490,8 @@ def train(args: argparse.Namespace) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    crops = Crops(args.pack, args.seed, args.teach > 0, args.without, args.drawn_share)
+    shares = {group: float(share) for group, share in args.share}
+    crops = Crops(args.pack, args.seed, args.teach > 0, args.without, shares)
     start = load_model(args.init) if args.init else fresh(args, crops.task)
     bf16 = args.bf16 if args.bf16 is not None else device.type == "cuda" or has_bfloat16()
     network: Any = copy.deepcopy(start.network).to(device=device, memory_format=torch.channels_last).train()
@@ -737,7 +737,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--untaught", nargs="*", default=[], help="classes that the averaged weights do not teach"
     )
     training.add_argument("--without", nargs="*", default=[], metavar="PLACE", help="places left out")
-    training.add_argument("--drawn-share", type=float, help="of the crops; the other shares in proportion")
+    training.add_argument(
+        "--share",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("GROUP", "SHARE"),
+        help="of the crops, as drawn 0.5; the other shares in proportion",
+    )
     training.add_argument("--seed", type=int, default=0)
     training.add_argument("--device")
     training.add_argument(

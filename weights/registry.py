@@ -100,11 +100,12 @@ MODELS = {
     "buildings@6": "27f046556d8e9b3b45f83489bd9ffa8f79bfaa36672d01aa13fb6c3e7e51fb3b",
     "buildings-refiner": "991820c22afd74bd816268eecd9bcbbd09b05c5635a9d85f28cf7c40c945667d",
     "buildings-refiner@1": "476e9bfa1a7e47e9a5cae90f1145bf5770f68a059d249adc916e02eeaeb7e2fd",
-    "landcover": "97176f198444376480f862f0e9bcc1536b65f482426ef22067829c3c3130a734",
+    "landcover": "acc9c5d92f4db3fea37b984d474283ea9a21032f42d536ac11ddb01da404b988",
     "landcover@1": "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50",
     "landcover@2": "3e13568ec0ddfdd9a4fa909cfcb27a36c007509b1303fb05b81bce529d116311",
     "landcover@3": "66fa420e0afd2c4fb2ea9c8928f38a0b63c33fde51bb16b161ea15d7a12b8c3a",
     "landcover@4": "23684d97d2347e2a7dae0111c2cec28a3ecd2b20044a7a6abbb4fbbfb771ec53",
+    "landcover@5": "97176f198444376480f862f0e9bcc1536b65f482426ef22067829c3c3130a734",
     "landcover-refiner": "b7c868a68e94ac717abb124132bc21fcf4f1237ae4cbbe7446e118078ec9ff9b",
     "landcover-refiner@1": "6d0ba2463d9f10e60536d6596a84d898aabe7c7c4e2ecdd27b29ea448e77c058",
 }
