@@ -35,10 +35,10 @@ def average_command(
 
     Example: rsseg models average a.safetensors runs/b/last.ckpt -o mean.safetensors
     """
-    from rsseg_cli.weights import joined, registry
+    from rsseg_cli.weights import registry
 
     registry.check_target(output, overwrite)
-    _save(joined.average_models(models[0], models[1:]), output, name, overwrite)
+    _save(registry.average_models(models[0], models[1:]), output, name, overwrite)
     typer.echo(f"{output}: mean of {len(models)} models; score it with rsseg eval")
 
 
@@ -62,10 +62,10 @@ def combine_command(
 
     Example: rsseg models combine landcover-small --partner buildings-small --zoom 1.5 -o both.safetensors
     """
-    from rsseg_cli.weights import joined, registry
+    from rsseg_cli.weights import registry
 
     registry.check_target(output, overwrite)
-    _save(joined.combine_models(model, partner or None, zoom), output, name, overwrite)
+    _save(registry.combine_models(model, partner or None, zoom), output, name, overwrite)
     typer.echo(f"{output}: {model} combined; score it with rsseg eval")
 
 

@@ -19,7 +19,7 @@ from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.training.config import ModelInfo, NetworkSettings, RefinerNetworkSettings
 from rsseg_cli.training.recipes import Settings
-from rsseg_cli.weights import ModelSpec, TrainedModel, joined, load_model, read_spec
+from rsseg_cli.weights import ModelSpec, TrainedModel, load_model, read_spec, registry
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def build_network(spec: ModelSpec, chosen: NetworkSettings, seed: int) -> tuple[
     """
     torch.manual_seed(seed)
     if chosen.init:
-        return start_from_model(joined.first_look(load_model(chosen.init)), spec, chosen.init)
+        return start_from_model(registry.first_look(load_model(chosen.init)), spec, chosen.init)
     config, weights = BicorSegConfig(**spec.network), chosen.encoder_weights
     if weights == "imagenet" and config.encoder not in LITE.values():
         return pretrained(BicorSeg, config), spec

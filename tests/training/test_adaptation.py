@@ -29,7 +29,7 @@ from rsseg_cli.training.config import AdaptConfig
 from rsseg_cli.training.corrections import read_corrections
 from rsseg_cli.training.crops import draw_training_scenes
 from rsseg_cli.weights import ModelSpec, load_model, save_model
-from rsseg_cli.weights.joined import combine_models
+from rsseg_cli.weights.registry import combine_models
 
 NAMES = ("building", "land", "vegetation")
 LEFT, TOP, SIDE = 500_000.0, 5_000_000.0, 640

@@ -10,7 +10,7 @@ from rsseg_cli.cli import app
 from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.models import BicorSeg, BicorSegConfig
 from rsseg_cli.weights import ModelSpec, load_model, save_model
-from rsseg_cli.weights.joined import average_models
+from rsseg_cli.weights.registry import average_models
 
 
 def save(path, seed, *, classes=("a", "b"), channels=32):

@@ -16,8 +16,7 @@ from rsseg_cli.errors import ModelError, UsageError
 from rsseg_cli.inference.export import export_model
 from rsseg_cli.models import BicorSeg, BicorSegConfig, looks
 from rsseg_cli.weights import ModelSpec, load_model, save_model
-from rsseg_cli.weights.joined import combine_models, first_look
-from rsseg_cli.weights.registry import rewrite_spec
+from rsseg_cli.weights.registry import combine_models, first_look, rewrite_spec
 
 LAND, ROOFS = ("building", "land", "water"), ("background", "building")
 
