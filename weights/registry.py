@@ -19,6 +19,7 @@ from rsseg_cli import files
 from rsseg_cli.errors import ModelError, OutputError, UsageError
 from rsseg_cli.weights.header import Header, check_shapes, read_header, to_float32
 from rsseg_cli.weights.spec import MAX_SPEC_BYTES, ModelSpec
+from rsseg_cli.weights.tensor_folder import read_checkpoint
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -237,19 +238,16 @@ def average_models(first: str | Path, others: Sequence[str | Path]) -> TrainedMo
         for name, tensor in own.items()
     }
     model.network.load_state_dict(mean)
-    averaged = [str(first), *map(str, others)]
-    training = {**model.spec.training, "averaged": averaged}
+    training = {**model.spec.training, "averaged": [str(first), *map(str, others)]}
     return TrainedModel(model.network, dataclasses.replace(model.spec, training=training, scores={}))
 
 
 def combine_models(first: str | Path, partner: str | Path | None, zoom: float = 1.0) -> TrainedModel:
     """Join models whose probabilities are averaged: one network, described as the first, without its scores.
 
-    Of models that are themselves combined the first look is taken.
-
     Args:
         partner: its classes with names of the first's are the same; what it gives to others, the classes
-            that it does not know share. It sees the first's resolution.
+            that it does not know share. It sees the first's resolution. Combined models look once.
         zoom: times the size at which the first looks a second time, and the partner once.
     """
     from rsseg_cli.models import BicorSeg, BicorSegConfig
@@ -266,10 +264,9 @@ def combine_models(first: str | Path, partner: str | Path | None, zoom: float = 
     if partner is not None:
         other = models[1].spec
         for what in ("bands", "mean", "std"):
-            if getattr(other, what) != getattr(spec, what):
-                raise ModelError(
-                    f"{partner}: {what} {getattr(other, what)}; {first} has {getattr(spec, what)}"
-                )
+            ours, theirs = getattr(spec, what), getattr(other, what)
+            if ours != theirs:
+                raise ModelError(f"{partner}: {what} {theirs}; {first} has {ours}")
         if not set(own) & set(other.class_names):
             raise ModelError(f"{partner}: knows no class of {first}")
         sizes["partner"] = other.network
@@ -302,7 +299,7 @@ def _weights(path: str | Path, model: TrainedModel) -> dict[str, Tensor]:
     """Read the weights of another run of the same network."""
     own = model.network.state_dict()
     if str(path).endswith(".ckpt"):
-        state = _checkpoint(Path(path))
+        state = read_checkpoint(Path(path))
     else:
         other = load_model(path)
         if (other.spec.bands, other.spec.class_names) != (model.spec.bands, model.spec.class_names):
@@ -316,20 +313,6 @@ def _weights(path: str | Path, model: TrainedModel) -> dict[str, Tensor]:
 
 def _interface(model: TrainedModel) -> str:
     return f"bands {', '.join(model.spec.bands)} and classes {', '.join(model.spec.class_names)}"
-
-
-def _checkpoint(path: Path) -> dict[str, Any]:
-    from rsseg_cli.weights.tensor_folder import read_pickle
-
-    prefix = "network."
-    state = {
-        name.removeprefix(prefix): value
-        for name, value in read_pickle(path).items()
-        if name.startswith(prefix) and hasattr(value, "shape")
-    }
-    if not state:
-        raise ModelError(f"{path}: holds no weights; needs a checkpoint of rsseg train")
-    return state
 
 
 def check_target(path: Path, overwrite: bool) -> None:

@@ -153,3 +153,16 @@ def _weight_files(path: Path) -> list[Path]:
         if half.is_file():
             return [half]
     raise ModelError(f"{path}: no file of tensors; needs {STEMS[0]}.safetensors")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read the network's tensors of a checkpoint of `rsseg train`."""
+    prefix = "network."
+    state = {
+        name.removeprefix(prefix): value
+        for name, value in read_pickle(path).items()
+        if name.startswith(prefix) and hasattr(value, "shape")
+    }
+    if not state:
+        raise ModelError(f"{path}: holds no weights; needs a checkpoint of rsseg train")
+    return state
