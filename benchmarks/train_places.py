@@ -49,7 +49,7 @@ from rsseg_cli.inference.export import export_model
 from rsseg_cli.inference.runtime import has_bfloat16
 from rsseg_cli.models.bicor_seg import BicorDecoder, BicorExplanation, BicorSeg
 from rsseg_cli.models.losses import fisher_discriminative, set_loss
-from rsseg_cli.weights import TrainedModel, load_model, save_model
+from rsseg_cli.weights import TrainedModel, load_model, registry, save_model
 
 LANDCOVER = ("building", "land", "road", "vegetation", "water")
 ALL = 31
@@ -492,7 +492,7 @@ def train(args: argparse.Namespace) -> None:
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     shares = {group: float(share) for group, share in args.share}
     crops = Crops(args.pack, args.seed, args.teach > 0, args.without, shares)
-    start = load_model(args.init) if args.init else fresh(args, crops.task)
+    start = registry.first_look(load_model(args.init)) if args.init else fresh(args, crops.task)
     bf16 = args.bf16 if args.bf16 is not None else device.type == "cuda" or has_bfloat16()
     network: Any = copy.deepcopy(start.network).to(device=device, memory_format=torch.channels_last).train()
     if args.init and not isinstance(network, BicorSeg):
@@ -708,7 +708,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     training = commands.add_parser("train")
     training.add_argument("pack", type=Path)
     begin = training.add_mutually_exclusive_group(required=True)
-    begin.add_argument("--init", help="model to go on from: name or file")
+    begin.add_argument("--init", help="model to go on from, its first look: name or file")
     begin.add_argument("--network", choices=("bicor-seg", "published", "unet", "linear"))
     training.add_argument("--lite", type=int, choices=(0, 1, 2), default=0, help="encoder of --network")
     training.add_argument(

@@ -93,14 +93,14 @@ class StoredModel(TrainedModel):
 # Bundled models: the SHA-256 of NAME.safetensors in this folder. NAME@N is an earlier version, kept so that
 # old runs can be repeated.
 MODELS = {
-    "buildings": "2b5b4c8fea5c5d3cbda0bf121465ef4af6b5ea03ac66db80702573c3c80016f7",
+    "buildings": "40d09ecf6344fad5b26d8878c4ea684bdcbc492a83bb3e0860ebc7e7c5805cd7",
     "buildings@1": "7dfc15b6f837f00ce6109dde2c911e7fd956b26cc42b23303cf03c7aada6f9d9",
     "buildings@2": "4648ec43c038c7309a17ce4ef10afec5295f0e2b5a78ff649d6c29ab48575e14",
     "buildings@3": "ca7c53aca29521a97ac238b829ac9fde8b60cbb534d6ea9e7d3eeb2ef68b52d4",
     "buildings@4": "694feb9634ce468a878f4378c191acd501ea8c54d32757da5d6fb3f77287897a",
     "buildings@5": "65b13d3ebcb81ad47293ff4ad89f155c67efe0edb6fd95af5e2a3e90ff1085a5",
     "buildings@6": "27f046556d8e9b3b45f83489bd9ffa8f79bfaa36672d01aa13fb6c3e7e51fb3b",
-    "buildings-refiner": "991820c22afd74bd816268eecd9bcbbd09b05c5635a9d85f28cf7c40c945667d",
+    "buildings-refiner": "ac8c7e19952a4cab8e370632b927eb7e7150941995b241ee009ada850e3b37f0",
     "buildings-refiner@1": "476e9bfa1a7e47e9a5cae90f1145bf5770f68a059d249adc916e02eeaeb7e2fd",
     "landcover": "acc9c5d92f4db3fea37b984d474283ea9a21032f42d536ac11ddb01da404b988",
     "landcover@1": "d3d8d31e472822c5a338806d6f766278113e20765ba80c2f6b7f0bc1b70cad50",
