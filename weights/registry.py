@@ -109,8 +109,8 @@ MODELS = {
     "landcover@4": "23684d97d2347e2a7dae0111c2cec28a3ecd2b20044a7a6abbb4fbbfb771ec53",
     "landcover@5": "97176f198444376480f862f0e9bcc1536b65f482426ef22067829c3c3130a734",
     "landcover-refiner": "b7c868a68e94ac717abb124132bc21fcf4f1237ae4cbbe7446e118078ec9ff9b",
-    "landcover-small": "b82167b8bb5fd88f6260426cc1fc919b36608fe0e5597bb51abbfb1919b6dd98",
     "landcover-refiner@1": "6d0ba2463d9f10e60536d6596a84d898aabe7c7c4e2ecdd27b29ea448e77c058",
+    "landcover-small": "b82167b8bb5fd88f6260426cc1fc919b36608fe0e5597bb51abbfb1919b6dd98",
 }
 
 SAME = {"buildings-small": "buildings@5"}  # two names of one file
