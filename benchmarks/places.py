@@ -8,10 +8,11 @@ DATA holds `oam_buildings`, `banepa`, `dubai`, `naip_trees`, `far_test` and `unl
 parts of at most a few megapixels, brought to the resolutions in the table and mapped by `rsseg_cli.predict`;
 `--cache` keeps the parts. `buildings` is scored by the IoU of building, `landcover` by the mean IoU over what
 a place's labels can tell apart (`KINDS`). A place that a model was trained on has a star and is left out of
-the mean over unseen places; models say which in `training["places"]`. `spain` has no labels, but is marked by
-eye: the share of pixels mapped as building (or water) where there is none. 95 % intervals of means are by
-blocks of 128 px, drawn again within each place; that of a difference is paired. They say what other blocks of
-these places would give, not what other places would. With `--refine` Boundary IoU at 3 px, mean of the
+the mean over unseen places; models say which in `training["places"]`. Two are marked by eye: `spain` scores
+the share of pixels mapped as building (or water) where there is none, `roofs` that of large flat roofs in
+Santa Monica and Bishop mapped as anything else (`marks.json`). 95 % intervals of means are by blocks
+of 128 px, drawn again within each place; that of a difference is paired. They say what other blocks of these
+places would give, not what other places would. With `--refine` Boundary IoU at 3 px, mean of the
 classes, follows each score; of weak labels there is none.
 """
 
@@ -31,6 +32,7 @@ import numpy as np
 import rasterio
 from numpy.typing import NDArray
 from rasterio.enums import Resampling
+from rasterio.features import rasterize
 from rasterio.transform import from_origin
 
 from rsseg_cli import PredictConfig, RefineConfig, predict
@@ -41,6 +43,7 @@ from rsseg_cli.evaluation.metrics import mean_of
 from rsseg_cli.weights import TrainedModel, load_model, registry
 
 NONE = 255
+MARKS = Path(__file__).with_name("marks.json")
 BLOCK_PX = 128
 BOUNDARY_PX = 3
 RESAMPLES = 1000
@@ -55,7 +58,9 @@ KINDS = {  # what labels of a kind call a class, and which classes of landcover 
         ("water", ("water",)),
     ),
     "none": (("rest", ("land", "road", "vegetation")), ("wrong", ("building", "water"))),
+    "roofs": (("building", ("building",)), ("wrong", ("land", "road", "vegetation", "water"))),
 }
+BY_EYE = ("spain", "roofs")
 SEEN = {"buildings": ("zanzibar", "nepal", "banepa", "drawn"), "landcover": ("dubai", "drawn")}
 SPAIN = "spain_pnoa25_0398_3-1_1"  # held out of training; parts with buildings or pools, of width and height:
 SPAIN_UNKNOWN = (
@@ -138,6 +143,24 @@ def parts(data: Path, task: str) -> Iterator[Part]:
             NONE
         )
     yield Part(place="spain", kind="none", gsd_m=0.4, image=image, labels=labels)
+    for path in sorted((data / "naip_trees/images").glob("*.tif")):
+        marked = marks_of(path.stem)
+        if path.stem.startswith(("santa_monica", "bishop")) and marked:
+            image, _ = _read(path, None, None)
+            labels = rasterize(
+                [(shape, 0) for _, shape in marked], image.shape[1:], fill=NONE, dtype=np.uint8
+            )
+            yield Part(place="roofs", kind="roofs", gsd_m=0.6, image=image, labels=labels)
+
+
+def marks_of(chip: str) -> list[tuple[str, dict[str, Any]]]:
+    """Marks by eye in a chip of `naip_trees`: class, "ground" or "unknown", and polygon in px."""
+    found = json.loads(MARKS.read_text()).get(chip, {})
+    return [
+        (name, {"type": "Polygon", "coordinates": [[*ring, ring[0]]]})
+        for name, rings in found.items()
+        for ring in rings
+    ]
 
 
 def _far(data: Path, task: str) -> Iterator[Part]:
@@ -245,7 +268,7 @@ def _grouped(model: TrainedModel, kind: str, mapped: NDArray[np.uint8]) -> NDArr
     table = np.full(256, len(kinds), np.uint8)
     for index, name in enumerate(model.spec.class_names):
         for group, (_, members) in enumerate(kinds):
-            if name in members or (name == "background" and group == 0):
+            if name in members or (name == "background" and "land" in members):
                 table[index] = group
     table[NONE] = NONE
     return table[mapped]
@@ -265,7 +288,7 @@ def _confusion(part: Part, mapped: NDArray[np.uint8]) -> NDArray[np.int64]:
 
 def _scores(kind: str, matrix: NDArray[Any]) -> dict[str, float]:
     names = [name for name, _ in KINDS[kind]]
-    if kind == "none":
+    if kind in ("none", "roofs"):
         return {"wrong share": float(matrix[0, 1] / max(matrix[0].sum(), 1))}
     hits, square = matrix.diagonal(), matrix[:, : len(names)]
     union = matrix.sum(1) + square.sum(0) - hits
@@ -290,7 +313,7 @@ Results = list[tuple[str, TrainedModel, dict[str, Counts]]]
 def unseen_places(results: Results) -> list[str]:
     """Places with labels on which no model of the table was trained."""
     ever = {place for _, model, _ in results for place in seen_places(model)}
-    return [place for place in results[0][2] if place != "spain" and place.split()[0] not in ever]
+    return [place for place in results[0][2] if place not in BY_EYE and place.split()[0] not in ever]
 
 
 def means(results: Results, places: list[str]) -> list[tuple[float, ...]]:
@@ -312,7 +335,7 @@ def show(results: Results, boundaries: bool = False) -> str:
         "| place | " + " | ".join(name for name, _, _ in results) + " |",
         "|---" * (len(results) + 1) + "|",
     ]
-    places = [place for place in results[0][2] if place != "spain"]
+    places = [place for place in results[0][2] if place not in BY_EYE]
     for place in places:
         cells = []
         for _, model, counts in results:
@@ -333,9 +356,10 @@ def show(results: Results, boundaries: bool = False) -> str:
         if len(rows) > 1:
             cells = ["", *(f"{low:+.3f} to {high:+.3f}" for *_, low, high in rows[1:])]
             lines.append("| its difference from the first | " + " | ".join(cells) + " |")
-    if "spain" in results[0][2]:
-        wrong = [counts["spain"].scores()["wrong share"] for _, _, counts in results]
-        lines.append("| spain, share wrong | " + " | ".join(f"{value:.4f}" for value in wrong) + " |")
+    for place in BY_EYE:
+        if place in results[0][2]:
+            wrong = [counts[place].scores()["wrong share"] for _, _, counts in results]
+            lines.append(f"| {place}, share wrong | " + " | ".join(f"{value:.4f}" for value in wrong) + " |")
     return "\n".join(lines)
 
 

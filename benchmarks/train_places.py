@@ -8,7 +8,8 @@
 `pack` puts every source, as a pyramid of resolutions, into one file: pixels and, a byte a pixel, the set of
 classes that it may be (bit k: class k; 0: nothing is known). Drone scenes say building or one of the others,
 weak labels vegetation or one of the others, marks by eye what a scene lacks, satellite tiles and drawn scenes
-all classes. With `--teacher` a model labels what the sources leave open, where it is sure and they allow it.
+all classes. `marks.json` has large flat roofs and what lies between them in chips of NAIP. With `--teacher` a
+model labels what the sources leave open, where it is sure and they allow it; a second what the first leaves.
 The loss is minus the log of the summed probabilities of the classes that a pixel may be. `train` runs on a
 GPU as it does on a CPU; the model file holds the average of the weights over steps and is written
 every few minutes. With `--teach` the averaged weights teach: where they are sure on the crop as it is,
@@ -35,7 +36,9 @@ import rasterio
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from places import marks_of
 from rasterio.enums import Resampling
+from rasterio.features import rasterize
 from rasterio.transform import from_origin
 from scipy import ndimage
 from torch import Tensor, nn
@@ -54,6 +57,12 @@ from rsseg_cli.weights import TrainedModel, load_model, registry, save_model
 LANDCOVER = ("building", "land", "road", "vegetation", "water")
 ALL = 31
 BUILDING, LAND, ROAD, VEGETATION, WATER = (1 << index for index in range(5))
+BITS = {  # of what models and marks call a class
+    **{name: 1 << index for index, name in enumerate(LANDCOVER)},
+    "background": ALL - BUILDING,
+    "ground": LAND | ROAD,
+    "unknown": 0,
+}
 CROP = 256
 FIRST_ROOF = 8  # patch numbers below are classes, those from here on single roofs
 GSD_M = {"buildings": (0.15, 0.6), "landcover": (0.3, 1.5)}
@@ -161,26 +170,28 @@ def _naip(data: Path, zoom: int) -> Iterator[Source]:
     for city in ("chico", "claremont", "riverside", "long_beach"):
         paths = sorted((data / "naip_trees/images").glob(f"{city}_*.tif"))
         for first in range(0, len(paths) - 3, 4):
-            chips = [
-                _read(path, data / f"naip_trees/masks/{path.stem}.png", 0.0)
-                for path in paths[first : first + 4]
-            ]
+            images, allowed = [], []
+            for path in paths[first : first + 4]:
+                image, labels, _ = _read(path, data / f"naip_trees/masks/{path.stem}.png", 0.0)
+                images.append(image)
+                allowed.append(_marked(path.stem, table[labels]))
             image = np.concatenate(
-                [
-                    np.concatenate([chip[0] for chip in chips[:2]], 2),
-                    np.concatenate([chip[0] for chip in chips[2:]], 2),
-                ],
+                [np.concatenate(images[:2], 2), np.concatenate(images[2:], 2)],
                 1,
             )
-            labels = np.concatenate(
-                [
-                    np.concatenate([chip[1] for chip in chips[:2]], 1),
-                    np.concatenate([chip[1] for chip in chips[2:]], 1),
-                ],
-                0,
+            image, known = _larger(
+                image, np.concatenate([np.hstack(allowed[:2]), np.hstack(allowed[2:])]), zoom
             )
-            image, labels = _larger(image, labels, zoom)
-            yield Source(place=city, group="naip", gsd_m=0.6 / zoom, image=image, allowed=table[labels])
+            yield Source(place=city, group="naip", gsd_m=0.6 / zoom, image=image, allowed=known)
+
+
+def _marked(chip: str, allowed: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """`allowed`, with marks by eye; labels that contradict a mark, as of trees on a car park, stay."""
+    for name, shape in marks_of(chip):
+        inside = rasterize([(shape, 1)], allowed.shape, dtype=np.uint8) > 0
+        given = np.where(allowed == 0, ALL, allowed) & BITS[name]
+        allowed = np.where(inside & ((given > 0) | (name == "unknown")), given, allowed).astype(np.uint8)
+    return allowed
 
 
 def _roofs(labels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -213,16 +224,16 @@ def _read(
 # The packed file
 
 
-def pack(data: Path, task: str, output: Path, drawn: int, teacher: str | None = None) -> None:
+def pack(data: Path, task: str, output: Path, drawn: int, teachers: Sequence[str] = ()) -> None:
     """Write every source's pyramid: image, allowed classes of the task, patches that can be painted anew."""
     arrays: dict[str, NDArray[Any]] = {}
     levels = []
     finest, coarsest = GSD_M[task]
-    model = load_model(teacher) if teacher else None
+    models = [load_model(teacher) for teacher in teachers]
     for source in sources(data, finest, drawn):
+        for model in models:
+            source = dataclasses.replace(source, allowed=_taught(source, model))
         image, allowed = source.image, _for_task(source, task)
-        if model:
-            allowed = _taught(source, allowed, model)
         patches = _patches(source)
         gsd_m = source.gsd_m
         while True:
@@ -239,8 +250,9 @@ def pack(data: Path, task: str, output: Path, drawn: int, teacher: str | None = 
     np.savez(output, **arrays)
 
 
-def _taught(source: Source, allowed: NDArray[np.uint8], teacher: TrainedModel) -> NDArray[np.uint8]:
-    """`allowed`, with the class that a teacher gives where it may be and more than one may."""
+def _taught(source: Source, teacher: TrainedModel) -> NDArray[np.uint8]:
+    """Allowed classes, with what a teacher says where that may be and more than one may."""
+    allowed = source.allowed
     open_ = (allowed & (allowed - 1)) > 0
     if not open_.any():
         return allowed
@@ -254,8 +266,10 @@ def _taught(source: Source, allowed: NDArray[np.uint8], teacher: TrainedModel) -
         predict(scene, target, model=teacher, confidence=sure)
         with rasterio.open(target) as labels, rasterio.open(sure) as confidence:
             classes, certain = labels.read(1), confidence.read(1) >= TAUGHT_FROM * 254
-    given = np.where(certain & (classes < 8), 1 << np.minimum(classes, 7), 0).astype(np.uint8)
-    return np.where(open_ & ((given & allowed) > 0), given, allowed)
+    table = np.zeros(256, np.uint8)
+    table[: len(teacher.spec.class_names)] = [BITS[name] for name in teacher.spec.class_names]
+    given = np.where(certain, table[classes], 0) & allowed
+    return np.where(open_ & (given > 0), given, allowed)
 
 
 def _for_task(source: Source, task: str) -> NDArray[np.uint8]:
@@ -703,7 +717,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     packing.add_argument("data", type=Path)
     packing.add_argument("--task", choices=tuple(GSD_M), required=True)
     packing.add_argument("--drawn", type=int, default=96, help="drawn scenes, and a third as many lakes")
-    packing.add_argument("--teacher", help="model that labels pixels which may be several classes")
+    packing.add_argument(
+        "--teacher", action="append", default=[], help="model that labels pixels which may be several classes"
+    )
     packing.add_argument("-o", "--output", type=Path, required=True)
     training = commands.add_parser("train")
     training.add_argument("pack", type=Path)
