@@ -52,6 +52,7 @@ from rsseg_cli.inference.export import export_model
 from rsseg_cli.inference.runtime import has_bfloat16
 from rsseg_cli.models.bicor_seg import BicorDecoder, BicorExplanation, BicorSeg
 from rsseg_cli.models.losses import fisher_discriminative, set_loss
+from rsseg_cli.training.config import TrainConfig
 from rsseg_cli.weights import TrainedModel, load_model, registry, save_model
 
 LANDCOVER = ("building", "land", "road", "vegetation", "water")
@@ -67,8 +68,7 @@ CROP = 256
 FIRST_ROOF = 8  # patch numbers below are classes, those from here on single roofs
 GSD_M = {"buildings": (0.15, 0.6), "landcover": (0.3, 1.5)}
 TAUGHT_FROM = 0.6  # probability from which a class is a label to be packed
-SMALL = 0.1  # holds class embeddings small: in long runs they grow until tanh of them is 1 or -1 everywhere
-RUN_M = {"buildings": (0.15, 0.35), "landcover": (0.35, 1.5)}  # run as they are; others are resampled
+RUN_M = {"buildings": (0.12, 0.35), "landcover": (0.35, 1.5)}  # run as they are; others are resampled
 SHARES = {
     "buildings": {"oam": 0.46, "drawn": 0.33, "naip": 0.02, "dubai": 0.16, "spain": 0.03},
     "landcover": {"oam": 0.24, "drawn": 0.36, "naip": 0.11, "dubai": 0.24, "spain": 0.05},
@@ -492,7 +492,7 @@ def total_loss(output: BicorExplanation, allowed: Tensor) -> Tensor:
             loss
             + 0.1 * set_loss(heatmaps.float(), small)
             + 0.1 * fisher_discriminative(embeddings.float())
-            + SMALL * embeddings.float().square().mean()
+            + TrainConfig.embeddings * embeddings.float().square().mean()
         )
     return loss
 

@@ -28,13 +28,18 @@ TOKENS = 2  # patch tokens along each side of a feature pixel
 
 @dataclass(frozen=True, kw_only=True)
 class BicorLossWeights:
-    """Published weights. `fisher_last` is 1.0 in the published LoveDA recipe only."""
+    """Published weights, and `embeddings`, 0.0 there. `fisher_last` is 1.0 in the published LoveDA recipe only.
+
+    In long runs class embeddings keep growing until the gates that they set are open or shut everywhere;
+    `embeddings` is the weight of their mean square.
+    """
 
     smoothing: float = 0.05
     auxiliary: float = 0.4
     heatmaps: float = 0.1
     fisher: float = 0.1
     fisher_last: float = 0.0
+    embeddings: float = 0.0
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.05) -> Tensor:
@@ -134,16 +139,19 @@ def bicor_loss_parts(
         auxiliary = partial(cross_entropy, labels=labels, smoothing=weights.smoothing)
 
     heatmap_loss = output.logits.new_zeros(())
+    small_loss = output.logits.new_zeros(())
     fisher_loss = weights.fisher_last * fisher_discriminative(output.class_embeddings[-1])
     for heatmaps, embeddings in zip(output.heatmaps, output.class_embeddings, strict=True):
         resized = F.interpolate(heatmaps, size=labels.shape[-2:], mode="bilinear", align_corners=False)
         heatmap_loss = heatmap_loss + weights.heatmaps * main(resized)
         fisher_loss = fisher_loss + weights.fisher * fisher_discriminative(embeddings)
+        small_loss = small_loss + weights.embeddings * embeddings.square().mean()
     return {
         "main": main(output.logits),
         "auxiliary": weights.auxiliary * auxiliary(output.auxiliary_logits),
         "heatmaps": heatmap_loss,
         "fisher": fisher_loss,
+        "embeddings": small_loss,
     }
 
 

@@ -123,6 +123,7 @@ class TrainConfig:
     heatmaps: float = option(0.1, "Weight of each layer's heatmap loss.", **WEIGHT)
     fisher: float = option(0.1, "Weight of each layer's Fisher loss.", **WEIGHT)
     fisher_last: float = option(0.0, "Weight of an additional Fisher loss on the last layer.", **WEIGHT)
+    embeddings: float = option(0.1, "Weight of the mean square of class embeddings.", **WEIGHT)
     tile_size: int = option(
         512, "Side of validation tiles, px: a multiple of 32.", unit="px", minimum=64, maximum=8192, step=32
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from abc import abstractmethod
@@ -168,8 +169,10 @@ class SegmentationModule(TrainingModule):
         self.register_buffer("sets", table, persistent=False)
         self.class_names = spec.class_names
         self.protocol = protocol or datasets.ScoringProtocol()
-        weights = ("smoothing", "auxiliary", "heatmaps", "fisher", "fisher_last")
-        self.loss_weights = losses.BicorLossWeights(**{key: getattr(config, key) for key in weights})
+        weights = dataclasses.fields(losses.BicorLossWeights)
+        self.loss_weights = losses.BicorLossWeights(
+            **{item.name: getattr(config, item.name) for item in weights}
+        )
         self.confusion = torch.zeros(len(spec.classes), len(spec.classes), dtype=torch.int64)
 
     def losses(self, batch: tuple[Tensor, ...]) -> tuple[Tensor, dict[str, Tensor]]:

@@ -30,7 +30,7 @@ CROPS = (
     "crop_size", "scales", "mosaic", "turns", "redraw_above", "redraws", "colour", "drawn_share",
     "drawn_scenes",
 )  # fmt: skip
-LOSSES = ("smoothing", "auxiliary", "heatmaps", "fisher", "fisher_last")
+LOSSES = ("smoothing", "auxiliary", "heatmaps", "fisher", "fisher_last", "embeddings")
 NOT_FOR_REFINERS = (
     "encoder_rate", "schedule", "decay_vectors", "lookahead", "lookahead_alpha", "mosaic", "redraws",
 )  # fmt: skip
@@ -45,6 +45,7 @@ _PUBLISHED = {
     "patience": 0, "crops_per_epoch": "auto", "scales": (0.75, 1.5), "mosaic": 0.25, "turns": True,
     "redraw_above": 0.75, "redraws": 11, "colour": 0.0, "drawn_share": 0.0, "smoothing": 0.05,
     "auxiliary": 0.4, "heatmaps": 0.1, "fisher": 0.1, "fisher_last": 0.0,
+    "embeddings": 0.0,
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},

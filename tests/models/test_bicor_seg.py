@@ -202,6 +202,29 @@ def test_every_parameter_gets_a_gradient(neck):
     assert without == []
 
 
+def test_class_embeddings_are_held_small():
+    """Many steps on one crop: with the weight, embeddings end smaller, and the fit is as good."""
+
+    def trained(weight: float) -> tuple[float, float]:
+        torch.manual_seed(0)
+        network = tiny()
+        image, labels = torch.rand(2, 3, 64, 64), torch.randint(0, 4, (2, 2, 2))
+        labels = labels.repeat_interleave(32, 1).repeat_interleave(32, 2)
+        optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+        weights = BicorLossWeights(embeddings=weight)
+        for _ in range(60):
+            output = network.forward_training(image)
+            parts = bicor_loss_parts(output, labels, weights)
+            optimizer.zero_grad()
+            torch.stack(list(parts.values())).sum().backward()
+            optimizer.step()
+        return output.class_embeddings[-1].square().mean().item(), parts["main"].item()
+
+    (grown, fit), (small, held_fit) = trained(0.0), trained(0.1)
+    assert small < 0.7 * grown
+    assert held_fit < 1.2 * fit + 0.05
+
+
 def test_the_auxiliary_head_leaves_the_class_table_alone():
     network = tiny()
     network.forward_training(torch.rand(2, 3, 32, 32)).auxiliary_logits.sum().backward()

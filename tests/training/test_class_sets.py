@@ -91,7 +91,7 @@ def test_the_loss_lets_a_pixel_be_any_of_its_set(sheets: DataConfig) -> None:
     image, labels = torch.from_numpy(scene.image)[None], torch.from_numpy(scene.labels)[None]
     batch = image, labels, torch.ones(1, 6)  # colours as they are
     loss, parts = module.losses(batch)
-    assert set(parts) == {"main", "auxiliary", "heatmaps", "fisher"}
+    assert set(parts) == {"main", "auxiliary", "heatmaps", "fisher", "embeddings"}
     loss.backward()
     before = loss.item()
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)

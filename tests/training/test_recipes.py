@@ -27,6 +27,7 @@ PUBLISHED_FOR_ALL = {
     "channels": 256,
     "encoder_weights": "imagenet",
     "mean": (),  # ImageNet's
+    "embeddings": 0.0,
     "std": (),
     "weight_decay": 0.01,
     "lookahead": 5,
