@@ -28,7 +28,7 @@ TOKENS = 2  # patch tokens along each side of a feature pixel
 
 @dataclass(frozen=True, kw_only=True)
 class BicorLossWeights:
-    """Published weights, and `embeddings`, 0.0 there. `fisher_last` is 1.0 in the published LoveDA recipe only.
+    """Published weights; `embeddings` is 0.0 there, `fisher_last` 1.0 in the published LoveDA recipe only.
 
     In long runs class embeddings keep growing until the gates that they set are open or shut everywhere;
     `embeddings` is the weight of their mean square.
