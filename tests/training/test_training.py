@@ -377,7 +377,7 @@ def test_logs(tmp_path):
     run(tmp_path, TrainConfig(**{**TINY, "crops_per_epoch": 24, "epochs": 2}))
     rows = list(csv.DictReader((tmp_path / "metrics.csv").open()))
     wanted = {"val_miou", "val_iou/dark", "val_iou/bright", "loss_epoch", "rate", "epoch", "step"}
-    parts = {f"loss_{part}" for part in ("main", "auxiliary", "heatmaps", "fisher")}
+    parts = {f"loss_{part}" for part in ("main", "auxiliary", "heatmaps", "fisher", "embeddings")}
     assert wanted | parts <= set(rows[0])
     assert sum(bool(row["val_miou"]) for row in rows) == 2
     step = next(row for row in rows if row["loss_main"])
