@@ -144,12 +144,10 @@ def parts(data: Path, task: str) -> Iterator[Part]:
         )
     yield Part(place="spain", kind="none", gsd_m=0.4, image=image, labels=labels)
     for path in sorted((data / "naip_trees/images").glob("*.tif")):
-        marked = marks_of(path.stem)
-        if path.stem.startswith(("santa_monica", "bishop")) and marked:
+        roofs = [(shape, 0) for name, shape in marks_of(path.stem) if name == "building"]
+        if path.stem.startswith(("santa_monica", "bishop")) and roofs:
             image, _ = _read(path, None, None)
-            labels = rasterize(
-                [(shape, 0) for _, shape in marked], image.shape[1:], fill=NONE, dtype=np.uint8
-            )
+            labels = rasterize(roofs, image.shape[1:], fill=NONE, dtype=np.uint8)
             yield Part(place="roofs", kind="roofs", gsd_m=0.6, image=image, labels=labels)
 
 

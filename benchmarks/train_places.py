@@ -175,13 +175,9 @@ def _naip(data: Path, zoom: int) -> Iterator[Source]:
                 image, labels, _ = _read(path, data / f"naip_trees/masks/{path.stem}.png", 0.0)
                 images.append(image)
                 allowed.append(_marked(path.stem, table[labels]))
-            image = np.concatenate(
-                [np.concatenate(images[:2], 2), np.concatenate(images[2:], 2)],
-                1,
-            )
-            image, known = _larger(
-                image, np.concatenate([np.hstack(allowed[:2]), np.hstack(allowed[2:])]), zoom
-            )
+            image = np.concatenate([np.concatenate(pair, 2) for pair in (images[:2], images[2:])], 1)
+            known = np.concatenate([np.concatenate(pair, 1) for pair in (allowed[:2], allowed[2:])], 0)
+            image, known = _larger(image, known, zoom)
             yield Source(place=city, group="naip", gsd_m=0.6 / zoom, image=image, allowed=known)
 
 

@@ -44,8 +44,7 @@ _PUBLISHED = {
     "schedule": "epoch", "end_rate": 1e-6, "warmup": 0.0, "encoder_rate": 1.0, "ema": 0.0, "clip": 0.0,
     "patience": 0, "crops_per_epoch": "auto", "scales": (0.75, 1.5), "mosaic": 0.25, "turns": True,
     "redraw_above": 0.75, "redraws": 11, "colour": 0.0, "drawn_share": 0.0, "smoothing": 0.05,
-    "auxiliary": 0.4, "heatmaps": 0.1, "fisher": 0.1, "fisher_last": 0.0,
-    "embeddings": 0.0,
+    "auxiliary": 0.4, "heatmaps": 0.1, "fisher": 0.1, "fisher_last": 0.0, "embeddings": 0.0,
 }  # fmt: skip
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {},

@@ -27,7 +27,6 @@ PUBLISHED_FOR_ALL = {
     "channels": 256,
     "encoder_weights": "imagenet",
     "mean": (),  # ImageNet's
-    "embeddings": 0.0,
     "std": (),
     "weight_decay": 0.01,
     "lookahead": 5,
@@ -48,6 +47,7 @@ PUBLISHED_FOR_ALL = {
     "auxiliary": 0.4,
     "heatmaps": 0.1,
     "fisher": 0.1,
+    "embeddings": 0.0,
     "accumulate": 1,
     "crops_per_epoch": "auto",
     "clip": 0.0,
